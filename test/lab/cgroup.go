@@ -1,0 +1,147 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// killDeadline bounds the wait for killed processes to be gone. A process in uninterruptible sleep may outlast it.
+const killDeadline = 10 * time.Second
+
+// createCgroup makes the lab's cgroup below the root of the v2 hierarchy, on pure v2 and hybrid hosts alike. A host that
+// has not mounted v2 gets a mount below the lab's directory.
+func (l *Lab) createCgroup() error {
+	root, err := cgroup2Root()
+	if err != nil {
+		return err
+	}
+	if root == "" {
+		root = filepath.Join(l.Dir, "cgroup2")
+		if err := os.Mkdir(root, 0o755); err != nil {
+			return err
+		}
+		flags := uintptr(unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC)
+		if err := unix.Mount("cgroup2", root, "cgroup2", flags, ""); err != nil {
+			return fmt.Errorf("mount cgroup2 on %s: %w", root, err)
+		}
+	}
+	dir := filepath.Join(root, l.Name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return fmt.Errorf("create cgroup: %w", err)
+	}
+	l.Cgroup = dir
+	l.cgroupFD, err = os.Open(dir)
+	return err
+}
+
+// NewCgroup makes a cgroup below the lab's, as a pod or a service would have, and returns its path.
+func (l *Lab) NewCgroup(name string) (string, error) {
+	dir := filepath.Join(l.Cgroup, name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return "", fmt.Errorf("create cgroup: %w", err)
+	}
+	return dir, nil
+}
+
+// cgroup2Root returns where the root of the v2 hierarchy is mounted writable, "" when it is nowhere.
+func cgroup2Root() (string, error) {
+	mounts, err := readMounts()
+	if err != nil {
+		return "", err
+	}
+	for _, m := range mounts {
+		if m.fstype == "cgroup2" && m.root == "/" && unix.Access(m.point, unix.W_OK) == nil {
+			return m.point, nil
+		}
+	}
+	return "", nil
+}
+
+// removeCgroup kills every process in a cgroup and below it, then removes the whole tree. An absent one is no error.
+func removeCgroup(dir string) error {
+	deadline := time.Now().Add(killDeadline)
+	for {
+		pids, err := killCgroup(dir)
+		if err != nil {
+			return err
+		}
+		if len(pids) == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("kill the processes of %s: %v are still there after %s", dir, pids, killDeadline)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	dirs, err := cgroupTree(dir)
+	if err != nil {
+		return err
+	}
+	// Children before parents. A just emptied cgroup may be busy for a moment.
+	for _, d := range slices.Backward(dirs) {
+		err := os.Remove(d)
+		for errors.Is(err, unix.EBUSY) && time.Now().Before(deadline) {
+			time.Sleep(time.Millisecond)
+			err = os.Remove(d)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove cgroup: %w", err)
+		}
+	}
+	return nil
+}
+
+// killCgroup sends SIGKILL to every process below dir and returns those that it found.
+func killCgroup(dir string) ([]int, error) {
+	dirs, err := cgroupTree(dir)
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for _, d := range dirs {
+		data, err := os.ReadFile(filepath.Join(d, "cgroup.procs"))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for field := range strings.FieldsSeq(string(data)) {
+			pid, err := strconv.Atoi(field)
+			if err != nil || pid <= 0 {
+				continue // 0 is a process of another pid namespace: not ours
+			}
+			if err := unix.Kill(pid, unix.SIGKILL); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids, nil
+}
+
+// cgroupTree lists dir and every cgroup below it, parents first; nothing when dir is absent.
+func cgroupTree(dir string) ([]string, error) {
+	var dirs []string
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // removed meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			dirs = append(dirs, path)
+		}
+		return nil
+	})
+	return dirs, err
+}

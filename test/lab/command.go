@@ -1,0 +1,142 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// Cmd is an exec.Cmd whose process is born inside a lab: in its network namespace and, before its first instruction, in
+// its cgroup. Only the methods that start it differ. It dies with the process that made the lab.
+type Cmd struct {
+	*exec.Cmd
+	starter *starter
+}
+
+// Command prepares a process inside the lab's network namespace and cgroup.
+func (l *Lab) Command(ctx context.Context, name string, args ...string) *Cmd {
+	return newCmd(ctx, l.starter, int(l.cgroupFD.Fd()), l.Cgroup, name, args)
+}
+
+// newCmd prepares a process that l.starter starts in a cgroup, which is given twice: open, and by its path.
+func newCmd(ctx context.Context, s *starter, cgroupFD int, cgroup, name string, args []string) *Cmd {
+	var cmd *exec.Cmd
+	// The thread that starts the process is the lab's own and lives as long: see PR_SET_PDEATHSIG in prctl(2).
+	attr := &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if haveCloneIntoCgroup() {
+		cmd = exec.CommandContext(ctx, name, args...)
+		attr.UseCgroupFD, attr.CgroupFD = true, cgroupFD
+	} else {
+		const join = `echo $$ >"$0"/cgroup.procs && exec "$@"`
+		cmd = exec.CommandContext(ctx, "/bin/sh", append([]string{"-c", join, cgroup, name}, args...)...)
+	}
+	cmd.SysProcAttr = attr
+	return &Cmd{Cmd: cmd, starter: s}
+}
+
+// haveCloneIntoCgroup tells whether clone3 knows CLONE_INTO_CGROUP: kernel 5.7, commit ef2c41cf38a7.
+func haveCloneIntoCgroup() bool {
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return false
+	}
+	fields := strings.FieldsFunc(unix.ByteSliceToString(uts.Release[:]), func(r rune) bool { return r < '0' || r > '9' })
+	if len(fields) < 2 {
+		return false
+	}
+	major, _ := strconv.Atoi(fields[0])
+	minor, _ := strconv.Atoi(fields[1])
+	return major > 5 || major == 5 && minor >= 7
+}
+
+// Start is exec.Cmd.Start inside the lab.
+func (c *Cmd) Start() error { return c.starter.do(c.Cmd.Start) }
+
+// Run is exec.Cmd.Run inside the lab.
+func (c *Cmd) Run() error {
+	if err := c.Start(); err != nil {
+		return err
+	}
+	return c.Wait()
+}
+
+// Output is exec.Cmd.Output inside the lab: on failure, the exec.ExitError holds all of the standard error.
+func (c *Cmd) Output() ([]byte, error) {
+	var stdout, stderr bytes.Buffer
+	c.Stdout = &stdout
+	if c.Stderr == nil {
+		c.Stderr = &stderr
+	}
+	err := c.Run()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		exit.Stderr = stderr.Bytes()
+	}
+	return stdout.Bytes(), err
+}
+
+// CombinedOutput is exec.Cmd.CombinedOutput inside the lab.
+func (c *Cmd) CombinedOutput() ([]byte, error) {
+	var out bytes.Buffer
+	c.Stdout, c.Stderr = &out, &out
+	err := c.Run()
+	return out.Bytes(), err
+}
+
+// starter is a thread that lives in a network namespace. A process gets the namespaces of the thread that forks it, and
+// its parent-death signal when that thread ends; so the thread is kept for as long as the lab.
+type starter struct {
+	calls chan func()
+	quit  chan struct{}
+	ended chan struct{}
+}
+
+func newStarter(ns netns.NsHandle) (*starter, error) {
+	s := &starter{calls: make(chan func()), quit: make(chan struct{}), ended: make(chan struct{})}
+	ready := make(chan error)
+	go func() {
+		defer close(s.ended)
+		_ = onOwnThread(func() error {
+			err := netns.Set(ns)
+			ready <- err
+			if err != nil {
+				return err
+			}
+			for {
+				select {
+				case call := <-s.calls:
+					call()
+				case <-s.quit:
+					return nil
+				}
+			}
+		})
+	}()
+	if err := <-ready; err != nil {
+		<-s.ended
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *starter) do(fn func() error) error {
+	errc := make(chan error, 1)
+	select {
+	case s.calls <- func() { errc <- fn() }:
+		return <-errc
+	case <-s.ended:
+		return errors.New("start a process in a lab that is closed")
+	}
+}
+
+// stop ends the thread; it is called once.
+func (s *starter) stop() {
+	close(s.quit)
+	<-s.ended
+}
