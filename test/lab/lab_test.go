@@ -217,7 +217,7 @@ func TestPodsReachTheLabAndEachOther(t *testing.T) {
 }
 
 func TestCloseKillsAndRemovesEverything(t *testing.T) {
-	// lab.VerifyNoLeaks(t)
+	lab.VerifyNoLeaks(t)
 	l := lab.New(t)
 	cmd := l.Command(t.Context(), "sh", "-c", "echo started; sleep 1000 & sleep 1000")
 	stdout, err := cmd.StdoutPipe()

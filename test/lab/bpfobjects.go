@@ -1,0 +1,272 @@
+package lab
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+)
+
+// bpfObject is a program, map or link by its id. The kernel does not use an id twice before it has used all others.
+type bpfObject struct {
+	kind string // as in fdinfo: "prog", "map", "link"
+	id   uint32
+}
+
+// describe names an object for a reader who has to find out where it came from.
+func (o bpfObject) describe() string {
+	name := ""
+	switch o.kind {
+	case "prog":
+		if p, err := ebpf.NewProgramFromID(ebpf.ProgramID(o.id)); err == nil {
+			defer p.Close()
+			if info, err := p.Info(); err == nil {
+				name = fmt.Sprintf(" %s %q", info.Type, info.Name)
+			}
+		}
+	case "map":
+		if m, err := ebpf.NewMapFromID(ebpf.MapID(o.id)); err == nil {
+			defer m.Close()
+			if info, err := m.Info(); err == nil {
+				name = fmt.Sprintf(" %s %q", info.Type, info.Name)
+			}
+		}
+	}
+	return fmt.Sprintf("BPF %s %d%s", o.kind, o.id, name)
+}
+
+// bpfObjects lists all BPF objects of the machine.
+func bpfObjects() (map[bpfObject]bool, error) {
+	objects := make(map[bpfObject]bool)
+	for kind, next := range map[string]func(uint32) (uint32, error){
+		"prog": func(id uint32) (uint32, error) {
+			n, err := ebpf.ProgramGetNextID(ebpf.ProgramID(id))
+			return uint32(n), err
+		},
+		"map": func(id uint32) (uint32, error) {
+			n, err := ebpf.MapGetNextID(ebpf.MapID(id))
+			return uint32(n), err
+		},
+	} {
+		var id uint32
+		for {
+			var err error
+			id, err = next(id)
+			if errors.Is(err, os.ErrNotExist) {
+				break
+			}
+			if err != nil {
+				return nil, fmt.Errorf("list BPF objects of kind %s: %w", kind, err)
+			}
+			objects[bpfObject{kind, id}] = true
+		}
+	}
+	it := new(link.Iterator)
+	defer it.Close()
+	for it.Next() {
+		objects[bpfObject{"link", uint32(it.ID)}] = true
+	}
+	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrNotSupported) {
+		return nil, fmt.Errorf("list BPF links: %w", err)
+	}
+	return objects, nil
+}
+
+// forgetHeldElsewhere removes the objects that something outside of this process's labs keeps alive: a file descriptor
+// of another process, a pin in a bpffs that is not ours, or an attachment to a cgroup that is not ours.
+func forgetHeldElsewhere(objects map[bpfObject]bool) error {
+	held := make(map[bpfObject]bool)
+	heldByProcesses(held)
+	if err := heldByPins(held); err != nil {
+		return err
+	}
+	if err := heldByCgroups(held); err != nil {
+		return err
+	}
+	for o := range held {
+		if o.kind == "link" {
+			addLinkProgram(held, o.id)
+		}
+	}
+	for o := range held {
+		if o.kind == "prog" {
+			addProgramMaps(held, o.id)
+		}
+	}
+	for o := range held {
+		delete(objects, o)
+	}
+	return nil
+}
+
+func addLinkProgram(held map[bpfObject]bool, id uint32) {
+	l, err := link.NewFromID(link.ID(id))
+	if err != nil {
+		return // gone, or of a kind that the library does not know
+	}
+	defer l.Close()
+	if info, err := l.Info(); err == nil {
+		held[bpfObject{"prog", uint32(info.Program)}] = true
+	}
+}
+
+func addProgramMaps(held map[bpfObject]bool, id uint32) {
+	p, err := ebpf.NewProgramFromID(ebpf.ProgramID(id))
+	if err != nil {
+		return // gone
+	}
+	defer p.Close()
+	info, err := p.Info()
+	if err != nil {
+		return
+	}
+	ids, _ := info.MapIDs()
+	for _, id := range ids {
+		held[bpfObject{"map", uint32(id)}] = true
+	}
+}
+
+// heldByProcesses adds what the open files of other processes refer to. A child of this process counts as this process.
+func heldByProcesses(held map[bpfObject]bool) {
+	infos, _ := filepath.Glob("/proc/[0-9]*/fdinfo/*")
+	ours := make(map[string]bool)
+	for _, path := range infos {
+		pid := strings.Split(path, "/")[2]
+		if _, ok := ours[pid]; !ok {
+			ours[pid] = isOurs(pid)
+		}
+		if ours[pid] {
+			continue
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			continue // closed meanwhile
+		}
+		for line := range bytes.Lines(data) {
+			key, value, ok := strings.Cut(string(line), "_id:")
+			if !ok || key != "prog" && key != "map" && key != "link" {
+				continue
+			}
+			if id, err := strconv.ParseUint(strings.TrimSpace(value), 10, 32); err == nil {
+				held[bpfObject{key, uint32(id)}] = true
+			}
+		}
+	}
+}
+
+// isOurs tells whether a process is this one or descends from it.
+func isOurs(pid string) bool {
+	own := strconv.Itoa(os.Getpid())
+	for range 64 {
+		if pid == own {
+			return true
+		}
+		stat, err := os.ReadFile("/proc/" + pid + "/stat")
+		if err != nil {
+			return false
+		}
+		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+		if len(fields) < 2 || fields[1] == "0" {
+			return false
+		}
+		pid = fields[1]
+	}
+	return false
+}
+
+// heldByPins adds what is pinned in every bpffs of this mount namespace but our labs' own.
+func heldByPins(held map[bpfObject]bool) error {
+	mounts, err := readMounts()
+	if err != nil {
+		return err
+	}
+	own := "/" + ownPrefix()
+	for _, m := range mounts {
+		if m.fstype != "bpf" || strings.Contains(m.point, own) {
+			continue
+		}
+		err := filepath.WalkDir(m.point, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.Type().IsRegular() {
+				addPin(held, path)
+			}
+			return nil // gone meanwhile
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func addPin(held map[bpfObject]bool, path string) {
+	if m, err := ebpf.LoadPinnedMap(path, &ebpf.LoadPinOptions{ReadOnly: true}); err == nil {
+		defer m.Close()
+		if info, err := m.Info(); err == nil {
+			if id, ok := info.ID(); ok {
+				held[bpfObject{"map", uint32(id)}] = true
+			}
+		}
+	} else if p, err := ebpf.LoadPinnedProgram(path, nil); err == nil {
+		defer p.Close()
+		if info, err := p.Info(); err == nil {
+			if id, ok := info.ID(); ok {
+				held[bpfObject{"prog", uint32(id)}] = true
+			}
+		}
+	} else if l, err := link.LoadPinnedLink(path, nil); err == nil {
+		defer l.Close()
+		if info, err := l.Info(); err == nil {
+			held[bpfObject{"link", uint32(info.ID)}] = true
+		}
+	}
+}
+
+// heldByCgroups adds the programs that are attached to any cgroup but our labs' own.
+func heldByCgroups(held map[bpfObject]bool) error {
+	root, err := cgroup2Root()
+	if err != nil || root == "" {
+		return err
+	}
+	own := "/" + ownPrefix()
+	dirs, err := cgroupTree(root)
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		if strings.Contains(dir, own) {
+			continue
+		}
+		f, err := os.Open(dir)
+		if err != nil {
+			continue // gone meanwhile
+		}
+		for _, at := range cgroupAttachTypes {
+			res, err := link.QueryPrograms(link.QueryOptions{Target: int(f.Fd()), Attach: at})
+			if err != nil {
+				continue // a hook that this kernel lacks
+			}
+			for _, p := range res.Programs {
+				held[bpfObject{"prog", uint32(p.ID)}] = true
+			}
+		}
+		f.Close()
+	}
+	return nil
+}
+
+// cgroupAttachTypes are the hooks of firsthop and of those that the tests play.
+var cgroupAttachTypes = []ebpf.AttachType{
+	ebpf.AttachCGroupInet4Connect, ebpf.AttachCGroupInet6Connect,
+	ebpf.AttachCGroupUDP4Sendmsg, ebpf.AttachCGroupUDP6Sendmsg,
+	ebpf.AttachCGroupUDP4Recvmsg, ebpf.AttachCGroupUDP6Recvmsg,
+	ebpf.AttachCgroupInet4GetPeername, ebpf.AttachCgroupInet6GetPeername,
+	ebpf.AttachCGroupInetIngress, ebpf.AttachCGroupInetEgress,
+	ebpf.AttachCGroupDevice, ebpf.AttachCGroupInetSockCreate,
+}

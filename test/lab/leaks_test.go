@@ -1,0 +1,147 @@
+package lab_test
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/firsthop/firsthop/test/lab"
+	"golang.org/x/sys/unix"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv("FH_LAB_DIE") != "" {
+		dieWithALab()
+	}
+	os.Exit(lab.RunMain(m))
+}
+
+// dieWithALab leaves a lab behind with a process in it, as kill -9 does to a test.
+func dieWithALab() {
+	l, err := lab.Create()
+	if err != nil {
+		panic(err)
+	}
+	if err := l.Command(context.Background(), "sleep", "1000").Start(); err != nil {
+		panic(err)
+	}
+	os.Stdout.WriteString(l.Name)
+	os.Exit(0)
+}
+
+func newMap(t *testing.T) *ebpf.Map {
+	t.Helper()
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "fh_leak", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func mountBPFFS(t *testing.T, dir string) {
+	t.Helper()
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("bpf", dir, "bpf", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestLeaksNamesWhatIsLeft(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	before, err := lab.Take()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := lab.New(t)
+	m := newMap(t)
+	defer m.Close()
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() { <-stop }()
+
+	leaks, err := before.LeaksNow()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := strings.Join(leaks, "\n")
+	for _, want := range []string{l.Dir, l.Netns, l.Cgroup, "mount of bpf on " + l.BPFFS, "fh_leak", "TestLeaksNamesWhatIsLeft"} {
+		if !strings.Contains(all, want) {
+			t.Errorf("a leak is not named: %s\nnamed are:\n%s", want, all)
+		}
+	}
+}
+
+func TestObjectsHeldElsewhereAreNoLeaks(t *testing.T) {
+	l := lab.New(t) // its bpffs stands for a foreign one
+	before, err := lab.Take()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := newMap(t)
+	defer m.Close()
+	foreign := filepath.Join(t.TempDir(), "bpffs")
+	mountBPFFS(t, foreign)
+	if err := m.Pin(filepath.Join(foreign, "map")); err != nil {
+		t.Fatal(err)
+	}
+	leaks, err := before.LeaksNow()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(leaks) > 0 {
+		t.Errorf("a map that is pinned in a foreign bpffs counts as a leak: %v", leaks)
+	}
+	if err := m.Unpin(); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Pin(filepath.Join(l.BPFFS, "map")); err != nil {
+		t.Fatal(err)
+	}
+	if leaks, err = before.LeaksNow(); err != nil || len(leaks) != 1 {
+		t.Errorf("leaks: %v, %v; want only the map that is pinned in a lab of ours", leaks, err)
+	}
+}
+
+func TestSweepRemovesTheLabsOfDeadProcesses(t *testing.T) {
+	alive := lab.New(t)
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), "FH_LAB_DIE=1")
+	name, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	netns := filepath.Join(filepath.Dir(alive.Netns), string(name))
+	if _, err := os.Lstat(netns); err != nil {
+		t.Fatalf("the dead process left nothing behind: %v", err)
+	}
+	if err := lab.Sweep(); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{
+		netns,
+		filepath.Join(filepath.Dir(alive.Cgroup), string(name)),
+		filepath.Join(filepath.Dir(alive.Dir), string(name)),
+	} {
+		if _, err := os.Lstat(path); !os.IsNotExist(err) {
+			t.Errorf("%s is still there: %v", path, err)
+		}
+	}
+	for _, path := range []string{alive.Netns, alive.Cgroup, alive.Dir} {
+		if _, err := os.Lstat(path); err != nil {
+			t.Errorf("the lab of a living process was swept: %v", err)
+		}
+	}
+}
