@@ -1,0 +1,278 @@
+//go:build ignore
+
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/*
+ * The connect-time load balancer: programs of type cgroup_sock_addr that
+ * replace a Service's address by a backend's when a socket connects or sends,
+ * and put the Service's address back when the application asks who answered.
+ * No packet is ever touched.
+ *
+ * Runs from Linux 5.3 and RHEL 8.2 (4.18.0-193): no loops, no calls between BPF
+ * functions, no tail calls, no helper that is not named in include/bpf.h.
+ */
+#include "include/bpf.h"
+#include "lib/config.h"
+#include "lib/nat.h"
+#include "lib/reverse.h"
+
+/* The verdicts of a cgroup hook. */
+#define PROCEED 1
+#define REJECT 0
+
+static __always_inline void read4(const struct bpf_sock_addr *ctx, struct address *addr)
+{
+	addr->word[0] = 0;
+	addr->word[1] = 0;
+	addr->word[2] = bpf_htonl(0xffff);
+	addr->word[3] = ctx->user_ip4;
+}
+
+static __always_inline void read6(const struct bpf_sock_addr *ctx, struct address *addr)
+{
+	addr->word[0] = ctx->user_ip6[0];
+	addr->word[1] = ctx->user_ip6[1];
+	addr->word[2] = ctx->user_ip6[2];
+	addr->word[3] = ctx->user_ip6[3];
+}
+
+static __always_inline void write4(struct bpf_sock_addr *ctx, const struct address *addr, __be16 port)
+{
+	ctx->user_ip4 = addr->word[3];
+	ctx->user_port = port;
+}
+
+static __always_inline void write6(struct bpf_sock_addr *ctx, const struct address *addr, __be16 port)
+{
+	ctx->user_ip6[0] = addr->word[0];
+	ctx->user_ip6[1] = addr->word[1];
+	ctx->user_ip6[2] = addr->word[2];
+	ctx->user_ip6[3] = addr->word[3];
+	ctx->user_port = port;
+}
+
+/* The protocol as the table has it; 0: none of ours. */
+static __always_inline __u8 protocol(const struct bpf_sock_addr *ctx)
+{
+	switch (ctx->protocol) {
+	case IPPROTO_TCP:
+	case IPPROTO_MPTCP: /* its subflows are TCP; a server without MPTCP answers as TCP */
+		return IPPROTO_TCP;
+	case IPPROTO_UDP:
+		return settings.flags & CONFIG_UDP ? IPPROTO_UDP : 0;
+	}
+	return 0;
+}
+
+static __always_inline bool in_scope(struct bpf_sock_addr *ctx)
+{
+	if (!(settings.flags & CONFIG_HOST_SCOPE))
+		return true;
+	return bpf_get_netns_cookie(ctx) == settings.host_netns;
+}
+
+/*
+ * The application sees ECONNREFUSED, as it would of a kube-proxy's RST; below
+ * 5.18 the kernel knows but EPERM (cilium/cilium#45184 on why that misleads).
+ */
+static __always_inline int refuse(__u32 index)
+{
+	count_refused(index);
+	bpf_set_retval(-ECONNREFUSED);
+	return REJECT;
+}
+
+/*
+ * What both families do on connect: key is what the application asked for,
+ * *to becomes where it goes; NULL: it goes where it asked for.
+ */
+static __always_inline int forward_connect(struct bpf_sock_addr *ctx, struct frontend_key *key, struct backend **to)
+{
+	struct frontend *fe = find_frontend(key);
+	__u64 cookie;
+
+	*to = 0;
+	if (!fe || !in_scope(ctx))
+		return PROCEED;
+	if (fe->flags & FRONTEND_VIP)
+		return refuse(0);
+	*to = choose_backend(fe);
+	if (!*to)
+		return refuse(fe->index);
+	cookie = bpf_get_socket_cookie(ctx);
+	if (key->proto == IPPROTO_UDP)
+		remember_reverse(cookie, key, fe->index, *to);
+	else
+		remember_peer(cookie, key, *to);
+	count_translated(fe->index);
+	return PROCEED;
+}
+
+SEC("cgroup/connect4")
+int fh_connect4(struct bpf_sock_addr *ctx)
+{
+	struct frontend_key key = {.port = ctx->user_port, .proto = protocol(ctx)};
+	struct backend *to;
+	int verdict;
+
+	if (!key.proto)
+		return PROCEED;
+	read4(ctx, &key.addr);
+	verdict = forward_connect(ctx, &key, &to);
+	if (to)
+		write4(ctx, &to->addr, to->port);
+	return verdict;
+}
+
+SEC("cgroup/connect6")
+int fh_connect6(struct bpf_sock_addr *ctx)
+{
+	struct frontend_key key = {.port = ctx->user_port, .proto = protocol(ctx)};
+	struct backend *to;
+	int verdict;
+
+	if (!key.proto)
+		return PROCEED;
+	read6(ctx, &key.addr);
+	verdict = forward_connect(ctx, &key, &to);
+	if (to)
+		write6(ctx, &to->addr, to->port);
+	return verdict;
+}
+
+/* The backend that this socket used for this service before, if it still is one; else a new one. */
+static __always_inline struct backend *keep_backend(__u64 cookie, const struct frontend *fe)
+{
+	struct flow_key key = {.cookie = cookie, .index = fe->index, .local = !!(fe->flags & FRONTEND_LOCAL)};
+	struct flow *old = bpf_map_lookup_elem(&fh_flow_v1, &key);
+	struct flow new = {};
+	struct backend *be;
+
+	if (old) {
+		be = member_backend(fe, old->id);
+		if (be)
+			return be;
+	}
+	be = choose_backend(fe);
+	if (be) {
+		new.id = be->id;
+		bpf_map_update_elem(&fh_flow_v1, &key, &new, BPF_ANY);
+	}
+	return be;
+}
+
+/* As forward_connect, for one datagram of an unconnected UDP socket. */
+static __always_inline int forward_datagram(struct bpf_sock_addr *ctx, struct frontend_key *key, struct backend **to)
+{
+	struct frontend *fe = find_frontend(key);
+	__u64 cookie;
+
+	*to = 0;
+	if (!fe || !in_scope(ctx))
+		return PROCEED;
+	if (fe->flags & FRONTEND_VIP)
+		return refuse(0);
+	cookie = bpf_get_socket_cookie(ctx);
+	*to = fe->flags & FRONTEND_STICKY ? keep_backend(cookie, fe) : choose_backend(fe);
+	if (!*to)
+		return refuse(fe->index);
+	remember_reverse(cookie, key, fe->index, *to);
+	count_translated(fe->index);
+	return PROCEED;
+}
+
+SEC("cgroup/sendmsg4")
+int fh_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	struct frontend_key key = {.port = ctx->user_port, .proto = protocol(ctx)};
+	struct backend *to;
+	int verdict;
+
+	if (key.proto != IPPROTO_UDP)
+		return PROCEED;
+	read4(ctx, &key.addr);
+	verdict = forward_datagram(ctx, &key, &to);
+	if (to)
+		write4(ctx, &to->addr, to->port);
+	return verdict;
+}
+
+SEC("cgroup/sendmsg6")
+int fh_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	struct frontend_key key = {.port = ctx->user_port, .proto = protocol(ctx)};
+	struct backend *to;
+	int verdict;
+
+	if (key.proto != IPPROTO_UDP)
+		return PROCEED;
+	read6(ctx, &key.addr);
+	verdict = forward_datagram(ctx, &key, &to);
+	if (to)
+		write6(ctx, &to->addr, to->port);
+	return verdict;
+}
+
+/* The hooks below may not refuse: the kernel takes no other verdict of them. */
+
+SEC("cgroup/recvmsg4")
+int fh_recvmsg4(struct bpf_sock_addr *ctx)
+{
+	struct address addr;
+	__be16 port = ctx->user_port;
+
+	if (!(settings.flags & CONFIG_UDP))
+		return PROCEED;
+	read4(ctx, &addr);
+	if (recall_reverse(bpf_get_socket_cookie(ctx), &addr, &port))
+		write4(ctx, &addr, port);
+	return PROCEED;
+}
+
+SEC("cgroup/recvmsg6")
+int fh_recvmsg6(struct bpf_sock_addr *ctx)
+{
+	struct address addr;
+	__be16 port = ctx->user_port;
+
+	if (!(settings.flags & CONFIG_UDP))
+		return PROCEED;
+	read6(ctx, &addr);
+	if (recall_reverse(bpf_get_socket_cookie(ctx), &addr, &port))
+		write6(ctx, &addr, port);
+	return PROCEED;
+}
+
+static __always_inline bool recall(struct bpf_sock_addr *ctx, struct address *addr, __be16 *port)
+{
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+
+	if (ctx->protocol == IPPROTO_UDP)
+		return recall_reverse(cookie, addr, port);
+	return recall_peer(cookie, addr, port);
+}
+
+SEC("cgroup/getpeername4")
+int fh_getpeername4(struct bpf_sock_addr *ctx)
+{
+	struct address addr;
+	__be16 port = ctx->user_port;
+
+	read4(ctx, &addr);
+	if (recall(ctx, &addr, &port))
+		write4(ctx, &addr, port);
+	return PROCEED;
+}
+
+SEC("cgroup/getpeername6")
+int fh_getpeername6(struct bpf_sock_addr *ctx)
+{
+	struct address addr;
+	__be16 port = ctx->user_port;
+
+	read6(ctx, &addr);
+	if (recall(ctx, &addr, &port))
+		write6(ctx, &addr, port);
+	return PROCEED;
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,238 @@
+package bpf
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+)
+
+// The types of this file are the Go twins of lib/types.h: same size, same
+// offsets, no implicit padding. layout_test.go compares both.
+
+// Proto is an IP protocol number as the table has it.
+type Proto uint8
+
+// The protocols of Services. SCTP never reaches the connect-time hooks; its
+// frontends are kept for the programs that see packets.
+const (
+	TCP  Proto = 6
+	UDP  Proto = 17
+	SCTP Proto = 132
+)
+
+func (p Proto) String() string {
+	switch p {
+	case 0:
+		return "any"
+	case TCP:
+		return "tcp"
+	case UDP:
+		return "udp"
+	case SCTP:
+		return "sctp"
+	}
+	return fmt.Sprintf("proto-%d", uint8(p))
+}
+
+// MarshalText makes a Proto readable in JSON.
+func (p Proto) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// ParseProto is the inverse of String for the protocols of Services.
+func ParseProto(s string) (Proto, error) {
+	for _, p := range []Proto{TCP, UDP, SCTP} {
+		if p.String() == s {
+			return p, nil
+		}
+	}
+	return 0, fmt.Errorf("protocol %q: want tcp, udp or sctp", s)
+}
+
+// Address is an IP address of either family in network byte order, IPv4 in
+// its v4-mapped form. Socket addresses of v6 sockets that carry v4-mapped
+// addresses then need no case of their own.
+type Address [16]byte
+
+// AddressOf gives the table's form of a. Zones are not carried.
+func AddressOf(a netip.Addr) Address { return a.As16() }
+
+// Addr is the inverse of AddressOf: an IPv4 address comes back as one.
+func (a Address) Addr() netip.Addr { return netip.AddrFrom16(a).Unmap() }
+
+// Port is a port in network byte order.
+type Port [2]byte
+
+// PortOf gives the table's form of a port in host byte order.
+func PortOf(p uint16) Port {
+	var b Port
+	binary.BigEndian.PutUint16(b[:], p)
+	return b
+}
+
+// Uint16 is the inverse of PortOf.
+func (p Port) Uint16() uint16 { return binary.BigEndian.Uint16(p[:]) }
+
+// FrontendKey is what a client connects to. With Port and Proto zero it
+// stands for the address as a whole.
+type FrontendKey struct {
+	Addr  Address
+	Port  Port
+	Proto Proto
+	Pad   uint8 // always 0
+}
+
+// FrontendKeyOf gives the key of an address, port and protocol.
+func FrontendKeyOf(ap netip.AddrPort, p Proto) FrontendKey {
+	return FrontendKey{Addr: AddressOf(ap.Addr()), Port: PortOf(ap.Port()), Proto: p}
+}
+
+// VIPKeyOf gives the key that marks an address as a VIP.
+func VIPKeyOf(a netip.Addr) FrontendKey { return FrontendKey{Addr: AddressOf(a)} }
+
+// AddrPort is the address and port of the key.
+func (k FrontendKey) AddrPort() netip.AddrPort {
+	return netip.AddrPortFrom(k.Addr.Addr(), k.Port.Uint16())
+}
+
+// String is "tcp/10.96.0.1:443", or "any/10.96.0.1" for an address as a whole.
+func (k FrontendKey) String() string {
+	if k.Proto == 0 {
+		return "any/" + k.Addr.Addr().String()
+	}
+	return k.Proto.String() + "/" + k.AddrPort().String()
+}
+
+// FrontendFlags are enum frontend_flags of lib/types.h.
+type FrontendFlags uint32
+
+// See enum frontend_flags of lib/types.h.
+const (
+	FrontendVIP FrontendFlags = 1 << iota
+	FrontendLocal
+	FrontendSticky
+)
+
+// Frontend says which service a frontend belongs to. It isn't rewritten while
+// the Service lives: the update of a hash element isn't atomic for readers.
+type Frontend struct {
+	Index uint32
+	Flags FrontendFlags
+}
+
+// Word is the present backend set of a service, as one aligned 8-byte value
+// that changes by one store. The zero Word has no backend.
+type Word uint64
+
+// WordOf makes a word of a set id and its number of slots.
+func WordOf(set, count uint32) Word { return Word(count)<<32 | Word(set) }
+
+// Set is the id of the backend set.
+func (w Word) Set() uint32 { return uint32(w) }
+
+// Count is the number of slots of the set.
+func (w Word) Count() uint32 { return uint32(w >> 32) }
+
+// WordAt is where the services array keeps a service's word for cluster
+// traffic, or for local traffic.
+func WordAt(index uint32, local bool) uint32 {
+	if local {
+		return index*2 + 1
+	}
+	return index * 2
+}
+
+// BackendMember marks the key of a member entry: the slot is then a backend's
+// id, which carries the same bit.
+const BackendMember = 1 << 31
+
+// BackendKey finds a backend by its set and slot.
+type BackendKey struct {
+	Set  uint32
+	Slot uint32
+}
+
+// Backend is where a connection goes.
+type Backend struct {
+	Addr  Address
+	Port  Port
+	Flags uint16 // none yet
+	ID    uint32 // BackendMember and 31 bits, unique in its set
+}
+
+// AddrPort is the address and port of the backend.
+func (b Backend) AddrPort() netip.AddrPort {
+	return netip.AddrPortFrom(b.Addr.Addr(), b.Port.Uint16())
+}
+
+// Counters count what a service did, on one CPU. Index 0 counts refused
+// connections to unserved ports of VIPs.
+type Counters struct {
+	Translated uint64 `json:"translated"` // connects and datagrams sent to a backend
+	Refused    uint64 `json:"refused"`    // had no backend, or an unserved port
+}
+
+// Peer is the way back of a TCP socket. Lock belongs to the kernel.
+type Peer struct {
+	Lock         uint32
+	FrontendPort Port
+	BackendPort  Port
+	Cookie       uint64
+	Frontend     Address
+	Backend      Address
+}
+
+// ReverseKey is a UDP socket and a backend that it talks to.
+type ReverseKey struct {
+	Cookie  uint64
+	Backend Address
+	Port    Port
+	Pad0    uint16
+	Pad1    uint32
+}
+
+// Reverse is the frontend that a UDP socket asked for.
+type Reverse struct {
+	Frontend Address
+	Port     Port
+	Pad      uint16
+	Index    uint32
+}
+
+// FlowKey is a UDP socket and a service.
+type FlowKey struct {
+	Cookie uint64
+	Index  uint32
+	Local  uint32
+}
+
+// Flow is the backend that a UDP socket keeps for a service.
+type Flow struct {
+	ID  uint32
+	Pad uint32
+}
+
+// MetaOwner in Meta says that a table is firsthop's ("fhop").
+const MetaOwner = 0x66686f70
+
+// Meta is the one entry of the meta map.
+type Meta struct {
+	ABI        uint32 // LayoutVersion
+	Owner      uint32 // MetaOwner
+	Generation uint64 // highest set id ever given out
+}
+
+// Settings are struct config of lib/config.h.
+type Settings struct {
+	Build     uint64
+	HostNetns uint64
+	Flags     SettingsFlags
+	PeerMask  uint32
+}
+
+// SettingsFlags are enum config_flags of lib/config.h.
+type SettingsFlags uint32
+
+// See enum config_flags of lib/config.h.
+const (
+	SettingsUDP SettingsFlags = 1 << iota
+	SettingsHostScope
+)

@@ -1,0 +1,176 @@
+package bpf
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/cilium/ebpf"
+)
+
+// specs parses the embedded object. The caller may change what it gets.
+func specs() (*ebpf.CollectionSpec, error) {
+	spec, err := loadConnect()
+	if err != nil {
+		return nil, fmt.Errorf("parse embedded object: %w", err)
+	}
+	return spec, nil
+}
+
+// Balancer says how the connect-time load balancer is to behave.
+type Balancer struct {
+	UDP       bool   // translate UDP, not only TCP
+	HostNetns uint64 // if not 0: serve only sockets of the network namespace with this cookie (Linux 5.7)
+}
+
+// Hooks are the hooks that the balancer needs on a kernel with these features,
+// in the order of attachment.
+func (b Balancer) Hooks(f Features) []Hook {
+	var hooks []Hook
+	for _, h := range Hooks() {
+		if h.AvailableWith(f) && (b.UDP || !h.UDP) {
+			hooks = append(hooks, h)
+		}
+	}
+	return hooks
+}
+
+// settings are what the programs are loaded with. Build covers the object, the
+// features that it was cut down to, and the settings themselves: two programs
+// with the same Build do the same.
+func (b Balancer) settings(m *Maps, f Features) Settings {
+	s := Settings{HostNetns: b.HostNetns, PeerMask: m.Map(MapPeer).MaxEntries() - 1}
+	if b.UDP {
+		s.Flags |= SettingsUDP
+	}
+	if b.HostNetns != 0 {
+		s.Flags |= SettingsHostScope
+	}
+	h := sha256.New()
+	h.Write(_ConnectBytes)
+	fmt.Fprintf(h, "%+v %v %v", s, f.NetnsCookie, f.SetRetval)
+	s.Build = binary.LittleEndian.Uint64(h.Sum(nil))
+	return s
+}
+
+// LoadPrograms loads the balancer's programs against the maps of m. All are
+// loaded or none. The caller closes them; a program that is attached stays.
+func LoadPrograms(m *Maps, b Balancer, f Features) (map[string]*ebpf.Program, error) {
+	spec, err := specs()
+	if err != nil {
+		return nil, err
+	}
+	if err := spec.Variables[connectVarSettings].Set(b.settings(m, f)); err != nil {
+		return nil, fmt.Errorf("set the programs' settings: %w", err)
+	}
+	replace := map[string]*ebpf.Map{}
+	for name, bm := range m.byName {
+		replace[name.Kernel()] = bm
+		spec.Maps[name.Kernel()].MaxEntries = bm.MaxEntries()
+	}
+	wanted := map[string]*ebpf.ProgramSpec{}
+	for _, h := range b.Hooks(f) {
+		prog := spec.Programs[h.Program()]
+		if err := substitute(prog, f); err != nil {
+			return nil, err
+		}
+		wanted[h.Program()] = prog
+	}
+	spec.Programs = wanted
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replace})
+	if err != nil {
+		return nil, fmt.Errorf("load programs: %w", err)
+	}
+	defer coll.Close()
+	progs := map[string]*ebpf.Program{}
+	for _, h := range b.Hooks(f) {
+		progs[h.Name] = coll.DetachProgram(h.Program())
+	}
+	return progs, nil
+}
+
+// Loaded says what a program in the kernel is: one of ours, on which table,
+// with which settings.
+type Loaded struct {
+	ID       ebpf.ProgramID
+	Name     string
+	Ours     bool     // uses the maps of m
+	Settings Settings // only if Ours
+}
+
+// Inspect asks the kernel what a program is. A program is ours if it uses the
+// frontend map of m: names and tags can be anyone's.
+func Inspect(p *ebpf.Program, m *Maps) (Loaded, error) {
+	info, err := p.Info()
+	if err != nil {
+		return Loaded{}, fmt.Errorf("read program info: %w", err)
+	}
+	id, _ := info.ID()
+	l := Loaded{ID: id, Name: info.Name}
+	if m == nil {
+		return l, nil
+	}
+	ids, ok := info.MapIDs()
+	if !ok {
+		return l, nil
+	}
+	own, err := m.ids()
+	if err != nil {
+		return Loaded{}, err
+	}
+	var rodata ebpf.MapID
+	for _, id := range ids {
+		if own[id] {
+			l.Ours = true
+		} else {
+			rodata = id
+		}
+	}
+	if !l.Ours || rodata == 0 {
+		return l, nil
+	}
+	l.Settings, err = readSettings(rodata)
+	return l, err
+}
+
+// Current reports whether a loaded program is the one that LoadPrograms would
+// load.
+func (b Balancer) Current(l Loaded, m *Maps, f Features) bool {
+	return l.Ours && l.Settings == b.settings(m, f)
+}
+
+func (m *Maps) ids() (map[ebpf.MapID]bool, error) {
+	ids := map[ebpf.MapID]bool{}
+	for name, bm := range m.byName {
+		info, err := bm.Info()
+		if err != nil {
+			return nil, fmt.Errorf("read info of map %s: %w", name, err)
+		}
+		id, _ := info.ID()
+		ids[id] = true
+	}
+	return ids, nil
+}
+
+// readSettings reads the .rodata map of one of our programs. A map that went
+// away, or is another's, gives zero settings, which are nobody's.
+func readSettings(id ebpf.MapID) (Settings, error) {
+	m, err := ebpf.NewMapFromID(id)
+	if errors.Is(err, os.ErrNotExist) {
+		return Settings{}, nil
+	}
+	if err != nil {
+		return Settings{}, fmt.Errorf("open settings of program: %w", err)
+	}
+	defer m.Close()
+	var s Settings
+	if m.Type() != ebpf.Array || int(m.ValueSize()) != binary.Size(s) {
+		return Settings{}, nil
+	}
+	if err := m.Lookup(uint32(0), &s); err != nil {
+		return Settings{}, fmt.Errorf("read settings of program: %w", err)
+	}
+	return s, nil
+}

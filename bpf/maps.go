@@ -1,0 +1,265 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// ErrForeign says that something at the place of one of our pins isn't ours.
+// It is never touched.
+var ErrForeign = errors.New("not firsthop's")
+
+// ErrNewerLayout says that the table on this node was written by a newer
+// firsthop, whose layout this one doesn't know.
+var ErrNewerLayout = errors.New("table of a newer layout")
+
+// Sizes are the numbers of entries with which maps are created. A map that
+// exists keeps its size. A zero field stands for the default of lib/maps.h.
+type Sizes struct {
+	Frontends uint32 // addresses and ports that clients connect to
+	Services  uint32 // service indexes
+	Backends  uint32 // slots over all sets, two sets of a Service during a change
+}
+
+// apply gives the maps of a specification their sizes.
+func (s Sizes) apply(spec *ebpf.CollectionSpec) {
+	set := func(name MapName, n uint32) {
+		if n != 0 {
+			spec.Maps[name.Kernel()].MaxEntries = n
+		}
+	}
+	set(MapFrontend, s.Frontends)
+	set(MapService, s.Services*2)
+	set(MapCounter, s.Services)
+	set(MapBackend, s.Backends)
+}
+
+// Maps are the open maps of a NAT table.
+type Maps struct {
+	byName  map[MapName]*ebpf.Map
+	Created []MapName // those that EnsureMaps created, in order
+}
+
+// Map is an open map of the table.
+func (m *Maps) Map(name MapName) *ebpf.Map { return m.byName[name] }
+
+// Close closes the handles; pinned maps stay.
+func (m *Maps) Close() error {
+	var errs []error
+	for _, bm := range m.byName {
+		errs = append(errs, bm.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// OpenMaps opens the pinned maps of a table that must exist: its error matches
+// os.ErrNotExist where one is missing. With readOnly nothing can be written
+// through the handles.
+func OpenMaps(pins Pins, readOnly bool) (*Maps, error) {
+	spec, err := specs()
+	if err != nil {
+		return nil, err
+	}
+	m := &Maps{byName: map[MapName]*ebpf.Map{}}
+	for _, name := range MapNames() {
+		bm, err := openPinned(pins.Map(name), spec.Maps[name.Kernel()], readOnly)
+		if err != nil {
+			m.Close()
+			return nil, err
+		}
+		m.byName[name] = bm
+	}
+	if err := m.checkMeta(pins); err != nil {
+		m.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+// EnsureMaps opens the maps of a table and creates those that are missing.
+// It may be killed at any instant: what it has created by then is opened by
+// the next call. On an error, what this call created is unpinned again.
+//
+// The caller holds the instance's lock.
+func EnsureMaps(pins Pins, sizes Sizes) (*Maps, error) {
+	spec, err := specs()
+	if err != nil {
+		return nil, err
+	}
+	sizes.apply(spec)
+	if err := newerLayout(pins); err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{pins.Dir, pins.Maps()} {
+		if err := ensureDir(dir); err != nil {
+			return nil, err
+		}
+	}
+	m := &Maps{byName: map[MapName]*ebpf.Map{}}
+	if err := m.ensureAll(pins, spec); err != nil {
+		m.Discard(pins)
+		m.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+func (m *Maps) ensureAll(pins Pins, spec *ebpf.CollectionSpec) error {
+	for _, name := range MapNames() {
+		ms := spec.Maps[name.Kernel()]
+		bm, err := openPinned(pins.Map(name), ms, false)
+		if errors.Is(err, os.ErrNotExist) {
+			bm, err = createPinned(pins.Map(name), ms)
+			if err == nil {
+				m.Created = append(m.Created, name)
+			}
+		}
+		if err != nil {
+			return err
+		}
+		m.byName[name] = bm
+	}
+	meta, err := m.Meta()
+	if err != nil {
+		return err
+	}
+	if meta == (Meta{}) { // created just now, or by a run that was killed before it got here
+		return m.putMeta(Meta{ABI: LayoutVersion, Owner: MetaOwner})
+	}
+	return m.checkMeta(pins)
+}
+
+// Discard unpins what EnsureMaps created: for an init stage whose proof failed.
+func (m *Maps) Discard(pins Pins) error {
+	var errs []error
+	for _, name := range m.Created {
+		if err := os.Remove(pins.Map(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("unpin map: %w", err))
+		}
+	}
+	m.Created = nil
+	RemoveEmptyDirs(pins)
+	return errors.Join(errs...)
+}
+
+// RemoveEmptyDirs removes those directories of ours that hold nothing.
+func RemoveEmptyDirs(pins Pins) {
+	for _, dir := range []string{pins.Maps(), pins.Links(), pins.Progs(), pins.Dir} {
+		os.Remove(dir) // fails on a directory that isn't empty: that is meant
+	}
+}
+
+// Meta reads the meta entry; it is zero before the table was first used.
+func (m *Maps) Meta() (Meta, error) {
+	var meta Meta
+	if err := m.Map(MapMeta).Lookup(uint32(0), &meta); err != nil {
+		return Meta{}, fmt.Errorf("read meta map: %w", err)
+	}
+	return meta, nil
+}
+
+func (m *Maps) putMeta(meta Meta) error {
+	if err := m.Map(MapMeta).Put(uint32(0), meta); err != nil {
+		return fmt.Errorf("write meta map: %w", err)
+	}
+	return nil
+}
+
+func (m *Maps) checkMeta(pins Pins) error {
+	meta, err := m.Meta()
+	if err != nil {
+		return err
+	}
+	switch {
+	case meta.Owner == MetaOwner && meta.ABI == LayoutVersion, meta == Meta{}:
+		return nil
+	case meta.Owner == MetaOwner && meta.ABI > LayoutVersion:
+		return fmt.Errorf("%s has layout %d, this firsthop knows %d: use the newer firsthop: %w",
+			pins.Map(MapMeta), meta.ABI, LayoutVersion, ErrNewerLayout)
+	default:
+		return fmt.Errorf("%s is marked owner %#x, layout %d, firsthop's are %#x, %d: move it away if nothing needs it: %w",
+			pins.Map(MapMeta), meta.Owner, meta.ABI, MetaOwner, LayoutVersion, ErrForeign)
+	}
+}
+
+// OtherLayouts lists the pins of other layout versions beside ours.
+func OtherLayouts(pins Pins) (paths []string, newest uint32, err error) {
+	entries, err := os.ReadDir(pins.Maps())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, 0, nil
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("list pinned maps: %w", err)
+	}
+	for _, e := range entries {
+		if _, layout, ok := ParseMapPin(e.Name()); ok && layout != LayoutVersion {
+			paths = append(paths, filepath.Join(pins.Maps(), e.Name()))
+			newest = max(newest, layout)
+		}
+	}
+	return paths, newest, nil
+}
+
+func newerLayout(pins Pins) error {
+	paths, newest, err := OtherLayouts(pins)
+	if err != nil {
+		return err
+	}
+	if newest > LayoutVersion {
+		return fmt.Errorf("%s is of layout %d, this firsthop knows %d: use the newer firsthop, or uninstall with it first: %w",
+			paths[len(paths)-1], newest, LayoutVersion, ErrNewerLayout)
+	}
+	return nil
+}
+
+func ensureDir(dir string) error {
+	err := os.Mkdir(dir, 0o700)
+	if err == nil || errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	return fmt.Errorf("create pin directory: %w", err)
+}
+
+// openPinned opens a pin and compares what it finds with what the layout
+// wants. The number of entries may differ, what they mean may not.
+func openPinned(path string, want *ebpf.MapSpec, readOnly bool) (*ebpf.Map, error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return nil, fmt.Errorf("open pinned map: %w", &os.PathError{Op: "lstat", Path: path, Err: err})
+	}
+	m, err := ebpf.LoadPinnedMap(path, &ebpf.LoadPinOptions{ReadOnly: readOnly})
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.EPERM) {
+		return nil, fmt.Errorf("open pinned map %s: %w", path, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s doesn't hold a BPF map (%s): move it away if nothing needs it: %w", path, err, ErrForeign)
+	}
+	if m.Type() != want.Type || m.KeySize() != want.KeySize || m.ValueSize() != want.ValueSize {
+		defer m.Close()
+		return nil, fmt.Errorf("%s is a %v map with %d byte keys and %d byte values, layout %d has %v, %d, %d: move it away if nothing needs it: %w",
+			path, m.Type(), m.KeySize(), m.ValueSize(), LayoutVersion, want.Type, want.KeySize, want.ValueSize, ErrForeign)
+	}
+	return m, nil
+}
+
+func createPinned(path string, spec *ebpf.MapSpec) (*ebpf.Map, error) {
+	m, err := ebpf.NewMap(spec)
+	if err != nil {
+		return nil, fmt.Errorf("create map %s with %d entries: %w", spec.Name, spec.MaxEntries, err)
+	}
+	if err := m.Pin(path); err != nil {
+		m.Close()
+		return nil, fmt.Errorf("pin map: %w", err)
+	}
+	return m, nil
+}
+
+// PutGeneration notes the highest set id that was ever given out.
+func (m *Maps) PutGeneration(g uint64) error {
+	return m.putMeta(Meta{ABI: LayoutVersion, Owner: MetaOwner, Generation: g})
+}

@@ -1,0 +1,133 @@
+package nat
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/firsthop/firsthop/bpf"
+)
+
+// Applied is a plan that traffic sees already, and that can still be taken
+// back. One of Commit and Rollback is to be called; if neither is (the process
+// was killed), the next plan collects what is left over.
+type Applied struct {
+	store Store
+	plan  *Plan
+}
+
+// Apply carries a plan out up to, but without, the removal of old sets. On an
+// error everything is taken back, and the table is as it was.
+func Apply(store Store, plan *Plan) (*Applied, error) {
+	a := &Applied{store: store, plan: plan}
+	if err := a.write(); err != nil {
+		if undo := a.Rollback(); undo != nil {
+			return nil, fmt.Errorf("%w; taking it back: %s", err, undo)
+		}
+		return nil, err
+	}
+	return a, nil
+}
+
+func (a *Applied) write() error {
+	p, s := a.plan, a.store
+	if p.Generation > 0 {
+		if err := s.PutGeneration(p.Generation); err != nil {
+			return err
+		}
+	}
+	if keys, values := flatten(p.NewSets); len(keys) > 0 {
+		if err := s.PutBackends(keys, values); err != nil {
+			return fmt.Errorf("write %d backends: %w", len(keys), err)
+		}
+	}
+	if err := putWords(s, p.Words); err != nil {
+		return err
+	}
+	if keys, values := split(p.Puts); len(keys) > 0 {
+		if err := s.PutFrontends(keys, values); err != nil {
+			return fmt.Errorf("write %d frontends: %w", len(keys), err)
+		}
+	}
+	return putWords(s, p.LastWords)
+}
+
+// Commit waits until no program uses the old sets any more (an RCU grace
+// period, some 10 ms) and removes them. The plan stays carried out if it fails:
+// what is left over is collected by the next plan.
+func (a *Applied) Commit() error {
+	keys, _ := flatten(a.plan.OldSets)
+	if len(keys) == 0 {
+		return nil
+	}
+	if err := a.store.Synchronize(); err != nil {
+		return fmt.Errorf("wait for programs that use old backends: %w", err)
+	}
+	if err := a.store.DeleteBackends(keys); err != nil {
+		return fmt.Errorf("remove %d old backends: %w", len(keys), err)
+	}
+	return nil
+}
+
+// Rollback takes the plan back, in reverse order, and goes on after an error.
+// Set ids that were given out stay used.
+func (a *Applied) Rollback() error {
+	p, s := a.plan, a.store
+	var errs []error
+	errs = append(errs, putWords(s, inverse(p.LastWords)))
+	errs = append(errs, a.takeBackPuts())
+	errs = append(errs, putWords(s, inverse(p.Words)))
+	if keys, _ := flatten(p.NewSets); len(keys) > 0 {
+		errs = append(errs, s.Synchronize(), s.DeleteBackends(keys))
+	}
+	return errors.Join(errs...)
+}
+
+// takeBackPuts removes the frontends that came and restores those that were
+// rewritten, the last one first: a VIP's mark goes before its frontends.
+func (a *Applied) takeBackPuts() error {
+	var errs []error
+	for _, put := range slices.Backward(a.plan.Puts) {
+		if put.Former == nil {
+			errs = append(errs, a.store.DeleteFrontends([]bpf.FrontendKey{put.Key}))
+		} else {
+			errs = append(errs, a.store.PutFrontends([]bpf.FrontendKey{put.Key}, []bpf.Frontend{*put.Former}))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func putWords(s Store, changes []WordChange) error {
+	for _, c := range changes {
+		if err := s.PutWord(c.At, c.To); err != nil {
+			return fmt.Errorf("switch service %d: %w", c.At/2, err)
+		}
+	}
+	return nil
+}
+
+func inverse(changes []WordChange) []WordChange {
+	var out []WordChange
+	for _, c := range slices.Backward(changes) {
+		out = append(out, WordChange{At: c.At, From: c.To, To: c.From})
+	}
+	return out
+}
+
+func flatten(sets []Set) (keys []bpf.BackendKey, values []bpf.Backend) {
+	for _, set := range sets {
+		for slot, be := range set.Backends {
+			keys = append(keys, bpf.BackendKey{Set: set.ID, Slot: slot})
+			values = append(values, be)
+		}
+	}
+	return keys, values
+}
+
+func split(puts []FrontendPut) (keys []bpf.FrontendKey, values []bpf.Frontend) {
+	for _, p := range puts {
+		keys = append(keys, p.Key)
+		values = append(values, p.Frontend)
+	}
+	return keys, values
+}

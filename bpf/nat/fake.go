@@ -1,0 +1,149 @@
+package nat
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+
+	"github.com/firsthop/firsthop/bpf"
+)
+
+// ErrFull is what a Fake says when it has no room; the kernel's maps say E2BIG.
+var ErrFull = errors.New("table full")
+
+// Fake is a table in memory that behaves as the kernel's does: it can be full,
+// it can fail, and Observe sees it after each single write, as traffic would.
+// Not safe for concurrent use.
+type Fake struct {
+	state        *State
+	MaxBackends  int          // 0: no limit
+	MaxFrontends int          // 0: no limit
+	FailAfter    int          // the write after this many fails once; 0: never
+	Observe      func(*State) // called after each write
+	Writes       int          // writes done
+}
+
+var _ Store = (*Fake)(nil)
+
+// NewFake makes an empty table with room for services indexes.
+func NewFake(services uint32) *Fake { return &Fake{state: NewState(services)} }
+
+// Read implements Store.
+func (f *Fake) Read() (*State, error) {
+	c := f.state.clone()
+	for id, set := range c.Sets {
+		c.Sets[id] = maps.Clone(set)
+	}
+	return c, nil
+}
+
+func (f *Fake) write(do func() error) error {
+	if f.FailAfter > 0 && f.Writes == f.FailAfter {
+		f.FailAfter = 0
+		return fmt.Errorf("write %d fails", f.Writes)
+	}
+	f.Writes++
+	if err := do(); err != nil {
+		return err
+	}
+	if f.Observe != nil {
+		f.Observe(f.state)
+	}
+	return nil
+}
+
+// PutGeneration implements Store.
+func (f *Fake) PutGeneration(g uint64) error {
+	return f.write(func() error { f.state.Generation = g; return nil })
+}
+
+// PutBackends implements Store.
+func (f *Fake) PutBackends(keys []bpf.BackendKey, values []bpf.Backend) error {
+	for i, k := range keys {
+		err := f.write(func() error {
+			if f.MaxBackends > 0 && f.count() >= f.MaxBackends {
+				return ErrFull
+			}
+			if f.state.Sets[k.Set] == nil {
+				f.state.Sets[k.Set] = map[uint32]bpf.Backend{}
+			}
+			f.state.Sets[k.Set][k.Slot] = values[i]
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *Fake) count() int {
+	n := 0
+	for _, set := range f.state.Sets {
+		n += len(set)
+	}
+	return n
+}
+
+// DeleteBackends implements Store.
+func (f *Fake) DeleteBackends(keys []bpf.BackendKey) error {
+	for _, k := range keys {
+		err := f.write(func() error {
+			delete(f.state.Sets[k.Set], k.Slot)
+			if len(f.state.Sets[k.Set]) == 0 {
+				delete(f.state.Sets, k.Set)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// PutFrontends implements Store.
+func (f *Fake) PutFrontends(keys []bpf.FrontendKey, values []bpf.Frontend) error {
+	for i, k := range keys {
+		err := f.write(func() error {
+			_, there := f.state.Frontends[k]
+			if !there && f.MaxFrontends > 0 && len(f.state.Frontends) >= f.MaxFrontends {
+				return ErrFull
+			}
+			f.state.Frontends[k] = values[i]
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// DeleteFrontends implements Store.
+func (f *Fake) DeleteFrontends(keys []bpf.FrontendKey) error {
+	for _, k := range keys {
+		if err := f.write(func() error { delete(f.state.Frontends, k); return nil }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// PutWord implements Store.
+func (f *Fake) PutWord(at uint32, w bpf.Word) error {
+	return f.write(func() error {
+		if at >= 2*f.state.Services {
+			return fmt.Errorf("word %d is past the end of the array", at)
+		}
+		if w == 0 {
+			delete(f.state.Words, at)
+		} else {
+			f.state.Words[at] = w
+		}
+		return nil
+	})
+}
+
+// Synchronize implements Store. In memory, nobody is held up.
+func (f *Fake) Synchronize() error { return nil }

@@ -1,0 +1,186 @@
+package nat
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/bpf"
+)
+
+// Kernel is the table in the kernel's maps. Writers hold the instance's lock;
+// reading needs none.
+type Kernel struct {
+	maps  *bpf.Maps
+	batch bool
+}
+
+var _ Store = (*Kernel)(nil)
+
+// NewKernel makes a Store of open maps. It uses batch operations where the
+// kernel has them (5.6), else one system call an entry.
+func NewKernel(maps *bpf.Maps, features bpf.Features) *Kernel {
+	return &Kernel{maps: maps, batch: features.Batch}
+}
+
+// Read implements Store. While another writes, the copy may mix two states.
+func (k *Kernel) Read() (*State, error) {
+	meta, err := k.maps.Meta()
+	if err != nil {
+		return nil, err
+	}
+	words := k.maps.Map(bpf.MapService)
+	s := NewState(words.MaxEntries() / 2)
+	s.Generation = meta.Generation
+	highest := InitIndexes.Last
+	err = errors.Join(
+		readAll(k.maps.Map(bpf.MapFrontend), k.batch, func(key bpf.FrontendKey, fe bpf.Frontend) bool {
+			s.Frontends[key] = fe
+			highest = max(highest, fe.Index)
+			return true
+		}),
+		// An index above those in use may have a word that a killed writer left;
+		// the one who next uses the index overwrites it.
+		readAll(words, k.batch, func(at uint32, w bpf.Word) bool {
+			if w != 0 {
+				s.Words[at] = w
+			}
+			return at < bpf.WordAt(highest, true)
+		}),
+		readAll(k.maps.Map(bpf.MapBackend), k.batch, func(key bpf.BackendKey, be bpf.Backend) bool {
+			if s.Sets[key.Set] == nil {
+				s.Sets[key.Set] = map[uint32]bpf.Backend{}
+			}
+			s.Sets[key.Set][key.Slot] = be
+			return true
+		}),
+	)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// readChunk is how many entries one system call copies.
+const readChunk = 4096
+
+// readAll calls each for every entry until it returns false.
+func readAll[K, V any](m *ebpf.Map, batch bool, each func(K, V) bool) error {
+	if !batch {
+		return readOneByOne(m, each)
+	}
+	var cursor ebpf.MapBatchCursor
+	size := min(readChunk, int(m.MaxEntries()))
+	keys, values := make([]K, size), make([]V, size)
+	for {
+		n, err := m.BatchLookup(&cursor, keys, values, nil)
+		for i := range n {
+			if !each(keys[i], values[i]) {
+				return nil
+			}
+		}
+		switch {
+		case errors.Is(err, ebpf.ErrKeyNotExist):
+			return nil
+		case errors.Is(err, unix.ENOSPC): // a hash bucket that is larger than the chunk
+			return readOneByOne(m, each)
+		case err != nil:
+			return fmt.Errorf("read map %v: %w", m, err)
+		}
+	}
+}
+
+func readOneByOne[K, V any](m *ebpf.Map, each func(K, V) bool) error {
+	var key K
+	var value V
+	it := m.Iterate()
+	for it.Next(&key, &value) {
+		if !each(key, value) {
+			return nil
+		}
+	}
+	if err := it.Err(); err != nil {
+		return fmt.Errorf("read map %v: %w", m, err)
+	}
+	return nil
+}
+
+// PutGeneration implements Store.
+func (k *Kernel) PutGeneration(g uint64) error { return k.maps.PutGeneration(g) }
+
+// PutBackends implements Store.
+func (k *Kernel) PutBackends(keys []bpf.BackendKey, values []bpf.Backend) error {
+	return put(k.maps.Map(bpf.MapBackend), k.batch, keys, values)
+}
+
+// DeleteBackends implements Store.
+func (k *Kernel) DeleteBackends(keys []bpf.BackendKey) error {
+	return remove(k.maps.Map(bpf.MapBackend), keys)
+}
+
+// PutFrontends implements Store.
+func (k *Kernel) PutFrontends(keys []bpf.FrontendKey, values []bpf.Frontend) error {
+	return put(k.maps.Map(bpf.MapFrontend), k.batch, keys, values)
+}
+
+// DeleteFrontends implements Store.
+func (k *Kernel) DeleteFrontends(keys []bpf.FrontendKey) error {
+	return remove(k.maps.Map(bpf.MapFrontend), keys)
+}
+
+// PutWord implements Store.
+func (k *Kernel) PutWord(at uint32, w bpf.Word) error {
+	if err := k.maps.Map(bpf.MapService).Put(at, w); err != nil {
+		return fmt.Errorf("write word %d: %w", at, err)
+	}
+	return nil
+}
+
+func put[K, V any](m *ebpf.Map, batch bool, keys []K, values []V) error {
+	if batch && len(keys) > 1 {
+		n, err := m.BatchUpdate(keys, values, nil)
+		if err != nil {
+			return fullMap(m, fmt.Errorf("write entry %d of %d: %w", n, len(keys), err))
+		}
+		return nil
+	}
+	for i := range keys {
+		if err := m.Put(keys[i], values[i]); err != nil {
+			return fullMap(m, fmt.Errorf("write entry %d of %d: %w", i, len(keys), err))
+		}
+	}
+	return nil
+}
+
+// fullMap adds to the kernel's E2BIG what it means. The error matches ErrFull.
+func fullMap(m *ebpf.Map, err error) error {
+	if !errors.Is(err, unix.E2BIG) {
+		return err
+	}
+	return fmt.Errorf("map with %d entries: %w (%w)", m.MaxEntries(), ErrFull, err)
+}
+
+// remove doesn't use batches: a batch stops at the first key that is missing.
+func remove[K any](m *ebpf.Map, keys []K) error {
+	for _, key := range keys {
+		if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("remove entry: %w", err)
+		}
+	}
+	return nil
+}
+
+// Synchronize implements Store. MEMBARRIER_CMD_GLOBAL is synchronize_rcu()
+// (Linux 4.3, kernel/sched/membarrier.c), and cgroup programs run inside an RCU
+// read section. It isn't there on nohz_full kernels: then a time that no
+// program takes.
+func (k *Kernel) Synchronize() error {
+	const cmdGlobal = 1 << 0 // MEMBARRIER_CMD_GLOBAL
+	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, cmdGlobal, 0, 0); errno != 0 {
+		time.Sleep(100 * time.Millisecond)
+	}
+	return nil
+}

@@ -1,0 +1,339 @@
+package nat
+
+import (
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/firsthop/firsthop/bpf"
+)
+
+// ErrOwned says that a frontend belongs to a service of another writer.
+var ErrOwned = errors.New("frontend belongs to another writer")
+
+// ErrNoIndex says that a writer's range of service indexes is used up.
+var ErrNoIndex = errors.New("no free service index")
+
+// Plan is an ordered list of writes, from which and to which state is known.
+type Plan struct {
+	Generation uint64        // highest set id after the plan; 0: unchanged
+	NewSets    []Set         // written before any word points to them
+	Words      []WordChange  // in order
+	Puts       []FrontendPut // in order
+	LastWords  []WordChange  // words that no frontend points to
+	OldSets    []Set         // after a grace period
+}
+
+// Set is the content of one backend set: slots, then member entries.
+type Set struct {
+	ID       uint32
+	Backends map[uint32]bpf.Backend // by slot or member id
+}
+
+// WordChange flips a word. It is also the line that --dry-run prints.
+type WordChange struct {
+	At       uint32 // place in the services array
+	From, To bpf.Word
+}
+
+// FrontendPut is a frontend that comes.
+type FrontendPut struct {
+	Key      bpf.FrontendKey
+	Frontend bpf.Frontend
+	Former   *bpf.Frontend // what a frontend that comes takes the place of; nil: nothing
+}
+
+// Empty reports whether the plan writes nothing at all.
+func (p *Plan) Empty() bool {
+	return !p.Visible() && len(p.NewSets) == 0 && len(p.OldSets) == 0
+}
+
+// Visible reports whether the plan changes what traffic sees.
+func (p *Plan) Visible() bool {
+	return len(p.Words)+len(p.Puts)+len(p.LastWords) > 0
+}
+
+// Planner turns desired Services into plans for one writer. It changes its
+// copy of the state as it plans, as if the plan were carried out.
+type Planner struct {
+	state *State
+	own   Indexes
+	plan  Plan
+	used  map[uint32]bool // indexes that have a frontend or a word in this plan
+}
+
+// NewPlanner starts a plan on a copy of state. The first thing that it plans
+// is to collect what a killed writer left: sets that no word points to, and
+// words of the writer's own range that no frontend points to.
+func NewPlanner(state *State, own Indexes) *Planner {
+	if state.Services > 0 {
+		own.Last = min(own.Last, state.Services-1)
+	}
+	p := &Planner{state: state.clone(), own: own, used: map[uint32]bool{}}
+	for _, fe := range p.state.Frontends {
+		p.used[fe.Index] = true
+	}
+	p.collect()
+	return p
+}
+
+// Plan is what was planned so far.
+func (p *Planner) Plan() *Plan { return &p.plan }
+
+// State is the table as it will be after the plan.
+func (p *Planner) State() *State { return p.state }
+
+func (p *Planner) collect() {
+	live := map[uint32]bool{}
+	for _, at := range slices.Sorted(maps.Keys(p.state.Words)) {
+		w := p.state.Words[at]
+		if index := at / 2; p.own.Contains(index) && !p.used[index] {
+			p.plan.LastWords = append(p.plan.LastWords, WordChange{At: at, From: w})
+			delete(p.state.Words, at)
+			continue
+		}
+		live[w.Set()] = true
+	}
+	for _, id := range slices.Sorted(maps.Keys(p.state.Sets)) {
+		if !live[id] {
+			p.retire(id)
+		}
+	}
+}
+
+// Owner finds the service index that a Service has in the table. found is
+// false if none of its frontends is there. It is an error if they belong to
+// different services.
+func (p *Planner) Owner(svc Service) (index uint32, found bool, err error) {
+	for _, k := range svc.Frontends {
+		fe, ok := p.state.Frontends[k]
+		switch {
+		case !ok:
+		case !found:
+			index, found = fe.Index, true
+		case fe.Index != index:
+			return 0, false, fmt.Errorf("service %s: its frontends belong to services %d and %d of the table", svc.Name, index, fe.Index)
+		}
+	}
+	return index, found, nil
+}
+
+// Ensure plans a Service of the writer's own: it gets an index, its frontends
+// and its backends. Nothing is planned for what is already so. The order of
+// backends has no meaning. Frontends that the Service has in the table, but
+// not in svc, stay. ErrOwned: the Service belongs to another writer.
+func (p *Planner) Ensure(svc Service) error {
+	if err := svc.Validate(); err != nil {
+		return err
+	}
+	index, found, err := p.Owner(svc)
+	if err != nil {
+		return err
+	}
+	if found && !p.own.Contains(index) {
+		return fmt.Errorf("service %s has index %d: %w", svc.Name, index, ErrOwned)
+	}
+	if !found {
+		if index, err = p.allocate(); err != nil {
+			return fmt.Errorf("service %s: %w", svc.Name, err)
+		}
+	}
+	if err := p.setBackends(index, svc.Backends, svc.Sticky); err != nil {
+		return fmt.Errorf("service %s: %w", svc.Name, err)
+	}
+	flags := bpf.FrontendFlags(0)
+	if svc.Sticky {
+		flags |= bpf.FrontendSticky
+	}
+	for _, k := range svc.Frontends {
+		p.putFrontend(k, bpf.Frontend{Index: index, Flags: flags})
+	}
+	for _, v := range svc.VIPs {
+		p.putFrontend(bpf.VIPKeyOf(v), bpf.Frontend{Flags: bpf.FrontendVIP})
+	}
+	return nil
+}
+
+// Replace plans other backends for a service of any writer, which keeps its
+// index, frontends and flags.
+func (p *Planner) Replace(index uint32, backends []netip.AddrPort) error {
+	if len(backends) == 0 {
+		return fmt.Errorf("service index %d would be left without a backend", index)
+	}
+	sticky := false
+	for _, fe := range p.state.Frontends {
+		if fe.Index == index && fe.Flags&bpf.FrontendSticky != 0 {
+			sticky = true
+		}
+	}
+	return p.setBackends(index, backends, sticky)
+}
+
+func (p *Planner) allocate() (uint32, error) {
+	for i := p.own.First; i <= p.own.Last; i++ {
+		if !p.used[i] {
+			p.used[i] = true
+			return i, nil
+		}
+	}
+	return 0, fmt.Errorf("%d to %d are all in use: %w", p.own.First, p.own.Last, ErrNoIndex)
+}
+
+func (p *Planner) setBackends(index uint32, backends []netip.AddrPort, sticky bool) error {
+	at := bpf.WordAt(index, false)
+	old := p.state.Words[at]
+	next := distinct(backends)
+	if p.same(old, next, sticky) {
+		return nil
+	}
+	to := bpf.Word(0)
+	if len(next) > 0 {
+		id, err := p.newSetID()
+		if err != nil {
+			return err
+		}
+		set := makeSet(id, next, sticky, p.state.Sets[old.Set()])
+		p.plan.NewSets = append(p.plan.NewSets, set)
+		p.state.Sets[id] = set.Backends
+		to = bpf.WordOf(id, uint32(len(next)))
+	}
+	p.plan.Words = append(p.plan.Words, WordChange{At: at, From: old, To: to})
+	if to == 0 {
+		delete(p.state.Words, at)
+	} else {
+		p.state.Words[at] = to
+	}
+	if old.Count() > 0 {
+		p.retire(old.Set())
+	}
+	return nil
+}
+
+// same reports whether the set behind w holds exactly these backends, whole
+// and with the member entries that are wanted.
+func (p *Planner) same(w bpf.Word, want []netip.AddrPort, sticky bool) bool {
+	if int(w.Count()) != len(want) {
+		return false
+	}
+	set := p.state.Sets[w.Set()]
+	entries := len(want)
+	if sticky {
+		entries *= 2
+	}
+	have := p.state.Backends(w)
+	if len(set) != entries || len(have) != len(want) {
+		return false
+	}
+	for _, b := range want {
+		if !slices.Contains(have, b) {
+			return false
+		}
+	}
+	return true
+}
+
+func (p *Planner) retire(id uint32) {
+	p.plan.OldSets = append(p.plan.OldSets, Set{ID: id, Backends: p.state.Sets[id]})
+	delete(p.state.Sets, id)
+}
+
+// newSetID never gives out an id again before all others were: a program that
+// was held up for long can't find strangers in a set.
+func (p *Planner) newSetID() (uint32, error) {
+	for range uint64(1) << 32 {
+		p.state.Generation++
+		id := uint32(p.state.Generation)
+		if _, taken := p.state.Sets[id]; id == 0 || taken || p.retiring(id) {
+			continue
+		}
+		p.plan.Generation = p.state.Generation
+		return id, nil
+	}
+	return 0, errors.New("no free set id")
+}
+
+func (p *Planner) retiring(id uint32) bool {
+	return slices.ContainsFunc(p.plan.OldSets, func(s Set) bool { return s.ID == id })
+}
+
+func (p *Planner) putFrontend(k bpf.FrontendKey, fe bpf.Frontend) {
+	put := FrontendPut{Key: k, Frontend: fe}
+	if old, ok := p.state.Frontends[k]; ok {
+		if old == fe {
+			return
+		}
+		put.Former = &old
+	}
+	p.plan.Puts = append(p.plan.Puts, put)
+	p.state.Frontends[k] = fe
+}
+
+func makeSet(id uint32, backends []netip.AddrPort, sticky bool, former map[uint32]bpf.Backend) Set {
+	s := Set{ID: id, Backends: map[uint32]bpf.Backend{}}
+	ids := memberIDs(backends, former)
+	for slot, b := range backends {
+		be := bpf.Backend{Addr: bpf.AddressOf(b.Addr()), Port: bpf.PortOf(b.Port()), ID: ids[slot]}
+		s.Backends[uint32(slot)] = be
+		if sticky {
+			s.Backends[be.ID] = be
+		}
+	}
+	return s
+}
+
+// memberIDs are what sockets remember the backends by. One that was in the
+// former set keeps its id; a new one gets a hash of its address, moved on while
+// that is taken.
+func memberIDs(backends []netip.AddrPort, former map[uint32]bpf.Backend) []uint32 {
+	before := map[netip.AddrPort]uint32{}
+	for _, be := range former {
+		before[be.AddrPort()] = be.ID
+	}
+	ids := make([]uint32, len(backends))
+	taken := map[uint32]bool{}
+	for i, b := range backends {
+		ids[i] = before[b]
+		taken[ids[i]] = true
+	}
+	for i, b := range backends {
+		if ids[i] != 0 {
+			continue
+		}
+		h := fnv.New32a()
+		fmt.Fprint(h, b)
+		id := h.Sum32() | bpf.BackendMember
+		for taken[id] {
+			id = (id + 1) | bpf.BackendMember
+		}
+		ids[i] = id
+		taken[id] = true
+	}
+	return ids
+}
+
+func distinct(in []netip.AddrPort) []netip.AddrPort {
+	var out []netip.AddrPort
+	seen := map[netip.AddrPort]bool{}
+	for _, b := range in {
+		b = netip.AddrPortFrom(b.Addr().Unmap(), b.Port())
+		if !seen[b] {
+			seen[b] = true
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
+func (s *State) clone() *State {
+	c := &State{
+		Generation: s.Generation,
+		Services:   s.Services,
+		Frontends:  maps.Clone(s.Frontends),
+		Words:      maps.Clone(s.Words),
+		Sets:       maps.Clone(s.Sets), // sets are never changed once written
+	}
+	return c
+}

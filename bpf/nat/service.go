@@ -1,0 +1,62 @@
+package nat
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/firsthop/firsthop/bpf"
+)
+
+// Indexes are a range of service indexes that belong to one writer.
+type Indexes struct{ First, Last uint32 }
+
+// InitIndexes belong to the init stage; everything above to the runtime.
+var InitIndexes = Indexes{First: 1, Last: 1023}
+
+// Contains reports whether an index is in the range.
+func (r Indexes) Contains(index uint32) bool { return r.First <= index && index <= r.Last }
+
+// Service is one Service port as the table should have it: what clients
+// connect to, and where they get. All addresses are of one family.
+type Service struct {
+	Name      string            // for messages only: "default/kubernetes:https (IPv4)"
+	Frontends []bpf.FrontendKey // at least one
+	VIPs      []netip.Addr      // addresses of Frontends whose other ports are to be refused
+	Backends  []netip.AddrPort  // for cluster traffic, at least one unless AllowEmpty
+	Sticky    bool              // unconnected UDP sockets keep their backend
+
+	// AllowEmpty lets a Service have no backend: its connections are refused.
+	// Never set for the API service (design rule "never empty").
+	AllowEmpty bool
+}
+
+// Validate checks what a table can't hold.
+func (s Service) Validate() error {
+	if len(s.Frontends) == 0 {
+		return fmt.Errorf("service %s has no frontend", s.Name)
+	}
+	if len(s.Backends) == 0 && !s.AllowEmpty {
+		return fmt.Errorf("service %s would be left without a backend", s.Name)
+	}
+	is4 := s.Frontends[0].Addr.Addr().Is4()
+	for _, k := range s.Frontends {
+		if a := k.Addr.Addr(); a.Is4() != is4 {
+			return fmt.Errorf("service %s mixes families: %v and %v", s.Name, s.Frontends[0], k)
+		}
+		if k.Proto == 0 || k.Port == (bpf.Port{}) {
+			return fmt.Errorf("service %s: frontend %v has no port or protocol", s.Name, k)
+		}
+	}
+	for _, b := range s.Backends {
+		if b.Addr().Unmap().Is4() != is4 {
+			return fmt.Errorf("service %s: backend %v is not of the frontends' family", s.Name, b)
+		}
+	}
+	for _, v := range s.VIPs {
+		if !slices.ContainsFunc(s.Frontends, func(k bpf.FrontendKey) bool { return k.Addr == bpf.AddressOf(v) }) {
+			return fmt.Errorf("service %s: VIP %v has no frontend", s.Name, v)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,120 @@
+// Package nat keeps the NAT table in order: it is the model of the table, the
+// planner that allocates ids and orders the writes, and the one place that
+// applies them.
+//
+// The init stage and the runtime share it, so that a seed and a full table can
+// never disagree on ids. Everything here is pure but for the Store.
+//
+// # Order of writes
+//
+// Traffic reads the table while it is written. A plan is ordered so that every
+// state in between is valid:
+//
+//  1. backends of new sets, which nothing points to yet
+//  2. words: each flips one service from its old set to its new one
+//  3. frontends of new services, then the marks of their VIPs
+//  4. words that no frontend points to, left over by a writer that was killed
+//  5. after an RCU grace period, old sets
+//
+// Steps 1 to 4 can be taken back (Applied.Rollback) until step 5
+// (Applied.Commit). A writer that is killed between any two leaves sets or words
+// that nothing points to; the next plan collects them.
+//
+// Writers hold the instance's lock. Readers need none.
+package nat
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/firsthop/firsthop/bpf"
+)
+
+// State is a copy of a table's content. It is not safe for concurrent use.
+type State struct {
+	Generation uint64 // highest set id ever given out
+	Services   uint32 // capacity: indexes run from 1 to Services-1
+	Frontends  map[bpf.FrontendKey]bpf.Frontend
+	Words      map[uint32]bpf.Word               // by place in the array (bpf.WordAt); zero words are absent
+	Sets       map[uint32]map[uint32]bpf.Backend // by set id and slot or member id
+}
+
+// NewState gives an empty table with room for services indexes.
+func NewState(services uint32) *State {
+	return &State{
+		Services:  services,
+		Frontends: map[bpf.FrontendKey]bpf.Frontend{},
+		Words:     map[uint32]bpf.Word{},
+		Sets:      map[uint32]map[uint32]bpf.Backend{},
+	}
+}
+
+// Resolve does what the programs do with a new connection: every backend that
+// it could get. refused is true where it would be refused; neither a backend
+// nor refused means that the address isn't a frontend.
+func (s *State) Resolve(key bpf.FrontendKey) (backends []netip.AddrPort, refused bool) {
+	fe, ok := s.Frontends[key]
+	if !ok {
+		fe, ok = s.Frontends[bpf.FrontendKey{Addr: key.Addr}]
+		if !ok {
+			return nil, false
+		}
+	}
+	if fe.Flags&bpf.FrontendVIP != 0 {
+		return nil, true
+	}
+	w := s.Words[bpf.WordAt(fe.Index, fe.Flags&bpf.FrontendLocal != 0)]
+	for slot := range w.Count() {
+		be, ok := s.Sets[w.Set()][slot]
+		if !ok {
+			return nil, true
+		}
+		backends = append(backends, be.AddrPort())
+	}
+	return backends, len(backends) == 0
+}
+
+// Backends are the addresses of the set behind a word, in slot order.
+func (s *State) Backends(w bpf.Word) []netip.AddrPort {
+	var out []netip.AddrPort
+	for slot := range w.Count() {
+		if be, ok := s.Sets[w.Set()][slot]; ok {
+			out = append(out, be.AddrPort())
+		}
+	}
+	return out
+}
+
+// FrontendsOf are the frontends of a service index, sorted.
+func (s *State) FrontendsOf(index uint32) []bpf.FrontendKey {
+	var keys []bpf.FrontendKey
+	for k, fe := range s.Frontends {
+		if fe.Index == index && fe.Flags&bpf.FrontendVIP == 0 {
+			keys = append(keys, k)
+		}
+	}
+	sortKeys(keys)
+	return keys
+}
+
+// Indexes are the service indexes that have a frontend, sorted.
+func (s *State) Indexes() []uint32 {
+	seen := map[uint32]bool{}
+	var out []uint32
+	for _, fe := range s.Frontends {
+		if fe.Flags&bpf.FrontendVIP == 0 && !seen[fe.Index] {
+			seen[fe.Index] = true
+			out = append(out, fe.Index)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func sortKeys(keys []bpf.FrontendKey) {
+	slices.SortFunc(keys, func(a, b bpf.FrontendKey) int {
+		return cmp.Or(a.AddrPort().Addr().Compare(b.AddrPort().Addr()),
+			cmp.Compare(a.Port.Uint16(), b.Port.Uint16()), cmp.Compare(a.Proto, b.Proto))
+	})
+}

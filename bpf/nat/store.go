@@ -1,0 +1,26 @@
+package nat
+
+import "github.com/firsthop/firsthop/bpf"
+
+// Store is a table that can be read and written: the kernel's maps, or a Fake.
+// Slices that belong together have the same length. An error may leave a part
+// written; Apply takes it back.
+type Store interface {
+	// Read copies the whole table.
+	Read() (*State, error)
+
+	// PutGeneration notes the highest set id given out.
+	PutGeneration(uint64) error
+
+	PutBackends([]bpf.BackendKey, []bpf.Backend) error
+	// DeleteBackends and DeleteFrontends don't mind keys that are not there.
+	DeleteBackends([]bpf.BackendKey) error
+	PutFrontends([]bpf.FrontendKey, []bpf.Frontend) error
+	DeleteFrontends([]bpf.FrontendKey) error
+
+	// PutWord changes a word by one store; zero clears it.
+	PutWord(at uint32, w bpf.Word) error
+
+	// Synchronize returns when no program uses what it read before the call.
+	Synchronize() error
+}
