@@ -1,0 +1,95 @@
+# Everything here works on a fresh clone: targets install what they need (Debian and Ubuntu) or say what is missing.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+GO       ?= go
+FUZZTIME ?= 10s
+BENCH    ?= .
+PKG      ?= ./...
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  := -s -w -X main.version=$(VERSION)
+
+# The product has no C in it. Only the race detector needs it: see test.
+export CGO_ENABLED = 0
+
+##@ Product
+
+.PHONY: build
+build: ## bin/firsthop: one static binary (GOARCH=arm64 for the other one)
+	$(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/firsthop ./cmd/firsthop
+
+.PHONY: generate
+generate: setup-bpf ## compile the BPF programs; the objects are committed, so building needs no clang
+	$(GO) generate ./bpf/...
+
+.PHONY: fmt
+fmt: setup-bpf ## format Go and C
+	gofmt -l -w .
+	clang-format-19 -i $$(find bpf -name '*.[ch]')
+
+##@ Tests
+
+.PHONY: demo
+demo: setup-demo build ## see it work, in a network namespace of its own that goes away again
+	$(GO) build -buildvcs=false -o bin/demo ./test/demo
+	$(AS_ROOT) bin/demo -firsthop bin/firsthop
+
+.PHONY: test
+test: setup-test build ## every test, with the race detector, as root (by sudo where it must); PKG=./kernel/... for some
+	.ci/test $(PKG)
+
+.PHONY: fuzz
+fuzz: ## every fuzz test for FUZZTIME (10s)
+	.ci/fuzz $(FUZZTIME) $(PKG)
+
+.PHONY: bench
+bench: setup-test build ## the benchmarks; BENCH=Connect for some
+	.ci/test -run '^$$' -bench '$(BENCH)' -timeout 30m $(PKG)
+
+.PHONY: cover
+cover: setup-test build ## what the tests reach, by function and in total
+	mkdir -p .cache
+	.ci/test -coverpkg=./... -coverprofile=.cache/cover.out $(PKG)
+	$(GO) tool cover -func=.cache/cover.out
+
+##@ Checks
+
+.PHONY: lint
+lint: setup-bpf ## formatting, vet, staticcheck, generated files, modules
+	@files=$$(gofmt -l .); test -z "$$files" || { echo "not formatted (make fmt):"; echo "$$files"; exit 1; } >&2
+	clang-format-19 --dry-run -Werror $$(find bpf -name '*.[ch]')
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	for script in .ci/*; do bash -n "$$script"; done
+	$(MAKE) --no-print-directory check-generated
+	$(GO) mod tidy -diff
+	$(GO) mod verify
+
+.PHONY: check-generated
+check-generated: setup-bpf ## are the committed BPF objects those of the committed C?
+	.ci/check-generated
+
+##@ Machine
+
+.PHONY: setup
+setup: ## install every Debian package that any target needs
+	.ci/setup all
+
+.PHONY: setup-test setup-bpf setup-demo
+setup-test setup-bpf setup-demo:
+	@.ci/setup $(@:setup-%=%)
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin .cache
+
+.PHONY: help
+help: ## this list
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# The demo needs root. sudo is asked for only by those who are not.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
