@@ -1,0 +1,138 @@
+package natinit
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/bpf"
+)
+
+// ErrConflict says that a program of somebody else is attached in a way that
+// keeps ours out. It is never detached or replaced.
+var ErrConflict = errors.New("foreign program in the way")
+
+// explainAttach finds the reason of an EPERM: the kernel gives it both for a
+// lack of rights and where the hook's list was attached with other flags, here
+// or in a parent (kernel/bpf/cgroup.c, hierarchy_allows_attach).
+func explainAttach(cgroup *os.File, h bpf.Hook, proc string, err error) error {
+	if !errors.Is(err, unix.EPERM) {
+		return err
+	}
+	for dir := cgroup.Name(); ; dir = filepath.Dir(dir) {
+		f, openErr := os.Open(dir)
+		if openErr != nil {
+			break
+		}
+		flags, ids, queryErr := queryFlags(f, h.Attach)
+		f.Close()
+		if queryErr != nil {
+			break // left the hierarchy
+		}
+		if len(ids) > 0 && flags&allowMulti == 0 {
+			return fmt.Errorf("%s is attached to %s %s, which lets no second program in: "+
+				"have its owner attach it with BPF_F_ALLOW_MULTI, or remove it: %w",
+				nameAll(ids, proc), dir, flagWords(flags), ErrConflict)
+		}
+	}
+	return fmt.Errorf("%w: run as root, or with CAP_BPF and CAP_NET_ADMIN (CAP_SYS_ADMIN below Linux 5.8)", err)
+}
+
+func flagWords(flags uint32) string {
+	if flags&1 != 0 { // BPF_F_ALLOW_OVERRIDE
+		return "with BPF_F_ALLOW_OVERRIDE"
+	}
+	return "exclusively (no flags)"
+}
+
+// queryFlags is BPF_PROG_QUERY with the attach flags, which the library
+// doesn't hand out.
+func queryFlags(cgroup *os.File, attach ebpf.AttachType) (flags uint32, ids []ebpf.ProgramID, err error) {
+	const bpfProgQuery = 16
+	buf := make([]uint32, 64)
+	attr := struct {
+		targetFD    uint32
+		attachType  uint32
+		queryFlags  uint32
+		attachFlags uint32
+		progIDs     uint64
+		progCount   uint32
+		_           uint32
+	}{targetFD: uint32(cgroup.Fd()), attachType: uint32(attach), progIDs: uint64(uintptr(unsafe.Pointer(&buf[0]))), progCount: uint32(len(buf))}
+	_, _, errno := unix.Syscall(unix.SYS_BPF, bpfProgQuery, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+	if errno != 0 && errno != unix.ENOSPC {
+		return 0, nil, errno
+	}
+	for _, id := range buf[:min(int(attr.progCount), len(buf))] {
+		ids = append(ids, ebpf.ProgramID(id))
+	}
+	return attr.attachFlags, ids, nil
+}
+
+func nameAll(ids []ebpf.ProgramID, proc string) string {
+	var names []string
+	for _, id := range ids {
+		names = append(names, nameProgram(id, proc))
+	}
+	return strings.Join(names, " and ")
+}
+
+// nameProgram says what an operator needs to find a program's owner.
+func nameProgram(id ebpf.ProgramID, proc string) string {
+	s := fmt.Sprintf("program %d", id)
+	p, err := ebpf.NewProgramFromID(id)
+	if err != nil {
+		return s
+	}
+	defer p.Close()
+	info, err := p.Info()
+	if err != nil {
+		return s
+	}
+	var details []string
+	details = append(details, "tag "+info.Tag)
+	if uid, ok := info.CreatedByUID(); ok {
+		details = append(details, fmt.Sprintf("loaded by uid %d", uid))
+	}
+	if holders := programHolders(id, proc); len(holders) > 0 {
+		details = append(details, "held by "+strings.Join(holders, ", "))
+	}
+	return fmt.Sprintf("%s %q (%s)", s, info.Name, strings.Join(details, ", "))
+}
+
+// programHolders finds processes with an open handle of a program, by the
+// prog_id line of /proc/PID/fdinfo.
+func programHolders(id ebpf.ProgramID, proc string) []string {
+	if proc == "" {
+		proc = "/proc"
+	}
+	want := "prog_id:\t" + strconv.Itoa(int(id)) + "\n"
+	files, _ := filepath.Glob(filepath.Join(proc, "[0-9]*", "fdinfo", "*"))
+	var out []string
+	last := ""
+	for _, f := range files {
+		pid := filepath.Base(filepath.Dir(filepath.Dir(f)))
+		if pid == last {
+			continue
+		}
+		data, err := os.ReadFile(f)
+		if err != nil || !strings.Contains(string(data), want) {
+			continue
+		}
+		last = pid
+		comm, _ := os.ReadFile(filepath.Join(proc, pid, "comm"))
+		out = append(out, fmt.Sprintf("pid %s (%s)", pid, strings.TrimSpace(string(comm))))
+		if len(out) == 3 {
+			break
+		}
+	}
+	return out
+}
+

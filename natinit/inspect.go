@@ -1,0 +1,76 @@
+package natinit
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/firsthop/firsthop/bpf"
+)
+
+// HookState is what the kernel says of one hook now.
+type HookState struct {
+	Hook     string         `json:"hook"`
+	Attached bool           `json:"attached"`
+	By       By             `json:"by,omitempty"`
+	Program  ebpf.ProgramID `json:"program_id,omitempty"`
+	CgroupID uint64         `json:"cgroup_id,omitempty"` // of a link; 0 there: its cgroup died
+	Foreign  []string       `json:"foreign,omitempty"`   // other programs at the same hook
+}
+
+// Inspect reads, and changes nothing: what is attached at every hook of a
+// cgroup. maps may be nil where there is no table; nothing is ours then.
+func Inspect(pins bpf.Pins, maps *bpf.Maps, cgroup string) ([]HookState, error) {
+	dir, err := os.Open(cgroup)
+	if err != nil {
+		return nil, fmt.Errorf("open cgroup: %w", err)
+	}
+	defer dir.Close()
+	var out []HookState
+	for _, h := range bpf.Hooks() {
+		st, err := inspectHook(pins, maps, dir, h)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, st)
+	}
+	return out, nil
+}
+
+func inspectHook(pins bpf.Pins, maps *bpf.Maps, cgroup *os.File, h bpf.Hook) (HookState, error) {
+	st := HookState{Hook: h.Name}
+	err := eachAttached(cgroup, h, func(p *ebpf.Program) error {
+		l, err := bpf.Inspect(p, maps)
+		if err != nil {
+			return err
+		}
+		if l.Ours {
+			st.Attached, st.By, st.Program = true, ByProg, l.ID
+		} else {
+			st.Foreign = append(st.Foreign, fmt.Sprintf("%d %q", l.ID, l.Name))
+		}
+		return nil
+	})
+	if err != nil {
+		return st, err
+	}
+	l, err := link.LoadPinnedLink(filepath.Join(pins.Links(), h.Name), nil) // the kernel opens links only for reading and writing
+	if errors.Is(err, os.ErrNotExist) {
+		return st, nil
+	}
+	if err != nil {
+		return st, nil // what stands there instead is reported by the one who attaches
+	}
+	defer l.Close()
+	if info, err := l.Info(); err == nil && info.Cgroup() != nil {
+		st.CgroupID = info.Cgroup().CgroupId
+		if info.Program == st.Program {
+			st.By = ByLink
+		}
+	}
+	return st, nil
+}

@@ -1,0 +1,164 @@
+package natinit
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/bpf"
+)
+
+// ensureLink attaches by bpf_link. Between attach and pin the link is held by
+// this process alone: killed there, nothing is left attached.
+func (a *Attached) ensureLink(h bpf.Hook) (HookResult, error) {
+	res := HookResult{Hook: h.Name, By: ByLink}
+	pin := filepath.Join(a.cfg.Pins.Links(), h.Name)
+	former, state, err := a.openLink(pin, h)
+	if err != nil {
+		return res, err
+	}
+	if state.here {
+		return a.updateLink(h, former, state, res)
+	}
+	prog, err := a.program(h)
+	if err != nil {
+		return res, err
+	}
+	l, err := link.AttachRawLink(link.RawLinkOptions{Target: int(a.cgroup.Fd()), Program: prog, Attach: h.Attach})
+	if err != nil {
+		return res, explainAttach(a.cgroup, h, a.cfg.Proc, err)
+	}
+	a.closes = append(a.closes, l.Close)
+	if err := a.pinLink(l, pin, former); err != nil {
+		return res, err
+	}
+	res.Change, res.Note = Added, state.note
+	res.Program, err = programID(prog)
+	return res, err
+}
+
+// updateLink exchanges the program of a link that is where it should be.
+func (a *Attached) updateLink(h bpf.Hook, l link.Link, state linkState, res HookResult) (HookResult, error) {
+	res.Program = state.program
+	old, err := ebpf.NewProgramFromID(state.program)
+	if err != nil {
+		return res, fmt.Errorf("open attached program: %w", err)
+	}
+	a.closes = append(a.closes, old.Close)
+	if same, err := a.current(old); err != nil || same {
+		res.Change = Kept
+		return res, err
+	}
+	prog, err := a.program(h)
+	if err != nil {
+		return res, err
+	}
+	if err := l.Update(prog); err != nil {
+		return res, fmt.Errorf("exchange program: %w", err)
+	}
+	a.undo = append(a.undo, func() error { return l.Update(old) })
+	res.Change = Changed
+	res.Program, err = programID(prog)
+	return res, err
+}
+
+// pinLink pins a new link at its place, over the pin of a former one that is
+// attached elsewhere or dead.
+func (a *Attached) pinLink(l link.Link, pin string, former link.Link) error {
+	if err := ensureDir(a.cfg.Pins.Links()); err != nil {
+		return err
+	}
+	next := pin + ".new"
+	if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove left-over pin: %w", err)
+	}
+	if err := l.Pin(next); err != nil {
+		return fmt.Errorf("pin link: %w", err)
+	}
+	if err := os.Rename(next, pin); err != nil {
+		os.Remove(next)
+		return fmt.Errorf("move pinned link into place: %w", err)
+	}
+	a.undo = append(a.undo, func() error {
+		err := errors.Join(os.Remove(pin), detach(l))
+		if former != nil {
+			err = errors.Join(err, former.Pin(pin))
+		}
+		return err
+	})
+	return nil
+}
+
+// detach detaches at once where the kernel can (5.9); else closing the last
+// handle does, a little later.
+func detach(l link.Link) error {
+	err := l.Detach()
+	if err == nil || errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, unix.EINVAL) {
+		return nil
+	}
+	return fmt.Errorf("detach link: %w", err)
+}
+
+type linkState struct {
+	here    bool // attached to our cgroup, at this hook
+	program ebpf.ProgramID
+	note    string // why a pinned link is not used
+}
+
+// openLink opens the pinned link of a hook; nil if there is none. A link whose
+// cgroup died has id 0 there; one in another cgroup is from a run that took the
+// wrong one for the root.
+func (a *Attached) openLink(pin string, h bpf.Hook) (link.Link, linkState, error) {
+	l, err := link.LoadPinnedLink(pin, nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, linkState{}, nil
+	}
+	if err != nil {
+		return nil, linkState{}, fmt.Errorf("%s doesn't hold a BPF link (%s): move it away if nothing needs it: %w", pin, err, bpf.ErrForeign)
+	}
+	a.closes = append(a.closes, l.Close)
+	info, err := l.Info()
+	if err != nil {
+		return nil, linkState{}, fmt.Errorf("read info of pinned link: %w", err)
+	}
+	cg := info.Cgroup()
+	if cg == nil || ebpf.AttachType(cg.AttachType) != h.Attach {
+		return nil, linkState{}, fmt.Errorf("%s is a link of another kind: move it away if nothing needs it: %w", pin, bpf.ErrForeign)
+	}
+	want, err := cgroupID(a.cgroup)
+	if err != nil {
+		return nil, linkState{}, err
+	}
+	switch cg.CgroupId {
+	case want:
+		return l, linkState{here: true, program: info.Program}, nil
+	case 0:
+		return nil, linkState{note: "the cgroup of the former link is gone"}, nil
+	default:
+		return l, linkState{note: fmt.Sprintf("moved here from the cgroup with id %d", cg.CgroupId)}, nil
+	}
+}
+
+// cgroupID is the kernel's id of an open cgroup directory: its kernfs node,
+// which file handles carry (5.5; before that the id of a link is not asked
+// for, as there are no links).
+func cgroupID(dir *os.File) (uint64, error) {
+	h, _, err := unix.NameToHandleAt(int(dir.Fd()), "", unix.AT_EMPTY_PATH)
+	if err != nil {
+		return 0, fmt.Errorf("read cgroup id of %s: %w", dir.Name(), err)
+	}
+	b := h.Bytes()
+	if len(b) < 8 {
+		return 0, fmt.Errorf("read cgroup id of %s: handle of %d bytes, want 8: is it a cgroup2 directory?", dir.Name(), len(b))
+	}
+	var id uint64
+	for i := 7; i >= 0; i-- {
+		id = id<<8 | uint64(b[i])
+	}
+	return id, nil
+}

@@ -1,0 +1,192 @@
+package natinit
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/bpf/nat"
+)
+
+// SeedConfig says what the table is to hold after the init stage.
+type SeedConfig struct {
+	Pins     bpf.Pins
+	Sizes    bpf.Sizes // of maps that don't exist yet
+	Features bpf.Features
+
+	// Services are to be in the table. One that the runtime wrote already keeps
+	// its index; what happens to its backends is for Merge to say.
+	Services []nat.Service
+
+	// Merge gives the backends of a service that the runtime wrote: from those
+	// that it has and those that the init stage would give it. nil, or an equal
+	// result, leaves it alone.
+	Merge func(svc nat.Service, have []netip.AddrPort) []netip.AddrPort
+}
+
+// SeededService says what happened to one Service.
+type SeededService struct {
+	Name      string           `json:"name"`
+	Index     uint32           `json:"index"`
+	Frontends []string         `json:"frontends"`
+	Backends  []netip.AddrPort `json:"backends"`
+	Former    []netip.AddrPort `json:"former_backends,omitempty"` // before; absent if the same
+	Change    Change           `json:"change"`
+	Owner     Owner            `json:"owner"`
+}
+
+// Change says what was done to a thing that was to be there.
+type Change string
+
+// What can be done to a thing.
+const (
+	Kept    Change = "kept"    // was so already
+	Added   Change = "added"   // wasn't there
+	Changed Change = "changed" // was there, and different
+)
+
+// Owner is who writes a service of the table.
+type Owner string
+
+// The writers.
+const (
+	OwnerInit    Owner = "init"
+	OwnerRuntime Owner = "runtime"
+)
+
+// OwnerOf tells a service's writer by its index.
+func OwnerOf(index uint32) Owner {
+	if nat.InitIndexes.Contains(index) {
+		return OwnerInit
+	}
+	return OwnerRuntime
+}
+
+// Seeded is a seed that traffic sees and that can still be taken back.
+type Seeded struct {
+	Maps     *bpf.Maps
+	Services []SeededService
+	Written  bool // whether anything in the table changed
+
+	pins    bpf.Pins
+	applied *nat.Applied
+}
+
+// Seed creates what is missing of the table and brings the Services into it.
+// On an error nothing has changed. Errors match bpf.ErrForeign,
+// bpf.ErrNewerLayout or nat.ErrFull where that is the cause.
+func Seed(cfg SeedConfig) (*Seeded, error) {
+	maps, err := bpf.EnsureMaps(cfg.Pins, cfg.Sizes)
+	if err != nil {
+		return nil, err
+	}
+	s := &Seeded{Maps: maps, pins: cfg.Pins}
+	if err := s.write(cfg); err != nil {
+		undo := maps.Discard(cfg.Pins)
+		return nil, errors.Join(err, undo, maps.Close())
+	}
+	return s, nil
+}
+
+func (s *Seeded) write(cfg SeedConfig) error {
+	store := nat.NewKernel(s.Maps, cfg.Features)
+	state, err := store.Read()
+	if err != nil {
+		return err
+	}
+	plan, services, err := PlanSeed(state, cfg)
+	if err != nil {
+		return err
+	}
+	s.Services, s.Written = services, !plan.Empty()
+	s.applied, err = nat.Apply(store, plan)
+	return err
+}
+
+// PlanSeed plans the seed without writing anything.
+func PlanSeed(state *nat.State, cfg SeedConfig) (*nat.Plan, []SeededService, error) {
+	p := nat.NewPlanner(state, nat.InitIndexes)
+	var out []SeededService
+	for _, svc := range cfg.Services {
+		before, existed, err := p.Owner(svc)
+		if err != nil {
+			return nil, nil, err
+		}
+		former := p.State().Backends(p.State().Words[bpf.WordAt(before, false)])
+		if err := ensure(p, svc, cfg.Merge, before, former); err != nil {
+			return nil, nil, err
+		}
+		index, _, err := p.Owner(svc)
+		if err != nil {
+			return nil, nil, err
+		}
+		out = append(out, describe(p.State(), svc, index, existed, former))
+	}
+	return p.Plan(), out, nil
+}
+
+// ensure brings one Service into the plan: as the init stage's own, or, where
+// the runtime has it already, by merging backends.
+func ensure(p *nat.Planner, svc nat.Service, merge func(nat.Service, []netip.AddrPort) []netip.AddrPort, index uint32, have []netip.AddrPort) error {
+	err := p.Ensure(svc)
+	if !errors.Is(err, nat.ErrOwned) || merge == nil {
+		return ignoreOwned(err)
+	}
+	want := merge(svc, have)
+	if len(want) == 0 {
+		return nil
+	}
+	return p.Replace(index, want)
+}
+
+func ignoreOwned(err error) error {
+	if errors.Is(err, nat.ErrOwned) {
+		return nil
+	}
+	return err
+}
+
+func describe(state *nat.State, svc nat.Service, index uint32, existed bool, former []netip.AddrPort) SeededService {
+	s := SeededService{Name: svc.Name, Index: index, Owner: OwnerOf(index), Change: Kept}
+	for _, k := range state.FrontendsOf(index) {
+		s.Frontends = append(s.Frontends, k.String())
+	}
+	s.Backends = state.Backends(state.Words[bpf.WordAt(index, false)])
+	switch {
+	case !existed:
+		s.Change = Added
+	case !sameSet(former, s.Backends):
+		s.Change = Changed
+		s.Former = former
+	}
+	return s
+}
+
+func sameSet(a, b []netip.AddrPort) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for _, x := range a {
+		if !slices.Contains(b, x) {
+			return false
+		}
+	}
+	return true
+}
+
+// Commit makes the seed final: old backend sets go after a grace period.
+func (s *Seeded) Commit() error { return s.applied.Commit() }
+
+// Rollback takes the seed back, and removes the maps that it created.
+func (s *Seeded) Rollback() error {
+	err := errors.Join(s.applied.Rollback(), s.Maps.Discard(s.pins))
+	if err != nil {
+		return fmt.Errorf("take the seed back: %w", err)
+	}
+	return nil
+}
+
+// Close closes the maps' handles. The table stays.
+func (s *Seeded) Close() error { return s.Maps.Close() }
