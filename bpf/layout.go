@@ -163,7 +163,7 @@ func (b Backend) AddrPort() netip.AddrPort {
 	return netip.AddrPortFrom(b.Addr.Addr(), b.Port.Uint16())
 }
 
-// Counters count what a service did, on one CPU. Index 0 counts refused
+// Counters count what a service did. Index 0 counts refused
 // connections to unserved ports of VIPs.
 type Counters struct {
 	Translated uint64 `json:"translated"` // connects and datagrams sent to a backend

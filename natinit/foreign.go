@@ -135,4 +135,3 @@ func programHolders(id ebpf.ProgramID, proc string) []string {
 	}
 	return out
 }
-

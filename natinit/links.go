@@ -13,6 +13,10 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 )
 
+// nextSuffix marks a pin that is about to take its place by a rename. Not
+// ".new": bpffs refuses names with a dot (kernel/bpf/inode.c, bpf_lookup).
+const nextSuffix = "_new"
+
 // ensureLink attaches by bpf_link. Between attach and pin the link is held by
 // this process alone: killed there, nothing is left attached.
 func (a *Attached) ensureLink(h bpf.Hook) (HookResult, error) {
@@ -73,7 +77,7 @@ func (a *Attached) pinLink(l link.Link, pin string, former link.Link) error {
 	if err := ensureDir(a.cfg.Pins.Links()); err != nil {
 		return err
 	}
-	next := pin + ".new"
+	next := pin + nextSuffix
 	if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove left-over pin: %w", err)
 	}

@@ -56,7 +56,7 @@ func (a *Attached) attachProg(h bpf.Hook, prog *ebpf.Program, former []*ebpf.Pro
 		return err
 	}
 	pin := filepath.Join(a.cfg.Pins.Progs(), h.Name)
-	next := pin + ".new"
+	next := pin + nextSuffix
 	if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove left-over pin: %w", err)
 	}
@@ -78,7 +78,7 @@ func (a *Attached) attachProg(h bpf.Hook, prog *ebpf.Program, former []*ebpf.Pro
 
 func (a *Attached) takeBackProg(h bpf.Hook, prog *ebpf.Program, pin string, former []*ebpf.Program) error {
 	err := link.RawDetachProgram(link.RawDetachProgramOptions{Target: int(a.cgroup.Fd()), Program: prog, Attach: h.Attach})
-	os.Remove(pin + ".new")
+	os.Remove(pin + nextSuffix)
 	if e := os.Remove(pin); e != nil && !errors.Is(e, os.ErrNotExist) {
 		err = errors.Join(err, e)
 	}

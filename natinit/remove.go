@@ -56,12 +56,12 @@ func Remove(pins bpf.Pins, cgroup string) error {
 
 func removeHook(pins bpf.Pins, maps *bpf.Maps, cgroup string, h bpf.Hook) error {
 	pin := filepath.Join(pins.Links(), h.Name)
-	errs := []error{removeLink(pin), removePin(pin + ".new")}
+	errs := []error{removeLink(pin), removePin(pin + nextSuffix)}
 	if maps != nil && cgroup != "" {
 		errs = append(errs, detachOurs(maps, cgroup, h))
 	}
 	progPin := filepath.Join(pins.Progs(), h.Name)
-	errs = append(errs, removePin(progPin), removePin(progPin+".new"))
+	errs = append(errs, removePin(progPin), removePin(progPin+nextSuffix))
 	return errors.Join(errs...)
 }
 

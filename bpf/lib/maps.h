@@ -43,9 +43,9 @@ struct {
 	__type(value, struct backend);
 } fh_backend_v1 SEC(".maps");
 
-/* Service index -> what it did, per CPU. Programs write, user space reads. */
+/* Service index -> what it did. Programs write, user space reads. Not per CPU: docs/decisions/0003. */
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 65536);
 	__type(key, __u32);
 	__type(value, struct counters);

@@ -17,7 +17,7 @@ static __always_inline void count_translated(__u32 index)
 	struct counters *c = counters_of(index);
 
 	if (c)
-		c->translated++;
+		__sync_fetch_and_add(&c->translated, 1);
 }
 
 static __always_inline void count_refused(__u32 index)
@@ -25,7 +25,7 @@ static __always_inline void count_refused(__u32 index)
 	struct counters *c = counters_of(index);
 
 	if (c)
-		c->refused++;
+		__sync_fetch_and_add(&c->refused, 1);
 }
 
 /*

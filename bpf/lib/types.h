@@ -73,7 +73,7 @@ struct backend {
 };
 _Static_assert(sizeof(struct backend) == 24, "layout");
 
-/* Per CPU, by service index. Index 0 counts VIPs' unserved ports. */
+/* By service index; all CPUs add to one. Index 0 counts VIPs' unserved ports. */
 struct counters {
 	__u64 translated; /* connects, and datagrams of unconnected sockets, sent to a backend */
 	__u64 refused;    /* no backend, or an unserved port */
