@@ -1,0 +1,129 @@
+package units
+
+import (
+	"context"
+	"crypto/sha256"
+	"debug/buildinfo"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"syscall"
+)
+
+// module is what the build information of our binary says.
+const module = "github.com/firsthop/firsthop"
+
+// describe is a file in an action: enough to see that two differ.
+func describe(data []byte, mode fs.FileMode) string {
+	sum := sha256.Sum256(data)
+	return describeSum(sum[:], mode)
+}
+
+func describeSum(sum []byte, mode fs.FileMode) string {
+	return fmt.Sprintf("sha256 %s, mode %04o", hex.EncodeToString(sum[:8]), mode.Perm())
+}
+
+func hashFile(at string) ([]byte, error) {
+	f, err := os.Open(at)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return nil, err
+	}
+	return h.Sum(nil), nil
+}
+
+// binary plans the host's own copy of firsthop. It is compared by its
+// contents, so the same version is never written twice. runnable is false when
+// there is none and none to copy.
+func (p *planner) binary() (runnable bool, err error) {
+	dir := path.Dir(p.Binary)
+	st, err := p.t.fsOf(dir)
+	if err != nil {
+		return false, err
+	}
+	if st.noExec {
+		return false, fmt.Errorf("install %s: its file system is %w, nothing there can be started", p.Binary, ErrNoExec)
+	}
+	n, err := p.t.lstat(p.Binary)
+	if err != nil {
+		return false, err
+	}
+	if p.BinarySource == "" {
+		if !n.exists {
+			p.warn("%s is not there and none is given to copy: the service will be skipped at boot", p.Binary)
+		}
+		return n.exists, nil
+	}
+	want, err := hashFile(p.BinarySource)
+	if err != nil {
+		return false, fmt.Errorf("read the binary to install: %w", err)
+	}
+	const mode = 0o755
+	p.sweep(dir)
+	a := Action{Kind: KindWrite, Path: p.Binary, Old: "absent", New: describeSum(want, mode)}
+	if n.exists {
+		if !p.isOurBinary(n) {
+			return false, fmt.Errorf("%s is %w (no build of %s): remove it or choose another path, it is not overwritten", p.Binary, ErrForeign, module)
+		}
+		have, err := hashFile(n.at)
+		if err != nil {
+			return false, err
+		}
+		if string(have) == string(want) && n.mode.Perm() == mode && ownedByUs(n.at) {
+			return true, nil
+		}
+		a.Old = describeSum(have, n.mode)
+		a.former = a.Old
+	}
+	if err := p.writable(dir); err != nil {
+		return false, err
+	}
+	// The policy has bin_t for /opt/.*/bin (refpolicy, corecommands.fc), which
+	// is the label of /usr/bin itself; a relabel then changes nothing.
+	usrBin, err := p.t.dir("/usr/bin")
+	if err != nil {
+		return false, err
+	}
+	a.run = func(context.Context) error {
+		return replaceFile(n.at, mode, []string{n.at, usrBin}, func(w io.Writer) error {
+			src, err := os.Open(p.BinarySource)
+			if err != nil {
+				return err
+			}
+			defer src.Close()
+			_, err = io.Copy(w, src)
+			return err
+		})
+	}
+	p.add(a)
+	return true, nil
+}
+
+// isOurBinary tells our binary from another by its build information, or by
+// the record.
+func (p *planner) isOurBinary(n node) bool {
+	if p.Owned != nil && p.Owned(KindWrite, p.Binary) {
+		return true
+	}
+	if !n.mode.IsRegular() {
+		return false
+	}
+	info, err := buildinfo.ReadFile(n.at)
+	return err == nil && info.Main.Path == module
+}
+
+func ownedByUs(at string) bool {
+	fi, err := os.Lstat(at)
+	if err != nil {
+		return false
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	return ok && int(st.Uid) == os.Geteuid()
+}

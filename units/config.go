@@ -1,0 +1,148 @@
+package units
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"path"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Marker is the line that makes a text file ours. A file without it is never
+// overwritten and never removed.
+const Marker = "# Installed by firsthop"
+
+// Where things go on a host, unless Config says otherwise.
+const (
+	DefaultBinary   = "/opt/firsthop/bin/firsthop"
+	DefaultStateDir = "/var/lib/firsthop"
+	DefaultBPFFS    = "/sys/fs/bpf"
+	// EnvironmentFile is the administrator's: read at boot, never written.
+	EnvironmentFile = "/etc/default/firsthop"
+	// ServiceName is the systemd unit that runs the init stage at boot.
+	ServiceName = "firsthop-init.service"
+)
+
+var (
+	// ErrForeign says that a file in the way is not ours; the error names it.
+	ErrForeign = errors.New("not installed by firsthop")
+	// ErrReadOnly says that a directory we must write to is on a read-only file system.
+	ErrReadOnly = errors.New("read-only")
+	// ErrNoExec says that the binary's file system is mounted noexec.
+	ErrNoExec = errors.New("mounted noexec")
+	// ErrMasked says that the administrator masked a unit.
+	ErrMasked = errors.New("masked")
+	// ErrNotFound says that a unit has no unit file.
+	ErrNotFound = errors.New("unit not found")
+)
+
+// Config says what to install and where. The zero value is the host itself
+// with the default directories and no binary to copy.
+type Config struct {
+	// Root is put before every host path: "" or "/" on the host, "/host" or
+	// "/proc/1/root" in a container, a temporary directory in a test.
+	Root string
+
+	// Init is who starts things at boot; nil means [DetectInit]. Set it to
+	// prepare an image whose init is not running.
+	Init *Init
+
+	// Manager talks to the init system; nil means [OpenManager]'s choice.
+	// The caller closes what it gives.
+	Manager Manager
+
+	// Sockets are the D-Bus sockets to try, as they are reachable from here
+	// (Root is not put before them). nil means the system bus and systemd's
+	// private socket below Root. Empty but not nil means none: files only.
+	Sockets []string
+
+	// BPFFS is the bpffs mount point on the host; "" is DefaultBPFFS. Only
+	// the default one is ever put into a mount unit or fstab: any other is
+	// private to an instance and mounted by firsthop itself.
+	BPFFS string
+
+	// StateDir is the host directory with the last known good addresses; ""
+	// is DefaultStateDir.
+	StateDir string
+
+	// Binary is where the host's copy of firsthop lives; "" is DefaultBinary.
+	Binary string
+
+	// BinarySource is the file to copy there (as it is reachable from here,
+	// usually /proc/self/exe); "" leaves the host's copy as it is.
+	BinarySource string
+
+	// Args follow the binary in the unit; nil means "init --boot". They are
+	// taken literally: no specifiers, no variables.
+	Args []string
+
+	// Record is called before each change with what is about to change; an
+	// error from it stops everything. nil means no recording.
+	Record func(kind, target, former string) error
+
+	// Owned says whether the record has such a change of ours. It decides
+	// about what carries no marker of its own: directories that we created
+	// and a packaged unit that we enabled. nil means that there is no record:
+	// then only directories below /opt/firsthop are ours.
+	Owned func(kind, target string) bool
+
+	// Log receives what is done, at debug level; nil is silent.
+	Log *slog.Logger
+
+	statfs func(string) (fsState, error) // nil means statfs(2); tests look elsewhere
+}
+
+// withDefaults returns a copy of c with the zero values filled in, or says
+// which value can not be written into a unit file.
+func (c Config) withDefaults() (Config, error) {
+	def := func(s *string, d string) {
+		if *s == "" {
+			*s = d
+		}
+	}
+	def(&c.BPFFS, DefaultBPFFS)
+	def(&c.StateDir, DefaultStateDir)
+	def(&c.Binary, DefaultBinary)
+	if c.Args == nil {
+		c.Args = []string{"init", "--boot"}
+	}
+	if c.Record == nil {
+		c.Record = func(string, string, string) error { return nil }
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.statfs == nil {
+		c.statfs = statfs
+	}
+	for _, p := range []string{c.BPFFS, c.StateDir, c.Binary} {
+		if err := checkPath(p); err != nil {
+			return c, err
+		}
+	}
+	if p := c.Binary; strings.HasPrefix(p, "/run/") || strings.HasPrefix(p, "/var/run/") {
+		return c, fmt.Errorf("binary path %q: /run is empty after a reboot; choose a directory on disk", p)
+	}
+	for _, a := range c.Args {
+		if !utf8.ValidString(a) || strings.ContainsRune(a, 0) {
+			return c, fmt.Errorf("argument %q: a unit file holds UTF-8 text without NUL only", a)
+		}
+	}
+	return c, nil
+}
+
+// checkPath accepts what every place that we write paths to can hold:
+// ConditionPathExists= knows no quoting, so no control characters and no
+// backslash (a last one would continue the line).
+func checkPath(p string) error {
+	bad := func(r rune) bool { return unicode.IsControl(r) || r == '\\' }
+	switch {
+	case !path.IsAbs(p) || path.Clean(p) != p || p == "/":
+		return fmt.Errorf("path %q: give an absolute path without . or .. in it", p)
+	case !utf8.ValidString(p) || strings.ContainsFunc(p, bad):
+		return fmt.Errorf("path %q: a unit file can not hold control characters or backslashes in a path", p)
+	}
+	return nil
+}

@@ -1,0 +1,58 @@
+package units
+
+import (
+	"bytes"
+	"strings"
+
+	"github.com/coreos/go-systemd/v22/unit"
+)
+
+// namespacing are the directives that give a service a mount namespace of its
+// own, in which its mounts would stay: exec_needs_mount_namespace() in
+// systemd's src/core/execute.c (v219 to v257) and systemd.exec(5), "Sandboxing".
+// Whole families go by prefix, because each release adds members and because
+// Private* and Protect* that need no namespace today (ProtectClock=,
+// PrivateUsers=) take something else that we need.
+var (
+	namespacingFamilies = []string{"Private", "Protect", "Root", "Bind", "Extension"}
+	namespacing         = []string{
+		"ReadWritePaths", "ReadOnlyPaths", "InaccessiblePaths", "ExecPaths", "NoExecPaths",
+		"ReadWriteDirectories", "ReadOnlyDirectories", "InaccessibleDirectories", // before 231
+		"TemporaryFileSystem", "MountImages", "MountFlags", "MountAPIVFS",
+		"ProcSubset", "DynamicUser", "LogNamespace", "IPCNamespacePath", "NetworkNamespacePath",
+		"JoinsNamespaceOf", "BPFDelegateCommands", "DelegateNamespaces",
+		"LoadCredential", "LoadCredentialEncrypted", "SetCredential", "SetCredentialEncrypted", "ImportCredential",
+	}
+)
+
+// impliesMountNamespace reports whether a directive of that name may put a
+// service into a mount namespace of its own.
+func impliesMountNamespace(name string) bool {
+	for _, f := range namespacingFamilies {
+		if strings.HasPrefix(name, f) {
+			return true
+		}
+	}
+	for _, n := range namespacing {
+		if n == name {
+			return true
+		}
+	}
+	return false
+}
+
+// namespacingIn lists such directives in a drop-in, unless they are switched off.
+func namespacingIn(data []byte) []string {
+	opts, err := unit.DeserializeOptions(bytes.NewReader(data))
+	if err != nil {
+		return nil
+	}
+	var found []string
+	for _, o := range opts {
+		off := o.Value == "" || o.Value == "no" || o.Value == "false" || o.Value == "off" || o.Value == "0"
+		if !off && impliesMountNamespace(o.Name) {
+			found = append(found, o.Name+"="+o.Value)
+		}
+	}
+	return found
+}
