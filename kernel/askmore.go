@@ -1,0 +1,149 @@
+package kernel
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// probeJIT loads a program and asks for its machine code. The sysctl
+// net.core.bpf_jit_enable is only there in the initial network namespace.
+func probeJIT(Config) error {
+	prog, err := loadProgram(unix.BPF_PROG_TYPE_CGROUP_SOCK_ADDR, inet4Connect, allow())
+	if err != nil {
+		return err // no rung of this ladder: connect4 says why
+	}
+	defer unix.Close(prog)
+	n, err := jitedLength(prog)
+	if err != nil {
+		return err
+	}
+	if n > 0 {
+		return nil
+	}
+	// Zero is also what the kernel tells a caller whom it does not trust.
+	if s, err := standing(); err == nil && len(s.Missing) > 0 {
+		return fmt.Errorf("ask for the program's machine code: %w", unix.EPERM)
+	}
+	return fmt.Errorf("%w: the loaded program has no machine code", ErrNotSupported)
+}
+
+// probeMemcg asks for the helper ktime_get_coarse_ns, which came with the
+// same release (5.11), as libbpf does: to ask directly, RLIMIT_MEMLOCK would
+// have to be lowered for the whole process, and others are at work in it.
+func probeMemcg(Config) error {
+	return load(unix.BPF_PROG_TYPE_CGROUP_SOCK_ADDR, inet4Connect, append([]insn{call(160)}, allow()...))
+}
+
+func probeCapBPF(Config) error {
+	s, err := standing()
+	if err != nil {
+		return err
+	}
+	if !s.hasCapBPF() {
+		return fmt.Errorf("%w: the newest capability is number %d, CAP_BPF is %d", ErrNotSupported, s.LastCap, unix.CAP_BPF)
+	}
+	return nil
+}
+
+func probeRingBuffer(Config) error {
+	fd, err := createMap(mapAttr{mapType: unix.BPF_MAP_TYPE_RINGBUF, maxEntries: uint32(os.Getpagesize())})
+	if err != nil {
+		return absent(err)
+	}
+	return unix.Close(fd)
+}
+
+func probeSONetnsCookie(Config) error {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open a socket: %w", err)
+	}
+	defer unix.Close(fd)
+	switch _, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE); {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.ENOPROTOOPT):
+		return fmt.Errorf("%w: read SO_NETNS_COOKIE: %w", ErrNotSupported, err)
+	default:
+		return fmt.Errorf("read SO_NETNS_COOKIE: %w", err)
+	}
+}
+
+// noDevice is an interface index that no machine reaches.
+const noDevice = 1<<31 - 1
+
+// probeTCX asks for a link on a device that is none: a kernel with tcx looks
+// for it and says ENODEV (tcx_link_attach).
+func probeTCX(Config) error {
+	prog, err := loadProgram(unix.BPF_PROG_TYPE_SCHED_CLS, 0, []insn{movImm(r0, 0), exit()})
+	if err != nil {
+		return absent(err)
+	}
+	defer unix.Close(prog)
+	fd, err := createLink(prog, noDevice, unix.BPF_TCX_INGRESS)
+	switch {
+	case err == nil:
+		unix.Close(fd)
+		return errors.New("attach to no device at all: it succeeded")
+	case errors.Is(err, unix.ENODEV):
+		return nil
+	}
+	return absent(err)
+}
+
+// probeSocketIterator looks for the kfunc bpf_sock_destroy in the kernel's
+// type information. Only its names are searched: taking apart megabytes of
+// types would take longer than all other probes together. A kernel without
+// type information can't run iterators at all.
+func probeSocketIterator(c Config) error {
+	path := filepath.Join("/", c.Root, "sys/kernel/btf/vmlinux")
+	blob, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) && c.Root != "" {
+		blob, err = os.ReadFile("/sys/kernel/btf/vmlinux")
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat("/sys/kernel"); err != nil {
+			return errors.New("read the kernel's type information: /sys is not mounted")
+		}
+		return fmt.Errorf("%w: the kernel has no type information (/sys/kernel/btf/vmlinux)", ErrNotSupported)
+	}
+	if err != nil {
+		return fmt.Errorf("read the kernel's type information: %w", err)
+	}
+	names, err := btfNames(blob)
+	if err != nil {
+		return err
+	}
+	var missing []string
+	for _, name := range []string{"bpf_sock_destroy", "bpf_iter_tcp", "bpf_iter_udp"} {
+		if !bytes.Contains(names, []byte("\x00"+name+"\x00")) {
+			missing = append(missing, name)
+		}
+	}
+	if missing != nil {
+		return fmt.Errorf("%w: the kernel's type information lacks %s", ErrNotSupported, strings.Join(missing, ", "))
+	}
+	return nil
+}
+
+// btfNames returns the string section of a BTF blob (struct btf_header).
+func btfNames(blob []byte) ([]byte, error) {
+	if len(blob) < 24 || binary.LittleEndian.Uint16(blob) != 0xeb9f {
+		return nil, errors.New("read the kernel's type information: it is no BTF")
+	}
+	header := uint64(binary.LittleEndian.Uint32(blob[4:]))
+	start := header + uint64(binary.LittleEndian.Uint32(blob[16:]))
+	end := start + uint64(binary.LittleEndian.Uint32(blob[20:]))
+	if start > end || end > uint64(len(blob)) {
+		return nil, errors.New("read the kernel's type information: its strings lie outside of it")
+	}
+	return blob[start:end], nil
+}

@@ -1,0 +1,173 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNotSupported is what a probe returns when the kernel said no. Any other
+// error means that the probe could not tell.
+var ErrNotSupported = errors.New("not supported")
+
+// Answer is what a probe found.
+type Answer string
+
+// The three answers. "No" is only said when the kernel said so: a refusal for
+// lack of rights is Unknown.
+const (
+	Yes     Answer = "yes"
+	No      Answer = "no"
+	Unknown Answer = "unknown"
+)
+
+// String gives the answer in words for people.
+func (a Answer) String() string {
+	if a == Unknown {
+		return "could not tell"
+	}
+	return string(a)
+}
+
+// Feature describes one ability of a kernel.
+type Feature struct {
+	Name      string  `json:"name"`             // short and stable: cgroup-link
+	Sentence  string  `json:"feature"`          // what it is
+	Since     Version `json:"since"`            // the first mainline release that has it
+	RHEL      string  `json:"rhel,omitempty"`   // which RHEL 8 kernels have it although they say 4.18
+	RHELBuild []int   `json:"-"`                // 4.18.0-N from which on RHEL 8 is known to have it
+	Option    string  `json:"option,omitempty"` // the build option that it hangs on
+	Needed    bool    `json:"needed"`           // without it the node is not supported
+	WithoutIt string  `json:"without_it"`       // what is lost
+}
+
+// Probe asks the running kernel about one Feature.
+type Probe struct {
+	Feature
+	// atInit marks the optional features that the init stage has to know;
+	// the needed ones always run.
+	atInit bool
+	run    func(Config) error
+}
+
+// Result is a Probe's answer.
+type Result struct {
+	Feature
+	Answer    Answer        `json:"answer"`
+	Detail    string        `json:"detail,omitempty"`    // the error behind a no or a could not tell
+	NoRights  bool          `json:"no_rights,omitempty"` // could not tell, because the kernel refused us (EPERM, EACCES)
+	Forbidden bool          `json:"forbidden,omitempty"` // not asked: Config.Forbid has it
+	Anomaly   string        `json:"anomaly,omitempty"`   // set by Judge: missing although the version should have it
+	Took      time.Duration `json:"took_ns"`
+}
+
+// String is one line of a list.
+func (r Result) String() string {
+	s := fmt.Sprintf("%s: %s", r.Name, r.Answer)
+	if r.Forbidden {
+		s = r.Name + ": no, forbidden by configuration"
+	} else if r.Detail != "" {
+		s += " (" + r.Detail + ")"
+	}
+	return s
+}
+
+// Config says what to look at and how strictly.
+type Config struct {
+	Root          string   // prefix for the host's files: "" on the host
+	IgnoreVersion bool     // accept a version below the minimum, if every needed probe passes
+	All           bool     // run every probe, not only those that init needs
+	Forbid        []string // names of features to be treated as absent, to try the lower rungs
+	Cgroup        string   // a cgroup v2 directory to try a real attach on; empty: none
+}
+
+// Validate returns an error that names an unknown feature in Forbid and
+// lists the known ones.
+func (c Config) Validate() error {
+	var known []string
+	for _, p := range Probes() {
+		known = append(known, p.Name)
+	}
+	for _, name := range c.Forbid {
+		if !slices.Contains(known, name) {
+			slices.Sort(known)
+			return fmt.Errorf("forbid the feature %q: there is none of that name; known are %s", name, strings.Join(known, ", "))
+		}
+	}
+	return nil
+}
+
+// Run asks the kernel: the needed features and those of bpf.Features, or with
+// Config.All every one. The results are in the order of Probes. Nothing that it
+// creates outlives the call. The error is that of Validate.
+func Run(c Config) ([]Result, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	var probes []Probe
+	for _, p := range Probes() {
+		if (p.Needed || p.atInit || c.All) && (p.Name != FeatureAttachReal || c.Cgroup != "") {
+			probes = append(probes, p)
+		}
+	}
+	results := make([]Result, len(probes))
+	var next atomic.Int32
+	var wg sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), 4) {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < len(probes); i = int(next.Add(1)) - 1 {
+				results[i] = probes[i].ask(c)
+			}
+		})
+	}
+	wg.Wait()
+	return results, nil
+}
+
+// ask runs one probe and sorts its error.
+func (p Probe) ask(c Config) Result {
+	r := Result{Feature: p.Feature}
+	if slices.Contains(c.Forbid, p.Name) {
+		r.Answer, r.Forbidden, r.Detail = No, true, "forbidden by configuration"
+		return r
+	}
+	start := time.Now()
+	err := p.run(c)
+	r.Took = time.Since(start)
+	switch {
+	case err == nil:
+		r.Answer = Yes
+	case errors.Is(err, ErrNotSupported):
+		r.Answer, r.Detail = No, err.Error()
+	default:
+		r.Answer, r.Detail = Unknown, err.Error()
+		r.NoRights = errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)
+	}
+	return r
+}
+
+// absent turns the errnos by which a kernel says that it does not know
+// something into ErrNotSupported, and leaves every other error alone.
+//
+// EACCES is the verifier's word for a forbidden access and a security
+// module's for a forbidden call; only the verifier gives a reason with it.
+// ENOSYS comes from a kernel without bpf(2) and from some seccomp profiles.
+func absent(err error) error {
+	var e *bpfError
+	if !errors.As(err, &e) {
+		return err
+	}
+	known := []syscall.Errno{unix.EINVAL, unix.E2BIG, enotsupp, unix.EOPNOTSUPP}
+	if slices.Contains(known, e.errno) || e.errno == unix.EACCES && e.log != "" {
+		return fmt.Errorf("%w: %w", ErrNotSupported, err)
+	}
+	return err
+}

@@ -1,0 +1,434 @@
+package kernel
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"unsafe"
+
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv("FH_KERNEL_CHILD") != "" {
+		os.Exit(child(os.Getenv("FH_KERNEL_CHILD")))
+	}
+	os.Exit(m.Run())
+}
+
+// child is what the tests start again with fewer rights.
+func child(as string) int {
+	if as == "nobody" {
+		if err := errors.Join(syscall.Setgroups(nil), syscall.Setgid(65534), syscall.Setuid(65534)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
+	report, err := Check(Config{All: true})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(report); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+}
+
+func TestEveryFeatureIsFoundHere(t *testing.T) {
+	needRoot(t)
+	report, err := Check(Config{All: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if report.Host.Release.Version.IsZero() {
+		t.Fatalf("the release of this machine was not read: %+v", report.Host)
+	}
+	for _, result := range report.Results {
+		t.Logf("%-22s %-14v %v %s", result.Name, result.Answer, result.Took, result.Detail)
+		// A version that has the feature and a machine that lacks it is a
+		// wrong probe, until somebody shows a build that left it out.
+		if report.Host.Release.AtLeast(result.Since) && result.Answer != Yes {
+			t.Errorf("%s (since %s): %v on %s: %s", result.Name, result.Since, result.Answer, report.Host.Release, result.Detail)
+		}
+	}
+	if err := report.Err(); err != nil {
+		t.Error(err)
+	}
+	if want := (bpf.Features{Link: true, Batch: true, NetnsCookie: true, GetPeername: true, SetRetval: true}); report.Host.Release.AtLeast(Version{Major: 6, Minor: 1}) && report.Features() != want {
+		t.Errorf("the features for the programs are %+v, want %+v", report.Features(), want)
+	}
+	if len(report.Host.Problems) > 0 {
+		t.Errorf("this machine can't be read: %q", report.Host.Problems)
+	}
+}
+
+func TestInitAsksWhatItNeeds(t *testing.T) {
+	needRoot(t)
+	report, err := Check(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range Probes() {
+		asked := slices.ContainsFunc(report.Results, func(r Result) bool { return r.Name == p.Name })
+		if asked != (p.Needed || p.atInit) {
+			t.Errorf("%s: asked %v; needed %v, for bpf.Features %v", p.Name, asked, p.Needed, p.atInit)
+		}
+	}
+	all, err := Check(Config{All: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if report.Features() != all.Features() {
+		t.Errorf("init knows %+v, check %+v: the programs must get the same", report.Features(), all.Features())
+	}
+}
+
+// The probes are only as good as their "no". Each of these asks for what no
+// kernel has, in the same way as the probe named.
+func TestTheKernelSaysNoToWhatDoesNotExist(t *testing.T) {
+	needRoot(t)
+	for sentence, ask := range map[string]func(Config) error{
+		"connect4: an attach type that is not for sock_addr":        sockAddr(unix.BPF_CGROUP_INET_INGRESS),
+		"connect4: an attach type beyond any kernel's":              sockAddr(9999),
+		"helper: a helper beyond any kernel's":                      helper(call(9999)),
+		"helper: a helper that sock_addr programs don't have":       helper(call(155)),
+		"sched-cls: a helper that sched_cls programs don't have":    schedCLS(call(187)),
+		"map-hash: a map type beyond any kernel's":                  mapType(9999, 8, 8, 0),
+		"map-mmapable: a flag that a hash does not take":            mapType(mapHash, 8, 8, flagMmapable),
+		"cgroup-attach: a flag beyond any kernel's":                 func(Config) error { return attachNowhere(1 << 30) },
+		"jmp32: an instruction beyond any kernel's":                 helper(movImm(r2, 1), insn{op: 0xf6, regs: r2}),
+		"dead-branch: the same call where the constant leads there": func(Config) error { return withFrozenZero(jeqImm(r2, 1, 1), call(9999)) },
+		"bpffs: a file system that nobody has":                      fileSystem("firsthopfs"),
+		"cgroup-link: a link to a cgroup for a tc program": func(Config) error {
+			prog, err := loadProgram(unix.BPF_PROG_TYPE_SCHED_CLS, 0, []insn{movImm(r0, 0), exit()})
+			if err != nil {
+				return err
+			}
+			defer unix.Close(prog)
+			_, err = createLink(prog, -1, inet4Connect)
+			return wantBadDescriptor(err)
+		},
+		"spin-lock: a lock in a value whose type is an int": func(Config) error {
+			blob, _, _ := spinLockBTF()
+			btf, err := loadBTF(blob)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(btf)
+			_, err = createMap(mapAttr{mapType: mapLRUHash, keySize: 4, valueSize: 8, maxEntries: 4, btfFD: uint32(btf), btfKey: 1, btfValue: 3})
+			return absent(err) // LRU hashes take no locks
+		},
+		"btf: a blob with a type that nobody knows": func(Config) error {
+			blob, _, _ := spinLockBTF()
+			blob[24+4+3] = 31 // the kind of type 1
+			_, err := loadBTF(blob)
+			return absent(err)
+		},
+	} {
+		if err := ask(Config{}); !errors.Is(err, ErrNotSupported) {
+			t.Errorf("%s: %v, want ErrNotSupported", sentence, err)
+		}
+	}
+	err := helper(call(9999))(Config{})
+	if !strings.Contains(err.Error(), "9999") {
+		t.Errorf("the verifier's reason is lost: %v", err)
+	}
+}
+
+func TestRodataIsReallyReadOnly(t *testing.T) {
+	needRoot(t)
+	fd, err := frozenZero()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	store := slices.Concat(mapValue(r1, fd), []insn{storeImm(r1, 0, 1)}, allow())
+	if err := load(unix.BPF_PROG_TYPE_CGROUP_SOCK_ADDR, inet4Connect, store); !errors.Is(err, ErrNotSupported) {
+		t.Errorf("a program that writes the frozen map: %v, want a no", err)
+	}
+	key, value := uint32(0), uint64(7)
+	attr := struct {
+		fd         uint32
+		_          uint32
+		key, value unsafe.Pointer
+		flags      uint64
+	}{fd: uint32(fd), key: unsafe.Pointer(&key), value: unsafe.Pointer(&value)}
+	if _, err := bpfCall("update", unix.BPF_MAP_UPDATE_ELEM, unsafe.Pointer(&attr), unsafe.Sizeof(attr)); !errors.Is(err, unix.EPERM) {
+		t.Errorf("user space writes the frozen map: %v, want EPERM", err)
+	}
+}
+
+func TestRealAttachLeavesNothing(t *testing.T) {
+	needRoot(t)
+	cgroup := scratchCgroup(t)
+	results, err := Run(Config{All: true, Cgroup: cgroup})
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(results, func(r Result) bool { return r.Name == FeatureAttachReal })
+	if i < 0 || results[i].Answer != Yes {
+		t.Errorf("the real attach: %v", results)
+	}
+	if n := attached(t, cgroup); n != 0 {
+		t.Errorf("%d programs are left on the cgroup", n)
+	}
+
+	// The rung without links, and a foreign program that must survive it.
+	dir, err := unix.Open(cgroup, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(dir)
+	foreign := mustLoad(t)
+	if err := attachProgram(dir, foreign, inet4Connect, unix.BPF_F_ALLOW_MULTI); err != nil {
+		t.Fatal(err)
+	}
+	ours := mustLoad(t)
+	if err := attachProgram(dir, ours, inet4Connect, unix.BPF_F_ALLOW_MULTI); err != nil {
+		t.Fatal(err)
+	}
+	if err := detachProgram(dir, ours, inet4Connect); err != nil {
+		t.Fatal(err)
+	}
+	if err := probeAttachReal(Config{Cgroup: cgroup}); err != nil {
+		t.Errorf("a real attach beside another program: %v", err)
+	}
+	if n := attached(t, cgroup); n != 1 {
+		t.Errorf("%d programs are on the cgroup, want the foreign one", n)
+	}
+	if err := detachProgram(dir, foreign, inet4Connect); err != nil {
+		t.Fatal(err)
+	}
+
+	// An exclusive program: the kernel refuses, which is no lack of support.
+	if err := attachProgram(dir, foreign, inet4Connect, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer detachProgram(dir, foreign, inet4Connect)
+	if err := probeAttachReal(Config{Cgroup: cgroup}); !errors.Is(err, unix.EPERM) || errors.Is(err, ErrNotSupported) {
+		t.Errorf("a real attach to a cgroup with an exclusive program: %v, want EPERM and no word of support", err)
+	}
+}
+
+func mustLoad(t *testing.T) int {
+	t.Helper()
+	fd, err := loadProgram(unix.BPF_PROG_TYPE_CGROUP_SOCK_ADDR, inet4Connect, allow())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	return fd
+}
+
+func scratchCgroup(t *testing.T) string {
+	t.Helper()
+	for _, root := range []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup"} {
+		var fs unix.Statfs_t
+		if unix.Statfs(root, &fs) != nil || fs.Type != unix.CGROUP2_SUPER_MAGIC {
+			continue
+		}
+		dir := filepath.Join(root, fmt.Sprintf("fh-kernel-%d", os.Getpid()))
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := os.Remove(dir); err != nil {
+				t.Error(err)
+			}
+		})
+		return dir
+	}
+	t.Fatal("no cgroup v2 hierarchy is mounted")
+	return ""
+}
+
+// attached counts the connect4 programs on a cgroup.
+func attached(t *testing.T, cgroup string) int {
+	t.Helper()
+	dir, err := unix.Open(cgroup, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(dir)
+	attr := struct {
+		target, attachType, query, flags uint32
+		ids                              unsafe.Pointer
+		count, _                         uint32
+	}{target: uint32(dir), attachType: inet4Connect}
+	if _, err := bpfCall("query", unix.BPF_PROG_QUERY, unsafe.Pointer(&attr), unsafe.Sizeof(attr)); err != nil {
+		t.Fatal(err)
+	}
+	return int(attr.count)
+}
+
+func TestForbid(t *testing.T) {
+	needRoot(t)
+	report, err := Check(Config{Forbid: []string{FeatureLink, FeatureBatch}})
+	if err != nil || report.Err() != nil {
+		t.Fatal(err, report.Err())
+	}
+	if f := report.Features(); f.Link || f.Batch || !f.NetnsCookie {
+		t.Errorf("with links and batches forbidden the features are %+v", f)
+	}
+	if !strings.Contains(report.String(), "forbidden by configuration") {
+		t.Errorf("the report does not say what is forbidden:\n%s", report)
+	}
+	report, err = Check(Config{Forbid: []string{FeatureRecvmsg4}})
+	if err != nil || !errors.Is(report.Err(), ErrUnsupported) || !strings.Contains(report.Sentence, FeatureRecvmsg4) {
+		t.Errorf("a needed feature is forbidden: %v, %v; want ErrUnsupported that names it", err, report.Err())
+	}
+	_, err = Check(Config{Forbid: []string{"cgroup_link"}})
+	if err == nil || !strings.Contains(err.Error(), `"cgroup_link"`) || !strings.Contains(err.Error(), FeatureLink+", ") {
+		t.Errorf("an unknown feature is forbidden: %v; want an error that quotes it and lists the known ones", err)
+	}
+}
+
+// reduced starts this test binary again and returns its report. The
+// preparation runs on the thread that forks, which then ends: capability
+// bounding sets and seccomp filters belong to threads.
+func reduced(t *testing.T, as string, prepare func() error) Report {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe", "-test.run=^$")
+	cmd.Env = append(os.Environ(), "FH_KERNEL_CHILD="+as)
+	cmd.Stderr = os.Stderr
+	type outcome struct {
+		out []byte
+		err error
+	}
+	done := make(chan outcome)
+	go func() {
+		runtime.LockOSThread() // and never unlock: the thread is spoilt
+		if err := prepare(); err != nil {
+			done <- outcome{nil, err}
+			return
+		}
+		out, err := cmd.Output()
+		done <- outcome{out, err}
+	}()
+	o := <-done
+	if o.err != nil {
+		t.Fatal(o.err)
+	}
+	var report Report
+	if err := json.Unmarshal(o.out, &report); err != nil {
+		t.Fatalf("read the child's report: %v\n%s", err, o.out)
+	}
+	return report
+}
+
+// keepOnly drops every capability but the given ones from the bounding set,
+// so that even root has no others after exec.
+func keepOnly(keep ...int) func() error {
+	return func() error {
+		for c := 0; c <= unix.CAP_LAST_CAP; c++ {
+			if slices.Contains(keep, c) {
+				continue
+			}
+			if err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// forbidBPF installs a seccomp filter that answers bpf(2) with an errno.
+func forbidBPF(errno syscall.Errno) func() error {
+	return func() error {
+		filter := []unix.SockFilter{
+			{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0},
+			{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: unix.SYS_BPF},
+			{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(errno)},
+			{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+		}
+		program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+		return unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&program)), 0, 0)
+	}
+}
+
+func TestLackOfRightsIsNotLackOfSupport(t *testing.T) {
+	needRoot(t)
+	nothing := func() error { return nil }
+	for _, test := range []struct {
+		sentence string
+		as       string
+		prepare  func() error
+		verdict  Verdict
+		advice   []string
+	}{
+		{"a user without capabilities is told to add both", "nobody", nothing, NoRights, []string{"CAP_BPF", "CAP_NET_ADMIN", "root"}},
+		{"root without capabilities, as in a container, is told the same", "root", keepOnly(), NoRights, []string{"CAP_BPF", "CAP_NET_ADMIN"}},
+		{"with CAP_BPF alone, CAP_NET_ADMIN is what is missing", "root", keepOnly(unix.CAP_BPF), NoRights, []string{"add CAP_NET_ADMIN"}},
+		{"with CAP_NET_ADMIN alone, CAP_BPF is what is missing", "root", keepOnly(unix.CAP_NET_ADMIN), NoRights, []string{"add CAP_BPF"}},
+		{"the two capabilities are enough", "root", keepOnly(unix.CAP_BPF, unix.CAP_NET_ADMIN), Supported, nil},
+		{"CAP_SYS_ADMIN stands in for CAP_BPF", "root", keepOnly(unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN), Supported, nil},
+		{"a seccomp filter that says EPERM is no lack of support", "root", forbidBPF(unix.EPERM), NoRights, []string{"seccomp"}},
+		{"a seccomp filter that says ENOSYS is no lack of support", "root", forbidBPF(unix.ENOSYS), Undetermined, nil},
+	} {
+		t.Run(test.sentence, func(t *testing.T) {
+			report := reduced(t, test.as, test.prepare)
+			if report.Verdict != test.verdict {
+				t.Errorf("the verdict is %s, want %s: %s", report.Verdict, test.verdict, report.Sentence)
+			}
+			for _, result := range report.Results {
+				if result.Answer == No {
+					t.Errorf("%s: no (%s); this kernel has it", result.Name, result.Detail)
+				}
+			}
+			for _, word := range test.advice {
+				if !strings.Contains(report.Advice, word) || !strings.Contains(report.Sentence, word) {
+					t.Errorf("%q is not in the advice %q and the sentence %q", word, report.Advice, report.Sentence)
+				}
+			}
+		})
+	}
+}
+
+func TestReportSurvivesJSON(t *testing.T) {
+	report, err := Check(Config{All: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(report)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var again Report
+	if err := json.Unmarshal(text, &again); err != nil {
+		t.Fatal(err)
+	}
+	for i := range report.Results {
+		report.Results[i].RHELBuild = nil // for judging only
+	}
+	if diff := cmp.Diff(report, again, cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("the report does not survive JSON (-want +got)\n%s", diff)
+	}
+}
+
+func BenchmarkInit(b *testing.B) {
+	for b.Loop() {
+		if _, err := Check(Config{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
