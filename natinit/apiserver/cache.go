@@ -1,0 +1,364 @@
+package apiserver
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+const (
+	cacheFile   = "apiserver.json"
+	cacheFormat = 1
+	// CacheRefresh is when Save writes what has not changed, so that the age
+	// in the file keeps meaning something. Below it a second run writes nothing.
+	CacheRefresh = 24 * time.Hour
+	// staleTemp is when a temporary file must be one of a writer that was
+	// killed: writing one takes milliseconds.
+	staleTemp = time.Minute
+)
+
+var (
+	// ErrNoCache: nothing has been saved yet.
+	ErrNoCache = errors.New("no addresses have been saved yet")
+	// ErrDamaged: the file is there but cannot be believed. Save moves it
+	// aside (apiserver.json.damaged) and writes a good one.
+	ErrDamaged = errors.New("the saved addresses are damaged")
+	// ErrNewerFormat: a later firsthop wrote the file. It is left alone.
+	ErrNewerFormat = errors.New("the saved addresses are of a newer format")
+	// ErrEmptySet: an empty set is never saved.
+	ErrEmptySet = errors.New("refuse to save an empty set of addresses")
+)
+
+// Known are the last known good addresses, as saved on disk.
+type Known struct {
+	Services  []netip.AddrPort
+	Endpoints []KnownEndpoint
+	// Source says who found them, for people.
+	Source string
+	// SavedAt is when they were written, by the wall clock of the node.
+	SavedAt time.Time
+}
+
+// KnownEndpoint is an endpoint and when it last answered.
+type KnownEndpoint struct {
+	Endpoint
+	// LastLive is zero if it never answered.
+	LastLive time.Time
+}
+
+// Age is how long ago the addresses were saved. A clock that has gone
+// backwards gives 0.
+func (k *Known) Age(now time.Time) time.Duration { return max(0, now.Sub(k.SavedAt)) }
+
+// sameAddresses compares what matters: a newer LastLive, another source or
+// another order (live ones first) alone is no reason to write.
+func (k *Known) sameAddresses(o *Known) bool {
+	return sameSet(k.Services, o.Services, func(s netip.AddrPort) netip.AddrPort { return s }) &&
+		sameSet(k.Endpoints, o.Endpoints, func(e KnownEndpoint) Endpoint { return e.Endpoint })
+}
+
+func sameSet[T any, K comparable](a, b []T, key func(T) K) bool {
+	set := make(map[K]bool, len(a))
+	for _, v := range a {
+		set[key(v)] = true
+	}
+	other := make(map[K]bool, len(b))
+	for _, v := range b {
+		if !set[key(v)] {
+			return false
+		}
+		other[key(v)] = true
+	}
+	return len(other) == len(set)
+}
+
+// CachePath is where the addresses are saved, for messages.
+func CachePath(stateDir string) string { return filepath.Join(stateDir, cacheFile) }
+
+// the file; field order is the canonical order that the checksum is taken over.
+type cacheJSON struct {
+	Format    int                 `json:"format"`
+	SavedAt   time.Time           `json:"saved_at"`
+	Source    string              `json:"source"`
+	Services  []netip.AddrPort    `json:"services"`
+	Endpoints []cacheEndpointJSON `json:"endpoints"`
+	SHA256    string              `json:"sha256,omitempty"`
+}
+
+type cacheEndpointJSON struct {
+	Endpoint Endpoint   `json:"endpoint"`
+	LastLive *time.Time `json:"last_live,omitempty"`
+}
+
+// sum is the checksum over the file's canonical form: compact JSON of the
+// same fields without the checksum.
+func (c cacheJSON) sum() (string, error) {
+	c.SHA256 = ""
+	b, err := json.Marshal(c)
+	if err != nil {
+		return "", err
+	}
+	h := sha256.Sum256(b)
+	return hex.EncodeToString(h[:]), nil
+}
+
+// Load reads the addresses saved in stateDir. It changes nothing. Errors are
+// ErrNoCache, ErrDamaged, ErrNewerFormat (all with the path and what is
+// wrong), or one of the file system.
+func Load(stateDir string) (*Known, error) {
+	path := CachePath(stateDir)
+	b, err := readFile("", path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w in %s", ErrNoCache, path)
+	}
+	if err != nil {
+		// A directory, a FIFO or a huge file in its place: not what we wrote.
+		if st, serr := os.Lstat(path); serr == nil && (!st.Mode().IsRegular() || st.Size() > maxFile) {
+			return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+		}
+		return nil, err
+	}
+	k, err := decodeCache(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return k, nil
+}
+
+func damaged(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrDamaged, fmt.Sprintf(format, args...))
+}
+
+func decodeCache(b []byte) (*Known, error) {
+	var probe struct {
+		Format *int `json:"format"`
+	}
+	if len(bytes.TrimSpace(b)) == 0 {
+		return nil, damaged("the file is empty")
+	}
+	if err := json.Unmarshal(b, &probe); err != nil {
+		return nil, damaged("not JSON: %v", err)
+	}
+	switch {
+	case probe.Format == nil || *probe.Format < 1:
+		return nil, damaged("no format version")
+	case *probe.Format > cacheFormat:
+		return nil, fmt.Errorf("%w: it is %d, this firsthop reads up to %d", ErrNewerFormat, *probe.Format, cacheFormat)
+	}
+	var c cacheJSON
+	if err := json.Unmarshal(b, &c); err != nil {
+		return nil, damaged("%v", err)
+	}
+	want, err := c.sum()
+	if err != nil {
+		return nil, damaged("%v", err)
+	}
+	if c.SHA256 != want {
+		return nil, damaged("checksum is %q, the content has %s", clip(c.SHA256), want)
+	}
+	k := &Known{Services: c.Services, Source: c.Source, SavedAt: c.SavedAt}
+	for _, s := range c.Services {
+		if !s.IsValid() || s.Port() == 0 || refuseAddr(s.Addr()) != "" || s.Addr().Is4In6() {
+			return nil, damaged("service %s is not usable", s)
+		}
+	}
+	for _, e := range c.Endpoints {
+		ke := KnownEndpoint{Endpoint: e.Endpoint}
+		if e.Endpoint == (Endpoint{}) {
+			return nil, damaged("an endpoint is empty")
+		}
+		if e.LastLive != nil {
+			ke.LastLive = *e.LastLive
+		}
+		k.Endpoints = append(k.Endpoints, ke)
+	}
+	if len(k.Services) == 0 || len(k.Endpoints) == 0 {
+		return nil, damaged("it names no Service IP or no endpoint")
+	}
+	return k, nil
+}
+
+func encodeCache(k *Known, now time.Time) ([]byte, error) {
+	c := cacheJSON{Format: cacheFormat, SavedAt: now.UTC().Round(0), Source: k.Source, Services: k.Services}
+	for _, e := range k.Endpoints {
+		j := cacheEndpointJSON{Endpoint: e.Endpoint}
+		if !e.LastLive.IsZero() {
+			t := e.LastLive.UTC().Round(0)
+			j.LastLive = &t
+		}
+		c.Endpoints = append(c.Endpoints, j)
+	}
+	var err error
+	if c.SHA256, err = c.sum(); err != nil {
+		return nil, err
+	}
+	b, err := json.MarshalIndent(c, "", "  ")
+	return append(b, '\n'), err
+}
+
+// SaveConfig says where and how Save writes.
+type SaveConfig struct {
+	StateDir string
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+	// Record is called before each change of the host, for undo: kind "dir"
+	// or "file", and the former state, "" for absent. nil records nothing.
+	Record func(kind, target, former string) error
+}
+
+func (c SaveConfig) now() time.Time {
+	if c.Now == nil {
+		return time.Now()
+	}
+	return c.Now()
+}
+
+// PlanSave says what Save would do, and changes nothing: write tells whether
+// it would write, why gives the reason in words. The errors are those of Save.
+func PlanSave(cfg SaveConfig, k *Known) (write bool, why string, err error) {
+	if len(k.Services) == 0 || len(k.Endpoints) == 0 {
+		return false, "", ErrEmptySet
+	}
+	old, err := Load(cfg.StateDir)
+	switch {
+	case errors.Is(err, ErrNoCache):
+		return true, "nothing saved yet", nil
+	case errors.Is(err, ErrDamaged):
+		return true, err.Error(), nil
+	case err != nil:
+		return false, "", err
+	case !old.sameAddresses(k):
+		return true, "the addresses have changed", nil
+	case cfg.now().Sub(old.SavedAt) >= CacheRefresh, cfg.now().Before(old.SavedAt):
+		return true, "saved on " + old.SavedAt.Format(time.RFC3339) + ", to be refreshed", nil
+	}
+	return false, "unchanged", nil
+}
+
+// Save writes the addresses, unless PlanSave says there is no need: to a
+// temporary file, synced, renamed over the old one, directory synced. After a
+// power loss there is the old file or the new one. It creates StateDir (0700)
+// if needed, keeps a damaged file as apiserver.json.damaged, and refuses an
+// empty set (ErrEmptySet) and a file of a newer format (ErrNewerFormat).
+func Save(cfg SaveConfig, k *Known) (wrote bool, err error) {
+	write, _, err := PlanSave(cfg, k)
+	if err != nil || !write {
+		return false, err
+	}
+	if err := ensureStateDir(cfg); err != nil {
+		return false, err
+	}
+	path := CachePath(cfg.StateDir)
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		if err := cfg.record("file", path, ""); err != nil {
+			return false, err
+		}
+	}
+	b, err := encodeCache(k, cfg.now())
+	if err != nil {
+		return false, err
+	}
+	if err := moveDamagedAside(cfg, path); err != nil {
+		return false, err
+	}
+	return true, writeAtomically(path, b)
+}
+
+func (c SaveConfig) record(kind, target, former string) error {
+	if c.Record == nil {
+		return nil
+	}
+	return c.Record(kind, target, former)
+}
+
+func ensureStateDir(cfg SaveConfig) error {
+	st, err := os.Stat(cfg.StateDir)
+	if err == nil {
+		if !st.IsDir() {
+			return fmt.Errorf("%s is not a directory", cfg.StateDir)
+		}
+		return nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := cfg.record("dir", cfg.StateDir, ""); err != nil {
+		return err
+	}
+	return os.MkdirAll(cfg.StateDir, 0o700)
+}
+
+// moveDamagedAside keeps what somebody may want to look at. One is kept; a
+// later one replaces it, so that a bad disk does not fill itself up.
+func moveDamagedAside(cfg SaveConfig, path string) error {
+	if _, err := Load(cfg.StateDir); !errors.Is(err, ErrDamaged) {
+		return nil
+	}
+	aside := path + ".damaged"
+	if _, err := os.Lstat(aside); errors.Is(err, fs.ErrNotExist) {
+		if err := cfg.record("file", aside, ""); err != nil {
+			return err
+		}
+	}
+	return os.Rename(path, aside)
+}
+
+func writeAtomically(path string, b []byte) (err error) {
+	dir, base := filepath.Split(path)
+	prefix := "." + base + "."
+	sweepTemps(dir, prefix)
+	f, err := os.CreateTemp(dir, prefix) // 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	if _, err = f.Write(b); err != nil {
+		return err
+	}
+	if err = f.Sync(); err != nil {
+		return err
+	}
+	if err = f.Close(); err != nil {
+		return err
+	}
+	if err = os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// sweepTemps removes what a writer that was killed has left. A young one may
+// belong to a writer at work.
+func sweepTemps(dir, prefix string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), prefix) {
+			continue
+		}
+		if st, err := e.Info(); err == nil && time.Since(st.ModTime()) > staleTemp {
+			os.Remove(filepath.Join(dir, e.Name()))
+		}
+	}
+}

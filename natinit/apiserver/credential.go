@@ -1,0 +1,133 @@
+package apiserver
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+)
+
+// Credential is an identity that a node has for its API server.
+type Credential struct {
+	// Path is the file that it came from, as the host sees it.
+	Path string
+	// Server is the URL of the kubeconfig; "" for a ServiceAccount.
+	Server string
+	config *rest.Config
+}
+
+// CA gives the cluster's CA certificates (PEM), nil if the file names none.
+func (c *Credential) CA() []byte { return c.config.CAData }
+
+// LoadKubeconfig reads a kubeconfig of the host. Every file that it names
+// is read at once, below root, so that nothing is read behind our back later;
+// client-go would open the paths as this process sees them. With an error,
+// the Credential is not nil if at least the server is known.
+func LoadKubeconfig(root, path string) (*Credential, error) {
+	b, err := readFile(root, path)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := clientcmd.Load(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: not a kubeconfig: %s", path, firstLine(err))
+	}
+	ctx, cluster := currentCluster(raw)
+	if cluster == nil {
+		return nil, fmt.Errorf("%s: has no cluster", path)
+	}
+	c := &Credential{Path: path, Server: cluster.Server}
+	if ctx == "" {
+		return c, fmt.Errorf("%s: has no current context, so no credentials", path)
+	}
+	if err := inlineFiles(root, path, raw, ctx); err != nil {
+		return c, err
+	}
+	if raw.AuthInfos[raw.Contexts[ctx].AuthInfo] == nil {
+		return c, fmt.Errorf("%s: has no credentials", path)
+	}
+	if c.config, err = clientcmd.NewNonInteractiveClientConfig(*raw, ctx, nil, nil).ClientConfig(); err != nil {
+		return c, fmt.Errorf("%s: %s", path, firstLine(err))
+	}
+	if p := c.config.ExecProvider; p != nil && root != "" && root != "/" {
+		return c, fmt.Errorf("%s: gets its credentials from the program %s of the host, which cannot run in a container", path, p.Command)
+	}
+	if p := c.config.AuthProvider; p != nil {
+		return c, fmt.Errorf("%s: uses the auth provider %q, which Kubernetes has given up", path, p.Name)
+	}
+	return c, nil
+}
+
+// currentCluster gives the context in use and its cluster. A kubeconfig with
+// one cluster and no contexts (cluster-info) still names a server.
+func currentCluster(raw *clientcmdapi.Config) (string, *clientcmdapi.Cluster) {
+	name := raw.CurrentContext
+	if name == "" && len(raw.Contexts) == 1 {
+		for name = range raw.Contexts {
+		}
+	}
+	if ctx := raw.Contexts[name]; ctx != nil {
+		if cl := raw.Clusters[ctx.Cluster]; cl != nil {
+			return name, cl
+		}
+	}
+	if len(raw.Clusters) == 1 {
+		for _, cl := range raw.Clusters {
+			return "", cl
+		}
+	}
+	return "", nil
+}
+
+// inlineFiles replaces the files that the context's cluster and user name by
+// their contents. Relative names count from the kubeconfig's directory.
+func inlineFiles(root, path string, raw *clientcmdapi.Config, name string) error {
+	var errs []error
+	inline := func(file *string, data *[]byte) {
+		if *file == "" || len(*data) > 0 {
+			*file = "" // data wins over file, as in client-go
+			return
+		}
+		p := *file
+		if !filepath.IsAbs(p) {
+			p = filepath.Join(filepath.Dir(path), p)
+		}
+		b, err := readFile(root, p)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: cannot use its credentials: %w", path, err))
+			return
+		}
+		*file, *data = "", b
+	}
+	ctx := raw.Contexts[name]
+	cl := raw.Clusters[ctx.Cluster]
+	inline(&cl.CertificateAuthority, &cl.CertificateAuthorityData)
+	cl.ProxyURL = "" // a proxy is not the way that pods will take
+	if u := raw.AuthInfos[ctx.AuthInfo]; u != nil {
+		inline(&u.ClientCertificate, &u.ClientCertificateData)
+		inline(&u.ClientKey, &u.ClientKeyData)
+		token := []byte(u.Token)
+		inline(&u.TokenFile, &token)
+		u.Token = strings.TrimSpace(string(token))
+	}
+	return errors.Join(errs...)
+}
+
+// loadServiceAccount reads the token that a pod is given.
+func loadServiceAccount(dir string) (*Credential, error) {
+	token, err := readFile("", filepath.Join(dir, "token"))
+	if err != nil {
+		return nil, err
+	}
+	ca, err := readFile("", filepath.Join(dir, "ca.crt"))
+	if err != nil {
+		return nil, err
+	}
+	cfg := &rest.Config{Host: "https://kubernetes.default.svc", BearerToken: strings.TrimSpace(string(token))}
+	cfg.CAData = ca
+	return &Credential{Path: dir, config: cfg}, nil
+}

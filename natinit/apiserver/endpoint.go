@@ -1,0 +1,155 @@
+// Package apiserver finds the API servers of the cluster that a node belongs
+// to, proves that they answer, and remembers them.
+//
+// The init stage uses it once, before anything else on the node works; the
+// runtime uses it all the time. So it holds no state of its own, reads no
+// environment, and bounds everything that waits by the caller's context.
+//
+//   - parse.go, validate.go: the two settings that an operator gives.
+//   - resolve.go: host names to addresses.
+//   - probe.go: does an endpoint answer, and is it ready.
+//   - cache.go: the last known good addresses on disk.
+//   - source*.go: what the files of a node say (kubeadm, kubelet, k3s, RKE2, MicroK8s).
+//   - credential.go, ask.go: what the API itself says, asked with the node's own credentials.
+//
+// docs/discovery.md explains the sources for operators, and lists what a
+// node's credentials may read, as found with a real API server.
+package apiserver
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+const (
+	// VarServices is the environment variable with the Service IPs.
+	VarServices = "KUBERNETES_SERVICE_IPS_PORTS"
+	// VarEndpoints is the environment variable with the API server addresses.
+	VarEndpoints = "KUBERNETES_APISERVER_ENDPOINTS"
+
+	// ServicePort is the port of the Service default/kubernetes. No flag of
+	// kube-apiserver changes it, so a source that knows only the Service
+	// range still knows the port.
+	ServicePort = 443
+	// EndpointPort is where kubeadm, k3s and RKE2 let the API server listen
+	// unless told otherwise.
+	EndpointPort = 6443
+
+	// MaxServices bounds the Service entries. A cluster has one kubernetes
+	// Service with at most one address a family; the rest is headroom, and
+	// every entry costs a service index in the range kept for the init stage.
+	MaxServices = 64
+	// MaxEndpoints bounds the endpoint entries, both families together. Each
+	// live one costs a backend slot per Service entry of its family; etcd
+	// stops scaling at seven members, so a thousand API servers is a mistake.
+	MaxEndpoints = 1000
+)
+
+// Endpoint is one API server address. It is comparable: two endpoints are
+// the same one if they are equal.
+type Endpoint struct {
+	// Host is the host name that the address came from, in lower case, or ""
+	// when an IP address was given. It is kept so that the runtime can
+	// resolve it again: addresses of load balancers change.
+	Host string
+	// Addr is the address and port. For a name that is not resolved (yet) the
+	// address is invalid and only the port is set.
+	Addr netip.AddrPort
+}
+
+// Resolved reports whether the endpoint has an address that can be dialled.
+func (e Endpoint) Resolved() bool { return e.Addr.Addr().IsValid() }
+
+// String gives "10.0.0.1:6443", "api.example:6443" or, for a resolved name,
+// "10.0.0.1:6443 (api.example)".
+func (e Endpoint) String() string {
+	switch {
+	case !e.Resolved():
+		return e.hostPort()
+	case e.Host != "":
+		return e.Addr.String() + " (" + e.Host + ")"
+	}
+	return e.Addr.String()
+}
+
+// hostPort gives the endpoint as it was given: name or address, and port.
+func (e Endpoint) hostPort() string {
+	if e.Host == "" {
+		return e.Addr.String()
+	}
+	return net.JoinHostPort(e.Host, strconv.Itoa(int(e.Addr.Port())))
+}
+
+// loopback reports whether only this host can reach the endpoint.
+func (e Endpoint) loopback() bool {
+	if e.Resolved() {
+		return e.Addr.Addr().IsLoopback()
+	}
+	return localhostName(e.Host)
+}
+
+func localhostName(h string) bool {
+	h = strings.TrimSuffix(h, ".")
+	return h == "localhost" || strings.HasSuffix(h, ".localhost") || h == "localhost.localdomain" || h == "localhost4" || h == "localhost6" || h == "ip6-localhost"
+}
+
+type endpointJSON struct {
+	Address string `json:"address,omitempty"`
+	Name    string `json:"name,omitempty"`
+}
+
+// MarshalJSON gives {"address": "10.0.0.1:6443", "name": "api.example:6443"},
+// without the half that is not known.
+func (e Endpoint) MarshalJSON() ([]byte, error) {
+	var j endpointJSON
+	if e.Resolved() {
+		j.Address = e.Addr.String()
+	}
+	if e.Host != "" {
+		j.Name = e.hostPort()
+	}
+	return json.Marshal(j)
+}
+
+// UnmarshalJSON reads what MarshalJSON writes, with the checks of
+// ParseEndpoints: what comes from a file is judged like what comes from a flag.
+func (e *Endpoint) UnmarshalJSON(b []byte) error {
+	var j endpointJSON
+	if err := json.Unmarshal(b, &j); err != nil {
+		return err
+	}
+	var out Endpoint
+	if j.Name != "" {
+		n, reason := parseEndpoint(j.Name)
+		if reason != "" || n.Resolved() {
+			return fmt.Errorf("name %q: %s", clip(j.Name), orElse(reason, "is an address"))
+		}
+		out = n
+	}
+	if j.Address != "" {
+		a, reason := parseEndpoint(j.Address)
+		if reason != "" || !a.Resolved() {
+			return fmt.Errorf("address %q: %s", clip(j.Address), orElse(reason, "is a name"))
+		}
+		if out.Host != "" && out.Addr.Port() != a.Addr.Port() {
+			return fmt.Errorf("name %q and address %q differ in port", clip(j.Name), clip(j.Address))
+		}
+		out.Addr = a.Addr
+	}
+	if out == (Endpoint{}) {
+		return fmt.Errorf("endpoint has neither address nor name")
+	}
+	*e = out
+	return nil
+}
+
+func orElse(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}

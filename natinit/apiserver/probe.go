@@ -1,0 +1,326 @@
+package apiserver
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Dial opens a connection. A caller that must dial with a mark, or from
+// another network namespace, gives its own; nil means a plain net.Dialer.
+// Proxy variables are ignored either way.
+type Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+func (d Dial) orPlain() Dial {
+	if d != nil {
+		return d
+	}
+	// KeepAlive off: a probe lives for milliseconds, and it saves system calls.
+	return (&net.Dialer{KeepAlive: -1}).DialContext
+}
+
+// Strength is how much a probe asks for.
+type Strength int
+
+const (
+	// TCP is satisfied when the connection is accepted.
+	TCP Strength = iota
+	// Ready asks for TLS and GET /readyz: 2xx, 401 and 403 are live. (An API
+	// server with anonymous requests switched off, or without the default
+	// role for the public, refuses the question, but it is up.)
+	Ready
+)
+
+func (s Strength) String() string {
+	if s == Ready {
+		return "ready"
+	}
+	return "tcp"
+}
+
+// State is what a probe found, in the order of preference.
+type State int
+
+const (
+	// Unknown: not probed.
+	Unknown State = iota
+	// Live: it answers as asked for.
+	Live
+	// NotReady: it accepts connections, but does not answer as an API server
+	// that is ready (5xx, no answer in time, connection closed).
+	NotReady
+	// Dead: nothing answers there, or what answers is not our API server.
+	Dead
+)
+
+func (s State) String() string {
+	return [...]string{"unknown", "live", "not ready", "dead"}[s]
+}
+
+// MarshalText gives the words of String.
+func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// Kind says in one word why an endpoint is not live.
+type Kind string
+
+// The kinds of failure.
+const (
+	KindNone        Kind = ""
+	KindRefused     Kind = "refused"     // a host answers, nobody listens
+	KindTimeout     Kind = "timeout"     // silence
+	KindUnreachable Kind = "unreachable" // no route, or a router said so
+	KindUnresolved  Kind = "unresolved"  // a name without an address
+	KindTLS         Kind = "tls"         // not TLS, or another cluster's certificate
+	KindHTTP        Kind = "http"        // an answer other than ready
+	KindClosed      Kind = "closed"      // accepted, then closed or reset
+	KindOther       Kind = "other"
+)
+
+// ProbeConfig says how to probe.
+type ProbeConfig struct {
+	Strength Strength
+	// Timeout bounds one endpoint's probe, connect and answer together;
+	// 0 means one second. ctx bounds all of them.
+	Timeout time.Duration
+	// CA holds the cluster's CA certificates (PEM). With it, a server of
+	// another cluster that has taken over an address is found out. Without it
+	// the certificate is not verified: a probe sends no credentials and
+	// believes nothing of what it reads but the status code.
+	CA []byte
+	// Dial is the way out; nil is a plain one.
+	Dial Dial
+}
+
+// ProbeResult is what became of one endpoint.
+type ProbeResult struct {
+	Endpoint Endpoint
+	State    State
+	// Latency is the time to the answer; for a dead one, to the failure.
+	Latency time.Duration
+	Kind    Kind
+	// Status is the HTTP status of /readyz, 0 if there was none.
+	Status int
+	// Verified is true when the certificate is of the cluster's CA.
+	Verified bool
+	// Err is why the endpoint is not live, nil if it is.
+	Err error
+}
+
+const (
+	probeTimeout = time.Second
+	// maxProbes bounds the sockets in use at a time.
+	maxProbes = 64
+)
+
+// Probe asks every endpoint at once and returns the results, live ones
+// first, then those that answer without being ready, then the dead; within
+// each in the order given. It returns after the slowest one, at most after
+// the timeout (times the number of endpoints over 64), or when ctx ends.
+func Probe(ctx context.Context, endpoints []Endpoint, cfg ProbeConfig) []ProbeResult {
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = probeTimeout
+	}
+	p := prober{cfg: cfg, dial: cfg.Dial.orPlain()}
+	if cfg.Strength == Ready && len(cfg.CA) > 0 {
+		p.roots = x509.NewCertPool()
+		p.roots.AppendCertsFromPEM(cfg.CA)
+	}
+	out := make([]ProbeResult, len(endpoints))
+	if len(endpoints) == 1 {
+		out[0] = p.probe(ctx, endpoints[0])
+		return out
+	}
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, maxProbes)
+	for i, e := range endpoints {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			out[i] = p.probe(ctx, e)
+		})
+	}
+	wg.Wait()
+	slices.SortStableFunc(out, func(a, b ProbeResult) int { return int(a.State) - int(b.State) })
+	return out
+}
+
+type prober struct {
+	cfg   ProbeConfig
+	dial  Dial
+	roots *x509.CertPool
+}
+
+func (p *prober) probe(ctx context.Context, e Endpoint) ProbeResult {
+	r := ProbeResult{Endpoint: e}
+	if !e.Resolved() {
+		r.State, r.Kind, r.Err = Dead, KindUnresolved, fmt.Errorf("%s has no address", e.Host)
+		return r
+	}
+	start := time.Now()
+	defer func() { r.Latency = time.Since(start) }()
+	ctx, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
+	defer cancel()
+	conn, err := p.dial(ctx, "tcp", e.Addr.String())
+	if err != nil {
+		r.State, r.Kind, r.Err = Dead, errorKind(err), plainNetError(err)
+		return r
+	}
+	defer conn.Close()
+	if p.cfg.Strength == TCP {
+		r.State = Live
+		return r
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		conn.SetDeadline(deadline)
+	}
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	p.ready(&r, conn)
+	return r
+}
+
+// ready asks /readyz over an open connection. net/http's client is not used:
+// it would add redirects, proxies, retries and pools, none of which belong
+// into a probe.
+func (p *prober) ready(r *ProbeResult, conn net.Conn) {
+	tc := tls.Client(conn, p.tlsConfig(r.Endpoint))
+	if err := tc.Handshake(); err != nil {
+		r.State, r.Kind, r.Err = NotReady, errorKind(err), plainNetError(err)
+		if r.Kind == KindTLS || r.Kind == KindOther {
+			r.State, r.Kind = Dead, KindTLS
+			r.Err = fmt.Errorf("not an API server of this cluster: %w", r.Err)
+		}
+		return
+	}
+	r.Verified = p.roots != nil
+	fmt.Fprintf(tc, "GET /readyz HTTP/1.1\r\nHost: %s\r\nUser-Agent: firsthop\r\nAccept: */*\r\nConnection: close\r\n\r\n", r.Endpoint.hostPort())
+	// The limit holds for status line and headers together; the body is not read.
+	resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(tc, 64<<10)), nil)
+	if err != nil {
+		r.State, r.Kind, r.Err = NotReady, errorKind(err), plainNetError(err)
+		if r.Kind == KindOther {
+			r.State, r.Kind = Dead, KindHTTP
+		}
+		return
+	}
+	r.Status = resp.StatusCode
+	switch {
+	case r.Status >= 200 && r.Status < 300, r.Status == http.StatusUnauthorized, r.Status == http.StatusForbidden:
+		r.State = Live
+	default:
+		r.State, r.Kind, r.Err = NotReady, KindHTTP, fmt.Errorf("/readyz says %s", resp.Status)
+	}
+}
+
+func (p *prober) tlsConfig(e Endpoint) *tls.Config {
+	c := &tls.Config{
+		// A name goes into SNI, since load balancers choose by it; an address
+		// sends none, as the clients of the Service IP do.
+		ServerName:         e.Host,
+		NextProtos:         []string{"http/1.1"},
+		InsecureSkipVerify: true, // see ProbeConfig.CA; with a CA, verified below
+	}
+	if p.roots != nil {
+		c.VerifyConnection = verifyAny(p.roots, certNames(e))
+	}
+	return c
+}
+
+// certNames are the names that an API server's certificate may have for this
+// endpoint. kubernetes.default.svc is in every one (kubeadm, k3s, RKE2,
+// MicroK8s and the clouds put it there for in-cluster clients), while the
+// address of one of several servers often is not.
+func certNames(e Endpoint) []string {
+	names := []string{"kubernetes.default.svc", "kubernetes"}
+	if e.Resolved() {
+		names = append(names, e.Addr.Addr().String())
+	}
+	if e.Host != "" {
+		names = append(names, e.Host)
+	}
+	return names
+}
+
+// verifyAny verifies the chain as crypto/tls would, but accepts a
+// certificate for any of several names.
+func verifyAny(roots *x509.CertPool, names []string) func(tls.ConnectionState) error {
+	return func(cs tls.ConnectionState) error {
+		if len(cs.PeerCertificates) == 0 {
+			return errors.New("server sent no certificate")
+		}
+		leaf := cs.PeerCertificates[0]
+		opts := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool()}
+		for _, c := range cs.PeerCertificates[1:] {
+			opts.Intermediates.AddCert(c)
+		}
+		if _, err := leaf.Verify(opts); err != nil {
+			return &tls.CertificateVerificationError{UnverifiedCertificates: cs.PeerCertificates, Err: err}
+		}
+		var last error
+		for _, n := range names {
+			if last = leaf.VerifyHostname(n); last == nil {
+				return nil
+			}
+		}
+		return &tls.CertificateVerificationError{UnverifiedCertificates: cs.PeerCertificates, Err: last}
+	}
+}
+
+// errorKind sorts an error of dialling, TLS or reading.
+func errorKind(err error) Kind {
+	var (
+		netErr  net.Error
+		certErr *tls.CertificateVerificationError
+		record  tls.RecordHeaderError
+		alert   tls.AlertError
+	)
+	switch {
+	case errors.As(err, &certErr), errors.As(err, &record), errors.As(err, &alert):
+		return KindTLS
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return KindRefused
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH),
+		errors.Is(err, syscall.EHOSTDOWN), errors.Is(err, syscall.ENETDOWN), errors.Is(err, syscall.EADDRNOTAVAIL):
+		return KindUnreachable
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), errors.Is(err, os.ErrDeadlineExceeded),
+		errors.As(err, &netErr) && netErr.Timeout():
+		return KindTimeout
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return KindClosed
+	}
+	return KindOther
+}
+
+// plainNetError drops "dial tcp 10.0.0.1:6443:" from an error that is shown
+// next to its endpoint.
+func plainNetError(err error) error {
+	switch errorKind(err) {
+	case KindRefused:
+		return errors.New("connection refused")
+	case KindTimeout:
+		return errors.New("no answer in time")
+	case KindClosed:
+		return errors.New("connection accepted, then closed")
+	}
+	var op *net.OpError
+	if errors.As(err, &op) && op.Err != nil && !strings.HasPrefix(op.Op, "remote") {
+		var se *os.SyscallError
+		if errors.As(op.Err, &se) {
+			return se.Err
+		}
+		return op.Err
+	}
+	return err
+}
