@@ -1,0 +1,323 @@
+package mounts
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// BPFFSState says how the BPF file system was found.
+type BPFFSState uint8
+
+// The states. Only Right, WrongMode and, unless it hides our pins, Stacked are
+// usable; Absent is what EnsureBPFFS mends.
+const (
+	BPFFSUnreachable BPFFSState = iota // no way to the host
+	BPFFSAbsent                        // a directory with nothing mounted on it
+	BPFFSRight
+	BPFFSWrongMode   // not 0700 of root: others may get at the pins
+	BPFFSStacked     // a second bpffs lies over the first
+	BPFFSReadOnly    // no pin can be made
+	BPFFSWrongType   // something else is mounted there
+	BPFFSNoDirectory // nothing to mount on
+	BPFFSNotEmpty    // a given directory with files, which a mount would hide
+)
+
+func (s BPFFSState) String() string {
+	switch s {
+	case BPFFSUnreachable:
+		return "unreachable"
+	case BPFFSAbsent:
+		return "absent"
+	case BPFFSRight:
+		return "right"
+	case BPFFSWrongMode:
+		return "wrong mode"
+	case BPFFSStacked:
+		return "mounted twice"
+	case BPFFSReadOnly:
+		return "read-only"
+	case BPFFSWrongType:
+		return "wrong type"
+	case BPFFSNoDirectory:
+		return "no directory"
+	case BPFFSNotEmpty:
+		return "not empty"
+	}
+	return fmt.Sprintf("BPFFSState(%d)", uint8(s))
+}
+
+// MarshalText makes the state readable in JSON.
+func (s BPFFSState) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// Layer is one of several mounts at the same mount point.
+type Layer struct {
+	Mount
+	// Entries are the names in its root directory, at most 32. Empty if !Seen.
+	Entries []string `json:"entries,omitempty"`
+	// Seen: we could look into it.
+	Seen bool `json:"seen"`
+}
+
+// BPFFS is a BPF file system, or the place where one should be.
+type BPFFS struct {
+	// Path leads this process to it, for example /proc/1/root/sys/fs/bpf.
+	Path string `json:"path"`
+	// HostPath is its path in the mount namespace that it is in.
+	HostPath string     `json:"host_path"`
+	State    BPFFSState `json:"state"`
+	// Mount is what HostPath is on. Zero when that is not to be seen.
+	Mount Mount `json:"mount"`
+	// Stack has all mounts at HostPath, the topmost first, if there are
+	// several.
+	Stack []Layer `json:"stack,omitempty"`
+	// Mode has the permission bits, sticky included, and UID the owner.
+	Mode uint32 `json:"mode"`
+	UID  uint32 `json:"uid"`
+	// MountedByUs: firsthop made this mount, now or earlier.
+	MountedByUs bool `json:"mounted_by_us"`
+	// Actions are what EnsureBPFFS would do, or has done.
+	Actions []string `json:"actions,omitempty"`
+	// Warnings are things that somebody should mend; Notes only to know.
+	Warnings []string `json:"warnings,omitempty"`
+	Notes    []string `json:"notes,omitempty"`
+	// Ways are the ways to the host that were tried. Empty for a given path.
+	Ways []Way `json:"ways,omitempty"`
+
+	problem error
+}
+
+// Err says why it cannot be used, nil if it can. It wraps one of the sentinel
+// errors; for a BPF file system that EnsureBPFFS can mount that is ErrAbsent.
+func (b *BPFFS) Err() error { return b.problem }
+
+func (b *BPFFS) is(s BPFFSState, cause error, format string, args ...any) {
+	b.State, b.problem = s, nil
+	if cause != nil {
+		b.problem = fmt.Errorf("bpffs at %s: %w: %s", b.HostPath, cause, fmt.Sprintf(format, args...))
+	}
+}
+
+func (b *BPFFS) warn(format string, args ...any) {
+	b.Warnings = append(b.Warnings, fmt.Sprintf(format, args...))
+}
+
+func (b *BPFFS) note(format string, args ...any) {
+	b.Notes = append(b.Notes, fmt.Sprintf(format, args...))
+}
+
+// FindBPFFS looks at the host's BPF file system and changes nothing. The state
+// of what it finds is in the result, see [BPFFS.Err]; the error is only for
+// what kept it from looking.
+func FindBPFFS(c Config) (BPFFS, error) {
+	b, _, err := findBPFFS(c)
+	return b, err
+}
+
+func findBPFFS(c Config) (BPFFS, Host, error) {
+	if c.Explicit {
+		h := Host{own: true, Sure: true}
+		b, err := lookBPFFS(&h, c)
+		return b, h, err
+	}
+	h, err := FindHost(c)
+	if errors.Is(err, ErrNoHost) {
+		return findGivenBPFFS(c, h.Ways, err)
+	}
+	if err != nil {
+		return BPFFS{HostPath: c.bpffsPath()}, h, err
+	}
+	b, err := lookBPFFS(&h, c)
+	b.Ways = h.Ways
+	return b, h, err
+}
+
+// findGivenBPFFS looks at what the pod has at the path in its own mount
+// namespace, the last way when pid 1 cannot be reached: a hostPath volume of the
+// directory, and if that is mounted with Bidirectional propagation, what we
+// mount on it.
+func findGivenBPFFS(c Config, ways []Way, noHost error) (BPFFS, Host, error) {
+	h := Host{own: true, Ways: ways}
+	b, err := lookBPFFS(&h, c)
+	if err != nil {
+		return b, h, err
+	}
+	way := Way{Name: "own directory", Path: b.HostPath}
+	switch {
+	case b.State == BPFFSAbsent && b.Mount.Shared:
+		way.OK, way.Reason = true, "no bpffs there, but what is mounted on it appears outside of this mount namespace"
+		b.warn("%s: whether the host sees a mount there cannot be told, for its pid 1 is out of reach; set hostPID: true", b.HostPath)
+	case b.Mount.Type != "bpf":
+		way.Reason = fmt.Sprintf("%s, and a mount there would stay in this container; mount it on the host (mount -t bpf bpf %s), set hostPID: true, or mount the host's /proc at %s",
+			b.State, b.HostPath, DefaultHostProc)
+		b.is(BPFFSUnreachable, noHost, "and in this container's %s: %s", b.HostPath, way.Reason)
+		b.Actions = nil
+	default:
+		way.OK, way.Reason = true, "a bpffs is there, given by the pod's volumes"
+		b.warn("%s is taken for the host's because it is there; that cannot be verified, for the host's pid 1 is out of reach", b.HostPath)
+	}
+	h.Ways = append(slices.Clip(ways), way)
+	b.Ways = h.Ways
+	return b, h, nil
+}
+
+// lookBPFFS judges what is at the path, seen from h.
+func lookBPFFS(h *Host, c Config) (BPFFS, error) {
+	b, err := lookAt(h.view(), c)
+	if err != nil || len(b.Stack) < 2 {
+		return b, err
+	}
+	lookBelow(h, c, &b)
+	return b, nil
+}
+
+// lookAt judges what is at the path in a view.
+func lookAt(v view, c Config) (BPFFS, error) {
+	b := BPFFS{HostPath: c.bpffsPath()}
+	b.Path = v.open(b.HostPath)
+	if !strings.HasPrefix(b.HostPath, "/") {
+		return b, fmt.Errorf("bpffs path %q is not absolute", b.HostPath)
+	}
+	real, err := v.resolve(b.HostPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		b.missing(c, real)
+		return b, nil
+	}
+	if err != nil {
+		return b, fmt.Errorf("look at bpffs path: %w", err)
+	}
+	if strings.TrimRight(b.HostPath, "/") != real {
+		b.note("%s is a symbolic link to %s", b.HostPath, real)
+		b.HostPath, b.Path = real, v.open(real)
+	}
+	fd, err := v.openDir(real)
+	if errors.Is(err, unix.ENOTDIR) {
+		b.is(BPFFSNoDirectory, ErrNoDirectory, "it is a file")
+		return b, nil
+	}
+	if err != nil {
+		return b, err
+	}
+	defer unix.Close(fd)
+	return b, b.judge(v, c, fd)
+}
+
+// missing handles a path that is not there.
+func (b *BPFFS) missing(c Config, at string) {
+	if c.Explicit {
+		b.is(BPFFSAbsent, ErrAbsent, "the directory does not exist")
+		b.Actions = []string{"make the directory " + b.HostPath, "mount bpffs at " + b.HostPath}
+		return
+	}
+	b.is(BPFFSNoDirectory, ErrNoDirectory, "%s does not exist: the kernel is built without CONFIG_BPF_SYSCALL, or sysfs is not mounted at /sys", at)
+}
+
+// judge looks at an open directory.
+func (b *BPFFS) judge(v view, c Config, fd int) error {
+	var fst unix.Statfs_t
+	if err := unix.Fstatfs(fd, &fst); err != nil {
+		return fmt.Errorf("statfs %s: %w", b.Path, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fmt.Errorf("stat %s: %w", b.Path, err)
+	}
+	b.Mode, b.UID = st.Mode&0o7777, st.Uid
+	point := v.inTable + b.HostPath
+	isAt, isBPF := mountPointIs(point), typeIs("bpf")
+	id := mountID(fd)
+	own := []byte(fmt.Sprintf("%d ", id))
+	table, err := v.mounts(func(line []byte) bool {
+		return isAt(line) || isBPF(line) || len(line) > len(own) && string(line[:len(own)]) == string(own)
+	})
+	if err != nil {
+		return err
+	}
+	b.Mount, _ = byID(table, id)
+	stack, hidden := stackAt(table, point, id)
+	if id == 0 && len(stack) > 0 {
+		b.Mount = stack[0]
+	}
+	for _, m := range hidden {
+		if m.Type == "bpf" {
+			b.note("another bpffs (mount %d) at %s is hidden by a mount over one of its parent directories", m.ID, point)
+		}
+	}
+	if len(stack) > 1 {
+		for _, m := range stack {
+			b.Stack = append(b.Stack, Layer{Mount: m})
+		}
+	}
+	if uint32(fst.Type) != unix.BPF_FS_MAGIC {
+		return b.judgeOther(c, stack)
+	}
+	b.MountedByUs = b.Mount.Ours()
+	b.judgeBPF(c, &fst, point)
+	return nil
+}
+
+// judgeOther handles a path with no BPF file system.
+func (b *BPFFS) judgeOther(c Config, stack []Mount) error {
+	// A pod's hostPath volume of the bare directory is a bind mount of sysfs.
+	if len(stack) > 0 && stack[0].Type != "sysfs" {
+		under := ""
+		for _, m := range stack[1:] {
+			if m.Type == "bpf" {
+				under = ", and hides a bpffs"
+			}
+		}
+		b.is(BPFFSWrongType, ErrWrongType, "a %s (source %s) is mounted there%s; unmount it (umount %s), or give another directory", stack[0].Type, stack[0].Source, under, b.HostPath)
+		return nil
+	}
+	if c.Explicit {
+		names, err := entries(b.Path, 3)
+		if err != nil {
+			return fmt.Errorf("look into bpffs directory: %w", err)
+		}
+		if len(names) > 0 {
+			b.is(BPFFSNotEmpty, ErrNotEmpty, "a mount would hide %s in it; give an empty directory", strings.Join(names, ", "))
+			return nil
+		}
+	}
+	b.is(BPFFSAbsent, ErrAbsent, "nothing is mounted there")
+	b.Actions = []string{"mount bpffs at " + b.HostPath}
+	return nil
+}
+
+// judgeBPF handles a path on a BPF file system.
+func (b *BPFFS) judgeBPF(c Config, fst *unix.Statfs_t, point string) {
+	b.is(BPFFSRight, nil, "")
+	if b.Mount.Point != "" && b.Mount.Point != point {
+		b.note("%s is a directory of the bpffs mounted at %s", b.HostPath, b.Mount.Point)
+	}
+	if b.Mount.Root != "" && b.Mount.Root != "/" {
+		b.note("only the directory %s of the bpffs is mounted at %s", b.Mount.Root, b.Mount.Point)
+	}
+	for _, f := range []struct {
+		flag int64
+		name string
+	}{{unix.ST_NOSUID, "nosuid"}, {unix.ST_NODEV, "nodev"}, {unix.ST_NOEXEC, "noexec"}} {
+		if int64(fst.Flags)&f.flag == 0 {
+			b.note("mounted without %s", f.name)
+		}
+	}
+	if b.Mode&0o77 != 0 || b.UID != 0 {
+		b.is(BPFFSWrongMode, nil, "")
+		b.warn("bpffs at %s has mode %04o and owner %d, so others than root may get at its pins; mend it with: chown root %s && chmod 0700 %s",
+			b.HostPath, b.Mode, b.UID, b.HostPath, b.HostPath)
+	}
+	if len(b.Stack) > 1 && b.Stack[1].Type == "bpf" {
+		b.is(BPFFSStacked, nil, "")
+	}
+	if int64(fst.Flags)&unix.ST_RDONLY != 0 {
+		how := "remount,bind,rw"
+		if has(b.Mount.Super, "ro") {
+			how = "remount,rw"
+		}
+		b.is(BPFFSReadOnly, ErrReadOnly, "no pin can be made; mend it with: mount -o %s %s", how, b.HostPath)
+	}
+}

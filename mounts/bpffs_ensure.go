@@ -1,0 +1,286 @@
+package mounts
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// pollEvery and settleFor bound the waits for another process that mounts
+	// at the same moment.
+	pollEvery = 2 * time.Millisecond
+	settleFor = 300 * time.Millisecond
+
+	bpffsFlags  = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_RELATIME
+	cgroupFlags = bpffsFlags
+)
+
+// EnsureBPFFS mounts the BPF file system (nosuid,nodev,noexec,mode=0700) where
+// FindBPFFS finds it absent, and leaves everything else as it is: a mount that
+// we did not make is not changed, and none is ever put over another.
+//
+// The result says what there is now; Actions says what was done, and is empty
+// the second time. The error wraps one of the sentinel errors.
+//
+// It may run at the same time in several processes: a lock on the directory
+// below the mount keeps those of firsthop apart, and if a foreign one mounts in
+// between, ours is taken off again.
+func EnsureBPFFS(ctx context.Context, c Config) (BPFFS, error) {
+	b, h, err := findBPFFS(c)
+	if err != nil {
+		return b, err
+	}
+	if b.State != BPFFSAbsent {
+		return b, b.Err()
+	}
+	plan := b.Actions
+	if len(plan) > 1 {
+		if err := c.record(RecordMkdir, b.HostPath, ""); err != nil {
+			return b, err
+		}
+		if err := os.MkdirAll(b.Path, 0o700); err != nil {
+			return b, fmt.Errorf("make the bpffs directory: %w", err)
+		}
+	}
+	source := newSource()
+	if err := c.record(RecordMount, b.HostPath, source); err != nil {
+		return b, err
+	}
+	mounted, way, err := mountBPFFS(ctx, &h, c, b.HostPath, source)
+	if err != nil {
+		return b, err
+	}
+	after, _, err := findBPFFS(c)
+	if way != nil {
+		after.Ways = append(after.Ways, *way)
+	}
+	if err != nil {
+		return after, err
+	}
+	after.Actions = nil
+	if mounted {
+		after.Actions = plan
+	}
+	return after, after.Err()
+}
+
+// newSource names a mount of ours. The random part tells two processes apart
+// that mount at the same moment.
+func newSource() string { return fmt.Sprintf("%s%08x", sourcePrefix, rand.Uint32()) }
+
+// mountBPFFS mounts in the namespace of h, or where that is refused in our own
+// if what is mounted there appears in h's.
+func mountBPFFS(ctx context.Context, h *Host, c Config, path, source string) (mounted bool, way *Way, err error) {
+	err = h.inside(false, func(v view) error {
+		mounted, err = mountHere(ctx, v, c, path, source)
+		return err
+	})
+	if err == nil || h.own || !errors.Is(err, ErrRefused) {
+		return mounted, nil, err
+	}
+	refusal := err
+	own := ownView()
+	there, lookErr := lookAt(own, Config{Path: path})
+	way = &Way{Name: "mount propagation", Path: path}
+	if lookErr != nil || there.State != BPFFSAbsent || !there.Mount.Shared {
+		return false, way, fmt.Errorf("mount bpffs at %s on the host: %w; and a mount at %s here would not propagate to the host. Mount it on the host: mount -t bpf -o nosuid,nodev,noexec,mode=0700 bpf %s",
+			path, refusal, path, path)
+	}
+	if _, err := mountHere(ctx, own, c, path, source); err != nil {
+		return false, way, errors.Join(refusal, err)
+	}
+	// Unlike a pod without any way to the host we can see whether it arrived.
+	if after, err := lookAt(h.view(), Config{Path: path}); err != nil || after.State == BPFFSAbsent {
+		_ = unix.Unmount(path, 0)
+		return false, way, fmt.Errorf("mount bpffs at %s on the host: %w; and a mount at %s here did not propagate to the host", path, refusal, path)
+	}
+	way.OK, way.Reason = true, "entering the host was refused ("+refusal.Error()+"), but a mount here appears there"
+	return true, way, nil
+}
+
+// mountHere mounts in the namespace of the calling thread. It reports false if
+// another process was faster.
+func mountHere(ctx context.Context, v view, c Config, path, source string) (bool, error) {
+	dir := v.open(path)
+	unlock, err := lockDir(ctx, dir)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	look := Config{Path: path, Explicit: c.Explicit, PinDir: c.PinDir}
+	if b, err := lookAt(v, look); err != nil {
+		return false, err
+	} else if b.State != BPFFSAbsent {
+		return false, nil
+	}
+	if err := unix.Mount(source, dir, "bpf", bpffsFlags, "mode=0700"); err != nil {
+		return false, explainMount("bpf", dir, err)
+	}
+	return settle(ctx, v, path, source)
+}
+
+func explainMount(fstype, dir string, err error) error {
+	if errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("mount %s at %s: %w: the kernel is built without it", fstype, dir, err)
+	}
+	return refused("mount "+fstype+" at", dir, err, unix.CAP_SYS_ADMIN)
+}
+
+// lockDir takes the lock on a directory below a future mount point. Who waited
+// must look again, for the directory may be covered by then.
+func lockDir(ctx context.Context, dir string) (unlock func(), err error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("lock the mount point: %w", err)
+	}
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			f.Close()
+			return nil, fmt.Errorf("lock the mount point %s: %w", dir, err)
+		}
+		if err := pause(ctx); err != nil {
+			f.Close()
+			return nil, fmt.Errorf("wait for the lock on the mount point %s: %w", dir, err)
+		}
+	}
+}
+
+func pause(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(pollEvery):
+		return nil
+	}
+}
+
+// settle makes sure that a mount of ours just made is the only bpffs at its
+// place. Whoever finds himself over another takes his own off: so of two that
+// do this the lower one stays, and it waits until the upper one has gone. If the
+// upper one stays (mount -a does not look), ours is hidden, which the next look
+// reports.
+//
+// Between the look and the unmount a third may mount over ours, and we would
+// take that off. Unmounting by file descriptor does not help: the kernel goes
+// from there up to the topmost (LOOKUP_MOUNTPOINT).
+func settle(ctx context.Context, v view, path, source string) (bool, error) {
+	point := v.inTable + path
+	for until := time.Now().Add(settleFor); ; {
+		fd, err := v.openDir(path)
+		if err != nil {
+			return true, err
+		}
+		id := mountID(fd)
+		unix.Close(fd)
+		table, err := v.mounts(mountPointIs(point))
+		if err != nil {
+			return true, err
+		}
+		stack, _ := stackAt(table, point, id)
+		others := 0
+		for _, m := range stack {
+			if m.Type == "bpf" && m.Source != source {
+				others++
+			}
+		}
+		switch {
+		case others == 0:
+			return len(stack) > 0, nil
+		case stack[0].Source == source:
+			if err := unix.Unmount(v.open(path), 0); err != nil {
+				return true, fmt.Errorf("take our second mount at %s off again: %w", path, err)
+			}
+			return false, nil
+		case time.Now().After(until):
+			return true, nil
+		}
+		if err := pause(ctx); err != nil {
+			return true, err
+		}
+	}
+}
+
+// UnmountBPFFS undoes a mount that EnsureBPFFS made. source is the mount's
+// source as it was recorded; "" stands for any mount of ours. It refuses with
+// ErrNotOurs if the topmost mount is another, and with ErrInUse while it holds
+// anything. If there is no bpffs it does nothing. A directory that EnsureBPFFS
+// made stays.
+func UnmountBPFFS(ctx context.Context, c Config, source string) error {
+	b, h, err := findBPFFS(c)
+	if err != nil {
+		return err
+	}
+	switch b.State {
+	case BPFFSAbsent, BPFFSNoDirectory:
+		return nil
+	case BPFFSUnreachable:
+		return b.Err()
+	}
+	return unmount(ctx, &h, c, b.HostPath, source, "bpf", func(dir string) error {
+		names, err := entries(dir, maxEntries)
+		if err != nil {
+			return fmt.Errorf("look into bpffs before unmounting it: %w", err)
+		}
+		if len(names) > 0 {
+			return fmt.Errorf("unmount bpffs at %s: %w: it holds %s", b.HostPath, ErrInUse, listed(names))
+		}
+		return nil
+	})
+}
+
+// unmount takes off the topmost mount at path if it is the one that is meant
+// and check agrees.
+func unmount(ctx context.Context, h *Host, c Config, path, source, fstype string, check func(dir string) error) error {
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	return h.inside(false, func(v view) error {
+		fd, err := v.openDir(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		id := mountID(fd)
+		unix.Close(fd)
+		point := v.inTable + path
+		table, err := v.mounts(mountPointIs(point))
+		if err != nil {
+			return err
+		}
+		stack, _ := stackAt(table, point, id)
+		if len(stack) == 0 {
+			return fmt.Errorf("unmount %s: %w: it is not a mount point", path, ErrNotOurs)
+		}
+		top := stack[0]
+		if top.Type != fstype || !top.Ours() || (source != "" && source != top.Source) {
+			return fmt.Errorf("unmount %s: %w: the topmost mount there is a %s with source %s", path, ErrNotOurs, top.Type, top.Source)
+		}
+		if err := check(v.open(path)); err != nil {
+			return err
+		}
+		if err := c.record(RecordUnmount, path, top.Source); err != nil {
+			return err
+		}
+		err = unix.Unmount(v.open(path), 0)
+		if errors.Is(err, unix.EBUSY) {
+			return fmt.Errorf("unmount %s: %w: a process has a file or its working directory there", path, ErrInUse)
+		}
+		if err != nil {
+			return refused("unmount", path, err, unix.CAP_SYS_ADMIN)
+		}
+		return nil
+	})
+}

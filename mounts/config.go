@@ -1,0 +1,129 @@
+package mounts
+
+import (
+	"errors"
+	"path"
+	"path/filepath"
+)
+
+const (
+	// DefaultBPFFS is where the host's BPF file system belongs: systemd, cilium
+	// and bpftool look there.
+	DefaultBPFFS = "/sys/fs/bpf"
+	// DefaultRunDir holds our own cgroup2 mount where the host has none.
+	DefaultRunDir = "/run/firsthop"
+	// DefaultPinDir is our directory on the BPF file system.
+	DefaultPinDir = "firsthop"
+	// DefaultHostProc is where pods by custom mount the host's /proc.
+	DefaultHostProc = "/host/proc"
+
+	// sourcePrefix begins the source of every mount of ours, so that the mount
+	// table itself says which mounts we may undo, even after a crash between
+	// the mount and the note of it.
+	sourcePrefix = "firsthop-"
+)
+
+// Kinds that are passed to Config.Record.
+const (
+	RecordMount   = "mount"
+	RecordMkdir   = "mkdir"
+	RecordUnmount = "umount"
+)
+
+// Config says where to look. The zero value is right on a host and in a pod
+// with hostPID.
+type Config struct {
+	// Root is a prefix for the host's paths: "" or "/" to find it out, "/host"
+	// or "/proc/1/root" in a container, a directory in a test.
+	Root string
+	// Path is the BPF file system, or the cgroup. For the BPF file system ""
+	// means [DefaultBPFFS]; for the cgroup "" means the true root.
+	Path string
+	// Explicit says that the user gave Path: it is then a path in our own mount
+	// namespace, whatever that is, and Root and Proc say nothing about it.
+	Explicit bool
+	// Proc lists further directories at which the host's /proc may be mounted.
+	// [DefaultHostProc] and /proc are always tried.
+	Proc []string
+	// PinDir is the name of our directory on the BPF file system, by which a
+	// hidden mount that holds our pins is known. "" means [DefaultPinDir].
+	PinDir string
+	// RunDir is a directory of the host below which cgroup2 is mounted when it
+	// is mounted nowhere. "" means [DefaultRunDir].
+	RunDir string
+	// Record, if set, is called before each change with what is about to be
+	// done (RecordMount, RecordMkdir, RecordUnmount), the host's path, and for
+	// a mount the source that will identify it in the mount table. An error
+	// stops the change.
+	Record func(kind, target, former string) error
+}
+
+func (c Config) record(kind, target, former string) error {
+	if c.Record == nil {
+		return nil
+	}
+	return c.Record(kind, target, former)
+}
+
+func (c Config) root() string {
+	if c.Root == "" {
+		return ""
+	}
+	if r := filepath.Clean(c.Root); r != "/" {
+		return r
+	}
+	return ""
+}
+
+func (c Config) bpffsPath() string {
+	if c.Path == "" {
+		return DefaultBPFFS
+	}
+	return c.Path
+}
+
+func (c Config) pinDir() string {
+	if c.PinDir == "" {
+		return DefaultPinDir
+	}
+	return c.PinDir
+}
+
+func (c Config) cgroupDir() string {
+	dir := c.RunDir
+	if dir == "" {
+		dir = DefaultRunDir
+	}
+	return path.Join(dir, "cgroup")
+}
+
+// Sentinel errors, for errors.Is. The text around them says what to do.
+var (
+	// ErrNoHost: no way to the host's mount namespace was found.
+	ErrNoHost = errors.New("no way to the host")
+	// ErrAbsent: nothing is mounted where it should be.
+	ErrAbsent = errors.New("not mounted")
+	// ErrNoDirectory: there is no directory to mount on.
+	ErrNoDirectory = errors.New("no such directory")
+	// ErrWrongType: another file system is mounted there.
+	ErrWrongType = errors.New("wrong file system type")
+	// ErrNotEmpty: mounting there would hide files.
+	ErrNotEmpty = errors.New("directory is not empty")
+	// ErrReadOnly: the BPF file system is mounted read-only.
+	ErrReadOnly = errors.New("mounted read-only")
+	// ErrStacked: a second mount hides one that holds our pins.
+	ErrStacked = errors.New("mounted twice")
+	// ErrNotOurs: the mount was not made by firsthop.
+	ErrNotOurs = errors.New("not mounted by firsthop")
+	// ErrInUse: the mount still holds something, or something holds it.
+	ErrInUse = errors.New("still in use")
+	// ErrRefused: the kernel or a security module refused a call.
+	ErrRefused = errors.New("refused")
+	// ErrCgroup1: the path is in a cgroup v1 hierarchy.
+	ErrCgroup1 = errors.New("cgroup v1")
+	// ErrNotCgroup: the path is not a directory of cgroup2.
+	ErrNotCgroup = errors.New("not a cgroup v2 directory")
+	// ErrNotTrueRoot: the only cgroup2 to be seen is not the true root, or
+	// cannot be shown to be it.
+	ErrNotTrueRoot = errors.New("not the true root of the cgroup v2 hierarchy")
+)

@@ -1,0 +1,180 @@
+package mounts
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// SelfIn reports whether this process is in the cgroup v2 directory at path or
+// below it. See [Contains].
+func SelfIn(path string) (in, sure bool, err error) { return contains(path, "self") }
+
+// Contains reports whether a process is in the cgroup v2 directory at path or
+// below it. pid is as seen in our /proc.
+//
+// The kernel says where a process is only as a path (/proc/PID/cgroup) relative
+// to the root of the reader's cgroup namespace, and of a mount which cgroup it
+// shows only in the same way. Where the two can be brought together we go to the
+// process's directory and upwards, comparing ids. Where they can't, also not
+// from pid 1's cgroup namespace, sure is false and in too.
+func Contains(path string, pid int) (in, sure bool, err error) {
+	return contains(path, strconv.Itoa(pid))
+}
+
+func contains(dir, process string) (in, sure bool, err error) {
+	fd, err := ownView().openDir(dir)
+	if err != nil {
+		return false, false, err
+	}
+	defer unix.Close(fd)
+	want, err := cgroupID(fd, dir)
+	if err != nil {
+		return false, false, err
+	}
+	if IsTopCgroup(want) {
+		return true, true, nil // all are below the top
+	}
+	in, sure, err = containsHere(fd, want, process)
+	if sure || err != nil {
+		return in, sure, err
+	}
+	h, err := FindHost(Config{})
+	if err != nil || h.ownCgroup || h.entry == "" {
+		return false, false, nil
+	}
+	// The same look from pid 1's cgroup namespace. That it may be refused is
+	// only another reason not to be sure.
+	entry, err := os.Open(h.entry)
+	if err != nil {
+		return false, false, nil
+	}
+	defer entry.Close()
+	err = onThread(func() error {
+		if err := enter(entry, "cgroup", unix.CLONE_NEWCGROUP); err != nil {
+			return err
+		}
+		var err error
+		in, sure, err = containsHere(fd, want, process)
+		return err
+	})
+	if err != nil {
+		return false, false, nil
+	}
+	return in, sure, nil
+}
+
+// containsHere looks from the cgroup namespace of the calling thread.
+func containsHere(fd int, want uint64, process string) (in, sure bool, err error) {
+	data, err := os.ReadFile("/proc/" + process + "/cgroup")
+	if err != nil {
+		return false, false, fmt.Errorf("read the cgroup of process %s: %w", process, err)
+	}
+	rel, ok := cgroup2Path(string(data))
+	if !ok {
+		return false, false, nil
+	}
+	table, err := ownView().mounts(typeIs("cgroup2"))
+	if err != nil {
+		return false, false, err
+	}
+	m, ok := byID(table, mountID(fd))
+	if !ok {
+		return false, false, nil // a path into another mount namespace
+	}
+	at, where := position(m.Root, rel)
+	switch where {
+	case outside:
+		return false, true, nil
+	case somewhereBelow:
+		id, err := CgroupID(m.Point)
+		return err == nil && id == want, err == nil && id == want, nil
+	}
+	return climb(path.Join(m.Point, at), m.ID, want)
+}
+
+// climb goes from a directory upwards to the root of its mount.
+func climb(dir string, mount int, want uint64) (in, sure bool, err error) {
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false, false, nil // it moved, or the mount point is hidden
+	}
+	defer func() { unix.Close(fd) }()
+	if mountID(fd) != mount {
+		return false, false, nil
+	}
+	for mountID(fd) == mount {
+		id, err := cgroupID(fd, dir)
+		if err != nil {
+			return false, false, err
+		}
+		if id == want {
+			return true, true, nil
+		}
+		up, err := unix.Openat(fd, "..", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return false, false, &os.PathError{Op: "open", Path: dir + "/..", Err: err}
+		}
+		unix.Close(fd)
+		fd = up
+	}
+	return false, true, nil
+}
+
+// cgroup2Path finds the v2 line in a /proc/PID/cgroup. A process in a cgroup
+// that has been removed has no place any more.
+func cgroup2Path(data string) (string, bool) {
+	for line := range strings.Lines(data) {
+		p, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "0::")
+		if ok {
+			return p, strings.HasPrefix(p, "/") && !strings.HasSuffix(p, " (deleted)")
+		}
+	}
+	return "", false
+}
+
+type place int
+
+const (
+	outside        place = iota
+	below                // at a known path
+	somewhereBelow       // at a path that is not known
+)
+
+// position says where the cgroup rel is as seen from the cgroup root, both
+// relative to the same cgroup namespace. A path of the kernel's begins with one
+// "/.." for each step from the namespace's root up to the nearest ancestor that
+// both have in common, so what is further up has no name, and two paths with
+// different numbers of steps part at the higher.
+func position(root, rel string) (string, place) {
+	rootUps, rootNames := split(root)
+	relUps, relNames := split(rel)
+	switch {
+	case rootUps == relUps:
+		if len(relNames) >= len(rootNames) && slices.Equal(relNames[:len(rootNames)], rootNames) {
+			return path.Join(relNames[len(rootNames):]...), below
+		}
+	case rootUps > relUps && len(rootNames) == 0:
+		return "", somewhereBelow
+	}
+	return "", outside
+}
+
+// split takes the leading ".." off a path.
+func split(p string) (ups int, names []string) {
+	for n := range strings.SplitSeq(p, "/") {
+		switch {
+		case n == "":
+		case n == ".." && len(names) == 0:
+			ups++
+		default:
+			names = append(names, n)
+		}
+	}
+	return ups, names
+}

@@ -1,0 +1,341 @@
+package mounts
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Inode numbers of the first namespaces, fixed in the kernel (PROC_*_INIT_INO in
+// include/linux/proc_ns.h since 3.8 and 4.6; in uapi/linux/nsfs.h since 6.18).
+const (
+	initPIDNamespace    = "pid:[4026531836]"
+	initCgroupNamespace = "cgroup:[4026531835]"
+)
+
+// Way is one way to the host that was considered.
+type Way struct {
+	// Name says what kind of way it is: "own mount namespace", "pid 1", ….
+	Name string `json:"name"`
+	// Path is what it goes through.
+	Path string `json:"path"`
+	// OK says that it leads to the host and was taken.
+	OK bool `json:"ok"`
+	// Reason says why it was taken or not; never empty.
+	Reason string `json:"reason"`
+}
+
+// Host is the mount namespace of the host, and how it was found.
+type Host struct {
+	// Prefix comes before a path of the host to make it one that this process
+	// can open: "" in the host's own namespace, else for example
+	// "/proc/1/root".
+	Prefix string `json:"prefix"`
+	// Sure: the evidence is conclusive. Otherwise it is only the best there is.
+	Sure bool `json:"sure"`
+	// Ways lists everything that was tried, in order.
+	Ways []Way `json:"ways"`
+
+	entry     string // the host's first process, "/proc/1"; "" if there is none to be seen
+	own       bool   // our mount namespace and root are the host's
+	ownCgroup bool   // our cgroup namespace is that of the first process
+	topCgroup bool   // the first process is in the initial cgroup namespace
+	inTable   string
+}
+
+func (h *Host) view() view {
+	v := ownView()
+	v.prefix, v.inTable = h.Prefix, h.inTable
+	if h.entry != "" && !h.own {
+		v.inTable = ""
+		v.table = tableOf(h.entry)
+	}
+	return v
+}
+
+// FindHost finds the mount namespace of the host: of the process that is the
+// node's init, be the node a machine, a virtual machine or, in kind, a
+// container. It changes nothing.
+//
+// The hard part is to know whether process 1 of a /proc is that init. In a pod
+// without hostPID, process 1 is the container's own first process, often we
+// ourselves; with shareProcessNamespace it is the pause process, whose mount
+// namespace differs from ours just as the host's would. So differing namespaces
+// prove nothing. What does, for the /proc mounted at some directory:
+//
+//  1. It must show us (thread-self resolves): then its pid namespace is ours or
+//     an ancestor of ours. A host's is; a sibling container's is not.
+//
+//  2. If the pid namespace of its process 1 has the fixed inode number of the
+//     first one, this is the machine's init. Nothing more is needed.
+//
+//  3. Otherwise the node may be a container (kind), or 1 is a container's
+//     process. If 1 is in another mount namespace than we, it is our node's if
+//     the file system that is our root is mounted there too: the container
+//     runtime mounted it there before it made our namespace of it, while the
+//     pause process has only its own. Failing that (a runtime in a private mount
+//     namespace), mounts of the kubelet's pods there count as weak evidence.
+//
+//  4. If 1 shares our mount namespace and nothing says that a kubelet made our
+//     container, we are on a node that is a container (kind: by hand, or by its
+//     systemd). A kubelet gives every container a termination log and mounts
+//     from its pods directory, which are in our own mount table.
+//
+//  5. Where 1 may not be looked at (it has more capabilities than we, and we
+//     lack CAP_SYS_PTRACE, or a security module is in the way), its mount table
+//     may still be read. If the mount that is our root is its root too, we are
+//     in its mount namespace, for the kernel gives each mount an id of its own.
+//
+// A /proc that the pod's author mounted is tried before our own /proc: it is
+// there for this purpose, and it can only be further out.
+func FindHost(c Config) (Host, error) {
+	root := c.root()
+	if root != "" {
+		if st, err := os.Stat(root); err != nil {
+			return Host{}, fmt.Errorf("look at root %s: %w", root, err)
+		} else if !st.IsDir() {
+			return Host{}, fmt.Errorf("root %s is not a directory", root)
+		}
+	}
+	var ways []Way
+	var found *Host
+	procs := procDirs(c)
+	for i, proc := range procs {
+		h, way := judgeProc(proc, i == len(procs)-1)
+		if h != nil && root != "" && !sameFile(root, proc+"/1/root") {
+			h, way.OK = nil, false
+			way.Reason = fmt.Sprintf("not used: the given root %s is another directory", root)
+		}
+		ways = append(ways, way)
+		if h != nil {
+			found = h
+			break
+		}
+	}
+	if found == nil && root != "" {
+		h, way := givenRoot(root)
+		ways = append(ways, way)
+		found = h
+	}
+	if found == nil {
+		return Host{Ways: ways}, fmt.Errorf("%w: %s", ErrNoHost, describe(ways))
+	}
+	found.Ways = ways
+	return *found, nil
+}
+
+// procDirs lists where to look for the host's /proc; our own comes last.
+func procDirs(c Config) []string {
+	dirs := make([]string, 0, len(c.Proc)+2)
+	seen := map[string]bool{"/proc": true}
+	add := func(d string) {
+		if d = filepath.Clean(d); !seen[d] {
+			seen[d] = true
+			dirs = append(dirs, d)
+		}
+	}
+	for _, d := range c.Proc {
+		add(d)
+	}
+	if r := c.root(); r != "" {
+		add(r + "/proc")
+	}
+	add(DefaultHostProc)
+	return append(dirs, "/proc")
+}
+
+func describe(ways []Way) string {
+	parts := make([]string, len(ways))
+	for i, w := range ways {
+		parts[i] = w.Name + " " + w.Path + ": " + w.Reason
+	}
+	return strings.Join(parts, "; ")
+}
+
+func sameFile(a, b string) bool {
+	sa, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	sb, err := os.Stat(b)
+	return err == nil && os.SameFile(sa, sb)
+}
+
+// judgeProc applies the rules of FindHost to process 1 of one /proc.
+func judgeProc(proc string, ownProc bool) (*Host, Way) {
+	way := Way{Name: "host proc", Path: proc + "/1/root"}
+	if ownProc {
+		way.Name = "pid 1"
+	}
+	no := func(format string, args ...any) (*Host, Way) {
+		way.Reason = fmt.Sprintf(format, args...)
+		return nil, way
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(proc, &st); err != nil {
+		return no("%v", &os.PathError{Op: "statfs", Path: proc, Err: err})
+	}
+	if st.Type != unix.PROC_SUPER_MAGIC {
+		return no("%s is not a proc file system", proc)
+	}
+	self, err := readNamespaces(proc + "/thread-self")
+	if errors.Is(err, fs.ErrNotExist) {
+		return no("this process is not seen in %s, which belongs to a pid namespace that is neither ours nor above ours", proc)
+	} else if err != nil {
+		return no("%v", err)
+	}
+	one, err := readNamespaces(proc + "/1")
+	if err != nil {
+		if h := judgeByTable(proc, self, &way); h != nil || way.Reason != "" {
+			return h, way
+		}
+		return no("%v", refused("look at", proc+"/1", err, unix.CAP_SYS_PTRACE))
+	}
+	root, err := os.Stat(proc + "/1/root/")
+	if err != nil {
+		return no("%v", refused("look through", proc+"/1/root", err, unix.CAP_SYS_PTRACE))
+	}
+	h := &Host{entry: proc + "/1", Prefix: proc + "/1/root"}
+	h.ownCgroup = one.cgroup == self.cgroup
+	h.topCgroup = one.cgroup == initCgroupNamespace
+	same := one.mnt == self.mnt
+	h.Sure, way.OK, way.Reason = judgeInit(proc, one, same)
+	if !way.OK {
+		return nil, way
+	}
+	if ours, err := os.Stat("/"); same && err == nil && os.SameFile(ours, root) {
+		h.own, h.Prefix = true, ""
+		way.Name, way.Path = "own mount namespace", "/"
+	}
+	return h, way
+}
+
+// judgeByTable applies rule 5. It returns nil if that says nothing.
+func judgeByTable(proc string, self namespaces, way *Way) *Host {
+	status, err := os.ReadFile(proc + "/thread-self/status")
+	if err != nil || !inPIDNamespaceOf(string(status)) {
+		return nil
+	}
+	fd, err := ownView().openDir("/")
+	if err != nil {
+		return nil
+	}
+	id := mountID(fd)
+	unix.Close(fd)
+	isRoot := func(table func() (*os.File, error)) bool {
+		mounts, err := view{table: table}.mounts(mountPointIs("/"))
+		_, ok := byID(mounts, id)
+		return err == nil && ok
+	}
+	// In our own table too: it is not if we are chrooted into a directory of
+	// that mount.
+	if !isRoot(ownView().table) || !isRoot(tableOf(proc+"/1")) {
+		return nil
+	}
+	h := &Host{own: true, topCgroup: self.cgroup == initCgroupNamespace}
+	h.Sure, way.OK, way.Reason = judgeInit(proc, self, true)
+	if !way.OK {
+		return nil
+	}
+	way.Name, way.Path = "own mount namespace", "/"
+	way.Reason += " (its root is the same mount as ours; more than its mount table we may not see)"
+	return h
+}
+
+// inPIDNamespaceOf reports whether the process of a /proc/PID/status is in the
+// pid namespace of that /proc: NSpid has an entry for each namespace below.
+func inPIDNamespaceOf(status string) bool {
+	for line := range strings.Lines(status) {
+		if ids, ok := strings.CutPrefix(line, "NSpid:"); ok {
+			return len(strings.Fields(ids)) == 1
+		}
+	}
+	return false
+}
+
+// judgeInit says whether process 1 is the node's init, by rules 2 to 4.
+func judgeInit(proc string, one namespaces, same bool) (sure, ok bool, reason string) {
+	if one.pid == initPIDNamespace {
+		if same {
+			return true, true, "we are in the mount namespace of the machine's pid 1"
+		}
+		return true, true, "its pid namespace is the machine's first"
+	}
+	own, err := ownView().mounts(keepContainerMarks)
+	if err != nil {
+		return false, false, err.Error()
+	}
+	if same {
+		if mark := kubeletMark(own); mark != "" {
+			return false, false, "it is this container's own first process, for a kubelet mounted " + mark + " here; set hostPID: true, or mount the host's /proc at " + DefaultHostProc
+		}
+		return false, true, "we are in the mount namespace of pid 1, and nothing says that a kubelet made it"
+	}
+	theirs, err := view{table: tableOf(proc + "/1")}.mounts(keepNodeMarks(own))
+	if err != nil {
+		return false, false, err.Error()
+	}
+	if at := findRoot(own, theirs); at != "" {
+		return true, true, "our root file system is mounted there at " + at + ": it is the node that made this container"
+	}
+	if at := podMount(theirs); at != "" {
+		return false, true, "a kubelet's pods are mounted there, at " + at
+	}
+	return false, false, "it is in another mount namespace, but not the node's: our root file system is not mounted there (the pause process of a pod with shareProcessNamespace?)"
+}
+
+// givenRoot takes Config.Root at its word.
+func givenRoot(root string) (*Host, Way) {
+	way := Way{Name: "given root", Path: root, OK: true, Reason: "given"}
+	h := &Host{Prefix: root, inTable: root}
+	if real, err := filepath.EvalSymlinks(root); err == nil {
+		h.inTable = real
+	}
+	// PROC/PID/root: the namespaces of that process can be entered.
+	var st unix.Statfs_t
+	entry := filepath.Dir(root)
+	if filepath.Base(root) == "root" && unix.Statfs(entry, &st) == nil && st.Type == unix.PROC_SUPER_MAGIC {
+		h.inTable = ""
+		one, err := readNamespaces(entry)
+		if err != nil {
+			way.OK, way.Reason = false, refused("look at", entry, err, unix.CAP_SYS_PTRACE).Error()
+			return nil, way
+		}
+		h.entry = entry
+		h.topCgroup = one.cgroup == initCgroupNamespace
+		if self, err := readNamespaces("/proc/thread-self"); err == nil {
+			h.ownCgroup = one.cgroup == self.cgroup
+			h.own = one.mnt == self.mnt && sameFile("/", root)
+			if h.own {
+				h.Prefix = ""
+			}
+		}
+		way.Reason = "given; it is the root of a process, whose namespaces we can enter"
+		return h, way
+	}
+	if ns, err := os.Readlink("/proc/thread-self/ns/cgroup"); err == nil {
+		h.ownCgroup, h.topCgroup = true, ns == initCgroupNamespace
+	}
+	way.Reason = "given; mounts below it are made in our own mount namespace"
+	return h, way
+}
+
+// namespaces are the links in a process's ns directory.
+type namespaces struct{ mnt, pid, cgroup string }
+
+func readNamespaces(process string) (n namespaces, err error) {
+	for _, l := range []struct {
+		name string
+		to   *string
+	}{{"mnt", &n.mnt}, {"pid", &n.pid}, {"cgroup", &n.cgroup}} {
+		if *l.to, err = os.Readlink(process + "/ns/" + l.name); err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}

@@ -1,0 +1,223 @@
+package mounts
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+)
+
+// Mount is one line of a mount table.
+type Mount struct {
+	// ID and Parent are the kernel's mount ids, reused after an unmount.
+	ID     int `json:"id"`
+	Parent int `json:"parent"`
+	// Dev is the superblock's device, major:minor. Each bpffs has its own.
+	Dev string `json:"dev"`
+	// Root is the directory of the file system that is mounted; for cgroup2
+	// it is relative to the cgroup namespace of the process that read it.
+	Root string `json:"root"`
+	// Point is the mount point, relative to the root of the table's process.
+	Point  string `json:"point"`
+	Type   string `json:"type"`
+	Source string `json:"source"`
+	// Options are the mount's own, Super the superblock's.
+	Options string `json:"options"`
+	Super   string `json:"super_options"`
+	// Shared: a mount below this one appears in other mount namespaces too.
+	Shared bool `json:"shared,omitempty"`
+}
+
+// Ours reports whether firsthop made this mount.
+func (m Mount) Ours() bool { return strings.HasPrefix(m.Source, sourcePrefix) }
+
+// has reports whether an option is in a comma-separated list.
+func has(options, name string) bool {
+	for o := range strings.SplitSeq(options, ",") {
+		if o == name {
+			return true
+		}
+	}
+	return false
+}
+
+// readTable reads a mount table and keeps the lines for which keep is true.
+//
+// A node with many pods has thousands of mounts, and parsing each line costs
+// more than the kernel's making of it, so keep sees the raw line and only what
+// it lets pass is parsed. The line is as the kernel wrote it: blanks, tabs,
+// newlines, backslashes and # in a path are octal escapes.
+func readTable(r io.Reader, keep func(line []byte) bool) ([]Mount, error) {
+	data, err := readAll(r)
+	if err != nil {
+		return nil, fmt.Errorf("read the mount table: %w", err)
+	}
+	kept := make([]byte, 0, 1024)
+	for len(data) > 0 {
+		line := data
+		if i := bytes.IndexByte(data, '\n'); i >= 0 {
+			line, data = data[:i+1], data[i+1:]
+		} else {
+			data = nil
+		}
+		if keep(line) {
+			kept = append(kept, line...)
+		}
+	}
+	if len(kept) == 0 {
+		return nil, nil
+	}
+	infos, err := mountinfo.GetMountsFromReader(bytes.NewReader(kept), nil)
+	if err != nil {
+		return nil, fmt.Errorf("read the mount table: %w", err)
+	}
+	mounts := make([]Mount, len(infos))
+	for i, in := range infos {
+		mounts[i] = Mount{
+			ID: in.ID, Parent: in.Parent, Dev: fmt.Sprintf("%d:%d", in.Major, in.Minor), Root: in.Root, Point: in.Mountpoint,
+			Type: in.FSType, Source: in.Source, Options: in.Options, Super: in.VFSOptions,
+			Shared: strings.HasPrefix(in.Optional, "shared:") || strings.Contains(in.Optional, " shared:"),
+		}
+	}
+	return mounts, nil
+}
+
+// readAll reads with a large buffer from the start: the kernel builds the table
+// anew from the top for every read, and os.ReadFile begins with 512 bytes.
+func readAll(r io.Reader) ([]byte, error) {
+	buf := make([]byte, 0, 32<<10)
+	for {
+		if cap(buf)-len(buf) < 4096 {
+			buf = append(buf, make([]byte, cap(buf))...)[:len(buf)]
+		}
+		n, err := r.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if errors.Is(err, io.EOF) {
+			return buf, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// escapePath writes a path as the kernel does in a mount table (mangle_path
+// with " \t\n\\#" in fs/proc_namespace.c).
+func escapePath(p string) string {
+	if !strings.ContainsAny(p, " \t\n\\#") {
+		return p
+	}
+	var b strings.Builder
+	for i := range len(p) {
+		switch c := p[i]; c {
+		case ' ', '\t', '\n', '\\', '#':
+			fmt.Fprintf(&b, `\%03o`, c)
+		default:
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
+
+// mountPointIs returns a filter for the lines whose mount point is path.
+func mountPointIs(path string) func([]byte) bool {
+	want := escapePath(path)
+	return func(line []byte) bool { return pointIs(line, want) }
+}
+
+// pointIs compares the fifth field of a line, the mount point.
+func pointIs(line []byte, point string) bool {
+	for range 4 {
+		i := bytes.IndexByte(line, ' ')
+		if i < 0 {
+			return false
+		}
+		line = line[i+1:]
+	}
+	return len(line) > len(point) && string(line[:len(point)]) == point && line[len(point)] == ' '
+}
+
+// typeIs returns a filter for the lines of one file system type.
+func typeIs(fstype string) func([]byte) bool {
+	want := []byte(" - " + fstype + " ")
+	return func(line []byte) bool { return bytes.Contains(line, want) }
+}
+
+// byID finds a mount by its id.
+func byID(mounts []Mount, id int) (Mount, bool) {
+	for _, m := range mounts {
+		if m.ID == id {
+			return m, true
+		}
+	}
+	return Mount{}, false
+}
+
+// stackAt returns the mounts that lie on one another at a mount point, the
+// topmost first, and those at the same mount point that no path reaches because
+// a mount over a parent directory hides them.
+//
+// id is the mount that the path really leads to. Without it (0) the last line
+// counts as the topmost. That is the order in which mounts were made, so it is
+// wrong after mount --move, and the id is better: each mount of a stack has the
+// one below it as its parent.
+func stackAt(mounts []Mount, point string, id int) (stack, hidden []Mount) {
+	at := make([]Mount, 0, 2)
+	for _, m := range mounts {
+		if m.Point == point {
+			at = append(at, m)
+		}
+	}
+	if len(at) == 0 {
+		return nil, nil
+	}
+	if id == 0 {
+		id = at[len(at)-1].ID
+	}
+	used := make(map[int]bool, len(at))
+	for {
+		m, ok := byID(at, id)
+		if !ok || used[id] {
+			break
+		}
+		used[id] = true
+		stack = append(stack, m)
+		id = m.Parent
+	}
+	for _, m := range at {
+		if !used[m.ID] {
+			hidden = append(hidden, m)
+		}
+	}
+	return stack, hidden
+}
+
+// mountID is the id of the mount that an open file is on, 0 if the kernel does
+// not say. statx has it since 5.8; /proc/self/fdinfo since 3.15.
+func mountID(fd int) int {
+	var st unix.Statx_t
+	if unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st) == nil && st.Mask&unix.STATX_MNT_ID != 0 {
+		return int(st.Mnt_id)
+	}
+	// The shared file table makes any thread's fdinfo as good as ours.
+	data, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", fd))
+	if err != nil {
+		return 0
+	}
+	return parseMountID(string(data))
+}
+
+func parseMountID(fdinfo string) int {
+	for line := range strings.Lines(fdinfo) {
+		var id int
+		if n, _ := fmt.Sscanf(line, "mnt_id: %d", &id); n == 1 {
+			return id
+		}
+	}
+	return 0
+}
