@@ -20,6 +20,7 @@ var (
 		"ReadWriteDirectories", "ReadOnlyDirectories", "InaccessibleDirectories", // before 231
 		"TemporaryFileSystem", "MountImages", "MountFlags", "MountAPIVFS",
 		"ProcSubset", "DynamicUser", "LogNamespace", "IPCNamespacePath", "NetworkNamespacePath",
+		"RuntimeDirectory", "StateDirectory", "CacheDirectory", "LogsDirectory", "ConfigurationDirectory", // with :ro, or DynamicUser=
 		"JoinsNamespaceOf", "BPFDelegateCommands", "DelegateNamespaces",
 		"LoadCredential", "LoadCredentialEncrypted", "SetCredential", "SetCredentialEncrypted", "ImportCredential",
 	}

@@ -340,28 +340,40 @@ func (p *planner) dropBinary() error {
 		}
 		p.remove(p.Binary, "ours", "")
 	}
-	gone := []string{}
-	for _, a := range p.r.Actions {
-		if a.Kind == KindRemove && path.Dir(a.Path) == dir {
-			gone = append(gone, path.Base(a.Path))
-		}
+	going := func(name string) bool { // by what is planned already
+		return slices.ContainsFunc(p.r.Actions, func(a Action) bool {
+			return (a.Kind == KindRemove || a.Kind == KindRmdir) && a.Path == name
+		})
 	}
-	for ; dir != "/" && p.ownsDir(dir); dir = path.Dir(dir) {
-		left := slices.DeleteFunc(p.t.names(dir), func(s string) bool { return slices.Contains(gone, s) })
-		if !p.t.exists(dir) || len(left) > 0 {
-			break
+	for ; dir != "/"; dir = path.Dir(dir) {
+		owned, err := p.ownsDir(dir)
+		if err != nil || !owned {
+			return err
+		}
+		if !p.t.exists(dir) { // an earlier run came that far
+			continue
+		}
+		for _, name := range p.t.names(dir) {
+			if !going(path.Join(dir, name)) {
+				return nil
+			}
 		}
 		p.rmdir(dir)
-		gone = []string{path.Base(dir)}
 	}
 	return nil
 }
 
-func (p *planner) ownsDir(dir string) bool {
-	if p.Owned != nil {
-		return p.Owned(KindMkdir, dir)
+// ownsDir says whether we made a directory: by the record, which has it as
+// the links on the way resolved, else by its name.
+func (p *planner) ownsDir(dir string) (bool, error) {
+	if p.Owned == nil {
+		return dir == "/opt/firsthop" || strings.HasPrefix(dir, "/opt/firsthop/"), nil
 	}
-	return dir == "/opt/firsthop" || strings.HasPrefix(dir, "/opt/firsthop/")
+	at, err := p.t.dir(dir)
+	if err != nil {
+		return false, err
+	}
+	return p.Owned(KindMkdir, strings.TrimSuffix(strings.TrimPrefix(at, p.t.root), "/")), nil
 }
 
 func (p *planner) rmdir(dir string) {

@@ -36,7 +36,7 @@ func (t tree) dir(name string) (string, error) {
 		case "", ".":
 			continue
 		case "..":
-			cur = strings.TrimSuffix(path.Dir(cur), "/")
+			cur = cur[:max(strings.LastIndexByte(cur, '/'), 0)]
 			continue
 		}
 		next := cur + "/" + part
