@@ -21,6 +21,7 @@ func specs() (*ebpf.CollectionSpec, error) {
 
 // Balancer says how the connect-time load balancer is to behave.
 type Balancer struct {
+	Off       bool   // serve nobody: no hook is needed
 	UDP       bool   // translate UDP, not only TCP
 	HostNetns uint64 // if not 0: serve only sockets of the network namespace with this cookie (Linux 5.7)
 }
@@ -29,6 +30,9 @@ type Balancer struct {
 // in the order of attachment.
 func (b Balancer) Hooks(f Features) []Hook {
 	var hooks []Hook
+	if b.Off {
+		return nil
+	}
 	for _, h := range Hooks() {
 		if h.AvailableWith(f) && (b.UDP || !h.UDP) {
 			hooks = append(hooks, h)
