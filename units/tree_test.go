@@ -69,10 +69,20 @@ func (h host) read(p string) string {
 }
 
 // snapshot is every path with its kind, mode and contents.
-func (h host) snapshot() map[string]string {
+func (h host) snapshot() map[string]string { h.t.Helper(); return h.snapshotOf("/") }
+
+func (h host) snapshotOf(dirs ...string) map[string]string {
 	h.t.Helper()
 	s := map[string]string{}
-	err := filepath.WalkDir(h.root, func(p string, d fs.DirEntry, err error) error {
+	for _, dir := range dirs {
+		h.walk(s, dir)
+	}
+	return s
+}
+
+func (h host) walk(s map[string]string, dir string) {
+	h.t.Helper()
+	err := filepath.WalkDir(h.path(dir), func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -101,7 +111,6 @@ func (h host) snapshot() map[string]string {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	return s
 }
 
 func (h host) same(before map[string]string, what string) {
