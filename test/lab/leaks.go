@@ -38,10 +38,24 @@ func Take() (*Snapshot, error) {
 // Leaks waits until everything that came since the snapshot is gone, and describes what is still there when it has
 // waited long enough. BPF objects that another process holds, or that are pinned or attached elsewhere, are not ours:
 // other tests run at the same time. Goroutines are compared as well, so nothing else may run in this process.
-func (s *Snapshot) Leaks() ([]string, error) {
+func (s *Snapshot) Leaks() ([]string, error) { return poll(s.leaksNow) }
+
+// ObjectLeaks is Leaks for BPF objects alone: it can be asked while a lab is in use.
+func (s *Snapshot) ObjectLeaks() ([]string, error) {
+	return poll(func(askOthers bool) ([]string, error) {
+		objects, err := bpfObjects()
+		if err != nil {
+			return nil, err
+		}
+		return s.objectLeaks(objects, askOthers)
+	})
+}
+
+// poll asks for leaks until there are none or the deadline has passed.
+func poll(leaksNow func(askOthers bool) ([]string, error)) ([]string, error) {
 	start := time.Now()
 	for {
-		leaks, err := s.leaksNow(time.Since(start) > leakGrace)
+		leaks, err := leaksNow(time.Since(start) > leakGrace)
 		if err != nil || len(leaks) == 0 || time.Since(start) > leakDeadline {
 			return leaks, err
 		}
@@ -65,15 +79,27 @@ func (s *Snapshot) leaksNow(askOthers bool) ([]string, error) {
 			leaks = append(leaks, stack)
 		}
 	}
-	for o := range s.objects {
-		delete(now.objects, o)
+	objects, err := s.objectLeaks(now.objects, askOthers)
+	if err != nil {
+		return nil, err
 	}
-	if len(now.objects) > 0 && askOthers {
-		if err := forgetHeldElsewhere(now.objects); err != nil {
+	leaks = append(leaks, objects...)
+	slices.Sort(leaks)
+	return leaks, nil
+}
+
+// objectLeaks describes those of the objects that came since the snapshot and are nobody else's. It changes the map.
+func (s *Snapshot) objectLeaks(objects map[bpfObject]bool, askOthers bool) ([]string, error) {
+	for o := range s.objects {
+		delete(objects, o)
+	}
+	if len(objects) > 0 && askOthers {
+		if err := forgetHeldElsewhere(objects); err != nil {
 			return nil, err
 		}
 	}
-	for o := range now.objects {
+	var leaks []string
+	for o := range objects {
 		leaks = append(leaks, o.describe())
 	}
 	slices.Sort(leaks)
