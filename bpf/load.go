@@ -10,6 +10,10 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+// ErrNoNetnsCookie says that the kernel can't limit the balancer to the host's
+// network namespace.
+var ErrNoNetnsCookie = errors.New("only the host's network namespace is to be served, which needs bpf_get_netns_cookie (Linux 5.7)")
+
 // specs parses the embedded object. The caller may change what it gets.
 func specs() (*ebpf.CollectionSpec, error) {
 	spec, err := loadConnect()
@@ -61,7 +65,13 @@ func (b Balancer) settings(m *Maps, f Features) Settings {
 
 // LoadPrograms loads the balancer's programs against the maps of m. All are
 // loaded or none. The caller closes them; a program that is attached stays.
+//
+// ErrNoNetnsCookie: the balancer is for one network namespace, and the kernel
+// can't tell them apart.
 func LoadPrograms(m *Maps, b Balancer, f Features) (map[string]*ebpf.Program, error) {
+	if b.HostNetns != 0 && !f.NetnsCookie { // r0 = 0 in the helper's place would serve nobody
+		return nil, ErrNoNetnsCookie
+	}
 	spec, err := specs()
 	if err != nil {
 		return nil, err

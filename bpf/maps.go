@@ -206,13 +206,15 @@ func OtherLayouts(pins Pins) (paths []string, newest uint32, err error) {
 }
 
 func newerLayout(pins Pins) error {
-	paths, newest, err := OtherLayouts(pins)
+	paths, _, err := OtherLayouts(pins)
 	if err != nil {
 		return err
 	}
-	if newest > LayoutVersion {
-		return fmt.Errorf("%s is of layout %d, this firsthop knows %d: use the newer firsthop, or uninstall with it first: %w",
-			paths[len(paths)-1], newest, LayoutVersion, ErrNewerLayout)
+	for _, path := range paths {
+		if _, layout, _ := ParseMapPin(filepath.Base(path)); layout > LayoutVersion {
+			return fmt.Errorf("%s is of layout %d, this firsthop knows %d: use the newer firsthop, or uninstall with it first: %w",
+				path, layout, LayoutVersion, ErrNewerLayout)
+		}
 	}
 	return nil
 }
@@ -231,6 +233,9 @@ func openPinned(path string, want *ebpf.MapSpec, readOnly bool) (*ebpf.Map, erro
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil {
 		return nil, fmt.Errorf("open pinned map: %w", &os.PathError{Op: "lstat", Path: path, Err: err})
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFLNK { // one that dangles can be neither opened nor pinned over
+		return nil, fmt.Errorf("%s is a symbolic link: move it away if nothing needs it: %w", path, ErrForeign)
 	}
 	m, err := ebpf.LoadPinnedMap(path, &ebpf.LoadPinOptions{ReadOnly: readOnly})
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.EPERM) {
