@@ -1,0 +1,349 @@
+package bpf
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/test/lab"
+)
+
+// pinTree lists a directory tree with the ids of pinned maps: equal trees are the same objects.
+func pinTree(t testing.TB, dir string) map[string]ebpf.MapID {
+	t.Helper()
+	tree := map[string]ebpf.MapID{}
+	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		tree[path] = 0
+		if d.Type().IsRegular() {
+			if m, err := ebpf.LoadPinnedMap(path, nil); err == nil {
+				defer m.Close()
+				info, err := m.Info()
+				if err != nil {
+					return err
+				}
+				tree[path], _ = info.ID()
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tree
+}
+
+func sameTree(a, b map[string]ebpf.MapID) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for path, id := range a {
+		if other, ok := b[path]; !ok || other != id {
+			return false
+		}
+	}
+	return true
+}
+
+func TestEnsureMapsTwiceIsOnce(t *testing.T) {
+	l := lab.New(t)
+	pins := PinsBelow(l.BPFFS)
+	first := mustEnsure(t, pins)
+	if !slices.Equal(first.Created, MapNames()) {
+		t.Errorf("created %v, want all", first.Created)
+	}
+	before := pinTree(t, l.BPFFS)
+	second := mustEnsure(t, pins)
+	if len(second.Created) != 0 {
+		t.Errorf("the second call created %v", second.Created)
+	}
+	if after := pinTree(t, l.BPFFS); !sameTree(before, after) {
+		t.Errorf("before %v, after %v", before, after)
+	}
+	meta, err := second.Meta()
+	if want := (Meta{ABI: LayoutVersion, Owner: MetaOwner}); err != nil || meta != want {
+		t.Errorf("meta is %+v, %v, want %+v", meta, err, want)
+	}
+	for _, dir := range []string{pins.Dir, pins.Maps()} {
+		if st, err := os.Stat(dir); err != nil || st.Mode().Perm() != 0o700 {
+			t.Errorf("%s has mode %v, %v, want 0700", dir, st.Mode(), err)
+		}
+	}
+}
+
+func TestMapsHaveTheSizesAskedFor(t *testing.T) {
+	pins := PinsBelow(lab.New(t).BPFFS)
+	m := mustEnsure(t, pins)
+	for name, want := range map[MapName]uint32{MapFrontend: 64, MapService: 64, MapCounter: 32, MapBackend: 64, MapFlow: 16384} {
+		if got := m.Map(name).MaxEntries(); got != want {
+			t.Errorf("%s has %d entries, want %d", name, got, want)
+		}
+	}
+	// What exists keeps its size: to "resize" a live map is to lose what it holds.
+	again, err := EnsureMaps(pins, Sizes{Frontends: 4096, Services: 4096, Backends: 4096})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if got := again.Map(MapFrontend).MaxEntries(); got != 64 || len(again.Created) != 0 {
+		t.Errorf("the existing map has %d entries now, %v were created", got, again.Created)
+	}
+}
+
+// Killed after any number of maps, with meta written or not, the next call completes.
+func TestEnsureMapsCompletesWhatAKilledRunBegan(t *testing.T) {
+	for killed := range len(MapNames()) + 1 {
+		l := lab.New(t)
+		pins := PinsBelow(l.BPFFS)
+		spec := mustSpecs(t)
+		smallSizes.apply(spec)
+		for _, dir := range []string{pins.Dir, pins.Maps()} {
+			if err := os.Mkdir(dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, name := range MapNames()[:killed] {
+			m, err := createPinned(pins.Map(name), spec.Maps[name.Kernel()])
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.Close()
+		}
+		former := pinTree(t, l.BPFFS)
+		m := mustEnsure(t, pins)
+		if want := MapNames()[killed:]; !slices.Equal(m.Created, want) {
+			t.Errorf("killed after %d maps: created %v, want %v", killed, m.Created, want)
+		}
+		now := pinTree(t, l.BPFFS)
+		for path, id := range former {
+			if now[path] != id {
+				t.Errorf("killed after %d maps: %s was map %d, is %d", killed, path, id, now[path])
+			}
+		}
+		if meta, err := m.Meta(); err != nil || meta.Owner != MetaOwner {
+			t.Errorf("killed after %d maps: meta is %+v, %v", killed, meta, err)
+		}
+	}
+}
+
+func TestEnsureMapsCompletesWhatWasKilledBetweenDirectories(t *testing.T) {
+	pins := PinsBelow(lab.New(t).BPFFS)
+	if err := os.Mkdir(pins.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if m := mustEnsure(t, pins); len(m.Created) != len(MapNames()) {
+		t.Errorf("created %v", m.Created)
+	}
+}
+
+// foreigners are things that somebody else may have put at the place of one of our pins.
+var foreigners = map[string]func(t *testing.T, path string){
+	"a map of another type": func(t *testing.T, path string) {
+		pinMap(t, path, &ebpf.MapSpec{Type: ebpf.PerCPUHash, KeySize: 4, ValueSize: 8, MaxEntries: 1})
+	},
+	"a map with other values": func(t *testing.T, path string) {
+		pinMap(t, path, &ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 80, MaxEntries: 1})
+	},
+	"a program":   pinProgram,
+	"a directory": mustMkdir,
+	"a directory with something in it": func(t *testing.T, path string) {
+		mustMkdir(t, path)
+		pinProgram(t, filepath.Join(path, "prog"))
+	},
+	"a dangling symlink": func(t *testing.T, path string) {
+		if err := os.Symlink("nowhere", path); err != nil {
+			t.Fatal(err)
+		}
+	},
+}
+
+func mustMkdir(t *testing.T, path string) {
+	t.Helper()
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func pinMap(t testing.TB, path string, spec *ebpf.MapSpec) {
+	t.Helper()
+	m, err := ebpf.NewMap(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if err := m.Pin(path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func pinProgram(t *testing.T, path string) {
+	t.Helper()
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "stranger", Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Connect,
+		Instructions: proceed(), License: "GPL",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if err := p.Pin(path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Whatever stands at the place of any pin: it is named, it stays, and nothing of ours is left behind.
+func TestForeignThingsAreNamedAndLeftAlone(t *testing.T) {
+	for what, put := range foreigners {
+		t.Run(what, func(t *testing.T) {
+			l := lab.New(t)
+			pins := PinsBelow(l.BPFFS)
+			mustMkdir(t, pins.Dir)
+			mustMkdir(t, pins.Maps())
+			for _, name := range MapNames() {
+				path := pins.Map(name)
+				put(t, path)
+				before := pinTree(t, l.BPFFS)
+				_, err := EnsureMaps(pins, smallSizes)
+				if !errors.Is(err, ErrForeign) || !strings.Contains(err.Error(), path) {
+					t.Errorf("at %s: %v, want ErrForeign with the path", name, err)
+				}
+				if after := pinTree(t, l.BPFFS); !sameTree(before, after) {
+					t.Errorf("at %s: before %v, after %v", name, before, after)
+				}
+				if _, err := OpenMaps(pins, true); err == nil {
+					t.Errorf("at %s: the table opens", name)
+				}
+				os.RemoveAll(path)
+			}
+		})
+	}
+}
+
+func TestMetaOfAnotherIsRefused(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		meta Meta
+		want error
+	}{
+		{"another owner", Meta{ABI: LayoutVersion, Owner: 0x12345678}, ErrForeign},
+		{"no owner, but a generation", Meta{Generation: 5}, ErrForeign},
+		{"an older layout under this layout's name", Meta{ABI: LayoutVersion - 1, Owner: MetaOwner}, ErrForeign},
+		{"a newer layout under this layout's name", Meta{ABI: LayoutVersion + 1, Owner: MetaOwner}, ErrNewerLayout},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			l := lab.New(t)
+			pins := PinsBelow(l.BPFFS)
+			m := mustEnsure(t, pins)
+			if err := m.Map(MapMeta).Put(uint32(0), tc.meta); err != nil {
+				t.Fatal(err)
+			}
+			os.Remove(pins.Map(MapFlow)) // what is created on the way must go again
+			before := pinTree(t, l.BPFFS)
+			if _, err := EnsureMaps(pins, smallSizes); !errors.Is(err, tc.want) {
+				t.Errorf("EnsureMaps: %v, want %v", err, tc.want)
+			}
+			if after := pinTree(t, l.BPFFS); !sameTree(before, after) {
+				t.Errorf("before %v, after %v", before, after)
+			}
+			if got, err := m.Meta(); err != nil || got != tc.meta {
+				t.Errorf("meta was overwritten: %+v, %v", got, err)
+			}
+		})
+	}
+}
+
+func TestOtherLayouts(t *testing.T) {
+	l := lab.New(t)
+	pins := PinsBelow(l.BPFFS)
+	mustMkdir(t, pins.Dir)
+	mustMkdir(t, pins.Maps())
+	old := filepath.Join(pins.Maps(), "frontend_v0")
+	pinMap(t, old, &ebpf.MapSpec{Type: ebpf.Hash, KeySize: 8, ValueSize: 8, MaxEntries: 7})
+	before := pinTree(t, old)
+
+	m := mustEnsure(t, pins)
+	if after := pinTree(t, old); !sameTree(before, after) {
+		t.Errorf("the older layout's pin was %v, is %v", before, after)
+	}
+	if paths, newest, err := OtherLayouts(pins); err != nil || newest != 0 || !slices.Equal(paths, []string{old}) {
+		t.Errorf("other layouts: %v, newest %d, %v, want %s", paths, newest, err, old)
+	}
+	if err := m.Discard(pins); err != nil {
+		t.Fatal(err)
+	}
+	if after := pinTree(t, pins.Maps()); len(after) != 2 {
+		t.Errorf("left after Discard: %v, want the older layout's pin", after)
+	}
+
+	newer := filepath.Join(pins.Maps(), "backend_v7")
+	pinMap(t, newer, &ebpf.MapSpec{Type: ebpf.Hash, KeySize: 8, ValueSize: 8, MaxEntries: 7})
+	if _, err := EnsureMaps(pins, smallSizes); !errors.Is(err, ErrNewerLayout) || !strings.Contains(err.Error(), newer) {
+		t.Errorf("with a newer layout: %v, want ErrNewerLayout with %s", err, newer)
+	}
+	if tree := pinTree(t, pins.Maps()); len(tree) != 3 {
+		t.Errorf("left after the refusal: %v, want the two others' pins", tree)
+	}
+}
+
+func TestDiscardTakesAwayOnlyWhatWasCreated(t *testing.T) {
+	lab.VerifyNoLeaks(t)
+	l := lab.New(t)
+	pins := PinsBelow(l.BPFFS)
+	m := mustEnsure(t, pins)
+	if err := os.Remove(pins.Map(MapFlow)); err != nil {
+		t.Fatal(err)
+	}
+	before := pinTree(t, l.BPFFS)
+	second := mustEnsure(t, pins)
+	if err := second.Discard(pins); err != nil {
+		t.Fatal(err)
+	}
+	if after := pinTree(t, l.BPFFS); !sameTree(before, after) {
+		t.Errorf("before %v, after %v", before, after)
+	}
+	if err := m.Discard(pins); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(pins.Dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s is still there: %v", pins.Dir, err)
+	}
+}
+
+func TestOpenMapsNeedsAll(t *testing.T) {
+	pins := PinsBelow(lab.New(t).BPFFS)
+	if _, err := OpenMaps(pins, true); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("without a table: %v, want ErrNotExist", err)
+	}
+	mustEnsure(t, pins)
+	m, err := OpenMaps(pins, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if err := m.PutGeneration(1); !errors.Is(err, unix.EPERM) {
+		t.Errorf("write through a read-only handle: %v, want EPERM", err)
+	}
+	if meta, err := m.Meta(); err != nil || meta.Owner != MetaOwner {
+		t.Errorf("read through a read-only handle: %+v, %v", meta, err)
+	}
+	for _, name := range MapNames() {
+		moved := pins.Map(name) + "_moved"
+		if err := os.Rename(pins.Map(name), moved); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := OpenMaps(pins, true); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), name.Pin()) {
+			t.Errorf("without %s: %v, want ErrNotExist with its name", name, err)
+		}
+		if err := os.Rename(moved, pins.Map(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
