@@ -26,6 +26,20 @@ const (
 	mapLRUHash     = unix.BPF_MAP_TYPE_LRU_HASH
 	mapLPMTrie     = unix.BPF_MAP_TYPE_LPM_TRIE
 
+	// Helpers, by their numbers in enum bpf_func_id.
+	fnMapLookup     = 1
+	fnMapUpdate     = 2
+	fnMapDelete     = 3
+	fnKtime         = 5
+	fnPrandom       = 7
+	fnSocketCookie  = 46
+	fnNetnsCookie   = 122
+	fnRedirectNeigh = 152
+	fnRedirectPeer  = 155
+	fnKtimeCoarse   = 160
+	fnSetRetval     = 187
+	fnUnknown       = 9999 // none, for a long time to come
+
 	flagNoPrealloc = unix.BPF_F_NO_PREALLOC
 	flagMmapable   = unix.BPF_F_MMAPABLE
 )
@@ -153,13 +167,23 @@ func probeAttachReal(c Config) error {
 	}
 	defer unix.Close(prog)
 	// A link goes with this process, whatever becomes of it.
-	if fd, err := createLink(prog, cgroup, inet4Connect); err == nil {
+	fd, err := createLink(prog, cgroup, inet4Connect)
+	switch {
+	case err == nil:
 		return unix.Close(fd)
-	} else if absent(err) == err { // the kernel has links, and refuses this one
-		return fmt.Errorf("attach to %s: %w", c.Cgroup, err)
+	case errors.Is(absent(err), ErrNotSupported):
+		err = attachForAnInstant(cgroup, prog)
 	}
+	if err != nil {
+		return fmt.Errorf("attach to the cgroup %s: %w", c.Cgroup, err)
+	}
+	return nil
+}
+
+// attachForAnInstant is the way below 5.7.
+func attachForAnInstant(cgroup, prog int) error {
 	if err := attachProgram(cgroup, prog, inet4Connect, unix.BPF_F_ALLOW_MULTI); err != nil {
-		return fmt.Errorf("attach to %s: %w", c.Cgroup, err)
+		return err
 	}
 	return detachProgram(cgroup, prog, inet4Connect)
 }
@@ -194,7 +218,7 @@ func probeRodata(Config) error {
 // probeDeadBranch hides a call that no kernel knows behind a constant. Since
 // 5.5 (commit a23740ec43ba) the verifier never looks there.
 func probeDeadBranch(Config) error {
-	return withFrozenZero(jeqImm(r2, 0, 1), call(9999))
+	return withFrozenZero(jeqImm(r2, 0, 1), call(fnUnknown))
 }
 
 // withFrozenZero loads a program that reads the constant 0 into r2 and then
@@ -218,9 +242,9 @@ func probeMapHelpers(Config) error {
 	key := []insn{movReg(r2, r10), addImm(r2, -8)}
 	insns := slices.Concat(
 		[]insn{storeImm(r10, -8, 0)},
-		mapPtr(r1, fd), key, []insn{call(1)}, // look up
-		mapPtr(r1, fd), key, []insn{movReg(r3, r2), movImm(r4, 0), call(2)}, // update
-		mapPtr(r1, fd), key, []insn{call(3)}, // delete
+		mapPtr(r1, fd), key, []insn{call(fnMapLookup)}, // look up
+		mapPtr(r1, fd), key, []insn{movReg(r3, r2), movImm(r4, 0), call(fnMapUpdate)}, // update
+		mapPtr(r1, fd), key, []insn{call(fnMapDelete)}, // delete
 	)
 	return load(unix.BPF_PROG_TYPE_CGROUP_SOCK_ADDR, inet4Connect, append(insns, allow()...))
 }

@@ -28,10 +28,8 @@ func probeJIT(Config) error {
 	if n > 0 {
 		return nil
 	}
-	// Zero is also what the kernel tells a caller whom it does not trust.
-	if s, err := standing(); err == nil && len(s.Missing) > 0 {
-		return fmt.Errorf("ask for the program's machine code: %w", unix.EPERM)
-	}
+	// Zero is also what the kernel tells those whom it does not trust; they
+	// could not have loaded the program (bpf_prog_get_info_by_fd).
 	return fmt.Errorf("%w: the loaded program has no machine code", ErrNotSupported)
 }
 
@@ -39,7 +37,7 @@ func probeJIT(Config) error {
 // same release (5.11), as libbpf does: to ask directly, RLIMIT_MEMLOCK would
 // have to be lowered for the whole process, and others are at work in it.
 func probeMemcg(Config) error {
-	return load(unix.BPF_PROG_TYPE_CGROUP_SOCK_ADDR, inet4Connect, append([]insn{call(160)}, allow()...))
+	return load(unix.BPF_PROG_TYPE_CGROUP_SOCK_ADDR, inet4Connect, append([]insn{call(fnKtimeCoarse)}, allow()...))
 }
 
 func probeCapBPF(Config) error {

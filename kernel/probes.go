@@ -93,9 +93,9 @@ func neededProbes() []Probe {
 		need(FeatureRodata, "constants in frozen, read-only maps", 5, 2, bpfSyscall, "the programs can't be configured at load", probeRodata),
 		need(FeatureBTF, "type information (BTF) for maps", 4, 18, bpfSyscall, "maps have no types, and no lock can live in them", probeBTF),
 		need(FeatureSpinLock, "locks in map values (bpf_spin_lock)", 5, 1, bpfSyscall, "values of more than a word can't be changed at once", probeSpinLock),
-		need(FeatureCookie, "the helper get_socket_cookie in connect-time programs", 4, 19, cgroupBPF, "a socket can't be told from another, so there is no way back from backend to Service IP", helper(call(46))),
-		need(FeaturePrandom, "the helper get_prandom_u32 in connect-time programs", 4, 17, cgroupBPF, "backends can't be chosen at random", helper(call(7))),
-		need(FeatureKtime, "the helper ktime_get_ns in connect-time programs", 4, 17, cgroupBPF, "session affinity has no clock", helper(call(5))),
+		need(FeatureCookie, "the helper get_socket_cookie in connect-time programs", 4, 19, cgroupBPF, "a socket can't be told from another, so there is no way back from backend to Service IP", helper(call(fnSocketCookie))),
+		need(FeaturePrandom, "the helper get_prandom_u32 in connect-time programs", 4, 17, cgroupBPF, "backends can't be chosen at random", helper(call(fnPrandom))),
+		need(FeatureKtime, "the helper ktime_get_ns in connect-time programs", 4, 17, cgroupBPF, "session affinity has no clock", helper(call(fnKtime))),
 		need(FeatureMapHelpers, "map look-up, update and delete in connect-time programs", 4, 17, cgroupBPF, notWorking, probeMapHelpers),
 		need(FeatureJmp32, "32-bit jumps (BPF instruction set v3)", 5, 1, bpfSyscall, "the programs don't load", helper(movImm(r2, 1), jeq32Imm(r2, 1, 0))),
 		need(FeatureCgroup2, "the cgroup v2 file system", 4, 5, "CONFIG_CGROUPS", "there is nothing to attach to", fileSystem("cgroup2")),
@@ -118,10 +118,10 @@ func optionalProbes() []Probe {
 	for _, r := range []row{
 		{FeatureLink, "bpf_link for cgroups", 5, 7, rhelNewer, el89, "CONFIG_CGROUP_BPF", "programs are attached with BPF_PROG_ATTACH: a swap takes two steps, and an attachment has no pin", true, probeLink},
 		{FeatureBatch, "batch operations on hash maps", 5, 6, rhelNewer, el89, "CONFIG_BPF_SYSCALL", "maps are written one entry at a time", true, probeBatch},
-		{FeatureNetnsCookie, "the helper get_netns_cookie in connect-time programs", 5, 7, rhelNewer, el89, "CONFIG_CGROUP_BPF", "session affinity is per node, NodePorts are not served on loopback, scope host and opt-out are refused", true, helper(call(122), movImm(r1, 0), call(122))},
+		{FeatureNetnsCookie, "the helper get_netns_cookie in connect-time programs", 5, 7, rhelNewer, el89, "CONFIG_CGROUP_BPF", "session affinity is per node, NodePorts are not served on loopback, scope host and opt-out are refused", true, helper(call(fnNetnsCookie), movImm(r1, 0), call(fnNetnsCookie))},
 		{FeatureGetpeername, "programs at getpeername()", 5, 8, rhelNewer, el89, "CONFIG_CGROUP_BPF", "getpeername() says the backend's address, not the Service IP", true, probeGetpeername},
 		// The helper is of 5.18; sock_addr programs got it with commit dea6a4e17013.
-		{FeatureSetRetval, "the helper set_retval in connect-time programs", 6, 1, rhelLacks, nil, "CONFIG_CGROUP_BPF", "a connect to a Service without backends fails with EPERM, not ECONNREFUSED", true, helper(movImm(r1, -111), call(187))},
+		{FeatureSetRetval, "the helper set_retval in connect-time programs", 6, 1, rhelLacks, nil, "CONFIG_CGROUP_BPF", "a connect to a Service without backends fails with EPERM, not ECONNREFUSED", true, helper(movImm(r1, -111), call(fnSetRetval))},
 		{FeatureJIT, "compiling programs to machine code", 3, 18, rhelFloor, el82, "CONFIG_BPF_JIT, net.core.bpf_jit_enable", "programs are interpreted, several times slower", true, probeJIT},
 
 		{FeatureAttachReal, "a real attach to the given cgroup", 4, 15, rhelFloor, el82, "CONFIG_CGROUP_BPF", "something on this cgroup stands in the way", false, probeAttachReal},
@@ -134,8 +134,8 @@ func optionalProbes() []Probe {
 		{FeatureLPMTrie, "longest-prefix-match maps", 4, 11, rhelFloor, el82, "", "source ranges of Services are not honoured", false, mapType(mapLPMTrie, 8, 8, flagNoPrealloc)},
 		{FeatureSONetnsCookie, "the socket option SO_NETNS_COOKIE", 5, 14, "", nil, "", "user space can't name its own network namespace to the programs", false, probeSONetnsCookie},
 		{FeatureSchedCLS, "programs at traffic control", 4, 1, rhelFloor, el82, "", "traffic from outside the cluster is not served", false, schedCLS()},
-		{FeatureRedirectNeigh, "the helper redirect_neigh", 5, 10, rhelNewer, el89, "", "packets take the way through the stack", false, schedCLS(movImm(r1, 1), movImm(r2, 0), movImm(r3, 0), movImm(r4, 0), call(152))},
-		{FeatureRedirectPeer, "the helper redirect_peer", 5, 10, rhelNewer, el89, "", "packets to local pods take the way through the stack", false, schedCLS(movImm(r1, 1), movImm(r2, 0), call(155))},
+		{FeatureRedirectNeigh, "the helper redirect_neigh", 5, 10, rhelNewer, el89, "", "packets take the way through the stack", false, schedCLS(movImm(r1, 1), movImm(r2, 0), movImm(r3, 0), movImm(r4, 0), call(fnRedirectNeigh))},
+		{FeatureRedirectPeer, "the helper redirect_peer", 5, 10, rhelNewer, el89, "", "packets to local pods take the way through the stack", false, schedCLS(movImm(r1, 1), movImm(r2, 0), call(fnRedirectPeer))},
 		{FeatureTCX, "tcx, links at traffic control", 6, 6, rhelLacks, nil, "CONFIG_NET_XGRESS", "clsact filters are used", false, probeTCX},
 		{FeatureSocketIterator, "destroying sockets from an iterator", 6, 5, rhelLacks, nil, "CONFIG_DEBUG_INFO_BTF", "sockets of vanished UDP backends are destroyed through sock_diag", false, probeSocketIterator},
 	} {

@@ -118,10 +118,12 @@ func TestRHELIsKnownByItsDistributionToo(t *testing.T) {
 	if r := Judge(host, all(), Config{}); r.Verdict != Supported || !strings.Contains(r.Floor.Why, "os-release") {
 		t.Errorf("the same on Rocky Linux is %s, %+v", r.Verdict, r.Floor)
 	}
-	ubuntu := hostOf(t, "4.18.0-300-generic #300-Ubuntu SMP")
-	ubuntu.Distribution = Distribution{ID: "rhel"} // the image's, not the host's
-	if r := Judge(ubuntu, all(), Config{}); r.Verdict != Unsupported {
-		t.Errorf("Ubuntu's 4.18 under a RHEL image is %s", r.Verdict)
+	for _, line := range []string{"4.18.0-300-generic #300-Ubuntu SMP", "4.18.0-300.generic #300-Ubuntu SMP"} {
+		ubuntu := hostOf(t, line)
+		ubuntu.Distribution = Distribution{ID: "rhel"} // the image's, not the host's
+		if r := Judge(ubuntu, all(), Config{}); r.Verdict != Unsupported {
+			t.Errorf("%s under a RHEL image is %s", line, r.Verdict)
+		}
 	}
 }
 
@@ -220,6 +222,7 @@ func TestAFeatureThatShouldBeThereIsCalledOut(t *testing.T) {
 		{"RHEL 8.2 must have recvmsg4", "4.18.0-193.el8.x86_64", FeatureRecvmsg4, true},
 		{"RHEL 8.1 need not have recvmsg4", "4.18.0-147.el8.x86_64", FeatureRecvmsg4, false},
 		{"RHEL 8.9 need not have tcx", "4.18.0-513.9.1.el8_9.x86_64", FeatureTCX, false},
+		{"elrepo's 4.18.20 must not be measured by RHEL's builds", "4.18.20-1000.el8.elrepo.x86_64", FeatureRecvmsg4, false},
 		{"Ubuntu's 4.18 must not be measured by RHEL's builds", "4.18.0-1020-aws", FeatureRecvmsg4, false},
 	} {
 		if got := anomalyOf(hostOf(t, test.line), test.feature); (got != "") != test.strange {
