@@ -1,0 +1,61 @@
+package discover
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+
+	"github.com/firsthop/firsthop/natinit/apiserver"
+)
+
+// Given is one setting: the flag ("--service-ips") or variable that it came
+// in by, and its value.
+type Given struct {
+	Name  string
+	Value string
+}
+
+func (g Given) flag() bool { return strings.HasPrefix(g.Name, "-") }
+
+// Explicit is what the operator gave, parsed and judged.
+type Explicit struct {
+	Services  []netip.AddrPort
+	Endpoints []apiserver.Endpoint
+
+	servicesBy, endpointsBy Given
+}
+
+// complete reports whether nothing needs to be discovered.
+func (e *Explicit) complete() bool { return len(e.Services) > 0 && len(e.Endpoints) > 0 }
+
+// ParseExplicit reads the two settings. Each may be given in several ways,
+// the strongest first (flag, then environment); an empty or blank one is as
+// good as not given. Errors are *apiserver.EntryError with the name of the
+// flag or variable that holds the offending entry.
+func ParseExplicit(services, endpoints []Given) (Explicit, error) {
+	e := Explicit{servicesBy: firstGiven(services), endpointsBy: firstGiven(endpoints)}
+	var err error
+	if e.Services, err = apiserver.ParseServices(e.servicesBy.Value); err == nil {
+		if e.Endpoints, err = apiserver.ParseEndpoints(e.endpointsBy.Value); err == nil {
+			err = apiserver.Validate(e.Services, e.Endpoints)
+		}
+	}
+	var ee *apiserver.EntryError
+	if errors.As(err, &ee) {
+		rename := strings.NewReplacer(apiserver.VarServices, e.servicesBy.Name, apiserver.VarEndpoints, e.endpointsBy.Name)
+		ee.Variable, ee.Reason = rename.Replace(ee.Variable), rename.Replace(ee.Reason)
+	}
+	if err != nil {
+		return Explicit{}, err
+	}
+	return e, nil
+}
+
+func firstGiven(in []Given) Given {
+	for _, g := range in {
+		if strings.TrimSpace(g.Value) != "" {
+			return g
+		}
+	}
+	return Given{}
+}

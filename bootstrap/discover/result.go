@@ -1,0 +1,239 @@
+package discover
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/firsthop/firsthop/natinit/apiserver"
+)
+
+// ErrNotFound: no Service IP, or no endpoint for one, is known from any
+// source. The message lists every source.
+var ErrNotFound = errors.New("no API server address found")
+
+// Service is a Service IP and port of the API, and who named it.
+type Service struct {
+	Addr   netip.AddrPort   `json:"address"`
+	Source apiserver.Source `json:"source"`
+}
+
+// Endpoint is an API server address, who named it, and what its probe said.
+type Endpoint struct {
+	apiserver.Endpoint
+	Sources []apiserver.Source
+	// Preferred endpoints were given, or named by the API itself. As long as
+	// one of them lives, only they are used: an address from a file may by
+	// now belong to another machine.
+	Preferred bool
+	State     apiserver.State
+	Kind      apiserver.Kind
+	Latency   time.Duration
+	// Verified is true when the probe saw a certificate of the cluster's CA.
+	Verified bool
+	// Detail is why it is not live.
+	Detail string
+	// LastLive is when it was last seen live; zero if never.
+	LastLive time.Time
+
+	unserved bool // no Service IP of its family
+}
+
+// MarshalJSON gives a flat object.
+func (e Endpoint) MarshalJSON() ([]byte, error) {
+	var base map[string]string // address and name
+	b, err := e.Endpoint.MarshalJSON()
+	if err == nil {
+		err = json.Unmarshal(b, &base)
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := struct {
+		Address   string             `json:"address,omitempty"`
+		Name      string             `json:"name,omitempty"`
+		Sources   []apiserver.Source `json:"sources"`
+		Preferred bool               `json:"preferred"`
+		State     apiserver.State    `json:"state"`
+		Kind      apiserver.Kind     `json:"kind,omitempty"`
+		LatencyMS float64            `json:"latency_ms"`
+		Verified  bool               `json:"verified,omitempty"`
+		Detail    string             `json:"detail,omitempty"`
+		LastLive  *time.Time         `json:"last_live,omitempty"`
+	}{base["address"], base["name"], e.Sources, e.Preferred, e.State, e.Kind,
+		float64(e.Latency.Microseconds()) / 1000, e.Verified, e.Detail, nil}
+	if !e.LastLive.IsZero() {
+		out.LastLive = &e.LastLive
+	}
+	return json.Marshal(out)
+}
+
+// SourceReport is what one source gave, or why it gave nothing.
+type SourceReport struct {
+	Source    apiserver.Source     `json:"source"`
+	Services  []netip.AddrPort     `json:"services,omitempty"`
+	Endpoints []apiserver.Endpoint `json:"endpoints,omitempty"`
+	// Used is true when something of the result comes from here.
+	Used bool `json:"used"`
+	// Notes are sentences for people.
+	Notes []string `json:"notes,omitempty"`
+}
+
+// Result is what is known about the API service.
+type Result struct {
+	Services []Service `json:"services"`
+	// Endpoints are all that are known: the live ones first, then those that
+	// answer without being ready, then the dead; within each by rank.
+	Endpoints []Endpoint `json:"endpoints"`
+	// Sources are in rank order.
+	Sources []SourceReport `json:"sources"`
+	// Notes say what was decided on the way.
+	Notes []string `json:"notes,omitempty"`
+
+	at time.Time
+}
+
+func (r *Result) notef(format string, args ...any) {
+	n := fmt.Sprintf(format, args...)
+	if !slices.Contains(r.Notes, n) {
+		r.Notes = append(r.Notes, n)
+	}
+}
+
+// ServiceAddrs gives the Service IPs and ports alone.
+func (r *Result) ServiceAddrs() []netip.AddrPort {
+	out := make([]netip.AddrPort, len(r.Services))
+	for i, s := range r.Services {
+		out[i] = s.Addr
+	}
+	return out
+}
+
+func familyOf(a netip.Addr) int {
+	if a.Is4() {
+		return 0
+	}
+	return 1
+}
+
+// Usable gives the endpoints that get a slot, best first, decided for each
+// family by itself: the live ones; if there are none, those that answer
+// without being ready; if there are none, all. A discovered endpoint gets no slot
+// beside preferred ones of the same state. It is never empty for a family
+// that has a Service IP and a known address.
+func (r *Result) Usable() []apiserver.Endpoint {
+	var out []apiserver.Endpoint
+	for f := range 2 {
+		best := apiserver.Dead
+		preferred := false
+		for _, e := range r.Endpoints {
+			if !e.usableIn(f) {
+				continue
+			}
+			if e.State < best {
+				best, preferred = e.State, false
+			}
+			if e.State == best && e.Preferred {
+				preferred = true
+			}
+		}
+		for _, e := range r.Endpoints {
+			if e.usableIn(f) && e.State == best && (e.Preferred || !preferred) {
+				out = append(out, e.Endpoint)
+			}
+		}
+	}
+	return out
+}
+
+func (e *Endpoint) usableIn(f int) bool {
+	return e.Resolved() && !e.unserved && familyOf(e.Addr.Addr()) == f
+}
+
+// Known gives what is worth saving as last known good: the endpoints that
+// are given or named by the API, and others that answer. Without any of
+// these, everything: it is all that there is.
+func (r *Result) Known() *apiserver.Known {
+	k := &apiserver.Known{Services: r.ServiceAddrs()}
+	authority := slices.ContainsFunc(r.Endpoints, func(e Endpoint) bool { return e.Preferred })
+	for _, e := range r.Endpoints {
+		switch {
+		case e.Preferred, !authority:
+		case e.State == apiserver.Live && !slices.Equal(e.Sources, []apiserver.Source{apiserver.SourceCache}):
+			// Known to a file of the node, and it answers: the load balancer.
+		default:
+			continue
+		}
+		k.Endpoints = append(k.Endpoints, apiserver.KnownEndpoint{Endpoint: e.Endpoint, LastLive: e.LastLive})
+	}
+	if len(r.Endpoints) > 0 {
+		k.Source = string(r.Endpoints[0].Sources[0])
+	}
+	return k
+}
+
+// report fills in the sources.
+func (s *search) report() {
+	for _, f := range s.findings {
+		rep := SourceReport{Source: f.Source, Services: f.Services, Endpoints: f.Endpoints, Notes: f.Notes}
+		rep.Used = slices.ContainsFunc(s.res.Services, func(v Service) bool { return v.Source == f.Source }) ||
+			slices.ContainsFunc(s.res.Endpoints, func(e Endpoint) bool { return slices.Contains(e.Sources, f.Source) })
+		s.res.Sources = append(s.res.Sources, rep)
+	}
+}
+
+// NotFoundError says what is missing and what each source said. It is
+// ErrNotFound.
+type NotFoundError struct {
+	Missing string
+	Sources []SourceReport
+}
+
+func (e *NotFoundError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%v: %s", ErrNotFound, e.Missing)
+	for _, s := range e.Sources {
+		fmt.Fprintf(&b, "\n  %s: ", s.Source)
+		switch {
+		case len(s.Services) > 0 && len(s.Endpoints) > 0, len(s.Notes) == 0:
+			fmt.Fprintf(&b, "%d Service IPs, %d endpoints", len(s.Services), len(s.Endpoints))
+		default:
+			b.WriteString(strings.Join(s.Notes, "; "))
+		}
+	}
+	fmt.Fprintf(&b, "\ngive %s and %s", apiserver.VarServices, apiserver.VarEndpoints)
+	return b.String()
+}
+
+// Is makes errors.Is(err, ErrNotFound) true.
+func (e *NotFoundError) Is(target error) bool { return target == ErrNotFound }
+
+// missing says what the result lacks to be used, or nil.
+func (r *Result) missing(given *Explicit) error {
+	if len(r.Services) == 0 {
+		return &NotFoundError{"no Service IP", r.Sources}
+	}
+	var lack []string
+	for _, v := range r.Services {
+		ok := slices.ContainsFunc(r.Endpoints, func(e Endpoint) bool {
+			return e.Resolved() && familyOf(e.Addr.Addr()) == familyOf(v.Addr.Addr())
+		})
+		if !ok {
+			lack = append(lack, v.Addr.String())
+		}
+	}
+	if len(lack) == 0 {
+		return nil
+	}
+	missing := "no endpoint for the Service IP " + strings.Join(lack, ", ")
+	for _, e := range r.Endpoints {
+		if !e.Resolved() {
+			missing += fmt.Sprintf(" (%s: %s)", e.Endpoint, e.Detail)
+		}
+	}
+	return &NotFoundError{missing, r.Sources}
+}
