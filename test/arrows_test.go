@@ -37,6 +37,12 @@ var arrows = map[string][]string{
 // testSupport holds the packages that tests may import and the product may not.
 const testSupport = "test"
 
+// isTestSupport tells whether a package is for tests only: below test, or named after what it helps to test, as
+// net/http/httptest is.
+func isTestSupport(path string) bool {
+	return layer(path) == testSupport || layer(path) != "" && strings.HasSuffix(path, "test")
+}
+
 // layer returns the top-level directory of one of our packages, "" for a package of others.
 func layer(path string) string {
 	rest, ok := strings.CutPrefix(path, module+"/")
@@ -56,12 +62,14 @@ func judge(from, to string) error {
 		return nil
 	case !known:
 		return fmt.Errorf("%s: the directory %s has no row in the table of arrows", from, a)
+	case isTestSupport(to) && isTestSupport(from):
+		return nil
+	case isTestSupport(to):
+		return fmt.Errorf("%s imports %s: only test files may", from, to)
 	case a == b && a != "cmd", slices.Contains(allowed, b):
 		return nil
 	case b == "cmd":
 		return fmt.Errorf("%s imports %s: nobody imports a command; move what is shared down", from, to)
-	case b == testSupport:
-		return fmt.Errorf("%s imports %s: only test files may", from, to)
 	}
 	return fmt.Errorf("%s imports %s: %s may import only %v; move what both need down, or hand it in from above as an interface",
 		from, to, a, allowed)
@@ -85,6 +93,10 @@ func TestJudge(t *testing.T) {
 		{"nobody imports a command", "bootstrap", "cmd/firsthop", false},
 		{"not even another command", "cmd/other", "cmd/firsthop", false},
 		{"the product does not import test support", "natinit", "test/lab", false},
+		{"not even its own", "natinit/apiserver", "natinit/apiserver/apitest", false},
+		{"test support uses test support", "natinit/apiserver/apitest", "test/lab", true},
+		{"test support uses what it supports", "natinit/apiserver/apitest", "natinit/apiserver", true},
+		{"test support points no arrow up", "natinit/apiserver/apitest", "bootstrap", false},
 		{"a new directory needs a row", "misc", "bpf", false},
 	} {
 		if err := judge(module+"/"+tc.from, module+"/"+tc.to); (err == nil) != tc.allowed {
@@ -141,7 +153,7 @@ func TestImportsFollowTheArrows(t *testing.T) {
 		}
 		// Tests of a layer may look at every layer below and use the support; arrows up would make cycles of layers.
 		for _, to := range slices.Concat(p.TestImports, p.XTestImports) {
-			if layer(to) == testSupport {
+			if isTestSupport(to) {
 				continue
 			}
 			if err := judge(p.ImportPath, to); err != nil && !strings.HasPrefix(to, p.ImportPath) {
@@ -157,7 +169,7 @@ func TestTheBinaryIsPure(t *testing.T) {
 		t.Fatal("the product has no command:", err)
 	}
 	for _, p := range goList(t, "-deps", "./cmd/...") {
-		if p.ImportPath == "testing" || layer(p.ImportPath) == testSupport {
+		if p.ImportPath == "testing" || isTestSupport(p.ImportPath) {
 			t.Errorf("the binary contains %s: find out why with `go list -deps`, and import it in tests only", p.ImportPath)
 		}
 		if len(p.CgoFiles) > 0 {

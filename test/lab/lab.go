@@ -163,6 +163,6 @@ func (l *Lab) Close() error {
 	if l.ns.IsOpen() {
 		errs = append(errs, l.ns.Close())
 	}
-	errs = append(errs, deleteNetns(l.Name), unmountBelow(l.Dir), os.RemoveAll(l.Dir))
+	errs = append(errs, deleteNetns(l.Name), removeDir(l.Dir))
 	return errors.Join(errs...)
 }

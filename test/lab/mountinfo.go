@@ -53,6 +53,27 @@ func unescape(s string) string {
 	return b.String()
 }
 
+// removeDir removes a directory with everything in it, once nothing is mounted at or below it any more. A test may have
+// bound the machine's own directories there, so nothing is removed as long as one mount remains.
+func removeDir(dir string) error {
+	if err := unmountBelow(dir); err != nil {
+		return err
+	}
+	mounts, err := readMounts()
+	if err != nil {
+		return err
+	}
+	for _, m := range mounts {
+		if m.isBelow(dir) {
+			return fmt.Errorf("remove %s: something is still mounted on %s", dir, m.point)
+		}
+	}
+	return os.RemoveAll(dir)
+}
+
+// isBelow tells whether the mount point is dir or in it.
+func (m mount) isBelow(dir string) bool { return m.point == dir || strings.HasPrefix(m.point, dir+"/") }
+
 // unmountBelow unmounts everything at and below dir, the topmost first.
 func unmountBelow(dir string) error {
 	mounts, err := readMounts()
@@ -61,7 +82,7 @@ func unmountBelow(dir string) error {
 	}
 	var errs []error
 	for _, m := range slices.Backward(mounts) {
-		if m.point != dir && !strings.HasPrefix(m.point, dir+"/") {
+		if !m.isBelow(dir) {
 			continue
 		}
 		// Detached: a process that still has a file open there must not keep the lab from being removed.

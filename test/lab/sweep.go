@@ -107,7 +107,7 @@ func Sweep() error {
 		errs = append(errs, deleteNetns(filepath.Base(path)))
 	}
 	for _, path := range f.dirs {
-		errs = append(errs, unmountBelow(path), os.RemoveAll(path))
+		errs = append(errs, removeDir(path))
 	}
 	return errors.Join(errs...)
 }
