@@ -206,7 +206,7 @@ func (p *Planner) setBackends(index uint32, backends []netip.AddrPort, sticky bo
 	} else {
 		p.state.Words[at] = to
 	}
-	if old.Count() > 0 {
+	if other := p.state.Words[at^1]; old.Count() > 0 && other.Set() != old.Set() { // both kinds of traffic may use one set
 		p.retire(old.Set())
 	}
 	return nil
