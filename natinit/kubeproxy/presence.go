@@ -1,0 +1,216 @@
+package kubeproxy
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"text/tabwriter"
+)
+
+// Answer is what a look at one place gave.
+type Answer string
+
+// The three answers. "No" is said only after a full look: a refusal for lack
+// of rights is Unknown.
+const (
+	Yes     Answer = "yes"
+	No      Answer = "no"
+	Unknown Answer = "unknown"
+)
+
+// String gives the answer in words for people.
+func (a Answer) String() string {
+	if a == Unknown {
+		return "could not tell"
+	}
+	return string(a)
+}
+
+// State sums up a Presence.
+type State string
+
+const (
+	Absent   State = "absent"    // no process, no rules, and everything could be looked at
+	Running  State = "running"   // a process keeps the rules current, or is about to write some
+	LeftOver State = "left-over" // rules which no process keeps current any more
+	Unclear  State = "unknown"   // the evidence says where the look was refused
+)
+
+// The places that are looked at, as Evidence.Source names them.
+const (
+	SourceProcess = "process"
+	SourceHealthz = "healthz"
+	SourceDevice  = "kube-ipvs0"
+	SourceIPVS    = "ipvs"
+
+	// These are followed by a blank and the family, ip or ip6.
+	SourceNftables = "nftables"
+	SourceNft      = "iptables-nft"
+	SourceLegacy   = "iptables-legacy"
+)
+
+// Presence is what Detect found.
+type Presence struct {
+	State     State      `json:"state"`
+	Running   Answer     `json:"running"`             // does a process of kube-proxy's run
+	Rules     Answer     `json:"rules"`               // are there rules of kube-proxy's
+	Processes []Process  `json:"processes,omitempty"` // those that are kube-proxy or have it inside
+	Evidence  []Evidence `json:"evidence"`            // one for each place, in a fixed order
+
+	frontends frontends
+}
+
+// Evidence is what one place gave.
+type Evidence struct {
+	Source string `json:"source"` // where: one of the Source constants
+	Found  Answer `json:"found"`
+	Detail string `json:"detail"` // what was found, or why it could not be looked at
+}
+
+// frontends are the TCP addresses that rules serve.
+type frontends struct {
+	served map[netip.AddrPort]bool
+	// maybe are addresses whose ports couldn't be read.
+	maybe map[netip.Addr]bool
+	// incomplete4 and incomplete6 say that rules of that family may exist that
+	// couldn't be read, or were not understood.
+	incomplete4, incomplete6 bool
+}
+
+func (f *frontends) add(a netip.AddrPort) {
+	if f.served == nil {
+		f.served = make(map[netip.AddrPort]bool)
+	}
+	f.served[netip.AddrPortFrom(a.Addr().Unmap(), a.Port())] = true
+}
+
+func (f *frontends) addMaybe(a netip.Addr) {
+	if f.maybe == nil {
+		f.maybe = make(map[netip.Addr]bool)
+	}
+	f.maybe[a.Unmap()] = true
+}
+
+func (f *frontends) markIncomplete(fam family) {
+	if fam == ip6 {
+		f.incomplete6 = true
+	} else {
+		f.incomplete4 = true
+	}
+}
+
+// Serves tells whether rules of kube-proxy's lead TCP connections for addr to
+// a backend. Rules do so whether or not a process keeps them current: those
+// left over lead to the backends of long ago. A Service that has no endpoints
+// isn't served: kube-proxy rejects it. Not sure means that some rules could
+// not be read; then served is the best guess.
+func (p Presence) Serves(addr netip.AddrPort) (served, sure bool) {
+	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
+	if p.frontends.served[addr] {
+		return true, true
+	}
+	if p.frontends.maybe[addr.Addr()] {
+		return true, false
+	}
+	if addr.Addr().Is4() {
+		return false, !p.frontends.incomplete4
+	}
+	return false, !p.frontends.incomplete6
+}
+
+// Summary is the Presence in one line.
+func (p Presence) Summary() string {
+	var found, unclear []string
+	for _, e := range p.Evidence {
+		switch {
+		case !isRules(e.Source):
+		case e.Found == Yes:
+			found = append(found, e.Source)
+		case e.Found == Unknown:
+			unclear = append(unclear, e.Source)
+		}
+	}
+	rules := "no rules"
+	switch p.Rules {
+	case Yes:
+		rules = "rules in " + strings.Join(found, ", ")
+	case Unknown:
+		rules = "could not look at " + strings.Join(unclear, ", ")
+	}
+	switch p.State {
+	case Absent:
+		return "kube-proxy is not on this node"
+	case Running:
+		return fmt.Sprintf("kube-proxy runs (%s), %s", joinProcesses(p.Processes), rules)
+	case LeftOver:
+		return "kube-proxy does not run, but left " + rules
+	}
+	if p.Running == No {
+		return "could not tell whether kube-proxy left rules: " + rules
+	}
+	return "could not tell whether kube-proxy runs; " + rules
+}
+
+// String writes the Presence for people: the summary, then every place that
+// was looked at on a line.
+func (p Presence) String() string {
+	var b strings.Builder
+	fmt.Fprintln(&b, p.Summary())
+	table := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
+	for _, e := range p.Evidence {
+		fmt.Fprintf(table, "  %s\t%s\t%s\n", e.Source, e.Found, e.Detail)
+	}
+	table.Flush()
+	return b.String()
+}
+
+// isRules tells whether a place holds rules, not processes.
+func isRules(source string) bool {
+	return source != SourceProcess && source != SourceHealthz
+}
+
+// judge draws the conclusions from the evidence.
+func (p *Presence) judge() {
+	p.Rules = No
+	var process, healthz Answer
+	for _, e := range p.Evidence {
+		switch {
+		case e.Source == SourceProcess:
+			process = e.Found
+		case e.Source == SourceHealthz:
+			healthz = e.Found
+		case e.Found == Yes:
+			p.Rules = Yes
+		case e.Found == Unknown && p.Rules == No:
+			p.Rules = Unknown
+		}
+	}
+	p.Running = process
+	if process == Yes && !anyProper(p.Processes) {
+		p.Running = p.embeddedRuns(healthz)
+	}
+	switch {
+	case p.Running == Yes:
+		p.State = Running
+	case p.Running == Unknown || p.Rules == Unknown:
+		p.State = Unclear
+	case p.Rules == Yes:
+		p.State = LeftOver
+	default:
+		p.State = Absent
+	}
+}
+
+// embeddedRuns tells whether a process that may have kube-proxy inside does.
+// Without rules it doesn't: kube-proxy writes some even when there is no
+// Service. With rules it does, unless its health port is refused: then either
+// the rules are left over from another time, or the port is elsewhere.
+func (p *Presence) embeddedRuns(healthz Answer) Answer {
+	switch {
+	case p.Rules != Yes:
+		return p.Rules
+	case healthz == No:
+		return Unknown
+	}
+	return Yes
+}
