@@ -259,3 +259,30 @@ func TestCloseKillsAndRemovesEverything(t *testing.T) {
 		t.Error("a closed lab starts processes")
 	}
 }
+
+func TestCloseNeverRemovesWhatATestHasMounted(t *testing.T) {
+	l := lab.New(t)
+	precious := t.TempDir()
+	file := filepath.Join(precious, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	bound := filepath.Join(l.Dir, "a name with blanks")
+	if err := os.Mkdir(bound, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // stacked
+		if err := unix.Mount(precious, bound, "", unix.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(l.Dir); !os.IsNotExist(err) {
+		t.Errorf("%s is still there: %v", l.Dir, err)
+	}
+}
