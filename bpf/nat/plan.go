@@ -176,10 +176,25 @@ func (p *Planner) allocate() (uint32, error) {
 	for i := p.own.First; i <= p.own.Last; i++ {
 		if !p.used[i] {
 			p.used[i] = true
+			p.clearFirst(i)
 			return i, nil
 		}
 	}
 	return 0, fmt.Errorf("%d to %d are all in use: %w", p.own.First, p.own.Last, ErrNoIndex)
+}
+
+// clearFirst brings forward what was left over at an index that is about to get
+// frontends: cleared at the end, the words of its new service would be lost.
+func (p *Planner) clearFirst(index uint32) {
+	var rest []WordChange
+	for _, c := range p.plan.LastWords {
+		if c.At/2 == index {
+			p.plan.Words = append(p.plan.Words, c)
+		} else {
+			rest = append(rest, c)
+		}
+	}
+	p.plan.LastWords = rest
 }
 
 func (p *Planner) setBackends(index uint32, backends []netip.AddrPort, sticky bool) error {
