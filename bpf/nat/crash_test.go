@@ -1,0 +1,311 @@
+package nat
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/firsthop/firsthop/bpf"
+)
+
+// change is a table and what is to become of it.
+type change struct {
+	name string
+	from func(t testing.TB, f *Fake)
+	own  Indexes
+	to   []Service
+}
+
+func dns(backends ...string) Service {
+	return Service{
+		Name:      "kube-system/kube-dns:dns",
+		Frontends: []bpf.FrontendKey{udp("10.96.0.10:53"), tcp("10.96.0.10:53")},
+		VIPs:      nil,
+		Backends:  addrs(backends...),
+		Sticky:    true,
+	}
+}
+
+// changes are what may happen to a table, with every kind of write in one of them.
+func changes() []change {
+	nothing := func(testing.TB, *Fake) {}
+	two := func(t testing.TB, f *Fake) {
+		ensure(t, f, InitIndexes, kubernetes("192.0.2.1:1", "192.0.2.2:2"), dns("192.0.2.7:53", "192.0.2.8:53"))
+	}
+	return []change{
+		{"a first seed", nothing, InitIndexes, []Service{kubernetes("192.0.2.1:1", "192.0.2.2:2"), dns("192.0.2.7:53")}},
+		{"other backends", two, InitIndexes, []Service{kubernetes("192.0.2.3:3", "192.0.2.2:2"), dns("192.0.2.9:53")}},
+		{"fewer backends", two, InitIndexes, []Service{kubernetes("192.0.2.2:2"), dns("192.0.2.7:53")}},
+		{"another frontend and other backends", two, InitIndexes, []Service{twoPorts(kubernetes("192.0.2.4:4")), dns("192.0.2.8:53")}},
+		{"stickiness lost", two, InitIndexes, []Service{func() Service { s := dns("192.0.2.8:53"); s.Sticky = false; return s }()}},
+		{"no backends, where that is meant", two, InitIndexes, []Service{empty(dns()), kubernetes("192.0.2.9:1")}},
+		{"an index with a left-over word and no backends", func(t testing.TB, f *Fake) {
+			f.state.Sets[3] = map[uint32]bpf.Backend{0: {Port: bpf.PortOf(1)}}
+			f.state.Words[bpf.WordAt(1, false)] = bpf.WordOf(3, 1)
+			f.state.Words[bpf.WordAt(1, true)] = bpf.WordOf(3, 1)
+			f.state.Generation = 3
+		}, InitIndexes, []Service{empty(dns())}},
+		{"what a killed writer left behind", func(t testing.TB, f *Fake) {
+			two(t, f)
+			f.state.Sets[77] = map[uint32]bpf.Backend{0: {Port: bpf.PortOf(1)}, 1: {Port: bpf.PortOf(2)}}
+			f.state.Sets[78] = map[uint32]bpf.Backend{0: {Port: bpf.PortOf(1)}}
+			f.state.Words[bpf.WordAt(9, false)] = bpf.WordOf(78, 1)
+			f.state.Generation = 78
+			f.Writes++ // nothing fails before the first write otherwise
+		}, InitIndexes, []Service{kubernetes("192.0.2.5:5"), dns("192.0.2.7:53")}},
+	}
+}
+
+func twoPorts(s Service) Service {
+	s.Frontends = append(slices.Clone(s.Frontends), tcp("10.96.0.1:6443"))
+	return s
+}
+
+// start makes a fake that has done at least one write, so that FailAfter can name the next.
+func (c change) start(t testing.TB) *Fake {
+	f := NewFake(2048)
+	if err := f.PutGeneration(0); err != nil {
+		t.Fatal(err)
+	}
+	c.from(t, f)
+	return f
+}
+
+// asked are all the frontends that a client may ask for, before or after: those of both states, and other ports.
+func asked(states ...*State) []bpf.FrontendKey {
+	keys := []bpf.FrontendKey{tcp("10.96.0.1:9"), udp("10.96.0.1:443"), tcp("203.0.113.1:443")}
+	for _, s := range states {
+		for k := range s.Frontends {
+			if k.Proto != 0 {
+				keys = append(keys, k)
+			}
+		}
+	}
+	return keys
+}
+
+// watch fails the test if a write leaves any frontend with another verdict than before or after the change.
+func watch(t testing.TB, f *Fake, before, after *State) {
+	keys := asked(before, after)
+	old, planned := map[bpf.FrontendKey]string{}, map[bpf.FrontendKey]string{}
+	for _, k := range keys {
+		old[k], planned[k] = verdict(before, k), verdict(after, k)
+	}
+	f.Observe = func(s *State) {
+		for _, k := range keys {
+			if got := verdict(s, k); got != old[k] && got != planned[k] {
+				t.Errorf("after write %d, %v goes to %s, was %s, is to be %s", f.Writes, k, got, old[k], planned[k])
+			}
+		}
+	}
+}
+
+// plan plans a change on the fake, and gives the states before and after.
+func (c change) plan(t testing.TB, f *Fake) (plan *Plan, before, after *State) {
+	t.Helper()
+	before = mustRead(t, f)
+	p := NewPlanner(mustRead(t, f), c.own)
+	for _, svc := range c.to {
+		if err := p.Ensure(svc); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return p.Plan(), before, p.State()
+}
+
+func TestEveryStateBetweenIsValid(t *testing.T) {
+	for _, c := range changes() {
+		t.Run(c.name, func(t *testing.T) {
+			f := c.start(t)
+			plan, before, after := c.plan(t, f)
+			watch(t, f, before, after)
+			carryOut(t, f, plan)
+			if !sameTable(mustRead(t, f), after) {
+				t.Errorf("the table is %+v, planned was %+v", mustRead(t, f), after)
+			}
+			checkWhole(t, mustRead(t, f))
+		})
+	}
+}
+
+// writesOf counts the single writes of a change.
+func (c change) writesOf(t testing.TB) (apply, commit int) {
+	f := c.start(t)
+	plan, _, _ := c.plan(t, f)
+	begin := f.Writes
+	applied, err := Apply(f, plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	apply = f.Writes - begin
+	if err := applied.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	return apply, f.Writes - begin - apply
+}
+
+func TestAFailureAtAnyWriteLeavesTheTableAsItWas(t *testing.T) {
+	for _, c := range changes() {
+		t.Run(c.name, func(t *testing.T) {
+			writes, _ := c.writesOf(t)
+			if writes < 2 {
+				t.Fatalf("only %d writes: the row tests nothing", writes)
+			}
+			for i := range writes {
+				f := c.start(t)
+				plan, before, after := c.plan(t, f)
+				watch(t, f, before, after)
+				f.FailAfter = f.Writes + i
+				_, err := Apply(f, plan)
+				if err == nil || strings.Contains(err.Error(), "taking it back") {
+					t.Errorf("write %d of %d fails: %v, want that failure alone", i, writes, err)
+				}
+				if now := mustRead(t, f); !sameTable(before, now) {
+					t.Errorf("write %d of %d failed: the table was %+v, is %+v", i, writes, before, now)
+				}
+			}
+		})
+	}
+}
+
+func TestRollbackBringsTheTableBack(t *testing.T) {
+	for _, c := range changes() {
+		t.Run(c.name, func(t *testing.T) {
+			f := c.start(t)
+			plan, before, after := c.plan(t, f)
+			watch(t, f, before, after)
+			applied, err := Apply(f, plan)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := applied.Rollback(); err != nil {
+				t.Fatal(err)
+			}
+			if now := mustRead(t, f); !sameTable(before, now) {
+				t.Errorf("the table was %+v, is %+v", before, now)
+			}
+		})
+	}
+}
+
+type killed struct{}
+
+// killAfter carries out do until the given number of writes is done; then nothing of it runs any more.
+func killAfter(f *Fake, writes int, do func()) {
+	defer func() {
+		f.Observe = nil
+		if r := recover(); r != nil && r != (killed{}) {
+			panic(r)
+		}
+	}()
+	watcher, begin := f.Observe, f.Writes
+	f.Observe = func(s *State) {
+		watcher(s)
+		if f.Writes-begin == writes {
+			panic(killed{})
+		}
+	}
+	do()
+}
+
+func TestKilledAtAnyWriteTheNextPlanCompletes(t *testing.T) {
+	for _, c := range changes() {
+		t.Run(c.name, func(t *testing.T) {
+			apply, commit := c.writesOf(t)
+			for i := range apply + commit {
+				f := c.start(t)
+				plan, before, after := c.plan(t, f)
+				watch(t, f, before, after)
+				killAfter(f, i+1, func() { carryOut(t, f, plan) })
+
+				again, middle, end := c.plan(t, f)
+				watch(t, f, middle, end)
+				carryOut(t, f, again)
+				s := mustRead(t, f)
+				checkWhole(t, s)
+				for _, k := range asked(after) {
+					if got, want := verdict(s, k), verdict(after, k); got != want {
+						t.Errorf("killed after write %d: %v goes to %s in the end, want %s", i+1, k, got, want)
+					}
+				}
+				if third, _, _ := c.plan(t, f); !third.Empty() {
+					t.Errorf("killed after write %d: the third run plans %+v", i+1, third)
+				}
+			}
+		})
+	}
+}
+
+// Killed while it takes back a plan that failed.
+func TestKilledDuringRollbackTheNextPlanCompletes(t *testing.T) {
+	for _, c := range changes() {
+		t.Run(c.name, func(t *testing.T) {
+			for i := 1; ; i++ {
+				f := c.start(t)
+				plan, before, after := c.plan(t, f)
+				watch(t, f, before, after)
+				applied, err := Apply(f, plan)
+				if err != nil {
+					t.Fatal(err)
+				}
+				done := false
+				killAfter(f, i, func() { done = applied.Rollback() == nil })
+				again, _, _ := c.plan(t, f)
+				carryOut(t, f, again)
+				checkWhole(t, mustRead(t, f))
+				for _, k := range asked(after) {
+					if got, want := verdict(mustRead(t, f), k), verdict(after, k); got != want {
+						t.Errorf("killed at write %d of the way back: %v goes to %s, want %s", i, k, got, want)
+					}
+				}
+				if done {
+					return
+				}
+			}
+		})
+	}
+}
+
+func TestAFullTable(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		limit func(f *Fake, s *State)
+	}{
+		{"no room for backends", func(f *Fake, s *State) { f.MaxBackends = f.count() + 1 }},
+		{"no room for frontends", func(f *Fake, s *State) { f.MaxFrontends = len(s.Frontends) }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			f := NewFake(2048)
+			ensure(t, f, InitIndexes, kubernetes("192.0.2.1:1", "192.0.2.2:2"))
+			before := mustRead(t, f)
+			tc.limit(f, before)
+			plan := planFor(t, f, InitIndexes, twoPorts(kubernetes("192.0.2.3:3", "192.0.2.4:4")))
+			if _, err := Apply(f, plan); !errors.Is(err, ErrFull) {
+				t.Errorf("got %v, want ErrFull", err)
+			}
+			if now := mustRead(t, f); !sameTable(before, now) {
+				t.Errorf("the table was %+v, is %+v", before, now)
+			}
+		})
+	}
+}
+
+// A failure of the way back is told, with the failure that it was for.
+func TestAFailedRollbackIsTold(t *testing.T) {
+	f := NewFake(2048)
+	plan := planFor(t, f, InitIndexes, kubernetes("192.0.2.1:1"))
+	broken := &brokenStore{Store: f}
+	_, err := Apply(broken, plan)
+	if err == nil || !strings.Contains(err.Error(), "frontends break") || !strings.Contains(err.Error(), "taking it back: ") || !strings.Contains(err.Error(), "sets stay") {
+		t.Errorf("got %v, want both failures", err)
+	}
+}
+
+type brokenStore struct{ Store }
+
+func (*brokenStore) PutFrontends([]bpf.FrontendKey, []bpf.Frontend) error {
+	return fmt.Errorf("frontends break")
+}
+func (*brokenStore) DeleteBackends([]bpf.BackendKey) error { return fmt.Errorf("sets stay") }
