@@ -75,7 +75,8 @@ type BPFFS struct {
 	// Stack has all mounts at HostPath, the topmost first, if there are
 	// several.
 	Stack []Layer `json:"stack,omitempty"`
-	// Mode has the permission bits, sticky included, and UID the owner.
+	// Mode has the permission bits and the sticky bit, which the root of a
+	// bpffs always has; UID is the owner.
 	Mode uint32 `json:"mode"`
 	UID  uint32 `json:"uid"`
 	// MountedByUs: firsthop made this mount, now or earlier.
@@ -194,16 +195,31 @@ func lookAt(v view, c Config) (BPFFS, error) {
 		b.note("%s is a symbolic link to %s", b.HostPath, real)
 		b.HostPath, b.Path = real, v.open(real)
 	}
-	fd, err := v.openDir(real)
+	// Again if a mount was taken off between opening it and reading the table.
+	// Not for ever: a chrooted process's table lacks the mount of its root.
+	for try := 0; ; try++ {
+		found := b
+		known, err := found.open(v, c)
+		if known || err != nil || try == 2 {
+			return found, err
+		}
+	}
+}
+
+// open opens the directory and judges it. It reports whether the mount that it
+// is on is known.
+func (b *BPFFS) open(v view, c Config) (known bool, err error) {
+	fd, err := v.openDir(b.HostPath)
 	if errors.Is(err, unix.ENOTDIR) {
 		b.is(BPFFSNoDirectory, ErrNoDirectory, "it is a file")
-		return b, nil
+		return true, nil
 	}
 	if err != nil {
-		return b, err
+		return false, err
 	}
 	defer unix.Close(fd)
-	return b, b.judge(v, c, fd)
+	err = b.judge(v, c, fd)
+	return b.Mount.ID != 0, err
 }
 
 // missing handles a path that is not there.

@@ -195,10 +195,13 @@ func settle(ctx context.Context, v view, path, source string) (bool, error) {
 			}
 		}
 		switch {
+		case len(stack) == 0 && len(table) > 0 && time.Now().Before(until):
+			// What we opened was taken off before we read the table.
 		case others == 0:
 			return len(stack) > 0, nil
 		case stack[0].Source == source:
-			if err := unix.Unmount(v.open(path), 0); err != nil {
+			// Detach: whoever just looks at it would make it busy.
+			if err := unix.Unmount(v.open(path), unix.MNT_DETACH); err != nil {
 				return true, fmt.Errorf("take our second mount at %s off again: %w", path, err)
 			}
 			return false, nil

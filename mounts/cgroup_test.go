@@ -1,0 +1,301 @@
+package mounts
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// v2Root is where this machine has its cgroup v2 hierarchy.
+func v2Root(t testing.TB) string {
+	t.Helper()
+	needRoot(t)
+	for _, p := range []string{pureV2Path, hybridPath} {
+		if id, err := CgroupID(p); err == nil && IsTopCgroup(id) {
+			return p
+		}
+	}
+	t.Fatal("no cgroup v2 hierarchy on this machine")
+	return ""
+}
+
+// newCgroup makes a cgroup that is removed with the test.
+func newCgroup(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(v2Root(t), fmt.Sprintf("fh-mounts-%d", os.Getpid()))
+	must(t, os.Mkdir(dir, 0o755))
+	t.Cleanup(func() {
+		_ = os.Remove(dir + "/pod/ctr")
+		_ = os.Remove(dir + "/pod")
+		if err := os.Remove(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// cgroupRow is how a node in a cgroup namespace of its own (kind) has cgroup v2,
+// and what is found. The node's mounts begin with a bare tmpfs at
+// /sys/fs/cgroup, with the whole machine's hierarchy at /run/machine.
+type cgroupRow struct {
+	is    string
+	make  func(t *testing.T)
+	state CgroupState
+	path  string // where the true root is found, on the node
+	says  []string
+}
+
+func mountV2(t *testing.T, at string) {
+	must(t, os.MkdirAll(at, 0o755))
+	mount(t, "cgroup2", at, "cgroup2", 0, "")
+}
+
+func cgroupRows() []cgroupRow {
+	return []cgroupRow{
+		{is: "pure v2", state: CgroupPureV2, path: pureV2Path, make: func(t *testing.T) { mountV2(t, pureV2Path) }},
+		{is: "hybrid", state: CgroupHybrid, path: hybridPath, make: func(t *testing.T) { mountV2(t, hybridPath) }},
+		{is: "mounted at another place", state: CgroupElsewhere, path: "/run/else where", make: func(t *testing.T) { mountV2(t, "/run/else where") }},
+		{is: "not mounted", state: CgroupNotMounted, make: func(*testing.T) {}},
+		{is: "a bind mount of a cgroup at the usual place is not the root", state: CgroupNotMounted, says: []string{"/sys/fs/cgroup is a cgroup2, but cgroup"},
+			make: func(t *testing.T) {
+				mountV2(t, "/run/v2")
+				bind(t, "/run/v2/pod", pureV2Path)
+				must(t, unix.Unmount("/run/v2", unix.MNT_DETACH))
+			}},
+		{is: "of several the root is taken", state: CgroupElsewhere, path: "/run/v2",
+			make: func(t *testing.T) { mountV2(t, "/run/v2"); bind(t, "/run/v2/pod", pureV2Path) }},
+		{is: "what is above the node's cgroup namespace is not the root", state: CgroupNotMounted, says: []string{"cgroup 1 in it"},
+			make: func(t *testing.T) { bind(t, "/run/machine", pureV2Path) }},
+		{is: "a mount that another hides is not taken", state: CgroupNotMounted,
+			make: func(t *testing.T) { mountV2(t, "/run/v2"); mount(t, "x", "/run/v2", "tmpfs", 0, "") }},
+	}
+}
+
+// TestCgroupOfNestedNode runs each row on the node itself and from its containers.
+func TestCgroupOfNestedNode(t *testing.T) {
+	for _, row := range cgroupRows() {
+		for _, from := range []string{"node", "hostPID", "host proc"} {
+			t.Run(row.is+" from "+from, func(t *testing.T) {
+				cg := newCgroup(t)
+				must(t, os.MkdirAll(cg+"/pod/ctr", 0o755))
+				id, err := CgroupID(cg)
+				must(t, err)
+				runStage(t, "cgroup node", spec{clone: node, nest: unix.CLONE_NEWCGROUP, cgroup: cg,
+					arg: strings.Join([]string{row.is, from, strconv.FormatUint(id, 10), filepath.Base(cg)}, "|")})
+			})
+		}
+	}
+}
+
+// cgroupArgs are what is handed down to the stages.
+func cgroupArgs(t *testing.T) (row cgroupRow, from string, id uint64, name string) {
+	f := strings.Split(stageArg(), "|")
+	id, err := strconv.ParseUint(f[2], 10, 64)
+	must(t, err)
+	for _, r := range cgroupRows() {
+		if r.is == f[0] {
+			return r, f[1], id, f[3]
+		}
+	}
+	t.Fatalf("no row %q", f[0])
+	return
+}
+
+func stageCgroupNode(t *testing.T) {
+	row, from, id, name := cgroupArgs(t)
+	machine := v2Root(t)
+	startNode(t)
+	newRootFS(t)
+	bind(t, machine, "/run/machine")
+	mount(t, "x", "/sys/fs/cgroup", "tmpfs", 0, "")
+	row.make(t)
+	before := tableText(t)
+	switch from {
+	case "node":
+		checkCgroup(t, row, id, "")
+	case "hostPID":
+		runStage(t, "cgroup container", spec{clone: unix.CLONE_NEWNS, nest: unix.CLONE_NEWCGROUP, cgroup: "/run/machine/" + name + "/pod/ctr", arg: stageArg()})
+	case "host proc":
+		runStage(t, "cgroup container", spec{clone: unix.CLONE_NEWNS | unix.CLONE_NEWPID, nest: unix.CLONE_NEWCGROUP, cgroup: "/run/machine/" + name + "/pod/ctr", arg: stageArg()})
+	}
+	if after := tableText(t); after != before {
+		t.Errorf("mounts on the node were:\n%s\nare:\n%s", before, after)
+	}
+}
+
+func stageCgroupContainer(t *testing.T) {
+	row, from, id, _ := cgroupArgs(t)
+	kind, prefix := hostProc, "/proc/1/root"
+	if from == "host proc" {
+		kind, prefix = freshProcAndHostProc, "/host/proc/1/root"
+	}
+	startContainer(t, "/run/containerd/fh/rootfs", kind, func(root string) {
+		mount(t, "x", root+"/sys/fs/cgroup", "tmpfs", 0, "")
+		mountV2(t, root+"/sys/fs/cgroup")
+	})
+	own, err := CgroupID(pureV2Path)
+	must(t, err)
+	if own == id {
+		t.Fatal("the container's own cgroup2 shows the node's root")
+	}
+	checkCgroup(t, row, id, prefix)
+	in, sure, err := SelfIn(pureV2Path)
+	if !in || !sure || err != nil {
+		t.Errorf("in the container's own cgroup: %v %v %v", in, sure, err)
+	}
+}
+
+// checkCgroup looks, mounts where that is needed, and undoes it.
+func checkCgroup(t *testing.T, row cgroupRow, id uint64, prefix string) {
+	t.Helper()
+	var records []string
+	c := Config{Record: func(kind, target, _ string) error { records = append(records, kind+" "+target); return nil }}
+	before := tableText(t)
+	g, err := FindCgroup2(c)
+	must(t, err)
+	if tableText(t) != before {
+		t.Error("looking changed the mounts")
+	}
+	if g.State != row.state {
+		t.Fatalf("state %s, want %s: %+v", g.State, row.state, g)
+	}
+	for _, part := range row.says {
+		if !anyContains(g.Warnings, part) {
+			t.Errorf("nothing says %q in %q", part, g.Warnings)
+		}
+	}
+	wantPath, mounted := row.path, g.State == CgroupNotMounted
+	if mounted {
+		wantPath = "/run/firsthop/cgroup"
+		if !errors.Is(g.Err(), ErrAbsent) || len(g.Actions) == 0 {
+			t.Errorf("not mounted: %v, %q", g.Err(), g.Actions)
+		}
+		g, err = EnsureCgroup2(t.Context(), c)
+		must(t, err)
+		if len(records) != 2 || records[0] != "mkdir "+wantPath || records[1] != "mount "+wantPath || !g.MountedByUs || g.State != CgroupElsewhere {
+			t.Errorf("recorded %q: %+v", records, g)
+		}
+	}
+	if g.Path != prefix+wantPath || g.ID != id || !g.IsTrueRoot || !g.Sure || g.Err() != nil {
+		t.Errorf("found %+v, want id %d at %s", g, id, prefix+wantPath)
+	}
+	again, err := EnsureCgroup2(t.Context(), c)
+	must(t, err)
+	if len(again.Actions) > 0 || again.ID != id {
+		t.Errorf("the second time: %+v", again)
+	}
+	if in, sure, err := SelfIn(g.Path); err != nil || in && !sure || prefix == "" && !in {
+		t.Errorf("self in %s: %v %v %v", g.Path, in, sure, err)
+	}
+	if err := UnmountCgroup2(t.Context(), c, ""); mounted != (err == nil) && row.path != "" {
+		if !mounted && err != nil {
+			t.Errorf("unmount of nothing: %v", err)
+		}
+	}
+	if tableText(t) != before {
+		t.Error("the mounts are not what they were")
+	}
+}
+
+// A machine that mounts no cgroup2 (RHEL 8), in the initial cgroup namespace.
+func TestCgroupTop(t *testing.T) { runStage(t, "cgroup top", spec{clone: node}) }
+
+func stageCgroupTop(t *testing.T) {
+	machine := v2Root(t)
+	startNode(t)
+	mount(t, "x", "/run", "tmpfs", 0, "")
+	g, err := FindCgroup2(Config{})
+	must(t, err)
+	if g.Path != machine || g.ID != 1 || !g.Sure || !g.IsTrueRoot {
+		t.Errorf("machine: %+v", g)
+	}
+	mount(t, "x", "/sys/fs/cgroup", "tmpfs", 0, "")
+	g, err = EnsureCgroup2(t.Context(), Config{RunDir: "/run/other"})
+	must(t, err)
+	if g.Path != "/run/other/cgroup" || g.ID != 1 || !g.Sure || !g.MountedByUs {
+		t.Errorf("mounted: %+v", g)
+	}
+	must(t, UnmountCgroup2(t.Context(), Config{RunDir: "/run/other"}, ""))
+	must(t, UnmountCgroup2(t.Context(), Config{RunDir: "/run/other"}, ""))
+}
+
+func TestGivenCgroup(t *testing.T) {
+	cg := newCgroup(t)
+	root := v2Root(t)
+	file := filepath.Join(t.TempDir(), "file")
+	must(t, os.WriteFile(file, nil, 0o644))
+	v1 := v1Directory(t)
+	for _, row := range []struct {
+		is, path string
+		state    CgroupState
+		err      error
+		root     bool
+	}{
+		{"a cgroup below the root", cg, CgroupGiven, nil, false},
+		{"the true root", root, CgroupGiven, nil, true},
+		{"a v1 hierarchy", v1, CgroupV1, ErrCgroup1, false},
+		{"an ordinary directory", filepath.Dir(file), CgroupWrongType, ErrNotCgroup, false},
+		{"a file", file, CgroupWrongType, ErrNotCgroup, false},
+		{"nothing", cg + "/none", CgroupNoDirectory, ErrNoDirectory, false},
+	} {
+		t.Run(row.is, func(t *testing.T) {
+			if row.path == "" {
+				t.Skip("this machine has no cgroup v1")
+			}
+			g, err := EnsureCgroup2(t.Context(), Config{Path: row.path, Explicit: true})
+			if !errors.Is(err, row.err) || (err == nil) != (row.err == nil) {
+				t.Fatalf("%v, want %v", err, row.err)
+			}
+			if g.State != row.state || g.IsTrueRoot != row.root || len(g.Actions) > 0 {
+				t.Errorf("%+v", g)
+			}
+			if err == nil && !row.root && !anyContains(g.Warnings, "not served") {
+				t.Errorf("warns %q", g.Warnings)
+			}
+		})
+	}
+	if _, err := FindCgroup2(Config{Path: "relative", Explicit: true}); err == nil {
+		t.Error("a relative path is accepted")
+	}
+}
+
+func v1Directory(t *testing.T) string {
+	table, err := ownView().mounts(typeIs("cgroup"))
+	must(t, err)
+	if len(table) == 0 {
+		return ""
+	}
+	return table[0].Point
+}
+
+func TestContains(t *testing.T) {
+	cg := newCgroup(t)
+	must(t, os.MkdirAll(cg+"/pod/ctr", 0o755))
+	cmd := startIn(t, cg+"/pod")
+	for _, row := range []struct {
+		is, path string
+		in       bool
+	}{
+		{"the root", v2Root(t), true},
+		{"a cgroup above", cg, true},
+		{"its own cgroup", cg + "/pod", true},
+		{"a cgroup below", cg + "/pod/ctr", false},
+	} {
+		in, sure, err := Contains(row.path, cmd)
+		if in != row.in || !sure || err != nil {
+			t.Errorf("%s: %v %v %v", row.is, in, sure, err)
+		}
+	}
+	if in, sure, err := SelfIn(cg); in || !sure || err != nil {
+		t.Errorf("this process: %v %v %v", in, sure, err)
+	}
+	if _, _, err := SelfIn(t.TempDir()); !errors.Is(err, ErrNotCgroup) {
+		t.Errorf("no cgroup: %v", err)
+	}
+}
