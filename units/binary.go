@@ -1,10 +1,10 @@
 package units
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"debug/buildinfo"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"io/fs"
@@ -22,8 +22,54 @@ func describe(data []byte, mode fs.FileMode) string {
 	return describeSum(sum[:], mode)
 }
 
+func describeFile(at string, mode fs.FileMode) (string, error) {
+	sum, err := hashFile(at)
+	return describeSum(sum, mode), err
+}
+
 func describeSum(sum []byte, mode fs.FileMode) string {
-	return fmt.Sprintf("sha256 %s, mode %04o", hex.EncodeToString(sum[:8]), mode.Perm())
+	return fmt.Sprintf("sha256 %.8x, mode %04o", sum, mode.Perm())
+}
+
+// sameContents compares two files byte by byte. It runs at every start of the
+// init stage on a binary of many megabytes: several times faster than hashing
+// both, and nothing to do when the installed binary is the one that runs.
+func sameContents(a, b string) (bool, error) {
+	fa, err := os.Open(a)
+	if err != nil {
+		return false, fmt.Errorf("read the binary to install: %w", err)
+	}
+	defer fa.Close()
+	fb, err := os.Open(b)
+	if err != nil {
+		return false, err
+	}
+	defer fb.Close()
+	sa, err := fa.Stat()
+	if err != nil {
+		return false, err
+	}
+	sb, err := fb.Stat()
+	if err != nil || os.SameFile(sa, sb) || sa.Size() != sb.Size() {
+		return err == nil && os.SameFile(sa, sb), err
+	}
+	ba, bb := make([]byte, 256<<10), make([]byte, 256<<10)
+	for {
+		na, err := io.ReadFull(fa, ba)
+		if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+			return false, err
+		}
+		nb, errB := io.ReadFull(fb, bb)
+		if errB != nil && errB != io.EOF && errB != io.ErrUnexpectedEOF {
+			return false, errB
+		}
+		if !bytes.Equal(ba[:na], bb[:nb]) {
+			return false, nil
+		}
+		if err != nil { // the end of both
+			return true, nil
+		}
+	}
 }
 
 func hashFile(at string) ([]byte, error) {
@@ -61,26 +107,29 @@ func (p *planner) binary() (runnable bool, err error) {
 		}
 		return n.exists, nil
 	}
-	want, err := hashFile(p.BinarySource)
-	if err != nil {
-		return false, fmt.Errorf("read the binary to install: %w", err)
-	}
 	const mode = 0o755
 	p.sweep(dir)
-	a := Action{Kind: KindWrite, Path: p.Binary, Old: "absent", New: describeSum(want, mode)}
+	a := Action{Kind: KindWrite, Path: p.Binary, Old: "absent"}
 	if n.exists {
+		same := false
+		if n.mode.IsRegular() {
+			if same, err = sameContents(p.BinarySource, n.at); err != nil {
+				return false, err
+			}
+		}
+		if same && n.mode.Perm() == mode && ownedByUs(n.at) {
+			return true, nil
+		}
 		if !p.isOurBinary(n) {
 			return false, fmt.Errorf("%s is %w (no build of %s): remove it or choose another path, it is not overwritten", p.Binary, ErrForeign, module)
 		}
-		have, err := hashFile(n.at)
-		if err != nil {
+		if a.Old, err = describeFile(n.at, n.mode); err != nil {
 			return false, err
 		}
-		if string(have) == string(want) && n.mode.Perm() == mode && ownedByUs(n.at) {
-			return true, nil
-		}
-		a.Old = describeSum(have, n.mode)
 		a.former = a.Old
+	}
+	if a.New, err = describeFile(p.BinarySource, mode); err != nil {
+		return false, fmt.Errorf("read the binary to install: %w", err)
 	}
 	if err := p.writable(dir); err != nil {
 		return false, err
@@ -109,11 +158,11 @@ func (p *planner) binary() (runnable bool, err error) {
 // isOurBinary tells our binary from another by its build information, or by
 // the record.
 func (p *planner) isOurBinary(n node) bool {
-	if p.Owned != nil && p.Owned(KindWrite, p.Binary) {
-		return true
-	}
 	if !n.mode.IsRegular() {
 		return false
+	}
+	if p.Owned != nil && p.Owned(KindWrite, p.Binary) {
+		return true
 	}
 	info, err := buildinfo.ReadFile(n.at)
 	return err == nil && info.Main.Path == module

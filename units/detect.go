@@ -81,7 +81,9 @@ func systemdVersion(t tree) (version int, source string) {
 			if v == 0 || version != 0 && v != version {
 				return 0, ""
 			}
-			version, source = v, path.Join(dir, name)
+			if version == 0 { // /lib may be a link to /usr/lib
+				version, source = v, path.Join(dir, name)
+			}
 		}
 	}
 	return version, source

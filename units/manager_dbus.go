@@ -47,7 +47,7 @@ func OpenManager(ctx context.Context, c Config) (Manager, error) {
 	}
 	var errs []error
 	for _, s := range sockets {
-		m, err := openSocket(ctx, s)
+		m, err := openSocket(ctx, s, handshake)
 		if err == nil {
 			return m, nil
 		}
@@ -65,14 +65,14 @@ func OpenManager(ctx context.Context, c Config) (Manager, error) {
 
 const privateSocket = "/run/systemd/private"
 
-func openSocket(ctx context.Context, socket string) (Manager, error) {
+func openSocket(ctx context.Context, socket string, timeout time.Duration) (Manager, error) {
 	if _, err := os.Stat(socket); err != nil {
 		return nil, err
 	}
 	// The context lives as long as the connection, so the deadline of the
 	// handshake is a timer that is stopped after it.
 	ctx, cancel := context.WithCancel(ctx)
-	timer := time.AfterFunc(handshake, cancel)
+	timer := time.AfterFunc(timeout, cancel)
 	defer timer.Stop()
 	conn, err := sdbus.NewConnection(func() (*dbus.Conn, error) { return dial(ctx, socket) })
 	if err != nil {

@@ -1,7 +1,6 @@
 package units
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -57,18 +56,13 @@ func (m *files) State(_ context.Context, name string) (State, error) {
 		return s, nil
 	}
 	s := State{LoadState: "loaded", FragmentPath: at}
-	install, err := installSection(n.data)
-	if err != nil {
-		return State{LoadState: "error", FragmentPath: at}, nil
-	}
 	if m.refused(name) {
 		s.LoadState = "bad-setting"
 	}
-	links := m.links(name)
 	switch {
-	case len(links) > 0:
+	case len(m.links(name)) > 0:
 		s.UnitFileState = "enabled"
-	case len(install) == 0:
+	case len(installSection(n.data)) == 0:
 		s.UnitFileState = "static"
 	default:
 		s.UnitFileState = "disabled"
@@ -133,12 +127,8 @@ func (m *files) Enable(_ context.Context, name string) ([]Change, error) {
 	case n.isMasked():
 		return nil, fmt.Errorf("enable %s: %w by %s", name, ErrMasked, at)
 	}
-	install, err := installSection(n.data)
-	if err != nil {
-		return nil, fmt.Errorf("enable %s: read %s: %w", name, at, err)
-	}
 	var changes []Change
-	for _, dir := range install {
+	for _, dir := range installSection(n.data) {
 		c := Change{Link: path.Join(systemDir, dir, name), Target: at}
 		made, err := m.link(c)
 		if err != nil {
@@ -190,24 +180,51 @@ func (m *files) Disable(_ context.Context, name string) ([]Change, error) {
 }
 
 // installSection returns the directories of links that a unit file asks for:
-// "multi-user.target.wants". Alias= and Also= are not ours and not followed.
-func installSection(data []byte) ([]string, error) {
-	opts, err := unit.DeserializeOptions(bytes.NewReader(data))
-	if err != nil {
-		return nil, err
-	}
+// "multi-user.target.wants". Alias= and Also= are not ours and not followed;
+// what is no unit name is left out, as systemctl does with a warning.
+func installSection(data []byte) []string {
 	var dirs []string
-	for _, o := range opts {
+	for _, o := range parseUnit(data) {
 		suffix := map[string]string{"WantedBy": ".wants", "RequiredBy": ".requires"}[o.Name]
 		if o.Section != "Install" || suffix == "" {
 			continue
 		}
+		if o.Value == "" { // an empty assignment takes back the ones before it
+			dirs = slices.DeleteFunc(dirs, func(d string) bool { return strings.HasSuffix(d, suffix) })
+		}
 		for target := range strings.FieldsSeq(o.Value) {
-			if strings.Contains(target, "/") {
-				return nil, fmt.Errorf("%s=%s: not a unit name", o.Name, target)
+			if !strings.Contains(target, "/") {
+				dirs = append(dirs, target+suffix)
 			}
-			dirs = append(dirs, target+suffix)
 		}
 	}
-	return dirs, nil
+	return dirs
+}
+
+// parseUnit reads the directives of a unit file as systemd.syntax(7) has
+// them. go-systemd's reader is not used, because it refuses lines of more than
+// 2048 bytes: systemd takes a megabyte, and arguments can be long.
+func parseUnit(data []byte) []*unit.UnitOption {
+	var opts []*unit.UnitOption
+	section, pending := "", ""
+	for raw := range strings.Lines(string(data)) {
+		line := strings.TrimSpace(raw)
+		if line == "" && pending == "" || strings.HasPrefix(line, "#") || strings.HasPrefix(line, ";") {
+			continue // a comment does not end a continued line either
+		}
+		line = pending + line
+		pending = ""
+		if rest, ok := strings.CutSuffix(line, `\`); ok {
+			pending = rest + " "
+			continue
+		}
+		if strings.HasPrefix(line, "[") && strings.HasSuffix(line, "]") {
+			section = line[1 : len(line)-1]
+			continue
+		}
+		if name, value, ok := strings.Cut(line, "="); ok {
+			opts = append(opts, unit.NewUnitOption(section, strings.TrimSpace(name), strings.TrimSpace(value)))
+		}
+	}
+	return opts
 }

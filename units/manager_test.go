@@ -199,7 +199,7 @@ func TestLiveSystemd(t *testing.T) {
 	h := host{t: t, root: root}
 	open := func(t *testing.T, socket string) Manager {
 		t.Helper()
-		m, err := openSocket(context.Background(), root+socket)
+		m, err := openSocket(context.Background(), root+socket, handshake)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,11 +1,6 @@
 package units
 
-import (
-	"bytes"
-	"strings"
-
-	"github.com/coreos/go-systemd/v22/unit"
-)
+import "strings"
 
 // namespacing are the directives that give a service a mount namespace of its
 // own, in which its mounts would stay: exec_needs_mount_namespace() in
@@ -44,12 +39,8 @@ func impliesMountNamespace(name string) bool {
 
 // namespacingIn lists such directives in a drop-in, unless they are switched off.
 func namespacingIn(data []byte) []string {
-	opts, err := unit.DeserializeOptions(bytes.NewReader(data))
-	if err != nil {
-		return nil
-	}
 	var found []string
-	for _, o := range opts {
+	for _, o := range parseUnit(data) {
 		off := o.Value == "" || o.Value == "no" || o.Value == "false" || o.Value == "off" || o.Value == "0"
 		if !off && impliesMountNamespace(o.Name) {
 			found = append(found, o.Name+"="+o.Value)

@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 )
 
 // planner collects the actions of one report. Its methods look only; what
@@ -21,8 +22,14 @@ type planner struct {
 	r    *Report
 }
 
+// patience bounds a whole plan, install or uninstall: a systemd that does not
+// answer must hold up neither a pod nor a boot.
+const patience = 20 * time.Second
+
 // PlanInstall says what Install would do, and changes nothing.
 func PlanInstall(ctx context.Context, c Config) (Report, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	p, done, err := newPlanner(ctx, c)
 	if err != nil {
 		return Report{}, err
@@ -34,6 +41,8 @@ func PlanInstall(ctx context.Context, c Config) (Report, error) {
 
 // PlanUninstall says what Uninstall would do, and changes nothing.
 func PlanUninstall(ctx context.Context, c Config) (Report, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	p, done, err := newPlanner(ctx, c)
 	if err != nil {
 		return Report{}, err
@@ -49,6 +58,8 @@ func PlanUninstall(ctx context.Context, c Config) (Report, error) {
 //
 // It does not start the service: who installs has just done its work.
 func Install(ctx context.Context, c Config) (Report, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	p, done, err := newPlanner(ctx, c)
 	if err != nil {
 		return Report{}, err
@@ -67,6 +78,8 @@ func Install(ctx context.Context, c Config) (Report, error) {
 // Uninstall removes what Install made and leaves everything else: files
 // without our marker, drop-ins, masks, /etc/default/firsthop.
 func Uninstall(ctx context.Context, c Config) (Report, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	p, done, err := newPlanner(ctx, c)
 	if err != nil {
 		return Report{}, err

@@ -40,7 +40,7 @@ var runtimes = []string{
 // CAP_DAC_* are not: all that is read belongs to root.
 var capabilities = []string{
 	"CAP_SYS_ADMIN",  // mount bpffs and cgroup2, setns, bpf() below 5.8
-	"CAP_NET_ADMIN",  // load and attach cgroup socket programs, netlink
+	"CAP_NET_ADMIN",  // attach programs: below 5.8 bpf_prog_attach() asks for this one alone
 	"CAP_SYS_PTRACE", // /proc/1/ns/mnt and /proc/1/root: pid 1 has more capabilities than we (ptrace(2), PTRACE_MODE_READ_FSCREDS)
 	"CAP_SYS_CHROOT", // setns into a mount namespace asks for it beside CAP_SYS_ADMIN (setns(2))
 }

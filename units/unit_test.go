@@ -285,6 +285,21 @@ func TestMarkerMustBeALineOfItsOwn(t *testing.T) {
 	}
 }
 
+func TestInstallSection(t *testing.T) {
+	for data, want := range map[string]string{
+		"[Install]\nWantedBy=a.target b.target\nRequiredBy=c.target":                               "a.target.wants b.target.wants c.target.requires",
+		"[Install]\nWantedBy = a.target \\\n# a comment\n  b.target":                               "a.target.wants b.target.wants",
+		"[Install]\nWantedBy=a.target\nWantedBy=\nWantedBy=b.target":                               "b.target.wants",
+		"[Unit]\nWantedBy=a.target\n; [Install]\nWantedBy=b.target":                                "",
+		"[Install]\nWantedBy=../../x ok.target":                                                    "ok.target.wants",
+		"[Service]\nExecStart=/x " + strings.Repeat("y", 1<<20) + "\n[Install]\nWantedBy=a.target": "a.target.wants",
+	} {
+		if got := strings.Join(installSection([]byte(data)), " "); got != want {
+			t.Errorf("%.80q: %q, want %q", data, got, want)
+		}
+	}
+}
+
 // Whatever the arguments, the unit stays the unit: no line or section more.
 func FuzzArgumentsStayInTheirLine(f *testing.F) {
 	f.Add("a b", "%n $X")
@@ -301,6 +316,9 @@ func FuzzArgumentsStayInTheirLine(f *testing.F) {
 		}
 		if d := cmp.Diff(opts, back); d != "" {
 			t.Fatalf("%q %q (-written +read):\n%s", a, b, d)
+		}
+		if d := cmp.Diff(back, parseUnit(render(opts))); d != "" {
+			t.Fatalf("%q %q (-go-systemd +ours):\n%s", a, b, d)
 		}
 	})
 }
