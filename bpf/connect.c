@@ -71,8 +71,8 @@ static __always_inline bool in_scope(struct bpf_sock_addr *ctx)
 }
 
 /*
- * The application sees ECONNREFUSED, as it would of a kube-proxy's RST; below
- * 5.18 the kernel knows but EPERM (cilium/cilium#45184 on why that misleads).
+ * The application sees ECONNREFUSED, as it would of kube-proxy's RST; a
+ * kernel without bpf_set_retval knows but EPERM (cilium/cilium#45184 on why that misleads).
  */
 static __always_inline int refuse(__u32 index)
 {

@@ -9,5 +9,5 @@ type Features struct {
 	Batch       bool `json:"batch"`        // batch operations on hash maps, Linux 5.6; else one by one
 	NetnsCookie bool `json:"netns_cookie"` // bpf_get_netns_cookie in sock_addr programs, Linux 5.7; else no host scope
 	GetPeername bool `json:"getpeername"`  // getpeername hooks, Linux 5.8; else getpeername says the backend
-	SetRetval   bool `json:"set_retval"`   // bpf_set_retval, Linux 5.18; else a refused connect is EPERM
+	SetRetval   bool `json:"set_retval"`   // bpf_set_retval in these programs, Linux 6.1 (the helper is of 5.18); else a refused connect is EPERM
 }

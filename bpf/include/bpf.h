@@ -87,6 +87,6 @@ static long (*const bpf_spin_unlock)(struct bpf_spin_lock *lock) = (void *)94; /
  * 5.5 verify dead branches too.
  */
 static __u64 (*const bpf_get_netns_cookie)(void *ctx) = (void *)122; /* 5.7; else 0 */
-static int (*const bpf_set_retval)(int retval) = (void *)187;        /* 5.18; else no effect */
+static int (*const bpf_set_retval)(int retval) = (void *)187;        /* 5.18, in these programs 6.1; else no effect */
 
 #endif

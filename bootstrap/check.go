@@ -1,0 +1,186 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/firsthop/firsthop/kernel"
+	"github.com/firsthop/firsthop/mounts"
+	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/kubeproxy"
+	"github.com/firsthop/firsthop/units"
+)
+
+// Grade is how a check came out.
+type Grade string
+
+// The grades.
+const (
+	Good Grade = "good"
+	Warn Grade = "warn" // works, but somebody should do something
+	Bad  Grade = "bad"  // init would fail here
+)
+
+// Finding is one thing that was checked.
+type Finding struct {
+	Check    string   `json:"check"`
+	Grade    Grade    `json:"grade"`
+	Sentence string   `json:"sentence"`
+	Details  []string `json:"details,omitempty"`
+	ExitCode ExitCode `json:"exit_code"` // what init would end with because of this
+}
+
+// CheckReport says whether a node is ready for the init stage.
+type CheckReport struct {
+	Ready    bool          `json:"ready"`
+	ExitCode ExitCode      `json:"exit_code"`
+	Findings []Finding     `json:"findings"`
+	Kernel   kernel.Report `json:"kernel"`
+}
+
+// Check looks at everything that the init stage needs of a node, and changes
+// nothing.
+func Check(ctx context.Context, cfg Config) (*CheckReport, error) {
+	if err := errors.Join(cfg.checkDirs(), kernel.Config{Forbid: cfg.Forbid}.Validate()); err != nil {
+		return nil, &UsageError{Err: err}
+	}
+	c := &checkup{Config: cfg, places: cfg.Dirs.places(), report: &CheckReport{Ready: true}}
+	for _, look := range []func(context.Context) (Finding, error){
+		c.kernel, c.bpffs, c.cgroup2, c.hooks, c.kubeProxy, c.boot,
+	} {
+		f, err := look(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if f.Grade == Bad {
+			c.report.Ready = false
+			if c.report.ExitCode == ExitOK {
+				c.report.ExitCode = f.ExitCode
+			}
+		} else {
+			f.ExitCode = ExitOK
+		}
+		c.report.Findings = append(c.report.Findings, f)
+	}
+	return c.report, nil
+}
+
+type checkup struct {
+	Config
+	places
+	report *CheckReport
+	mount  mounts.BPFFS
+	root   mounts.Cgroup2
+}
+
+func (c *checkup) kernel(context.Context) (Finding, error) {
+	rep, err := kernel.Check(kernel.Config{Root: c.hostRoot, IgnoreVersion: c.IgnoreKernelVersion, All: true, Forbid: c.Forbid})
+	if err != nil {
+		return Finding{}, err
+	}
+	c.report.Kernel = rep
+	f := Finding{Check: "kernel", Grade: Good, Sentence: rep.Sentence, ExitCode: ExitKernel,
+		Details: []string{rep.Host.Release.Text + " " + rep.Host.Uname, rep.Host.String()}}
+	f.Details = append(f.Details, rep.Losses...)
+	if err := rep.Err(); err != nil {
+		f.Grade = Bad
+		f.Details = append(f.Details, rep.Reasons...)
+		if !errors.Is(err, kernel.ErrUnsupported) {
+			f.ExitCode = ExitInternal
+		}
+	}
+	return f, nil
+}
+
+func (c *checkup) bpffs(context.Context) (Finding, error) {
+	b, err := mounts.FindBPFFS(c.mountConfig(c.BPFFS))
+	if err != nil {
+		return Finding{}, err
+	}
+	c.mount = b
+	f := Finding{Check: "bpffs", Grade: Good, ExitCode: ExitBPFFS, Sentence: fmt.Sprintf("%s: %s", b.HostPath, b.State)}
+	if m := b.Mount; m.Type != "" {
+		f.Details = append(f.Details, fmt.Sprintf("%s on %s type %s (%s)", m.Source, m.Point, m.Type, m.Options))
+	}
+	f.Details = append(f.Details, b.Notes...)
+	grade(&f, b.Err(), b.Actions, b.Warnings)
+	return f, nil
+}
+
+func (c *checkup) cgroup2(context.Context) (Finding, error) {
+	g, err := mounts.FindCgroup2(c.mountConfig(c.Cgroup))
+	if err != nil {
+		return Finding{}, err
+	}
+	c.root = g
+	f := Finding{Check: "cgroup2", Grade: Good, ExitCode: ExitCgroup, Sentence: fmt.Sprintf("%s: %s; %s", g.HostPath, g.State, g.How)}
+	grade(&f, g.Err(), g.Actions, g.Warnings)
+	return f, nil
+}
+
+// grade judges a mount: one that init would make is good.
+func grade(f *Finding, err error, actions, warnings []string) {
+	switch {
+	case errors.Is(err, mounts.ErrAbsent) && len(actions) > 0:
+		f.Sentence += "; init would: " + strings.Join(actions, ", ")
+	case err != nil:
+		f.Grade, f.Sentence = Bad, err.Error()
+	}
+	if len(warnings) > 0 && f.Grade == Good {
+		f.Grade = Warn
+	}
+	f.Details = append(f.Details, warnings...)
+}
+
+func (c *checkup) hooks(context.Context) (Finding, error) {
+	f := Finding{Check: "hooks", Grade: Good, ExitCode: ExitAttach, Sentence: "no other program is in the way"}
+	if c.root.Err() != nil || c.report.Kernel.Err() != nil {
+		f.Grade, f.Sentence = Warn, "not looked at, as kernel or cgroup2 don't do"
+		return f, nil
+	}
+	conflicts, neighbours, err := natinit.Conflicts(c.root.Path, c.report.Kernel.Features(), c.hostRoot+"/proc")
+	if err != nil {
+		return f, err
+	}
+	if len(neighbours) > 0 {
+		f.Sentence = fmt.Sprintf("%d other programs at the same hooks, which they share", len(neighbours))
+		f.Details = neighbours
+	}
+	if len(conflicts) > 0 {
+		f.Grade, f.Sentence = Bad, "a program of somebody else keeps ours out"
+		f.Details = append(conflicts, f.Details...)
+	}
+	return f, nil
+}
+
+func (c *checkup) kubeProxy(ctx context.Context) (Finding, error) {
+	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: c.hostRoot})
+	if err != nil {
+		return Finding{}, err
+	}
+	return Finding{Check: "kube-proxy", Grade: Good, Sentence: p.Summary()}, nil
+}
+
+func (c *checkup) boot(ctx context.Context) (Finding, error) {
+	f := Finding{Check: "boot", Grade: Good, ExitCode: ExitInternal}
+	if c.Own() {
+		f.Sentence = "an instance with directories of its own is not started at boot"
+		return f, nil
+	}
+	rep, err := units.PlanInstall(ctx, units.Config{Root: c.hostRoot, StateDir: c.onHost()})
+	if err != nil {
+		f.Grade, f.Sentence = Warn, err.Error()
+		return f, nil
+	}
+	f.Sentence = rep.Statement
+	f.Details = append(rep.Notes, rep.Warnings...)
+	if len(rep.Actions) > 0 {
+		f.Details = append(f.Details, "`firsthop install` would: "+strings.Join(describeActions(rep.Actions), ", "))
+	}
+	if !rep.Survives || len(rep.Warnings) > 0 {
+		f.Grade = Warn
+	}
+	return f, nil
+}

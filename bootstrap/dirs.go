@@ -1,0 +1,67 @@
+package bootstrap
+
+import (
+	"path/filepath"
+
+	"github.com/firsthop/firsthop/mounts"
+)
+
+// Where an instance keeps its files on the host unless it is told otherwise.
+const (
+	DefaultStateDir = "/var/lib/firsthop"
+	DefaultRunDir   = "/run/firsthop"
+)
+
+// Dirs are the directories of an instance, as they were given: paths as this
+// process sees them. Empty means the default, which is the host's, also from
+// inside a container.
+type Dirs struct {
+	BPFFS    string
+	Cgroup   string
+	StateDir string
+	RunDir   string
+	Root     string // prefix of the host's files
+}
+
+// Own reports whether the instance has a bpffs or cgroup of its own: then it
+// isn't the node's, and nothing is installed for the node's next boot.
+func (d Dirs) Own() bool { return d.BPFFS != "" || d.Cgroup != "" }
+
+// places are an instance's directories as this process reaches them.
+type places struct {
+	hostRoot string // prefix of the host's files; "" where they are ours
+	stateDir string
+	runDir   string
+}
+
+func (d Dirs) places() places {
+	p := places{hostRoot: d.Root, stateDir: d.StateDir, runDir: d.RunDir}
+	if d.Root == "" && !d.Own() {
+		if h, err := mounts.FindHost(mounts.Config{}); err == nil {
+			p.hostRoot = h.Prefix
+		}
+	}
+	if p.stateDir == "" {
+		p.stateDir = filepath.Join("/", p.hostRoot, DefaultStateDir)
+	}
+	if p.runDir == "" {
+		p.runDir = filepath.Join("/", p.hostRoot, DefaultRunDir)
+	}
+	return p
+}
+
+// onHost is the state directory's path on the host, for what runs there.
+func (d Dirs) onHost() (stateDir string) {
+	if d.StateDir == "" {
+		return DefaultStateDir
+	}
+	return d.StateDir
+}
+
+// Places gives what discovery needs of an instance: the prefix of the host's
+// files and the directory with the saved addresses, as this process reaches
+// them.
+func (d Dirs) Places() (hostRoot, stateDir string) {
+	p := d.places()
+	return p.hostRoot, p.stateDir
+}

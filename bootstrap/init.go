@@ -1,0 +1,237 @@
+package bootstrap
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/firsthop/firsthop/bootstrap/discover"
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/kernel"
+	"github.com/firsthop/firsthop/mounts"
+	"github.com/firsthop/firsthop/natinit"
+)
+
+// Init runs the init stage. Everything that there is to say is in the report,
+// whose ExitCode the process ends with; Init itself never fails.
+//
+// With DryRun nothing is changed, not even a lock file: the report says what
+// would be.
+func Init(ctx context.Context, cfg Config) *Report { return runStage(ctx, cfg, initSteps()) }
+
+// Install does the init stage's persist step alone: it installs what brings
+// the Service address up at the next boot, and touches no traffic. Addresses
+// that are known are saved; that none is known yet is no failure, as the boot
+// unit looks again.
+func Install(ctx context.Context, cfg Config) *Report { return runStage(ctx, cfg, installSteps()) }
+
+func runStage(ctx context.Context, cfg Config, steps []step) *Report {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	start := time.Now()
+	s := &stage{Config: cfg, report: &Report{Version: cfg.Version, Time: start.UTC(), DryRun: cfg.DryRun, Result: OK}}
+	s.run(ctx, steps)
+	s.finish(start)
+	return s.report
+}
+
+// stage is a run of the init stage: what it was told, and what its steps found
+// for those after them.
+type stage struct {
+	Config
+	settings
+	places
+	report *Report
+
+	lock     *Lock
+	volatile *Ledger // undone by a reboot; nil in a dry run
+	durable  *Ledger // not undone by a reboot; nil in a dry run
+	features bpf.Features
+	bpffs    mounts.BPFFS
+	cgroup   mounts.Cgroup2
+	found    *discover.Result
+	seeded   *natinit.Seeded
+	attached *natinit.Attached
+	kernel   kernel.Report
+}
+
+// outcome is what a step that didn't fail says.
+type outcome struct {
+	result   Result // "" is OK
+	reason   string
+	changes  []string
+	warnings []string
+	stop     bool // the stage ends here, with exit code 0
+}
+
+// step is one line of the stage. fail is the exit code if it fails.
+type step struct {
+	name string
+	fail ExitCode
+	do   func(*stage, context.Context) (outcome, error)
+}
+
+// initSteps are the init stage, in order.
+func initSteps() []step {
+	return []step{
+		{"settings", ExitUsage, (*stage).understand},
+		{"lock", ExitInternal, (*stage).takeLock},
+		{"kernel", ExitKernel, (*stage).checkKernel},
+		{"bpffs", ExitBPFFS, (*stage).ensureBPFFS},
+		{"cgroup2", ExitCgroup, (*stage).ensureCgroup},
+		{"discover", ExitNotFound, (*stage).discover},
+		{"seed", ExitAttach, (*stage).seed},
+		{"attach", ExitAttach, (*stage).attach},
+		{"prove", ExitProof, (*stage).prove},
+		{"persist", ExitInternal, (*stage).persist},
+	}
+}
+
+// installSteps are those of them that prepare the next boot.
+func installSteps() []step {
+	return []step{
+		{"settings", ExitUsage, (*stage).understand},
+		{"lock", ExitInternal, (*stage).takeLock},
+		{"kernel", ExitKernel, (*stage).checkKernel},
+		{"discover", ExitInternal, (*stage).discoverIfKnown},
+		{"persist", ExitInternal, (*stage).persist},
+	}
+}
+
+func (s *stage) run(ctx context.Context, steps []step) {
+	over := "" // why the rest isn't done
+	for _, st := range steps {
+		if over != "" {
+			s.report.Steps = append(s.report.Steps, StepReport{Step: st.name, Result: Skipped, Reason: over})
+			continue
+		}
+		start := time.Now()
+		out, err := st.do(s, ctx)
+		rep := StepReport{Step: st.name, Result: OK, Reason: out.reason, Millis: millis(time.Since(start)), Changes: out.changes, Warnings: out.warnings}
+		switch {
+		case err != nil:
+			rep.Result, rep.Reason, rep.ExitCode = Failed, err.Error(), codeOf(err, st.fail)
+			s.report.Result, s.report.ExitCode = Failed, rep.ExitCode
+			over = st.name + " failed"
+		case out.result != "":
+			rep.Result = out.result
+		}
+		if err == nil && out.stop {
+			s.report.Result = Skipped
+			over = "not needed: " + out.reason
+		}
+		s.Log.Debug("step done", "step", rep.Step, "result", rep.Result, "reason", rep.Reason, "ms", rep.Millis)
+		s.report.Steps = append(s.report.Steps, rep)
+	}
+	if s.report.Result == Failed {
+		s.takeBack()
+	}
+}
+
+// takeBack undoes a seed and an attachment that were not proven. Both do
+// nothing once they are committed.
+func (s *stage) takeBack() {
+	if s.attached != nil {
+		s.complain("take back", s.attached.Rollback())
+	}
+	if s.seeded != nil {
+		s.complain("take back", s.seeded.Rollback())
+	}
+}
+
+// finish keeps the report, closes handles and gives the lock back.
+func (s *stage) finish(start time.Time) {
+	if s.attached != nil {
+		s.complain("close", s.attached.Close())
+	}
+	if s.seeded != nil {
+		s.complain("close", s.seeded.Close())
+	}
+	s.report.Millis = millis(time.Since(start))
+	if s.lock != nil {
+		if s.report.ExitCode != ExitUsage {
+			s.complain("report", saveReport(s.runDir, s.report))
+		}
+		s.complain("lock", s.lock.Release())
+	}
+}
+
+// complain keeps an error that changes nothing any more where it is seen.
+func (s *stage) complain(what string, err error) {
+	if err == nil {
+		return
+	}
+	s.Log.Error(what, "error", err)
+	if n := len(s.report.Steps); n > 0 {
+		last := &s.report.Steps[n-1]
+		last.Warnings = append(last.Warnings, fmt.Sprintf("%s: %s", what, err))
+	}
+}
+
+func (s *stage) understand(context.Context) (outcome, error) {
+	var err error
+	if s.settings, err = s.Config.parse(); err != nil {
+		return outcome{}, err
+	}
+	s.places = s.Dirs.places()
+	s.report.Instance = InstanceDirs{StateDir: s.stateDir, RunDir: s.runDir}
+	return outcome{reason: describeSettings(s.settings)}, nil
+}
+
+func describeSettings(s settings) string {
+	count := func(n int, one, many string) string {
+		switch n {
+		case 0:
+			return "no " + many + " given"
+		case 1:
+			return "1 " + one
+		}
+		return fmt.Sprintf("%d %s", n, many)
+	}
+	return count(len(s.given.Services), "Service address", "Service addresses") + ", " + count(len(s.given.Endpoints), "endpoint", "endpoints")
+}
+
+func (s *stage) takeLock(ctx context.Context) (outcome, error) {
+	if s.DryRun {
+		return outcome{result: Skipped, reason: "dry run: nothing is changed, so nothing is locked"}, nil
+	}
+	made, err := ensureRunDir(s.runDir)
+	if err != nil {
+		return outcome{}, err
+	}
+	wait, cancel := context.WithTimeout(ctx, s.LockTimeout)
+	defer cancel()
+	start := time.Now()
+	if s.lock, err = AcquireLock(wait, s.runDir); err != nil {
+		return outcome{}, err
+	}
+	waited := time.Since(start)
+	if s.volatile, err = OpenLedger(s.runDir); err != nil {
+		return outcome{}, err
+	}
+	if made {
+		if err := s.volatile.Record(kindMkdir, s.runDir, ""); err != nil {
+			return outcome{}, err
+		}
+	}
+	if s.durable, err = OpenLedger(s.stateDir); err != nil {
+		return outcome{}, err
+	}
+	if waited > 10*time.Millisecond {
+		return outcome{reason: fmt.Sprintf("held, after waiting %d ms for another firsthop", waited.Milliseconds())}, nil
+	}
+	return outcome{reason: "held"}, nil
+}
+
+func ensureRunDir(dir string) (made bool, err error) {
+	if st, err := os.Stat(dir); err == nil && st.IsDir() {
+		return false, nil
+	}
+	if err = os.MkdirAll(dir, 0o755); err == nil {
+		return true, nil
+	}
+	return false, fmt.Errorf("create run directory: %w: run as root, or give --run-dir", err)
+}

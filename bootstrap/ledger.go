@@ -1,0 +1,148 @@
+package bootstrap
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+)
+
+// LedgerName is the file that lists what was changed on the host. One in the
+// run directory lists what a reboot undoes (mounts), one in the state
+// directory what it doesn't (files, units).
+const LedgerName = "changes.json"
+
+// Kinds of changes that this package undoes itself.
+const (
+	kindMkdir = "mkdir"
+	kindMount = "mount"
+)
+
+// Entry is one change, noted before it is made.
+type Entry struct {
+	Kind   string    `json:"kind"`             // mkdir, mount, file, unit …
+	Target string    `json:"target"`           // path on the host, or name of a unit
+	Former string    `json:"former,omitempty"` // what was there before, or what identifies the change
+	Time   time.Time `json:"time"`
+}
+
+// Ledger notes changes in a file, each before it is made. Not safe for
+// concurrent use: its users hold the instance's lock.
+type Ledger struct {
+	path    string
+	entries []Entry
+}
+
+// OpenLedger reads the ledger in a directory; a missing one is empty. A
+// damaged one is an error: what it noted must not be forgotten.
+func OpenLedger(dir string) (*Ledger, error) {
+	l := &Ledger{path: filepath.Join(dir, LedgerName)}
+	data, err := os.ReadFile(l.path)
+	if errors.Is(err, os.ErrNotExist) {
+		return l, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the list of changes: %w", err)
+	}
+	if err := json.Unmarshal(data, &l.entries); err != nil {
+		return nil, fmt.Errorf("read the list of changes: %s is damaged (%s): mend it or move it away, and undo by hand what it lists", l.path, err)
+	}
+	return l, nil
+}
+
+// Entries are the noted changes, the oldest first.
+func (l *Ledger) Entries() []Entry { return slices.Clone(l.entries) }
+
+// Has reports whether a change is noted.
+func (l *Ledger) Has(kind, target string) bool {
+	return slices.ContainsFunc(l.entries, func(e Entry) bool { return e.Kind == kind && e.Target == target })
+}
+
+// Record notes a change and returns when the note is on disk. A change that is
+// noted already keeps its first note: that one has the true former state.
+func (l *Ledger) Record(kind, target, former string) error {
+	if i := slices.IndexFunc(l.entries, func(e Entry) bool { return e.Kind == kind && e.Target == target }); i >= 0 {
+		if kind != kindMount || l.entries[i].Former == former {
+			return nil
+		}
+		l.entries = slices.Delete(l.entries, i, i+1) // a mount is identified by its newest source
+	}
+	if err := l.ensureDir(); err != nil {
+		return err
+	}
+	l.add(kind, target, former)
+	return l.save()
+}
+
+func (l *Ledger) add(kind, target, former string) {
+	l.entries = append(l.entries, Entry{Kind: kind, Target: target, Former: former, Time: time.Now().UTC().Truncate(time.Second)})
+}
+
+// ensureDir makes the ledger's own directory, as the first change that it
+// notes.
+func (l *Ledger) ensureDir() error {
+	dir := filepath.Dir(l.path)
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("create state directory: %w", err)
+	}
+	l.add(kindMkdir, dir, "")
+	return nil
+}
+
+// Forget removes the note of a change that was undone.
+func (l *Ledger) Forget(kind, target string) error {
+	n := len(l.entries)
+	l.entries = slices.DeleteFunc(l.entries, func(e Entry) bool { return e.Kind == kind && e.Target == target })
+	if len(l.entries) == n {
+		return nil
+	}
+	return l.save()
+}
+
+func (l *Ledger) save() error {
+	if len(l.entries) == 0 {
+		if err := os.Remove(l.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("remove the list of changes: %w", err)
+		}
+		return nil
+	}
+	data, err := json.MarshalIndent(l.entries, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode the list of changes: %w", err)
+	}
+	if err := writeFile(l.path, append(data, '\n'), true); err != nil {
+		return fmt.Errorf("note a change: %w", err)
+	}
+	return nil
+}
+
+// writeFile replaces a file atomically. With durable it also survives a loss
+// of power right after the return.
+func writeFile(path string, data []byte, durable bool) error {
+	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name()) // after the rename there is nothing to remove
+	_, err = tmp.Write(data)
+	if err == nil && durable {
+		err = tmp.Sync()
+	}
+	if err = errors.Join(err, tmp.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp.Name(), path); err != nil || !durable {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}

@@ -1,0 +1,173 @@
+package bootstrap
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/firsthop/firsthop/bootstrap/discover"
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/kernel"
+	"github.com/firsthop/firsthop/natinit/apiserver"
+)
+
+// Scope is whose sockets the load balancer serves.
+type Scope string
+
+// The scopes.
+const (
+	ScopeAll  Scope = "all"  // every process on the node
+	ScopeHost Scope = "host" // only those in the host's network namespace (Linux 5.7)
+	ScopeOff  Scope = "off"  // nobody: another serves the Service addresses
+)
+
+// Persist is what is installed for the next boot.
+type Persist string
+
+// The choices.
+const (
+	PersistAuto Persist = "auto" // the addresses, and a boot unit where the host can have one
+	PersistOff  Persist = "off"  // nothing
+)
+
+// Config is everything that the init stage is told. Texts are parsed by its
+// first step, so that the report has their errors too.
+type Config struct {
+	Dirs
+	Version string
+	Binary  string // path of the running program, for the proof's child and for the host's copy
+
+	Services  []discover.Given         // Service addresses, the strongest first; see apiserver.ParseServices
+	Endpoints []discover.Given         // API server addresses; see apiserver.ParseEndpoints
+	Extra     []string                 // further Services, see ParseExtra
+	Pod       apiserver.PodEnvironment // what the kubelet gave this container
+	Prove     string
+	Scope     string
+	Persist   string
+	UDP       bool
+	Boot      bool // run by the boot unit: prove translated, warn below answered
+	Forbid    []string
+	Sizes     bpf.Sizes
+
+	IgnoreKernelVersion bool
+	DryRun              bool
+
+	Timeout     time.Duration // for finding, probing and proving together
+	LockTimeout time.Duration
+	Log         *slog.Logger
+}
+
+// settings are a Config that was understood.
+type settings struct {
+	given   discover.Explicit
+	extra   []ExtraService
+	prove   Strength
+	scope   Scope
+	persist Persist
+}
+
+// parse understands a Config or says which value can't be used. All its errors
+// are *UsageError.
+func (c Config) parse() (settings, error) {
+	var s settings
+	err := errors.Join(
+		c.parseAddresses(&s),
+		choose(&s.prove, c.Prove, "--prove", Translated, Answered, Ready),
+		choose(&s.scope, c.Scope, "--scope", ScopeAll, ScopeHost, ScopeOff),
+		choose(&s.persist, c.Persist, "--persist", PersistAuto, PersistOff),
+		kernel.Config{Forbid: c.Forbid}.Validate(),
+		c.checkDirs(),
+		c.checkSizes(),
+	)
+	for _, text := range c.Extra {
+		extra, e := ParseExtra(text)
+		err = errors.Join(err, e)
+		s.extra = append(s.extra, extra)
+	}
+	if err == nil {
+		err = checkExtra(s.extra, s.given.Services)
+	}
+	if err != nil {
+		return s, &UsageError{Err: err}
+	}
+	return s, nil
+}
+
+func (c Config) parseAddresses(s *settings) (err error) {
+	if s.given, err = discover.ParseExplicit(c.Services, c.Endpoints); err != nil {
+		return err
+	}
+	return checkPorts(s.given.Services, s.given.Endpoints)
+}
+
+// checkPorts refuses what can't be told apart: with two Service ports and two
+// endpoint ports in a family, nobody knows which belongs to which.
+func checkPorts(services []netip.AddrPort, endpoints []apiserver.Endpoint) error {
+	for _, is4 := range []bool{true, false} {
+		var in, out []uint16
+		for _, s := range services {
+			if s.Addr().Is4() == is4 {
+				in = append(in, s.Port())
+			}
+		}
+		for _, e := range endpoints {
+			if !e.Resolved() || e.Addr.Addr().Is4() == is4 {
+				out = append(out, e.Addr.Port())
+			}
+		}
+		slices.Sort(in)
+		slices.Sort(out)
+		in, out = slices.Compact(in), slices.Compact(out)
+		if len(in) > 1 && len(out) > 1 {
+			return fmt.Errorf("%s has ports %v and %s has ports %v: which endpoint port belongs to which Service port can't be told; give one Service port",
+				apiserver.VarServices, in, apiserver.VarEndpoints, out)
+		}
+	}
+	return nil
+}
+
+func choose[T ~string](to *T, text, flag string, choices ...T) error {
+	var words []string
+	for _, c := range choices {
+		if text == string(c) {
+			*to = c
+			return nil
+		}
+		words = append(words, string(c))
+	}
+	return fmt.Errorf("%s %q: want %s", flag, text, strings.Join(words, ", "))
+}
+
+func (c Config) checkDirs() error {
+	for _, d := range []struct{ flag, path string }{
+		{"--bpffs", c.BPFFS}, {"--cgroup", c.Cgroup}, {"--state-dir", c.StateDir}, {"--run-dir", c.RunDir}, {"--root", c.Root},
+	} {
+		if d.path != "" && (!filepath.IsAbs(d.path) || strings.ContainsAny(d.path, "\x00\n")) {
+			return fmt.Errorf("%s %q: want an absolute path", d.flag, d.path)
+		}
+	}
+	return nil
+}
+
+// Map sizes are bounded so that a slip of a digit doesn't take a node's memory.
+const (
+	minEntries = 1024
+	maxEntries = 1 << 24
+)
+
+func (c Config) checkSizes() error {
+	for _, s := range []struct {
+		flag string
+		n    uint32
+	}{{"--max-frontends", c.Sizes.Frontends}, {"--max-services", c.Sizes.Services}, {"--max-backends", c.Sizes.Backends}} {
+		if s.n != 0 && (s.n < minEntries || s.n > maxEntries) {
+			return fmt.Errorf("%s %d: want %d to %d", s.flag, s.n, minEntries, maxEntries)
+		}
+	}
+	return nil
+}

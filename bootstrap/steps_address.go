@@ -1,0 +1,162 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/firsthop/firsthop/bootstrap/discover"
+	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/units"
+)
+
+// The steps about addresses: discover them, and persist them for the next boot.
+
+func (s *stage) discover(ctx context.Context) (outcome, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
+	defer cancel()
+	found, err := discover.Run(ctx, discover.Config{
+		Explicit: s.given,
+		Root:     s.hostRoot,
+		StateDir: s.stateDir,
+		Pod:      s.Pod,
+		Log:      s.Log,
+	})
+	if found != nil {
+		s.report.Servers = servers(found)
+	}
+	if err != nil && !errors.Is(err, discover.ErrNotFound) {
+		return outcome{}, &exitError{ExitInternal, err}
+	}
+	if err != nil {
+		return outcome{}, err
+	}
+	s.found = found
+	if err := checkPorts(found.ServiceAddrs(), found.Usable()); err != nil {
+		return outcome{}, err
+	}
+	return describeFound(found), nil
+}
+
+// discoverIfKnown is for an install before the node has joined its cluster.
+func (s *stage) discoverIfKnown(ctx context.Context) (outcome, error) {
+	out, err := s.discover(ctx)
+	if errors.Is(err, discover.ErrNotFound) {
+		return outcome{result: Skipped, reason: "no API server address is known yet; the boot unit looks again at each boot"}, nil
+	}
+	return out, err
+}
+
+func servers(found *discover.Result) []Server {
+	used := map[apiserver.Endpoint]bool{}
+	for _, e := range found.Usable() {
+		used[e] = true
+	}
+	var out []Server
+	for _, e := range found.Endpoints {
+		srv := Server{Endpoint: e.Endpoint, State: e.State.String(), Millis: millis(e.Latency), Reason: e.Detail, Used: used[e.Endpoint]}
+		for _, src := range e.Sources {
+			srv.Sources = append(srv.Sources, string(src))
+		}
+		out = append(out, srv)
+	}
+	return out
+}
+
+func describeFound(found *discover.Result) outcome {
+	live, sources := 0, []string{}
+	for _, e := range found.Endpoints {
+		if e.State == apiserver.Live {
+			live++
+		}
+	}
+	for _, src := range found.Sources {
+		if src.Used {
+			sources = append(sources, string(src.Source))
+		}
+	}
+	var services []string
+	for _, svc := range found.Services {
+		services = append(services, svc.Addr.String())
+	}
+	out := outcome{reason: fmt.Sprintf("%s, %d of %d endpoints live, from %s",
+		strings.Join(services, ", "), live, len(found.Endpoints), strings.Join(sources, ", "))}
+	for _, e := range found.Endpoints {
+		if e.State != apiserver.Live {
+			out.warnings = append(out.warnings, fmt.Sprintf("%s is %s: %s", e.Endpoint, e.State, e.Detail))
+		}
+	}
+	out.warnings = append(out.warnings, found.Notes...)
+	return out
+}
+
+func (s *stage) persist(ctx context.Context) (outcome, error) {
+	if s.settings.persist == PersistOff {
+		s.report.AfterReboot = "nothing survives a reboot (--persist off): the pins, the attachment and any mount made here are gone then; run firsthop init again"
+		return outcome{result: Skipped, reason: "--persist off"}, nil
+	}
+	var out outcome
+	var err error
+	if s.found != nil {
+		if out, err = s.saveAddresses(); err != nil {
+			return outcome{}, err
+		}
+	}
+	if s.Own() {
+		s.report.AfterReboot = "will not survive a reboot: this instance has directories of its own (--bpffs, --cgroup), so no boot unit is installed for it; " +
+			"its pins and its attachment are gone then; run firsthop init again"
+		out.reason = strings.TrimPrefix(out.reason+"; "+s.report.AfterReboot, "; ")
+		return out, nil
+	}
+	rep, err := s.installUnits(ctx)
+	if err != nil {
+		return outcome{}, err
+	}
+	s.report.AfterReboot = rep.Statement
+	out.reason = strings.TrimPrefix(out.reason+"; "+rep.Statement, "; ")
+	out.changes = append(out.changes, describeActions(rep.Actions)...)
+	out.warnings = append(out.warnings, rep.Warnings...)
+	return out, nil
+}
+
+func (s *stage) saveAddresses() (outcome, error) {
+	cfg := apiserver.SaveConfig{StateDir: s.stateDir}
+	if s.DryRun {
+		write, why, err := apiserver.PlanSave(cfg, s.found.Known())
+		out := outcome{reason: "addresses: " + why}
+		if write {
+			out.changes = append(out.changes, "write "+apiserver.CachePath(s.stateDir))
+		}
+		return out, err
+	}
+	cfg.Record = s.durable.Record
+	wrote, err := apiserver.Save(cfg, s.found.Known())
+	if err != nil {
+		return outcome{}, err
+	}
+	if !wrote {
+		return outcome{reason: "addresses are saved already"}, nil
+	}
+	return outcome{reason: "addresses saved", changes: []string{"wrote " + apiserver.CachePath(s.stateDir)}}, nil
+}
+
+func (s *stage) installUnits(ctx context.Context) (units.Report, error) {
+	cfg := units.Config{Root: s.hostRoot, BPFFS: s.bpffs.HostPath, StateDir: s.onHost(), BinarySource: s.Binary, Log: s.Log}
+	if s.Boot {
+		cfg.BinarySource = "" // the boot unit runs the host's copy already
+	}
+	if s.DryRun {
+		return units.PlanInstall(ctx, cfg)
+	}
+	cfg.Record, cfg.Owned = s.durable.Record, s.durable.Has
+	return units.Install(ctx, cfg)
+}
+
+func describeActions(actions []units.Action) []string {
+	var out []string
+	for _, a := range actions {
+		out = append(out, a.Kind+" "+a.Path)
+	}
+	return out
+}

@@ -1,0 +1,92 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/firsthop/firsthop/kernel"
+	"github.com/firsthop/firsthop/mounts"
+	"github.com/firsthop/firsthop/natinit/kubeproxy"
+)
+
+// The steps that look at the host: kernel, bpffs, cgroup2.
+
+func (s *stage) mountConfig(path string) mounts.Config {
+	c := mounts.Config{Root: s.Root, Path: path, Explicit: path != "", RunDir: s.RunDir}
+	if s.volatile != nil {
+		c.Record = s.volatile.Record
+	}
+	return c
+}
+
+func (s *stage) checkKernel(ctx context.Context) (outcome, error) {
+	rep, err := kernel.Check(kernel.Config{Root: s.hostRoot, IgnoreVersion: s.IgnoreKernelVersion, Forbid: s.Forbid})
+	if err != nil {
+		return outcome{}, err
+	}
+	s.kernel, s.features = rep, rep.Features()
+	err = rep.Err()
+	switch {
+	case err == nil:
+		return outcome{reason: rep.Sentence, warnings: rep.Losses}, nil
+	case !errors.Is(err, kernel.ErrUnsupported):
+		return outcome{}, &exitError{ExitInternal, err}
+	}
+	return s.fallBack(ctx, err)
+}
+
+// fallBack leaves a node that isn't supported to its kube-proxy; without one
+// the stage fails, loudly.
+func (s *stage) fallBack(ctx context.Context, cause error) (outcome, error) {
+	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: s.hostRoot})
+	if err != nil {
+		return outcome{}, fmt.Errorf("%w; whether kube-proxy is there could not be told: %s", cause, err)
+	}
+	if p.Running != kubeproxy.Yes {
+		return outcome{}, fmt.Errorf("%w; no kube-proxy runs here that could serve Services instead", cause)
+	}
+	return outcome{
+		result: Skipped, stop: true,
+		reason: fmt.Sprintf("%s; kube-proxy is on this node and stays in charge of Services, nothing is attached", cause),
+	}, nil
+}
+
+func (s *stage) ensureBPFFS(ctx context.Context) (outcome, error) {
+	look := mounts.FindBPFFS
+	if !s.DryRun {
+		look = func(c mounts.Config) (mounts.BPFFS, error) { return mounts.EnsureBPFFS(ctx, c) }
+	}
+	b, err := look(s.mountConfig(s.BPFFS))
+	if err == nil && !(s.DryRun && errors.Is(b.Err(), mounts.ErrAbsent)) {
+		err = b.Err()
+	}
+	s.bpffs = b
+	if err != nil {
+		return outcome{}, err
+	}
+	s.report.Instance.BPFFS = b.HostPath
+	out := outcome{reason: fmt.Sprintf("%s: %s", b.HostPath, b.State), changes: b.Actions, warnings: b.Warnings}
+	if b.Path != b.HostPath {
+		out.reason += ", reached through " + b.Path
+	}
+	return out, nil
+}
+
+func (s *stage) ensureCgroup(ctx context.Context) (outcome, error) {
+	look := mounts.FindCgroup2
+	if !s.DryRun {
+		look = func(c mounts.Config) (mounts.Cgroup2, error) { return mounts.EnsureCgroup2(ctx, c) }
+	}
+	g, err := look(s.mountConfig(s.Cgroup))
+	if err == nil && !(s.DryRun && errors.Is(g.Err(), mounts.ErrAbsent)) {
+		err = g.Err()
+	}
+	s.cgroup = g
+	if err != nil {
+		return outcome{}, err
+	}
+	s.report.Instance.Cgroup, s.report.Instance.CgroupID = g.HostPath, g.ID
+	reason := fmt.Sprintf("%s: %s", g.HostPath, g.How)
+	return outcome{reason: reason, changes: g.Actions, warnings: g.Warnings}, nil
+}

@@ -1,0 +1,302 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/bpf/nat"
+	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/kubeproxy"
+)
+
+// The steps that change where traffic goes: seed and attach.
+
+func (s *stage) pins() bpf.Pins { return bpf.PinsBelow(s.bpffs.Path) }
+
+func (s *stage) seedConfig(ctx context.Context) natinit.SeedConfig {
+	return natinit.SeedConfig{
+		Pins:     s.pins(),
+		Sizes:    s.Sizes,
+		Features: s.features,
+		Services: s.wanted(),
+		Merge: func(svc nat.Service, have []netip.AddrPort) []netip.AddrPort {
+			return mergeBackends(ctx, have, svc.Backends)
+		},
+	}
+}
+
+// wanted are the Services that the table is to hold: the API service, one
+// entry a family, and the extra ones.
+func (s *stage) wanted() []nat.Service {
+	var out []nat.Service
+	for _, is4 := range []bool{true, false} {
+		svc := nat.Service{Name: "default/kubernetes (IPv6)"}
+		if is4 {
+			svc.Name = "default/kubernetes (IPv4)"
+		}
+		for _, a := range s.found.ServiceAddrs() {
+			if a.Addr().Is4() != is4 {
+				continue
+			}
+			svc.Frontends = append(svc.Frontends, bpf.FrontendKeyOf(a, bpf.TCP))
+			if !slices.Contains(svc.VIPs, a.Addr()) && !isLocal(a.Addr()) && !s.isExtra(a.Addr()) {
+				svc.VIPs = append(svc.VIPs, a.Addr())
+			}
+		}
+		for _, e := range s.found.Usable() {
+			if e.Resolved() && e.Addr.Addr().Is4() == is4 {
+				svc.Backends = append(svc.Backends, e.Addr)
+			}
+		}
+		if len(svc.Frontends) > 0 && len(svc.Backends) > 0 {
+			out = append(out, svc)
+		}
+	}
+	for _, e := range s.extra {
+		out = append(out, e.service())
+	}
+	return out
+}
+
+func (s *stage) isExtra(a netip.Addr) bool {
+	return slices.ContainsFunc(s.extra, func(e ExtraService) bool { return e.Frontend.Addr() == a })
+}
+
+// isLocal reports whether an address is one of this host's: its other ports
+// are then the host's own, and must not be refused as those of a VIP are.
+func isLocal(a netip.Addr) bool {
+	if a.IsLoopback() {
+		return true
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return true // when in doubt, refuse nothing
+	}
+	for _, ia := range addrs {
+		if p, err := netip.ParsePrefix(ia.String()); err == nil && p.Addr() == a {
+			return true
+		}
+	}
+	return false
+}
+
+// mergeBackends decides about an API service that the runtime wrote. All of
+// its backends answer: it is left alone (nil). Otherwise the live ones of both
+// lists, or everything if none is.
+func mergeBackends(ctx context.Context, have, given []netip.AddrPort) []netip.AddrPort {
+	all := slices.Clone(have)
+	for _, g := range given {
+		if !slices.Contains(all, g) {
+			all = append(all, g)
+		}
+	}
+	var endpoints []apiserver.Endpoint
+	for _, a := range all {
+		endpoints = append(endpoints, apiserver.Endpoint{Addr: a})
+	}
+	var live []netip.AddrPort
+	for _, r := range apiserver.Probe(ctx, endpoints, apiserver.ProbeConfig{Strength: apiserver.TCP}) {
+		if r.State == apiserver.Live {
+			live = append(live, r.Endpoint.Addr)
+		}
+	}
+	good := len(have) > 0 && !slices.ContainsFunc(have, func(a netip.AddrPort) bool { return !slices.Contains(live, a) })
+	switch {
+	case good:
+		return nil
+	case len(live) == 0:
+		return all
+	}
+	return live
+}
+
+func (s *stage) seed(ctx context.Context) (outcome, error) {
+	if s.DryRun {
+		return s.planSeed(ctx)
+	}
+	seeded, err := natinit.Seed(s.seedConfig(ctx))
+	if err != nil {
+		return outcome{}, err
+	}
+	s.seeded = seeded
+	s.report.Services = seeded.Services
+	out := describeSeed(seeded.Services)
+	for _, name := range seeded.Maps.Created {
+		out.changes = append(out.changes, "map "+s.pins().Map(name)+" created")
+	}
+	if paths, _, err := bpf.OtherLayouts(s.pins()); err == nil && len(paths) > 0 {
+		out.warnings = append(out.warnings, fmt.Sprintf("pins of another layout are left alone: %s", strings.Join(paths, ", ")))
+	}
+	return out, nil
+}
+
+func (s *stage) planSeed(ctx context.Context) (outcome, error) {
+	state := nat.NewState(1 << 16)
+	maps, err := bpf.OpenMaps(s.pins(), true)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+	case err != nil:
+		return outcome{}, err
+	default:
+		defer maps.Close()
+		if state, err = nat.NewKernel(maps, s.features).Read(); err != nil {
+			return outcome{}, err
+		}
+	}
+	_, services, err := natinit.PlanSeed(state, s.seedConfig(ctx))
+	if err != nil {
+		return outcome{}, err
+	}
+	s.report.Services = services
+	out := describeSeed(services)
+	if maps == nil {
+		out.changes = append(out.changes, "create the maps below "+s.pins().Maps())
+	}
+	return out, nil
+}
+
+func describeSeed(services []natinit.SeededService) outcome {
+	var out outcome
+	var parts []string
+	for _, svc := range services {
+		parts = append(parts, fmt.Sprintf("%s -> %s (%s)", strings.Join(svc.Frontends, " "), joinAddrs(svc.Backends), svc.Change))
+		switch svc.Change {
+		case natinit.Added:
+			out.changes = append(out.changes, fmt.Sprintf("%s added at index %d", svc.Name, svc.Index))
+		case natinit.Changed:
+			out.changes = append(out.changes, fmt.Sprintf("%s: backends %s instead of %s", svc.Name, joinAddrs(svc.Backends), joinAddrs(svc.Former)))
+		}
+		if svc.Owner == natinit.OwnerRuntime && svc.Change == natinit.Kept {
+			out.warnings = append(out.warnings, svc.Name+" was written by the runtime and answers: left alone")
+		}
+	}
+	out.reason = strings.Join(parts, "; ")
+	return out
+}
+
+func joinAddrs(addrs []netip.AddrPort) string {
+	var parts []string
+	for _, a := range addrs {
+		parts = append(parts, a.String())
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (s *stage) attach(ctx context.Context) (outcome, error) {
+	if s.scope != ScopeAll {
+		if err := s.otherServes(ctx); err != nil {
+			return outcome{}, err
+		}
+	}
+	balancer, err := s.balancer()
+	if err != nil {
+		return outcome{}, err
+	}
+	if s.DryRun {
+		return s.planAttach(balancer)
+	}
+	cfg := natinit.AttachConfig{Pins: s.pins(), Maps: s.seeded.Maps, Cgroup: s.cgroup.Path, Features: s.features, Balancer: balancer}
+	if s.attached, err = natinit.Attach(cfg); err != nil {
+		return outcome{}, err
+	}
+	s.report.Hooks = s.attached.Hooks
+	if s.scope == ScopeOff {
+		return outcome{result: Skipped, reason: "--scope off: nothing is attached, another serves the Service addresses"}, nil
+	}
+	out := outcome{reason: fmt.Sprintf("%d programs at %s by %s", len(s.attached.Hooks), s.cgroup.HostPath, s.attached.Hooks[0].By)}
+	for _, h := range s.attached.Hooks {
+		if h.Change != natinit.Kept {
+			out.changes = append(out.changes, fmt.Sprintf("%s: program %d %s", h.Hook, h.Program, h.Change))
+		}
+		if h.Note != "" {
+			out.warnings = append(out.warnings, h.Hook+": "+h.Note)
+		}
+	}
+	return out, nil
+}
+
+// balancer is the load balancer that the settings ask for.
+func (s *stage) balancer() (bpf.Balancer, error) {
+	b := bpf.Balancer{UDP: s.UDP, Off: s.scope == ScopeOff}
+	if s.scope != ScopeHost {
+		return b, nil
+	}
+	if !s.features.NetnsCookie {
+		return b, &UsageError{fmt.Errorf("--scope host: this kernel has no network namespace cookies for programs (Linux 5.7), so the host's sockets can't be told from a pod's")}
+	}
+	cookie, err := netnsCookie()
+	if err != nil {
+		return b, &UsageError{fmt.Errorf("--scope host: %w", err)}
+	}
+	b.HostNetns = cookie
+	return b, nil
+}
+
+// netnsCookie is the cookie of this process's network namespace.
+func netnsCookie() (uint64, error) {
+	const soNetnsCookie = 71 // SO_NETNS_COOKIE, Linux 5.14
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("open socket: %w", err)
+	}
+	defer unix.Close(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, soNetnsCookie)
+	if err != nil {
+		return 0, fmt.Errorf("read the network namespace's cookie (SO_NETNS_COOKIE, Linux 5.14): %w", err)
+	}
+	return cookie, nil
+}
+
+// otherServes refuses a scope that leaves Service addresses without anybody
+// who serves them.
+func (s *stage) otherServes(ctx context.Context) error {
+	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: s.hostRoot})
+	if err != nil {
+		return err
+	}
+	for _, a := range s.found.ServiceAddrs() {
+		if serves, _ := p.Serves(a); !serves {
+			return fmt.Errorf("--scope %s: nothing else on this node serves %s (%s), so connections to it would be cut off: use --scope all, or start what is to serve it first", s.scope, a, p.Summary())
+		}
+	}
+	return nil
+}
+
+func (s *stage) planAttach(b bpf.Balancer) (outcome, error) {
+	out := outcome{reason: fmt.Sprintf("%d programs at %s", len(b.Hooks(s.features)), s.cgroup.HostPath)}
+	if s.cgroup.Err() != nil { // to be mounted first
+		out.changes = append(out.changes, "attach all programs")
+		return out, nil
+	}
+	maps, err := bpf.OpenMaps(s.pins(), true)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return out, err
+	}
+	if maps != nil {
+		defer maps.Close()
+	}
+	hooks, err := natinit.Inspect(s.pins(), maps, s.cgroup.Path)
+	if err != nil {
+		return out, err
+	}
+	attached := map[string]natinit.HookState{}
+	for _, h := range hooks {
+		attached[h.Hook] = h
+	}
+	for _, h := range b.Hooks(s.features) {
+		if !attached[h.Name].Attached {
+			out.changes = append(out.changes, "attach "+h.Name)
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,275 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/mounts"
+	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/kubeproxy"
+	"github.com/firsthop/firsthop/units"
+)
+
+// ErrWouldCutOff says that an uninstall would leave the Service addresses
+// without anybody who serves them.
+var ErrWouldCutOff = errors.New("nothing else serves the Service addresses")
+
+// UninstallConfig says which instance is to go.
+type UninstallConfig struct {
+	Dirs
+	Force       bool // also when nothing else serves the Service addresses
+	DryRun      bool // only list
+	LockTimeout time.Duration
+	Log         *slog.Logger
+}
+
+// Removal is one thing that an uninstall removes.
+type Removal struct {
+	Kind   string `json:"kind"` // unit, program, pin, mount, file, directory
+	Target string `json:"target"`
+}
+
+// Uninstall undoes everything that this instance changed on the host, and
+// nothing else: what is removed was pinned by us, carries our mark, or is noted
+// in the list of changes. It returns what it removed, or with DryRun what it
+// would. Killed half way, the next call does the rest.
+func Uninstall(ctx context.Context, cfg UninstallConfig) ([]Removal, error) {
+	u := &uninstall{UninstallConfig: cfg, places: cfg.Dirs.places()}
+	if u.Log == nil {
+		u.Log = slog.New(slog.DiscardHandler)
+	}
+	if err := u.look(ctx); err != nil {
+		return nil, err
+	}
+	if len(u.removals) == 0 || u.DryRun {
+		return u.removals, nil
+	}
+	if err := u.refuse(ctx); err != nil {
+		return nil, err
+	}
+	return u.removals, u.locked(ctx)
+}
+
+type uninstall struct {
+	UninstallConfig
+	places
+	bpffs    mounts.BPFFS
+	cgroup   mounts.Cgroup2
+	volatile *Ledger
+	durable  *Ledger
+	vips     []TableService
+	removals []Removal
+}
+
+func (u *uninstall) add(kind, target string) {
+	u.removals = append(u.removals, Removal{Kind: kind, Target: target})
+}
+
+// look finds everything that is to go.
+func (u *uninstall) look(ctx context.Context) error {
+	var err error
+	if u.volatile, err = OpenLedger(u.runDir); err != nil {
+		return err
+	}
+	if u.durable, err = OpenLedger(u.stateDir); err != nil {
+		return err
+	}
+	if u.bpffs, err = mounts.FindBPFFS(u.mountConfig(u.BPFFS)); err != nil {
+		return err
+	}
+	if u.cgroup, err = mounts.FindCgroup2(u.mountConfig(u.Cgroup)); err != nil {
+		return err
+	}
+	if err := u.lookUnits(ctx); err != nil {
+		return err
+	}
+	if err := u.lookPins(); err != nil {
+		return err
+	}
+	for _, e := range u.volatile.Entries() {
+		if e.Kind == kindMount {
+			u.add("mount", e.Target)
+		}
+	}
+	for _, path := range u.files() {
+		if _, err := os.Lstat(path); err == nil {
+			u.add("file", path)
+		}
+	}
+	for _, dir := range u.dirs() {
+		u.add("directory", dir)
+	}
+	return nil
+}
+
+func (u *uninstall) unitsConfig() units.Config {
+	return units.Config{Root: u.hostRoot, StateDir: u.onHost(), Owned: u.durable.Has, Record: u.durable.Record, Log: u.Log}
+}
+
+func (u *uninstall) lookUnits(ctx context.Context) error {
+	if u.Own() {
+		return nil // an instance of its own installs no units
+	}
+	rep, err := units.PlanUninstall(ctx, u.unitsConfig())
+	if err != nil {
+		return err
+	}
+	for _, a := range rep.Actions {
+		u.add("unit", a.Kind+" "+a.Path)
+	}
+	return nil
+}
+
+func (u *uninstall) lookPins() error {
+	if u.bpffs.Err() != nil {
+		return nil
+	}
+	pins := bpf.PinsBelow(u.bpffs.Path)
+	maps, err := bpf.OpenMaps(pins, true)
+	if err == nil {
+		defer maps.Close()
+		u.vips, err = readTable(maps)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, bpf.ErrForeign) {
+		return err
+	}
+	if u.cgroup.Err() == nil && maps != nil {
+		hooks, err := natinit.Inspect(pins, maps, u.cgroup.Path)
+		if err != nil {
+			return err
+		}
+		for _, h := range hooks {
+			if h.Attached {
+				u.add("program", fmt.Sprintf("%s (id %d, by %s) at %s", h.Hook, h.Program, h.By, u.cgroup.HostPath))
+			}
+		}
+	}
+	pinned, err := natinit.Pinned(pins)
+	for _, pin := range pinned {
+		u.add("pin", pin)
+	}
+	return err
+}
+
+// files are those of ours in the state and run directories. The lists of
+// changes and the lock come last: they are needed until then.
+func (u *uninstall) files() []string {
+	cache := apiserver.CachePath(u.stateDir)
+	return []string{
+		cache, cache + ".damaged",
+		filepath.Join(u.runDir, StatusName),
+		filepath.Join(u.stateDir, LedgerName),
+		filepath.Join(u.runDir, LedgerName),
+		filepath.Join(u.runDir, LockName),
+	}
+}
+
+// dirs are the directories that we made, the deepest first.
+func (u *uninstall) dirs() []string {
+	var out []string
+	for _, l := range []*Ledger{u.durable, u.volatile} {
+		entries := l.Entries()
+		for i := len(entries) - 1; i >= 0; i-- {
+			if e := entries[i]; e.Kind == kindMkdir || e.Kind == "dir" {
+				if st, err := os.Lstat(e.Target); err == nil && st.IsDir() {
+					out = append(out, e.Target)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// refuse keeps a node from being cut off from its control plane.
+func (u *uninstall) refuse(ctx context.Context) error {
+	if u.Force || len(u.vips) == 0 {
+		return nil
+	}
+	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: u.hostRoot})
+	if err != nil {
+		return err
+	}
+	if p.Running == kubeproxy.Yes {
+		return nil
+	}
+	var frontends []string
+	for _, svc := range u.vips {
+		frontends = append(frontends, svc.Frontends...)
+	}
+	return fmt.Errorf("%w (%s): after an uninstall no connection to %s gets through: start what is to serve them first, or use --force",
+		ErrWouldCutOff, p.Summary(), strings.Join(frontends, ", "))
+}
+
+func (u *uninstall) locked(ctx context.Context) error {
+	if _, err := os.Stat(u.runDir); err == nil {
+		wait, cancel := context.WithTimeout(ctx, u.LockTimeout)
+		defer cancel()
+		lock, err := AcquireLock(wait, u.runDir)
+		if err != nil {
+			return err
+		}
+		defer lock.Release()
+	}
+	return u.remove(ctx)
+}
+
+// remove goes from what would bring the rest back (units) over what traffic
+// uses to what only remembers.
+func (u *uninstall) remove(ctx context.Context) error {
+	if !u.Own() {
+		if _, err := units.Uninstall(ctx, u.unitsConfig()); err != nil {
+			return err
+		}
+	}
+	if u.bpffs.Err() == nil {
+		cgroup := u.cgroup.Path
+		if u.cgroup.Err() != nil {
+			cgroup = ""
+		}
+		if err := natinit.Remove(bpf.PinsBelow(u.bpffs.Path), cgroup); err != nil {
+			return err
+		}
+	}
+	if err := u.unmount(ctx); err != nil {
+		return err
+	}
+	dirs := u.dirs()
+	for _, path := range u.files() {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("remove file: %w", err)
+		}
+	}
+	for _, dir := range dirs {
+		if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+			u.Log.Info("directory stays, it holds something of others", "directory", dir, "error", err)
+		}
+	}
+	return nil
+}
+
+func (u *uninstall) unmount(ctx context.Context) error {
+	for _, e := range u.volatile.Entries() {
+		if e.Kind != kindMount {
+			continue
+		}
+		unmount, c := mounts.UnmountBPFFS, u.mountConfig(u.BPFFS)
+		if e.Target != u.bpffs.HostPath {
+			unmount, c = mounts.UnmountCgroup2, u.mountConfig(u.Cgroup)
+		}
+		if err := unmount(ctx, c, e.Former); err != nil && !errors.Is(err, mounts.ErrAbsent) {
+			return err
+		}
+		if err := u.volatile.Forget(e.Kind, e.Target); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/urfave/cli/v2"
+)
+
+const description = `firsthop makes one thing true before anything else on a node needs it: a
+connection to the kubernetes Service IP reaches a live API server.
+
+Nouns read (check, status, discover, nat, units), verbs change (init,
+install, uninstall).
+
+Exit codes: 0 done, 1 internal error, missing rights or a refusal, 2 bpffs,
+3 cgroup2, 4 seed or attach, 5 kernel not supported and no kube-proxy to fall
+back to, 6 proof failed or not serving, 7 no API server address found, 64 bad
+flag or environment variable.`
+
+func newApp(e env) *cli.App {
+	app := &cli.App{
+		Name:                 "firsthop",
+		Usage:                "the first hop to the Kubernetes API server, by eBPF and without kube-proxy",
+		Description:          description,
+		Version:              version,
+		Writer:               e.stdout,
+		ErrWriter:            e.stderr,
+		HideVersion:          true,
+		EnableBashCompletion: true,
+		Suggest:              true,
+		Commands: []*cli.Command{
+			initCommand(e),
+			checkCommand(e),
+			statusCommand(e),
+			discoverCommand(e),
+			natCommand(e),
+			unitsCommand(e),
+			installCommand(e),
+			uninstallCommand(e),
+			versionCommand(e),
+			completionCommand(e),
+		},
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usagef("%q is not a command of firsthop: `firsthop help` lists them", c.Args().First())
+			}
+			return cli.ShowAppHelp(c)
+		},
+		OnUsageError:   onUsageError,
+		ExitErrHandler: func(*cli.Context, error) {}, // run decides
+	}
+	for _, cmd := range app.Commands {
+		cmd.OnUsageError = onUsageError
+		cmd.HideHelpCommand = true
+		action := cmd.Action
+		if !cmd.SkipFlagParsing && cmd.ArgsUsage == " " {
+			cmd.Action = func(c *cli.Context) error {
+				if c.Args().Present() {
+					return usagef("%s takes no arguments, but was given %q", c.Command.Name, strings.Join(c.Args().Slice(), " "))
+				}
+				return action(c)
+			}
+		}
+	}
+	return app
+}
+
+func onUsageError(c *cli.Context, err error, _ bool) error {
+	name := "firsthop"
+	if c.Command != nil && c.Command.Name != "" && c.Command.Name != name {
+		name += " " + c.Command.Name
+	}
+	return usagef("%s: `%s --help` lists the flags", err, name)
+}

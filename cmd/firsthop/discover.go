@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bootstrap/discover"
+	"github.com/firsthop/firsthop/natinit/apiserver"
+)
+
+func discoverCommand(e env) *cli.Command {
+	return &cli.Command{
+		Name:      "discover",
+		Usage:     "where is the API server: every source, what it gave, and which addresses answer",
+		ArgsUsage: " ",
+		Flags:     join(addressFlags(), commonFlags(), []cli.Flag{outputFlag()}),
+		Action: func(c *cli.Context) error {
+			p, err := newPrinter(e, c)
+			if err != nil {
+				return err
+			}
+			explicit, err := discover.ParseExplicit(given(e, c, "service-ips", apiserver.VarServices), given(e, c, "endpoints", apiserver.VarEndpoints))
+			if err != nil {
+				return &bootstrap.UsageError{Err: err}
+			}
+			ctx, cancel := context.WithTimeout(c.Context, c.Duration("timeout"))
+			defer cancel()
+			hostRoot, stateDir := dirs(c).Places()
+			found, err := discover.Run(ctx, discover.Config{Explicit: explicit, Root: hostRoot, StateDir: stateDir, Pod: pod(e), Thorough: true})
+			if err != nil && !errors.Is(err, discover.ErrNotFound) {
+				return err
+			}
+			if perr := p.print(found, func(p *printer) { discoverText(p, found) }); perr != nil {
+				return perr
+			}
+			if err != nil {
+				fmt.Fprintln(e.stderr, "firsthop:", firstLine(err))
+				return exitCode(bootstrap.ExitNotFound)
+			}
+			return nil
+		},
+	}
+}
+
+func firstLine(err error) string {
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return line
+}
+
+func discoverText(p *printer, r *discover.Result) {
+	rows := [][]string{{"SOURCE", "USED", "SERVICE IPS", "ENDPOINTS", "REMARKS"}}
+	for _, s := range r.Sources {
+		used := "no"
+		if s.Used {
+			used = "yes"
+		}
+		var endpoints []string
+		for _, ep := range s.Endpoints {
+			endpoints = append(endpoints, ep.String())
+		}
+		rows = append(rows, []string{string(s.Source), used, orDash(addrs(s.Services)), orDash(strings.Join(endpoints, " ")), strings.Join(s.Notes, "; ")})
+	}
+	p.table(rows)
+	if len(r.Endpoints) > 0 {
+		p.linef("")
+		rows = [][]string{{"API SERVER", "STATE", "LATENCY", "FROM", "WHY"}}
+		for _, ep := range r.Endpoints {
+			var sources []string
+			for _, s := range ep.Sources {
+				sources = append(sources, string(s))
+			}
+			rows = append(rows, []string{ep.String(), ep.State.String(), fmt.Sprintf("%.1f ms", float64(ep.Latency.Microseconds())/1000), strings.Join(sources, ","), orDash(ep.Detail)})
+		}
+		p.table(rows)
+	}
+	for _, n := range r.Notes {
+		p.linef("note: %s", n)
+	}
+}

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/firsthop/firsthop/bootstrap"
+)
+
+// version is set by the build (-ldflags -X main.version=…).
+var version = "dev"
+
+// env is the program's seam to the world.
+type env struct {
+	stdin  io.Reader
+	stdout io.Writer
+	stderr io.Writer
+	getenv func(string) string
+	// self is a path that runs this very program, also after its file was
+	// replaced or removed.
+	self string
+	// color: stdout is a terminal that wants colours.
+	color bool
+}
+
+func osEnv() env {
+	return env{
+		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv,
+		self:  "/proc/self/exe",
+		color: isTerminal(os.Stdout) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb",
+	}
+}
+
+func isTerminal(f *os.File) bool {
+	st, err := f.Stat()
+	return err == nil && st.Mode()&os.ModeCharDevice != 0
+}
+
+// exitCode ends the program with a code after its output was written.
+type exitCode bootstrap.ExitCode
+
+func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
+// run is the program: it returns its exit code.
+func run(ctx context.Context, e env, args []string) int {
+	if len(args) == 2 && args[1] == bootstrap.ConnectCommand {
+		if err := bootstrap.RunConnectChild(e.stdin, e.stdout); err != nil {
+			fmt.Fprintln(e.stderr, "firsthop:", err)
+			return int(bootstrap.ExitInternal)
+		}
+		return int(bootstrap.ExitOK)
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	err := newApp(e).RunContext(ctx, args)
+	var code exitCode
+	var usage *bootstrap.UsageError
+	switch {
+	case err == nil:
+		return int(bootstrap.ExitOK)
+	case errors.As(err, &code):
+		return int(code)
+	case errors.As(err, &usage):
+		fmt.Fprintln(e.stderr, "firsthop:", err)
+		return int(bootstrap.ExitUsage)
+	}
+	fmt.Fprintln(e.stderr, "firsthop:", err)
+	return int(bootstrap.ExitInternal)
+}
+
+// newLogger makes the one logger, which writes to stderr.
+func newLogger(e env, c *cli.Context) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.String("log-level"))); err != nil {
+		return nil, usagef("--log-level %q: want debug, info, warn or error", c.String("log-level"))
+	}
+	opts := &slog.HandlerOptions{Level: level}
+	switch f := c.String("log-format"); f {
+	case "text":
+		return slog.New(slog.NewTextHandler(e.stderr, opts)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(e.stderr, opts)), nil
+	default:
+		return nil, usagef("--log-format %q: want text or json", f)
+	}
+}
+
+func usagef(format string, args ...any) error {
+	return &bootstrap.UsageError{Err: fmt.Errorf(format, args...)}
+}

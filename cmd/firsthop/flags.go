@@ -1,0 +1,129 @@
+package main
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bootstrap/discover"
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/natinit/apiserver"
+)
+
+// The flags that several commands have. Every one can be given by an
+// environment variable too: FIRSTHOP_ and its name.
+
+const (
+	categoryInstance = "Instance (several can live on one machine, each with directories of its own):"
+	categoryOutput   = "Output:"
+	categoryAddress  = "API server addresses (what is not given is discovered):"
+)
+
+func envVar(name string) []string {
+	return []string{"FIRSTHOP_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))}
+}
+
+func stringFlag(name, value, usage, category string) *cli.StringFlag {
+	return &cli.StringFlag{Name: name, Value: value, Usage: usage, Category: category, EnvVars: envVar(name)}
+}
+
+func boolFlag(name string, value bool, usage string) *cli.BoolFlag {
+	return &cli.BoolFlag{Name: name, Value: value, Usage: usage, EnvVars: envVar(name)}
+}
+
+func commonFlags() []cli.Flag {
+	return []cli.Flag{
+		stringFlag("bpffs", "", "`DIR` of the bpffs that holds the pins (default: the host's /sys/fs/bpf)", categoryInstance),
+		stringFlag("cgroup", "", "cgroup2 `DIR` whose processes are served (default: the host's true root)", categoryInstance),
+		stringFlag("state-dir", "", "`DIR` for what survives a reboot (default: the host's "+bootstrap.DefaultStateDir+")", categoryInstance),
+		stringFlag("run-dir", "", "`DIR` for the lock and the last report (default: the host's "+bootstrap.DefaultRunDir+")", categoryInstance),
+		stringFlag("root", "", "`DIR` that is the host's root, for a container that has it mounted (default: found out)", categoryInstance),
+		stringFlag("log-level", "warn", "`LEVEL` of the log on stderr: debug, info, warn, error", categoryOutput),
+		stringFlag("log-format", "text", "`FORMAT` of the log: text or json", categoryOutput),
+	}
+}
+
+func outputFlag() cli.Flag {
+	return &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "`FORMAT` of the output: text or json", Category: categoryOutput, EnvVars: envVar("output")}
+}
+
+func addressFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "service-ips", Usage: "Service `ADDRESSES` of the API: ip:port, comma-separated, IPv6 in brackets [$" + apiserver.VarServices + "]", Category: categoryAddress},
+		&cli.StringFlag{Name: "endpoints", Usage: "API server `ADDRESSES`: ip:port or name:port, comma-separated [$" + apiserver.VarEndpoints + "]", Category: categoryAddress},
+		&cli.DurationFlag{Name: "timeout", Value: 2 * time.Second, Usage: "for finding and probing addresses, and again for the proof", Category: categoryAddress, EnvVars: envVar("timeout")},
+	}
+}
+
+func kernelFlags() []cli.Flag {
+	return []cli.Flag{
+		boolFlag("ignore-kernel-version", false, "accept a kernel below the minimum version if every needed feature is there"),
+		&cli.StringSliceFlag{Name: "forbid-feature", Usage: "treat a kernel feature as absent (`NAME` as in check), to try the fallback", EnvVars: envVar("forbid-feature")},
+	}
+}
+
+func lockFlag() cli.Flag {
+	return &cli.DurationFlag{Name: "lock-timeout", Value: 30 * time.Second, Usage: "how long to wait for another firsthop", EnvVars: envVar("lock-timeout")}
+}
+
+func join(lists ...[]cli.Flag) []cli.Flag { return slices.Concat(lists...) }
+
+func dirs(c *cli.Context) bootstrap.Dirs {
+	return bootstrap.Dirs{
+		BPFFS: c.String("bpffs"), Cgroup: c.String("cgroup"),
+		StateDir: c.String("state-dir"), RunDir: c.String("run-dir"), Root: c.String("root"),
+	}
+}
+
+// given lists how a setting was given, the strongest first.
+func given(e env, c *cli.Context, flag, variable string) []discover.Given {
+	return []discover.Given{
+		{Name: "--" + flag, Value: c.String(flag)},
+		{Name: variable, Value: e.getenv(variable)},
+	}
+}
+
+// serviceAccountDir is where the kubelet mounts a pod's credentials.
+const serviceAccountDir = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+func pod(e env) apiserver.PodEnvironment {
+	p := apiserver.PodEnvironment{
+		ServiceHost: e.getenv("KUBERNETES_SERVICE_HOST"),
+		ServicePort: e.getenv("KUBERNETES_SERVICE_PORT"),
+		Port:        e.getenv("KUBERNETES_PORT"),
+	}
+	if p.ServiceHost != "" {
+		p.ServiceAccountDir = serviceAccountDir
+	}
+	return p
+}
+
+// config reads the settings that init, install and check share.
+func config(e env, c *cli.Context) (bootstrap.Config, error) {
+	log, err := newLogger(e, c)
+	if err != nil {
+		return bootstrap.Config{}, err
+	}
+	return bootstrap.Config{
+		Dirs:      dirs(c),
+		Version:   version,
+		Binary:    e.self,
+		Services:  given(e, c, "service-ips", apiserver.VarServices),
+		Endpoints: given(e, c, "endpoints", apiserver.VarEndpoints),
+		Pod:       pod(e),
+		Prove:     string(bootstrap.Answered),
+		Scope:     string(bootstrap.ScopeAll),
+		Persist:   string(bootstrap.PersistAuto),
+		Forbid:    c.StringSlice("forbid-feature"),
+		Sizes:     bpf.Sizes{},
+
+		IgnoreKernelVersion: c.Bool("ignore-kernel-version"),
+		DryRun:              c.Bool("dry-run"),
+		Timeout:             c.Duration("timeout"),
+		LockTimeout:         c.Duration("lock-timeout"),
+		Log:                 log,
+	}, nil
+}

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bpf"
+)
+
+func initCommand(e env) *cli.Command {
+	return &cli.Command{
+		Name:      "init",
+		Usage:     "make a connection to the API server's Service IP work, and prove it",
+		ArgsUsage: " ",
+		Description: `Checks the kernel, makes sure of a bpffs and the cgroup2 root, finds the API
+servers, seeds the NAT table, attaches the connect-time load balancer, connects
+to the Service IP for real, and prepares the next boot. A second run changes
+nothing; a run that fails takes back what it did.`,
+		Flags: join([]cli.Flag{
+			stringFlag("prove", string(bootstrap.Answered), "`STRENGTH` of the proof: translated, answered (TCP) or ready (TLS and /readyz)", ""),
+			stringFlag("persist", string(bootstrap.PersistAuto), "what to install for the next boot: auto or off", ""),
+			stringFlag("scope", string(bootstrap.ScopeAll), "whose connections are served: all, host (not pods) or off", ""),
+			boolFlag("udp", true, "serve UDP too"),
+			&cli.StringSliceFlag{Name: "extra-service", Usage: "seed a further Service: `PROTO/IP:PORT=IP:PORT[,…]`, as udp/10.96.0.10:53=10.0.0.5:53; repeatable"},
+			boolFlag("best-effort", false, "report failures, but exit 0 (64 for a bad setting remains)"),
+			boolFlag("dry-run", false, "say what would change, and change nothing"),
+			&cli.BoolFlag{Name: "boot", Usage: "as run by the boot unit: a translated connection is proof enough, as the API server may start later"},
+			lockFlag(),
+			&cli.UintFlag{Name: "max-frontends", Usage: "room in a new table (default: 131072)", EnvVars: envVar("max-frontends")},
+			&cli.UintFlag{Name: "max-services", Usage: "room in a new table (default: 65536)", EnvVars: envVar("max-services")},
+			&cli.UintFlag{Name: "max-backends", Usage: "room in a new table (default: 131072)", EnvVars: envVar("max-backends")},
+		}, kernelFlags(), addressFlags(), commonFlags(), []cli.Flag{outputFlag()}),
+		Action: func(c *cli.Context) error { return runInit(e, c) },
+	}
+}
+
+func runInit(e env, c *cli.Context) error {
+	p, err := newPrinter(e, c)
+	if err != nil {
+		return err
+	}
+	cfg, err := config(e, c)
+	if err != nil {
+		return err
+	}
+	cfg.Prove, cfg.Persist, cfg.Scope = c.String("prove"), c.String("persist"), c.String("scope")
+	cfg.UDP, cfg.Boot = c.Bool("udp"), c.Bool("boot")
+	if cfg.Boot && !c.IsSet("prove") {
+		cfg.Prove = string(bootstrap.Translated)
+	}
+	// A backend list has commas of its own, at which the flag was split.
+	cfg.Extra = rejoin(c.StringSlice("extra-service"))
+	cfg.Sizes = bpf.Sizes{Frontends: uint32(c.Uint("max-frontends")), Services: uint32(c.Uint("max-services")), Backends: uint32(c.Uint("max-backends"))}
+	report := bootstrap.Init(c.Context, cfg)
+	return printReport(p, report, c.Bool("best-effort"))
+}
+
+func printReport(p *printer, r *bootstrap.Report, bestEffort bool) error {
+	if err := p.print(r, func(p *printer) { reportText(p, r) }); err != nil {
+		return err
+	}
+	if r.ExitCode == bootstrap.ExitOK || bestEffort && r.ExitCode != bootstrap.ExitUsage {
+		return nil
+	}
+	return exitCode(r.ExitCode)
+}
+
+func reportText(p *printer, r *bootstrap.Report) {
+	for _, st := range r.Steps {
+		if st.Result == bootstrap.Skipped && r.Failure() != nil && strings.HasSuffix(st.Reason, " failed") {
+			continue // the failed step is the last that matters
+		}
+		p.linef("%-9s %-7s %7.1f ms  %s", st.Step, p.paint(string(st.Result)), st.Millis, indent(st.Reason))
+		verb := ""
+		if r.DryRun {
+			verb = "would: "
+		}
+		for _, ch := range st.Changes {
+			p.linef("%31s%s%s", "", verb, ch)
+		}
+		for _, w := range st.Warnings {
+			p.linef("%31swarning: %s", "", indent(w))
+		}
+	}
+	p.linef("%s", verdict(r))
+}
+
+// indent keeps further lines of a text in its column.
+func indent(s string) string {
+	return strings.ReplaceAll(s, "\n", "\n"+strings.Repeat(" ", 31))
+}
+
+func verdict(r *bootstrap.Report) string {
+	switch {
+	case r.Failure() != nil:
+		return fmt.Sprintf("failed at %s after %.1f ms, exit code %d", r.Failure().Step, r.Millis, r.ExitCode)
+	case r.DryRun:
+		return "dry run: nothing was changed"
+	case r.Result == bootstrap.Skipped:
+		return "skipped: nothing was attached"
+	}
+	return fmt.Sprintf("done in %.1f ms", r.Millis)
+}
+
+// rejoin undoes the flag package's splitting at commas: a part without "="
+// belongs to the one before it.
+func rejoin(parts []string) []string {
+	var out []string
+	for _, part := range parts {
+		if len(out) > 0 && !strings.Contains(part, "=") && !strings.Contains(part, "/") {
+			out[len(out)-1] += "," + part
+		} else {
+			out = append(out, part)
+		}
+	}
+	return out
+}

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/urfave/cli/v2"
+)
+
+// printer writes a command's result in the form that was asked for.
+type printer struct {
+	w     io.Writer
+	json  bool
+	color bool
+}
+
+func newPrinter(e env, c *cli.Context) (*printer, error) {
+	switch f := c.String("output"); f {
+	case "text":
+		return &printer{w: e.stdout, color: e.color}, nil
+	case "json":
+		return &printer{w: e.stdout, json: true}, nil
+	default:
+		return nil, usagef("--output %q: want text or json", f)
+	}
+}
+
+// print writes v as JSON, or calls text.
+func (p *printer) print(v any, text func(*printer)) error {
+	if !p.json {
+		text(p)
+		return nil
+	}
+	enc := json.NewEncoder(p.w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+func (p *printer) linef(format string, args ...any) { fmt.Fprintf(p.w, format+"\n", args...) }
+
+// table writes rows of cells in aligned columns.
+func (p *printer) table(rows [][]string) {
+	t := tabwriter.NewWriter(p.w, 0, 8, 2, ' ', 0)
+	for _, r := range rows {
+		fmt.Fprintln(t, strings.Join(r, "\t"))
+	}
+	t.Flush()
+}
+
+// paint colours a word by what it means; on anything but a terminal it is
+// left as it is. Cells of a table are all painted or none, as the escape
+// sequences count for their width.
+func (p *printer) paint(word string) string {
+	if !p.color {
+		return word
+	}
+	colors := map[string]string{
+		"ok": "32", "good": "32", "live": "32", "yes": "32",
+		"failed": "31", "bad": "31", "dead": "31",
+		"skipped": "33", "warn": "33", "not ready": "33",
+	}
+	code, known := colors[word]
+	if !known {
+		code = "39"
+	}
+	return "\x1b[" + code + "m" + word + "\x1b[0m"
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/firsthop/firsthop/bootstrap"
+)
+
+func statusCommand(e env) *cli.Command {
+	return &cli.Command{
+		Name:        "status",
+		Usage:       "what is attached and served now, and what was proven when",
+		ArgsUsage:   " ",
+		Description: `Exits 0 while the API service is served, 6 if it isn't.`,
+		Flags:       join(commonFlags(), []cli.Flag{outputFlag()}),
+		Action: func(c *cli.Context) error {
+			p, err := newPrinter(e, c)
+			if err != nil {
+				return err
+			}
+			st, err := bootstrap.ReadStatus(dirs(c))
+			if err != nil {
+				return err
+			}
+			if err := p.print(st, func(p *printer) { statusText(p, st) }); err != nil {
+				return err
+			}
+			if !st.Serving {
+				return exitCode(bootstrap.ExitProof)
+			}
+			return nil
+		},
+	}
+}
+
+func statusText(p *printer, st *bootstrap.Status) {
+	p.linef("%s", st.Sentence)
+	for _, problem := range st.Problems {
+		p.linef("  problem: %s", problem)
+	}
+	p.linef("\nbpffs   %s", st.Instance.BPFFS)
+	p.linef("cgroup  %s (id %d)", st.Instance.Cgroup, st.Instance.CgroupID)
+	if len(st.Hooks) > 0 {
+		p.linef("")
+		rows := [][]string{{"HOOK", "ATTACHED", "PROGRAM", "OTHERS"}}
+		for _, h := range st.Hooks {
+			attached, program := "no", "-"
+			if h.Attached {
+				attached, program = string(h.By), fmt.Sprint(h.Program)
+			}
+			rows = append(rows, []string{h.Hook, attached, program, orDash(strings.Join(h.Foreign, ", "))})
+		}
+		p.table(rows)
+	}
+	if len(st.Table) > 0 {
+		p.linef("")
+		natText(p, st.Table)
+	}
+	if st.Last == nil {
+		return
+	}
+	if len(st.Last.Servers) > 0 {
+		p.linef("")
+		serversText(p, st.Last.Servers)
+	}
+	if st.Last.AfterReboot != "" {
+		p.linef("\nafter a reboot: %s", st.Last.AfterReboot)
+	}
+}
+
+func serversText(p *printer, servers []bootstrap.Server) {
+	rows := [][]string{{"API SERVER", "WHEN PROBED", "USED", "FROM", "WHY"}}
+	for _, s := range servers {
+		used := "no"
+		if s.Used {
+			used = "yes"
+		}
+		state := s.State
+		if state == "live" {
+			state = fmt.Sprintf("live (%.1f ms)", s.Millis)
+		}
+		rows = append(rows, []string{s.Endpoint.String(), state, used, strings.Join(s.Sources, ","), orDash(s.Reason)})
+	}
+	p.table(rows)
+}
+
+func natText(p *printer, services []bootstrap.TableService) {
+	rows := [][]string{{"SERVICE", "OWNER", "FRONTENDS", "BACKENDS", "CONNECTS", "REFUSED"}}
+	for _, s := range services {
+		rows = append(rows, []string{
+			fmt.Sprint(s.Index), string(s.Owner), strings.Join(s.Frontends, " "), orDash(addrs(s.Backends)),
+			fmt.Sprint(s.Counters.Translated), fmt.Sprint(s.Counters.Refused),
+		})
+	}
+	p.table(rows)
+}
+
+func addrs(list []netip.AddrPort) string {
+	var parts []string
+	for _, a := range list {
+		parts = append(parts, a.String())
+	}
+	return strings.Join(parts, " ")
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}

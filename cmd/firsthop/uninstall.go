@@ -1,0 +1,54 @@
+package main
+
+import (
+	"github.com/urfave/cli/v2"
+
+	"github.com/firsthop/firsthop/bootstrap"
+)
+
+func uninstallCommand(e env) *cli.Command {
+	return &cli.Command{
+		Name:      "uninstall",
+		Usage:     "undo everything that this instance changed on the host",
+		ArgsUsage: " ",
+		Description: `Refuses when nothing else serves the Service addresses, unless --force is given.
+What isn't ours is never touched.`,
+		Flags: join([]cli.Flag{
+			boolFlag("dry-run", false, "list what would be removed, and change nothing"),
+			boolFlag("force", false, "also when the node is cut off from the Service addresses by it"),
+			lockFlag(),
+		}, commonFlags(), []cli.Flag{outputFlag()}),
+		Action: func(c *cli.Context) error {
+			p, err := newPrinter(e, c)
+			if err != nil {
+				return err
+			}
+			log, err := newLogger(e, c)
+			if err != nil {
+				return err
+			}
+			dry := c.Bool("dry-run")
+			removed, err := bootstrap.Uninstall(c.Context, bootstrap.UninstallConfig{
+				Dirs: dirs(c), Force: c.Bool("force"), DryRun: dry, LockTimeout: c.Duration("lock-timeout"), Log: log,
+			})
+			if err != nil {
+				return err
+			}
+			return p.print(removed, func(p *printer) { removalsText(p, removed, dry) })
+		},
+	}
+}
+
+func removalsText(p *printer, removed []bootstrap.Removal, dry bool) {
+	if len(removed) == 0 {
+		p.linef("nothing of firsthop's is here")
+		return
+	}
+	verb := "removed"
+	if dry {
+		verb = "would remove"
+	}
+	for _, r := range removed {
+		p.linef("%s %-9s  %s", verb, r.Kind, r.Target)
+	}
+}
