@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -107,6 +108,25 @@ func (m *machine) shell(ctx context.Context, line string) (string, error) {
 	)
 	out, err := cmd.CombinedOutput()
 	return strings.TrimRight(string(out), "\n"), err
+}
+
+// files lists what is in the directories that firsthop was given. Not all of it is firsthop's: the kernel itself puts
+// maps.debug and progs.debug into every bpffs.
+func (m *machine) files() ([]string, error) {
+	var paths []string
+	for _, dir := range []string{m.lab.BPFFS, m.lab.StateDir, m.lab.RunDir} {
+		err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			paths = append(paths, path)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return paths, nil
 }
 
 // withoutProxies drops the variables that would send curl elsewhere.

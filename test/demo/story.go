@@ -2,11 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -23,8 +24,9 @@ type teller struct {
 	out     io.Writer
 	machine *machine
 	chapter int
-	// before keeps what was there before init, to compare.
-	before *lab.Snapshot
+	// What was there before init, to compare.
+	before      *lab.Snapshot
+	filesBefore []string
 }
 
 // tell is the story. Each chapter checks what it says.
@@ -62,7 +64,10 @@ func (t *teller) theMachine() error {
 	t.typed("export KUBERNETES_APISERVER_ENDPOINTS=" + t.machine.endpoints())
 	t.typed("HERE=" + strconv.Quote(strings.Join(l.Flags(), " ")) + " # instead of the machine's own")
 	var err error
-	t.before, err = lab.Take()
+	if t.before, err = lab.Take(); err != nil {
+		return err
+	}
+	t.filesBefore, err = t.machine.files()
 	return err
 }
 
@@ -144,46 +149,90 @@ func (t *teller) statusAndTable() error {
 
 func (t *teller) theWayBack() error {
 	t.title("The way back")
-	if _, err := t.do("firsthop uninstall $HERE --dry-run"); err != nil {
+	announced, err := t.do("firsthop uninstall $HERE --dry-run")
+	if err != nil {
 		return err
 	}
-	// Nothing else would serve the Service IP here: --force says that we know.
-	if _, err := t.do("firsthop uninstall $HERE --force"); err != nil {
+	// Nothing else would serve the Service IP here: --force says that we know. The output is the same again.
+	if _, err := t.do("firsthop uninstall $HERE --force > removed.txt"); err != nil {
 		return err
 	}
+	removed, err := os.ReadFile(filepath.Join(t.machine.dir, "removed.txt"))
+	if err != nil {
+		return err
+	}
+	if err := sameLines(strings.ReplaceAll(announced, "would remove", "removed"), string(removed)); err != nil {
+		return fmt.Errorf("uninstall did not do what it announced: %w", err)
+	}
+	t.say("It removed just that, line by line.\n")
 	if out, err := t.do(curl(serviceIP4)); err == nil {
 		return fmt.Errorf("something still answers: %s", out)
 	}
+	return t.nothingIsLeft()
+}
+
+// nothingIsLeft compares with what was there before init.
+func (t *teller) nothingIsLeft() error {
 	leaks, err := t.before.ObjectLeaks()
 	if err != nil {
 		return err
 	}
-	for _, dir := range []string{t.machine.lab.BPFFS, t.machine.lab.StateDir, t.machine.lab.RunDir} {
-		entries, err := os.ReadDir(dir)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		for _, e := range entries {
-			leaks = append(leaks, dir+"/"+e.Name())
+	files, err := t.machine.files()
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if !slices.Contains(t.filesBefore, f) {
+			leaks = append(leaks, f)
 		}
 	}
 	if len(leaks) > 0 {
 		return fmt.Errorf("uninstall left behind:\n  %s", strings.Join(leaks, "\n  "))
 	}
-	t.say("BPF programs, links and maps: none but those from before. bpffs, state and run directories: empty.")
+	t.say("Compared with before init: no BPF program, link or map more, no pin, no file.")
+	return nil
+}
+
+// sameLines compares texts as sets of lines.
+func sameLines(a, b string) error {
+	lines := func(s string) []string {
+		l := strings.Split(strings.TrimSpace(s), "\n")
+		slices.Sort(l)
+		return l
+	}
+	la, lb := lines(a), lines(b)
+	for _, pair := range []struct {
+		in, missing []string
+		what        string
+	}{{la, lb, "not done"}, {lb, la, "not announced"}} {
+		for _, line := range pair.in {
+			if _, ok := slices.BinarySearch(pair.missing, line); !ok {
+				return fmt.Errorf("%s: %q", pair.what, line)
+			}
+		}
+	}
 	return nil
 }
 
 func serviceIPs() []string { return []string{serviceIP4, "[" + serviceIP6 + "]"} }
 
+// url is quoted where some shells would take the brackets for a pattern.
+func url(ip string) string {
+	u := "https://" + ip + ":443/version"
+	if strings.Contains(ip, "[") {
+		return "'" + u + "'"
+	}
+	return u
+}
+
 func curl(ip string) string {
-	return "curl -sS --cacert ca.crt https://" + ip + ":443/version | grep gitVersion"
+	return "curl -sS --cacert ca.crt " + url(ip) + " | grep gitVersion"
 }
 
 func getMany() string {
 	line := fmt.Sprintf("demo get -n %d", connections)
 	for _, ip := range serviceIPs() {
-		line += " https://" + ip + ":443/version"
+		line += " " + url(ip)
 	}
 	return line
 }
