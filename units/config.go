@@ -54,8 +54,8 @@ type Config struct {
 	Manager Manager
 
 	// Sockets are the D-Bus sockets to try, as they are reachable from here
-	// (Root is not put before them). nil means the system bus and systemd's
-	// private socket below Root. Empty but not nil means none: files only.
+	// (Root is not put before them). nil means systemd's private socket and
+	// the system bus below Root. Empty but not nil means none: files only.
 	Sockets []string
 
 	// BPFFS is the bpffs mount point on the host; "" is DefaultBPFFS. Only
@@ -74,8 +74,9 @@ type Config struct {
 	// usually /proc/self/exe); "" leaves the host's copy as it is.
 	BinarySource string
 
-	// Args follow the binary in the unit; nil means "init --boot". They are
-	// taken literally: no specifiers, no variables.
+	// Args follow the binary in the unit; nil means "init --boot" and the
+	// directories that are not the default. They are taken literally: no
+	// specifiers, no variables.
 	Args []string
 
 	// Record is called before each change with what is about to change; an
@@ -107,6 +108,12 @@ func (c Config) withDefaults() (Config, error) {
 	def(&c.Binary, DefaultBinary)
 	if c.Args == nil {
 		c.Args = []string{"init", "--boot"}
+		if c.StateDir != DefaultStateDir {
+			c.Args = append(c.Args, "--state-dir", c.StateDir)
+		}
+		if c.BPFFS != DefaultBPFFS {
+			c.Args = append(c.Args, "--bpffs", c.BPFFS)
+		}
 	}
 	if c.Record == nil {
 		c.Record = func(string, string, string) error { return nil }

@@ -364,4 +364,3 @@ func mustHash(t *testing.T, p string) []byte {
 	}
 	return sum
 }
-

@@ -27,9 +27,11 @@ type manager struct {
 
 var _ Manager = (*manager)(nil)
 
-// OpenManager connects to systemd over the sockets of c: the system bus, which
-// a container often has not, then systemd's private socket, which answers root
-// alone. Without a socket that answers it returns the files' Manager and the
+// OpenManager connects to systemd over the sockets of c: its private socket,
+// as systemctl does for root, then the system bus. The private one needs no
+// bus daemon, which at boot may not be there yet, and in a container often is
+// not at all; but it answers only root, and only a peer whose pid it can see.
+// Without a socket that answers OpenManager returns the files' Manager and the
 // reasons. Nothing outside of c.Root is tried, so that a test or a container
 // can't reach another systemd than the one it means.
 func OpenManager(ctx context.Context, c Config) (Manager, error) {
@@ -39,7 +41,7 @@ func OpenManager(ctx context.Context, c Config) (Manager, error) {
 	t := newTree(c)
 	sockets := c.Sockets
 	if sockets == nil {
-		for _, s := range []string{"/run/dbus/system_bus_socket", privateSocket} {
+		for _, s := range []string{privateSocket, busSocket} {
 			if at, err := t.file(s); err == nil {
 				sockets = append(sockets, at)
 			}
@@ -63,7 +65,10 @@ func OpenManager(ctx context.Context, c Config) (Manager, error) {
 	return &files{t: t, version: version}, errors.Join(errs...)
 }
 
-const privateSocket = "/run/systemd/private"
+const (
+	privateSocket = "/run/systemd/private"
+	busSocket     = "/run/dbus/system_bus_socket"
+)
 
 func openSocket(ctx context.Context, socket string, timeout time.Duration) (Manager, error) {
 	if _, err := os.Stat(socket); err != nil {

@@ -206,7 +206,7 @@ func TestLiveSystemd(t *testing.T) {
 		t.Cleanup(m.Close)
 		return m
 	}
-	for _, socket := range []string{privateSocket, "/run/dbus/system_bus_socket"} {
+	for _, socket := range []string{privateSocket, busSocket} {
 		t.Run("the manager over "+path.Base(socket), func(t *testing.T) {
 			h := host{t: t, root: root}
 			conform(t, h, open(t, socket))

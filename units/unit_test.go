@@ -145,11 +145,20 @@ func TestServiceDirectives(t *testing.T) {
 		{"nothing requires the service, the boot goes on without it", 252, "RequiredBy", ""},
 		{"multi-user.target only wants it", 252, "WantedBy", "multi-user.target"},
 		{"before 239 the filter group is unknown and would leave bpf alone allowed", 238, "SystemCallFilter", ""},
+		{"default directories are not spelled out", 252, "ExecStart", "/opt/firsthop/bin/firsthop init --boot"},
 		{"an unknown version is treated as old", 0, "SystemCallFilter", ""},
 		{"from 239 on the calls are filtered", 239, "SystemCallFilter", "@system-service @mount bpf | ~chroot pivot_root"},
 	} {
 		if got := value(tt.version, tt.name); got != tt.want {
 			t.Errorf("%s: systemd %d: %s=%q, want %q", tt.row, tt.version, tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestOtherDirectoriesAreSpelledOut(t *testing.T) {
+	for _, o := range mustService(t, Config{StateDir: "/srv/state", BPFFS: "/srv/bpf"}, 252) {
+		if want := DefaultBinary + " init --boot --state-dir /srv/state --bpffs /srv/bpf"; o.Name == "ExecStart" && o.Value != want {
+			t.Errorf("ExecStart=%s, want %s", o.Value, want)
 		}
 	}
 }
