@@ -21,10 +21,9 @@ const (
 
 // machine is the stage: a lab with three API servers that are not where the Service IP says.
 type machine struct {
-	lab      *lab.Lab
-	firsthop string
-	servers  []*standin.APIServer
-	dir      string // where commands run: holds ca.crt
+	lab     *lab.Lab
+	servers []*standin.APIServer
+	dir     string // where commands run: holds ca.crt, and bin with the programs of the story
 }
 
 // onMachine sets the stage, calls fn, and clears it whatever happened, panics included.
@@ -33,17 +32,33 @@ func onMachine(firsthop string, fn func(*machine) error) (err error) {
 	if err != nil {
 		return err
 	}
-	m := &machine{lab: l, firsthop: firsthop, dir: l.Dir}
+	m := &machine{lab: l, dir: l.Dir}
 	defer func() {
 		for _, s := range m.servers {
 			s.Close()
 		}
 		err = errors.Join(err, l.Close())
 	}()
+	if err := m.linkPrograms(firsthop); err != nil {
+		return err
+	}
 	if err := m.startServers(); err != nil {
 		return err
 	}
 	return fn(m)
+}
+
+// linkPrograms gives firsthop and this program the names that the story calls them by, whatever their files are called.
+func (m *machine) linkPrograms(firsthop string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	bin := filepath.Join(m.dir, "bin")
+	if err := os.Mkdir(bin, 0o755); err != nil {
+		return err
+	}
+	return errors.Join(os.Symlink(firsthop, filepath.Join(bin, "firsthop")), os.Symlink(self, filepath.Join(bin, "demo")))
 }
 
 func (m *machine) startServers() error {
@@ -94,14 +109,10 @@ func serviceIPsPorts() string {
 // shell runs a line as a user of the machine would type it, with firsthop and demo on the PATH, and returns what it
 // prints.
 func (m *machine) shell(ctx context.Context, line string) (string, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return "", err
-	}
 	cmd := m.lab.Command(ctx, "/bin/sh", "-c", line)
 	cmd.Dir = m.dir
 	cmd.Env = append(withoutProxies(os.Environ()),
-		"PATH="+filepath.Dir(m.firsthop)+":"+filepath.Dir(self)+":"+os.Getenv("PATH"),
+		"PATH="+filepath.Join(m.dir, "bin")+":"+os.Getenv("PATH"),
 		"HERE="+strings.Join(m.lab.Flags(), " "),
 		"KUBERNETES_SERVICE_IPS_PORTS="+serviceIPsPorts(),
 		"KUBERNETES_APISERVER_ENDPOINTS="+m.endpoints(),
