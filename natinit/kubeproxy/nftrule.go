@@ -55,7 +55,7 @@ func parseNftRule(expressions []byte, fam family) rule {
 			register, _ := be32(attribute(data, unix.NFTA_CMP_SREG))
 			op, ok := be32(attribute(data, unix.NFTA_CMP_OP))
 			equal := ok && op == unix.NFT_CMP_EQ
-			r.compare(registers[register], equal, nested(data, unix.NFTA_CMP_DATA, unix.NFTA_DATA_VALUE))
+			r.compare(fam, registers[register], equal, nested(data, unix.NFTA_CMP_DATA, unix.NFTA_DATA_VALUE))
 		case "match":
 			r.match(text(attribute(data, unix.NFTA_MATCH_NAME)), attribute(data, unix.NFTA_MATCH_INFO))
 		case "immediate":
@@ -91,11 +91,11 @@ func payloadField(data []byte, fam family) field {
 }
 
 // compare takes the value, in network byte order, that a field must have.
-func (r *rule) compare(f field, equal bool, value []byte) {
+func (r *rule) compare(fam family, f field, equal bool, value []byte) {
 	switch {
 	case !equal:
 		r.odd = true
-	case f == fieldAddr && (len(value) == 4 || len(value) == 16):
+	case f == fieldAddr && len(value) == fam.addrLen:
 		r.addr, _ = netip.AddrFromSlice(value)
 	case f == fieldProto && len(value) == 1:
 		r.proto = value[0]

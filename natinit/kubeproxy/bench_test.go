@@ -1,0 +1,89 @@
+package kubeproxy
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/firsthop/firsthop/test/lab"
+)
+
+// BenchmarkDetect looks at nodes with 10,000 Services, each with the two
+// chains that kube-proxy gives it at least. "clean" is the cost of the look
+// itself, most of it for the machine's processes.
+func BenchmarkDetect(b *testing.B) {
+	const services = 10_000
+	for _, bench := range []struct {
+		name    string
+		command []string
+		rules   func() string
+	}{
+		{"clean", nil, nil},
+		{"nftables", []string{"nft", "-f", "-"}, func() string { return manyNft(services) }},
+		{"iptables-nft", []string{"iptables-nft-restore"}, func() string { return manyIptables(services) }},
+		{"iptables-legacy", []string{"iptables-legacy-restore"}, func() string { return manyIptables(services) }},
+	} {
+		b.Run(bench.name, func(b *testing.B) {
+			l := lab.New(b)
+			want := 0
+			if bench.rules != nil {
+				cmd := l.Command(b.Context(), bench.command[0], bench.command[1:]...)
+				cmd.Stdin = strings.NewReader(bench.rules())
+				if out, err := cmd.CombinedOutput(); err != nil {
+					b.Fatalf("%v\n%s", err, out)
+				}
+				want = services
+			}
+			err := l.Do(func() error {
+				for b.Loop() {
+					p, err := Detect(b.Context(), Config{})
+					if err != nil {
+						return err
+					}
+					if got := len(p.frontends.served); got != want {
+						return fmt.Errorf("%d addresses, want %d\n%s", got, want, p)
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+}
+
+func benchAddr(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}) }
+
+func manyNft(n int) string {
+	var b strings.Builder
+	b.WriteString("add table ip kube-proxy\nadd map ip kube-proxy service-ips { type ipv4_addr . inet_proto . inet_service : verdict ; }\n")
+	for i := range n {
+		fmt.Fprintf(&b, "add chain ip kube-proxy service-%d\n", i)
+	}
+	b.WriteString("add element ip kube-proxy service-ips {\n")
+	for i := range n {
+		fmt.Fprintf(&b, "%s . tcp . 80 : goto service-%d,\n", benchAddr(i), i)
+	}
+	b.WriteString("}\n")
+	return b.String()
+}
+
+func manyIptables(n int) string {
+	var b strings.Builder
+	b.WriteString("*nat\n:KUBE-SERVICES - [0:0]\n")
+	for i := range n {
+		fmt.Fprintf(&b, ":KUBE-SVC-%016d - [0:0]\n:KUBE-SEP-%016d - [0:0]\n", i, i)
+	}
+	b.WriteString("-A OUTPUT -j KUBE-SERVICES\n")
+	for i := range n {
+		fmt.Fprintf(&b, "-A KUBE-SERVICES -m comment --comment \"ns/service-%d cluster IP\" -m tcp -p tcp -d %s --dport 80 -j KUBE-SVC-%016d\n", i, benchAddr(i), i)
+	}
+	for i := range n {
+		fmt.Fprintf(&b, "-A KUBE-SVC-%016d -m comment --comment \"ns/service-%d -> 192.0.2.1:80\" -j KUBE-SEP-%016d\n", i, i, i)
+		fmt.Fprintf(&b, "-A KUBE-SEP-%016d -m comment --comment ns/service-%d -m tcp -p tcp -j DNAT --to-destination 192.0.2.1:80\n", i, i)
+	}
+	b.WriteString("COMMIT\n")
+	return b.String()
+}

@@ -1,0 +1,58 @@
+package kubeproxy
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+)
+
+// TestLegacyTableOnFile reads what a kernel handed out for ip4Rules and
+// ip6Rules, so that the layout is checked without root too. The file is
+// written anew by a test run with FIRSTHOP_UPDATE set.
+func TestLegacyTableOnFile(t *testing.T) {
+	for _, test := range []struct {
+		fam    family
+		layout legacyLayout
+		rules  string
+		want   string
+	}{
+		{ip4, layout4, ip4Rules, "10.96.0.1:443"},
+		{ip6, layout6, ip6Rules, "[fd00:96::1]:443"},
+	} {
+		t.Run(test.fam.name, func(t *testing.T) {
+			file := filepath.Join("testdata", "legacy-nat-"+test.fam.name)
+			if os.Getenv("FIRSTHOP_UPDATE") != "" {
+				n := newNode(t)
+				n.run(test.rules, map[family]string{ip4: "iptables-legacy-restore", ip6: "ip6tables-legacy-restore"}[test.fam])
+				var table legacyTable
+				err := n.lab.Do(func() (err error) {
+					table, err = readLegacyTable(test.fam, "nat")
+					return err
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				mustWrite(t, file, string(table.entries))
+			}
+			entries, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The built-in chains are in the order of the hooks: PREROUTING
+			// first, at 0, and a rule each.
+			table := legacyTable{layout: test.layout, hooks: map[int]bool{0: true}, entries: entries}
+			rules, err := table.parse()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := []netip.AddrPort{netip.MustParseAddrPort(test.want)}; !slices.Equal(rules.addrs, want) {
+				t.Errorf("addresses %v, want %v", rules.addrs, want)
+			}
+			if !rules.hooked || rules.unclear != 0 || !rules.chains["KUBE-SVC-NPX46M4PTMTKRN6Y"] {
+				t.Errorf("got %+v", rules)
+			}
+		})
+	}
+}

@@ -1,0 +1,227 @@
+package kubeproxy
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// attr builds an attribute.
+func attr(kind uint16, payload ...[]byte) []byte {
+	var body []byte
+	for _, p := range payload {
+		body = append(body, p...)
+	}
+	size := unix.SizeofNlAttr + len(body)
+	b := binary.NativeEndian.AppendUint16(nil, uint16(size))
+	b = binary.NativeEndian.AppendUint16(b, kind)
+	return append(append(b, body...), make([]byte, align4(size)-size)...)
+}
+
+func u32(v uint32) []byte { return binary.BigEndian.AppendUint32(nil, v) }
+
+func expression(name string, data ...[]byte) []byte {
+	return attr(unix.NFTA_LIST_ELEM, appendString(nil, unix.NFTA_EXPR_NAME, name), attr(unix.NFTA_EXPR_DATA|unix.NLA_F_NESTED, data...))
+}
+
+func payload(base, offset, size uint32) []byte {
+	return expression("payload", attr(unix.NFTA_PAYLOAD_DREG, u32(1)), attr(unix.NFTA_PAYLOAD_BASE, u32(base)),
+		attr(unix.NFTA_PAYLOAD_OFFSET, u32(offset)), attr(unix.NFTA_PAYLOAD_LEN, u32(size)))
+}
+
+func equal(value ...byte) []byte {
+	return expression("cmp", attr(unix.NFTA_CMP_SREG, u32(1)), attr(unix.NFTA_CMP_OP, u32(unix.NFT_CMP_EQ)),
+		attr(unix.NFTA_CMP_DATA, attr(unix.NFTA_DATA_VALUE, value)))
+}
+
+func match(name string, info []byte) []byte {
+	return expression("match", appendString(nil, unix.NFTA_MATCH_NAME, name), attr(unix.NFTA_MATCH_INFO, info))
+}
+
+func jumpTo(chain string) []byte {
+	return expression("immediate", attr(unix.NFTA_IMMEDIATE_DATA, attr(unix.NFTA_DATA_VERDICT, appendString(nil, unix.NFTA_VERDICT_CHAIN, chain))))
+}
+
+// tcpMatch is struct xt_tcp for a range of destination ports.
+func tcpMatch(from, to uint16, invflags byte) []byte {
+	var b []byte
+	for _, port := range []uint16{0, 0xffff, from, to} {
+		b = binary.NativeEndian.AppendUint16(b, port)
+	}
+	return append(b, 0, 0, 0, invflags)
+}
+
+func join(parts ...[]byte) (out []byte) {
+	for _, p := range parts {
+		out = append(out, p...)
+	}
+	return out
+}
+
+// What iptables 1.8.9 writes is read from the kernel in TestRulesAreFoundAndRead;
+// these are the forms of other versions.
+func TestParseNftRule(t *testing.T) {
+	dst, proto := join(payload(1, 16, 4), equal(10, 96, 0, 1)), join(payload(1, 9, 1), equal(6))
+	whole := rule{addr: netip.MustParseAddr("10.96.0.1"), proto: 6, port: 443, target: "KUBE-SVC-A"}
+	with := func(change func(*rule)) rule {
+		r := whole
+		change(&r)
+		return r
+	}
+	for _, test := range []struct {
+		name        string
+		expressions []byte
+		want        rule
+	}{
+		{"the port as a match, as before 1.8.8",
+			join(dst, proto, match("comment", make([]byte, 256)), match("tcp", tcpMatch(443, 443, 0)), expression("counter"), jumpTo("KUBE-SVC-A")), whole},
+		{"the port as a load",
+			join(dst, proto, payload(2, 2, 2), equal(0x01, 0xbb), jumpTo("KUBE-SVC-A")), whole},
+		{"a range of ports",
+			join(dst, proto, match("tcp", tcpMatch(443, 444, 0)), jumpTo("KUBE-SVC-A")),
+			with(func(r *rule) { r.port, r.odd = 0, true })},
+		{"any port but one",
+			join(dst, proto, match("tcp", tcpMatch(443, 443, 2)), jumpTo("KUBE-SVC-A")),
+			with(func(r *rule) { r.port, r.odd = 0, true })},
+		{"a match that is cut off",
+			join(dst, proto, match("tcp", tcpMatch(443, 443, 0)[:6]), jumpTo("KUBE-SVC-A")),
+			with(func(r *rule) { r.port, r.odd = 0, true })},
+		{"a prefix of addresses",
+			join(payload(1, 16, 4), expression("bitwise"), equal(10, 96, 0, 0), proto, payload(2, 2, 2), equal(0x01, 0xbb), jumpTo("KUBE-SVC-A")),
+			with(func(r *rule) { r.addr, r.odd = netip.MustParseAddr("10.96.0.0"), true })},
+		{"a source address",
+			join(payload(1, 12, 4), equal(10, 0, 0, 1), dst, proto, payload(2, 2, 2), equal(0x01, 0xbb), jumpTo("KUBE-SVC-A")),
+			with(func(r *rule) { r.odd = true })},
+		{"nothing", nil, rule{}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if got := parseNftRule(test.expressions, ip4); got != test.want {
+				t.Errorf("got  %+v\nwant %+v", got, test.want)
+			}
+		})
+	}
+}
+
+func TestNfTablesIsNotLoadedByTheLook(t *testing.T) {
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		t.Fatal(err)
+	}
+	builtin := filepath.Join("modules", unix.ByteSliceToString(uts.Release[:]), "modules.builtin")
+	for _, test := range []struct {
+		name    string
+		modules string // /proc/modules; "-": a kernel without modules
+		builtin string // its path below root
+		content string
+		want    Answer
+	}{
+		{"a kernel without modules has it or not, but loads nothing", "-", "", "", Yes},
+		{"loaded", "nf_tables 376832 1 nft_compat, Live 0x0000000000000000\n", "", "", Yes},
+		{"one that depends on it is no proof", "x 1 0 - Live 0x0\nnf_tables_x 1 1 nf_tables, Live 0x0\n", "lib/" + builtin, "kernel/fs/ext4.ko\n", No},
+		{"neither loaded nor built in", "ext4 1 0 - Live 0x0\n", "lib/" + builtin, "kernel/net/netfilter/nf_tables_set.ko\n", No},
+		{"built in", "ext4 1 0 - Live 0x0\n", "lib/" + builtin, "kernel/net/netfilter/nf_tables.ko\n", Yes},
+		{"built in, below /usr only", "ext4 1 0 - Live 0x0\n", "usr/lib/" + builtin, "kernel/net/netfilter/nf_tables.ko\n", Yes},
+		{"not loaded, and no list of what is built in", "ext4 1 0 - Live 0x0\n", "", "", Unknown},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			d := newDetector(Config{Root: t.TempDir(), Proc: t.TempDir()})
+			if test.modules != "-" {
+				mustWrite(t, filepath.Join(d.proc, "modules"), test.modules)
+			}
+			if test.builtin != "" {
+				mustWrite(t, filepath.Join(d.root, test.builtin), test.content)
+			}
+			if got, why := d.nfTables(); got != test.want {
+				t.Errorf("got %s (%s), want %s", got, why, test.want)
+			}
+		})
+	}
+}
+
+func TestEnded(t *testing.T) {
+	for stat, want := range map[string]bool{
+		"12 (kube-proxy) S 1 12":    false,
+		"12 (kube-proxy) Z 1 12":    true,
+		"12 (a) Z (b) R 1":          false, // a name can hold anything
+		"12 (a) R (b) X 1":          true,
+		"":                          false,
+		"12 (kube-proxy)":           false,
+		"12 (kube-proxy) ":          false,
+		"12 (kube-proxy) Z":         true,
+		"no parenthesis Z anywhere": false,
+	} {
+		if got := ended([]byte(stat)); got != want {
+			t.Errorf("%q: %v, want %v", stat, got, want)
+		}
+	}
+}
+
+func FuzzNftRule(f *testing.F) {
+	f.Add(join(payload(1, 16, 4), equal(10, 96, 0, 1), match("tcp", tcpMatch(443, 443, 0)), jumpTo("KUBE-SVC-A")))
+	f.Add(join(payload(1, 24, 16), equal(make([]byte, 16)...), jumpTo("")))
+	f.Add([]byte{4, 0, 1, 0, 3, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, fam := range []family{ip4, ip6} {
+			if r := parseNftRule(b, fam); r.addr.IsValid() && r.addr.BitLen() != 8*fam.addrLen {
+				t.Errorf("an address of another family than %s: %+v", fam.name, r)
+			}
+			parseServiceKey(b, fam)
+		}
+		for m := range messages(b) {
+			if len(m.body) > len(b)-unix.SizeofNlMsghdr {
+				t.Errorf("%d bytes out of %d", len(m.body), len(b))
+			}
+		}
+	})
+}
+
+func FuzzLegacyTable(f *testing.F) {
+	for _, name := range []string{"legacy-nat-ip", "legacy-nat-ip6"} {
+		data, err := os.ReadFile(filepath.Join("testdata", name))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data, uint32(0), name == "legacy-nat-ip6")
+		f.Add(data[:len(data)-7], uint32(1), name == "legacy-nat-ip6")
+	}
+	f.Fuzz(func(t *testing.T, b []byte, hook uint32, v6 bool) {
+		table := legacyTable{layout: layout4, hooks: map[int]bool{int(hook): true}, entries: b}
+		if v6 {
+			table.layout = layout6
+		}
+		rules, err := table.parse()
+		if err == nil && len(rules.addrs) > len(b)/table.layout.size {
+			t.Errorf("%d rules in %d bytes", len(rules.addrs), len(b))
+		}
+	})
+}
+
+func FuzzIPVS(f *testing.F) {
+	f.Add([]byte(ipvsTable))
+	f.Add([]byte("TCP  [fe80::1%eth0]:01BB rr\n  -> x y 1\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, s := range parseIPVS(b) {
+			if !s.addr.IsValid() {
+				t.Errorf("not an address: %v", s.addr)
+			}
+		}
+	})
+}
+
+func FuzzText(f *testing.F) {
+	for _, seed := range []string{"12 (a) Z 1", "HTTP/1.1 200 OK\r\n", "disable-kube-proxy: true\n", "nf_tables 1 0 - Live 0x0\n"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		ended(b)
+		disablesKubeProxy(b)
+		hasModule(b, "nf_tables")
+		if status, err := parseStatus(string(b)); err == nil && len(status) < 3 {
+			t.Errorf("status %q of %q", status, b)
+		}
+	})
+}
