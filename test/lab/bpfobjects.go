@@ -181,28 +181,48 @@ func isOurs(pid string) bool {
 	return false
 }
 
-// heldByPins adds what is pinned in every bpffs of this mount namespace but our labs' own.
+// heldByPins adds what is pinned in every bpffs but our labs' own: in this mount namespace, and in those of other
+// processes, which it reaches through their /proc/PID/root.
 func heldByPins(held map[bpfObject]bool) error {
 	mounts, err := readMounts()
 	if err != nil {
 		return err
 	}
+	walkPins(held, "", mounts)
+	own, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		return err
+	}
+	seen := map[string]bool{own: true}
+	namespaces, _ := filepath.Glob("/proc/[0-9]*/ns/mnt")
+	for _, path := range namespaces {
+		pid := strings.Split(path, "/")[2]
+		ns, err := os.Readlink(path)
+		if err != nil || seen[ns] || isOurs(pid) {
+			continue
+		}
+		seen[ns] = true
+		if mounts, err := readMountinfo("/proc/" + pid + "/mountinfo"); err == nil { // else it is gone
+			walkPins(held, "/proc/"+pid+"/root", mounts)
+		}
+	}
+	return nil
+}
+
+// walkPins adds what is pinned in the given mounts, all of which lie below root.
+func walkPins(held map[bpfObject]bool, root string, mounts []mount) {
 	own := "/" + ownPrefix()
 	for _, m := range mounts {
 		if m.fstype != "bpf" || strings.Contains(m.point, own) {
 			continue
 		}
-		err := filepath.WalkDir(m.point, func(path string, d fs.DirEntry, err error) error {
+		_ = filepath.WalkDir(root+m.point, func(path string, d fs.DirEntry, err error) error {
 			if err == nil && d.Type().IsRegular() {
 				addPin(held, path)
 			}
 			return nil // gone meanwhile
 		})
-		if err != nil {
-			return err
-		}
 	}
-	return nil
 }
 
 func addPin(held map[bpfObject]bool, path string) {

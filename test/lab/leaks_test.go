@@ -1,6 +1,7 @@
 package lab_test
 
 import (
+	"bufio"
 	"context"
 	"os"
 	"os/exec"
@@ -143,5 +144,42 @@ func TestSweepRemovesTheLabsOfDeadProcesses(t *testing.T) {
 		if _, err := os.Lstat(path); err != nil {
 			t.Errorf("the lab of a living process was swept: %v", err)
 		}
+	}
+}
+
+func TestObjectsPinnedInAnotherMountNamespaceAreNoLeaks(t *testing.T) {
+	l := lab.New(t)
+	before, err := lab.Take()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The shell's parent has gone: it is no child of this process. It ends with the lab, in whose cgroup it is.
+	dir := t.TempDir()
+	shell := l.Command(t.Context(), "setsid", "--fork", "unshare", "--mount", "--propagation", "private",
+		"sh", "-c", `mount -t bpf bpf "$1" && echo $$ && exec sleep 1000`, "sh", dir)
+	stdout, err := shell.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := shell.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := shell.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	m := newMap(t)
+	defer m.Close()
+	if leaks, err := before.LeaksNow(); err != nil || len(leaks) != 1 {
+		t.Fatalf("leaks: %v, %v; want only the map", leaks, err)
+	}
+	if err := m.Pin(filepath.Join("/proc", strings.TrimSpace(pid), "root", dir, "map")); err != nil {
+		t.Fatal(err)
+	}
+	if leaks, err := before.LeaksNow(); err != nil || len(leaks) != 0 {
+		t.Errorf("leaks: %v, %v; want none", leaks, err)
 	}
 }

@@ -16,8 +16,11 @@ type mount struct {
 	root, point, fstype string
 }
 
-func readMounts() ([]mount, error) {
-	data, err := os.ReadFile("/proc/self/mountinfo")
+// readMounts lists the mounts of this process's mount namespace.
+func readMounts() ([]mount, error) { return readMountinfo("/proc/self/mountinfo") }
+
+func readMountinfo(path string) ([]mount, error) {
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
@@ -27,7 +30,7 @@ func readMounts() ([]mount, error) {
 		before, after, ok := strings.Cut(line, " - ")
 		head, tail := strings.Fields(before), strings.Fields(after)
 		if !ok || len(head) < 6 || len(tail) < 1 {
-			return nil, fmt.Errorf("read /proc/self/mountinfo: cannot parse %q", line)
+			return nil, fmt.Errorf("read %s: cannot parse %q", path, line)
 		}
 		mounts = append(mounts, mount{unescape(head[3]), unescape(head[4]), tail[0]})
 	}
