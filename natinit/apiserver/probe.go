@@ -162,8 +162,8 @@ type prober struct {
 	roots *x509.CertPool
 }
 
-func (p *prober) probe(ctx context.Context, e Endpoint) ProbeResult {
-	r := ProbeResult{Endpoint: e}
+func (p *prober) probe(ctx context.Context, e Endpoint) (r ProbeResult) {
+	r.Endpoint = e
 	if !e.Resolved() {
 		r.State, r.Kind, r.Err = Dead, KindUnresolved, fmt.Errorf("%s has no address", e.Host)
 		return r
