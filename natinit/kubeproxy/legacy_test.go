@@ -34,6 +34,7 @@ func TestLegacyTableOnFile(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				defer table.close()
 				mustWrite(t, file, string(table.entries))
 			}
 			entries, err := os.ReadFile(file)
@@ -50,7 +51,7 @@ func TestLegacyTableOnFile(t *testing.T) {
 			if want := []netip.AddrPort{netip.MustParseAddrPort(test.want)}; !slices.Equal(rules.addrs, want) {
 				t.Errorf("addresses %v, want %v", rules.addrs, want)
 			}
-			if !rules.hooked || rules.unclear != 0 || !rules.chains["KUBE-SVC-NPX46M4PTMTKRN6Y"] {
+			if !rules.hooked || rules.unclear != 0 || !rules.found[0] {
 				t.Errorf("got %+v", rules)
 			}
 		})

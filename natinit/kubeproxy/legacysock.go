@@ -1,0 +1,111 @@
+package kubeproxy
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxLegacyTable bounds what is copied out of the kernel: about 200,000 rules.
+const maxLegacyTable = 64 << 20
+
+// The socket options of both families (uapi/linux/netfilter_ipv4/ip_tables.h
+// and netfilter_ipv6/ip6_tables.h).
+const (
+	optGetInfo    = 64
+	optGetEntries = 65
+)
+
+// legacyInfo is struct ipt_getinfo, and ip6t_getinfo.
+type legacyInfo struct {
+	Name       [32]byte
+	ValidHooks uint32
+	HookEntry  [5]uint32 // where each built-in chain begins, in bytes
+	Underflow  [5]uint32
+	NumEntries uint32
+	Size       uint32 // of all entries, in bytes
+}
+
+// legacyTable is a table as the kernel hands it out: entries of variable size,
+// one after the other. Whoever has read one closes it.
+type legacyTable struct {
+	layout  legacyLayout
+	hooks   map[int]bool // offsets at which built-in chains begin
+	entries []byte
+	mapped  []byte // holds entries; nil in tests
+}
+
+func (t legacyTable) close() {
+	if t.mapped != nil {
+		_ = unix.Munmap(t.mapped)
+	}
+}
+
+// readLegacyTable copies a table out of the kernel. It asks again when the
+// table has changed its size between the two questions (EAGAIN).
+func readLegacyTable(fam family, table string) (legacyTable, error) {
+	domain, level, layout := unix.AF_INET, unix.SOL_IP, layout4
+	if fam == ip6 {
+		domain, level, layout = unix.AF_INET6, unix.SOL_IPV6, layout6
+	}
+	// Any socket of the family takes these options. A raw one, as iptables
+	// uses, would need CAP_NET_RAW as well.
+	fd, err := unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return legacyTable{}, os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	for range 5 {
+		var info legacyInfo
+		copy(info.Name[:], table)
+		size := uint32(unsafe.Sizeof(info))
+		if err := getsockopt(fd, level, optGetInfo, unsafe.Pointer(&info), &size); err != nil {
+			return legacyTable{}, err
+		}
+		if info.Size > maxLegacyTable {
+			return legacyTable{}, fmt.Errorf("%d MiB are too much to read", info.Size>>20)
+		}
+		// struct ipt_get_entries: name, size, four bytes of padding, entries.
+		// All at once is the only way to have them, and they can be many MiB:
+		// too much to leave to the collector.
+		const header = 40
+		buf, err := unix.Mmap(-1, 0, header+int(info.Size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+		if err != nil {
+			return legacyTable{}, os.NewSyscallError("mmap", err)
+		}
+		copy(buf, table)
+		binary.NativeEndian.PutUint32(buf[32:], info.Size)
+		size = uint32(len(buf))
+		t := legacyTable{layout: layout, hooks: make(map[int]bool), entries: buf[header:], mapped: buf}
+		if err := getsockopt(fd, level, optGetEntries, unsafe.Pointer(&buf[0]), &size); err != nil {
+			t.close()
+			if errors.Is(err, unix.EAGAIN) {
+				continue
+			}
+			return legacyTable{}, err
+		}
+		for hook, offset := range info.HookEntry {
+			if info.ValidHooks&(1<<hook) != 0 {
+				t.hooks[int(offset)] = true
+			}
+		}
+		return t, nil
+	}
+	return legacyTable{}, errInterrupted
+}
+
+func getsockopt(fd, level, option int, value unsafe.Pointer, size *uint32) error {
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(option),
+		uintptr(value), uintptr(unsafe.Pointer(size)), 0)
+	if errno == unix.EPERM {
+		return errors.New("not allowed: needs CAP_NET_ADMIN")
+	}
+	if errno != 0 {
+		return os.NewSyscallError("getsockopt", errno)
+	}
+	return nil
+}
