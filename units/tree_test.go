@@ -211,6 +211,7 @@ func TestDirFollowsLinksAsTheHostWould(t *testing.T) {
 		"/lib":          "-> usr/lib",
 		"/usr/lib/a/":   "",
 		"/up/down":      "-> ../../../../etc",
+		"/etc/deep":     "-> /var/opt",
 		"/loop":         "-> /loop",
 		"/chain1":       "-> chain2",
 		"/chain2":       "-> /opt/x/..",
@@ -223,6 +224,7 @@ func TestDirFollowsLinksAsTheHostWould(t *testing.T) {
 		{"/up/down", "/etc"}, // .. stops at the root
 		{"/../../etc", "/etc"},
 		{"/chain1", "/var/opt"},
+		{"/etc/deep/x", "/var/opt/x"},
 		{"/not/there", "/not/there"},
 		{"/a file/x y", "/a file/x y"},
 		{"/", ""},
