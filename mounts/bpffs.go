@@ -142,7 +142,7 @@ func findBPFFS(c Config) (BPFFS, Host, error) {
 // directory, and if that is mounted with Bidirectional propagation, what we
 // mount on it.
 func findGivenBPFFS(c Config, ways []Way, noHost error) (BPFFS, Host, error) {
-	h := Host{own: true, Ways: ways}
+	h := Host{own: true, outOfReach: true, Ways: ways}
 	b, err := lookBPFFS(&h, c)
 	if err != nil {
 		return b, h, err

@@ -41,12 +41,12 @@ func EnsureBPFFS(ctx context.Context, c Config) (BPFFS, error) {
 		return b, b.Err()
 	}
 	plan := b.Actions
-	if len(plan) > 1 {
-		if err := c.record(RecordMkdir, b.HostPath, ""); err != nil {
-			return b, err
-		}
-		if err := os.MkdirAll(b.Path, 0o700); err != nil {
+	if len(plan) > 1 { // only for a given path, which is in our own namespace
+		if err := c.mkdirAll(h.view(), b.HostPath, 0o700); err != nil {
 			return b, fmt.Errorf("make the bpffs directory: %w", err)
+		}
+		if b.HostPath, err = h.view().resolve(b.HostPath); err != nil {
+			return b, fmt.Errorf("look at the bpffs directory: %w", err)
 		}
 	}
 	source := newSource()
@@ -229,6 +229,9 @@ func UnmountBPFFS(ctx context.Context, c Config, source string) error {
 		return nil
 	case BPFFSUnreachable:
 		return b.Err()
+	}
+	if h.outOfReach && !b.Mount.Shared {
+		return fmt.Errorf("unmount bpffs at %s: %w: it would only go from this container", b.HostPath, ErrNoHost)
 	}
 	return unmount(ctx, &h, c, b.HostPath, source, "bpf", func(dir string) error {
 		names, err := entries(dir, maxEntries)

@@ -224,11 +224,11 @@ func searchCgroup(h *Host, c Config, root trueRoot) (Cgroup2, error) {
 func searchTable(v view, table []Mount, root trueRoot, wrong *[]string) (Cgroup2, bool) {
 	for _, m := range table {
 		p, ok := strings.CutPrefix(m.Point, v.inTable)
-		if !ok || p == pureV2Path || p == hybridPath && v.prefix != "" {
-			continue
+		if !ok || !strings.HasPrefix(p, "/") {
+			continue // not below the given root
 		}
 		if g, ok := tryRoot(v, p, root, wrong); ok {
-			g.State, g.MountedByUs = CgroupElsewhere, m.Ours()
+			g.MountedByUs = m.Ours()
 			return g, true
 		}
 	}
@@ -249,16 +249,23 @@ func tryRoot(v view, p string, root trueRoot, wrong *[]string) (Cgroup2, bool) {
 	}
 	if !root.is(id) {
 		w := fmt.Sprintf("%s is a cgroup2, but cgroup %d in it is not the true root", v.open(real), id)
-		if !slices.Contains(*wrong, w) {
+		if root.known && !slices.Contains(*wrong, w) {
 			*wrong = append(*wrong, w)
 		}
 		return Cgroup2{}, false
 	}
-	g := Cgroup2{Path: v.open(real), HostPath: real, ID: id, IsTrueRoot: true, Sure: true, State: CgroupPureV2}
-	if p == hybridPath {
-		g.State = CgroupHybrid
+	return Cgroup2{Path: v.open(real), HostPath: real, ID: id, IsTrueRoot: true, Sure: true, State: layout(p)}, true
+}
+
+// layout names the way in which a hierarchy at p is mounted.
+func layout(p string) CgroupState {
+	switch p {
+	case pureV2Path:
+		return CgroupPureV2
+	case hybridPath:
+		return CgroupHybrid
 	}
-	return g, true
+	return CgroupElsewhere
 }
 
 // unsureRoot takes pid 1's own mount at one of the usual places where its id
@@ -268,9 +275,9 @@ func unsureRoot(h *Host, v view, root trueRoot) (Cgroup2, bool) {
 	if root.known || h.entry == "" {
 		return Cgroup2{}, false
 	}
-	for p, s := range map[string]CgroupState{pureV2Path: CgroupPureV2, hybridPath: CgroupHybrid} {
+	for _, p := range []string{pureV2Path, hybridPath} {
 		if id, err := CgroupID(v.open(p)); err == nil {
-			g := Cgroup2{Path: v.open(p), HostPath: p, ID: id, State: s, IsTrueRoot: true}
+			g := Cgroup2{Path: v.open(p), HostPath: p, ID: id, State: layout(p), IsTrueRoot: true}
 			g.warn("%s is taken for the true root because it is pid 1's, which could not be verified: %s", g.Path, root.how)
 			return g, true
 		}

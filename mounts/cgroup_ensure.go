@@ -41,13 +41,8 @@ func EnsureCgroup2(ctx context.Context, c Config) (Cgroup2, error) {
 // mountCgroup2 mounts in the namespaces of the calling thread.
 func mountCgroup2(v view, c Config, path, options string, root trueRoot) error {
 	dir := v.open(path)
-	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
-		if err := c.record(RecordMkdir, path, ""); err != nil {
-			return err
-		}
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return fmt.Errorf("make the mount point: %w", err)
-		}
+	if err := c.mkdirAll(v, path, 0o755); err != nil {
+		return fmt.Errorf("make the mount point: %w", err)
 	}
 	source := newSource()
 	if err := c.record(RecordMount, path, source); err != nil {

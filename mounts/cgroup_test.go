@@ -33,6 +33,7 @@ func newCgroup(t *testing.T) string {
 	t.Cleanup(func() {
 		_ = os.Remove(dir + "/pod/ctr")
 		_ = os.Remove(dir + "/pod")
+		_ = os.Remove(dir + "/sibling")
 		if err := os.Remove(dir); err != nil {
 			t.Error(err)
 		}
@@ -84,6 +85,7 @@ func TestCgroupOfNestedNode(t *testing.T) {
 			t.Run(row.is+" from "+from, func(t *testing.T) {
 				cg := newCgroup(t)
 				must(t, os.MkdirAll(cg+"/pod/ctr", 0o755))
+				must(t, os.Mkdir(cg+"/sibling", 0o755))
 				id, err := CgroupID(cg)
 				must(t, err)
 				runStage(t, "cgroup node", spec{clone: node, nest: unix.CLONE_NEWCGROUP, cgroup: cg,
@@ -145,9 +147,34 @@ func stageCgroupContainer(t *testing.T) {
 		t.Fatal("the container's own cgroup2 shows the node's root")
 	}
 	checkCgroup(t, row, id, prefix)
+	if row.path != "" && kind == hostProc {
+		checkSiblings(t, prefix+row.path)
+	}
+	// Both ways to ask the kernel for the root of a cgroup namespace.
+	for name, ask := range map[string]func() (uint64, error){"fsmount": namespaceRootID, "mount": namespaceRootIDByMount} {
+		must(t, onThread(func() error {
+			if got, err := ask(); got != own || err != nil {
+				t.Errorf("%s: root %d, want %d (%v)", name, got, own, err)
+			}
+			return nil
+		}))
+	}
 	in, sure, err := SelfIn(pureV2Path)
 	if !in || !sure || err != nil {
 		t.Errorf("in the container's own cgroup: %v %v %v", in, sure, err)
+	}
+}
+
+// checkSiblings asks about cgroups of the node from inside a container's.
+func checkSiblings(t *testing.T, root string) {
+	t.Helper()
+	for name, want := range map[string]bool{"/pod": true, "/pod/ctr": true, "/sibling": false} {
+		if in, sure, err := SelfIn(root + name); in != want || !sure || err != nil {
+			t.Errorf("self in %s: %v %v %v", root+name, in, sure, err)
+		}
+	}
+	if in, sure, err := Contains(root+"/pod", 1); in || !sure || err != nil {
+		t.Errorf("pid 1 in the container's cgroup: %v %v %v", in, sure, err)
 	}
 }
 
@@ -178,7 +205,7 @@ func checkCgroup(t *testing.T, row cgroupRow, id uint64, prefix string) {
 		}
 		g, err = EnsureCgroup2(t.Context(), c)
 		must(t, err)
-		if len(records) != 2 || records[0] != "mkdir "+wantPath || records[1] != "mount "+wantPath || !g.MountedByUs || g.State != CgroupElsewhere {
+		if strings.Join(records, ", ") != "mkdir /run/firsthop, mkdir /run/firsthop/cgroup, mount /run/firsthop/cgroup" || !g.MountedByUs || g.State != CgroupElsewhere {
 			t.Errorf("recorded %q: %+v", records, g)
 		}
 	}
@@ -190,13 +217,14 @@ func checkCgroup(t *testing.T, row cgroupRow, id uint64, prefix string) {
 	if len(again.Actions) > 0 || again.ID != id {
 		t.Errorf("the second time: %+v", again)
 	}
-	if in, sure, err := SelfIn(g.Path); err != nil || in && !sure || prefix == "" && !in {
+	if in, sure, err := SelfIn(g.Path); !in || !sure || err != nil {
 		t.Errorf("self in %s: %v %v %v", g.Path, in, sure, err)
 	}
-	if err := UnmountCgroup2(t.Context(), c, ""); mounted != (err == nil) && row.path != "" {
-		if !mounted && err != nil {
-			t.Errorf("unmount of nothing: %v", err)
-		}
+	n := len(records)
+	must(t, UnmountCgroup2(t.Context(), c, ""))
+	must(t, UnmountCgroup2(t.Context(), c, ""))
+	if mounted != (len(records) == n+1) {
+		t.Errorf("unmount recorded %q", records[n:])
 	}
 	if tableText(t) != before {
 		t.Error("the mounts are not what they were")

@@ -2,6 +2,7 @@ package mounts
 
 import (
 	"errors"
+	"os"
 	"path"
 	"path/filepath"
 )
@@ -63,6 +64,24 @@ func (c Config) record(kind, target, former string) error {
 		return nil
 	}
 	return c.Record(kind, target, former)
+}
+
+// mkdirAll makes a directory and those above it, each one recorded first.
+func (c Config) mkdirAll(v view, dir string, mode os.FileMode) error {
+	_, err := os.Stat(v.open(dir))
+	if err == nil || !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := c.mkdirAll(v, path.Dir(dir), mode); err != nil {
+		return err
+	}
+	if err := c.record(RecordMkdir, dir, ""); err != nil {
+		return err
+	}
+	if err := os.Mkdir(v.open(dir), mode); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	return nil
 }
 
 func (c Config) root() string {

@@ -54,6 +54,9 @@ func containerRows() []containerRow {
 		{is: "the host's proc at /host/proc", proc: freshProcAndHostProc, ownPID: true, way: "host proc", state: BPFFSAbsent, onHost: 1},
 		{is: "no way but a bpffs given by hostPath", proc: freshProc, ownPID: true, way: "own directory", state: BPFFSRight, onNode: usual, onHost: 1, noUnlink: true,
 			extra: hostPath, says: []string{"container's own first process", "/dev/termination-log", "cannot be verified"}},
+		{is: "a bpffs of ours given by hostPath is not unmounted in the container", proc: freshProc, ownPID: true, way: "own directory", state: BPFFSRight, onHost: 1, noUnlink: true,
+			onNode: func(t *testing.T) { mount(t, "firsthop-0", DefaultBPFFS, "bpf", usualFlags, "mode=0700") },
+			extra:  hostPath},
 		{is: "no way and no bpffs", proc: freshProc, ownPID: true, state: BPFFSUnreachable, ensure: ErrNoHost,
 			says: []string{"container's own first process", "hostPID: true", "a mount there would stay in this container"}},
 		{is: "no way but propagation", proc: freshProc, ownPID: true, way: "own directory", state: BPFFSAbsent, onHost: 1, noUnlink: true,
@@ -64,6 +67,7 @@ func containerRows() []containerRow {
 			onNode: shareSys, extra: hostPath, ensured: []string{"mount propagation", "a mount here appears there"}},
 		{is: "pid 1 may not be looked at", drop: []int{unix.CAP_SYS_PTRACE}, state: BPFFSUnreachable, ensure: ErrNoHost,
 			says: []string{"lacks CAP_SYS_PTRACE"}},
+		{is: "a given root that is pid 1's", way: "pid 1", state: BPFFSAbsent, onHost: 1},
 		{is: "a given root that is the host's", proc: hostProc, way: "pid 1", state: BPFFSAbsent, onHost: 1,
 			extra: func(t *testing.T, root string) { bind(t, "/", root+"/host-root") }},
 	}
@@ -117,8 +121,11 @@ func stageContainer(t *testing.T) {
 		}
 	})
 	c := Config{}
-	if strings.HasPrefix(row.is, "a given root") {
+	switch row.is {
+	case "a given root that is the host's":
 		c.Root = "/host-root"
+	case "a given root that is pid 1's":
+		c.Root = "/proc/1/root"
 	}
 	before := tableText(t)
 	b, err := FindBPFFS(c)
@@ -154,7 +161,12 @@ func stageContainer(t *testing.T) {
 			t.Errorf("%d bpffs mounts on the host, want %d", n, row.onHost)
 		}
 	}
-	if !row.noUnlink {
+	if strings.HasPrefix(row.is, "a bpffs of ours") {
+		if err := UnmountBPFFS(t.Context(), c, ""); !b.MountedByUs || !errors.Is(err, ErrNoHost) {
+			t.Errorf("unmount: %v", err)
+		}
+	}
+	if b.MountedByUs && !row.noUnlink {
 		must(t, UnmountBPFFS(t.Context(), c, b.Mount.Source))
 	}
 }
@@ -203,6 +215,16 @@ func stagePause(t *testing.T) {
 	h, err := FindHost(Config{})
 	if !errors.Is(err, ErrNoHost) || !strings.Contains(err.Error(), "pause process") {
 		t.Errorf("found %+v, %v", h, err)
+	}
+	// Unless the user says so.
+	c := Config{Root: "/proc/1/root"}
+	b, err := EnsureBPFFS(t.Context(), c)
+	if err != nil || b.Path != "/proc/1/root"+DefaultBPFFS || countType(t, "/proc/1", "bpf", DefaultBPFFS) != 1 || b.Ways[len(b.Ways)-1].Name != "given root" {
+		t.Errorf("given root: %+v, %v", b, err)
+	}
+	must(t, UnmountBPFFS(t.Context(), c, ""))
+	if countType(t, "/proc/1", "bpf", DefaultBPFFS) != 0 {
+		t.Error("unmount left it")
 	}
 }
 

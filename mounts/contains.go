@@ -40,13 +40,20 @@ func contains(dir, process string) (in, sure bool, err error) {
 	if IsTopCgroup(want) {
 		return true, true, nil // all are below the top
 	}
-	in, sure, err = containsHere(fd, want, process)
+	in, sure, err = containsHere(ownView(), fd, want, process)
 	if sure || err != nil {
 		return in, sure, err
 	}
 	h, err := FindHost(Config{})
-	if err != nil || h.ownCgroup || h.entry == "" {
+	if err != nil || h.entry == "" {
 		return false, false, nil
+	}
+	// A path through /proc/1/root is on a mount that only pid 1's table has.
+	if !h.own {
+		in, sure, err = containsHere(h.view(), fd, want, process)
+		if sure || err != nil || h.ownCgroup {
+			return in, sure, err
+		}
 	}
 	// The same look from pid 1's cgroup namespace. That it may be refused is
 	// only another reason not to be sure.
@@ -59,9 +66,13 @@ func contains(dir, process string) (in, sure bool, err error) {
 		if err := enter(entry, "cgroup", unix.CLONE_NEWCGROUP); err != nil {
 			return err
 		}
-		var err error
-		in, sure, err = containsHere(fd, want, process)
-		return err
+		for _, v := range []view{ownView(), h.view()} {
+			var err error
+			if in, sure, err = containsHere(v, fd, want, process); sure || err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		return false, false, nil
@@ -69,8 +80,9 @@ func contains(dir, process string) (in, sure bool, err error) {
 	return in, sure, nil
 }
 
-// containsHere looks from the cgroup namespace of the calling thread.
-func containsHere(fd int, want uint64, process string) (in, sure bool, err error) {
+// containsHere looks from the cgroup namespace of the calling thread, for a
+// directory that is on a mount of v.
+func containsHere(v view, fd int, want uint64, process string) (in, sure bool, err error) {
 	data, err := os.ReadFile("/proc/" + process + "/cgroup")
 	if err != nil {
 		return false, false, fmt.Errorf("read the cgroup of process %s: %w", process, err)
@@ -79,23 +91,25 @@ func containsHere(fd int, want uint64, process string) (in, sure bool, err error
 	if !ok {
 		return false, false, nil
 	}
-	table, err := ownView().mounts(typeIs("cgroup2"))
+	table, err := v.mounts(typeIs("cgroup2"))
 	if err != nil {
 		return false, false, err
 	}
 	m, ok := byID(table, mountID(fd))
 	if !ok {
-		return false, false, nil // a path into another mount namespace
+		return false, false, nil
 	}
+	point := v.open(strings.TrimPrefix(m.Point, v.inTable))
 	at, where := position(m.Root, rel)
 	switch where {
 	case outside:
 		return false, true, nil
 	case somewhereBelow:
-		id, err := CgroupID(m.Point)
-		return err == nil && id == want, err == nil && id == want, nil
+		id, err := CgroupID(point)
+		root := err == nil && id == want
+		return root, root, nil
 	}
-	return climb(path.Join(m.Point, at), m.ID, want)
+	return climb(path.Join(point, at), m.ID, want)
 }
 
 // climb goes from a directory upwards to the root of its mount.

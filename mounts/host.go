@@ -46,6 +46,8 @@ type Host struct {
 	ownCgroup bool   // our cgroup namespace is that of the first process
 	topCgroup bool   // the first process is in the initial cgroup namespace
 	inTable   string
+
+	outOfReach bool // not the host at all: our own namespace for want of it
 }
 
 func (h *Host) view() view {
@@ -142,7 +144,9 @@ func procDirs(c Config) []string {
 	for _, d := range c.Proc {
 		add(d)
 	}
-	if r := c.root(); r != "" {
+	if r := c.root(); strings.HasSuffix(r, "/1/root") {
+		add(strings.TrimSuffix(r, "/1/root")) // PROC/1/root
+	} else if r != "" {
 		add(r + "/proc")
 	}
 	add(DefaultHostProc)
