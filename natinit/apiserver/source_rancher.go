@@ -171,16 +171,20 @@ func (r *rancher) unit(root, path string, cfg *rancherConfig) bool {
 // reports whether the file is there.
 func (f *Finding) addBalancer(root, path string, apiPort uint16) bool {
 	b, err := readFile(root, path)
-	if err != nil {
-		return false
+	if err == nil {
+		f.addBalancerText(path, b, apiPort)
 	}
+	return err == nil
+}
+
+func (f *Finding) addBalancerText(path string, b []byte, apiPort uint16) {
 	var lb struct {
 		ServerURL       string
 		ServerAddresses []string
 	}
 	if err := json.Unmarshal(b, &lb); err != nil {
 		f.notef("%s: not JSON: %s", path, firstLine(err))
-		return true
+		return
 	}
 	for _, a := range lb.ServerAddresses {
 		f.addEntry(path, a)
@@ -191,7 +195,6 @@ func (f *Finding) addBalancer(root, path string, apiPort uint16) bool {
 	if u, err := url.Parse(lb.ServerURL); err == nil && u.Host != "" {
 		f.addURL(path, lb.ServerURL, apiPort)
 	}
-	return true
 }
 
 // stringList reads a YAML string or a list of strings.

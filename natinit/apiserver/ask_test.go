@@ -1,0 +1,236 @@
+package apiserver
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
+)
+
+const (
+	node  = "system:node:n1"
+	nodes = "system:nodes"
+)
+
+// newCluster has two API servers behind the Service, and kubeadm's ConfigMaps.
+func newCluster(t *testing.T) *apitest.Cluster {
+	c := &apitest.Cluster{
+		CA:        apitest.NewCA(t),
+		Services:  []netip.AddrPort{netip.MustParseAddrPort("10.96.0.1:443")},
+		Endpoints: []netip.AddrPort{netip.MustParseAddrPort("10.99.0.1:6443"), netip.MustParseAddrPort("10.99.0.2:6443")},
+	}
+	c.ConfigMaps = map[string]map[string]string{
+		"kube-public/cluster-info":                 {"kubeconfig": "apiVersion: v1\nkind: Config\nclusters: [{name: \"\", cluster: {server: \"https://10.99.0.8:6443\"}}]\n"},
+		"kube-system/kubeadm-config":               {"ClusterConfiguration": "kind: ClusterConfiguration\ncontrolPlaneEndpoint: api.cluster.example\nnetworking: {serviceSubnet: \"10.96.0.0/16,fd00:96::/112\"}\n"},
+		"kube-system/kube-proxy":                   {"kubeconfig.conf": kubeconfig("https://api.cluster.example:6443")},
+		"kube-system/kubernetes-services-endpoint": {"KUBERNETES_SERVICE_HOST": "10.99.0.9", "KUBERNETES_SERVICE_PORT": "6443"},
+	}
+	return c
+}
+
+// credential is the kubeconfig of a user, as loaded from a file.
+func credential(t *testing.T, kubeconfig string) *Credential {
+	t.Helper()
+	root := t.TempDir()
+	write(t, root, "/k.conf", kubeconfig)
+	c, err := LoadKubeconfig(root, "/k.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func notes(a Answer) string {
+	var out []string
+	for _, f := range a.Findings {
+		out = append(out, string(f.Source)+": "+strings.Join(f.Notes, "; "))
+	}
+	return strings.Join(out, "\n")
+}
+
+func finding(a Answer, s Source) Finding {
+	for _, f := range a.Findings {
+		if f.Source == s {
+			return f
+		}
+	}
+	return Finding{}
+}
+
+func within(t *testing.T, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestAskAsEachIdentity(t *testing.T) {
+	services, endpoints := []string{"10.96.0.1:443"}, []string{"10.99.0.1:6443", "10.99.0.2:6443"}
+	for name, tc := range map[string]struct {
+		user                string
+		groups              []string
+		services, endpoints []string
+		says                string
+	}{
+		"a kubelet gets both objects":            {node, []string{nodes}, services, endpoints, ""},
+		"kube-proxy's role lists them":           {"system:kube-proxy", nil, services, endpoints, ""},
+		"an administrator":                       {"admin", []string{"system:masters"}, services, endpoints, ""},
+		"somebody without any right is told why": {"nobody", nil, nil, nil, `403 services "kubernetes" is forbidden`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCluster(t)
+			at, _ := c.Serve(t, "10.99.0.1:0")
+			cred := credential(t, c.CA.Kubeconfig(t, "https://"+at.String(), tc.user, tc.groups...))
+			a := Ask(within(t, 5*time.Second), AskConfig{Credentials: []*Credential{cred}, Candidates: []Endpoint{{Addr: at}}})
+			f := a.Findings[0]
+			if !slices.Equal(stringsOf(f.Services), tc.services) || !slices.Equal(stringsOf(f.Endpoints), tc.endpoints) || a.Complete() != (tc.services != nil) {
+				t.Errorf("got %v", f)
+			}
+			if !strings.Contains(notes(a), tc.says) {
+				t.Errorf("notes lack %q:\n%s", tc.says, notes(a))
+			}
+			if string(a.CA) != string(c.CA.PEM) {
+				t.Error("the CA is not the cluster's")
+			}
+			if a.Complete() && slices.ContainsFunc(c.Requests(), func(r string) bool { return strings.Contains(r, "configmaps") }) {
+				t.Errorf("asked on after a complete answer: %q", c.Requests())
+			}
+		})
+	}
+}
+
+func TestAskThoroughly(t *testing.T) {
+	c := newCluster(t)
+	c.Used = []string{"kube-system/kube-proxy"} // a pod of this node uses it
+	at, _ := c.Serve(t, "10.99.0.1:0")
+	cred := credential(t, c.CA.Kubeconfig(t, "https://"+at.String(), node, nodes))
+	a := Ask(within(t, 5*time.Second), AskConfig{Credentials: []*Credential{cred}, Candidates: []Endpoint{{Addr: at}}, Thorough: true})
+	for s, want := range map[Source]string{
+		SourceAPI:              "[10.96.0.1:443] [10.99.0.1:6443 10.99.0.2:6443]",
+		SourceClusterInfo:      "[] [10.99.0.8:6443]", // anonymously: a node is refused
+		SourceKubeadmConfig:    "[10.96.0.1:443] [api.cluster.example:6443]",
+		SourceKubeProxy:        "[] [api.cluster.example:6443]",
+		SourceServicesEndpoint: "[] []",
+	} {
+		f := finding(a, s)
+		if got := fmt.Sprint(f.Services, f.Endpoints); got != want {
+			t.Errorf("%s gives %s, want %s; %q", s, got, want, f.Notes)
+		}
+	}
+	if n := finding(a, SourceServicesEndpoint).Notes; !strings.Contains(strings.Join(n, " "), "403") {
+		t.Errorf("refused, but the notes are %q", n)
+	}
+}
+
+func TestAskGoesOnToTheNextCredential(t *testing.T) {
+	c := newCluster(t)
+	c.NoAnonymous = true
+	at, _ := c.Serve(t, "10.99.0.1:0")
+	other := apitest.NewCA(t)
+	expired := credential(t, strings.Replace(kubeconfig("https://"+at.String()), "certificate-authority-data: Y2E=", "insecure-skip-tls-verify: true", 1))
+	foreign := credential(t, other.Kubeconfig(t, "https://"+at.String(), node, nodes))
+	good := credential(t, c.CA.Kubeconfig(t, "https://"+at.String(), node, nodes))
+	a := Ask(within(t, 5*time.Second), AskConfig{Credentials: []*Credential{foreign, expired, good}, Candidates: []Endpoint{{Addr: at}}})
+	if !a.Complete() {
+		t.Errorf("got %+v", a)
+	}
+	for _, want := range []string{"certificate signed by unknown authority", "401"} {
+		if !strings.Contains(notes(a), want) {
+			t.Errorf("notes lack %q:\n%s", want, notes(a))
+		}
+	}
+}
+
+func TestAskSendsNoTokenToAStranger(t *testing.T) {
+	ours, theirs := newCluster(t), newCluster(t)
+	theirs.Tokens = map[string]string{"secret": "system:kube-proxy"}
+	at, _ := theirs.Serve(t, "10.99.0.1:0")
+	dir := t.TempDir()
+	write(t, dir, "token", "secret")
+	write(t, dir, "ca.crt", string(ours.CA.PEM))
+	cred, err := loadServiceAccount(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := Ask(within(t, 5*time.Second), AskConfig{Credentials: []*Credential{cred}, Candidates: []Endpoint{{Addr: at}}})
+	if !a.Findings[0].Empty() || len(theirs.Requests()) > 0 {
+		t.Errorf("got %+v; the stranger saw %q", a, theirs.Requests())
+	}
+	// The same token is good at home, at an address that the certificate does not name.
+	ours.Tokens = theirs.Tokens
+	home, _ := ours.Serve(t, "10.99.0.2:0")
+	if a := Ask(within(t, 5*time.Second), AskConfig{Credentials: []*Credential{cred}, Candidates: []Endpoint{{Addr: home}}}); !a.Complete() {
+		t.Errorf("got %s", notes(a))
+	}
+}
+
+func TestAskIsNotHeldUpByDeadAndSilentServers(t *testing.T) {
+	c := newCluster(t)
+	at, _ := c.Serve(t, "[fd00:99::1]:0")
+	cred := credential(t, c.CA.Kubeconfig(t, "https://api.cluster.example:6443", node, nodes))
+	start := time.Now()
+	a := Ask(within(t, 20*time.Second), AskConfig{Credentials: []*Credential{cred}, Candidates: []Endpoint{
+		ep(apitest.Silent4 + ":6443"), ep(apitest.Unreachable4 + ":6443"), ep("10.99.0.1:1"), {Addr: at}, ep("unresolved.example:6443")}})
+	if d := time.Since(start); !a.Complete() || d > 5*time.Second {
+		t.Errorf("after %v: %s", d, notes(a))
+	}
+}
+
+func TestAskEndsWithItsContext(t *testing.T) {
+	c := newCluster(t)
+	cred := credential(t, c.CA.Kubeconfig(t, "https://x:1", node, nodes))
+	start := time.Now()
+	a := Ask(within(t, 100*time.Millisecond), AskConfig{Credentials: []*Credential{cred, cred}, Candidates: []Endpoint{ep(apitest.Silent4 + ":6443")}})
+	if d := time.Since(start); d > 5*time.Second || !strings.Contains(notes(a), "in time") {
+		t.Errorf("after %v: %s", d, notes(a))
+	}
+	if len(a.Findings) != 5 {
+		t.Errorf("%d findings: every source is to be listed", len(a.Findings))
+	}
+}
+
+// An exec plugin knows nothing of contexts.
+func TestAskLeavesASlowExecPluginBehind(t *testing.T) {
+	c := newCluster(t)
+	at, _ := c.Serve(t, "10.99.0.1:0")
+	dir := t.TempDir()
+	write(t, dir, "k.conf", strings.Replace(kubeconfig("https://"+at.String()), "{token: t}", "{exec: {apiVersion: client.authentication.k8s.io/v1, command: sleep, args: ['3'], interactiveMode: Never}}", 1))
+	write(t, dir, "ca", string(c.CA.PEM))
+	cred, err := LoadKubeconfig("", dir+"/k.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cred.config.CAData = c.CA.PEM
+	start := time.Now()
+	a := Ask(within(t, 200*time.Millisecond), AskConfig{Credentials: []*Credential{cred}, Candidates: []Endpoint{{Addr: at}}})
+	if d := time.Since(start); d > 2*time.Second || a.Complete() {
+		t.Errorf("after %v: %s", d, notes(a))
+	}
+}
+
+func TestAskWithoutMeansSaysSo(t *testing.T) {
+	c := newCluster(t)
+	cred := credential(t, c.CA.Kubeconfig(t, "https://x:1", node, nodes))
+	if a := Ask(t.Context(), AskConfig{Candidates: []Endpoint{ep("10.0.0.1:1")}}); !strings.Contains(notes(a), "no credentials") {
+		t.Error(notes(a))
+	}
+	if a := Ask(t.Context(), AskConfig{Credentials: []*Credential{cred}}); !strings.Contains(notes(a), "no address to ask at") {
+		t.Error(notes(a))
+	}
+}
+
+func TestAskIgnoresProxies(t *testing.T) {
+	for _, v := range []string{"HTTPS_PROXY", "https_proxy", "ALL_PROXY"} {
+		t.Setenv(v, "http://192.0.2.1:3128")
+	}
+	c := newCluster(t)
+	at, _ := c.Serve(t, "10.99.0.1:0")
+	cred := credential(t, c.CA.Kubeconfig(t, "https://"+at.String(), node, nodes))
+	if a := Ask(within(t, 5*time.Second), AskConfig{Credentials: []*Credential{cred}, Candidates: []Endpoint{{Addr: at}}}); !a.Complete() {
+		t.Error(notes(a))
+	}
+}
