@@ -1,0 +1,134 @@
+package natinit
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/test/clients"
+	"github.com/firsthop/firsthop/test/lab"
+)
+
+// inCgroup runs commands in the lab's network namespace, in another cgroup.
+type inCgroup struct {
+	l   *lab.Lab
+	dir string
+}
+
+func (c inCgroup) Command(ctx context.Context, name string, args ...string) *lab.Cmd {
+	const join = `echo $$ >"$0"/cgroup.procs && exec "$@"`
+	return c.l.Command(ctx, "/bin/sh", append([]string{"-c", join, c.dir, name}, args...)...)
+}
+
+// netnsCookie asks the kernel what the lab's network namespace is called in BPF programs.
+func netnsCookie(t testing.TB, l *lab.Lab) (cookie uint64) {
+	t.Helper()
+	const soNetnsCookie = 71 // SO_NETNS_COOKIE, Linux 5.14
+	must(t, l.Do(func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, soNetnsCookie)
+		return err
+	}))
+	return cookie
+}
+
+func TestHostScopeServesOnlyTheHostsNamespace(t *testing.T) {
+	n := newNode(t)
+	pod, err := n.l.AddPod("pod", netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("2001:db8:1::1"))
+	must(t, err)
+	p := clients.Go(t)
+	for _, b := range []bpf.Balancer{{UDP: true}, {UDP: true, HostNetns: netnsCookie(t, n.l)}, {UDP: true}} {
+		n.up(t, allFeatures(), b, services(0, 1, 2))
+		for _, w := range waysToVIP() {
+			if e := p.Run(t, n.l, w.mode, w.vip, "hello", w.options()...)[0]; e.Error != "" {
+				t.Errorf("%+v: the host, %s: %+v", b, w.name, e)
+			}
+			if w.mode != clients.TCP && b.HostNetns != 0 {
+				continue // would wait for an answer
+			}
+			e := p.Run(t, pod, w.mode, w.vip, "hello", w.options()...)[0]
+			if served := e.Error == ""; served != (b.HostNetns == 0) {
+				t.Errorf("%+v: a pod, %s: %+v", b, w.name, e)
+			}
+		}
+		// What is not served isn't refused either: whatever serves the pod's network decides.
+		e := p.Run(t, pod, clients.TCP, "10.96.0.1:444", "hello")[0]
+		if refused := e.Error == "connect ECONNREFUSED"; refused != (b.HostNetns == 0) {
+			t.Errorf("%+v: an unserved port, from a pod: %+v", b, e)
+		}
+	}
+}
+
+// special runs a few lines of Python in the lab and returns what they print.
+func (n *node) special(t testing.TB, script string) string {
+	t.Helper()
+	cmd := n.l.Command(t.Context(), "python3", "-c", "import socket, errno\n"+script)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// getpeername may name the backend: connect runs for the first subflow, getpeername for the socket above it, and from the
+// one's cookie nothing on the floor leads to the other's (net/mptcp/protocol.c, mptcp_connect).
+func TestMPTCPSocketsAreTranslated(t *testing.T) {
+	n := newNode(t)
+	n.up(t, allFeatures(), bpf.Balancer{UDP: true}, services(0))
+	out := n.special(t, `
+for family, vip in ((socket.AF_INET, "10.96.0.1"), (socket.AF_INET6, "fd00:96::1"), (socket.AF_INET6, "::ffff:10.96.0.1")):
+    try:
+        s = socket.socket(family, socket.SOCK_STREAM, 262)
+    except OSError as e:
+        print("no MPTCP", errno.errorcode[e.errno])
+        break
+    s.settimeout(5)
+    s.connect((vip, 443))
+    s.sendall(b"hello\n")
+    print(s.getpeername()[0] in (vip, "192.0.2.11", "2001:db8::11", "::ffff:192.0.2.11"), b"backend-0" in s.recv(4096))
+`)
+	if strings.HasPrefix(out, "no MPTCP") {
+		t.Skip(out)
+	}
+	const want = "True True\nTrue True\nTrue True"
+	if out != want {
+		t.Errorf("got\n%s\nwant\n%s", out, want)
+	}
+}
+
+// Raw sockets and ping have no ports: what they name is what they get.
+func TestOtherProtocolsAreLeftAlone(t *testing.T) {
+	n := newNode(t)
+	must(t, n.l.AddAddr("10.96.0.1/32", "fd00:96::1/128"))
+	must(t, n.l.Sysctl("net.ipv4.ping_group_range", "0 2147483647"))
+	n.up(t, allFeatures(), bpf.Balancer{UDP: true}, services(0))
+	out := n.special(t, `
+for family, kind, proto, vip in (
+    (socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP, "10.96.0.1"),
+    (socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP, "10.96.0.1"),
+    (socket.AF_INET6, socket.SOCK_DGRAM, socket.IPPROTO_ICMPV6, "fd00:96::1"),
+    (socket.AF_INET, socket.SOCK_DGRAM, 136, "10.96.0.1"),
+):
+    try:
+        s = socket.socket(family, kind, proto)
+    except OSError as e:
+        print("none", errno.errorcode[e.errno])
+        continue
+    s.connect((vip, 443))
+    print(s.getpeername()[0])
+`)
+	for i, want := range []string{"10.96.0.1", "10.96.0.1", "fd00:96::1", "10.96.0.1"} {
+		lines := strings.Split(out, "\n")
+		if i >= len(lines) || lines[i] != want && !(i == 3 && strings.HasPrefix(lines[i], "none")) { // UDP-Lite left with 7.1
+			t.Errorf("socket %d: got %q, want %s", i, lines, want)
+		}
+	}
+}
