@@ -55,6 +55,38 @@ func newConnector(ctx context.Context, cgroup, binary string) (connector, error)
 	return startChild(ctx, cgroup, binary)
 }
 
+// pendingConnector is a connector that is made while other steps run: to start
+// a child takes as long as to load the programs.
+type pendingConnector struct {
+	done chan struct{}
+	conn connector
+	err  error
+}
+
+func prepareConnector(ctx context.Context, cgroup, binary string) *pendingConnector {
+	p := &pendingConnector{done: make(chan struct{})}
+	go func() {
+		defer close(p.done)
+		p.conn, p.err = newConnector(ctx, cgroup, binary)
+	}()
+	return p
+}
+
+// wait gives the connector, or why there is none.
+func (p *pendingConnector) wait() (connector, error) {
+	<-p.done
+	return p.conn, p.err
+}
+
+// Close ends the connector, if one was made.
+func (p *pendingConnector) Close() error {
+	conn, err := p.wait()
+	if err != nil {
+		return nil // whoever needed it has said so
+	}
+	return conn.Close()
+}
+
 type inProcess struct{}
 
 func (inProcess) connect(ctx context.Context, req connectRequest) (connectAnswer, error) {
@@ -122,11 +154,11 @@ func startChild(ctx context.Context, cgroup, binary string) (*child, error) {
 		return nil, fmt.Errorf("open cgroup: %w", err)
 	}
 	defer dir.Close()
-	c, err := spawn(ctx, binary, &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd()), Pdeathsig: syscall.SIGKILL})
+	c, err := spawn(ctx, binary, &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())})
 	if err == nil {
 		return c, nil
 	}
-	if c, err = spawn(ctx, binary, &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}); err != nil {
+	if c, err = spawn(ctx, binary, nil); err != nil {
 		return nil, fmt.Errorf("start the child that connects: %w", err)
 	}
 	procs := filepath.Join(cgroup, "cgroup.procs")

@@ -32,6 +32,7 @@ func runStage(ctx context.Context, cfg Config, steps []step) *Report {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	start := time.Now()
+	go bpf.Preload()
 	s := &stage{Config: cfg, report: &Report{Version: cfg.Version, Time: start.UTC(), DryRun: cfg.DryRun, Result: OK}}
 	s.run(ctx, steps)
 	s.finish(start)
@@ -46,16 +47,17 @@ type stage struct {
 	places
 	report *Report
 
-	lock     *Lock
-	volatile *Ledger // undone by a reboot; nil in a dry run
-	durable  *Ledger // not undone by a reboot; nil in a dry run
-	features bpf.Features
-	bpffs    mounts.BPFFS
-	cgroup   mounts.Cgroup2
-	found    *discover.Result
-	seeded   *natinit.Seeded
-	attached *natinit.Attached
-	kernel   kernel.Report
+	lock      *Lock
+	volatile  *Ledger // undone by a reboot; nil in a dry run
+	durable   *Ledger // not undone by a reboot; nil in a dry run
+	features  bpf.Features
+	bpffs     mounts.BPFFS
+	cgroup    mounts.Cgroup2
+	found     *discover.Result
+	connector *pendingConnector // nil until the cgroup is known
+	seeded    *natinit.Seeded
+	attached  *natinit.Attached
+	kernel    kernel.Report
 }
 
 // outcome is what a step that didn't fail says.
@@ -144,6 +146,9 @@ func (s *stage) takeBack() {
 
 // finish keeps the report, closes handles and gives the lock back.
 func (s *stage) finish(start time.Time) {
+	if s.connector != nil {
+		s.complain("prove", s.connector.Close())
+	}
 	if s.attached != nil {
 		s.complain("close", s.attached.Close())
 	}
@@ -209,7 +214,7 @@ func (s *stage) takeLock(ctx context.Context) (outcome, error) {
 		return outcome{}, err
 	}
 	waited := time.Since(start)
-	if s.volatile, err = OpenLedger(s.runDir); err != nil {
+	if s.volatile, err = OpenLedger(s.runDir, false); err != nil {
 		return outcome{}, err
 	}
 	if made {
@@ -217,7 +222,7 @@ func (s *stage) takeLock(ctx context.Context) (outcome, error) {
 			return outcome{}, err
 		}
 	}
-	if s.durable, err = OpenLedger(s.stateDir); err != nil {
+	if s.durable, err = OpenLedger(s.stateDir, true); err != nil {
 		return outcome{}, err
 	}
 	if waited > 10*time.Millisecond {

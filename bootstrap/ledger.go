@@ -33,13 +33,15 @@ type Entry struct {
 // concurrent use: its users hold the instance's lock.
 type Ledger struct {
 	path    string
+	durable bool // a note is on disk before the change is made
 	entries []Entry
 }
 
 // OpenLedger reads the ledger in a directory; a missing one is empty. A
-// damaged one is an error: what it noted must not be forgotten.
-func OpenLedger(dir string) (*Ledger, error) {
-	l := &Ledger{path: filepath.Join(dir, LedgerName)}
+// damaged one is an error: what it noted must not be forgotten. durable is for
+// changes that survive a loss of power, as their notes then must.
+func OpenLedger(dir string, durable bool) (*Ledger, error) {
+	l := &Ledger{path: filepath.Join(dir, LedgerName), durable: durable}
 	data, err := os.ReadFile(l.path)
 	if errors.Is(err, os.ErrNotExist) {
 		return l, nil
@@ -61,7 +63,7 @@ func (l *Ledger) Has(kind, target string) bool {
 	return slices.ContainsFunc(l.entries, func(e Entry) bool { return e.Kind == kind && e.Target == target })
 }
 
-// Record notes a change and returns when the note is on disk. A change that is
+// Record notes a change before it is made. A change that is
 // noted already keeps its first note: that one has the true former state.
 func (l *Ledger) Record(kind, target, former string) error {
 	if i := slices.IndexFunc(l.entries, func(e Entry) bool { return e.Kind == kind && e.Target == target }); i >= 0 {
@@ -116,7 +118,7 @@ func (l *Ledger) save() error {
 	if err != nil {
 		return fmt.Errorf("encode the list of changes: %w", err)
 	}
-	if err := writeFile(l.path, append(data, '\n'), true); err != nil {
+	if err := writeFile(l.path, append(data, '\n'), l.durable); err != nil {
 		return fmt.Errorf("note a change: %w", err)
 	}
 	return nil

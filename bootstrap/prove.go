@@ -73,11 +73,10 @@ func (s *stage) proofAdvice() string {
 }
 
 func (s *stage) proveThrough(ctx context.Context) error {
-	conn, err := newConnector(ctx, s.cgroup.Path, s.Binary)
+	conn, err := s.connector.wait()
 	if err != nil {
 		return err
 	}
-	defer func() { s.complain("prove", conn.Close()) }()
 	for _, svc := range s.found.ServiceAddrs() {
 		p, err := s.proveOne(ctx, conn, svc)
 		if err != nil {

@@ -143,6 +143,7 @@ func (s *stage) saveAddresses() (outcome, error) {
 
 func (s *stage) installUnits(ctx context.Context) (units.Report, error) {
 	cfg := units.Config{Root: s.hostRoot, BPFFS: s.bpffs.HostPath, StateDir: s.onHost(), BinarySource: s.Binary, Log: s.Log}
+	cfg.Args = s.bootArgs()
 	if s.Boot {
 		cfg.BinarySource = "" // the boot unit runs the host's copy already
 	}
@@ -151,6 +152,30 @@ func (s *stage) installUnits(ctx context.Context) (units.Report, error) {
 	}
 	cfg.Record, cfg.Owned = s.durable.Record, s.durable.Has
 	return units.Install(ctx, cfg)
+}
+
+// bootArgs are the boot unit's: the settings of this run that a boot can't find
+// out by itself. Addresses are not among them: they are in the saved file, and
+// there they can change.
+func (s *stage) bootArgs() []string {
+	args := []string{"init", "--boot"}
+	add := func(given bool, flag ...string) {
+		if given {
+			args = append(args, flag...)
+		}
+	}
+	add(s.StateDir != "", "--state-dir", s.StateDir)
+	add(s.RunDir != "", "--run-dir", s.RunDir)
+	add(s.scope != ScopeAll, "--scope", string(s.scope))
+	add(!s.UDP, "--udp=false")
+	add(s.IgnoreKernelVersion, "--ignore-kernel-version")
+	for _, name := range s.Forbid {
+		args = append(args, "--forbid-feature", name)
+	}
+	for _, extra := range s.Config.Extra {
+		args = append(args, "--extra-service", extra)
+	}
+	return args
 }
 
 func describeActions(actions []units.Action) []string {

@@ -87,6 +87,9 @@ func (s *stage) ensureCgroup(ctx context.Context) (outcome, error) {
 		return outcome{}, err
 	}
 	s.report.Instance.Cgroup, s.report.Instance.CgroupID = g.HostPath, g.ID
+	if !s.DryRun && s.scope != ScopeOff {
+		s.connector = prepareConnector(ctx, g.Path, s.Binary)
+	}
 	reason := fmt.Sprintf("%s: %s", g.HostPath, g.How)
 	return outcome{reason: reason, changes: g.Actions, warnings: g.Warnings}, nil
 }

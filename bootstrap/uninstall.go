@@ -76,10 +76,10 @@ func (u *uninstall) add(kind, target string) {
 // look finds everything that is to go.
 func (u *uninstall) look(ctx context.Context) error {
 	var err error
-	if u.volatile, err = OpenLedger(u.runDir); err != nil {
+	if u.volatile, err = OpenLedger(u.runDir, false); err != nil {
 		return err
 	}
-	if u.durable, err = OpenLedger(u.stateDir); err != nil {
+	if u.durable, err = OpenLedger(u.stateDir, true); err != nil {
 		return err
 	}
 	if u.bpffs, err = mounts.FindBPFFS(u.mountConfig(u.BPFFS)); err != nil {

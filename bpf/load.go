@@ -5,22 +5,33 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"sync"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sync/errgroup"
 )
 
 // ErrNoNetnsCookie says that the kernel can't limit the balancer to the host's
 // network namespace.
 var ErrNoNetnsCookie = errors.New("only the host's network namespace is to be served, which needs bpf_get_netns_cookie (Linux 5.7)")
 
-// specs parses the embedded object. The caller may change what it gets.
+// parsed is the embedded object, which never changes, parsed once: that takes
+// a good part of the time of a run that has nothing else to do.
+var parsed = sync.OnceValues(loadConnect)
+
+// Preload parses the embedded object, so that the first who needs it finds it
+// done. Meant to be called in a goroutine of its own, early.
+func Preload() { parsed() }
+
+// specs gives a copy of the parsed object, which the caller may change.
 func specs() (*ebpf.CollectionSpec, error) {
-	spec, err := loadConnect()
+	spec, err := parsed()
 	if err != nil {
 		return nil, fmt.Errorf("parse embedded object: %w", err)
 	}
-	return spec, nil
+	return spec.Copy(), nil
 }
 
 // Balancer says how the connect-time load balancer is to behave.
@@ -66,12 +77,39 @@ func (b Balancer) settings(m *Maps, f Features) Settings {
 // LoadPrograms loads the balancer's programs against the maps of m. All are
 // loaded or none. The caller closes them; a program that is attached stays.
 //
-// ErrNoNetnsCookie: the balancer is for one network namespace, and the kernel
-// can't tell them apart.
+// The kernel verifies one program at a time per loading thread, so the two
+// families are loaded side by side.
 func LoadPrograms(m *Maps, b Balancer, f Features) (map[string]*ebpf.Program, error) {
 	if b.HostNetns != 0 && !f.NetnsCookie { // r0 = 0 in the helper's place would serve nobody
 		return nil, ErrNoNetnsCookie
 	}
+	var families [2][]Hook
+	for i, h := range b.Hooks(f) {
+		families[i%2] = append(families[i%2], h)
+	}
+	var loaded [2]map[string]*ebpf.Program
+	var group errgroup.Group
+	for i, hooks := range families {
+		group.Go(func() (err error) {
+			loaded[i], err = loadPrograms(m, b, f, hooks)
+			return err
+		})
+	}
+	err := group.Wait()
+	progs := map[string]*ebpf.Program{}
+	for _, part := range loaded {
+		maps.Copy(progs, part)
+	}
+	if err != nil {
+		for _, p := range progs {
+			p.Close()
+		}
+		return nil, err
+	}
+	return progs, nil
+}
+
+func loadPrograms(m *Maps, b Balancer, f Features, hooks []Hook) (map[string]*ebpf.Program, error) {
 	spec, err := specs()
 	if err != nil {
 		return nil, err
@@ -85,7 +123,7 @@ func LoadPrograms(m *Maps, b Balancer, f Features) (map[string]*ebpf.Program, er
 		spec.Maps[name.Kernel()].MaxEntries = bm.MaxEntries()
 	}
 	wanted := map[string]*ebpf.ProgramSpec{}
-	for _, h := range b.Hooks(f) {
+	for _, h := range hooks {
 		prog := spec.Programs[h.Program()]
 		if err := substitute(prog, f); err != nil {
 			return nil, err
@@ -99,7 +137,7 @@ func LoadPrograms(m *Maps, b Balancer, f Features) (map[string]*ebpf.Program, er
 	}
 	defer coll.Close()
 	progs := map[string]*ebpf.Program{}
-	for _, h := range b.Hooks(f) {
+	for _, h := range hooks {
 		progs[h.Name] = coll.DetachProgram(h.Program())
 	}
 	return progs, nil
@@ -155,7 +193,11 @@ func (b Balancer) Current(l Loaded, m *Maps, f Features) bool {
 	return l.Ours && l.Settings == b.settings(m, f)
 }
 
+// ids are the kernel's ids of the maps, asked for once.
 func (m *Maps) ids() (map[ebpf.MapID]bool, error) {
+	if m.known != nil {
+		return m.known, nil
+	}
 	ids := map[ebpf.MapID]bool{}
 	for name, bm := range m.byName {
 		info, err := bm.Info()
@@ -165,6 +207,7 @@ func (m *Maps) ids() (map[ebpf.MapID]bool, error) {
 		id, _ := info.ID()
 		ids[id] = true
 	}
+	m.known = ids
 	return ids, nil
 }
 

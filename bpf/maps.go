@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -39,10 +40,11 @@ func (s Sizes) apply(spec *ebpf.CollectionSpec) {
 	set(MapBackend, s.Backends)
 }
 
-// Maps are the open maps of a NAT table.
+// Maps are the open maps of a NAT table. Not safe for concurrent use.
 type Maps struct {
 	byName  map[MapName]*ebpf.Map
-	Created []MapName // those that EnsureMaps created, in order
+	known   map[ebpf.MapID]bool // see ids
+	Created []MapName           // those that EnsureMaps created, in order
 }
 
 // Map is an open map of the table.
@@ -110,19 +112,26 @@ func EnsureMaps(pins Pins, sizes Sizes) (*Maps, error) {
 }
 
 func (m *Maps) ensureAll(pins Pins, spec *ebpf.CollectionSpec) error {
+	var missing []MapName
 	for _, name := range MapNames() {
-		ms := spec.Maps[name.Kernel()]
-		bm, err := openPinned(pins.Map(name), ms, false)
-		if errors.Is(err, os.ErrNotExist) {
-			bm, err = createPinned(pins.Map(name), ms)
-			if err == nil {
-				m.Created = append(m.Created, name)
-			}
-		}
-		if err != nil {
+		bm, err := openPinned(pins.Map(name), spec.Maps[name.Kernel()], false)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+			missing = append(missing, name)
+		case err != nil:
 			return err
+		default:
+			m.byName[name] = bm
 		}
-		m.byName[name] = bm
+	}
+	if err := m.create(missing, spec); err != nil {
+		return err
+	}
+	for _, name := range missing {
+		if err := m.Map(name).Pin(pins.Map(name)); err != nil {
+			return fmt.Errorf("pin map: %w", err)
+		}
+		m.Created = append(m.Created, name)
 	}
 	meta, err := m.Meta()
 	if err != nil {
@@ -132,6 +141,28 @@ func (m *Maps) ensureAll(pins Pins, spec *ebpf.CollectionSpec) error {
 		return m.putMeta(Meta{ABI: LayoutVersion, Owner: MetaOwner})
 	}
 	return m.checkMeta(pins)
+}
+
+// create creates maps side by side: the kernel clears a few MiB for them.
+func (m *Maps) create(names []MapName, spec *ebpf.CollectionSpec) error {
+	created := make([]*ebpf.Map, len(names))
+	var group errgroup.Group
+	for i, name := range names {
+		group.Go(func() (err error) {
+			ms := spec.Maps[name.Kernel()]
+			if created[i], err = ebpf.NewMap(ms); err != nil {
+				return fmt.Errorf("create map %s with %d entries: %w", ms.Name, ms.MaxEntries, err)
+			}
+			return nil
+		})
+	}
+	err := group.Wait()
+	for i, bm := range created {
+		if bm != nil {
+			m.byName[names[i]] = bm // also after an error: Close closes it
+		}
+	}
+	return err
 }
 
 // Discard unpins what EnsureMaps created: for an init stage whose proof failed.
@@ -248,18 +279,6 @@ func openPinned(path string, want *ebpf.MapSpec, readOnly bool) (*ebpf.Map, erro
 		defer m.Close()
 		return nil, fmt.Errorf("%s is a %v map with %d byte keys and %d byte values, layout %d has %v, %d, %d: move it away if nothing needs it: %w",
 			path, m.Type(), m.KeySize(), m.ValueSize(), LayoutVersion, want.Type, want.KeySize, want.ValueSize, ErrForeign)
-	}
-	return m, nil
-}
-
-func createPinned(path string, spec *ebpf.MapSpec) (*ebpf.Map, error) {
-	m, err := ebpf.NewMap(spec)
-	if err != nil {
-		return nil, fmt.Errorf("create map %s with %d entries: %w", spec.Name, spec.MaxEntries, err)
-	}
-	if err := m.Pin(path); err != nil {
-		m.Close()
-		return nil, fmt.Errorf("pin map: %w", err)
 	}
 	return m, nil
 }

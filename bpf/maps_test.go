@@ -111,8 +111,11 @@ func TestEnsureMapsCompletesWhatAKilledRunBegan(t *testing.T) {
 			}
 		}
 		for _, name := range MapNames()[:killed] {
-			m, err := createPinned(pins.Map(name), spec.Maps[name.Kernel()])
+			m, err := ebpf.NewMap(spec.Maps[name.Kernel()])
 			if err != nil {
+				t.Fatal(err)
+			}
+			if err := m.Pin(pins.Map(name)); err != nil {
 				t.Fatal(err)
 			}
 			m.Close()

@@ -135,3 +135,29 @@ func programHolders(id ebpf.ProgramID, proc string) []string {
 	}
 	return out
 }
+
+// Conflicts looks at the hooks of a cgroup as an attach would find them, and
+// changes nothing. conflicts says which programs would keep ours out;
+// neighbours are those that would share a hook with ours (ours among them, if
+// they are attached already). proc is where processes are looked up; a wrong
+// one only costs the names of owners.
+func Conflicts(cgroup string, f bpf.Features, proc string) (conflicts, neighbours []string, err error) {
+	dir, err := os.Open(cgroup)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open cgroup: %w", err)
+	}
+	defer dir.Close()
+	for _, h := range (bpf.Balancer{UDP: true}).Hooks(f) {
+		flags, ids, err := queryFlags(dir, h.Attach)
+		switch {
+		case err != nil:
+			return nil, nil, fmt.Errorf("list programs of %s: %w", cgroup, err)
+		case len(ids) == 0:
+		case flags&allowMulti == 0:
+			conflicts = append(conflicts, fmt.Sprintf("%s: %s is attached %s", h.Name, nameAll(ids, proc), flagWords(flags)))
+		default:
+			neighbours = append(neighbours, h.Name+": "+nameAll(ids, proc))
+		}
+	}
+	return conflicts, neighbours, nil
+}

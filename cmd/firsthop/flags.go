@@ -117,6 +117,7 @@ func config(e env, c *cli.Context) (bootstrap.Config, error) {
 		Prove:     string(bootstrap.Answered),
 		Scope:     string(bootstrap.ScopeAll),
 		Persist:   string(bootstrap.PersistAuto),
+		UDP:       true,
 		Forbid:    c.StringSlice("forbid-feature"),
 		Sizes:     bpf.Sizes{},
 
