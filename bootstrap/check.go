@@ -43,7 +43,7 @@ type CheckReport struct {
 // Check looks at everything that the init stage needs of a node, and changes
 // nothing.
 func Check(ctx context.Context, cfg Config) (*CheckReport, error) {
-	if err := errors.Join(cfg.checkDirs(), kernel.Config{Forbid: cfg.Forbid}.Validate()); err != nil {
+	if err := errors.Join(cfg.Dirs.Validate(), kernel.Config{Forbid: cfg.Forbid}.Validate()); err != nil {
 		return nil, &UsageError{Err: err}
 	}
 	c := &checkup{Config: cfg, places: cfg.Dirs.places(), report: &CheckReport{Ready: true}}

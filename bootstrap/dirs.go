@@ -1,7 +1,9 @@
 package bootstrap
 
 import (
+	"fmt"
 	"path/filepath"
+	"strings"
 
 	"github.com/firsthop/firsthop/mounts"
 )
@@ -26,6 +28,19 @@ type Dirs struct {
 // Own reports whether the instance has a bpffs or cgroup of its own: then it
 // isn't the node's, and nothing is installed for the node's next boot.
 func (d Dirs) Own() bool { return d.BPFFS != "" || d.Cgroup != "" }
+
+// Validate says which directory can't be used as it was given: all must be
+// absolute.
+func (d Dirs) Validate() error {
+	for _, d := range []struct{ flag, path string }{
+		{"--bpffs", d.BPFFS}, {"--cgroup", d.Cgroup}, {"--state-dir", d.StateDir}, {"--run-dir", d.RunDir}, {"--root", d.Root},
+	} {
+		if d.path != "" && (!filepath.IsAbs(d.path) || strings.ContainsAny(d.path, "\x00\n")) {
+			return fmt.Errorf("%s %q: want an absolute path", d.flag, d.path)
+		}
+	}
+	return nil
+}
 
 // places are an instance's directories as this process reaches them.
 type places struct {

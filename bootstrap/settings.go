@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -81,7 +80,7 @@ func (c Config) parse() (settings, error) {
 		choose(&s.scope, c.Scope, "--scope", ScopeAll, ScopeHost, ScopeOff),
 		choose(&s.persist, c.Persist, "--persist", PersistAuto, PersistOff),
 		kernel.Config{Forbid: c.Forbid}.Validate(),
-		c.checkDirs(),
+		c.Dirs.Validate(),
 		c.checkSizes(),
 	)
 	for _, text := range c.Extra {
@@ -143,31 +142,25 @@ func choose[T ~string](to *T, text, flag string, choices ...T) error {
 	return fmt.Errorf("%s %q: want %s", flag, text, strings.Join(words, ", "))
 }
 
-func (c Config) checkDirs() error {
-	for _, d := range []struct{ flag, path string }{
-		{"--bpffs", c.BPFFS}, {"--cgroup", c.Cgroup}, {"--state-dir", c.StateDir}, {"--run-dir", c.RunDir}, {"--root", c.Root},
-	} {
-		if d.path != "" && (!filepath.IsAbs(d.path) || strings.ContainsAny(d.path, "\x00\n")) {
-			return fmt.Errorf("%s %q: want an absolute path", d.flag, d.path)
-		}
-	}
-	return nil
-}
-
 // Map sizes are bounded so that a slip of a digit doesn't take a node's memory.
 const (
 	minEntries = 1024
 	maxEntries = 1 << 24
 )
 
-func (c Config) checkSizes() error {
-	for _, s := range []struct {
-		flag string
-		n    uint32
-	}{{"--max-frontends", c.Sizes.Frontends}, {"--max-services", c.Sizes.Services}, {"--max-backends", c.Sizes.Backends}} {
-		if s.n != 0 && (s.n < minEntries || s.n > maxEntries) {
-			return fmt.Errorf("%s %d: want %d to %d", s.flag, s.n, minEntries, maxEntries)
-		}
+// CheckRoom judges a number of entries that a flag asks for; 0 stands for the
+// default.
+func CheckRoom(flag string, n uint64) error {
+	if n != 0 && (n < minEntries || n > maxEntries) {
+		return fmt.Errorf("%s %d: want %d to %d", flag, n, minEntries, maxEntries)
 	}
 	return nil
+}
+
+func (c Config) checkSizes() error {
+	return errors.Join(
+		CheckRoom("--max-frontends", uint64(c.Sizes.Frontends)),
+		CheckRoom("--max-services", uint64(c.Sizes.Services)),
+		CheckRoom("--max-backends", uint64(c.Sizes.Backends)),
+	)
 }

@@ -52,23 +52,16 @@ func newApp(e env) *cli.App {
 	for _, cmd := range app.Commands {
 		cmd.OnUsageError = onUsageError
 		cmd.HideHelpCommand = true
-		action := cmd.Action
-		if !cmd.SkipFlagParsing && cmd.ArgsUsage == " " {
-			cmd.Action = func(c *cli.Context) error {
-				if c.Args().Present() {
-					return usagef("%s takes no arguments, but was given %q", c.Command.Name, strings.Join(c.Args().Slice(), " "))
-				}
-				return action(c)
+		action, takesNone := cmd.Action, cmd.ArgsUsage == " "
+		cmd.Action = func(c *cli.Context) error {
+			if takesNone && c.Args().Present() {
+				return usagef("%s takes no arguments, but was given %q", c.Command.Name, strings.Join(c.Args().Slice(), " "))
 			}
+			if err := checkCommonFlags(e, c); err != nil {
+				return err
+			}
+			return action(c)
 		}
 	}
 	return app
-}
-
-func onUsageError(c *cli.Context, err error, _ bool) error {
-	name := "firsthop"
-	if c.Command != nil && c.Command.Name != "" && c.Command.Name != name {
-		name += " " + c.Command.Name
-	}
-	return usagef("%s: `%s --help` lists the flags", err, name)
 }

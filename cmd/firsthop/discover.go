@@ -28,9 +28,13 @@ func discoverCommand(e env) *cli.Command {
 			if err != nil {
 				return &bootstrap.UsageError{Err: err}
 			}
+			d, err := checkedDirs(c)
+			if err != nil {
+				return err
+			}
 			ctx, cancel := context.WithTimeout(c.Context, c.Duration("timeout"))
 			defer cancel()
-			hostRoot, stateDir := dirs(c).Places()
+			hostRoot, stateDir := d.Places()
 			found, err := discover.Run(ctx, discover.Config{Explicit: explicit, Root: hostRoot, StateDir: stateDir, Pod: pod(e), Thorough: true})
 			if err != nil && !errors.Is(err, discover.ErrNotFound) {
 				return err

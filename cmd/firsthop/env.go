@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -32,10 +33,21 @@ type env struct {
 }
 
 func osEnv() env {
+	forgetEmptyVariables()
 	return env{
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv,
 		self:  "/proc/self/exe",
 		color: isTerminal(os.Stdout) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb",
+	}
+}
+
+// forgetEmptyVariables makes an empty variable as good as unset: the flag
+// package takes an empty FIRSTHOP_UDP for false.
+func forgetEmptyVariables() {
+	for _, kv := range os.Environ() {
+		if name, value, _ := strings.Cut(kv, "="); strings.HasPrefix(name, envPrefix) && strings.TrimSpace(value) == "" {
+			os.Unsetenv(name)
+		}
 	}
 }
 
@@ -63,6 +75,7 @@ func run(ctx context.Context, e env, args []string) int {
 	err := newApp(e).RunContext(ctx, args)
 	var code exitCode
 	var usage *bootstrap.UsageError
+	var topic cli.ExitCoder
 	switch {
 	case err == nil:
 		return int(bootstrap.ExitOK)
@@ -70,6 +83,9 @@ func run(ctx context.Context, e env, args []string) int {
 		return int(code)
 	case errors.As(err, &usage):
 		fmt.Fprintln(e.stderr, "firsthop:", err)
+		return int(bootstrap.ExitUsage)
+	case errors.As(err, &topic): // cli's own: help for a command that there is not
+		fmt.Fprintf(e.stderr, "firsthop: %q is not a command of firsthop: `firsthop help` lists them\n", args[len(args)-1])
 		return int(bootstrap.ExitUsage)
 	}
 	fmt.Fprintln(e.stderr, "firsthop:", err)

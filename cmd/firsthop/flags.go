@@ -22,8 +22,10 @@ const (
 	categoryAddress  = "API server addresses (what is not given is discovered):"
 )
 
+const envPrefix = "FIRSTHOP_"
+
 func envVar(name string) []string {
-	return []string{"FIRSTHOP_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))}
+	return []string{envPrefix + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))}
 }
 
 func stringFlag(name, value, usage, category string) *cli.StringFlag {
@@ -76,6 +78,40 @@ func dirs(c *cli.Context) bootstrap.Dirs {
 		BPFFS: c.String("bpffs"), Cgroup: c.String("cgroup"),
 		StateDir: c.String("state-dir"), RunDir: c.String("run-dir"), Root: c.String("root"),
 	}
+}
+
+// checkedDirs is dirs for commands whose report has no place for an error.
+func checkedDirs(c *cli.Context) (bootstrap.Dirs, error) {
+	d := dirs(c)
+	if err := d.Validate(); err != nil {
+		return d, &bootstrap.UsageError{Err: err}
+	}
+	return d, nil
+}
+
+// checkCommonFlags judges flags that parse but make no sense, whether or not
+// the command comes to use them.
+func checkCommonFlags(e env, c *cli.Context) error {
+	for _, f := range c.Command.Flags {
+		name := f.Names()[0]
+		switch d := c.Duration(name); {
+		case name == "timeout" && d <= 0:
+			return usagef("--timeout %s: want more than 0", d)
+		case name == "lock-timeout" && d < 0:
+			return usagef("--lock-timeout %s: want 0 or more", d)
+		}
+		if _, ok := f.(*cli.UintFlag); ok { // before it is cut to 32 bits
+			if err := bootstrap.CheckRoom("--"+name, uint64(c.Uint(name))); err != nil {
+				return &bootstrap.UsageError{Err: err}
+			}
+		}
+		if name == "log-level" {
+			if _, err := newLogger(e, c); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // given lists how a setting was given, the strongest first.

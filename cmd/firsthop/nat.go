@@ -17,7 +17,11 @@ func natCommand(e env) *cli.Command {
 			if err != nil {
 				return err
 			}
-			table, err := bootstrap.ReadTable(dirs(c))
+			d, err := checkedDirs(c)
+			if err != nil {
+				return err
+			}
+			table, err := bootstrap.ReadTable(d)
 			if err != nil {
 				return err
 			}

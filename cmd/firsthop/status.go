@@ -22,7 +22,11 @@ func statusCommand(e env) *cli.Command {
 			if err != nil {
 				return err
 			}
-			st, err := bootstrap.ReadStatus(dirs(c))
+			d, err := checkedDirs(c)
+			if err != nil {
+				return err
+			}
+			st, err := bootstrap.ReadStatus(d)
 			if err != nil {
 				return err
 			}

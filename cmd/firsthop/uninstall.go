@@ -27,9 +27,13 @@ What isn't ours is never touched.`,
 			if err != nil {
 				return err
 			}
+			d, err := checkedDirs(c)
+			if err != nil {
+				return err
+			}
 			dry := c.Bool("dry-run")
 			removed, err := bootstrap.Uninstall(c.Context, bootstrap.UninstallConfig{
-				Dirs: dirs(c), Force: c.Bool("force"), DryRun: dry, LockTimeout: c.Duration("lock-timeout"), Log: log,
+				Dirs: d, Force: c.Bool("force"), DryRun: dry, LockTimeout: c.Duration("lock-timeout"), Log: log,
 			})
 			if err != nil {
 				return err

@@ -18,7 +18,11 @@ func unitsCommand(e env) *cli.Command {
 			if err != nil {
 				return err
 			}
-			rep, err := bootstrap.ReadUnits(c.Context, dirs(c), e.self)
+			d, err := checkedDirs(c)
+			if err != nil {
+				return err
+			}
+			rep, err := bootstrap.ReadUnits(c.Context, d, e.self)
 			if err != nil {
 				return err
 			}

@@ -1,0 +1,136 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/bootstrap"
+)
+
+// nowhere are an instance's flags that name what isn't there: a bad setting must be found before any of it is used.
+func nowhere(t *testing.T) (dir string, flags []string) {
+	dir = t.TempDir()
+	t.Cleanup(func() { _ = unix.Unmount(filepath.Join(dir, "bpffs"), unix.MNT_DETACH) }) // if the test fails
+	for _, name := range []string{"bpffs", "cgroup", "state-dir", "run-dir"} {
+		flags = append(flags, "--"+name, filepath.Join(dir, name))
+	}
+	return dir, flags
+}
+
+func TestABadSettingIsNamedAndChangesNothing(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		line string // after "firsthop"; NAME=VALUE before the command is environment
+		want string // in the one line
+	}{
+		{"an unknown command", `bogus`, `"bogus" is not a command`},
+		{"a mistyped command", `iint`, `"iint" is not a command`},
+		{"help on an unknown command", `help bogus`, `"bogus" is not a command`},
+		{"an unknown flag before the command", `--bogus init`, `unknown flag "--bogus"`},
+		{"an unknown flag", `init --bogus`, `unknown flag "--bogus"`},
+		{"an unknown flag with a value", `init --bogus=3`, `unknown flag "--bogus"`},
+		{"another command's flag", `status --lock-timeout 3s`, `unknown flag "--lock-timeout"`},
+		{"a flag without its value", `init --prove`, `--prove needs a value`},
+		{"a stray argument of init", `init stray`, `init takes no arguments, but was given "stray"`},
+		{"a stray argument of status", `status one two`, `status takes no arguments, but was given "one two"`},
+		{"a stray argument of version", `version 1`, `version takes no arguments, but was given "1"`},
+		{"no shell to complete for", `completion`, `bash, zsh or fish`},
+		{"an unknown shell", `completion tcsh`, `"tcsh"`},
+		{"two shells", `completion bash zsh`, `bash, zsh or fish`},
+
+		{"an unknown strength", `init --prove strongly`, `--prove "strongly": want translated, answered, ready`},
+		{"an unknown strength, by environment", `FIRSTHOP_PROVE=strongly init`, `--prove "strongly": want translated, answered, ready`},
+		{"an unknown scope", `init --scope none`, `--scope "none": want all, host, off`},
+		{"an unknown scope, by environment", `FIRSTHOP_SCOPE=none init`, `--scope "none": want all, host, off`},
+		{"an unknown choice for the next boot", `init --persist on`, `--persist "on": want auto, off`},
+		{"an unknown feature", `init --forbid-feature warp`, `"warp"`},
+		{"an unknown feature, by environment", `FIRSTHOP_FORBID_FEATURE=batch,warp init`, `"warp"`},
+		{"an unknown feature for check", `check --forbid-feature warp`, `"warp"`},
+		{"an unknown output", `init -o yaml`, `--output "yaml": want text or json`},
+		{"an unknown output, by environment", `FIRSTHOP_OUTPUT=yaml version`, `--output "yaml": want text or json`},
+		{"an unknown log level", `init --log-level loud`, `--log-level "loud": want debug, info, warn or error`},
+		{"an unknown log level for a command that logs nothing", `status --log-level loud`, `--log-level "loud"`},
+		{"an unknown log format", `uninstall --log-format xml`, `--log-format "xml": want text or json`},
+		{"an unknown log format, by environment", `FIRSTHOP_LOG_FORMAT=xml nat`, `--log-format "xml": want text or json`},
+
+		{"a bool that is none", `init --udp=perhaps`, `--udp "perhaps": want true or false`},
+		{"a bool that is none, by environment", `FIRSTHOP_UDP=perhaps init`, `FIRSTHOP_UDP "perhaps": want true or false`},
+		{"a bool that is none, for uninstall", `FIRSTHOP_FORCE=yes! uninstall`, `FIRSTHOP_FORCE "yes!": want true or false`},
+		{"a duration that is none", `init --timeout soon`, `--timeout "soon": want a duration, such as 2s`},
+		{"a duration without a unit", `init --timeout 3`, `--timeout "3": want a duration, such as 2s`},
+		{"a duration that is none, by environment", `FIRSTHOP_TIMEOUT=soon discover`, `FIRSTHOP_TIMEOUT "soon": want a duration, such as 2s`},
+		{"no time at all", `init --timeout 0`, `--timeout 0s: want more than 0`},
+		{"a negative time", `discover --timeout -3s`, `--timeout -3s: want more than 0`},
+		{"a negative time for the lock", `uninstall --lock-timeout -1ms`, `--lock-timeout -1ms: want 0 or more`},
+		{"a number that is none", `init --max-backends many`, `--max-backends "many": want a whole number`},
+		{"a negative number, by environment", `FIRSTHOP_MAX_BACKENDS=-1 init`, `FIRSTHOP_MAX_BACKENDS "-1": want a whole number`},
+		{"too little room", `init --max-backends 1023`, `--max-backends 1023: want 1024 to 16777216`},
+		{"too much room", `init --max-frontends 16777217`, `--max-frontends 16777217: want 1024 to 16777216`},
+		{"room that 32 bits can't say", `init --max-services 4294968320`, `--max-services 4294968320: want 1024 to 16777216`},
+
+		{"a relative bpffs", `init --bpffs sys/fs/bpf`, `--bpffs "sys/fs/bpf": want an absolute path`},
+		{"a relative bpffs for status", `status --bpffs sys/fs/bpf`, `--bpffs "sys/fs/bpf": want an absolute path`},
+		{"a relative cgroup for nat", `nat --cgroup here`, `--cgroup "here": want an absolute path`},
+		{"a relative cgroup for check", `check --cgroup here`, `--cgroup "here": want an absolute path`},
+		{"a relative root for units", `units --root host`, `--root "host": want an absolute path`},
+		{"a relative root for discover", `discover --root host`, `--root "host": want an absolute path`},
+		{"a relative state directory for uninstall", `uninstall --state-dir var`, `--state-dir "var": want an absolute path`},
+		{"a relative run directory for install", `install --run-dir run`, `--run-dir "run": want an absolute path`},
+
+		{"an extra service that is no service", `init --extra-service dns`, `--extra-service "dns": no = in it`},
+		{"an extra service of no protocol", `init --extra-service icmp/10.96.0.10:53=10.0.0.5:53`, `protocol "icmp"`},
+		{"an extra service with port 0", `init --extra-service udp/10.96.0.10:0=10.0.0.5:53`, `"10.96.0.10:0" has port 0`},
+		{"an extra service with a name", `init --extra-service udp/10.96.0.10:53=dns.example:53`, `"dns.example:53" is not IP:PORT`},
+		{"an extra service without backends", `init --extra-service udp/10.96.0.10:53=`, `"" is not IP:PORT`},
+		{"an extra service across families", `init --extra-service udp/10.96.0.10:53=[fd00::5]:53`, `of another family`},
+		{"an extra service that is its own backend", `init --extra-service udp/10.96.0.10:53=10.96.0.10:53`, `is the Service itself`},
+		{"one extra service twice", `init --extra-service udp/10.96.0.10:53=10.0.0.5:53 --extra-service udp/10.96.0.10:53=10.0.0.6:53`, `udp/10.96.0.10:53 is given twice`},
+		{"the API service as an extra service", varVIPs + `=10.96.0.1:443 init --extra-service tcp/10.96.0.1:443=10.0.0.6:53`, `is the API service`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			dir, flags := nowhere(t)
+			line := strings.Fields(tc.line)
+			if commands := strings.Fields("init check status discover nat units install uninstall"); slices.ContainsFunc(line, func(w string) bool {
+				return slices.Contains(commands, w)
+			}) && line[0] != "--bogus" {
+				line = insertBefore(line, flags)
+			}
+			r := plain(t, line...).exits(bootstrap.ExitUsage).says(tc.want)
+			if entries, _ := os.ReadDir(dir); len(entries) > 0 {
+				t.Errorf("it made %v", entries)
+			}
+			if strings.Contains(r.stdout+r.stderr, "parse error") || strings.Contains(r.stdout+r.stderr, "strconv") {
+				t.Errorf("it speaks of its inside:\n%s%s", r.stdout, r.stderr)
+			}
+			if n := strings.Count(r.stderr, "\n"); n > 1 {
+				t.Errorf("it says %d lines:\n%s", n, r.stderr)
+			}
+		})
+	}
+}
+
+// insertBefore puts an instance's flags right behind the command's name, so that flags of the test come after them and
+// win.
+func insertBefore(line, flags []string) []string {
+	env, rest := splitEnv(line)
+	return slices.Concat(env, rest[:1], flags, rest[1:])
+}
+
+func TestAnEmptyVariableIsAsGoodAsUnset(t *testing.T) {
+	n := newNode(t)
+	n.serving()
+	line := []string{varVIPs + "=" + vips, varServer + "=" + servers}
+	for _, name := range []string{"PROVE", "SCOPE", "UDP", "OUTPUT", "LOG_LEVEL", "LOG_FORMAT", "TIMEOUT", "LOCK_TIMEOUT", "MAX_BACKENDS",
+		"BEST_EFFORT", "DRY_RUN", "FORBID_FEATURE", "IGNORE_KERNEL_VERSION", "ROOT"} {
+		line = append(line, "FIRSTHOP_"+name+"=")
+	}
+	r := n.run(append(line, "FIRSTHOP_PERSIST=off", "init", "-o", "json")...).exits(0).report()
+	if len(r.Hooks) != 8 {
+		t.Errorf("%d hooks, want 8: an empty FIRSTHOP_UDP switches UDP off", len(r.Hooks))
+	}
+}

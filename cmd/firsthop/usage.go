@@ -1,0 +1,62 @@
+package main
+
+import (
+	"fmt"
+	"regexp"
+
+	"github.com/urfave/cli/v2"
+)
+
+// onUsageError words what the flag package says about a command line for
+// people: the flag or variable, the value, and what is wanted.
+func onUsageError(c *cli.Context, err error, _ bool) error {
+	name, flags := "firsthop", c.App.Flags
+	if c.Command != nil && c.Command.Name != "" && c.Command.Name != name {
+		name += " " + c.Command.Name
+		flags = c.Command.Flags
+	}
+	return usagef("%s: `%s --help` lists the flags", explain(err.Error(), flags), name)
+}
+
+// What the flag package and cli say, in the order of explain's cases.
+const (
+	unknownFlag = `^flag provided but not defined: -(.*)$`
+	noValue     = `^flag needs an argument: -(.*)$`
+	badValue    = `^invalid (?:boolean )?value (".*") for (?:flag )?-([a-z-]+): `
+	badVariable = `^could not parse (".*") as .* value from environment variable "(.*)" for flag ([a-z-]+): `
+)
+
+func explain(text string, flags []cli.Flag) string {
+	match := func(pattern string) []string { return regexp.MustCompile(pattern).FindStringSubmatch(text) }
+	if m := match(unknownFlag); m != nil {
+		return fmt.Sprintf("unknown flag %q", "--"+m[1])
+	}
+	if m := match(noValue); m != nil {
+		return fmt.Sprintf("--%s needs a value", m[1])
+	}
+	if m := match(badValue); m != nil {
+		return fmt.Sprintf("--%s %s: want %s", m[2], m[1], wanted(flags, m[2]))
+	}
+	if m := match(badVariable); m != nil {
+		return fmt.Sprintf("%s %s: want %s", m[2], m[1], wanted(flags, m[3]))
+	}
+	return text
+}
+
+// wanted says what values a flag takes.
+func wanted(flags []cli.Flag, name string) string {
+	for _, f := range flags {
+		if f.Names()[0] != name {
+			continue
+		}
+		switch f.(type) {
+		case *cli.BoolFlag:
+			return "true or false"
+		case *cli.DurationFlag:
+			return "a duration, such as 2s or 500ms"
+		case *cli.UintFlag:
+			return "a whole number"
+		}
+	}
+	return "something else"
+}
