@@ -11,7 +11,8 @@
 
 static __always_inline bool same_address(const struct address *a, const struct address *b)
 {
-	return a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2] && a->word[3] == b->word[3];
+	return a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2] &&
+	       a->word[3] == b->word[3];
 }
 
 static __always_inline struct peer *peer_slot(__u64 cookie)
@@ -64,7 +65,8 @@ static __always_inline bool recall_peer(__u64 cookie, struct address *addr, __be
 }
 
 /* Remembers the frontend of a UDP socket. Writes only what is new: a lookup keeps an LRU entry young. */
-static __always_inline void remember_reverse(__u64 cookie, const struct frontend_key *fe, __u32 index, const struct backend *be)
+static __always_inline void remember_reverse(__u64 cookie, const struct frontend_key *fe, __u32 index,
+                                             const struct backend *be)
 {
 	struct reverse_key key = {.cookie = cookie, .backend = be->addr, .port = be->port};
 	struct reverse value = {.frontend = fe->addr, .port = fe->port, .index = index};

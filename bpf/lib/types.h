@@ -134,8 +134,8 @@ _Static_assert(sizeof(struct flow) == 8, "layout");
 
 /* The one entry of the meta map: says whose table this is. Written by user space, never read here. */
 struct meta {
-	__u32 abi;   /* layout version */
-	__u32 owner; /* META_OWNER */
+	__u32 abi;        /* layout version */
+	__u32 owner;      /* META_OWNER */
 	__u64 generation; /* highest set id ever given out */
 };
 _Static_assert(sizeof(struct meta) == 16, "layout");
