@@ -54,6 +54,7 @@ func startBackends(t testing.TB, l *lab.Lab, kind string, prefix string, n int) 
 // fast as they can. No connect may fail, and none may reach a server that this Service never had: not those of the
 // second Service, whose sets get the memory that this one's set free.
 func TestNoConnectFailsWhileBackendsChange(t *testing.T) {
+	client := clients.Build(t)
 	for name, f := range map[string]bpf.Features{"one by one": {}, "in batches": {Batch: true}} {
 		t.Run(name, func(t *testing.T) {
 			l := lab.New(t)
@@ -70,8 +71,8 @@ func TestNoConnectFailsWhileBackendsChange(t *testing.T) {
 			attach(t, l, m)
 
 			hammers := []*clients.Hammer{
-				startHammer(t, l, clients.Echo),
-				startHammer(t, l, clients.AwaitClose),
+				startHammer(t, l, client, clients.Echo),
+				startHammer(t, l, client, clients.AwaitClose),
 			}
 			changes := changeUntil(t, k, first, second, time.Now().Add(2*time.Second))
 			for i, h := range hammers {
@@ -86,8 +87,8 @@ func TestNoConnectFailsWhileBackendsChange(t *testing.T) {
 	}
 }
 
-func startHammer(t testing.TB, l *lab.Lab, do clients.OnConnect) *clients.Hammer {
-	return clients.StartHammer(t, l, clients.Build(t), clients.HammerConfig{Addr: "10.96.0.1:443", Workers: 32, Do: do})
+func startHammer(t testing.TB, l *lab.Lab, client string, do clients.OnConnect) *clients.Hammer {
+	return clients.StartHammer(t, l, client, clients.HammerConfig{Addr: "10.96.0.1:443", Workers: 32, Do: do})
 }
 
 // changeUntil gives both services random sets, one of them grown by Rollback and failed writes, and counts the changes.
