@@ -194,6 +194,9 @@ func stageBPFFSLifecycle(t *testing.T) {
 		if b.State != BPFFSRight || !b.MountedByUs || !b.Mount.Ours() || len(b.Actions) == 0 || len(b.Warnings)+len(b.Notes) > 0 {
 			t.Fatalf("after ensure: %+v", b)
 		}
+		if want := c.Root + c.bpffsPath(); b.Path != want {
+			t.Errorf("at %s, want %s", b.Path, want)
+		}
 		if b.Mode&0o777 != 0o700 || b.UID != 0 {
 			t.Errorf("mode %o, owner %d", b.Mode, b.UID)
 		}
@@ -225,6 +228,14 @@ func stageBPFFSLifecycle(t *testing.T) {
 			t.Errorf("unmount left:\n%s", after)
 		}
 	}
+	unlock, err := lockDir(t.Context(), DefaultBPFFS)
+	must(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if b, err := EnsureBPFFS(ctx, Config{}); !errors.Is(err, context.Canceled) || b.State != BPFFSAbsent {
+		t.Errorf("ensure while another holds the lock: %s, %v", b.State, err)
+	}
+	unlock()
 	usual(t)
 	if err := UnmountBPFFS(t.Context(), Config{}, ""); !errors.Is(err, ErrNotOurs) {
 		t.Errorf("unmount of a foreign one: %v", err)

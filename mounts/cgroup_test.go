@@ -231,6 +231,45 @@ func checkCgroup(t *testing.T, row cgroupRow, id uint64, prefix string) {
 	}
 }
 
+// A pod with hostPID in kind that may look at pid 1 but enter nothing.
+func TestCgroupWithoutSetns(t *testing.T) {
+	cg := newCgroup(t)
+	must(t, os.MkdirAll(cg+"/pod/ctr", 0o755))
+	id, err := CgroupID(cg)
+	must(t, err)
+	runStage(t, "cgroup unsure", spec{clone: node, nest: unix.CLONE_NEWCGROUP, cgroup: cg, arg: fmt.Sprintf("%d|%s", id, filepath.Base(cg))})
+}
+
+func stageCgroupUnsure(t *testing.T) {
+	arg, name, _ := strings.Cut(stageArg(), "|")
+	if name != "" {
+		machine := v2Root(t)
+		startNode(t)
+		mount(t, "x", "/run", "tmpfs", 0, "")
+		bind(t, machine, "/run/machine")
+		mount(t, "x", "/sys/fs/cgroup", "tmpfs", 0, "")
+		mountV2(t, pureV2Path)
+		runStage(t, "cgroup unsure", spec{clone: unix.CLONE_NEWNS, nest: unix.CLONE_NEWCGROUP, cgroup: "/run/machine/" + name + "/pod/ctr",
+			drop: []int{unix.CAP_SYS_ADMIN}, arg: arg})
+		return
+	}
+	g, err := EnsureCgroup2(t.Context(), Config{})
+	must(t, err)
+	if g.Path != "/proc/1/root"+pureV2Path || fmt.Sprint(g.ID) != arg || !g.IsTrueRoot || g.Sure || !anyContains(g.Warnings, "lacks CAP_SYS_ADMIN") {
+		t.Errorf("found %+v, want id %s", g, arg)
+	}
+	if in, sure, err := SelfIn(g.Path); !in || !sure || err != nil {
+		t.Errorf("in the node's root: %v %v %v", in, sure, err)
+	}
+	if in, sure, err := SelfIn(g.Path + "/pod"); in || sure || err != nil {
+		t.Errorf("in a cgroup whose name cannot be known: %v %v %v", in, sure, err)
+	}
+	_, err = EnsureBPFFS(t.Context(), Config{})
+	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "setns /proc/1/ns/mnt") || !strings.Contains(err.Error(), "lacks CAP_SYS_ADMIN") {
+		t.Errorf("bpffs: %v", err)
+	}
+}
+
 // A machine that mounts no cgroup2 (RHEL 8), in the initial cgroup namespace.
 func TestCgroupTop(t *testing.T) { runStage(t, "cgroup top", spec{clone: node}) }
 
@@ -248,6 +287,11 @@ func stageCgroupTop(t *testing.T) {
 	must(t, err)
 	if g.Path != "/run/other/cgroup" || g.ID != 1 || !g.Sure || !g.MountedByUs {
 		t.Errorf("mounted: %+v", g)
+	}
+	// Another process that did not see it in time mounts it once more.
+	must(t, mountCgroup2(ownView(), Config{}, g.HostPath, "", trueRoot{}))
+	if n := countType(t, "/proc/self", "cgroup2", g.HostPath); n != 1 {
+		t.Errorf("%d mounts", n)
 	}
 	must(t, UnmountCgroup2(t.Context(), Config{RunDir: "/run/other"}, ""))
 	must(t, UnmountCgroup2(t.Context(), Config{RunDir: "/run/other"}, ""))

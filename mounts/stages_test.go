@@ -31,6 +31,8 @@ func stageNamed(name string) func(*testing.T) {
 		return stageCgroupNode
 	case "cgroup container":
 		return stageCgroupContainer
+	case "cgroup unsure":
+		return stageCgroupUnsure
 	case "cgroup top":
 		return stageCgroupTop
 	}

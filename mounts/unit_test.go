@@ -194,6 +194,40 @@ func TestKubeletMark(t *testing.T) {
 	}
 }
 
+// Rule 2 of FindHost: the number of the first pid namespace settles it.
+func TestJudgeInitOfTheMachine(t *testing.T) {
+	for _, same := range []bool{true, false} {
+		if sure, ok, reason := judgeInit("/none", namespaces{pid: initPIDNamespace}, same); !sure || !ok || reason == "" {
+			t.Errorf("same %v: %v %v %q", same, sure, ok, reason)
+		}
+	}
+	// Of any other nothing is known if its mount table cannot be read.
+	if _, ok, reason := judgeInit("/none", namespaces{pid: "pid:[1]"}, false); ok || reason == "" {
+		t.Errorf("%v %q", ok, reason)
+	}
+}
+
+func TestFindRoot(t *testing.T) {
+	own := []Mount{{ID: 9, Point: "/", Dev: "0:57", Root: "/"}}
+	bound := []Mount{{ID: 9, Point: "/", Dev: "8:1", Root: "/snapshots/2/fs"}}
+	for _, row := range []struct {
+		is     string
+		own    []Mount
+		theirs Mount
+		want   bool
+	}{
+		{"the same overlay", own, Mount{Dev: "0:57", Root: "/", Point: "/run/c/rootfs"}, true},
+		{"another overlay", own, Mount{Dev: "0:58", Root: "/", Point: "/"}, false},
+		{"the same directory of a disk", bound, Mount{Dev: "8:1", Root: "/snapshots/2/fs", Point: "/run/c/rootfs"}, true},
+		{"another directory of the same disk", bound, Mount{Dev: "8:1", Root: "/snapshots/1/fs", Point: "/"}, false},
+		{"no root of our own", nil, Mount{Dev: "8:1", Root: "/", Point: "/"}, false},
+	} {
+		if got := findRoot(row.own, []Mount{row.theirs}); got != row.theirs.Point && row.want || got != "" && !row.want {
+			t.Errorf("%s: %q", row.is, got)
+		}
+	}
+}
+
 func TestParsers(t *testing.T) {
 	if id := parseMountID("pos:\t0\nflags:\t02\nmnt_id:\t31\nino:\t4\n"); id != 31 {
 		t.Errorf("mnt_id %d", id)
