@@ -101,7 +101,11 @@ func (c Config) parseAddresses(s *settings) (err error) {
 	if s.given, err = discover.ParseExplicit(c.Services, c.Endpoints); err != nil {
 		return err
 	}
-	return checkPorts(s.given.Services, s.given.Endpoints)
+	if err := checkPorts(s.given.Services, s.given.Endpoints); err != nil {
+		services, endpoints := s.given.By()
+		return errors.New(strings.NewReplacer(apiserver.VarServices, services, apiserver.VarEndpoints, endpoints).Replace(err.Error()))
+	}
+	return nil
 }
 
 // checkPorts refuses what can't be told apart: with two Service ports and two

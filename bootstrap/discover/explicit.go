@@ -25,6 +25,10 @@ type Explicit struct {
 	servicesBy, endpointsBy Given
 }
 
+// By names the flags or variables that the two settings came in by; "" stands
+// for one that was not given.
+func (e *Explicit) By() (services, endpoints string) { return e.servicesBy.Name, e.endpointsBy.Name }
+
 // complete reports whether nothing needs to be discovered.
 func (e *Explicit) complete() bool { return len(e.Services) > 0 && len(e.Endpoints) > 0 }
 
