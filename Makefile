@@ -18,7 +18,7 @@ export CGO_ENABLED = 0
 
 .PHONY: build
 build: ## bin/firsthop: one static binary (GOARCH=arm64 for the other one)
-	$(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/firsthop ./cmd/firsthop
+	$(GO) build -trimpath -buildvcs=false -tags urfave_cli_no_docs -ldflags '$(LDFLAGS)' -o bin/firsthop ./cmd/firsthop
 
 .PHONY: generate
 generate: setup-bpf ## compile the BPF programs; the objects are committed, so building needs no clang

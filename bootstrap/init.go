@@ -182,6 +182,7 @@ func (s *stage) understand(context.Context) (outcome, error) {
 		return outcome{}, err
 	}
 	s.places = s.Dirs.places()
+	s.report.Scope = s.scope
 	s.report.Instance = InstanceDirs{StateDir: s.stateDir, RunDir: s.runDir}
 	return outcome{reason: describeSettings(s.settings)}, nil
 }

@@ -44,11 +44,10 @@ func (s *stage) prove(ctx context.Context) (outcome, error) {
 			out.warnings = append(out.warnings, fmt.Sprintf("%s is translated, but no API server answers yet: %s", p.Service, p.Reason))
 		}
 	}
-	if err := s.attached.Commit(); err != nil {
-		return out, &exitError{ExitAttach, err}
-	}
-	if err := s.seeded.Commit(); err != nil {
-		out.warnings = append(out.warnings, err.Error())
+	for _, err := range []error{s.attached.Commit(), s.seeded.Commit()} {
+		if err != nil {
+			out.warnings = append(out.warnings, err.Error())
+		}
 	}
 	return out, nil
 }

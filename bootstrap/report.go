@@ -44,6 +44,7 @@ type Report struct {
 	DryRun   bool                    `json:"dry_run,omitempty"`
 	Result   Result                  `json:"result"`
 	ExitCode ExitCode                `json:"exit_code"` // also with --best-effort, where the process exits 0
+	Scope    Scope                   `json:"scope,omitempty"`
 	Steps    []StepReport            `json:"steps"`
 	Instance InstanceDirs            `json:"instance"`
 	Services []natinit.SeededService `json:"services,omitempty"`

@@ -19,6 +19,7 @@ type Status struct {
 	Serving  bool                `json:"serving"`
 	Sentence string              `json:"sentence"`
 	Problems []string            `json:"problems,omitempty"`
+	Notes    []string            `json:"notes,omitempty"`
 	Instance InstanceDirs        `json:"instance"`
 	Hooks    []natinit.HookState `json:"hooks,omitempty"`
 	Table    []TableService      `json:"table,omitempty"`
@@ -149,6 +150,11 @@ func (st *Status) look(b mounts.BPFFS, g mounts.Cgroup2) error {
 		if len(svc.Backends) == 0 {
 			st.problem(fmt.Errorf("service %s has no backend", strings.Join(svc.Frontends, " ")))
 		}
+		for _, f := range svc.Frontends {
+			if strings.HasPrefix(f, bpf.SCTP.String()+"/") {
+				st.Notes = append(st.Notes, f+" is in the table, but not served: SCTP sockets never reach the connect-time hooks")
+			}
+		}
 	}
 	for _, h := range st.Hooks {
 		st.problem(st.judgeHook(h))
@@ -189,6 +195,8 @@ func (st *Status) conclude() {
 		st.Sentence = fmt.Sprintf("serving; proven %s ago: %s", ago(time.Since(p.Time)), describeProofs(st.Last.Proofs))
 	case st.Serving:
 		st.Sentence = "serving, as far as table and attachment tell; not proven since the last reboot: `firsthop init` proves it"
+	case st.Last != nil && st.Last.Scope == ScopeOff && len(st.Problems) == 0:
+		st.Sentence = "not attached, by --scope off; the table is ready, and something else serves the Service addresses"
 	case len(st.Table) == 0 && attached == 0:
 		st.Sentence = "not serving: nothing is set up here"
 	default:

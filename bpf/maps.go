@@ -50,6 +50,10 @@ type Maps struct {
 // Map is an open map of the table.
 func (m *Maps) Map(name MapName) *ebpf.Map { return m.byName[name] }
 
+// Services is the number of service indexes that the table has room for; index
+// 0 is nobody's.
+func (m *Maps) Services() uint32 { return m.Map(MapService).MaxEntries() / 2 }
+
 // Close closes the handles; pinned maps stay.
 func (m *Maps) Close() error {
 	var errs []error

@@ -118,7 +118,9 @@ func (a *Attached) Changed() bool {
 }
 
 // Commit makes the attachment final: programs of ours that no longer serve are
-// detached, the way there before the way back.
+// detached, the way there before the way back. An error means that one of them
+// is still attached: a waste, but no harm, as what it sees is translated
+// already.
 func (a *Attached) Commit() error {
 	var errs []error
 	hooks := bpf.Hooks()
@@ -129,7 +131,8 @@ func (a *Attached) Commit() error {
 	return errors.Join(errs...)
 }
 
-// Rollback brings the former programs back, in reverse order.
+// Rollback brings the former programs back, in reverse order. After Commit it
+// does nothing.
 func (a *Attached) Rollback() error {
 	var errs []error
 	for i := len(a.undo) - 1; i >= 0; i-- {

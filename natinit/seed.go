@@ -72,6 +72,7 @@ type Seeded struct {
 
 	pins    bpf.Pins
 	applied *nat.Applied
+	final   bool
 }
 
 // Seed creates what is missing of the table and brings the Services into it.
@@ -92,7 +93,7 @@ func Seed(cfg SeedConfig) (*Seeded, error) {
 
 func (s *Seeded) write(cfg SeedConfig) error {
 	store := nat.NewKernel(s.Maps, cfg.Features)
-	state, err := store.Read()
+	state, err := s.read(store)
 	if err != nil {
 		return err
 	}
@@ -103,6 +104,15 @@ func (s *Seeded) write(cfg SeedConfig) error {
 	s.Services, s.Written = services, !plan.Empty()
 	s.applied, err = nat.Apply(store, plan)
 	return err
+}
+
+// read copies the table. One that was created just now is known to be empty:
+// to walk its buckets would take as long as to write the seed.
+func (s *Seeded) read(store *nat.Kernel) (*nat.State, error) {
+	if len(s.Maps.Created) == len(bpf.MapNames()) {
+		return nat.NewState(s.Maps.Services()), nil
+	}
+	return store.Read()
 }
 
 // PlanSeed plans the seed without writing anything.
@@ -176,11 +186,19 @@ func sameSet(a, b []netip.AddrPort) bool {
 	return true
 }
 
-// Commit makes the seed final: old backend sets go after a grace period.
-func (s *Seeded) Commit() error { return s.applied.Commit() }
+// Commit makes the seed final: old backend sets go after a grace period. An
+// error means that they are left for the next plan to collect, no more.
+func (s *Seeded) Commit() error {
+	s.final = true
+	return s.applied.Commit()
+}
 
-// Rollback takes the seed back, and removes the maps that it created.
+// Rollback takes the seed back, and removes the maps that it created. After
+// Commit it does nothing.
 func (s *Seeded) Rollback() error {
+	if s.final {
+		return nil
+	}
 	err := errors.Join(s.applied.Rollback(), s.Maps.Discard(s.pins))
 	if err != nil {
 		return fmt.Errorf("take the seed back: %w", err)

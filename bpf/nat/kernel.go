@@ -33,7 +33,7 @@ func (k *Kernel) Read() (*State, error) {
 		return nil, err
 	}
 	words := k.maps.Map(bpf.MapService)
-	s := NewState(words.MaxEntries() / 2)
+	s := NewState(k.maps.Services())
 	s.Generation = meta.Generation
 	highest := InitIndexes.Last
 	err = errors.Join(

@@ -67,6 +67,15 @@ func kernelFlags() []cli.Flag {
 	}
 }
 
+// balancerFlags say whom the load balancer serves, and what beside the API.
+func balancerFlags() []cli.Flag {
+	return []cli.Flag{
+		stringFlag("scope", string(bootstrap.ScopeAll), "whose connections are served: all, host (not pods) or off", ""),
+		boolFlag("udp", true, "serve UDP too"),
+		&cli.StringSliceFlag{Name: "extra-service", Usage: "seed a further Service: `PROTO/IP:PORT=IP:PORT[,…]`, as udp/10.96.0.10:53=10.0.0.5:53; repeatable"},
+	}
+}
+
 func lockFlag() cli.Flag {
 	return &cli.DurationFlag{Name: "lock-timeout", Value: 30 * time.Second, Usage: "how long to wait for another firsthop", EnvVars: envVar("lock-timeout")}
 }
@@ -151,9 +160,10 @@ func config(e env, c *cli.Context) (bootstrap.Config, error) {
 		Endpoints: given(e, c, "endpoints", apiserver.VarEndpoints),
 		Pod:       pod(e),
 		Prove:     string(bootstrap.Answered),
-		Scope:     string(bootstrap.ScopeAll),
+		Scope:     orDefault(c.String("scope"), bootstrap.ScopeAll),
 		Persist:   string(bootstrap.PersistAuto),
-		UDP:       true,
+		UDP:       c.Bool("udp"),
+		Extra:     rejoin(c.StringSlice("extra-service")),
 		Forbid:    c.StringSlice("forbid-feature"),
 		Sizes:     bpf.Sizes{},
 
@@ -163,4 +173,26 @@ func config(e env, c *cli.Context) (bootstrap.Config, error) {
 		LockTimeout:         c.Duration("lock-timeout"),
 		Log:                 log,
 	}, nil
+}
+
+// orDefault is for settings that not every command has a flag for.
+func orDefault[T ~string](text string, value T) string {
+	if text == "" {
+		return string(value)
+	}
+	return text
+}
+
+// rejoin undoes the flag package's splitting at commas: a part without "=" and
+// "/" belongs to the one before it.
+func rejoin(parts []string) []string {
+	var out []string
+	for _, part := range parts {
+		if len(out) > 0 && !strings.ContainsAny(part, "=/") {
+			out[len(out)-1] += "," + part
+		} else {
+			out = append(out, part)
+		}
+	}
+	return out
 }

@@ -22,9 +22,6 @@ nothing; a run that fails takes back what it did.`,
 		Flags: join([]cli.Flag{
 			stringFlag("prove", string(bootstrap.Answered), "`STRENGTH` of the proof: translated, answered (TCP) or ready (TLS and /readyz)", ""),
 			stringFlag("persist", string(bootstrap.PersistAuto), "what to install for the next boot: auto or off", ""),
-			stringFlag("scope", string(bootstrap.ScopeAll), "whose connections are served: all, host (not pods) or off", ""),
-			boolFlag("udp", true, "serve UDP too"),
-			&cli.StringSliceFlag{Name: "extra-service", Usage: "seed a further Service: `PROTO/IP:PORT=IP:PORT[,…]`, as udp/10.96.0.10:53=10.0.0.5:53; repeatable"},
 			boolFlag("best-effort", false, "report failures, but exit 0 (64 for a bad setting remains)"),
 			boolFlag("dry-run", false, "say what would change, and change nothing"),
 			&cli.BoolFlag{Name: "boot", Usage: "as run by the boot unit: a translated connection is proof enough, as the API server may start later"},
@@ -32,7 +29,7 @@ nothing; a run that fails takes back what it did.`,
 			&cli.UintFlag{Name: "max-frontends", Usage: "room in a new table (default: 131072)", EnvVars: envVar("max-frontends")},
 			&cli.UintFlag{Name: "max-services", Usage: "room in a new table (default: 65536)", EnvVars: envVar("max-services")},
 			&cli.UintFlag{Name: "max-backends", Usage: "room in a new table (default: 131072)", EnvVars: envVar("max-backends")},
-		}, kernelFlags(), addressFlags(), commonFlags(), []cli.Flag{outputFlag()}),
+		}, balancerFlags(), kernelFlags(), addressFlags(), commonFlags(), []cli.Flag{outputFlag()}),
 		Action: func(c *cli.Context) error { return runInit(e, c) },
 	}
 }
@@ -46,13 +43,10 @@ func runInit(e env, c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	cfg.Prove, cfg.Persist, cfg.Scope = c.String("prove"), c.String("persist"), c.String("scope")
-	cfg.UDP, cfg.Boot = c.Bool("udp"), c.Bool("boot")
+	cfg.Prove, cfg.Persist, cfg.Boot = c.String("prove"), c.String("persist"), c.Bool("boot")
 	if cfg.Boot && !c.IsSet("prove") {
 		cfg.Prove = string(bootstrap.Translated)
 	}
-	// A backend list has commas of its own, at which the flag was split.
-	cfg.Extra = rejoin(c.StringSlice("extra-service"))
 	cfg.Sizes = bpf.Sizes{Frontends: uint32(c.Uint("max-frontends")), Services: uint32(c.Uint("max-services")), Backends: uint32(c.Uint("max-backends"))}
 	report := bootstrap.Init(c.Context, cfg)
 	return printReport(p, report, c.Bool("best-effort"))
@@ -103,18 +97,4 @@ func verdict(r *bootstrap.Report) string {
 		return "skipped: nothing was attached"
 	}
 	return fmt.Sprintf("done in %.1f ms", r.Millis)
-}
-
-// rejoin undoes the flag package's splitting at commas: a part without "="
-// belongs to the one before it.
-func rejoin(parts []string) []string {
-	var out []string
-	for _, part := range parts {
-		if len(out) > 0 && !strings.Contains(part, "=") && !strings.Contains(part, "/") {
-			out[len(out)-1] += "," + part
-		} else {
-			out = append(out, part)
-		}
-	}
-	return out
 }

@@ -8,8 +8,16 @@ package main
 import (
 	"context"
 	"os"
+	"runtime/debug"
 )
 
+// memoryLimit is how much this program may use before garbage is collected.
+// It lives for milliseconds and makes some 10 MiB of it; to collect that would
+// be a good part of its work.
+const memoryLimit = 32 << 20
+
 func main() {
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(memoryLimit)
 	os.Exit(run(context.Background(), osEnv(), os.Args))
 }

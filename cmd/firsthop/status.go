@@ -46,6 +46,9 @@ func statusText(p *printer, st *bootstrap.Status) {
 	for _, problem := range st.Problems {
 		p.linef("  problem: %s", problem)
 	}
+	for _, n := range st.Notes {
+		p.linef("  note: %s", n)
+	}
 	p.linef("\nbpffs   %s", st.Instance.BPFFS)
 	p.linef("cgroup  %s (id %d)", st.Instance.Cgroup, st.Instance.CgroupID)
 	if len(st.Hooks) > 0 {
@@ -85,7 +88,7 @@ func serversText(p *printer, servers []bootstrap.Server) {
 		}
 		state := s.State
 		if state == "live" {
-			state = fmt.Sprintf("live (%.1f ms)", s.Millis)
+			state = fmt.Sprintf("live (%.2f ms)", s.Millis)
 		}
 		rows = append(rows, []string{s.Endpoint.String(), state, used, strings.Join(s.Sources, ","), orDash(s.Reason)})
 	}
