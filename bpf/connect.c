@@ -35,6 +35,16 @@ static __always_inline void read6(const struct bpf_sock_addr *ctx, struct addres
 	addr->word[3] = ctx->user_ip6[3];
 }
 
+/*
+ * Read whole, also where two bytes would do: before 5.8 the verifier takes no
+ * narrower load of it (kernel commit 7aebfa1b3885), and the compiler narrows
+ * what it may.
+ */
+static __always_inline __be16 read_port(const struct bpf_sock_addr *ctx)
+{
+	return *(const volatile __u32 *)&ctx->user_port;
+}
+
 static __always_inline void write4(struct bpf_sock_addr *ctx, const struct address *addr, __be16 port)
 {
 	ctx->user_ip4 = addr->word[3];
@@ -110,7 +120,7 @@ static __always_inline int forward_connect(struct bpf_sock_addr *ctx, struct fro
 SEC("cgroup/connect4")
 int fh_connect4(struct bpf_sock_addr *ctx)
 {
-	struct frontend_key key = {.port = ctx->user_port, .proto = protocol(ctx)};
+	struct frontend_key key = {.port = read_port(ctx), .proto = protocol(ctx)};
 	struct backend *to;
 	int verdict;
 
@@ -126,7 +136,7 @@ int fh_connect4(struct bpf_sock_addr *ctx)
 SEC("cgroup/connect6")
 int fh_connect6(struct bpf_sock_addr *ctx)
 {
-	struct frontend_key key = {.port = ctx->user_port, .proto = protocol(ctx)};
+	struct frontend_key key = {.port = read_port(ctx), .proto = protocol(ctx)};
 	struct backend *to;
 	int verdict;
 
@@ -183,7 +193,7 @@ static __always_inline int forward_datagram(struct bpf_sock_addr *ctx, struct fr
 SEC("cgroup/sendmsg4")
 int fh_sendmsg4(struct bpf_sock_addr *ctx)
 {
-	struct frontend_key key = {.port = ctx->user_port, .proto = protocol(ctx)};
+	struct frontend_key key = {.port = read_port(ctx), .proto = protocol(ctx)};
 	struct backend *to;
 	int verdict;
 
@@ -199,7 +209,7 @@ int fh_sendmsg4(struct bpf_sock_addr *ctx)
 SEC("cgroup/sendmsg6")
 int fh_sendmsg6(struct bpf_sock_addr *ctx)
 {
-	struct frontend_key key = {.port = ctx->user_port, .proto = protocol(ctx)};
+	struct frontend_key key = {.port = read_port(ctx), .proto = protocol(ctx)};
 	struct backend *to;
 	int verdict;
 
@@ -218,7 +228,7 @@ SEC("cgroup/recvmsg4")
 int fh_recvmsg4(struct bpf_sock_addr *ctx)
 {
 	struct address addr;
-	__be16 port = ctx->user_port;
+	__be16 port = read_port(ctx);
 
 	if (!(settings.flags & CONFIG_UDP))
 		return PROCEED;
@@ -232,7 +242,7 @@ SEC("cgroup/recvmsg6")
 int fh_recvmsg6(struct bpf_sock_addr *ctx)
 {
 	struct address addr;
-	__be16 port = ctx->user_port;
+	__be16 port = read_port(ctx);
 
 	if (!(settings.flags & CONFIG_UDP))
 		return PROCEED;
@@ -255,7 +265,7 @@ SEC("cgroup/getpeername4")
 int fh_getpeername4(struct bpf_sock_addr *ctx)
 {
 	struct address addr;
-	__be16 port = ctx->user_port;
+	__be16 port = read_port(ctx);
 
 	read4(ctx, &addr);
 	if (recall(ctx, &addr, &port))
@@ -267,7 +277,7 @@ SEC("cgroup/getpeername6")
 int fh_getpeername6(struct bpf_sock_addr *ctx)
 {
 	struct address addr;
-	__be16 port = ctx->user_port;
+	__be16 port = read_port(ctx);
 
 	read6(ctx, &addr);
 	if (recall(ctx, &addr, &port))

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sync/errgroup"
@@ -179,6 +180,31 @@ func (m *Maps) Discard(pins Pins) error {
 	}
 	m.Created = nil
 	RemoveEmptyDirs(pins)
+	return errors.Join(errs...)
+}
+
+// RemoveMaps unpins the maps of a table, or of what a killed run left of one.
+// What isn't ours stays, and is an error that matches ErrForeign. meta goes
+// last: it says whose the others are.
+func RemoveMaps(pins Pins) error {
+	spec, err := specs()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range slices.Backward(MapNames()) {
+		m, err := openPinned(pins.Map(name), spec.Maps[name.Kernel()], true)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			m.Close()
+			err = os.Remove(pins.Map(name))
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("unpin map: %w", err))
+		}
+	}
 	return errors.Join(errs...)
 }
 

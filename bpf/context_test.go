@@ -1,0 +1,42 @@
+package bpf
+
+import (
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+)
+
+// Before 5.8 the verifier takes no load of less than four bytes from some fields of the context (user_port, protocol), and
+// the compiler narrows what it may. The register that holds the context is followed in the order of the code: it is saved
+// at the top and never given another meaning.
+func TestTheContextIsReadInWholeWords(t *testing.T) {
+	eachProgram(t, Features{}, func(t *testing.T, p *ebpf.ProgramSpec) {
+		context := map[asm.Register]bool{asm.R1: true}
+		loads := 0
+		for it := p.Instructions.Iterate(); it.Next(); {
+			ins, op := it.Ins, it.Ins.OpCode
+			switch {
+			case ins.IsBuiltinCall():
+				for r := asm.R0; r <= asm.R5; r++ {
+					delete(context, r)
+				}
+			case op.Class().IsLoad() && op.Mode() == asm.MemMode:
+				if context[ins.Src] {
+					loads++
+					if op.Size() != asm.Word && op.Size() != asm.DWord {
+						t.Errorf("at %d: %v: a narrow load from the context", it.Offset, ins)
+					}
+				}
+				delete(context, ins.Dst)
+			case op.Class().IsALU() && op.ALUOp() == asm.Mov && op.Source() == asm.RegSource && context[ins.Src]:
+				context[ins.Dst] = true
+			case op.Class().IsALU(), op.Class().IsLoad():
+				delete(context, ins.Dst)
+			}
+		}
+		if loads == 0 {
+			t.Error("no load from the context was seen: the register was lost")
+		}
+	})
+}
