@@ -180,14 +180,15 @@ func (s *search) families() {
 			have[familyOf(e.Addr.Addr())] = true
 		}
 	}
-	if len(s.cfg.Explicit.Services) == 0 && (have[0] || have[1]) {
-		s.res.Services = slices.DeleteFunc(s.res.Services, func(v Service) bool {
-			if have[familyOf(v.Addr.Addr())] {
-				return false
+	lacks := func(v Service) bool { return !have[familyOf(v.Addr.Addr())] }
+	// If all of them lack endpoints they stay: missing names them.
+	if given := len(s.cfg.Explicit.Services) > 0; !given && slices.ContainsFunc(s.res.Services, func(v Service) bool { return !lacks(v) }) {
+		for _, v := range s.res.Services {
+			if lacks(v) {
+				s.res.notef("%s gives the Service IP %s, but no endpoint of its family is known; not used", v.Source, v.Addr)
 			}
-			s.res.notef("%s gives the Service IP %s, but no endpoint of its family is known; not used", v.Source, v.Addr)
-			return true
-		})
+		}
+		s.res.Services = slices.DeleteFunc(s.res.Services, lacks)
 	}
 	if len(s.res.Services) == 0 {
 		return

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"k8s.io/client-go/rest"
 )
@@ -73,8 +74,10 @@ func Ask(ctx context.Context, cfg AskConfig) Answer {
 	candidates = candidates[:min(len(candidates), maxAskAtOnce)]
 
 	var s *session
-	for _, cred := range cfg.Credentials {
-		next, errs := openSession(ctx, cfg.Dial, cred, candidates)
+	for i, cred := range cfg.Credentials {
+		one, cancel := part(ctx, len(cfg.Credentials)-i)
+		next, errs := openSession(one, cfg.Dial, cred, candidates)
+		cancel()
 		f.Notes = append(f.Notes, errs...)
 		if next == nil && ctx.Err() != nil {
 			break
@@ -101,6 +104,16 @@ func Ask(ctx context.Context, cfg AskConfig) Answer {
 	}
 	a.Findings = append(a.Findings, s.askConfigMaps(ctx)...)
 	return a
+}
+
+// part gives one of n equal parts of the time that is left: with one silent
+// candidate, a credential of another CA must not use up the time of the next.
+func part(ctx context.Context, n int) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok || n <= 1 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, time.Until(deadline)/time.Duration(n))
 }
 
 func notAsked(why string) []Finding {

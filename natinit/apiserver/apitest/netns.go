@@ -41,7 +41,9 @@ func Main(m *testing.M) {
 	}
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), inNetns+"=1")
+	// A proxy that nobody reaches: whatever heeds these variables fails. They
+	// are set before the process starts because net/http reads them only once.
+	cmd.Env = append(os.Environ(), inNetns+"=1", "HTTPS_PROXY=http://"+Unreachable4+":3128", "HTTP_PROXY=http://"+Unreachable4+":3128", "NO_PROXY=")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	if uid := os.Geteuid(); uid != 0 {
 		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
