@@ -46,9 +46,10 @@ type Attached struct {
 
 	cfg    AttachConfig
 	cgroup *os.File
-	progs  map[string]*ebpf.Program // loaded by this run, by hook; nil if none was needed
-	serves map[ebpf.ProgramID]bool  // programs that are to stay
-	undo   []func() error           // in the order of doing
+	progs  map[string]*ebpf.Program   // loaded by this run, by hook; nil if none was needed
+	serves map[ebpf.ProgramID]bool    // programs that are to stay
+	former map[string][]*ebpf.Program // ours that were attached without a link, by hook
+	undo   []func() error             // in the order of doing
 	closes []func() error
 }
 
@@ -63,9 +64,9 @@ func Attach(cfg AttachConfig) (*Attached, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open cgroup: %w", err)
 	}
-	a := &Attached{cfg: cfg, cgroup: dir, serves: map[ebpf.ProgramID]bool{}}
+	a := &Attached{cfg: cfg, cgroup: dir, serves: map[ebpf.ProgramID]bool{}, former: map[string][]*ebpf.Program{}}
 	if err := a.attachAll(); err != nil {
-		return nil, errors.Join(err, a.Rollback(), a.Close())
+		return nil, errors.Join(explainRights(err), a.Rollback(), a.Close())
 	}
 	return a, nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -36,17 +37,29 @@ func explainAttach(cgroup *os.File, h bpf.Hook, proc string, err error) error {
 		if queryErr != nil {
 			break // left the hierarchy
 		}
-		if len(ids) > 0 && flags&allowMulti == 0 {
+		// A parent's program that allows it is overridden, and stands in nobody's way.
+		blocks := flags&allowMulti == 0 && (flags&allowOverride == 0 || dir == cgroup.Name())
+		if len(ids) > 0 && blocks {
 			return fmt.Errorf("%s is attached to %s %s, which lets no second program in: "+
 				"have its owner attach it with BPF_F_ALLOW_MULTI, or remove it: %w",
 				nameAll(ids, proc), dir, flagWords(flags), ErrConflict)
 		}
 	}
-	return fmt.Errorf("%w: run as root, or with CAP_BPF and CAP_NET_ADMIN (CAP_SYS_ADMIN below Linux 5.8)", err)
+	return err
+}
+
+// explainRights says what is lacking where the kernel only says EPERM. CAP_BPF
+// (Linux 5.8) wouldn't do: to open objects by their id takes CAP_SYS_ADMIN
+// (kernel/bpf/syscall.c, bpf_prog_get_fd_by_id).
+func explainRights(err error) error {
+	if !errors.Is(err, unix.EPERM) || errors.Is(err, ErrConflict) {
+		return err
+	}
+	return fmt.Errorf("%w: run as root, or with CAP_SYS_ADMIN and CAP_NET_ADMIN", err)
 }
 
 func flagWords(flags uint32) string {
-	if flags&1 != 0 { // BPF_F_ALLOW_OVERRIDE
+	if flags&allowOverride != 0 {
 		return "with BPF_F_ALLOW_OVERRIDE"
 	}
 	return "exclusively (no flags)"
@@ -57,6 +70,9 @@ func flagWords(flags uint32) string {
 func queryFlags(cgroup *os.File, attach ebpf.AttachType) (flags uint32, ids []ebpf.ProgramID, err error) {
 	const bpfProgQuery = 16
 	buf := make([]uint32, 64)
+	var pin runtime.Pinner // attr hides the pointer from the runtime, which may move a buffer on the stack
+	pin.Pin(&buf[0])
+	defer pin.Unpin()
 	attr := struct {
 		targetFD    uint32
 		attachType  uint32

@@ -38,7 +38,7 @@ func (a *Attached) ensureLink(h bpf.Hook) (HookResult, error) {
 		return res, explainAttach(a.cgroup, h, a.cfg.Proc, err)
 	}
 	a.closes = append(a.closes, l.Close)
-	if err := a.pinLink(l, pin, former); err != nil {
+	if err := a.pinLink(h, l, pin, former); err != nil {
 		return res, err
 	}
 	res.Change, res.Note = Added, state.note
@@ -73,12 +73,12 @@ func (a *Attached) updateLink(h bpf.Hook, l link.Link, state linkState, res Hook
 
 // pinLink pins a new link at its place, over the pin of a former one that is
 // attached elsewhere or dead.
-func (a *Attached) pinLink(l link.Link, pin string, former link.Link) error {
+func (a *Attached) pinLink(h bpf.Hook, l *link.RawLink, pin string, former link.Link) error {
 	if err := ensureDir(a.cfg.Pins.Links()); err != nil {
 		return err
 	}
 	next := pin + nextSuffix
-	if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := removeLink(next, h); err != nil {
 		return fmt.Errorf("remove left-over pin: %w", err)
 	}
 	if err := l.Pin(next); err != nil {
@@ -89,11 +89,10 @@ func (a *Attached) pinLink(l link.Link, pin string, former link.Link) error {
 		return fmt.Errorf("move pinned link into place: %w", err)
 	}
 	a.undo = append(a.undo, func() error {
-		err := errors.Join(os.Remove(pin), detach(l))
 		if former != nil {
-			err = errors.Join(err, former.Pin(pin))
+			return errors.Join(repin(former.(interface{ FD() int }).FD(), pin), detach(l))
 		}
-		return err
+		return errors.Join(os.Remove(pin), detach(l))
 	})
 	return nil
 }
@@ -118,22 +117,12 @@ type linkState struct {
 // cgroup died has id 0 there; one in another cgroup is from a run that took the
 // wrong one for the root.
 func (a *Attached) openLink(pin string, h bpf.Hook) (link.Link, linkState, error) {
-	l, err := link.LoadPinnedLink(pin, nil)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, linkState{}, nil
-	}
-	if err != nil {
-		return nil, linkState{}, fmt.Errorf("%s doesn't hold a BPF link (%s): move it away if nothing needs it: %w", pin, err, bpf.ErrForeign)
+	l, info, err := ownLink(pin, h)
+	if l == nil {
+		return nil, linkState{}, err
 	}
 	a.closes = append(a.closes, l.Close)
-	info, err := l.Info()
-	if err != nil {
-		return nil, linkState{}, fmt.Errorf("read info of pinned link: %w", err)
-	}
 	cg := info.Cgroup()
-	if cg == nil || ebpf.AttachType(cg.AttachType) != h.Attach {
-		return nil, linkState{}, fmt.Errorf("%s is a link of another kind: move it away if nothing needs it: %w", pin, bpf.ErrForeign)
-	}
 	want, err := cgroupID(a.cgroup)
 	if err != nil {
 		return nil, linkState{}, err

@@ -14,14 +14,23 @@ import (
 
 // Pinned lists everything that Remove would remove, in its order.
 func Pinned(pins bpf.Pins) ([]string, error) {
-	var out []string
-	for _, dir := range []string{pins.Links(), pins.Progs(), pins.Maps()} {
-		entries, err := os.ReadDir(dir)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("list pins: %w", err)
+	var candidates []string
+	for _, dir := range []string{pins.Links(), pins.Progs()} {
+		for _, h := range bpf.Hooks() {
+			pin := filepath.Join(dir, h.Name)
+			candidates = append(candidates, pin, pin+nextSuffix)
 		}
-		for _, e := range entries {
-			out = append(out, filepath.Join(dir, e.Name()))
+	}
+	for _, name := range bpf.MapNames() {
+		candidates = append(candidates, pins.Map(name))
+	}
+	var out []string
+	for _, path := range candidates {
+		_, err := os.Lstat(path)
+		if err == nil {
+			out = append(out, path)
+		} else if !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("list pins: %w", err)
 		}
 	}
 	return out, nil
@@ -31,49 +40,54 @@ func Pinned(pins bpf.Pins) ([]string, error) {
 // way there before the way back before the table. cgroup is where programs may
 // be attached without a link. It returns once the kernel lists nothing of ours
 // any more: below 6.1 a link detaches a little after it is unpinned.
+//
+// What stands at one of our pins and isn't ours stays, and is an error that
+// matches bpf.ErrForeign; a table of another owner keeps everything else, too.
 func Remove(pins bpf.Pins, cgroup string) error {
 	maps, err := bpf.OpenMaps(pins, false)
-	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, bpf.ErrForeign) {
-		return err
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return explainRights(err)
 	}
 	if maps != nil {
 		defer maps.Close()
 	}
+	var dir *os.File
+	if cgroup != "" {
+		dir, err = os.Open(cgroup)
+		if err != nil && !errors.Is(err, os.ErrNotExist) { // a cgroup that is gone has nothing attached
+			return fmt.Errorf("open cgroup: %w", err)
+		}
+		if err == nil {
+			defer dir.Close()
+		}
+	}
 	var errs []error
 	hooks := bpf.Hooks()
 	for i := len(hooks) - 1; i >= 0; i-- {
-		errs = append(errs, removeHook(pins, maps, cgroup, hooks[i]))
+		errs = append(errs, removeHook(pins, maps, dir, hooks[i]))
 	}
 	if err := errors.Join(errs...); err != nil {
-		return err // the table stays while something may read it
+		return explainRights(err) // the table stays while something may read it
 	}
-	for _, name := range bpf.MapNames() {
-		errs = append(errs, removePin(pins.Map(name)))
-	}
+	err = bpf.RemoveMaps(pins)
 	bpf.RemoveEmptyDirs(pins)
-	return errors.Join(errs...)
+	return err
 }
 
-func removeHook(pins bpf.Pins, maps *bpf.Maps, cgroup string, h bpf.Hook) error {
+// removeHook takes away what is at one hook. maps is nil where the table is
+// not whole, cgroup where it is gone.
+func removeHook(pins bpf.Pins, maps *bpf.Maps, cgroup *os.File, h bpf.Hook) error {
 	pin := filepath.Join(pins.Links(), h.Name)
-	errs := []error{removeLink(pin), removePin(pin + nextSuffix)}
-	if maps != nil && cgroup != "" {
+	progPin := filepath.Join(pins.Progs(), h.Name)
+	errs := []error{removeLink(pin, h), removeLink(pin+nextSuffix, h)}
+	if maps != nil && cgroup != nil {
 		errs = append(errs, detachOurs(maps, cgroup, h))
 	}
-	progPin := filepath.Join(pins.Progs(), h.Name)
-	errs = append(errs, removePin(progPin), removePin(progPin+nextSuffix))
-	return errors.Join(errs...)
+	return errors.Join(append(errs, removeProg(progPin, h, cgroup), removeProg(progPin+nextSuffix, h, cgroup))...)
 }
 
-func detachOurs(maps *bpf.Maps, cgroup string, h bpf.Hook) error {
-	dir, err := os.Open(cgroup)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // a cgroup that is gone has nothing attached
-	}
-	if err != nil {
-		return fmt.Errorf("open cgroup: %w", err)
-	}
-	defer dir.Close()
+// detachOurs detaches the programs that use our table.
+func detachOurs(maps *bpf.Maps, dir *os.File, h bpf.Hook) error {
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
 		left := 0
 		err := eachAttached(dir, h, func(p *ebpf.Program) error {
@@ -88,7 +102,7 @@ func detachOurs(maps *bpf.Maps, cgroup string, h bpf.Hook) error {
 			return err
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%d programs are still attached at %s of %s", left, h.Name, cgroup)
+			return fmt.Errorf("%d programs are still attached at %s of %s", left, h.Name, dir.Name())
 		}
 	}
 }

@@ -81,12 +81,12 @@ type Seeded struct {
 func Seed(cfg SeedConfig) (*Seeded, error) {
 	maps, err := bpf.EnsureMaps(cfg.Pins, cfg.Sizes)
 	if err != nil {
-		return nil, err
+		return nil, explainRights(err)
 	}
 	s := &Seeded{Maps: maps, pins: cfg.Pins}
 	if err := s.write(cfg); err != nil {
 		undo := maps.Discard(cfg.Pins)
-		return nil, errors.Join(err, undo, maps.Close())
+		return nil, errors.Join(explainRights(err), undo, maps.Close())
 	}
 	return s, nil
 }
