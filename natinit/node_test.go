@@ -2,15 +2,15 @@ package natinit
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"reflect"
 	"testing"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
@@ -220,20 +220,8 @@ func attachedTo(t testing.TB, cgroup string) map[string][]ebpf.ProgramID {
 // wantSame compares all but the generation, which only grows.
 func (s snapshot) wantSame(t testing.TB, now snapshot) {
 	t.Helper()
-	if !maps.Equal(s.Pins, now.Pins) {
-		t.Errorf("pins were\n%v, are\n%v", s.Pins, now.Pins)
-	}
-	if !reflect.DeepEqual(s.Attached, now.Attached) {
-		t.Errorf("attached was %v, is %v", s.Attached, now.Attached)
-	}
-	if (s.Table == nil) != (now.Table == nil) {
-		t.Errorf("table there: was %v, is %v", s.Table != nil, now.Table != nil)
-	} else if s.Table != nil {
-		was, is := *s.Table, *now.Table
-		was.Generation, is.Generation = 0, 0
-		if !reflect.DeepEqual(was, is) {
-			t.Errorf("the table was\n%+v, is\n%+v", was, is)
-		}
+	if diff := cmp.Diff(s, now, cmpopts.IgnoreFields(nat.State{}, "Generation")); diff != "" {
+		t.Errorf("something changed, from - to +:\n%s", diff)
 	}
 }
 
