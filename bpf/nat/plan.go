@@ -63,6 +63,7 @@ type Planner struct {
 	own   Indexes
 	plan  Plan
 	used  map[uint32]bool // indexes that have a frontend or a word in this plan
+	free  uint32          // every index of own below it is used
 }
 
 // NewPlanner starts a plan on a copy of state. The first thing that it plans
@@ -72,7 +73,7 @@ func NewPlanner(state *State, own Indexes) *Planner {
 	if state.Services > 0 {
 		own.Last = min(own.Last, state.Services-1)
 	}
-	p := &Planner{state: state.clone(), own: own, used: map[uint32]bool{}}
+	p := &Planner{state: state.clone(), own: own, used: map[uint32]bool{}, free: own.First}
 	for _, fe := range p.state.Frontends {
 		p.used[fe.Index] = true
 	}
@@ -173,8 +174,8 @@ func (p *Planner) Replace(index uint32, backends []netip.AddrPort) error {
 }
 
 func (p *Planner) allocate() (uint32, error) {
-	for i := p.own.First; i <= p.own.Last; i++ {
-		if !p.used[i] {
+	for ; p.free <= p.own.Last && p.free >= p.own.First; p.free++ {
+		if i := p.free; !p.used[i] {
 			p.used[i] = true
 			p.clearFirst(i)
 			return i, nil
