@@ -210,11 +210,9 @@ func (s *stage) takeLock(ctx context.Context) (outcome, error) {
 	}
 	wait, cancel := context.WithTimeout(ctx, s.LockTimeout)
 	defer cancel()
-	start := time.Now()
 	if s.lock, err = AcquireLock(wait, s.runDir); err != nil {
 		return outcome{}, err
 	}
-	waited := time.Since(start)
 	if s.volatile, err = OpenLedger(s.runDir, false); err != nil {
 		return outcome{}, err
 	}
@@ -226,8 +224,8 @@ func (s *stage) takeLock(ctx context.Context) (outcome, error) {
 	if s.durable, err = OpenLedger(s.stateDir, true); err != nil {
 		return outcome{}, err
 	}
-	if waited > 10*time.Millisecond {
-		return outcome{reason: fmt.Sprintf("held, after waiting %d ms for another firsthop", waited.Milliseconds())}, nil
+	if s.lock.Waited > 0 {
+		return outcome{reason: fmt.Sprintf("held, after waiting %d ms for another firsthop", s.lock.Waited.Milliseconds())}, nil
 	}
 	return outcome{reason: "held"}, nil
 }

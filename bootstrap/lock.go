@@ -21,15 +21,22 @@ var ErrLocked = errors.New("another firsthop is at work")
 const LockName = "lock"
 
 // Lock is the instance's lock while it is held.
-type Lock struct{ f *os.File }
+type Lock struct {
+	Waited time.Duration // for another to release it; 0 if it was free
+	f      *os.File
+}
 
 // AcquireLock waits for the lock of the instance with this run directory, which
 // must exist, until ctx ends. The error then matches ErrLocked and names the
 // holder.
 func AcquireLock(ctx context.Context, runDir string) (*Lock, error) {
 	path := filepath.Join(runDir, LockName)
+	start := time.Now()
 	for wait := time.Millisecond; ; wait = min(wait*2, 20*time.Millisecond) {
 		l, err := tryLock(path)
+		if l != nil && wait > time.Millisecond {
+			l.Waited = time.Since(start)
+		}
 		if err != nil || l != nil {
 			return l, err
 		}

@@ -264,7 +264,11 @@ func (u *uninstall) unmount(ctx context.Context) error {
 		if e.Target != u.bpffs.HostPath {
 			unmount, c = mounts.UnmountCgroup2, u.mountConfig(u.Cgroup)
 		}
-		if err := unmount(ctx, c, e.Former); err != nil && !errors.Is(err, mounts.ErrAbsent) {
+		err := unmount(ctx, c, e.Former)
+		switch {
+		case errors.Is(err, mounts.ErrNotOurs), errors.Is(err, mounts.ErrAbsent):
+			u.Log.Info("mount is left alone, it is not ours any more", "mount", e.Target, "error", err)
+		case err != nil:
 			return err
 		}
 		if err := u.volatile.Forget(e.Kind, e.Target); err != nil {

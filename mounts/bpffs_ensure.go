@@ -123,7 +123,40 @@ func mountHere(ctx context.Context, v view, c Config, path, source string) (bool
 	if err := unix.Mount(source, dir, "bpf", bpffsFlags, "mode=0700"); err != nil {
 		return false, explainMount("bpf", dir, err)
 	}
-	return settle(ctx, v, path, source)
+	identity, err := identify(v, path, source)
+	if err != nil {
+		return true, err
+	}
+	if identity != source {
+		if err := c.record(RecordMount, path, identity); err != nil {
+			return true, err
+		}
+	}
+	return settle(ctx, v, path, identity)
+}
+
+// identify gives that by which the mount just made can be found again: the
+// source that it was given, or the device of what is there now where the kernel
+// dropped the source.
+func identify(v view, path, source string) (string, error) {
+	point := v.inTable + path
+	table, err := v.mounts(mountPointIs(point))
+	if err != nil {
+		return "", err
+	}
+	var last *Mount
+	for i, m := range table {
+		if m.Source == source {
+			return source, nil
+		}
+		if m.Type == "bpf" {
+			last = &table[i]
+		}
+	}
+	if last == nil {
+		return source, nil // taken off by another already: settle says so
+	}
+	return devicePrefix + last.Dev, nil
 }
 
 func explainMount(fstype, dir string, err error) error {
@@ -174,7 +207,7 @@ func pause(ctx context.Context) error {
 // Between the look and the unmount a third may mount over ours, and we would
 // take that off. Unmounting by file descriptor does not help: the kernel goes
 // from there up to the topmost (LOOKUP_MOUNTPOINT).
-func settle(ctx context.Context, v view, path, source string) (bool, error) {
+func settle(ctx context.Context, v view, path, identity string) (bool, error) {
 	point := v.inTable + path
 	for until := time.Now().Add(settleFor); ; {
 		fd, err := v.openDir(path)
@@ -190,7 +223,7 @@ func settle(ctx context.Context, v view, path, source string) (bool, error) {
 		stack, _ := stackAt(table, point, id)
 		others := 0
 		for _, m := range stack {
-			if m.Type == "bpf" && m.Source != source {
+			if m.Type == "bpf" && !m.is(identity) {
 				others++
 			}
 		}
@@ -199,7 +232,7 @@ func settle(ctx context.Context, v view, path, source string) (bool, error) {
 			// What we opened was taken off before we read the table.
 		case others == 0:
 			return len(stack) > 0, nil
-		case stack[0].Source == source:
+		case stack[0].is(identity):
 			// Detach: whoever just looks at it would make it busy.
 			if err := unix.Unmount(v.open(path), unix.MNT_DETACH); err != nil {
 				return true, fmt.Errorf("take our second mount at %s off again: %w", path, err)
@@ -214,8 +247,9 @@ func settle(ctx context.Context, v view, path, source string) (bool, error) {
 	}
 }
 
-// UnmountBPFFS undoes a mount that EnsureBPFFS made. source is the mount's
-// source as it was recorded; "" stands for any mount of ours. It refuses with
+// UnmountBPFFS undoes a mount that EnsureBPFFS made. source is what was last
+// recorded for it, the mount's source or its device; "" stands for any mount
+// whose source says that it is ours. It refuses with
 // ErrNotOurs if the topmost mount is another, and with ErrInUse while it holds
 // anything. If there is no bpffs it does nothing. A directory that EnsureBPFFS
 // made stays.
@@ -271,7 +305,7 @@ func unmount(ctx context.Context, h *Host, c Config, path, source, fstype string
 			return fmt.Errorf("unmount %s: %w: it is not a mount point", path, ErrNotOurs)
 		}
 		top := stack[0]
-		if top.Type != fstype || !top.Ours() || (source != "" && source != top.Source) {
+		if mine := top.is(source) || source == "" && top.Ours(); top.Type != fstype || !mine {
 			return fmt.Errorf("unmount %s: %w: the topmost mount there is a %s with source %s", path, ErrNotOurs, top.Type, top.Source)
 		}
 		if err := check(v.open(path)); err != nil {

@@ -33,7 +33,19 @@ type Mount struct {
 	Shared bool `json:"shared,omitempty"`
 }
 
-// Ours reports whether firsthop made this mount.
+// devicePrefix begins the identity of a mount of ours by its device, on kernels
+// that don't keep the source of a bpffs: from 5.3 to 5.16 it is taken for an
+// unknown mount option and dropped (mended by kernel commit 1e9d74660d4d).
+const devicePrefix = "device "
+
+// is reports whether m is the mount with this identity: its source, or its
+// device, which no other mounted file system has.
+func (m Mount) is(identity string) bool {
+	return identity != "" && (m.Source == identity || devicePrefix+m.Dev == identity)
+}
+
+// Ours reports whether firsthop made this mount, as far as its source tells:
+// on kernels that don't keep the source of a bpffs it doesn't.
 func (m Mount) Ours() bool { return strings.HasPrefix(m.Source, sourcePrefix) }
 
 // has reports whether an option is in a comma-separated list.

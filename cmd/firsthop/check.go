@@ -38,7 +38,7 @@ func checkCommand(e env) *cli.Command {
 
 func checkText(p *printer, r *bootstrap.CheckReport, verbose bool) {
 	for _, f := range r.Findings {
-		p.linef("%-10s %-4s  %s", f.Check, p.paint(string(f.Grade)), f.Sentence)
+		p.linef("%-10s %s  %s", f.Check, p.paint(string(f.Grade), 4), f.Sentence)
 		for _, d := range f.Details {
 			p.linef("%18s%s", "", d)
 		}

@@ -67,7 +67,7 @@ func reportText(p *printer, r *bootstrap.Report) {
 		if st.Result == bootstrap.Skipped && r.Failure() != nil && strings.HasSuffix(st.Reason, " failed") {
 			continue // the failed step is the last that matters
 		}
-		p.linef("%-9s %-7s %7.1f ms  %s", st.Step, p.paint(string(st.Result)), st.Millis, indent(st.Reason))
+		p.linef("%-9s %s %7.1f ms  %s", st.Step, p.paint(string(st.Result), 7), st.Millis, indent(st.Reason))
 		verb := ""
 		if r.DryRun {
 			verb = "would: "

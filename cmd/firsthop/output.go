@@ -50,12 +50,12 @@ func (p *printer) table(rows [][]string) {
 	t.Flush()
 }
 
-// paint colours a word by what it means; on anything but a terminal it is
-// left as it is. Cells of a table are all painted or none, as the escape
-// sequences count for their width.
-func (p *printer) paint(word string) string {
+// paint colours a word by what it means and fills it up to a width; on anything
+// but a terminal there is no colour.
+func (p *printer) paint(word string, width int) string {
+	padded := fmt.Sprintf("%-*s", width, word)
 	if !p.color {
-		return word
+		return padded
 	}
 	colors := map[string]string{
 		"ok": "32", "good": "32", "live": "32", "yes": "32",
@@ -64,7 +64,7 @@ func (p *printer) paint(word string) string {
 	}
 	code, known := colors[word]
 	if !known {
-		code = "39"
+		return padded
 	}
-	return "\x1b[" + code + "m" + word + "\x1b[0m"
+	return "\x1b[" + code + "m" + padded + "\x1b[0m"
 }
