@@ -25,11 +25,7 @@ const allowOverride = 1 << 0
 // attached and uses our maps.
 func (a *Attached) ensureProg(h bpf.Hook) (HookResult, error) {
 	res := HookResult{Hook: h.Name, By: ByProg}
-	attached, err := a.attachedOurs(h)
-	if err != nil {
-		return res, err
-	}
-	former, err := a.withoutLinked(h, attached)
+	former, err := a.attachedOurs(h)
 	if err != nil {
 		return res, err
 	}
@@ -51,7 +47,7 @@ func (a *Attached) ensureProg(h bpf.Hook) (HookResult, error) {
 		return res, err
 	}
 	res.Change = Added
-	if len(attached) > 0 {
+	if len(former) > 0 {
 		res.Change = Changed
 	}
 	res.Program, err = programID(prog)
@@ -82,31 +78,6 @@ func (a *Attached) keepProg(h bpf.Hook, p *ebpf.Program, res HookResult) (HookRe
 		return res, err
 	}
 	return res, repin(p.FD(), filepath.Join(a.cfg.Pins.Progs(), h.Name))
-}
-
-// withoutLinked leaves out what our pinned link has attached, which is there if
-// links were in use and are not any more: Commit detaches it.
-func (a *Attached) withoutLinked(h bpf.Hook, attached []*ebpf.Program) ([]*ebpf.Program, error) {
-	l, err := link.LoadPinnedLink(filepath.Join(a.cfg.Pins.Links(), h.Name), nil)
-	if err != nil {
-		return attached, nil // no link, or no kernel that has them
-	}
-	defer l.Close()
-	info, err := l.Info()
-	if err != nil {
-		return nil, fmt.Errorf("read info of pinned link: %w", err)
-	}
-	var rest []*ebpf.Program
-	for _, p := range attached {
-		id, err := programID(p)
-		if err != nil {
-			return nil, err
-		}
-		if id != info.Program {
-			rest = append(rest, p)
-		}
-	}
-	return rest, nil
 }
 
 func (a *Attached) attachProg(h bpf.Hook, prog *ebpf.Program) error {
