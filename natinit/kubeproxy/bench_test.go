@@ -59,16 +59,25 @@ func benchAddr(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 96, byte(i
 func manyNft(n int) string {
 	var b strings.Builder
 	b.WriteString("add table ip kube-proxy\nadd map ip kube-proxy service-ips { type ipv4_addr . inet_proto . inet_service : verdict ; }\n")
+	b.WriteString("add chain ip kube-proxy service-x\n")
 	for i := range n {
 		fmt.Fprintf(&b, "add chain ip kube-proxy service-%d\n", i)
 	}
+	return b.String() + manyElements(n)
+}
+
+// manyElements fills the map with n Services.
+func manyElements(n int) string {
+	var b strings.Builder
 	b.WriteString("add element ip kube-proxy service-ips {\n")
 	for i := range n {
-		fmt.Fprintf(&b, "%s . tcp . 80 : goto service-%d,\n", benchAddr(i), i)
+		fmt.Fprintf(&b, "%s . tcp . 80 : goto service-x,\n", benchAddr(i))
 	}
 	b.WriteString("}\n")
 	return b.String()
 }
+
+const jumpToServices = "-A OUTPUT -j KUBE-SERVICES\n"
 
 func manyIptables(n int) string {
 	var b strings.Builder
@@ -76,7 +85,7 @@ func manyIptables(n int) string {
 	for i := range n {
 		fmt.Fprintf(&b, ":KUBE-SVC-%016d - [0:0]\n:KUBE-SEP-%016d - [0:0]\n", i, i)
 	}
-	b.WriteString("-A OUTPUT -j KUBE-SERVICES\n")
+	b.WriteString(jumpToServices)
 	for i := range n {
 		fmt.Fprintf(&b, "-A KUBE-SERVICES -m comment --comment \"ns/service-%d cluster IP\" -m tcp -p tcp -d %s --dport 80 -j KUBE-SVC-%016d\n", i, benchAddr(i), i)
 	}

@@ -14,8 +14,9 @@ type Config struct {
 // Detect looks for kube-proxy. What could not be looked at is in the evidence,
 // not an error; the one error is that of a ctx which has ended.
 //
-// It takes some milliseconds, most of them for the list of processes and for
-// rules by the thousand; 200 ms more where a process has the health port open
+// It takes half a millisecond on a clean node; for every 1,000 Services of
+// kube-proxy's 1.5 ms more in nftables mode and up to 10 ms in iptables mode,
+// nearly all of it in the kernel; 200 ms more where the health port is open
 // and does not answer. Without CAP_NET_ADMIN the rules can't be read.
 func Detect(ctx context.Context, cfg Config) (Presence, error) {
 	return newDetector(cfg).detect(ctx)

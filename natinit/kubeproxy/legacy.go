@@ -79,7 +79,7 @@ func lookAtLegacyTable(fam family, table string, f *frontends) ([]string, error)
 		}
 		name := table + " " + chain
 		if table == "nat" && chain == servicesChain {
-			name += " (" + addFromChain(f, fam, parsed.addrs, parsed.unclear, parsed.hooked) + ")"
+			name += " (" + addFromChain(f, fam, parsed.rules, parsed.hooked) + ")"
 		}
 		found = append(found, name)
 	}

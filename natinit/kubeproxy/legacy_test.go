@@ -4,7 +4,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 )
 
@@ -48,10 +47,12 @@ func TestLegacyTableOnFile(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if want := []netip.AddrPort{netip.MustParseAddrPort(test.want)}; !slices.Equal(rules.addrs, want) {
-				t.Errorf("addresses %v, want %v", rules.addrs, want)
+			var f frontends
+			addFromChain(&f, test.fam, rules.rules, rules.hooked)
+			if len(f.served) != 1 || !f.served[netip.MustParseAddrPort(test.want)] {
+				t.Errorf("serves %v, want %v", f.served, test.want)
 			}
-			if !rules.hooked || rules.unclear != 0 || !rules.found[0] {
+			if !rules.found[0] || f.incomplete4 || f.incomplete6 {
 				t.Errorf("got %+v", rules)
 			}
 		})

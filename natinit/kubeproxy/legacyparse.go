@@ -7,8 +7,6 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
-
-	"golang.org/x/sys/unix"
 )
 
 // legacyLayout says where the parts of struct ipt_entry or ip6t_entry are, the
@@ -34,10 +32,9 @@ var (
 // legacyRules is what a table says about Services. It holds nothing of the
 // table's memory.
 type legacyRules struct {
-	found   [len(legacyChains)]bool
-	addrs   []netip.AddrPort // TCP, from KUBE-SERVICES to a Service's chain
-	unclear int              // such rules that were not understood
-	hooked  bool             // a built-in chain jumps to KUBE-SERVICES
+	found  [len(legacyChains)]bool
+	rules  []rule // of KUBE-SERVICES
+	hooked bool   // a built-in chain jumps to KUBE-SERVICES
 }
 
 // errMalformed never happens with a kernel that has the layout above.
@@ -88,13 +85,8 @@ func (t legacyTable) parse() (legacyRules, error) {
 	}
 	out.hooked = slices.ContainsFunc(builtins, func(j jump) bool { return string(chainAt(starts, j.to)) == servicesChain })
 	for _, j := range services {
-		switch {
-		case !isServiceChain(string(chainAt(starts, j.to))):
-		case !j.exact():
-			out.unclear++
-		case j.proto == unix.IPPROTO_TCP:
-			out.addrs = append(out.addrs, netip.AddrPortFrom(j.addr, j.port))
-		}
+		j.target = string(chainAt(starts, j.to))
+		out.rules = append(out.rules, j.rule)
 	}
 	return out, nil
 }

@@ -48,9 +48,6 @@ func (n node) detectWith(d detector) (p Presence) {
 	if err != nil {
 		n.Fatal(err)
 	}
-	if testing.Verbose() {
-		n.Log(p)
-	}
 	return p
 }
 
@@ -226,4 +223,14 @@ func withoutCapabilities(f func() error) error {
 		return err
 	}
 	return errors.Join(f(), unix.Capset(&header, &all[0]))
+}
+
+func mustWrite(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
 }

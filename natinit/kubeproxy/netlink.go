@@ -111,6 +111,16 @@ func endOf(body []byte, interrupted bool) error {
 	return nil
 }
 
+// retryInterrupted repeats a dump while it changes.
+func retryInterrupted(dump func() error) (err error) {
+	for range 5 {
+		if err = dump(); !errors.Is(err, errInterrupted) {
+			return err
+		}
+	}
+	return err
+}
+
 // message is one of those in a datagram.
 type message struct {
 	kind, flags uint16

@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -46,14 +48,14 @@ func (d detector) nft(ctx context.Context, f *frontends) []Evidence {
 	for _, fam := range []family{ip4, ip6} {
 		for _, look := range []struct {
 			source string
-			at     func(*netlinkSocket, family, *frontends) (Answer, string)
+			at     lookAt
 		}{{SourceNftables, lookAtTable}, {SourceNft, lookAtChains}} {
 			e := Evidence{Source: look.source + " " + fam.name, Found: there, Detail: why}
 			switch {
 			case ctx.Err() != nil:
 				e.Found, e.Detail = Unknown, ctx.Err().Error()
 			case there == Yes:
-				e.Found, e.Detail = look.at(s, fam, f)
+				e.Found, e.Detail = inOneGeneration(s, fam, f, look.at)
 			}
 			if e.Found == Unknown {
 				f.markIncomplete(fam)
@@ -62,6 +64,43 @@ func (d detector) nft(ctx context.Context, f *frontends) []Evidence {
 		}
 	}
 	return evidence
+}
+
+// lookAt is one look at nf_tables; it adds what is served.
+type lookAt func(*netlinkSocket, family, *frontends) (Answer, string)
+
+// inOneGeneration repeats a look until no transaction came between its
+// questions. The number of the ruleset's generation tells: kube-proxy may
+// replace a table between two questions, and one dump may meet half of that.
+func inOneGeneration(s *netlinkSocket, fam family, f *frontends, look lookAt) (Answer, string) {
+	var seen frontends
+	var found Answer
+	var detail string
+	for range 5 {
+		before := generation(s)
+		seen = frontends{}
+		found, detail = look(s, fam, &seen)
+		if after := generation(s); after == before {
+			f.merge(seen)
+			return found, detail
+		}
+	}
+	seen.markIncomplete(fam)
+	f.merge(seen)
+	if found == No {
+		found = Unknown
+	}
+	return found, detail + "; " + errInterrupted.Error()
+}
+
+// generation is the number of the last transaction in this network namespace,
+// or 0 where the kernel doesn't say.
+func generation(s *netlinkSocket) (id uint32) {
+	body := []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}
+	_ = s.get(nftMessage(unix.NFT_MSG_GETGEN), body, func(m []byte) {
+		id, _ = be32(attribute(nftAttributes(m), unix.NFTA_GEN_ID))
+	})
+	return id
 }
 
 // judgeNft tells an absent thing from a refused question.
@@ -90,20 +129,17 @@ func nftAttributes(body []byte) []byte { return body[min(4, len(body)):] }
 // lookAtTable looks for the table of kube-proxy's nftables mode.
 func lookAtTable(s *netlinkSocket, fam family, f *frontends) (Answer, string) {
 	body := appendString(nftBody(fam), unix.NFTA_TABLE_NAME, nftTable)
-	var objects uint32
-	err := s.get(nftMessage(unix.NFT_MSG_GETTABLE), body, func(m []byte) {
-		objects, _ = be32(attribute(nftAttributes(m), unix.NFTA_TABLE_USE))
-	})
+	err := s.get(nftMessage(unix.NFT_MSG_GETTABLE), body, func([]byte) {})
 	if found, why := judgeNft(err); found != Yes {
 		return found, why
 	}
 	services, err := readServiceMap(s, fam, f)
-	detail := fmt.Sprintf("table %s %s with %d chains and sets", fam.name, nftTable, objects)
+	detail := fmt.Sprintf("table %s %s", fam.name, nftTable)
 	if err != nil {
 		f.markIncomplete(fam)
 		return Yes, fmt.Sprintf("%s; could not read map %s: %v", detail, serviceMap, err)
 	}
-	return Yes, fmt.Sprintf("%s, %d TCP service addresses", detail, services)
+	return Yes, fmt.Sprintf("%s (%d TCP service addresses)", detail, services)
 }
 
 // readServiceMap adds the TCP addresses of the map, and counts them. A table
@@ -111,34 +147,47 @@ func lookAtTable(s *netlinkSocket, fam family, f *frontends) (Answer, string) {
 func readServiceMap(s *netlinkSocket, fam family, f *frontends) (n int, err error) {
 	body := appendString(nftBody(fam), unix.NFTA_SET_ELEM_LIST_TABLE, nftTable)
 	body = appendString(body, unix.NFTA_SET_ELEM_LIST_SET, serviceMap)
-	err = retryInterrupted(func() error {
-		n = 0
-		return s.dump(nftMessage(unix.NFT_MSG_GETSETELEM), body, func(m []byte) {
+	services, err := readAlike(func() (map[service]bool, error) {
+		seen := make(map[service]bool)
+		err := s.dump(nftMessage(unix.NFT_MSG_GETSETELEM), body, func(m []byte) {
 			for _, element := range attributes(attribute(nftAttributes(m), unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
-				if a, proto, ok := parseServiceKey(nested(element, unix.NFTA_SET_ELEM_KEY, unix.NFTA_DATA_VALUE), fam); !ok {
+				k, ok := parseServiceKey(nested(element, unix.NFTA_SET_ELEM_KEY, unix.NFTA_DATA_VALUE), fam)
+				if !ok {
 					f.markIncomplete(fam)
-				} else if proto == unix.IPPROTO_TCP {
-					f.add(a)
-					n++
+					continue
 				}
+				seen[k] = true
 			}
 		})
-	})
+		return seen, err
+	}, maps.Equal)
 	if errors.Is(err, unix.ENOENT) {
 		return 0, nil
+	}
+	for k := range services {
+		if k.proto == unix.IPPROTO_TCP {
+			f.add(k.addr)
+			n++
+		}
 	}
 	return n, err
 }
 
+// service is what a Service's port is known by.
+type service struct {
+	addr  netip.AddrPort
+	proto uint8
+}
+
 // parseServiceKey reads a key of the map: address, protocol and port, each
 // filled up to four bytes, all in network byte order.
-func parseServiceKey(key []byte, fam family) (a netip.AddrPort, proto uint8, ok bool) {
+func parseServiceKey(key []byte, fam family) (service, bool) {
 	n := fam.addrLen
 	if len(key) != n+8 {
-		return netip.AddrPort{}, 0, false
+		return service{}, false
 	}
 	addr, _ := netip.AddrFromSlice(key[:n])
-	return netip.AddrPortFrom(addr, binary.BigEndian.Uint16(key[n+4:])), key[n], true
+	return service{netip.AddrPortFrom(addr, binary.BigEndian.Uint16(key[n+4:])), key[n]}, true
 }
 
 // lookAtChains looks for the chains of kube-proxy's iptables mode, kept by
@@ -148,10 +197,7 @@ func lookAtChains(s *netlinkSocket, fam family, f *frontends) (Answer, string) {
 	for _, want := range nftChains {
 		body := appendString(nftBody(fam), unix.NFTA_CHAIN_TABLE, want.table)
 		body = appendString(body, unix.NFTA_CHAIN_NAME, want.chain)
-		var uses uint32
-		err := s.get(nftMessage(unix.NFT_MSG_GETCHAIN), body, func(m []byte) {
-			uses, _ = be32(attribute(nftAttributes(m), unix.NFTA_CHAIN_USE))
-		})
+		err := s.get(nftMessage(unix.NFT_MSG_GETCHAIN), body, func([]byte) {})
 		there, why := judgeNft(err)
 		switch {
 		case there == Unknown:
@@ -161,7 +207,7 @@ func lookAtChains(s *netlinkSocket, fam family, f *frontends) (Answer, string) {
 		}
 		name := want.table + " " + want.chain
 		if want.table == "nat" && want.chain == servicesChain {
-			name += " (" + readServicesChain(s, fam, f, uses) + ")"
+			name += " (" + readServicesChain(s, fam, f) + ")"
 		}
 		found = append(found, name)
 	}
@@ -172,44 +218,60 @@ func lookAtChains(s *netlinkSocket, fam family, f *frontends) (Answer, string) {
 }
 
 // readServicesChain adds the TCP addresses that a rule sends to a Service's
-// chain. uses is the kernel's count of the chain's rules and of the jumps to
-// it: without a jump no packet ever comes here.
-func readServicesChain(s *netlinkSocket, fam family, f *frontends, uses uint32) string {
-	body := appendString(nftBody(fam), unix.NFTA_RULE_TABLE, "nat")
-	body = appendString(body, unix.NFTA_RULE_CHAIN, servicesChain)
-	var addrs []netip.AddrPort
-	var rules uint32
-	unclear := 0
-	err := retryInterrupted(func() error {
-		addrs, rules, unclear = addrs[:0], 0, 0
-		return s.dump(nftMessage(unix.NFT_MSG_GETRULE), body, func(m []byte) {
-			rules++
-			r := parseNftRule(attribute(nftAttributes(m), unix.NFTA_RULE_EXPRESSIONS), fam)
-			switch {
-			case !isServiceChain(r.target):
-			case !r.exact():
-				unclear++
-			case r.proto == unix.IPPROTO_TCP:
-				addrs = append(addrs, netip.AddrPortFrom(r.addr, r.port))
-			}
-		})
-	})
+// chain.
+func readServicesChain(s *netlinkSocket, fam family, f *frontends) string {
+	hooked := false
+	for _, builtin := range []string{"OUTPUT", "PREROUTING"} {
+		targets, err := dumpNatChain(s, fam, builtin)
+		if err != nil {
+			f.markIncomplete(fam)
+			return "could not read chain " + builtin + ": " + err.Error()
+		}
+		hooked = hooked || slices.ContainsFunc(targets, func(r rule) bool { return r.target == servicesChain })
+	}
+	rules, err := dumpNatChain(s, fam, servicesChain)
 	if err != nil {
 		f.markIncomplete(fam)
 		return "could not read its rules: " + err.Error()
 	}
-	return addFromChain(f, fam, addrs, unclear, uses > rules)
+	return addFromChain(f, fam, rules, hooked)
 }
 
-// addFromChain adds what KUBE-SERVICES of either kind of iptables leads to.
-func addFromChain(f *frontends, fam family, addrs []netip.AddrPort, unclear int, hooked bool) string {
+// dumpNatChain reads the rules of a chain of table nat. An absent chain is
+// empty.
+func dumpNatChain(s *netlinkSocket, fam family, chain string) ([]rule, error) {
+	body := appendString(nftBody(fam), unix.NFTA_RULE_TABLE, "nat")
+	body = appendString(body, unix.NFTA_RULE_CHAIN, chain)
+	rules, err := readAlike(func() (rules []rule, err error) {
+		err = s.dump(nftMessage(unix.NFT_MSG_GETRULE), body, func(m []byte) {
+			rules = append(rules, parseNftRule(attribute(nftAttributes(m), unix.NFTA_RULE_EXPRESSIONS), fam))
+		})
+		return rules, err
+	}, slices.Equal)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil
+	}
+	return rules, err
+}
+
+// addFromChain adds what KUBE-SERVICES of either kind of iptables leads to,
+// if a built-in chain jumps to it.
+func addFromChain(f *frontends, fam family, rules []rule, hooked bool) string {
 	if !hooked {
 		return "nothing jumps to it"
 	}
-	for _, a := range addrs {
-		f.add(a)
+	n, unclear := 0, 0
+	for _, r := range rules {
+		switch {
+		case !isServiceChain(r.target):
+		case !r.exact():
+			unclear++
+		case r.proto == unix.IPPROTO_TCP:
+			f.add(netip.AddrPortFrom(r.addr, r.port))
+			n++
+		}
 	}
-	detail := fmt.Sprintf("%d TCP service addresses", len(addrs))
+	detail := fmt.Sprintf("%d TCP service addresses", n)
 	if unclear > 0 {
 		f.markIncomplete(fam)
 		detail += fmt.Sprintf(", %d rules not understood", unclear)
@@ -228,12 +290,23 @@ func isServiceChain(name string) bool {
 	return false
 }
 
-// retryInterrupted repeats a dump that kube-proxy has written into.
-func retryInterrupted(dump func() error) (err error) {
-	for range 3 {
-		if err = dump(); !errors.Is(err, errInterrupted) {
-			return err
+// readAlike reads until it gets the same twice in a row. One dump isn't proof:
+// the kernel goes on by a count of things where a datagram was full. It counts
+// those too which a transaction has deleted, until it has freed them, and that
+// goes on after the transaction has its number (nf_tables_commit). In the same
+// way the elements of a map move when its hash table grows. The rest of the
+// dump then lacks some things, and nothing in it says so.
+func readAlike[T any](read func() (T, error), equal func(a, b T) bool) (T, error) {
+	last, err := read()
+	for range 6 {
+		if err != nil && !errors.Is(err, errInterrupted) {
+			return last, err
 		}
+		next, nextErr := read()
+		if err == nil && nextErr == nil && equal(last, next) {
+			return next, nil
+		}
+		last, err = next, nextErr
 	}
-	return err
+	return last, errInterrupted
 }

@@ -194,8 +194,8 @@ func FuzzLegacyTable(f *testing.F) {
 			table.layout = layout6
 		}
 		rules, err := table.parse()
-		if err == nil && len(rules.addrs) > len(b)/table.layout.size {
-			t.Errorf("%d rules in %d bytes", len(rules.addrs), len(b))
+		if err == nil && len(rules.rules) > len(b)/table.layout.size {
+			t.Errorf("%d rules in %d bytes", len(rules.rules), len(b))
 		}
 	})
 }

@@ -2,6 +2,7 @@ package kubeproxy
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"strings"
 	"text/tabwriter"
@@ -89,6 +90,20 @@ func (f *frontends) addMaybe(a netip.Addr) {
 		f.maybe = make(map[netip.Addr]bool)
 	}
 	f.maybe[a.Unmap()] = true
+}
+
+// merge adds what another look has seen.
+func (f *frontends) merge(other frontends) {
+	if f.served == nil {
+		f.served = other.served
+	} else {
+		maps.Copy(f.served, other.served)
+	}
+	for a := range other.maybe {
+		f.addMaybe(a)
+	}
+	f.incomplete4 = f.incomplete4 || other.incomplete4
+	f.incomplete6 = f.incomplete6 || other.incomplete6
 }
 
 func (f *frontends) markIncomplete(fam family) {
