@@ -9,9 +9,14 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/test/clients"
 	"github.com/firsthop/firsthop/test/standin"
 )
 
@@ -32,6 +37,8 @@ func child(mode string, args []string) int {
 	switch mode {
 	case "init":
 		err = childInit(os.Stdin, os.Stdout)
+	case "connects":
+		err = childConnects(args[0], os.Stdin, os.Stdout)
 	case "udp":
 		err = childUDP(args[0], os.Stdin, os.Stdout)
 	default:
@@ -90,6 +97,90 @@ func childUDP(to string, in io.Reader, out io.Writer) error {
 		fmt.Fprintln(out, r.Server, netip.AddrPortFrom(from.Addr().Unmap(), from.Port()))
 	}
 	return nil
+}
+
+// slice is what a child took for a number of connects.
+type slice struct {
+	Wall, CPU time.Duration // CPU is that of the connecting thread, in which loopback's receive side runs, too
+}
+
+// childConnects makes, for every number that it reads, as many connects, one after the other.
+func childConnects(to string, in io.Reader, out io.Writer) error {
+	runtime.LockOSThread()
+	target := netip.MustParseAddrPort(to)
+	var family int
+	var sa unix.Sockaddr
+	if target.Addr().Is4() {
+		family, sa = unix.AF_INET, &unix.SockaddrInet4{Addr: target.Addr().As4(), Port: int(target.Port())}
+	} else {
+		family, sa = unix.AF_INET6, &unix.SockaddrInet6{Addr: target.Addr().As16(), Port: int(target.Port())}
+	}
+	var count int
+	for {
+		if _, err := fmt.Fscan(in, &count); err != nil {
+			return nil // the end
+		}
+		wall, cpu := clock(unix.CLOCK_MONOTONIC), clock(unix.CLOCK_THREAD_CPUTIME_ID)
+		for range count {
+			if err := connectAndReset(family, sa); err != nil {
+				return err
+			}
+		}
+		s := slice{clock(unix.CLOCK_MONOTONIC) - wall, clock(unix.CLOCK_THREAD_CPUTIME_ID) - cpu}
+		if err := json.NewEncoder(out).Encode(s); err != nil {
+			return err
+		}
+	}
+}
+
+func clock(id int32) time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(id, &ts); err != nil {
+		panic(err)
+	}
+	return time.Duration(ts.Nano())
+}
+
+// connectAndReset ends a connection with a RST: TIME_WAIT would use up the ports.
+func connectAndReset(family int, sa unix.Sockaddr) error {
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
+		return err
+	}
+	return unix.Connect(fd, sa)
+}
+
+// connector is a child that connects on demand.
+type connector struct {
+	t   testing.TB
+	in  io.WriteCloser
+	out *json.Decoder
+}
+
+func startConnector(t testing.TB, m clients.Machine, target string) *connector {
+	t.Helper()
+	cmd := m.Command(t.Context(), self(t), target)
+	cmd.Env = append(os.Environ(), childEnv+"=connects")
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	must(t, err)
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	t.Cleanup(func() { in.Close(); cmd.Wait() })
+	return &connector{t, in, json.NewDecoder(out)}
+}
+
+func (c *connector) connect(count int) (s slice) {
+	c.t.Helper()
+	_, err := fmt.Fprintln(c.in, count)
+	must(c.t, err)
+	must(c.t, c.out.Decode(&s))
+	return s
 }
 
 // self is the test binary.
