@@ -213,6 +213,7 @@ func (s *stage) takeLock(ctx context.Context) (outcome, error) {
 	if s.lock, err = AcquireLock(wait, s.runDir); err != nil {
 		return outcome{}, err
 	}
+	tidy(s.runDir, s.stateDir)
 	if s.volatile, err = OpenLedger(s.runDir, false); err != nil {
 		return outcome{}, err
 	}

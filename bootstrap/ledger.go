@@ -124,10 +124,13 @@ func (l *Ledger) save() error {
 	return nil
 }
 
+// tempPrefix begins the names of the files that are to take a file's place.
+func tempPrefix(name string) string { return "." + name + "." }
+
 // writeFile replaces a file atomically. With durable it also survives a loss
 // of power right after the return.
 func writeFile(path string, data []byte, durable bool) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	tmp, err := os.CreateTemp(filepath.Dir(path), tempPrefix(filepath.Base(path))+"*")
 	if err != nil {
 		return err
 	}

@@ -7,10 +7,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
@@ -163,13 +165,13 @@ func (u *uninstall) lookPins() error {
 // changes and the lock come last: they are needed until then.
 func (u *uninstall) files() []string {
 	cache := apiserver.CachePath(u.stateDir)
-	return []string{
+	return slices.Concat(leftOvers(u.stateDir), leftOvers(u.runDir), []string{
 		cache, cache + ".damaged",
 		filepath.Join(u.runDir, StatusName),
 		filepath.Join(u.stateDir, LedgerName),
 		filepath.Join(u.runDir, LedgerName),
 		filepath.Join(u.runDir, LockName),
-	}
+	})
 }
 
 // dirs are the directories that we made, the deepest first.
@@ -209,6 +211,9 @@ func (u *uninstall) refuse(ctx context.Context) error {
 }
 
 func (u *uninstall) locked(ctx context.Context) error {
+	// Below 5.11 the library's own probes need it, by which it tells a detach
+	// that isn't supported from one that found nothing.
+	kernel.RaiseMemlock(kernel.Inspect(u.hostRoot))
 	if _, err := os.Stat(u.runDir); err == nil {
 		wait, cancel := context.WithTimeout(ctx, u.LockTimeout)
 		defer cancel()
