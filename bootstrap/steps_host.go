@@ -43,13 +43,28 @@ func (s *stage) fallBack(ctx context.Context, cause error) (outcome, error) {
 	if err != nil {
 		return outcome{}, fmt.Errorf("%w; whether kube-proxy is there could not be told: %s", cause, err)
 	}
-	if p.Running != kubeproxy.Yes {
-		return outcome{}, fmt.Errorf("%w; no kube-proxy runs here that could serve Services instead", cause)
+	if !s.leftTo(p) {
+		return outcome{}, fmt.Errorf("%w; and there is nothing to fall back to: %s", cause, p.Summary())
 	}
 	return outcome{
 		result: Skipped, stop: true,
 		reason: fmt.Sprintf("%s; kube-proxy is on this node and stays in charge of Services, nothing is attached", cause),
 	}, nil
+}
+
+// leftTo reports whether a node can be left to its kube-proxy: one that runs or,
+// where processes can't be seen (a container without hostPID), one whose rules
+// serve the given Service addresses.
+func (s *stage) leftTo(p kubeproxy.Presence) bool {
+	if p.Running != kubeproxy.Unknown {
+		return p.Running == kubeproxy.Yes
+	}
+	for _, a := range s.given.Services {
+		if serves, sure := p.Serves(a); !serves || !sure {
+			return false
+		}
+	}
+	return len(s.given.Services) > 0
 }
 
 func (s *stage) ensureBPFFS(ctx context.Context) (outcome, error) {

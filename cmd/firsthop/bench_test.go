@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"net"
 	"net/netip"
 	"os/exec"
@@ -79,7 +78,7 @@ func timeInit(b *testing.B, l *lab.Lab, inside bool, vips, servers string) (took
 	args := append([]string{"init", "--persist", "off", "--service-ips", vips, "--endpoints", servers}, l.Flags()...)
 	var cmd *exec.Cmd
 	start := time.Now()
-	run := func() ([]byte, error) { return cmd.CombinedOutput() }
+	var run func() ([]byte, error)
 	if inside {
 		c := l.Command(b.Context(), firsthop, args...)
 		cmd, run = c.Cmd, c.CombinedOutput
@@ -134,7 +133,7 @@ func mapMiB(b *testing.B, dir string) float64 {
 		}
 		n, ok := info.Memlock()
 		if !ok {
-			b.Fatal(fmt.Sprintf("the kernel doesn't say how large %s is", pin))
+			b.Fatalf("the kernel doesn't say how large %s is", pin)
 		}
 		total += n
 		m.Close()
