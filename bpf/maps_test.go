@@ -98,42 +98,40 @@ func TestMapsHaveTheSizesAskedFor(t *testing.T) {
 	}
 }
 
-// Killed after any number of maps, with meta written or not, the next call completes.
+// A killed EnsureMaps leaves the first maps, a killed Discard the last ones. The next call completes either.
 func TestEnsureMapsCompletesWhatAKilledRunBegan(t *testing.T) {
-	for killed := range len(MapNames()) + 1 {
-		l := lab.New(t)
-		pins := PinsBelow(l.BPFFS)
-		spec := mustSpecs(t)
-		smallSizes.apply(spec)
-		for _, dir := range []string{pins.Dir, pins.Maps()} {
-			if err := os.Mkdir(dir, 0o700); err != nil {
-				t.Fatal(err)
-			}
+	all := MapNames()
+	for i := range len(all) + 1 {
+		completes(t, all[:i])
+		completes(t, all[i:])
+	}
+}
+
+// completes asks that EnsureMaps takes the maps that are there, and creates the others.
+func completes(t *testing.T, there []MapName) {
+	t.Helper()
+	l := lab.New(t)
+	pins := PinsBelow(l.BPFFS)
+	spec := mustSpecs(t)
+	smallSizes.apply(spec)
+	mustMkdir(t, pins.Dir)
+	mustMkdir(t, pins.Maps())
+	for _, name := range there {
+		pinMap(t, pins.Map(name), spec.Maps[name.Kernel()])
+	}
+	former := pinTree(t, l.BPFFS)
+	m := mustEnsure(t, pins)
+	if len(m.Created)+len(there) != len(MapNames()) || slices.ContainsFunc(m.Created, func(n MapName) bool { return slices.Contains(there, n) }) {
+		t.Errorf("%v were there: created %v", there, m.Created)
+	}
+	now := pinTree(t, l.BPFFS)
+	for path, id := range former {
+		if now[path] != id {
+			t.Errorf("%v were there: %s was map %d, is %d", there, path, id, now[path])
 		}
-		for _, name := range MapNames()[:killed] {
-			m, err := ebpf.NewMap(spec.Maps[name.Kernel()])
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := m.Pin(pins.Map(name)); err != nil {
-				t.Fatal(err)
-			}
-			m.Close()
-		}
-		former := pinTree(t, l.BPFFS)
-		m := mustEnsure(t, pins)
-		if want := MapNames()[killed:]; !slices.Equal(m.Created, want) {
-			t.Errorf("killed after %d maps: created %v, want %v", killed, m.Created, want)
-		}
-		now := pinTree(t, l.BPFFS)
-		for path, id := range former {
-			if now[path] != id {
-				t.Errorf("killed after %d maps: %s was map %d, is %d", killed, path, id, now[path])
-			}
-		}
-		if meta, err := m.Meta(); err != nil || meta.Owner != MetaOwner {
-			t.Errorf("killed after %d maps: meta is %+v, %v", killed, meta, err)
-		}
+	}
+	if meta, err := m.Meta(); err != nil || meta.Owner != MetaOwner {
+		t.Errorf("%v were there: meta is %+v, %v", there, meta, err)
 	}
 }
 
