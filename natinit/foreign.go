@@ -27,25 +27,36 @@ func explainAttach(cgroup *os.File, h bpf.Hook, proc string, err error) error {
 	if !errors.Is(err, unix.EPERM) {
 		return err
 	}
-	for dir := cgroup.Name(); ; dir = filepath.Dir(dir) {
-		f, openErr := os.Open(dir)
-		if openErr != nil {
-			break
+	at, flags, ids := inTheWay(cgroup.Name(), h)
+	if len(ids) == 0 {
+		return err
+	}
+	return fmt.Errorf("%s is attached to %s %s, which lets no second program in: "+
+		"have its owner attach it with BPF_F_ALLOW_MULTI, or remove it: %w",
+		nameAll(ids, proc), at, flagWords(flags), ErrConflict)
+}
+
+// inTheWay finds the programs that keep ours out of a hook, and the cgroup that
+// they are attached to: ours, or the next above it that has any. A parent's
+// program that may be overridden stands in nobody's way.
+func inTheWay(cgroup string, h bpf.Hook) (at string, flags uint32, ids []ebpf.ProgramID) {
+	for at = cgroup; ; at = filepath.Dir(at) {
+		dir, err := os.Open(at)
+		if err != nil {
+			return "", 0, nil
 		}
-		flags, ids, queryErr := queryFlags(f, h.Attach)
-		f.Close()
-		if queryErr != nil {
-			break // left the hierarchy
-		}
-		// A parent's program that allows it is overridden, and stands in nobody's way.
-		blocks := flags&allowMulti == 0 && (flags&allowOverride == 0 || dir == cgroup.Name())
-		if len(ids) > 0 && blocks {
-			return fmt.Errorf("%s is attached to %s %s, which lets no second program in: "+
-				"have its owner attach it with BPF_F_ALLOW_MULTI, or remove it: %w",
-				nameAll(ids, proc), dir, flagWords(flags), ErrConflict)
+		flags, ids, err = queryFlags(dir, h.Attach)
+		dir.Close()
+		switch {
+		case err != nil: // left the hierarchy
+			return "", 0, nil
+		case len(ids) == 0 && filepath.Dir(at) != at:
+		case flags&allowMulti != 0, at != cgroup && flags&allowOverride != 0:
+			return "", 0, nil
+		default:
+			return at, flags, ids
 		}
 	}
-	return err
 }
 
 // explainRights says what is lacking where the kernel only says EPERM. CAP_BPF
@@ -164,14 +175,13 @@ func Conflicts(cgroup string, f bpf.Features, proc string) (conflicts, neighbour
 	}
 	defer dir.Close()
 	for _, h := range (bpf.Balancer{UDP: true}).Hooks(f) {
-		flags, ids, err := queryFlags(dir, h.Attach)
-		switch {
-		case err != nil:
+		_, ids, err := queryFlags(dir, h.Attach)
+		if err != nil {
 			return nil, nil, fmt.Errorf("list programs of %s: %w", cgroup, err)
-		case len(ids) == 0:
-		case flags&allowMulti == 0:
-			conflicts = append(conflicts, fmt.Sprintf("%s: %s is attached %s", h.Name, nameAll(ids, proc), flagWords(flags)))
-		default:
+		}
+		if at, flags, blockers := inTheWay(cgroup, h); len(blockers) > 0 {
+			conflicts = append(conflicts, fmt.Sprintf("%s: %s is attached to %s %s", h.Name, nameAll(blockers, proc), at, flagWords(flags)))
+		} else if len(ids) > 0 {
 			neighbours = append(neighbours, h.Name+": "+nameAll(ids, proc))
 		}
 	}
