@@ -156,6 +156,11 @@ func TestForeignProgramsThatWereThereFirst(t *testing.T) {
 
 func (n *node) checkCoexists(t *testing.T, f bpf.Features, stranger *foreign) {
 	b := bpf.Balancer{UDP: true}
+	conflicts, neighbours, err := Conflicts(n.cgroup, f, "")
+	must(t, err)
+	if beside := stranger.cgroup == n.cgroup; len(conflicts) > 0 || (len(neighbours) == 1) != beside {
+		t.Errorf("foretold %q and %q, want a neighbour: %v", conflicts, neighbours, beside)
+	}
 	r := n.mustBegin(t, f, b, services(0))
 	stranger.survives(t, n, "attached", true)
 	r.rollback(t)
@@ -184,6 +189,20 @@ func (n *node) checkConflict(t *testing.T, f bpf.Features, stranger *foreign) {
 	}
 	before.wantSame(t, n.snapshot(t))
 	stranger.survives(t, n, "after the refusal", true)
+	conflicts, neighbours, err := Conflicts(n.cgroup, f, "")
+	must(t, err)
+	if len(conflicts) != 1 || len(neighbours) != 0 || !strings.Contains(conflicts[0], fmt.Sprintf("program %d", stranger.id(t))) {
+		t.Errorf("foretold %q and %q, want the conflict", conflicts, neighbours)
+	}
+}
+
+// A path may be relative, and the hierarchy ends somewhere.
+func TestTheWayUpEnds(t *testing.T) {
+	n := newNode(t)
+	t.Chdir(filepath.Dir(n.cgroup))
+	if at, _, ids := inTheWay(filepath.Base(n.cgroup), hook("connect4")); len(ids) > 0 {
+		t.Errorf("%v at %s", ids, at)
+	}
 }
 
 func TestForeignProgramsThatComeLater(t *testing.T) {
