@@ -141,6 +141,9 @@ func (s *stage) seed(ctx context.Context) (outcome, error) {
 }
 
 func (s *stage) planSeed(ctx context.Context) (outcome, error) {
+	if err := bpf.CheckMaps(s.pins()); err != nil {
+		return outcome{}, err
+	}
 	state := nat.NewState(1 << 16)
 	maps, err := bpf.OpenMaps(s.pins(), true)
 	switch {
@@ -278,6 +281,9 @@ func (s *stage) planAttach(b bpf.Balancer) (outcome, error) {
 		out.changes = append(out.changes, "attach all programs")
 		return out, nil
 	}
+	if err := s.inTheWay(b); err != nil {
+		return out, err
+	}
 	maps, err := bpf.OpenMaps(s.pins(), true)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return out, err
@@ -299,4 +305,24 @@ func (s *stage) planAttach(b bpf.Balancer) (outcome, error) {
 		}
 	}
 	return out, nil
+}
+
+// inTheWay says what of somebody else's would keep a balancer out: something
+// at one of its pins, or a program.
+func (s *stage) inTheWay(b bpf.Balancer) error {
+	if err := natinit.CheckPins(s.pins(), b.Hooks(s.features)); err != nil {
+		return err
+	}
+	conflicts, _, err := natinit.Conflicts(s.cgroup.Path, s.features, s.hostRoot+"/proc")
+	if err != nil {
+		return err
+	}
+	for _, h := range b.Hooks(s.features) {
+		for _, c := range conflicts {
+			if strings.HasPrefix(c, h.Name+": ") {
+				return fmt.Errorf("attach %s: %w", c, natinit.ErrConflict)
+			}
+		}
+	}
+	return nil
 }
