@@ -137,21 +137,13 @@ func (a *Attached) openLink(pin string, h bpf.Hook) (link.Link, linkState, error
 	}
 }
 
-// cgroupID is the kernel's id of an open cgroup directory: its kernfs node,
-// which file handles carry (5.5; before that the id of a link is not asked
-// for, as there are no links).
+// cgroupID is the kernel's id of an open cgroup directory, as the information
+// of a link has it. Where there are links (5.7) on a 64-bit machine it is the
+// inode number: both are the kernfs id (5.5, kernel commit 67c0496e87d1).
 func cgroupID(dir *os.File) (uint64, error) {
-	h, _, err := unix.NameToHandleAt(int(dir.Fd()), "", unix.AT_EMPTY_PATH)
-	if err != nil {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
 		return 0, fmt.Errorf("read cgroup id of %s: %w", dir.Name(), err)
 	}
-	b := h.Bytes()
-	if len(b) < 8 {
-		return 0, fmt.Errorf("read cgroup id of %s: handle of %d bytes, want 8: is it a cgroup2 directory?", dir.Name(), len(b))
-	}
-	var id uint64
-	for i := 7; i >= 0; i-- {
-		id = id<<8 | uint64(b[i])
-	}
-	return id, nil
+	return st.Ino, nil
 }
