@@ -15,7 +15,6 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/natinit"
-	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/kubeproxy"
 )
 
@@ -100,16 +99,7 @@ func mergeBackends(ctx context.Context, have, given []netip.AddrPort) []netip.Ad
 			all = append(all, g)
 		}
 	}
-	var endpoints []apiserver.Endpoint
-	for _, a := range all {
-		endpoints = append(endpoints, apiserver.Endpoint{Addr: a})
-	}
-	var live []netip.AddrPort
-	for _, r := range apiserver.Probe(ctx, endpoints, apiserver.ProbeConfig{Strength: apiserver.TCP}) {
-		if r.State == apiserver.Live {
-			live = append(live, r.Endpoint.Addr)
-		}
-	}
+	live := answering(ctx, all)
 	good := len(have) > 0 && !slices.ContainsFunc(have, func(a netip.AddrPort) bool { return !slices.Contains(live, a) })
 	switch {
 	case good:
@@ -123,6 +113,9 @@ func mergeBackends(ctx context.Context, have, given []netip.AddrPort) []netip.Ad
 func (s *stage) seed(ctx context.Context) (outcome, error) {
 	if s.DryRun {
 		return s.planSeed(ctx)
+	}
+	if err := s.keepGood(ctx); err != nil {
+		return outcome{}, err
 	}
 	seeded, err := natinit.Seed(s.seedConfig(ctx))
 	if err != nil {
@@ -142,6 +135,9 @@ func (s *stage) seed(ctx context.Context) (outcome, error) {
 
 func (s *stage) planSeed(ctx context.Context) (outcome, error) {
 	if err := bpf.CheckMaps(s.pins()); err != nil {
+		return outcome{}, err
+	}
+	if err := s.keepGood(ctx); err != nil {
 		return outcome{}, err
 	}
 	state := nat.NewState(1 << 16)

@@ -1,0 +1,95 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/bpf/nat"
+	"github.com/firsthop/firsthop/natinit/apiserver"
+)
+
+// keepGood refuses to lead a Service address that works to endpoints of which
+// none answers. The proof would find out, but until it has, every connection
+// would be refused. Who asked for no more than a translated connection expects
+// servers that start later, and gets what was given.
+func (s *stage) keepGood(ctx context.Context) error {
+	dead := s.deadServices()
+	if s.settings.prove == Translated || len(dead) == 0 {
+		return nil
+	}
+	maps, err := bpf.OpenMaps(s.pins(), true)
+	if err != nil {
+		return nothingToKeep(err)
+	}
+	defer maps.Close()
+	state, err := nat.NewKernel(maps, s.features).Read()
+	if err != nil {
+		return err
+	}
+	planner := nat.NewPlanner(state, nat.InitIndexes)
+	for _, svc := range dead {
+		index, found, err := planner.Owner(svc)
+		if err != nil || !found || !nat.InitIndexes.Contains(index) {
+			continue // new, or somebody else's, whose backends are merged
+		}
+		have := state.Backends(state.Words[bpf.WordAt(index, false)])
+		if live := answering(ctx, have); len(live) > 0 {
+			return &exitError{ExitProof, fmt.Errorf("none of %s answers, while connections to %s reach %s: they are left as they are; mend the endpoints, or use --prove translated if servers start there later",
+				joinAddrs(svc.Backends), joinFrontends(svc), joinAddrs(live))}
+		}
+	}
+	return nil
+}
+
+// nothingToKeep: where there is no table, nothing works yet; what else is wrong
+// with it, the seed reports.
+func nothingToKeep(err error) error {
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, bpf.ErrForeign) || errors.Is(err, bpf.ErrNewerLayout) {
+		return nil
+	}
+	return err
+}
+
+// deadServices are the API services for which no endpoint answered its probe.
+func (s *stage) deadServices() []nat.Service {
+	live := map[netip.AddrPort]bool{}
+	for _, e := range s.found.Endpoints {
+		live[e.Addr] = e.State != apiserver.Dead
+	}
+	api := map[bpf.FrontendKey]bool{}
+	for _, a := range s.found.ServiceAddrs() {
+		api[bpf.FrontendKeyOf(a, bpf.TCP)] = true
+	}
+	return slices.DeleteFunc(s.wanted(), func(svc nat.Service) bool {
+		return !api[svc.Frontends[0]] || slices.ContainsFunc(svc.Backends, func(b netip.AddrPort) bool { return live[b] })
+	})
+}
+
+// answering are those of the backends that accept a connection.
+func answering(ctx context.Context, backends []netip.AddrPort) []netip.AddrPort {
+	var endpoints []apiserver.Endpoint
+	for _, b := range backends {
+		endpoints = append(endpoints, apiserver.Endpoint{Addr: b})
+	}
+	var live []netip.AddrPort
+	for _, r := range apiserver.Probe(ctx, endpoints, apiserver.ProbeConfig{Strength: apiserver.TCP}) {
+		if r.State == apiserver.Live {
+			live = append(live, r.Endpoint.Addr)
+		}
+	}
+	return live
+}
+
+func joinFrontends(svc nat.Service) string {
+	var parts []string
+	for _, k := range svc.Frontends {
+		parts = append(parts, k.AddrPort().String())
+	}
+	return strings.Join(parts, ", ")
+}
