@@ -34,7 +34,7 @@ func Inspect(pins bpf.Pins, maps *bpf.Maps, cgroup string) ([]HookState, error) 
 	for _, h := range bpf.Hooks() {
 		st, err := inspectHook(pins, maps, dir, h)
 		if err != nil {
-			return nil, err
+			return nil, explainRights(err)
 		}
 		out = append(out, st)
 	}

@@ -32,6 +32,10 @@ var client string
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
+	if keep := os.Getenv(keepCaps); keep != "" {
+		fmt.Fprintln(os.Stderr, becomeWithout(keep, os.Args))
+		return 125
+	}
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "fh-cmd-")
 	if err != nil {
@@ -39,6 +43,10 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil { // some tests run it as nobody
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	firsthop, client = filepath.Join(dir, "firsthop"), filepath.Join(dir, "client")
 	for path, pkg := range map[string]string{firsthop: ".", client: "github.com/firsthop/firsthop/test/clients/client"} {
 		cmd := exec.Command("go", "build", "-buildvcs=false", "-o", path, pkg)
