@@ -1,0 +1,133 @@
+package main
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/test/clients"
+	"github.com/firsthop/firsthop/test/lab"
+)
+
+// startKubeProxy starts a process by that name in the lab's network namespace: a copy of the shell that waits for its
+// input to end. It returns what ends it.
+func (n node) startKubeProxy() (end func()) {
+	n.Helper()
+	shell, err := os.ReadFile("/bin/sh")
+	if err != nil {
+		n.Fatal(err)
+	}
+	path := filepath.Join(n.Dir, "kube-proxy")
+	if err := os.WriteFile(path, shell, 0o755); err != nil {
+		n.Fatal(err)
+	}
+	cmd := n.Command(n.Context(), path, "-c", "echo; read line")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		n.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		n.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		n.Fatal(err)
+	}
+	if _, err := io.ReadFull(stdout, make([]byte, 1)); err != nil { // now it is what it is named
+		n.Fatal(err)
+	}
+	return func() {
+		stdin.Close()
+		_ = cmd.Wait()
+	}
+}
+
+func TestAnUnsupportedKernelFailsLoudly(t *testing.T) {
+	for _, feature := range []string{"connect4", "recvmsg6", "spin-lock", "map-hash", "bpf-syscall", "cgroup2"} {
+		t.Run(feature, func(t *testing.T) {
+			n := newNode(t, lab.WithoutBPFFS())
+			n.serving()
+			before := n.state()
+			n.run(initArgs("--forbid-feature", feature)...).exits(bootstrap.ExitKernel).says(feature, "kube-proxy")
+			n.stateUnchanged(before)
+			n.run(initArgs("--forbid-feature", feature, "--dry-run")...).exits(bootstrap.ExitKernel)
+			n.run(initArgs("--forbid-feature", feature, "--best-effort")...).exits(0).says("failed at kernel")
+			n.run("check", "--forbid-feature", feature).exits(bootstrap.ExitKernel).says(feature)
+			n.stateUnchanged(before)
+		})
+	}
+}
+
+// TestAnUnsupportedKernelIsLeftToKubeProxy: with kube-proxy on the node, it stays on standard networking.
+func TestAnUnsupportedKernelIsLeftToKubeProxy(t *testing.T) {
+	n := newNode(t, lab.WithoutBPFFS())
+	n.serving()
+	before := n.state()
+	end := n.startKubeProxy()
+	line := initArgs("--forbid-feature", "connect4")
+	r := n.run(append(line, "-o", "json")...).exits(0).report()
+	if r.Result != bootstrap.Skipped || len(r.Hooks) != 0 {
+		t.Errorf("result %s, hooks %v; want it skipped", r.Result, r.Hooks)
+	}
+	for _, s := range r.Steps {
+		if want := s.Step == "settings" || s.Step == "lock"; (s.Result == bootstrap.OK) != want {
+			t.Errorf("step %s is %s: %s", s.Step, s.Result, s.Reason)
+		}
+	}
+	n.run(line...).exits(0).says("kube-proxy", "connect4", "nothing was attached")
+	n.stateUnchanged(before)
+	end()
+	n.run(line...).exits(bootstrap.ExitKernel)
+	n.stateUnchanged(before)
+}
+
+// TestEachRungWorks: what a kernel may lack costs what the documentation says, and no more.
+func TestEachRungWorks(t *testing.T) {
+	for _, tc := range []struct {
+		without string
+		peer    string // what getpeername says of a connection to the VIP
+		refused string // a connect to an unserved port of the VIP
+	}{
+		{"", vip4, "connect ECONNREFUSED"},
+		{"cgroup-link", vip4, "connect ECONNREFUSED"},
+		{"batch", vip4, "connect ECONNREFUSED"},
+		{"getpeername", server4, "connect ECONNREFUSED"},
+		{"set-retval", vip4, "connect EPERM"},
+		{"cgroup-link,batch,getpeername,set-retval,netns-cookie", server4, "connect EPERM"},
+	} {
+		t.Run("without "+tc.without, func(t *testing.T) {
+			n := newNode(t)
+			n.echo("tcp", "b4", server4)
+			n.echo("tcp", "b6", server6)
+			n.echo("udp", "d4", "127.0.0.1:5353")
+			line := []string{"--extra-service", extra4}
+			if tc.without != "" {
+				line = append(line, "--forbid-feature", tc.without)
+			}
+			n.init(line...)
+			p := clients.At(client)
+			if e := p.Run(t, n.Lab, clients.TCP, vip4, "x")[0]; e.Server() != "b4" || e.Peer != tc.peer {
+				t.Errorf("TCP: %+v, want the peer %s", e, tc.peer)
+			}
+			if e := p.Run(t, n.Lab, clients.UDPUnconnected, dns4, "x")[0]; e.Server() != "d4" || e.From != dns4 {
+				t.Errorf("UDP: %+v", e)
+			}
+			if e := p.Run(t, n.Lab, clients.TCP, "10.96.0.1:444", "x")[0]; e.Error != tc.refused {
+				t.Errorf("an unserved port: %q, want %q", e.Error, tc.refused)
+			}
+			state := n.state()
+			n.init(line...)
+			n.stateUnchanged(state)
+			n.run("uninstall", "--force").exits(0)
+			if got := n.attached(); len(got) > 0 {
+				t.Errorf("still attached: %q", got)
+			}
+			if _, err := os.Stat(bpf.PinsBelow(n.BPFFS).Dir); err == nil {
+				t.Error("pins are left")
+			}
+		})
+	}
+}
