@@ -34,7 +34,8 @@ func createNetns(name string) (ns netns.NsHandle, nl *netlink.Handle, err error)
 	if err != nil {
 		return netns.None(), nil, err
 	}
-	nl, err = netlink.NewHandleAt(ns)
+	// Only the family that is used: not every kernel has the others.
+	nl, err = netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	if err != nil {
 		return ns, nil, fmt.Errorf("open netlink in %s: %w", name, err)
 	}

@@ -1,0 +1,217 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/firsthop/firsthop/test/vm/debian"
+	"github.com/firsthop/firsthop/test/vm/qemu"
+	"github.com/firsthop/firsthop/test/vm/wire"
+)
+
+// Runner runs suites on kernels, one machine at a time.
+type Runner struct {
+	Repository string
+	Cache      string // a directory that is kept: packages, binaries, logs
+	Mirror     debian.Mirror
+	Out        io.Writer
+	Verbose    bool // print all output of tests, not only that of failures
+}
+
+const (
+	memoryMB = 2048
+	// grace is for a boot, which takes 5 to 10 s on a machine that has nothing else to do.
+	grace = 90 * time.Second
+	// bootSuite is in the table when no test could be run.
+	bootSuite = "boot"
+)
+
+// Run runs the suites on all kernels and returns one result for each. An error is one of the runner's own.
+func (r *Runner) Run(ctx context.Context, kernels []Kernel, suiteList string) ([]Result, error) {
+	suites, err := selectSuites(suiteList)
+	if err != nil {
+		return nil, err
+	}
+	emulator, err := r.emulator(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("get a qemu from version 8 on: %w", err)
+	}
+	var results []Result
+	for _, k := range kernels {
+		if k, err = r.fetch(ctx, k); err != nil {
+			return results, fmt.Errorf("get the kernel %s: %w", k.Name, err)
+		}
+		release, err := qemu.Release(k.Image)
+		if err != nil {
+			return results, err
+		}
+		run := suites
+		if TooOld(release) {
+			run = refusal
+		}
+		fmt.Fprintf(r.Out, "%s: %s on %s\n", k.Name, release, emulator.Name)
+		of, err := r.runKernel(ctx, emulator, k, run)
+		results = append(results, of...)
+		if err != nil {
+			return results, fmt.Errorf("run the kernel %s: %w", k.Name, err)
+		}
+	}
+	return results, nil
+}
+
+// runKernel runs suites in one machine, and those after one that brought the machine down in a new one.
+func (r *Runner) runKernel(ctx context.Context, e qemu.Emulator, k Kernel, suites []Suite) ([]Result, error) {
+	bin, err := r.binaries(ctx, k.Arch, suites)
+	if err != nil {
+		return nil, err
+	}
+	logs := filepath.Join(r.Cache, "logs", k.Name)
+	if err := os.RemoveAll(logs); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(logs, 0o755); err != nil {
+		return nil, err
+	}
+	var results []Result
+	for boot := 1; len(results) < len(suites); boot++ {
+		of, err := r.boot(ctx, e, k, bin, suites[len(results):], filepath.Join(logs, fmt.Sprintf("console-%d.log", boot)))
+		results = append(results, of...)
+		if err != nil || !started(of) {
+			return results, err
+		}
+	}
+	return results, nil
+}
+
+// started tells whether a machine came as far as to run tests: if not, the next one would not either.
+func started(results []Result) bool { return len(results) > 0 && results[0].Suite != bootSuite }
+
+// boot runs suites in one machine, until all are done or the machine is. It returns at least one result.
+func (r *Runner) boot(ctx context.Context, e qemu.Emulator, k Kernel, bin string, suites []Suite, console string) ([]Result, error) {
+	var root qemu.Initramfs
+	loaded, err := r.fill(&root, bin, k, suites)
+	if err != nil {
+		return nil, err
+	}
+	var jobs []wire.Job
+	for _, s := range suites {
+		jobs = append(jobs, s.job(k))
+	}
+	data, err := manifest(jobs, loaded)
+	if err != nil {
+		return nil, err
+	}
+	root.AddData(wire.ManifestPath, data, 0o644)
+	image, err := os.CreateTemp("", "fh-initramfs-")
+	if err != nil {
+		return nil, err
+	}
+	image.Close()
+	defer os.Remove(image.Name())
+	if err := root.WriteFile(image.Name()); err != nil {
+		return nil, err
+	}
+	c := collector{Runner: r, kernel: k, suites: suites, logs: filepath.Dir(console), began: time.Now()}
+	m := qemu.Machine{Kernel: k.Image, Initramfs: image.Name(), MemoryMB: memoryMB, Console: console, Grace: grace}
+	err = e.Boot(ctx, m, c.bound, c.event)
+	var broken *qemu.EmulatorError
+	if ctx.Err() != nil || errors.As(err, &broken) {
+		return c.results, err
+	}
+	c.end(err, console)
+	return c.results, c.err
+}
+
+// collector makes results of events.
+type collector struct {
+	*Runner
+	kernel  Kernel
+	suites  []Suite // to be run; the next one is that of the number of results
+	logs    string
+	began   time.Time
+	up      bool // the guest said Hello
+	output  []string
+	results []Result
+	err     error // an error of ours
+}
+
+// bound is how long a suite may take.
+func (c *collector) bound(suite string) time.Duration {
+	for _, s := range c.suites {
+		if s.Name == suite {
+			return time.Duration(s.job(c.kernel).Seconds) * time.Second
+		}
+	}
+	return 0
+}
+
+func (c *collector) event(e wire.Event) {
+	switch e.Kind {
+	case wire.Hello:
+		c.up = true
+		fmt.Fprintf(c.Out, "  %-10s %-6s %5.1f s\n", bootSuite, "", time.Since(c.began).Seconds())
+	case wire.Note:
+		fmt.Fprintf(c.Out, "  note: %s\n", e.Text)
+	case wire.Start:
+		c.output, c.began = nil, time.Now()
+	case wire.Line:
+		c.output = append(c.output, e.Text)
+		if c.Verbose {
+			fmt.Fprintln(c.Out, "   |", e.Text)
+		}
+	case wire.Exit:
+		o, err := e.Outcome()
+		if err != nil {
+			c.err = err
+			return
+		}
+		c.add(judge(o, c.output))
+	}
+}
+
+// add finishes the suite that runs, or is to run next.
+func (c *collector) add(r Result) {
+	r.Kernel, r.Suite = c.kernel.Name, bootSuite
+	if c.up {
+		r.Suite = c.suites[len(c.results)].Name
+	}
+	r.Took = time.Since(c.began)
+	r.Log = filepath.Join(c.logs, r.Suite+".log")
+	if err := os.WriteFile(r.Log, []byte(strings.Join(c.output, "\n")+"\n"), 0o644); err != nil {
+		c.err = errors.Join(c.err, err)
+	}
+	fmt.Fprintln(c.Out, "  "+r.line())
+	if r.Verdict != Passed && !c.Verbose {
+		for _, line := range excerpt(c.output) {
+			fmt.Fprintln(c.Out, "   |", line)
+		}
+	}
+	c.results = append(c.results, r)
+	c.output, c.began = nil, time.Now()
+}
+
+// end makes a result of a machine that went down with a suite, or before the first.
+func (c *collector) end(err error, console string) {
+	if len(c.results) == len(c.suites) || err == nil && c.err != nil {
+		return
+	}
+	r := Result{Verdict: Died, Detail: "the machine went off in the middle"}
+	if err != nil {
+		r.Detail = err.Error()
+	}
+	switch {
+	case errors.Is(err, qemu.ErrHang):
+		r.Verdict = Hung
+	case errors.Is(err, qemu.ErrPanic):
+		r.Verdict = Panicked
+	}
+	r.Detail += "; see " + console
+	c.output = append(c.output, tail(console, 40)...)
+	c.add(r)
+}

@@ -1,0 +1,69 @@
+// Command run runs tests in virtual machines. See package test/vm; make test-vm calls it.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"time"
+
+	"github.com/firsthop/firsthop/test/vm"
+	"github.com/firsthop/firsthop/test/vm/debian"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "test-vm:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	names := flag.String("vm", "", "kernels to run, comma-separated; all by default")
+	suites := flag.String("suite", "", "suites to run, comma-separated; all by default")
+	image := flag.String("kernel", "", "a kernel image to run instead")
+	modules := flag.String("modules", "", "the directory with its modules, if it needs any")
+	verbose := flag.Bool("v", false, "print all output")
+	flag.Parse()
+
+	kernels, err := vm.Select(*names)
+	if err != nil {
+		return err
+	}
+	if *image != "" {
+		k, err := vm.GivenKernel(*image, *modules)
+		if err != nil {
+			return err
+		}
+		kernels = []vm.Kernel{k}
+	}
+	mirror, err := debian.MirrorOf("")
+	if err != nil {
+		return err
+	}
+	repository, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	r := vm.Runner{
+		Repository: repository, Cache: filepath.Join(repository, ".cache/vm"), Mirror: mirror, Out: os.Stdout, Verbose: *verbose,
+	}
+	start := time.Now()
+	results, err := r.Run(ctx, kernels, *suites)
+	fmt.Println()
+	ok := vm.Report(os.Stdout, results)
+	fmt.Printf("%.0f s\n", time.Since(start).Seconds())
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return errors.New("not all passed")
+	}
+	return nil
+}

@@ -1,0 +1,64 @@
+package vm
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Suite is a package of Go tests that is run in a machine.
+type Suite struct {
+	Name    string
+	Package string // its directory below the repository
+	Run     string // which tests, as go test -run; empty is all
+	Seconds int    // it is ended after that; emulation is slow, so many times what it takes
+	// Without are tests that a machine without user space can't run, and why. Any other test that is skipped fails.
+	Without map[string]string
+	// Files are what its tests read besides testdata: files and directories below the repository.
+	Files []string
+}
+
+// Suites are run on every kernel, in this order.
+var Suites = []Suite{
+	{Name: "node", Package: "test/vm/inside", Seconds: 180},
+	{Name: "bpf", Package: "bpf", Seconds: 180, Files: []string{"bpf/lib", "bpf/include"}},
+	{Name: "nat", Package: "bpf/nat", Seconds: 180},
+	{Name: "natinit", Package: "natinit", Seconds: 240},
+	{Name: "kernel", Package: "kernel", Seconds: 120, Files: []string{"docs/kernels.md"}},
+	{Name: "mounts", Package: "mounts", Seconds: 120},
+	{Name: "lab", Package: "test/lab", Seconds: 120},
+}
+
+// refusal is what is run on a kernel that firsthop must refuse.
+var refusal = []Suite{
+	{Name: "refusal", Package: "test/vm/inside", Run: "Refuse", Seconds: 120},
+}
+
+// programs are what tests run or build, by the name that their package's path ends in.
+var programs = map[string]string{
+	"firsthop": "./cmd/firsthop",
+	"client":   "./test/clients/client",
+}
+
+// selectSuites returns the suites of a comma-separated list, all for an empty one.
+func selectSuites(list string) ([]Suite, error) {
+	if list == "" {
+		return Suites, nil
+	}
+	var selected []Suite
+	var names []string
+	for _, s := range Suites {
+		names = append(names, s.Name)
+	}
+	for name := range strings.SplitSeq(list, ",") {
+		known := len(selected)
+		for _, s := range Suites {
+			if s.Name == strings.TrimSpace(name) {
+				selected = append(selected, s)
+			}
+		}
+		if len(selected) == known {
+			return nil, fmt.Errorf("find the suite %q: there are %s", name, strings.Join(names, ", "))
+		}
+	}
+	return selected, nil
+}
