@@ -2,6 +2,7 @@ package bootstrap
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -204,39 +205,42 @@ func (s *stage) takeLock(ctx context.Context) (outcome, error) {
 	if s.DryRun {
 		return outcome{result: Skipped, reason: "dry run: nothing is changed, so nothing is locked"}, nil
 	}
-	made, err := ensureRunDir(s.runDir)
+	made, err := s.lockRunDir(ctx)
 	if err != nil {
-		return outcome{}, err
-	}
-	wait, cancel := context.WithTimeout(ctx, s.LockTimeout)
-	defer cancel()
-	if s.lock, err = AcquireLock(wait, s.runDir); err != nil {
 		return outcome{}, err
 	}
 	tidy(s.runDir, s.stateDir)
 	if s.volatile, err = OpenLedger(s.runDir, false); err != nil {
 		return outcome{}, err
 	}
-	if made {
-		if err := s.volatile.Record(kindMkdir, s.runDir, ""); err != nil {
+	for _, dir := range made {
+		if err := s.volatile.Record(kindMkdir, dir, ""); err != nil {
 			return outcome{}, err
 		}
 	}
 	if s.durable, err = OpenLedger(s.stateDir, true); err != nil {
 		return outcome{}, err
 	}
+	s.durable.outer = s.volatile
 	if s.lock.Waited > 0 {
 		return outcome{reason: fmt.Sprintf("held, after waiting %d ms for another firsthop", s.lock.Waited.Milliseconds())}, nil
 	}
 	return outcome{reason: "held"}, nil
 }
 
-func ensureRunDir(dir string) (made bool, err error) {
-	if st, err := os.Stat(dir); err == nil && st.IsDir() {
-		return false, nil
+// lockRunDir takes the lock in the run directory and says which directories it
+// made for it. An uninstall that ends may take the directory away meanwhile.
+func (s *stage) lockRunDir(ctx context.Context) (made []string, err error) {
+	wait, cancel := context.WithTimeout(ctx, s.LockTimeout)
+	defer cancel()
+	for {
+		made = missingDirs(s.runDir)
+		if err = makeDirs(made, 0o755); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("create run directory: %w: run as root, or give --run-dir", err)
+		}
+		s.lock, err = AcquireLock(wait, s.runDir)
+		if !errors.Is(err, os.ErrNotExist) || wait.Err() != nil {
+			return made, err
+		}
 	}
-	if err = os.MkdirAll(dir, 0o755); err == nil {
-		return true, nil
-	}
-	return false, fmt.Errorf("create run directory: %w: run as root, or give --run-dir", err)
 }

@@ -33,7 +33,8 @@ type Entry struct {
 // concurrent use: its users hold the instance's lock.
 type Ledger struct {
 	path    string
-	durable bool // a note is on disk before the change is made
+	durable bool    // a note is on disk before the change is made
+	outer   *Ledger // notes the making of this one's directory, which has no place for it yet; may be nil
 	entries []Entry
 }
 
@@ -87,13 +88,48 @@ func (l *Ledger) add(kind, target, former string) {
 // notes.
 func (l *Ledger) ensureDir() error {
 	dir := filepath.Dir(l.path)
-	if _, err := os.Stat(dir); err == nil {
-		return nil
+	missing := missingDirs(dir)
+	if l.outer != nil {
+		for _, d := range missing {
+			if err := l.outer.Record(kindMkdir, d, ""); err != nil {
+				return err
+			}
+		}
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := makeDirs(missing, 0o700); err != nil {
 		return fmt.Errorf("create state directory: %w", err)
 	}
-	l.add(kindMkdir, dir, "")
+	for _, d := range missing {
+		l.add(kindMkdir, d, "")
+	}
+	return nil
+}
+
+// missingDirs are those of a directory and its parents that aren't there, the
+// topmost first.
+func missingDirs(dir string) []string {
+	var out []string
+	for ; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+			slices.Reverse(out)
+			return out
+		}
+		out = append(out, dir)
+	}
+}
+
+// makeDirs makes directories, the topmost first. The mode is the last one's:
+// its parents may come to hold things of others.
+func makeDirs(dirs []string, mode os.FileMode) error {
+	for i, d := range dirs {
+		m := os.FileMode(0o755)
+		if i == len(dirs)-1 {
+			m = mode
+		}
+		if err := os.Mkdir(d, m); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -6,16 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/firsthop/firsthop/bpf"
-	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
-	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/kubeproxy"
 	"github.com/firsthop/firsthop/units"
 )
@@ -54,10 +51,13 @@ func Uninstall(ctx context.Context, cfg UninstallConfig) ([]Removal, error) {
 	if len(u.removals) == 0 || u.DryRun {
 		return u.removals, nil
 	}
-	if err := u.refuse(ctx); err != nil {
+	if err := u.refuse(ctx); err != nil { // before anything is touched, the lock included
 		return nil, err
 	}
-	return u.removals, u.locked(ctx)
+	if err := u.locked(ctx); err != nil {
+		return nil, err
+	}
+	return u.removals, nil
 }
 
 type uninstall struct {
@@ -77,6 +77,7 @@ func (u *uninstall) add(kind, target string) {
 
 // look finds everything that is to go.
 func (u *uninstall) look(ctx context.Context) error {
+	u.vips, u.removals = nil, nil
 	var err error
 	if u.volatile, err = OpenLedger(u.runDir, false); err != nil {
 		return err
@@ -101,12 +102,12 @@ func (u *uninstall) look(ctx context.Context) error {
 			u.add("mount", e.Target)
 		}
 	}
-	for _, path := range u.files() {
+	for _, path := range slices.Concat(u.files(), u.lastFiles()) {
 		if _, err := os.Lstat(path); err == nil {
 			u.add("file", path)
 		}
 	}
-	for _, dir := range u.dirs() {
+	for _, dir := range u.emptied() {
 		u.add("directory", dir)
 	}
 	return nil
@@ -161,35 +162,6 @@ func (u *uninstall) lookPins() error {
 	return err
 }
 
-// files are those of ours in the state and run directories. The lists of
-// changes and the lock come last: they are needed until then.
-func (u *uninstall) files() []string {
-	cache := apiserver.CachePath(u.stateDir)
-	return slices.Concat(leftOvers(u.stateDir), leftOvers(u.runDir), []string{
-		cache, cache + ".damaged",
-		filepath.Join(u.runDir, StatusName),
-		filepath.Join(u.stateDir, LedgerName),
-		filepath.Join(u.runDir, LedgerName),
-		filepath.Join(u.runDir, LockName),
-	})
-}
-
-// dirs are the directories that we made, the deepest first.
-func (u *uninstall) dirs() []string {
-	var out []string
-	for _, l := range []*Ledger{u.durable, u.volatile} {
-		entries := l.Entries()
-		for i := len(entries) - 1; i >= 0; i-- {
-			if e := entries[i]; e.Kind == kindMkdir || e.Kind == "dir" {
-				if st, err := os.Lstat(e.Target); err == nil && st.IsDir() {
-					out = append(out, e.Target)
-				}
-			}
-		}
-	}
-	return out
-}
-
 // refuse keeps a node from being cut off from its control plane.
 func (u *uninstall) refuse(ctx context.Context) error {
 	if u.Force || len(u.vips) == 0 {
@@ -208,77 +180,4 @@ func (u *uninstall) refuse(ctx context.Context) error {
 	}
 	return fmt.Errorf("%w (%s): after an uninstall no connection to %s gets through: start what is to serve them first, or use --force",
 		ErrWouldCutOff, p.Summary(), strings.Join(frontends, ", "))
-}
-
-func (u *uninstall) locked(ctx context.Context) error {
-	// Below 5.11 the library's own probes need it, by which it tells a detach
-	// that isn't supported from one that found nothing.
-	kernel.RaiseMemlock(kernel.Inspect(u.hostRoot))
-	if _, err := os.Stat(u.runDir); err == nil {
-		wait, cancel := context.WithTimeout(ctx, u.LockTimeout)
-		defer cancel()
-		lock, err := AcquireLock(wait, u.runDir)
-		if err != nil {
-			return err
-		}
-		defer lock.Release()
-	}
-	return u.remove(ctx)
-}
-
-// remove goes from what would bring the rest back (units) over what traffic
-// uses to what only remembers.
-func (u *uninstall) remove(ctx context.Context) error {
-	if !u.Own() {
-		if _, err := units.Uninstall(ctx, u.unitsConfig()); err != nil {
-			return err
-		}
-	}
-	if u.bpffs.Err() == nil {
-		cgroup := u.cgroup.Path
-		if u.cgroup.Err() != nil {
-			cgroup = ""
-		}
-		if err := natinit.Remove(bpf.PinsBelow(u.bpffs.Path), cgroup); err != nil {
-			return err
-		}
-	}
-	if err := u.unmount(ctx); err != nil {
-		return err
-	}
-	dirs := u.dirs()
-	for _, path := range u.files() {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("remove file: %w", err)
-		}
-	}
-	for _, dir := range dirs {
-		if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
-			u.Log.Info("directory stays, it holds something of others", "directory", dir, "error", err)
-		}
-	}
-	return nil
-}
-
-func (u *uninstall) unmount(ctx context.Context) error {
-	for _, e := range u.volatile.Entries() {
-		if e.Kind != kindMount {
-			continue
-		}
-		unmount, c := mounts.UnmountBPFFS, u.mountConfig(u.BPFFS)
-		if e.Target != u.bpffs.HostPath {
-			unmount, c = mounts.UnmountCgroup2, u.mountConfig(u.Cgroup)
-		}
-		err := unmount(ctx, c, e.Former)
-		switch {
-		case errors.Is(err, mounts.ErrNotOurs), errors.Is(err, mounts.ErrAbsent):
-			u.Log.Info("mount is left alone, it is not ours any more", "mount", e.Target, "error", err)
-		case err != nil:
-			return err
-		}
-		if err := u.volatile.Forget(e.Kind, e.Target); err != nil {
-			return err
-		}
-	}
-	return nil
 }

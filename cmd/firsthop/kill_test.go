@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -98,20 +97,18 @@ func TestInitKilledAnywhereSucceedsTheNextTime(t *testing.T) {
 func (n node) traces() snapshot {
 	n.Helper()
 	s := slices.Concat(n.attached(), n.mountPoints())
-	for _, root := range []string{n.BPFFS, n.StateDir, n.RunDir} {
-		err := filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
-			if err != nil {
-				return err
-			}
-			info, err := d.Info()
-			if err == nil {
-				s = append(s, fmt.Sprintf("%s %s", path, info.Mode()))
-			}
+	err := filepath.WalkDir(n.Dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil {
 			return err
-		})
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			n.Fatal(err)
 		}
+		info, err := d.Info()
+		if err == nil {
+			s = append(s, fmt.Sprintf("%s %s", path, info.Mode()))
+		}
+		return err
+	})
+	if err != nil {
+		n.Fatal(err)
 	}
 	return s
 }

@@ -78,13 +78,16 @@ const (
 type node struct {
 	*testing.T
 	*lab.Lab
+	// These stand before those of the lab, so that a test can choose others.
+	BPFFS, StateDir, RunDir string
 	// inside makes firsthop itself a process of the lab's cgroup, as on a real node; else it connects by a child.
 	inside bool
 }
 
 func newNode(t *testing.T, opts ...lab.Option) node {
 	t.Helper()
-	return node{T: t, Lab: lab.New(t, opts...)}
+	l := lab.New(t, opts...)
+	return node{T: t, Lab: l, BPFFS: l.BPFFS, StateDir: l.StateDir, RunDir: l.RunDir}
 }
 
 // result is how a run of firsthop ended.
@@ -97,7 +100,7 @@ type result struct {
 
 // command prepares firsthop with this instance's flags after the command's name.
 func (n node) command(ctx context.Context, env []string, args ...string) *exec.Cmd {
-	args = append(append([]string{args[0]}, n.Flags()...), args[1:]...)
+	args = append([]string{args[0], "--bpffs", n.BPFFS, "--cgroup", n.Cgroup, "--state-dir", n.StateDir, "--run-dir", n.RunDir}, args[1:]...)
 	if n.inside {
 		cmd := n.Command(ctx, firsthop, args...).Cmd
 		cmd.Env = withEnv(env)

@@ -1,0 +1,235 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/kernel"
+	"github.com/firsthop/firsthop/mounts"
+	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/units"
+)
+
+// The changing half of Uninstall.
+
+// goneSuffix marks a run directory that is on its way out. It takes the list of
+// changes and the lock along, so that a kill leaves all of it or nothing.
+const goneSuffix = ".uninstalled"
+
+// locked takes the lock and looks again: an init may have been at work until
+// now. Without a run directory there is no instance that could be.
+func (u *uninstall) locked(ctx context.Context) error {
+	// Below 5.11 the library's own probes need it, by which it tells a detach
+	// that isn't supported from one that found nothing.
+	kernel.RaiseMemlock(kernel.Inspect(u.hostRoot))
+	wait, cancel := context.WithTimeout(ctx, u.LockTimeout)
+	defer cancel()
+	lock, err := AcquireLock(wait, u.runDir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if lock != nil {
+		defer lock.Release()
+	}
+	if err := u.look(ctx); err != nil {
+		return err
+	}
+	if err := u.refuse(ctx); err != nil {
+		return err
+	}
+	return u.remove(ctx)
+}
+
+// files are those of ours in the state and run directories, but for the lists
+// of changes and the lock.
+func (u *uninstall) files() []string {
+	cache := apiserver.CachePath(u.stateDir)
+	return slices.Concat(leftOvers(u.stateDir), leftOvers(u.runDir), []string{
+		cache, cache + ".damaged", filepath.Join(u.runDir, StatusName),
+	})
+}
+
+// lastFiles are needed until the end.
+func (u *uninstall) lastFiles() []string {
+	return []string{
+		filepath.Join(u.stateDir, LedgerName),
+		filepath.Join(u.runDir, LedgerName),
+		filepath.Join(u.runDir, LockName),
+	}
+}
+
+// dirs are the directories that we made, the deepest first.
+func (u *uninstall) dirs() []string {
+	var out []string
+	for _, l := range []*Ledger{u.durable, u.volatile} {
+		for _, e := range slices.Backward(l.Entries()) {
+			if !e.isDir() || slices.Contains(out, e.Target) {
+				continue
+			}
+			if st, err := os.Lstat(e.Target); err == nil && st.IsDir() {
+				out = append(out, e.Target)
+			}
+		}
+	}
+	return out
+}
+
+// isDir reports whether a change is the making of a directory, by us or by
+// package units.
+func (e Entry) isDir() bool { return e.Kind == kindMkdir || e.Kind == "dir" }
+
+// emptied are those of our directories that hold nothing but what goes.
+func (u *uninstall) emptied() []string {
+	goes := map[string]bool{}
+	for _, r := range u.removals {
+		goes[r.Target] = true
+	}
+	var out []string
+	candidates := u.dirs()
+	if u.bpffs.Err() == nil {
+		pins := bpf.PinsBelow(u.bpffs.Path)
+		candidates = append([]string{pins.Links(), pins.Progs(), pins.Maps(), pins.Dir}, candidates...)
+	}
+	if gone := u.runDir + goneSuffix; isDir(gone) {
+		out = append(out, gone)
+	}
+	for _, dir := range candidates {
+		entries, err := os.ReadDir(dir)
+		stays := slices.ContainsFunc(entries, func(e os.DirEntry) bool { return !goes[filepath.Join(dir, e.Name())] })
+		if err == nil && (!stays || goes[dir]) { // a mount that goes shows an empty directory
+			out = append(out, dir)
+			goes[dir] = true
+		}
+	}
+	return out
+}
+
+func isDir(path string) bool {
+	st, err := os.Lstat(path)
+	return err == nil && st.IsDir()
+}
+
+// remove goes from what would bring the rest back (units) over what traffic
+// uses to what only remembers. The list of changes goes last.
+func (u *uninstall) remove(ctx context.Context) error {
+	if !u.Own() {
+		if _, err := units.Uninstall(ctx, u.unitsConfig()); err != nil {
+			return err
+		}
+	}
+	if u.bpffs.Err() == nil {
+		cgroup := u.cgroup.Path
+		if u.cgroup.Err() != nil {
+			cgroup = ""
+		}
+		if err := natinit.Remove(bpf.PinsBelow(u.bpffs.Path), cgroup); err != nil {
+			return err
+		}
+	}
+	if err := u.unmount(ctx); err != nil {
+		return err
+	}
+	if err := removeFiles(u.files()); err != nil {
+		return err
+	}
+	if isDir(u.runDir) { // from here on, the volatile list stands for both
+		for _, e := range u.durable.Entries() {
+			if e.isDir() {
+				if err := u.volatile.Record(e.Kind, e.Target, ""); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	dirs := u.dirs()
+	if err := removeFiles(u.lastFiles()[:1]); err != nil {
+		return err
+	}
+	u.removeDirs(dirs, u.runDir)
+	return u.removeRunDir(dirs)
+}
+
+// removeDirs removes those of the directories that hold nothing, but for keep.
+func (u *uninstall) removeDirs(dirs []string, keep string) {
+	for _, dir := range dirs {
+		if dir == keep {
+			continue
+		}
+		if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+			u.Log.Info("directory stays, it holds something of others", "directory", dir, "error", err)
+		}
+	}
+}
+
+// removeRunDir removes the run directory, if it is ours and holds nothing else,
+// or what is ours in it; then those of its parents that are ours.
+func (u *uninstall) removeRunDir(dirs []string) error {
+	gone := u.runDir + goneSuffix
+	if slices.Contains(dirs, u.runDir) && u.onlyOursIn(u.runDir) {
+		if err := os.Rename(u.runDir, gone); err != nil {
+			return fmt.Errorf("remove run directory: %w", err)
+		}
+	} else if err := removeFiles(u.lastFiles()); err != nil {
+		return err
+	}
+	if !isDir(gone) {
+		return nil
+	}
+	if l, err := OpenLedger(gone, false); err == nil { // of a run that was killed here, too
+		for _, e := range slices.Backward(l.Entries()) {
+			if e.isDir() && e.Target != u.runDir {
+				dirs = append(dirs, e.Target)
+			}
+		}
+	}
+	if err := removeFiles([]string{filepath.Join(gone, LockName), filepath.Join(gone, LedgerName)}); err != nil {
+		return err
+	}
+	u.removeDirs(append([]string{gone}, dirs...), u.runDir)
+	return nil
+}
+
+func (u *uninstall) onlyOursIn(dir string) bool {
+	entries, err := os.ReadDir(dir)
+	return err == nil && !slices.ContainsFunc(entries, func(e os.DirEntry) bool {
+		return !slices.Contains(u.lastFiles(), filepath.Join(dir, e.Name()))
+	})
+}
+
+func removeFiles(paths []string) error {
+	for _, path := range paths {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("remove file: %w", err)
+		}
+	}
+	return nil
+}
+
+func (u *uninstall) unmount(ctx context.Context) error {
+	for _, e := range u.volatile.Entries() {
+		if e.Kind != kindMount {
+			continue
+		}
+		unmount, c := mounts.UnmountBPFFS, u.mountConfig(u.BPFFS)
+		if e.Target != u.bpffs.HostPath {
+			unmount, c = mounts.UnmountCgroup2, u.mountConfig(u.Cgroup)
+		}
+		err := unmount(ctx, c, e.Former)
+		switch {
+		case errors.Is(err, mounts.ErrNotOurs), errors.Is(err, mounts.ErrAbsent):
+			u.Log.Info("mount is left alone, it is not ours any more", "mount", e.Target, "error", err)
+		case err != nil:
+			return err
+		}
+		if err := u.volatile.Forget(e.Kind, e.Target); err != nil {
+			return err
+		}
+	}
+	return nil
+}
