@@ -19,11 +19,13 @@ type Status struct {
 	Serving  bool                `json:"serving"`
 	Sentence string              `json:"sentence"`
 	Problems []string            `json:"problems,omitempty"`
-	Notes    []string            `json:"notes,omitempty"`
+	Notes    []string            `json:"notes,omitempty"` // what to know, and no problem
 	Instance InstanceDirs        `json:"instance"`
 	Hooks    []natinit.HookState `json:"hooks,omitempty"`
 	Table    []TableService      `json:"table,omitempty"`
 	Last     *Report             `json:"last_init,omitempty"`
+
+	halved bool // there is a part of a table
 }
 
 // TableService is one service index of the table.
@@ -62,9 +64,15 @@ func (d Dirs) mountConfig(path string) mounts.Config {
 	return mounts.Config{Root: d.Root, Path: path, Explicit: path != "", RunDir: d.RunDir}
 }
 
+// openTable opens the table for reading. The error of one that lacks some of
+// its maps matches os.ErrNotExist beside ErrNoTable.
 func openTable(b mounts.BPFFS) (*bpf.Maps, error) {
 	maps, err := bpf.OpenMaps(bpf.PinsBelow(b.Path), true)
 	if errors.Is(err, os.ErrNotExist) {
+		pins := bpf.PinsBelow(b.Path)
+		if entries, _ := os.ReadDir(pins.Maps()); len(entries) > 0 {
+			return nil, fmt.Errorf("%w that is whole: %w: run `firsthop init`", ErrNoTable, err)
+		}
 		return nil, fmt.Errorf("%w below %s: run `firsthop init`", ErrNoTable, bpf.PinsBelow(b.HostPath).Dir)
 	}
 	return maps, err
@@ -75,7 +83,7 @@ func readTable(maps *bpf.Maps) ([]TableService, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out []TableService
+	out := []TableService{}
 	for _, index := range state.Indexes() {
 		ts := TableService{Index: index, Owner: natinit.OwnerOf(index)}
 		local := false
@@ -100,7 +108,7 @@ func ReadStatus(d Dirs) (*Status, error) {
 	st := &Status{Instance: InstanceDirs{StateDir: p.stateDir, RunDir: p.runDir}}
 	last, err := LoadReport(p.runDir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
+		st.Notes = append(st.Notes, err.Error()) // it is no more than a memory
 	}
 	st.Last = last
 	b, err := mounts.FindBPFFS(d.mountConfig(d.BPFFS))
@@ -134,6 +142,7 @@ func (st *Status) look(b mounts.BPFFS, g mounts.Cgroup2) error {
 	maps, err := openTable(b)
 	if errors.Is(err, ErrNoTable) {
 		st.problem(err)
+		st.halved = errors.Is(err, os.ErrNotExist)
 		return nil
 	}
 	if err != nil {
@@ -197,7 +206,7 @@ func (st *Status) conclude() {
 		st.Sentence = "serving, as far as table and attachment tell; not proven since the last reboot: `firsthop init` proves it"
 	case st.Last != nil && st.Last.Scope == ScopeOff && len(st.Problems) == 0:
 		st.Sentence = "not attached, by --scope off; the table is ready, and something else serves the Service addresses"
-	case len(st.Table) == 0 && attached == 0:
+	case len(st.Table) == 0 && attached == 0 && !st.halved:
 		st.Sentence = "not serving: nothing is set up here"
 	default:
 		st.Sentence = fmt.Sprintf("not serving as it should: %d problems", len(st.Problems))

@@ -77,7 +77,7 @@ func (u *uninstall) add(kind, target string) {
 
 // look finds everything that is to go.
 func (u *uninstall) look(ctx context.Context) error {
-	u.vips, u.removals = nil, nil
+	u.vips, u.removals = nil, []Removal{}
 	var err error
 	if u.volatile, err = OpenLedger(u.runDir, false); err != nil {
 		return err

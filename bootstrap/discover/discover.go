@@ -78,6 +78,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	s.probe(ctx)
 	s.families()
 	s.report()
+	s.res.noNulls()
 	if cfg.Log != nil {
 		for _, n := range s.res.Notes {
 			cfg.Log.Info(n)

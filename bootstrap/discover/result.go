@@ -237,3 +237,14 @@ func (r *Result) missing(given *Explicit) error {
 	}
 	return &NotFoundError{missing, r.Sources}
 }
+
+// noNulls makes empty lists lists in JSON too, so that a script can go through
+// them.
+func (r *Result) noNulls() {
+	if r.Services == nil {
+		r.Services = []Service{}
+	}
+	if r.Endpoints == nil {
+		r.Endpoints = []Endpoint{}
+	}
+}
