@@ -8,12 +8,13 @@ import (
 )
 
 // The scripts ask the program itself (--generate-bash-completion), so they
-// don't grow old.
+// don't grow old. They ask about "-" where "--" stands, after which the flag
+// package takes no more flags.
 const (
 	bashCompletion = `# bash completion for firsthop: source <(firsthop completion bash)
 _firsthop() {
 	local cur=${COMP_WORDS[COMP_CWORD]} words=("${COMP_WORDS[@]:0:COMP_CWORD}")
-	[[ $cur == -* ]] && words+=("$cur")
+	case $cur in --) words+=(-) ;; -*) words+=("$cur") ;; esac
 	COMPREPLY=($(compgen -W "$("${words[@]}" --generate-bash-completion 2>/dev/null)" -- "$cur"))
 	[[ ${#COMPREPLY[@]} -eq 0 ]] && COMPREPLY=($(compgen -f -- "$cur"))
 }
@@ -23,7 +24,7 @@ complete -F _firsthop firsthop
 # zsh completion for firsthop: source <(firsthop completion zsh)
 _firsthop() {
 	local -a opts words_=("${(@)words[1,$CURRENT-1]}")
-	[[ ${words[CURRENT]} == -* ]] && words_+=("${words[CURRENT]}")
+	case ${words[CURRENT]} in (--) words_+=(-) ;; (-*) words_+=("${words[CURRENT]}") ;; esac
 	opts=("${(@f)$("${words_[@]}" --generate-bash-completion 2>/dev/null)}")
 	if [[ -n ${opts[1]} ]]; then _describe 'values' opts; else _files; fi
 }
