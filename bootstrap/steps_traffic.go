@@ -204,7 +204,7 @@ func (s *stage) attach(ctx context.Context) (outcome, error) {
 	if s.DryRun {
 		return s.planAttach(balancer)
 	}
-	cfg := natinit.AttachConfig{Pins: s.pins(), Maps: s.seeded.Maps, Cgroup: s.cgroup.Path, Features: s.features, Balancer: balancer}
+	cfg := natinit.AttachConfig{Pins: s.pins(), Maps: s.seeded.Maps, Cgroup: s.cgroup.Path, CgroupID: s.cgroup.ID, Features: s.features, Balancer: balancer}
 	if s.attached, err = natinit.Attach(cfg); err != nil {
 		return outcome{}, err
 	}

@@ -173,14 +173,16 @@ func Inspect(p *ebpf.Program, m *Maps) (Loaded, error) {
 		return Loaded{}, err
 	}
 	var rodata ebpf.MapID
+	others := 0
 	for _, id := range ids {
 		if own[id] {
 			l.Ours = true
 		} else {
 			rodata = id
+			others++
 		}
 	}
-	if !l.Ours || rodata == 0 {
+	if !l.Ours || others != 1 { // more: it uses a map that is no longer of this table
 		return l, nil
 	}
 	l.Settings, err = readSettings(rodata)

@@ -103,7 +103,7 @@ func EnsureMaps(pins Pins, sizes Sizes) (*Maps, error) {
 		return nil, err
 	}
 	for _, dir := range []string{pins.Dir, pins.Maps()} {
-		if err := ensureDir(dir); err != nil {
+		if err := EnsureDir(dir); err != nil {
 			return nil, err
 		}
 	}
@@ -191,6 +191,9 @@ func RemoveMaps(pins Pins) error {
 	if err != nil {
 		return err
 	}
+	if err := ownMeta(pins, spec); err != nil {
+		return err
+	}
 	var errs []error
 	for _, name := range slices.Backward(MapNames()) {
 		m, err := openPinned(pins.Map(name), spec.Maps[name.Kernel()], true)
@@ -206,6 +209,79 @@ func RemoveMaps(pins Pins) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// ownMeta refuses a table that is marked as somebody else's.
+func ownMeta(pins Pins, spec *ebpf.CollectionSpec) error {
+	meta, err := openPinned(pins.Map(MapMeta), spec.Maps[MapMeta.Kernel()], true)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	m := &Maps{byName: map[MapName]*ebpf.Map{MapMeta: meta}}
+	defer m.Close()
+	return m.checkMeta(pins)
+}
+
+// RepinMaps pins those maps of running programs that have lost their pins: a
+// table that the programs don't read would be of no use, and to seed it a
+// gap in service until they are exchanged. progs are programs of ours.
+func RepinMaps(pins Pins, progs []*ebpf.Program) ([]MapName, error) {
+	spec, err := specs()
+	if err != nil {
+		return nil, err
+	}
+	var repinned []MapName
+	for _, p := range progs {
+		info, err := p.Info()
+		if err != nil {
+			return repinned, fmt.Errorf("read program info: %w", err)
+		}
+		ids, _ := info.MapIDs()
+		for _, id := range ids {
+			name, err := repinMap(pins, id, spec)
+			if err != nil {
+				return repinned, err
+			}
+			if name != "" {
+				repinned = append(repinned, name)
+			}
+		}
+	}
+	return repinned, nil
+}
+
+// repinMap pins the map with an id if it is one of a table and its place is
+// free; else it gives "".
+func repinMap(pins Pins, id ebpf.MapID, spec *ebpf.CollectionSpec) (MapName, error) {
+	m, err := ebpf.NewMapFromID(id)
+	if err != nil {
+		return "", fmt.Errorf("open map %d: %w", id, err)
+	}
+	defer m.Close()
+	info, err := m.Info()
+	if err != nil {
+		return "", fmt.Errorf("read info of map %d: %w", id, err)
+	}
+	for _, name := range MapNames() {
+		want := spec.Maps[name.Kernel()]
+		if info.Name != name.Kernel() || m.Type() != want.Type || m.KeySize() != want.KeySize || m.ValueSize() != want.ValueSize {
+			continue
+		}
+		if _, err := os.Lstat(pins.Map(name)); !errors.Is(err, os.ErrNotExist) {
+			return "", nil
+		}
+		if err := errors.Join(EnsureDir(pins.Dir), EnsureDir(pins.Maps())); err != nil {
+			return "", err
+		}
+		if err := m.Pin(pins.Map(name)); err != nil {
+			return "", fmt.Errorf("pin map %d again: %w", id, err)
+		}
+		return name, nil
+	}
+	return "", nil
 }
 
 // RemoveEmptyDirs removes those directories of ours that hold nothing.
@@ -280,7 +356,8 @@ func newerLayout(pins Pins) error {
 	return nil
 }
 
-func ensureDir(dir string) error {
+// EnsureDir makes a directory for pins, below one that exists.
+func EnsureDir(dir string) error {
 	err := os.Mkdir(dir, 0o700)
 	if err == nil || errors.Is(err, os.ErrExist) {
 		return nil

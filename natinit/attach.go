@@ -15,6 +15,7 @@ type AttachConfig struct {
 	Pins     bpf.Pins
 	Maps     *bpf.Maps
 	Cgroup   string // directory of the v2 hierarchy; all processes in it and below are served
+	CgroupID uint64 // its id, as links have it (mounts.CgroupID)
 	Features bpf.Features
 	Balancer bpf.Balancer
 	Proc     string // proc mount that shows other programs' owners, for messages; "" for /proc
@@ -168,11 +169,4 @@ func programID(p *ebpf.Program) (ebpf.ProgramID, error) {
 	}
 	id, _ := info.ID()
 	return id, nil
-}
-
-func ensureDir(dir string) error {
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("create pin directory: %w", err)
-	}
-	return nil
 }

@@ -1,14 +1,19 @@
 package natinit
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/test/clients"
@@ -163,7 +168,7 @@ func TestWithoutCapabilitiesNothingIsChanged(t *testing.T) {
 	refused := func(job childJob) {
 		t.Helper()
 		before := n.snapshot(t)
-		out, err := runWithCapabilities(t, job, "-all")
+		out, err := runWithCapabilities(t, job)
 		if err == nil || !strings.Contains(out, "operation not permitted") || !strings.Contains(out, "CAP_SYS_ADMIN and CAP_NET_ADMIN") {
 			t.Errorf("%+v: %v, %s: want EPERM, and what is missing", job, err, out)
 		}
@@ -178,16 +183,33 @@ func TestWithoutCapabilitiesNothingIsChanged(t *testing.T) {
 	must(t, Remove(n.pins, n.cgroup))
 }
 
-// runWithCapabilities runs a child whose bounding set is as setpriv is told.
-func runWithCapabilities(t *testing.T, job childJob, bounding string) (string, error) {
+// runWithCapabilities runs a child that has no other capabilities: they are taken out of the bounding set of a thread that
+// starts it, and then ends.
+func runWithCapabilities(t *testing.T, job childJob, keep ...int) (string, error) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "setpriv", "--bounding-set="+bounding, "--inh-caps=-all", self(t))
+	cmd := exec.CommandContext(t.Context(), self(t))
 	cmd.Env = append(os.Environ(), childEnv+"=init")
 	data, err := json.Marshal(job)
 	must(t, err)
 	cmd.Stdin = strings.NewReader(string(data))
-	out, err := cmd.CombinedOutput()
-	return string(out), err
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	ended := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlock: the thread is spoilt
+		for c := 0; c <= unix.CAP_LAST_CAP; c++ {
+			if slices.Contains(keep, c) {
+				continue
+			}
+			if err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) {
+				ended <- err
+				return
+			}
+		}
+		ended <- cmd.Run()
+	}()
+	err = <-ended
+	return out.String(), err
 }
 
 // What the error above asks for is enough: for a first run, for another one, and for the way back.
@@ -197,13 +219,13 @@ func TestTheCapabilitiesAskedForAreEnough(t *testing.T) {
 		n := newNode(t)
 		job := childJob{BPFFS: n.l.BPFFS, Cgroup: n.cgroup, Features: f, Balancer: bpf.Balancer{UDP: true}}
 		for _, job.Backends = range [][]int{{0}, {0}, {1, 2}} {
-			if out, err := runWithCapabilities(t, job, "-all,+sys_admin,+net_admin"); err != nil {
+			if out, err := runWithCapabilities(t, job, unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN); err != nil {
 				t.Errorf("%s: %v: %s", by, err, out)
 			}
 		}
 		n.mustConnect(t)
 		job.Remove = true
-		if out, err := runWithCapabilities(t, job, "-all,+sys_admin,+net_admin"); err != nil {
+		if out, err := runWithCapabilities(t, job, unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN); err != nil {
 			t.Errorf("%s: %v: %s", by, err, out)
 		}
 	}

@@ -74,7 +74,7 @@ func (a *Attached) updateLink(h bpf.Hook, l link.Link, state linkState, res Hook
 // pinLink pins a new link at its place, over the pin of a former one that is
 // attached elsewhere or dead.
 func (a *Attached) pinLink(h bpf.Hook, l *link.RawLink, pin string, former link.Link) error {
-	if err := ensureDir(a.cfg.Pins.Links()); err != nil {
+	if err := bpf.EnsureDir(a.cfg.Pins.Links()); err != nil {
 		return err
 	}
 	next := pin + nextSuffix
@@ -122,28 +122,12 @@ func (a *Attached) openLink(pin string, h bpf.Hook) (link.Link, linkState, error
 		return nil, linkState{}, err
 	}
 	a.closes = append(a.closes, l.Close)
-	cg := info.Cgroup()
-	want, err := cgroupID(a.cgroup)
-	if err != nil {
-		return nil, linkState{}, err
-	}
-	switch cg.CgroupId {
-	case want:
+	switch cg := info.Cgroup(); cg.CgroupId {
+	case a.cfg.CgroupID:
 		return l, linkState{here: true, program: info.Program}, nil
 	case 0:
 		return nil, linkState{note: "the cgroup of the former link is gone"}, nil
 	default:
 		return l, linkState{note: fmt.Sprintf("moved here from the cgroup with id %d", cg.CgroupId)}, nil
 	}
-}
-
-// cgroupID is the kernel's id of an open cgroup directory, as the information
-// of a link has it. Where there are links (5.7) on a 64-bit machine it is the
-// inode number: both are the kernfs id (5.5, kernel commit 67c0496e87d1).
-func cgroupID(dir *os.File) (uint64, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
-		return 0, fmt.Errorf("read cgroup id of %s: %w", dir.Name(), err)
-	}
-	return st.Ino, nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
@@ -105,7 +106,7 @@ func (n *node) seedConfig(f bpf.Features, svcs []nat.Service) SeedConfig {
 }
 
 func (n *node) attachConfig(m *bpf.Maps, f bpf.Features, b bpf.Balancer) AttachConfig {
-	return AttachConfig{Pins: n.pins, Maps: m, Cgroup: n.cgroup, Features: f, Balancer: b}
+	return AttachConfig{Pins: n.pins, Maps: m, Cgroup: n.cgroup, CgroupID: inode(n.cgroup), Features: f, Balancer: b}
 }
 
 // begin seeds and attaches.
@@ -246,4 +247,13 @@ func (n *node) wantOnce(t testing.TB, f bpf.Features, b bpf.Balancer, by By) {
 			t.Errorf("%s has %d programs of ours", st.Hook, own)
 		}
 	}
+}
+
+// inode is the id of a cgroup: its inode number, on the kernels that the tests run on.
+func inode(cgroup string) uint64 {
+	var st unix.Stat_t
+	if err := unix.Stat(cgroup, &st); err != nil {
+		panic(err)
+	}
+	return st.Ino
 }

@@ -74,14 +74,14 @@ func (a *Attached) keepProg(h bpf.Hook, p *ebpf.Program, res HookResult) (HookRe
 	if err != nil || pinned == res.Program {
 		return res, err
 	}
-	if err := ensureDir(a.cfg.Pins.Progs()); err != nil {
+	if err := bpf.EnsureDir(a.cfg.Pins.Progs()); err != nil {
 		return res, err
 	}
 	return res, repin(p.FD(), filepath.Join(a.cfg.Pins.Progs(), h.Name))
 }
 
 func (a *Attached) attachProg(h bpf.Hook, prog *ebpf.Program) error {
-	if err := ensureDir(a.cfg.Pins.Progs()); err != nil {
+	if err := bpf.EnsureDir(a.cfg.Pins.Progs()); err != nil {
 		return err
 	}
 	pin := filepath.Join(a.cfg.Pins.Progs(), h.Name)

@@ -4,7 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
+
+	"github.com/cilium/ebpf"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
@@ -19,6 +23,9 @@ type SeedConfig struct {
 	// Services are to be in the table. One that the runtime wrote already keeps
 	// its index; what happens to its backends is for Merge to say.
 	Services []nat.Service
+
+	// Prune removes the services of the init stage that are not among Services.
+	Prune bool
 
 	// Merge gives the backends of a service that the runtime wrote: from those
 	// that it has and those that the init stage would give it. nil, or an equal
@@ -45,6 +52,7 @@ const (
 	Kept    Change = "kept"    // was so already
 	Added   Change = "added"   // wasn't there
 	Changed Change = "changed" // was there, and different
+	Removed Change = "removed" // was there, and isn't wanted
 )
 
 // Owner is who writes a service of the table.
@@ -79,6 +87,9 @@ type Seeded struct {
 // On an error nothing has changed. Errors match bpf.ErrForeign,
 // bpf.ErrNewerLayout or nat.ErrFull where that is the cause.
 func Seed(cfg SeedConfig) (*Seeded, error) {
+	if err := repinMaps(cfg.Pins); err != nil {
+		return nil, explainRights(err)
+	}
 	maps, err := bpf.EnsureMaps(cfg.Pins, cfg.Sizes)
 	if err != nil {
 		return nil, explainRights(err)
@@ -134,7 +145,72 @@ func PlanSeed(state *nat.State, cfg SeedConfig) (*nat.Plan, []SeededService, err
 		}
 		out = append(out, describe(p.State(), svc, index, existed, former))
 	}
+	if cfg.Prune {
+		out = append(out, prune(p, out)...)
+	}
 	return p.Plan(), out, nil
+}
+
+// prune plans that the init stage's other services go.
+func prune(p *nat.Planner, wanted []SeededService) []SeededService {
+	var out []SeededService
+	for _, index := range p.State().Indexes() {
+		if OwnerOf(index) != OwnerInit || slices.ContainsFunc(wanted, func(s SeededService) bool { return s.Index == index }) {
+			continue
+		}
+		gone := describe(p.State(), nat.Service{Name: "not wanted any more"}, index, true, nil)
+		gone.Change, gone.Former, gone.Backends = Removed, gone.Backends, nil
+		p.Remove(index)
+		out = append(out, gone)
+	}
+	return out
+}
+
+// repinMaps brings back the pins of maps that the attached programs use, if
+// somebody removed some.
+func repinMaps(pins bpf.Pins) error {
+	missing := false
+	for _, name := range bpf.MapNames() {
+		_, err := os.Lstat(pins.Map(name))
+		missing = missing || errors.Is(err, os.ErrNotExist)
+	}
+	if !missing {
+		return nil
+	}
+	var progs []*ebpf.Program
+	defer func() {
+		for _, p := range progs {
+			p.Close()
+		}
+	}()
+	for _, h := range bpf.Hooks() {
+		p, err := hookProgram(pins, h)
+		if err != nil {
+			return err
+		}
+		if p != nil {
+			progs = append(progs, p)
+		}
+	}
+	_, err := bpf.RepinMaps(pins, progs)
+	return err
+}
+
+// hookProgram opens the program that a hook's pin leads to; nil: there is none.
+func hookProgram(pins bpf.Pins, h bpf.Hook) (*ebpf.Program, error) {
+	l, info, err := ownLink(filepath.Join(pins.Links(), h.Name), h)
+	if err != nil {
+		return nil, err
+	}
+	if l == nil {
+		return ownProg(filepath.Join(pins.Progs(), h.Name), h)
+	}
+	defer l.Close()
+	p, err := ebpf.NewProgramFromID(info.Program)
+	if err != nil {
+		return nil, fmt.Errorf("open program of pinned link: %w", err)
+	}
+	return p, nil
 }
 
 // ensure brings one Service into the plan: as the init stage's own, or, where

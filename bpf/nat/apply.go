@@ -49,6 +49,11 @@ func (a *Applied) write() error {
 			return fmt.Errorf("write %d frontends: %w", len(keys), err)
 		}
 	}
+	if keys, _ := split(p.Deletes); len(keys) > 0 {
+		if err := s.DeleteFrontends(keys); err != nil {
+			return fmt.Errorf("remove %d frontends: %w", len(keys), err)
+		}
+	}
 	return putWords(s, p.LastWords)
 }
 
@@ -75,6 +80,11 @@ func (a *Applied) Rollback() error {
 	p, s := a.plan, a.store
 	var errs []error
 	errs = append(errs, putWords(s, inverse(p.LastWords)))
+	if keys, values := split(p.Deletes); len(keys) > 0 {
+		slices.Reverse(keys) // frontends before their marks
+		slices.Reverse(values)
+		errs = append(errs, s.PutFrontends(keys, values))
+	}
 	errs = append(errs, a.takeBackPuts())
 	errs = append(errs, putWords(s, inverse(p.Words)))
 	if keys, _ := flatten(p.NewSets); len(keys) > 0 {

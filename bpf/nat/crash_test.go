@@ -3,6 +3,7 @@ package nat
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -41,6 +42,24 @@ func changes() []change {
 		{"another frontend and other backends", two, InitIndexes, []Service{twoPorts(kubernetes("192.0.2.4:4")), dns("192.0.2.8:53")}},
 		{"stickiness lost", two, InitIndexes, []Service{func() Service { s := dns("192.0.2.8:53"); s.Sticky = false; return s }()}},
 		{"no backends, where that is meant", two, InitIndexes, []Service{empty(dns()), kubernetes("192.0.2.9:1")}},
+		{"two services joined into one", func(t testing.TB, f *Fake) {
+			a, b := kubernetes("192.0.2.1:1"), kubernetes("192.0.2.2:2", "192.0.2.3:3")
+			b.Frontends, b.VIPs = []bpf.FrontendKey{tcp("10.96.0.9:443")}, addrsOnly("10.96.0.9")
+			ensure(t, f, InitIndexes, a, b)
+		}, InitIndexes, []Service{func() Service {
+			s := kubernetes("192.0.2.1:1", "192.0.2.2:2")
+			s.Frontends, s.VIPs = append(s.Frontends, tcp("10.96.0.9:443")), addrsOnly("10.96.0.1", "10.96.0.9")
+			return s
+		}()}},
+		{"removed: the service that isn't wanted", two, InitIndexes, []Service{dns("192.0.2.7:53", "192.0.2.8:53")}},
+		{"removed: one of two that share an address", func(t testing.TB, f *Fake) {
+			b := dns("192.0.2.7:53")
+			b.Frontends = []bpf.FrontendKey{udp("10.96.0.1:53")}
+			b.VIPs = addrsOnly("10.96.0.1")
+			ensure(t, f, InitIndexes, kubernetes("192.0.2.1:1"), b)
+		}, InitIndexes, []Service{kubernetes("192.0.2.1:1")}},
+		{"removed: everything", two, InitIndexes, nil},
+		{"a mark taken away", two, InitIndexes, []Service{unmarked(kubernetes("192.0.2.9:1"))}},
 		{"an index with a left-over word and no backends", func(t testing.TB, f *Fake) {
 			f.state.Sets[3] = map[uint32]bpf.Backend{0: {Port: bpf.PortOf(1)}}
 			f.state.Words[bpf.WordAt(1, false)] = bpf.WordOf(3, 1)
@@ -56,6 +75,16 @@ func changes() []change {
 			f.Writes++ // nothing fails before the first write otherwise
 		}, InitIndexes, []Service{kubernetes("192.0.2.5:5"), dns("192.0.2.7:53")}},
 	}
+}
+
+func unmarked(s Service) Service { s.VIPs = nil; return s }
+
+func addrsOnly(ss ...string) []netip.Addr {
+	var out []netip.Addr
+	for _, s := range ss {
+		out = append(out, netip.MustParseAddr(s))
+	}
+	return out
 }
 
 func twoPorts(s Service) Service {
@@ -107,9 +136,19 @@ func (c change) plan(t testing.TB, f *Fake) (plan *Plan, before, after *State) {
 	t.Helper()
 	before = mustRead(t, f)
 	p := NewPlanner(mustRead(t, f), c.own)
+	wanted := map[uint32]bool{}
 	for _, svc := range c.to {
 		if err := p.Ensure(svc); err != nil {
 			t.Fatal(err)
+		}
+		index, _, _ := p.Owner(svc)
+		wanted[index] = true
+	}
+	if strings.HasPrefix(c.name, "removed:") {
+		for _, index := range p.State().Indexes() {
+			if !wanted[index] {
+				p.Remove(index)
+			}
 		}
 	}
 	return p.Plan(), before, p.State()

@@ -23,6 +23,7 @@ type Plan struct {
 	NewSets    []Set         // written before any word points to them
 	Words      []WordChange  // in order
 	Puts       []FrontendPut // in order
+	Deletes    []FrontendPut // in order; Frontend is the value that goes
 	LastWords  []WordChange  // words that no frontend points to
 	OldSets    []Set         // after a grace period
 }
@@ -39,7 +40,7 @@ type WordChange struct {
 	From, To bpf.Word
 }
 
-// FrontendPut is a frontend that comes.
+// FrontendPut is a frontend that comes or, in Plan.Deletes, goes.
 type FrontendPut struct {
 	Key      bpf.FrontendKey
 	Frontend bpf.Frontend
@@ -53,7 +54,7 @@ func (p *Plan) Empty() bool {
 
 // Visible reports whether the plan changes what traffic sees.
 func (p *Plan) Visible() bool {
-	return len(p.Words)+len(p.Puts)+len(p.LastWords) > 0
+	return len(p.Words)+len(p.Puts)+len(p.Deletes)+len(p.LastWords) > 0
 }
 
 // Planner turns desired Services into plans for one writer. It changes its
@@ -106,17 +107,21 @@ func (p *Planner) collect() {
 }
 
 // Owner finds the service index that a Service has in the table. found is
-// false if none of its frontends is there. It is an error if they belong to
-// different services.
+// false if none of its frontends is there. Where they belong to several of the
+// writer's own services, it is the lowest, with which Ensure joins the others;
+// one of another writer goes before the writer's own. It is an error if they
+// belong to several of other writers.
 func (p *Planner) Owner(svc Service) (index uint32, found bool, err error) {
 	for _, k := range svc.Frontends {
 		fe, ok := p.state.Frontends[k]
-		switch {
-		case !ok:
+		switch foreign := !p.own.Contains(fe.Index); {
+		case !ok || found && fe.Index == index:
 		case !found:
 			index, found = fe.Index, true
-		case fe.Index != index:
-			return 0, false, fmt.Errorf("service %s: its frontends belong to services %d and %d of the table", svc.Name, index, fe.Index)
+		case foreign && !p.own.Contains(index):
+			return 0, false, fmt.Errorf("service %s: its frontends belong to services %d and %d of another writer", svc.Name, index, fe.Index)
+		case foreign || p.own.Contains(index) && fe.Index < index:
+			index = fe.Index
 		}
 	}
 	return index, found, nil
@@ -149,13 +154,77 @@ func (p *Planner) Ensure(svc Service) error {
 	if svc.Sticky {
 		flags |= bpf.FrontendSticky
 	}
+	joined := map[uint32]bool{}
 	for _, k := range svc.Frontends {
+		if old, ok := p.state.Frontends[k]; ok && old.Index != index {
+			joined[old.Index] = true
+		}
 		p.putFrontend(k, bpf.Frontend{Index: index, Flags: flags})
 	}
-	for _, v := range svc.VIPs {
-		p.putFrontend(bpf.VIPKeyOf(v), bpf.Frontend{Flags: bpf.FrontendVIP})
+	p.mark(svc)
+	for _, other := range slices.Sorted(maps.Keys(joined)) {
+		if len(p.state.FrontendsOf(other)) == 0 {
+			p.clear(other)
+		}
 	}
 	return nil
+}
+
+// mark plans the marks of a Service's VIPs, and takes those away that its
+// addresses have but should not.
+func (p *Planner) mark(svc Service) {
+	for _, k := range svc.Frontends {
+		mark := bpf.FrontendKey{Addr: k.Addr}
+		if !slices.Contains(svc.VIPs, k.Addr.Addr()) {
+			p.deleteFrontend(mark)
+			continue
+		}
+		p.putFrontend(mark, bpf.Frontend{Flags: bpf.FrontendVIP})
+	}
+}
+
+// Remove plans that a service of the writer's own goes: its frontends, the
+// marks of addresses that no other service has, its words and its sets.
+func (p *Planner) Remove(index uint32) {
+	keys := p.state.FrontendsOf(index)
+	for _, k := range keys {
+		shared := func(other bpf.FrontendKey, fe bpf.Frontend) bool {
+			return other.Addr == k.Addr && other.Proto != 0 && fe.Index != index
+		}
+		alone := true
+		for other, fe := range p.state.Frontends {
+			alone = alone && !shared(other, fe)
+		}
+		if alone {
+			p.deleteFrontend(bpf.FrontendKey{Addr: k.Addr})
+		}
+	}
+	for _, k := range keys {
+		p.deleteFrontend(k)
+	}
+	p.clear(index)
+}
+
+func (p *Planner) deleteFrontend(k bpf.FrontendKey) {
+	if fe, ok := p.state.Frontends[k]; ok {
+		p.plan.Deletes = append(p.plan.Deletes, FrontendPut{Key: k, Frontend: fe})
+		delete(p.state.Frontends, k)
+	}
+}
+
+// clear plans that the words and sets of a service without frontends go.
+func (p *Planner) clear(index uint32) {
+	for _, at := range []uint32{bpf.WordAt(index, false), bpf.WordAt(index, true)} {
+		w, ok := p.state.Words[at]
+		if !ok {
+			continue
+		}
+		p.plan.LastWords = append(p.plan.LastWords, WordChange{At: at, From: w})
+		delete(p.state.Words, at)
+		if _, there := p.state.Sets[w.Set()]; there {
+			p.retire(w.Set())
+		}
+	}
 }
 
 // Replace plans other backends for a service of any writer, which keeps its

@@ -172,15 +172,39 @@ func TestReplaceLeavesASetThatTheLocalWordUses(t *testing.T) {
 	checkWhole(t, s)
 }
 
-func TestFrontendsOfTwoServicesAreAnError(t *testing.T) {
-	f := NewFake(2048)
-	a, b := kubernetes("192.0.2.1:1"), kubernetes("192.0.2.2:2")
-	b.Frontends, b.VIPs = []bpf.FrontendKey{tcp("10.96.0.9:443")}, nil
-	ensure(t, f, InitIndexes, a, b)
-	p := NewPlanner(mustRead(t, f), InitIndexes)
-	a.Frontends = append(a.Frontends, b.Frontends...)
-	if err := p.Ensure(a); err == nil || !p.Plan().Empty() {
-		t.Errorf("got %v and %+v, want an error and nothing planned", err, p.Plan())
+// The init stage joins services of its own, but never those of the runtime.
+func TestFrontendsOfSeveralServices(t *testing.T) {
+	second := func(s Service) Service {
+		s.Frontends, s.VIPs = []bpf.FrontendKey{tcp("10.96.0.9:443")}, nil
+		return s
+	}
+	for _, tt := range []struct {
+		name       string
+		first, own Indexes // of the service that is there first; of the second
+		want       string
+	}{
+		{"both the init stage's: one of them", InitIndexes, InitIndexes, ""},
+		{"the second is the runtime's: its own", InitIndexes, runtimeIndexes, ErrOwned.Error()},
+		{"both the runtime's: nothing that we could choose", runtimeIndexes, runtimeIndexes, "of another writer"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := NewFake(2048)
+			a, b := kubernetes("192.0.2.1:1"), second(kubernetes("192.0.2.2:2"))
+			ensure(t, f, tt.first, a)
+			ensure(t, f, tt.own, b)
+			p := NewPlanner(mustRead(t, f), InitIndexes)
+			a.Frontends = append(a.Frontends, b.Frontends...)
+			err := p.Ensure(a)
+			if tt.want == "" {
+				if err != nil || len(p.State().Indexes()) != 1 {
+					t.Errorf("got %v and indexes %v, want one", err, p.State().Indexes())
+				}
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), tt.want) || !p.Plan().Empty() {
+				t.Errorf("got %v and %+v, want %q and nothing planned", err, p.Plan(), tt.want)
+			}
+		})
 	}
 }
 

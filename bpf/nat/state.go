@@ -13,7 +13,7 @@
 //  1. backends of new sets, which nothing points to yet
 //  2. words: each flips one service from its old set to its new one
 //  3. frontends of new services, then the marks of their VIPs
-//  4. words that no frontend points to, left over by a writer that was killed
+//  4. frontends that go, marks first, then words that no frontend points to
 //  5. after an RCU grace period, old sets
 //
 // Steps 1 to 4 can be taken back (Applied.Rollback) until step 5
