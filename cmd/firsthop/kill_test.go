@@ -184,3 +184,26 @@ func TestStatusAfterAKilledInit(t *testing.T) {
 	n.run(initArgs()...).exits(0)
 	n.run("status").exits(0).says("serving; proven")
 }
+
+// TestLeftOversOfKilledRunsGo puts there what a run leaves that is killed while it writes a file, which no sweep is sure to
+// hit.
+func TestLeftOversOfKilledRunsGo(t *testing.T) {
+	leave := func(n node) {
+		for _, path := range []string{n.RunDir + "/.changes.json.123", n.RunDir + "/.status.json.4", n.StateDir + "/.changes.json.5", n.StateDir + "/.apiserver.json.6"} {
+			if err := os.WriteFile(path, []byte("half"), 0o600); err != nil {
+				n.Fatal(err)
+			}
+		}
+	}
+	n := newNode(t)
+	n.serving()
+	before := n.traces()
+	leave(n)
+	n.init()
+	n.checkOneOfEach()
+	leave(n)
+	n.run("uninstall", "--force").exits(0)
+	if diff := cmp.Diff(before, n.traces()); diff != "" {
+		t.Errorf("traces (- before, + after):\n%s", diff)
+	}
+}
