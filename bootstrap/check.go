@@ -140,23 +140,24 @@ func (c *checkup) hooks(context.Context) (Finding, error) {
 		f.Grade, f.Sentence = Warn, "not looked at, as kernel or cgroup2 don't do"
 		return f, nil
 	}
-	conflicts, neighbours, err := natinit.Conflicts(c.root.Path, c.report.Kernel.Features(), c.hostRoot+"/proc")
+	conflicts, neighbours, err := natinit.Conflicts(c.root.Path, c.report.Kernel.Features(), c.proc)
 	if err != nil {
 		return f, err
 	}
 	if len(neighbours) > 0 {
 		f.Sentence = fmt.Sprintf("%d other programs at the same hooks, which they share", len(neighbours))
-		f.Details = neighbours
 	}
 	if len(conflicts) > 0 {
 		f.Grade, f.Sentence = Bad, "a program of somebody else keeps ours out"
-		f.Details = append(conflicts, f.Details...)
+	}
+	for _, n := range append(conflicts, neighbours...) {
+		f.Details = append(f.Details, n.String())
 	}
 	return f, nil
 }
 
 func (c *checkup) kubeProxy(ctx context.Context) (Finding, error) {
-	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: c.hostRoot})
+	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: c.hostRoot, Proc: c.proc})
 	if err != nil {
 		return Finding{}, err
 	}
@@ -169,7 +170,11 @@ func (c *checkup) boot(ctx context.Context) (Finding, error) {
 		f.Sentence = "an instance with directories of its own is not started at boot"
 		return f, nil
 	}
-	rep, err := units.PlanInstall(ctx, units.Config{Root: c.hostRoot, StateDir: c.onHost()})
+	if c.noHost != nil {
+		f.Grade, f.Sentence = Warn, c.noHost.Error()
+		return f, nil
+	}
+	rep, err := units.PlanInstall(ctx, units.Config{Root: c.hostRoot, StateDir: c.onHost(c.stateDir)})
 	if err != nil {
 		f.Grade, f.Sentence = Warn, err.Error()
 		return f, nil

@@ -2,6 +2,7 @@ package bootstrap
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -45,16 +46,21 @@ func (d Dirs) Validate() error {
 // places are an instance's directories as this process reaches them.
 type places struct {
 	hostRoot string // prefix of the host's files; "" where they are ours
+	proc     string // the host's /proc
 	stateDir string
 	runDir   string
+	noHost   error // why the host can't be reached from here; nil for an instance of its own
 }
 
 func (d Dirs) places() places {
-	p := places{hostRoot: d.Root, stateDir: d.StateDir, runDir: d.RunDir}
+	p := places{hostRoot: strings.TrimSuffix(d.Root, "/"), stateDir: d.StateDir, runDir: d.RunDir}
 	if d.Root == "" && !d.Own() {
-		if h, err := mounts.FindHost(mounts.Config{}); err == nil {
-			p.hostRoot = h.Prefix
-		}
+		h, err := mounts.FindHost(mounts.Config{})
+		p.hostRoot, p.noHost = h.Prefix, err
+	}
+	p.proc = p.hostRoot + "/proc"
+	if proc, ok := strings.CutSuffix(p.hostRoot, "/1/root"); ok {
+		p.proc = proc
 	}
 	if p.stateDir == "" {
 		p.stateDir = filepath.Join("/", p.hostRoot, DefaultStateDir)
@@ -65,12 +71,26 @@ func (d Dirs) places() places {
 	return p
 }
 
-// onHost is the state directory's path on the host, for what runs there.
-func (d Dirs) onHost() (stateDir string) {
-	if d.StateDir == "" {
-		return DefaultStateDir
+// onHost is a path of ours as the host has it: for what runs there, and for the
+// list of changes, which may be read from elsewhere.
+func (p places) onHost(path string) string {
+	if rest, ok := strings.CutPrefix(path, p.hostRoot+"/"); ok && p.hostRoot != "" {
+		return "/" + rest
 	}
-	return d.StateDir
+	return path
+}
+
+// local is the way to a path of the host from here.
+func (p places) local(path string) string {
+	if there := p.hostRoot + path; p.hostRoot != "" && isThere(there) {
+		return there
+	}
+	return path
+}
+
+func isThere(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // Places gives what discovery needs of an instance: the prefix of the host's

@@ -5,8 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
+	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bootstrap/discover"
 	"github.com/firsthop/firsthop/bpf"
@@ -48,10 +52,13 @@ type stage struct {
 	places
 	report *Report
 
-	lock      *Lock
+	lock      *Lock   // of the run directory
+	tableLock *Lock   // of the bpffs, for instances that share one by mistake
 	volatile  *Ledger // undone by a reboot; nil in a dry run
 	durable   *Ledger // not undone by a reboot; nil in a dry run
 	features  bpf.Features
+	balancer  bpf.Balancer
+	kept      []netip.AddrPort // backends that answer, kept beside given ones of which none does
 	bpffs     mounts.BPFFS
 	cgroup    mounts.Cgroup2
 	found     *discover.Result
@@ -143,6 +150,7 @@ func (s *stage) takeBack() {
 	if s.seeded != nil {
 		s.complain("take back", s.seeded.Rollback())
 	}
+	s.complain("take back", s.dropUnproven())
 }
 
 // finish keeps the report, closes handles and gives the lock back.
@@ -156,9 +164,13 @@ func (s *stage) finish(start time.Time) {
 	if s.seeded != nil {
 		s.complain("close", s.seeded.Close())
 	}
+	if s.tableLock != nil {
+		s.complain("lock", s.tableLock.Release())
+	}
 	s.report.Millis = millis(time.Since(start))
 	if s.lock != nil {
 		if s.report.ExitCode != ExitUsage {
+			s.report.rememberProof(s.runDir)
 			s.complain("report", saveReport(s.runDir, s.report))
 		}
 		s.complain("lock", s.lock.Release())
@@ -214,7 +226,7 @@ func (s *stage) takeLock(ctx context.Context) (outcome, error) {
 		return outcome{}, err
 	}
 	for _, dir := range made {
-		if err := s.volatile.Record(kindMkdir, dir, ""); err != nil {
+		if err := s.volatile.Record(kindMkdir, s.onHost(dir), ""); err != nil {
 			return outcome{}, err
 		}
 	}
@@ -222,10 +234,37 @@ func (s *stage) takeLock(ctx context.Context) (outcome, error) {
 		return outcome{}, err
 	}
 	s.durable.outer = s.volatile
+	if err := s.checkStateDir(); err != nil {
+		return outcome{}, err
+	}
 	if s.lock.Waited > 0 {
 		return outcome{reason: fmt.Sprintf("held, after waiting %d ms for another firsthop", s.lock.Waited.Milliseconds())}, nil
 	}
 	return outcome{reason: "held"}, nil
+}
+
+// checkStateDir looks, before any traffic is touched, whether the last step will
+// be able to write.
+func (s *stage) checkStateDir() error {
+	if s.settings.persist == PersistOff {
+		return nil
+	}
+	dir := s.stateDir
+	for !isThere(dir) && dir != filepath.Dir(dir) {
+		dir = filepath.Dir(dir)
+	}
+	if err := unix.Access(dir, unix.W_OK); err != nil {
+		return fmt.Errorf("state directory %s can't be written: %w: %s, or --persist off", s.stateDir, err, adviceFor(err, "--state-dir"))
+	}
+	return nil
+}
+
+// adviceFor says what to do about a directory that can't be written.
+func adviceFor(err error, flag string) string {
+	if errors.Is(err, unix.EROFS) {
+		return "the file system is read-only, give one that isn't by " + flag
+	}
+	return "run as root, or give " + flag
 }
 
 // lockRunDir takes the lock in the run directory and says which directories it
@@ -236,7 +275,7 @@ func (s *stage) lockRunDir(ctx context.Context) (made []string, err error) {
 	for {
 		made = missingDirs(s.runDir)
 		if err = makeDirs(made, 0o755); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("create run directory: %w: run as root, or give --run-dir", err)
+			return nil, fmt.Errorf("create run directory: %w: %s", err, adviceFor(err, "--run-dir"))
 		}
 		s.lock, err = AcquireLock(wait, s.runDir)
 		if !errors.Is(err, os.ErrNotExist) || wait.Err() != nil {

@@ -17,10 +17,11 @@ import (
 // keepGood refuses to lead a Service address that works to endpoints of which
 // none answers. The proof would find out, but until it has, every connection
 // would be refused. Who asked for no more than a translated connection expects
-// servers that start later, and gets what was given.
+// servers that start later: until they do, the backends that answer are kept
+// beside them.
 func (s *stage) keepGood(ctx context.Context) error {
 	dead := s.deadServices()
-	if s.settings.prove == Translated || len(dead) == 0 {
+	if len(dead) == 0 {
 		return nil
 	}
 	maps, err := bpf.OpenMaps(s.pins(), true)
@@ -39,7 +40,12 @@ func (s *stage) keepGood(ctx context.Context) error {
 			continue // new, or somebody else's, whose backends are merged
 		}
 		have := state.Backends(state.Words[bpf.WordAt(index, false)])
-		if live := answering(ctx, have); len(live) > 0 {
+		live := answering(ctx, have)
+		if s.settings.prove == Translated {
+			s.kept = append(s.kept, live...)
+			continue
+		}
+		if len(live) > 0 {
 			return &exitError{ExitProof, fmt.Errorf("none of %s answers, while connections to %s reach %s: they are left as they are; mend the endpoints, or use --prove translated if servers start there later",
 				joinAddrs(svc.Backends), joinFrontends(svc), joinAddrs(live))}
 		}

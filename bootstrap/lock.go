@@ -48,6 +48,34 @@ func AcquireLock(ctx context.Context, runDir string) (*Lock, error) {
 	}
 }
 
+// LockTable waits for the lock of the bpffs that holds a table, beside the one
+// of the run directory: two instances that share a table although their run
+// directories differ (an init container without the host's /run) must not write
+// it at once. It is to be released before the bpffs is unmounted.
+func LockTable(ctx context.Context, bpffs string) (*Lock, error) {
+	f, err := os.Open(bpffs)
+	if err != nil {
+		return nil, fmt.Errorf("lock bpffs: %w", err)
+	}
+	l := &Lock{f: f}
+	for wait := time.Millisecond; ; wait = min(wait*2, 20*time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return l, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			f.Close()
+			return nil, fmt.Errorf("lock bpffs %s: %w", bpffs, err)
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("wait for the lock of bpffs %s: %w: another instance with another run directory uses the same bpffs", bpffs, ErrLocked)
+		case <-time.After(wait):
+		}
+	}
+}
+
 // tryLock gives nil without an error while another holds the lock. The file
 // that it locked must still be the one at path: uninstall removes it.
 func tryLock(path string) (*Lock, error) {

@@ -44,7 +44,7 @@ func (s *stage) prove(ctx context.Context) (outcome, error) {
 			out.warnings = append(out.warnings, fmt.Sprintf("%s is translated, but no API server answers yet: %s", p.Service, p.Reason))
 		}
 	}
-	for _, err := range []error{s.attached.Commit(), s.seeded.Commit()} {
+	for _, err := range []error{s.attached.Commit(), s.seeded.Commit(), s.proven()} {
 		if err != nil {
 			out.warnings = append(out.warnings, err.Error())
 		}

@@ -37,6 +37,12 @@ func (u *uninstall) locked(ctx context.Context) error {
 	if lock != nil {
 		defer lock.Release()
 	}
+	if u.bpffs.Err() == nil {
+		if u.tableLock, err = LockTable(wait, u.bpffs.Path); err != nil {
+			return err
+		}
+		defer u.tableLock.Release()
+	}
 	if err := u.look(ctx); err != nil {
 		return err
 	}
@@ -69,11 +75,9 @@ func (u *uninstall) dirs() []string {
 	var out []string
 	for _, l := range []*Ledger{u.durable, u.volatile} {
 		for _, e := range slices.Backward(l.Entries()) {
-			if !e.isDir() || slices.Contains(out, e.Target) {
-				continue
-			}
-			if st, err := os.Lstat(e.Target); err == nil && st.IsDir() {
-				out = append(out, e.Target)
+			dir := u.local(e.Target)
+			if e.isDir() && !slices.Contains(out, dir) && isDir(dir) {
+				out = append(out, dir)
 			}
 		}
 	}
@@ -183,8 +187,8 @@ func (u *uninstall) removeRunDir(dirs []string) error {
 	}
 	if l, err := OpenLedger(gone, false); err == nil { // of a run that was killed here, too
 		for _, e := range slices.Backward(l.Entries()) {
-			if e.isDir() && e.Target != u.runDir {
-				dirs = append(dirs, e.Target)
+			if dir := u.local(e.Target); e.isDir() && dir != u.runDir {
+				dirs = append(dirs, dir)
 			}
 		}
 	}
@@ -212,6 +216,9 @@ func removeFiles(paths []string) error {
 }
 
 func (u *uninstall) unmount(ctx context.Context) error {
+	if u.tableLock != nil { // it would make the bpffs busy
+		u.tableLock.Release()
+	}
 	for _, e := range u.volatile.Entries() {
 		if e.Kind != kindMount {
 			continue
@@ -222,8 +229,8 @@ func (u *uninstall) unmount(ctx context.Context) error {
 		}
 		err := unmount(ctx, c, e.Former)
 		switch {
-		case errors.Is(err, mounts.ErrNotOurs), errors.Is(err, mounts.ErrAbsent):
-			u.Log.Info("mount is left alone, it is not ours any more", "mount", e.Target, "error", err)
+		case errors.Is(err, mounts.ErrNotOurs), errors.Is(err, mounts.ErrAbsent), errors.Is(err, mounts.ErrInUse):
+			u.Log.Warn("mount is left alone, it is not ours any more, or others use it", "mount", e.Target, "error", err)
 		case err != nil:
 			return err
 		}

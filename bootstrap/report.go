@@ -51,6 +51,8 @@ type Report struct {
 	Servers  []Server                `json:"api_servers,omitempty"`
 	Hooks    []natinit.HookResult    `json:"hooks,omitempty"`
 	Proofs   []Proof                 `json:"proofs,omitempty"`
+	// Before are the proofs of the last run that succeeded, if this one didn't.
+	Before []Proof `json:"proofs_before,omitempty"`
 	// AfterReboot says what of this survives a reboot, and by whose doing.
 	AfterReboot string `json:"after_reboot,omitempty"`
 }
@@ -107,6 +109,22 @@ func (r *Report) Proven() bool {
 		}
 	}
 	return len(r.Proofs) > 0
+}
+
+// rememberProof takes over what a former run proved, if this one proved
+// nothing: a failure must not make the last success forgotten.
+func (r *Report) rememberProof(runDir string) {
+	if r.Proven() {
+		return
+	}
+	former, err := LoadReport(runDir)
+	switch {
+	case err != nil:
+	case former.Proven():
+		r.Before = former.Proofs
+	default:
+		r.Before = former.Before
+	}
 }
 
 // Failure is the step that failed, nil if none did.

@@ -202,6 +202,11 @@ func (st *Status) conclude() {
 	case st.Serving && st.Last != nil && st.Last.Proven():
 		p := st.Last.Proofs[0]
 		st.Sentence = fmt.Sprintf("serving; proven %s ago: %s", ago(time.Since(p.Time)), describeProofs(st.Last.Proofs))
+	case st.Serving && st.Last != nil && st.Last.Failure() != nil:
+		st.Sentence = fmt.Sprintf("serving, but the last init failed %s ago at %s: %s", ago(time.Since(st.Last.Time)), st.Last.Failure().Step, st.Last.Failure().Reason)
+		if len(st.Last.Before) > 0 {
+			st.Sentence += fmt.Sprintf("; proven before that, %s ago: %s", ago(time.Since(st.Last.Before[0].Time)), describeProofs(st.Last.Before))
+		}
 	case st.Serving:
 		st.Sentence = "serving, as far as table and attachment tell; not proven since the last reboot: `firsthop init` proves it"
 	case st.Last != nil && st.Last.Scope == ScopeOff && len(st.Problems) == 0:

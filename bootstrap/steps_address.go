@@ -33,7 +33,7 @@ func (s *stage) discover(ctx context.Context) (outcome, error) {
 		return outcome{}, err
 	}
 	s.found = found
-	if err := checkPorts(found.ServiceAddrs(), found.Usable()); err != nil {
+	if err := errors.Join(checkPorts(found.ServiceAddrs(), found.Usable()), checkExtra(s.extra, found.ServiceAddrs())); err != nil {
 		return outcome{}, err
 	}
 	return describeFound(found), nil
@@ -109,6 +109,15 @@ func (s *stage) persist(ctx context.Context) (outcome, error) {
 		out.reason = strings.TrimPrefix(out.reason+"; "+s.report.AfterReboot, "; ")
 		return out, nil
 	}
+	if s.noHost != nil {
+		s.report.AfterReboot = "will not survive a reboot: the host can't be reached from this container, so nothing is installed there"
+		out.reason = strings.TrimPrefix(out.reason+"; "+s.report.AfterReboot, "; ")
+		return out, nil
+	}
+	if s.Boot { // its unit is there already, and this run's environment is not what made it
+		s.report.AfterReboot = "the boot unit runs this again at the next boot"
+		return out, nil
+	}
 	rep, err := s.installUnits(ctx)
 	if err != nil {
 		return outcome{}, err
@@ -130,7 +139,7 @@ func (s *stage) saveAddresses() (outcome, error) {
 		}
 		return out, err
 	}
-	cfg.Record = s.durable.Record
+	cfg.Record = func(kind, target, former string) error { return s.durable.Record(kind, s.onHost(target), former) }
 	wrote, err := apiserver.Save(cfg, s.found.Known())
 	if err != nil {
 		return outcome{}, err
@@ -142,11 +151,8 @@ func (s *stage) saveAddresses() (outcome, error) {
 }
 
 func (s *stage) installUnits(ctx context.Context) (units.Report, error) {
-	cfg := units.Config{Root: s.hostRoot, BPFFS: s.bpffs.HostPath, StateDir: s.onHost(), BinarySource: s.Binary, Log: s.Log}
+	cfg := units.Config{Root: s.hostRoot, BPFFS: s.bpffs.HostPath, StateDir: s.onHost(s.stateDir), BinarySource: s.Binary, Log: s.Log}
 	cfg.Args = s.bootArgs()
-	if s.Boot {
-		cfg.BinarySource = "" // the boot unit runs the host's copy already
-	}
 	if s.DryRun {
 		return units.PlanInstall(ctx, cfg)
 	}
@@ -164,8 +170,11 @@ func (s *stage) bootArgs() []string {
 			args = append(args, flag...)
 		}
 	}
-	add(s.StateDir != "", "--state-dir", s.StateDir)
-	add(s.RunDir != "", "--run-dir", s.RunDir)
+	add(s.StateDir != "", "--state-dir", s.onHost(s.StateDir))
+	add(s.RunDir != "", "--run-dir", s.onHost(s.RunDir))
+	add(s.Sizes.Frontends != 0, "--max-frontends", fmt.Sprint(s.Sizes.Frontends))
+	add(s.Sizes.Services != 0, "--max-services", fmt.Sprint(s.Sizes.Services))
+	add(s.Sizes.Backends != 0, "--max-backends", fmt.Sprint(s.Sizes.Backends))
 	add(s.scope != ScopeAll, "--scope", string(s.scope))
 	add(!s.UDP, "--udp=false")
 	add(s.IgnoreKernelVersion, "--ignore-kernel-version")

@@ -29,7 +29,8 @@ func (s *stage) checkKernel(ctx context.Context) (outcome, error) {
 	err = rep.Err()
 	switch {
 	case err == nil:
-		return outcome{reason: rep.Sentence, warnings: rep.Losses}, nil
+		s.balancer, err = s.newBalancer()
+		return outcome{reason: rep.Sentence, warnings: rep.Losses}, err
 	case !errors.Is(err, kernel.ErrUnsupported):
 		return outcome{}, &exitError{ExitInternal, err}
 	}
@@ -39,7 +40,7 @@ func (s *stage) checkKernel(ctx context.Context) (outcome, error) {
 // fallBack leaves a node that isn't supported to its kube-proxy; without one
 // the stage fails, loudly.
 func (s *stage) fallBack(ctx context.Context, cause error) (outcome, error) {
-	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: s.hostRoot})
+	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: s.hostRoot, Proc: s.proc})
 	if err != nil {
 		return outcome{}, fmt.Errorf("%w; whether kube-proxy is there could not be told: %s", cause, err)
 	}
@@ -81,7 +82,17 @@ func (s *stage) ensureBPFFS(ctx context.Context) (outcome, error) {
 		return outcome{}, err
 	}
 	s.report.Instance.BPFFS = b.HostPath
+	if !s.DryRun {
+		wait, cancel := context.WithTimeout(ctx, s.LockTimeout)
+		defer cancel()
+		if s.tableLock, err = LockTable(wait, b.Path); err != nil {
+			return outcome{}, &exitError{ExitInternal, err}
+		}
+	}
 	out := outcome{reason: fmt.Sprintf("%s: %s", b.HostPath, b.State), changes: b.Actions, warnings: b.Warnings}
+	if s.noHost != nil {
+		out.warnings = append(out.warnings, fmt.Sprintf("the host can't be reached from here, so %s and %s are this container's own: mount the host's, or use hostPID: %s", s.runDir, s.stateDir, s.noHost))
+	}
 	if b.Path != b.HostPath {
 		out.reason += ", reached through " + b.Path
 	}

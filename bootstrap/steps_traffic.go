@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/firsthop/firsthop/bootstrap/discover"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/natinit"
@@ -28,6 +29,7 @@ func (s *stage) seedConfig(ctx context.Context) natinit.SeedConfig {
 		Sizes:    s.Sizes,
 		Features: s.features,
 		Services: s.wanted(),
+		Prune:    len(s.given.Services) > 0, // else a source that knows less would cut somebody off
 		Merge: func(svc nat.Service, have []netip.AddrPort) []netip.AddrPort {
 			return mergeBackends(ctx, have, svc.Backends)
 		},
@@ -48,13 +50,18 @@ func (s *stage) wanted() []nat.Service {
 				continue
 			}
 			svc.Frontends = append(svc.Frontends, bpf.FrontendKeyOf(a, bpf.TCP))
-			if !slices.Contains(svc.VIPs, a.Addr()) && !isLocal(a.Addr()) && !s.isExtra(a.Addr()) {
+			if !slices.Contains(svc.VIPs, a.Addr()) && !s.hasOtherUses(a.Addr()) {
 				svc.VIPs = append(svc.VIPs, a.Addr())
 			}
 		}
 		for _, e := range s.found.Usable() {
 			if e.Resolved() && e.Addr.Addr().Is4() == is4 {
 				svc.Backends = append(svc.Backends, e.Addr)
+			}
+		}
+		for _, a := range s.kept {
+			if a.Addr().Is4() == is4 && !slices.Contains(svc.Backends, a) {
+				svc.Backends = append(svc.Backends, a)
 			}
 		}
 		if len(svc.Frontends) > 0 && len(svc.Backends) > 0 {
@@ -67,12 +74,18 @@ func (s *stage) wanted() []nat.Service {
 	return out
 }
 
-func (s *stage) isExtra(a netip.Addr) bool {
-	return slices.ContainsFunc(s.extra, func(e ExtraService) bool { return e.Frontend.Addr() == a })
+// hasOtherUses reports whether a Service address is more than that: one of this
+// host's, an API server's (kube-vip, an external load balancer), or another
+// Service's. Its other ports must then not be refused as those of a VIP are.
+func (s *stage) hasOtherUses(a netip.Addr) bool {
+	server := func(e discover.Endpoint) bool { return e.Addr.Addr() == a }
+	extra := func(e ExtraService) bool {
+		return e.Frontend.Addr() == a || slices.ContainsFunc(e.Backends, func(b netip.AddrPort) bool { return b.Addr() == a })
+	}
+	return isLocal(a) || slices.ContainsFunc(s.found.Endpoints, server) || slices.ContainsFunc(s.extra, extra)
 }
 
-// isLocal reports whether an address is one of this host's: its other ports
-// are then the host's own, and must not be refused as those of a VIP are.
+// isLocal reports whether an address is one of this host's.
 func isLocal(a netip.Addr) bool {
 	if a.IsLoopback() {
 		return true
@@ -115,6 +128,9 @@ func (s *stage) seed(ctx context.Context) (outcome, error) {
 		return s.planSeed(ctx)
 	}
 	if err := s.keepGood(ctx); err != nil {
+		return outcome{}, err
+	}
+	if err := s.noteUnproven(); err != nil {
 		return outcome{}, err
 	}
 	seeded, err := natinit.Seed(s.seedConfig(ctx))
@@ -172,6 +188,9 @@ func describeSeed(services []natinit.SeededService) outcome {
 		switch svc.Change {
 		case natinit.Added:
 			out.changes = append(out.changes, fmt.Sprintf("%s added at index %d", svc.Name, svc.Index))
+		case natinit.Removed:
+			out.changes = append(out.changes, fmt.Sprintf("%s removed: %s", strings.Join(svc.Frontends, " "), svc.Name))
+			continue
 		case natinit.Changed:
 			out.changes = append(out.changes, fmt.Sprintf("%s: backends %s instead of %s", svc.Name, joinAddrs(svc.Backends), joinAddrs(svc.Former)))
 		}
@@ -197,15 +216,11 @@ func (s *stage) attach(ctx context.Context) (outcome, error) {
 			return outcome{}, err
 		}
 	}
-	balancer, err := s.balancer()
-	if err != nil {
-		return outcome{}, err
-	}
 	if s.DryRun {
-		return s.planAttach(balancer)
+		return s.planAttach()
 	}
-	cfg := natinit.AttachConfig{Pins: s.pins(), Maps: s.seeded.Maps, Cgroup: s.cgroup.Path, CgroupID: s.cgroup.ID, Features: s.features, Balancer: balancer}
-	if s.attached, err = natinit.Attach(cfg); err != nil {
+	var err error
+	if s.attached, err = natinit.Attach(s.attachConfig(s.seeded.Maps)); err != nil {
 		return outcome{}, err
 	}
 	s.report.Hooks = s.attached.Hooks
@@ -224,8 +239,12 @@ func (s *stage) attach(ctx context.Context) (outcome, error) {
 	return out, nil
 }
 
-// balancer is the load balancer that the settings ask for.
-func (s *stage) balancer() (bpf.Balancer, error) {
+func (s *stage) attachConfig(maps *bpf.Maps) natinit.AttachConfig {
+	return natinit.AttachConfig{Pins: s.pins(), Maps: maps, Cgroup: s.cgroup.Path, CgroupID: s.cgroup.ID, Features: s.features, Balancer: s.balancer, Proc: s.proc}
+}
+
+// newBalancer is the load balancer that the settings ask for.
+func (s *stage) newBalancer() (bpf.Balancer, error) {
 	b := bpf.Balancer{UDP: s.UDP, Off: s.scope == ScopeOff}
 	if s.scope != ScopeHost {
 		return b, nil
@@ -233,12 +252,26 @@ func (s *stage) balancer() (bpf.Balancer, error) {
 	if !s.features.NetnsCookie {
 		return b, &UsageError{fmt.Errorf("--scope host: this kernel has no network namespace cookies for programs (Linux 5.7), so the host's sockets can't be told from a pod's")}
 	}
+	if s.elsewhere() {
+		return b, &UsageError{fmt.Errorf("--scope host: this process isn't in the host's network namespace: run it there (hostNetwork)")}
+	}
 	cookie, err := netnsCookie()
 	if err != nil {
 		return b, &UsageError{fmt.Errorf("--scope host: %w", err)}
 	}
 	b.HostNetns = cookie
 	return b, nil
+}
+
+// elsewhere reports whether the node's instance runs in another network
+// namespace than the host's first process, as far as that can be seen.
+func (s *stage) elsewhere() bool {
+	if s.Own() {
+		return false
+	}
+	var host, ours unix.Stat_t
+	err := errors.Join(unix.Stat(s.proc+"/1/ns/net", &host), unix.Stat("/proc/thread-self/ns/net", &ours))
+	return err == nil && host.Ino != ours.Ino
 }
 
 // netnsCookie is the cookie of this process's network namespace.
@@ -259,7 +292,7 @@ func netnsCookie() (uint64, error) {
 // otherServes refuses a scope that leaves Service addresses without anybody
 // who serves them.
 func (s *stage) otherServes(ctx context.Context) error {
-	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: s.hostRoot})
+	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: s.hostRoot, Proc: s.proc})
 	if err != nil {
 		return err
 	}
@@ -271,13 +304,14 @@ func (s *stage) otherServes(ctx context.Context) error {
 	return nil
 }
 
-func (s *stage) planAttach(b bpf.Balancer) (outcome, error) {
-	out := outcome{reason: fmt.Sprintf("%d programs at %s", len(b.Hooks(s.features)), s.cgroup.HostPath)}
+func (s *stage) planAttach() (outcome, error) {
+	hooks := s.balancer.Hooks(s.features)
+	out := outcome{reason: fmt.Sprintf("%d programs at %s", len(hooks), s.cgroup.HostPath)}
 	if s.cgroup.Err() != nil { // to be mounted first
 		out.changes = append(out.changes, "attach all programs")
 		return out, nil
 	}
-	if err := s.inTheWay(b); err != nil {
+	if err := s.inTheWay(hooks); err != nil {
 		return out, err
 	}
 	maps, err := bpf.OpenMaps(s.pins(), true)
@@ -287,37 +321,33 @@ func (s *stage) planAttach(b bpf.Balancer) (outcome, error) {
 	if maps != nil {
 		defer maps.Close()
 	}
-	hooks, err := natinit.Inspect(s.pins(), maps, s.cgroup.Path)
-	if err != nil {
-		return out, err
-	}
-	attached := map[string]natinit.HookState{}
-	for _, h := range hooks {
-		attached[h.Hook] = h
-	}
-	for _, h := range b.Hooks(s.features) {
-		if !attached[h.Name].Attached {
-			out.changes = append(out.changes, "attach "+h.Name)
+	plan, err := natinit.PlanAttach(s.attachConfig(maps))
+	for _, h := range plan {
+		switch h.Change {
+		case natinit.Added:
+			out.changes = append(out.changes, "attach "+h.Hook)
+		case natinit.Changed:
+			out.changes = append(out.changes, fmt.Sprintf("exchange program %d of %s", h.Program, h.Hook))
+		case natinit.Removed:
+			out.changes = append(out.changes, fmt.Sprintf("detach program %d of %s", h.Program, h.Hook))
 		}
 	}
-	return out, nil
+	return out, err
 }
 
 // inTheWay says what of somebody else's would keep a balancer out: something
 // at one of its pins, or a program.
-func (s *stage) inTheWay(b bpf.Balancer) error {
-	if err := natinit.CheckPins(s.pins(), b.Hooks(s.features)); err != nil {
+func (s *stage) inTheWay(hooks []bpf.Hook) error {
+	if err := natinit.CheckPins(s.pins(), hooks); err != nil {
 		return err
 	}
-	conflicts, _, err := natinit.Conflicts(s.cgroup.Path, s.features, s.hostRoot+"/proc")
+	conflicts, _, err := natinit.Conflicts(s.cgroup.Path, s.features, s.proc)
 	if err != nil {
 		return err
 	}
-	for _, h := range b.Hooks(s.features) {
-		for _, c := range conflicts {
-			if strings.HasPrefix(c, h.Name+": ") {
-				return fmt.Errorf("attach %s: %w", c, natinit.ErrConflict)
-			}
+	for _, c := range conflicts {
+		if slices.ContainsFunc(hooks, func(h bpf.Hook) bool { return h.Name == c.Hook }) {
+			return fmt.Errorf("attach %s: %w", c, natinit.ErrConflict)
 		}
 	}
 	return nil

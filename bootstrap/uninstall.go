@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -63,12 +64,13 @@ func Uninstall(ctx context.Context, cfg UninstallConfig) ([]Removal, error) {
 type uninstall struct {
 	UninstallConfig
 	places
-	bpffs    mounts.BPFFS
-	cgroup   mounts.Cgroup2
-	volatile *Ledger
-	durable  *Ledger
-	vips     []TableService
-	removals []Removal
+	bpffs     mounts.BPFFS
+	cgroup    mounts.Cgroup2
+	tableLock *Lock
+	volatile  *Ledger
+	durable   *Ledger
+	vips      []TableService
+	removals  []Removal
 }
 
 func (u *uninstall) add(kind, target string) {
@@ -114,7 +116,7 @@ func (u *uninstall) look(ctx context.Context) error {
 }
 
 func (u *uninstall) unitsConfig() units.Config {
-	return units.Config{Root: u.hostRoot, StateDir: u.onHost(), Owned: u.durable.Has, Record: u.durable.Record, Log: u.Log}
+	return units.Config{Root: u.hostRoot, StateDir: u.onHost(u.stateDir), Owned: u.durable.Has, Record: u.durable.Record, Log: u.Log}
 }
 
 func (u *uninstall) lookUnits(ctx context.Context) error {
@@ -167,11 +169,11 @@ func (u *uninstall) refuse(ctx context.Context) error {
 	if u.Force || len(u.vips) == 0 {
 		return nil
 	}
-	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: u.hostRoot})
+	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: u.hostRoot, Proc: u.proc})
 	if err != nil {
 		return err
 	}
-	if p.Running == kubeproxy.Yes {
+	if p.Running == kubeproxy.Yes || p.Running == kubeproxy.Unknown && u.servedBy(p) {
 		return nil
 	}
 	var frontends []string
@@ -180,4 +182,22 @@ func (u *uninstall) refuse(ctx context.Context) error {
 	}
 	return fmt.Errorf("%w (%s): after an uninstall no connection to %s gets through: start what is to serve them first, or use --force",
 		ErrWouldCutOff, p.Summary(), strings.Join(frontends, ", "))
+}
+
+// servedBy reports whether rules of kube-proxy's surely serve every TCP address
+// of the table.
+func (u *uninstall) servedBy(p kubeproxy.Presence) bool {
+	for _, svc := range u.vips {
+		for _, f := range svc.Frontends {
+			text, ok := strings.CutPrefix(f, bpf.TCP.String()+"/")
+			if !ok {
+				continue
+			}
+			a, err := netip.ParseAddrPort(text)
+			if serves, sure := p.Serves(a); err != nil || !serves || !sure {
+				return false
+			}
+		}
+	}
+	return true
 }

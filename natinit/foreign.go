@@ -163,12 +163,20 @@ func programHolders(id ebpf.ProgramID, proc string) []string {
 	return out
 }
 
+// Neighbour is what somebody else has attached at one of our hooks.
+type Neighbour struct {
+	Hook string
+	What string // which programs, and how they are attached
+}
+
+func (n Neighbour) String() string { return n.Hook + ": " + n.What }
+
 // Conflicts looks at the hooks of a cgroup as an attach would find them, and
 // changes nothing. conflicts says which programs would keep ours out;
 // neighbours are those that would share a hook with ours (ours among them, if
 // they are attached already). proc is where processes are looked up; a wrong
 // one only costs the names of owners.
-func Conflicts(cgroup string, f bpf.Features, proc string) (conflicts, neighbours []string, err error) {
+func Conflicts(cgroup string, f bpf.Features, proc string) (conflicts, neighbours []Neighbour, err error) {
 	dir, err := os.Open(cgroup)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open cgroup: %w", err)
@@ -180,9 +188,9 @@ func Conflicts(cgroup string, f bpf.Features, proc string) (conflicts, neighbour
 			return nil, nil, fmt.Errorf("list programs of %s: %w", cgroup, err)
 		}
 		if at, flags, blockers := inTheWay(cgroup, h); len(blockers) > 0 {
-			conflicts = append(conflicts, fmt.Sprintf("%s: %s is attached to %s %s", h.Name, nameAll(blockers, proc), at, flagWords(flags)))
+			conflicts = append(conflicts, Neighbour{h.Name, fmt.Sprintf("%s is attached to %s %s", nameAll(blockers, proc), at, flagWords(flags))})
 		} else if len(ids) > 0 {
-			neighbours = append(neighbours, h.Name+": "+nameAll(ids, proc))
+			neighbours = append(neighbours, Neighbour{h.Name, nameAll(ids, proc)})
 		}
 	}
 	return conflicts, neighbours, nil

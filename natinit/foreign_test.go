@@ -191,7 +191,7 @@ func (n *node) checkConflict(t *testing.T, f bpf.Features, stranger *foreign) {
 	stranger.survives(t, n, "after the refusal", true)
 	conflicts, neighbours, err := Conflicts(n.cgroup, f, "")
 	must(t, err)
-	if len(conflicts) != 1 || len(neighbours) != 0 || !strings.Contains(conflicts[0], fmt.Sprintf("program %d", stranger.id(t))) {
+	if len(conflicts) != 1 || len(neighbours) != 0 || !strings.Contains(conflicts[0].What, fmt.Sprintf("program %d", stranger.id(t))) {
 		t.Errorf("foretold %q and %q, want the conflict", conflicts, neighbours)
 	}
 }

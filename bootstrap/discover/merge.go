@@ -104,7 +104,8 @@ func (s *search) add(src apiserver.Source, e apiserver.Endpoint, byHand, preferr
 		s.res.notef("%s gives %s, the Service IP itself; not used", src, e)
 		return
 	}
-	if e.Resolved() && e.Addr.Addr().IsLoopback() && !byHand {
+	// One that was saved had been given by hand: none that is found gets here.
+	if e.Resolved() && e.Addr.Addr().IsLoopback() && !byHand && src != apiserver.SourceCache {
 		s.res.notef("%s gives %s, which pods cannot reach; not used", src, e)
 		return
 	}

@@ -13,8 +13,9 @@ import (
 	"github.com/firsthop/firsthop/natinit/apiserver"
 )
 
-// The flags that several commands have. Every one can be given by an
-// environment variable too: FIRSTHOP_ and its name.
+// The flags that several commands have. Most can be given by an environment
+// variable too, FIRSTHOP_ and the name: those made by stringFlag and boolFlag,
+// and those with envVar.
 
 const (
 	categoryInstance = "Instance (several can live on one machine, each with directories of its own):"
@@ -73,6 +74,9 @@ func balancerFlags() []cli.Flag {
 		stringFlag("scope", string(bootstrap.ScopeAll), "whose connections are served: all, host (not pods) or off", ""),
 		boolFlag("udp", true, "serve UDP too"),
 		&cli.StringSliceFlag{Name: "extra-service", Usage: "seed a further Service: `PROTO/IP:PORT=IP:PORT[,…]`, as udp/10.96.0.10:53=10.0.0.5:53; repeatable"},
+		&cli.UintFlag{Name: "max-frontends", Usage: "room in a new table (default: 131072)", EnvVars: envVar("max-frontends")},
+		&cli.UintFlag{Name: "max-services", Usage: "room in a new table (default: 65536)", EnvVars: envVar("max-services")},
+		&cli.UintFlag{Name: "max-backends", Usage: "room in a new table (default: 131072)", EnvVars: envVar("max-backends")},
 	}
 }
 
@@ -165,7 +169,7 @@ func config(e env, c *cli.Context) (bootstrap.Config, error) {
 		UDP:       c.Bool("udp"),
 		Extra:     rejoin(c.StringSlice("extra-service")),
 		Forbid:    c.StringSlice("forbid-feature"),
-		Sizes:     bpf.Sizes{},
+		Sizes:     bpf.Sizes{Frontends: uint32(c.Uint("max-frontends")), Services: uint32(c.Uint("max-services")), Backends: uint32(c.Uint("max-backends"))},
 
 		IgnoreKernelVersion: c.Bool("ignore-kernel-version"),
 		DryRun:              c.Bool("dry-run"),

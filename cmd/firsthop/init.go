@@ -3,11 +3,11 @@ package main
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/firsthop/firsthop/bootstrap"
-	"github.com/firsthop/firsthop/bpf"
 )
 
 func initCommand(e env) *cli.Command {
@@ -26,13 +26,14 @@ nothing; a run that fails takes back what it did.`,
 			boolFlag("dry-run", false, "say what would change, and change nothing"),
 			&cli.BoolFlag{Name: "boot", Usage: "as run by the boot unit: a translated connection is proof enough, as the API server may start later"},
 			lockFlag(),
-			&cli.UintFlag{Name: "max-frontends", Usage: "room in a new table (default: 131072)", EnvVars: envVar("max-frontends")},
-			&cli.UintFlag{Name: "max-services", Usage: "room in a new table (default: 65536)", EnvVars: envVar("max-services")},
-			&cli.UintFlag{Name: "max-backends", Usage: "room in a new table (default: 131072)", EnvVars: envVar("max-backends")},
 		}, balancerFlags(), kernelFlags(), addressFlags(), commonFlags(), []cli.Flag{outputFlag()}),
 		Action: func(c *cli.Context) error { return runInit(e, c) },
 	}
 }
+
+// bootLockTimeout ends before systemd ends the boot unit (TimeoutStartSec=30s),
+// so that the reason is told.
+const bootLockTimeout = 10 * time.Second
 
 func runInit(e env, c *cli.Context) error {
 	p, err := newPrinter(e, c)
@@ -47,7 +48,9 @@ func runInit(e env, c *cli.Context) error {
 	if cfg.Boot && !c.IsSet("prove") {
 		cfg.Prove = string(bootstrap.Translated)
 	}
-	cfg.Sizes = bpf.Sizes{Frontends: uint32(c.Uint("max-frontends")), Services: uint32(c.Uint("max-services")), Backends: uint32(c.Uint("max-backends"))}
+	if cfg.Boot && !c.IsSet("lock-timeout") {
+		cfg.LockTimeout = bootLockTimeout
+	}
 	report := bootstrap.Init(c.Context, cfg)
 	return printReport(p, report, c.Bool("best-effort"))
 }
