@@ -20,19 +20,19 @@ const (
 	udp4Recvmsg  = unix.BPF_CGROUP_UDP4_RECVMSG
 	udp6Recvmsg  = unix.BPF_CGROUP_UDP6_RECVMSG
 
-	mapHash        = unix.BPF_MAP_TYPE_HASH
-	mapArray       = unix.BPF_MAP_TYPE_ARRAY
-	mapPerCPUArray = unix.BPF_MAP_TYPE_PERCPU_ARRAY
-	mapLRUHash     = unix.BPF_MAP_TYPE_LRU_HASH
-	mapLPMTrie     = unix.BPF_MAP_TYPE_LPM_TRIE
+	mapHash    = unix.BPF_MAP_TYPE_HASH
+	mapArray   = unix.BPF_MAP_TYPE_ARRAY
+	mapLRUHash = unix.BPF_MAP_TYPE_LRU_HASH
+	mapLPMTrie = unix.BPF_MAP_TYPE_LPM_TRIE
 
 	// Helpers, by their numbers in enum bpf_func_id.
 	fnMapLookup     = 1
 	fnMapUpdate     = 2
 	fnMapDelete     = 3
-	fnKtime         = 5
 	fnPrandom       = 7
 	fnSocketCookie  = 46
+	fnSpinLock      = 93
+	fnSpinUnlock    = 94
 	fnNetnsCookie   = 122
 	fnRedirectNeigh = 152
 	fnRedirectPeer  = 155
@@ -153,41 +153,6 @@ func probeLink(Config) error {
 	return wantBadDescriptor(err)
 }
 
-// probeAttachReal attaches for an instant to the cgroup that the caller
-// named, beside whatever is there, and detaches exactly that.
-func probeAttachReal(c Config) error {
-	cgroup, err := unix.Open(c.Cgroup, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open the cgroup %s: %w", c.Cgroup, err)
-	}
-	defer unix.Close(cgroup)
-	prog, err := loadProgram(unix.BPF_PROG_TYPE_CGROUP_SOCK_ADDR, inet4Connect, allow())
-	if err != nil {
-		return absent(err)
-	}
-	defer unix.Close(prog)
-	// A link goes with this process, whatever becomes of it.
-	fd, err := createLink(prog, cgroup, inet4Connect)
-	switch {
-	case err == nil:
-		return unix.Close(fd)
-	case errors.Is(absent(err), ErrNotSupported):
-		err = attachForAnInstant(cgroup, prog)
-	}
-	if err != nil {
-		return fmt.Errorf("attach to the cgroup %s: %w", c.Cgroup, err)
-	}
-	return nil
-}
-
-// attachForAnInstant is the way below 5.7.
-func attachForAnInstant(cgroup, prog int) error {
-	if err := attachProgram(cgroup, prog, inet4Connect, unix.BPF_F_ALLOW_MULTI); err != nil {
-		return err
-	}
-	return detachProgram(cgroup, prog, inet4Connect)
-}
-
 func probeGetpeername(Config) error {
 	for _, attachType := range []uint32{unix.BPF_CGROUP_INET4_GETPEERNAME, unix.BPF_CGROUP_INET6_GETPEERNAME} {
 		if err := load(unix.BPF_PROG_TYPE_CGROUP_SOCK_ADDR, attachType, allow()); err != nil {
@@ -258,18 +223,41 @@ func probeBTF(Config) error {
 	return unix.Close(fd)
 }
 
-func probeSpinLock(Config) error {
+// probeSpinLock asks for what remember_peer does (bpf/lib/reverse.h): a
+// program at connect() takes the lock that stands in an array's value, and
+// gives it back.
+func probeSpinLock(Config) error { return takeLock(mapArray, call(fnSpinUnlock)) }
+
+// takeLock loads a program that takes a lock in a map's value. It ends with
+// the given instructions; r1 points to the lock again before them.
+func takeLock(mapType uint32, then ...insn) error {
+	fd, err := lockMap(mapType)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	locked := append([]insn{
+		movReg(r6, r0), movReg(r1, r0), call(fnSpinLock), // of the value that was found
+		movReg(r1, r6),
+	}, then...)
+	return load(unix.BPF_PROG_TYPE_CGROUP_SOCK_ADDR, inet4Connect, slices.Concat(
+		[]insn{storeImm(r10, -8, 0)},
+		mapPtr(r1, fd), []insn{movReg(r2, r10), addImm(r2, -8), call(fnMapLookup)},
+		[]insn{jeqImm(r0, 0, int16(len(locked)))}, locked,
+		allow(),
+	))
+}
+
+// lockMap returns the descriptor of a new map with a lock in its values. Close it.
+func lockMap(mapType uint32) (int, error) {
 	blob, key, value := spinLockBTF()
 	btf, err := loadBTF(blob)
 	if err != nil {
-		return absent(err)
+		return -1, absent(err)
 	}
 	defer unix.Close(btf)
-	fd, err := createMap(mapAttr{mapType: mapHash, keySize: 4, valueSize: 8, maxEntries: 4, btfFD: uint32(btf), btfKey: key, btfValue: value})
-	if err != nil {
-		return absent(err)
-	}
-	return unix.Close(fd)
+	fd, err := createMap(mapAttr{mapType: mapType, keySize: 4, valueSize: 8, maxEntries: 4, btfFD: uint32(btf), btfKey: key, btfValue: value})
+	return fd, absent(err)
 }
 
 func probeBatch(Config) error {

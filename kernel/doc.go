@@ -14,8 +14,7 @@
 //	if err := report.Err(); err != nil { … }  // ErrUnsupported, ErrNoRights, ErrUndetermined
 //	bpf.Load(report.Features())
 //
-// Nothing here writes to the host. Two things are not free of effect: below
-// Linux 5.11 the process's own RLIMIT_MEMLOCK is raised ([RaiseMemlock]), and
-// with Config.Cgroup set a program that allows everything is attached to that
-// cgroup for an instant.
+// Nothing here writes to the host or attaches anything. One thing is not free
+// of effect: below Linux 5.11 the process's own RLIMIT_MEMLOCK is raised
+// ([RaiseMemlock]).
 package kernel

@@ -14,9 +14,6 @@ func TestDocumentationNamesEveryFeature(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, p := range Probes() {
-		if p.Name == FeatureAttachReal {
-			continue // no feature of the kernel
-		}
 		var rows []string
 		for line := range strings.Lines(string(text)) {
 			if strings.HasPrefix(line, "| ") && strings.Contains(line, "`"+p.Name+"`") {

@@ -86,7 +86,6 @@ type Config struct {
 	IgnoreVersion bool     // accept a version below the minimum, if every needed probe passes
 	All           bool     // run every probe, not only those that init needs
 	Forbid        []string // names of features to be treated as absent, to try the lower rungs
-	Cgroup        string   // a cgroup v2 directory to try a real attach on; empty: none
 }
 
 // Validate returns an error that names an unknown feature in Forbid and
@@ -114,7 +113,7 @@ func Run(c Config) ([]Result, error) {
 	}
 	var probes []Probe
 	for _, p := range Probes() {
-		if (p.Needed || p.atInit || c.All) && (p.Name != FeatureAttachReal || c.Cgroup != "") {
+		if p.Needed || p.atInit || c.All {
 			probes = append(probes, p)
 		}
 	}

@@ -3,9 +3,7 @@ package kernel
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -99,16 +97,8 @@ func TestTheKernelSaysNoToWhatDoesNotExist(t *testing.T) {
 			_, err = createLink(prog, -1, inet4Connect)
 			return wantBadDescriptor(err)
 		},
-		"spin-lock: a lock in a value whose type is an int": func(Config) error {
-			blob, _, _ := spinLockBTF()
-			btf, err := loadBTF(blob)
-			if err != nil {
-				return err
-			}
-			defer unix.Close(btf)
-			_, err = createMap(mapAttr{mapType: mapLRUHash, keySize: 4, valueSize: 8, maxEntries: 4, btfFD: uint32(btf), btfKey: 1, btfValue: 3})
-			return absent(err) // LRU hashes take no locks
-		},
+		"spin-lock: a lock in a kind of map that takes none": func(Config) error { return takeLock(mapLRUHash, call(fnSpinUnlock)) },
+		"spin-lock: a lock that is not given back":           func(Config) error { return takeLock(mapArray) },
 		"btf: a blob with a type that nobody knows": func(Config) error {
 			blob, _, _ := spinLockBTF()
 			blob[24+4+3] = 31 // the kind of type 1
@@ -129,7 +119,7 @@ func TestTheKernelSaysNoToWhatDoesNotExist(t *testing.T) {
 func TestHelperNumbers(t *testing.T) {
 	for ours, want := range map[asm.BuiltinFunc]asm.BuiltinFunc{
 		fnMapLookup: asm.FnMapLookupElem, fnMapUpdate: asm.FnMapUpdateElem, fnMapDelete: asm.FnMapDeleteElem,
-		fnKtime: asm.FnKtimeGetNs, fnPrandom: asm.FnGetPrandomU32, fnSocketCookie: asm.FnGetSocketCookie,
+		fnSpinLock: asm.FnSpinLock, fnSpinUnlock: asm.FnSpinUnlock, fnPrandom: asm.FnGetPrandomU32, fnSocketCookie: asm.FnGetSocketCookie,
 		fnNetnsCookie: asm.FnGetNetnsCookie, fnRedirectNeigh: asm.FnRedirectNeigh, fnRedirectPeer: asm.FnRedirectPeer,
 		fnKtimeCoarse: asm.FnKtimeGetCoarseNs, fnSetRetval: asm.FnSetRetval,
 	} {
@@ -160,108 +150,6 @@ func TestRodataIsReallyReadOnly(t *testing.T) {
 	if _, err := bpfCall("update", unix.BPF_MAP_UPDATE_ELEM, unsafe.Pointer(&attr), unsafe.Sizeof(attr)); !errors.Is(err, unix.EPERM) {
 		t.Errorf("user space writes the frozen map: %v, want EPERM", err)
 	}
-}
-
-func TestRealAttachLeavesNothing(t *testing.T) {
-	needRoot(t)
-	cgroup := scratchCgroup(t)
-	results, err := Run(Config{All: true, Cgroup: cgroup})
-	if err != nil {
-		t.Fatal(err)
-	}
-	i := slices.IndexFunc(results, func(r Result) bool { return r.Name == FeatureAttachReal })
-	if i < 0 || results[i].Answer != Yes {
-		t.Errorf("the real attach: %v", results)
-	}
-	if n := attached(t, cgroup); n != 0 {
-		t.Errorf("%d programs are left on the cgroup", n)
-	}
-
-	// The rung without links, and a foreign program that must survive it.
-	dir, err := unix.Open(cgroup, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(dir)
-	foreign := mustLoad(t)
-	if err := attachProgram(dir, foreign, inet4Connect, unix.BPF_F_ALLOW_MULTI); err != nil {
-		t.Fatal(err)
-	}
-	if err := attachForAnInstant(dir, mustLoad(t)); err != nil {
-		t.Errorf("attach without a link beside another program: %v", err)
-	}
-	if n := attached(t, cgroup); n != 1 {
-		t.Errorf("%d programs are on the cgroup after an attach without a link, want the foreign one", n)
-	}
-	if err := probeAttachReal(Config{Cgroup: cgroup}); err != nil {
-		t.Errorf("a real attach beside another program: %v", err)
-	}
-	if n := attached(t, cgroup); n != 1 {
-		t.Errorf("%d programs are on the cgroup, want the foreign one", n)
-	}
-	if err := detachProgram(dir, foreign, inet4Connect); err != nil {
-		t.Fatal(err)
-	}
-
-	// An exclusive program: the kernel refuses, which is no lack of support.
-	if err := attachProgram(dir, foreign, inet4Connect, 0); err != nil {
-		t.Fatal(err)
-	}
-	defer detachProgram(dir, foreign, inet4Connect)
-	if err := probeAttachReal(Config{Cgroup: cgroup}); !errors.Is(err, unix.EPERM) || errors.Is(err, ErrNotSupported) {
-		t.Errorf("a real attach to a cgroup with an exclusive program: %v, want EPERM and no word of support", err)
-	}
-}
-
-func mustLoad(t *testing.T) int {
-	t.Helper()
-	fd, err := loadProgram(unix.BPF_PROG_TYPE_CGROUP_SOCK_ADDR, inet4Connect, allow())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Close(fd) })
-	return fd
-}
-
-func scratchCgroup(t *testing.T) string {
-	t.Helper()
-	for _, root := range []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup"} {
-		var fs unix.Statfs_t
-		if unix.Statfs(root, &fs) != nil || fs.Type != unix.CGROUP2_SUPER_MAGIC {
-			continue
-		}
-		dir := filepath.Join(root, fmt.Sprintf("fh-kernel-%d", os.Getpid()))
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := os.Remove(dir); err != nil {
-				t.Error(err)
-			}
-		})
-		return dir
-	}
-	t.Fatal("no cgroup v2 hierarchy is mounted")
-	return ""
-}
-
-// attached counts the connect4 programs on a cgroup.
-func attached(t *testing.T, cgroup string) int {
-	t.Helper()
-	dir, err := unix.Open(cgroup, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(dir)
-	attr := struct {
-		target, attachType, query, flags uint32
-		ids                              unsafe.Pointer
-		count, _                         uint32
-	}{target: uint32(dir), attachType: inet4Connect}
-	if _, err := bpfCall("query", unix.BPF_PROG_QUERY, unsafe.Pointer(&attr), unsafe.Sizeof(attr)); err != nil {
-		t.Fatal(err)
-	}
-	return int(attr.count)
 }
 
 func TestForbid(t *testing.T) {

@@ -3,28 +3,26 @@ package kernel
 // The names of the features. They are part of the interface: reports,
 // Config.Forbid and docs/kernels.md use them.
 const (
-	FeatureSyscall     = "bpf-syscall"
-	FeatureConnect4    = "connect4"
-	FeatureConnect6    = "connect6"
-	FeatureSendmsg4    = "sendmsg4"
-	FeatureSendmsg6    = "sendmsg6"
-	FeatureRecvmsg4    = "recvmsg4"
-	FeatureRecvmsg6    = "recvmsg6"
-	FeatureAttach      = "cgroup-attach"
-	FeatureHash        = "map-hash"
-	FeatureArray       = "map-array"
-	FeaturePerCPUArray = "map-percpu-array"
-	FeatureLRUHash     = "map-lru-hash"
-	FeatureRodata      = "rodata"
-	FeatureBTF         = "btf"
-	FeatureSpinLock    = "spin-lock"
-	FeatureCookie      = "helper-socket-cookie"
-	FeaturePrandom     = "helper-prandom"
-	FeatureKtime       = "helper-ktime"
-	FeatureMapHelpers  = "helper-map"
-	FeatureJmp32       = "jmp32"
-	FeatureCgroup2     = "cgroup2"
-	FeatureBPFFS       = "bpffs"
+	FeatureSyscall    = "bpf-syscall"
+	FeatureConnect4   = "connect4"
+	FeatureConnect6   = "connect6"
+	FeatureSendmsg4   = "sendmsg4"
+	FeatureSendmsg6   = "sendmsg6"
+	FeatureRecvmsg4   = "recvmsg4"
+	FeatureRecvmsg6   = "recvmsg6"
+	FeatureAttach     = "cgroup-attach"
+	FeatureHash       = "map-hash"
+	FeatureArray      = "map-array"
+	FeatureLRUHash    = "map-lru-hash"
+	FeatureRodata     = "rodata"
+	FeatureBTF        = "btf"
+	FeatureSpinLock   = "spin-lock"
+	FeatureCookie     = "helper-socket-cookie"
+	FeaturePrandom    = "helper-prandom"
+	FeatureMapHelpers = "helper-map"
+	FeatureJmp32      = "jmp32"
+	FeatureCgroup2    = "cgroup2"
+	FeatureBPFFS      = "bpffs"
 
 	FeatureLink        = "cgroup-link"
 	FeatureBatch       = "batch"
@@ -33,7 +31,6 @@ const (
 	FeatureSetRetval   = "set-retval"
 	FeatureJIT         = "jit"
 
-	FeatureAttachReal     = "cgroup-attach-real"
 	FeatureReplace        = "attach-replace"
 	FeatureDeadBranch     = "dead-branch"
 	FeatureMmapable       = "map-mmapable"
@@ -88,14 +85,12 @@ func neededProbes() []Probe {
 		need(FeatureAttach, "attaching to a cgroup beside other programs (BPF_F_ALLOW_MULTI)", 4, 15, cgroupBPF, notWorking, probeAttach),
 		need(FeatureHash, "hash maps", 3, 19, bpfSyscall, notWorking, mapType(mapHash, 8, 8, 0)),
 		need(FeatureArray, "array maps", 3, 19, bpfSyscall, notWorking, mapType(mapArray, 4, 8, 0)),
-		need(FeaturePerCPUArray, "per-CPU array maps", 4, 6, bpfSyscall, "nothing is counted, and no proof is possible", mapType(mapPerCPUArray, 4, 8, 0)),
 		need(FeatureLRUHash, "LRU hash maps", 4, 10, bpfSyscall, "the memory of connections has no bound", mapType(mapLRUHash, 8, 8, 0)),
 		need(FeatureRodata, "constants in frozen, read-only maps", 5, 2, bpfSyscall, "the programs can't be configured at load", probeRodata),
 		need(FeatureBTF, "type information (BTF) for maps", 4, 18, bpfSyscall, "maps have no types, and no lock can live in them", probeBTF),
-		need(FeatureSpinLock, "locks in map values (bpf_spin_lock)", 5, 1, bpfSyscall, "values of more than a word can't be changed at once", probeSpinLock),
+		need(FeatureSpinLock, "locks in array values, taken by connect-time programs (bpf_spin_lock)", 5, 1, cgroupBPF, "two sockets could mix what they remember for the way back", probeSpinLock),
 		need(FeatureCookie, "the helper get_socket_cookie in connect-time programs", 4, 19, cgroupBPF, "a socket can't be told from another, so there is no way back from backend to Service IP", helper(call(fnSocketCookie))),
 		need(FeaturePrandom, "the helper get_prandom_u32 in connect-time programs", 4, 17, cgroupBPF, "backends can't be chosen at random", helper(call(fnPrandom))),
-		need(FeatureKtime, "the helper ktime_get_ns in connect-time programs", 4, 17, cgroupBPF, "session affinity has no clock", helper(call(fnKtime))),
 		need(FeatureMapHelpers, "map look-up, update and delete in connect-time programs", 4, 17, cgroupBPF, notWorking, probeMapHelpers),
 		need(FeatureJmp32, "32-bit jumps (BPF instruction set v3)", 5, 1, bpfSyscall, "the programs don't load", helper(movImm(r2, 1), jeq32Imm(r2, 1, 0))),
 		need(FeatureCgroup2, "the cgroup v2 file system", 4, 5, "CONFIG_CGROUPS", "there is nothing to attach to", fileSystem("cgroup2")),
@@ -124,7 +119,6 @@ func optionalProbes() []Probe {
 		{FeatureSetRetval, "the helper set_retval in connect-time programs", 6, 1, rhelLacks, nil, "CONFIG_CGROUP_BPF", "a connect to a Service without backends fails with EPERM, not ECONNREFUSED", true, helper(movImm(r1, -111), call(fnSetRetval))},
 		{FeatureJIT, "compiling programs to machine code", 3, 18, rhelFloor, el82, "CONFIG_BPF_JIT, net.core.bpf_jit_enable", "programs are interpreted, several times slower", true, probeJIT},
 
-		{FeatureAttachReal, "a real attach to the given cgroup", 4, 15, rhelFloor, el82, "CONFIG_CGROUP_BPF", "something on this cgroup stands in the way", false, probeAttachReal},
 		{FeatureReplace, "exchanging an attached program in one step (BPF_F_REPLACE)", 5, 6, rhelNewer, el89, "CONFIG_CGROUP_BPF", "without links, a new program is attached beside the old one for an instant", false, probeReplace},
 		{FeatureDeadBranch, "constants that take branches out of programs", 5, 5, rhelNewer, el89, "", "newer helpers live in objects of their own", false, probeDeadBranch},
 		{FeatureMmapable, "maps in memory (BPF_F_MMAPABLE)", 5, 5, rhelNewer, el89, "", "variables of programs are read by system call", false, mapType(mapArray, 4, 8, flagMmapable)},

@@ -83,7 +83,7 @@ type insn struct {
 
 // The few instructions that the probes are made of.
 const (
-	r0, r1, r2, r3, r4, r10 = 0, 1, 2, 3, 4, 10
+	r0, r1, r2, r3, r4, r6, r10 = 0, 1, 2, 3, 4, 6, 10
 )
 
 func movImm(dst uint8, imm int32) insn { return insn{op: 0xb7, regs: dst, imm: imm} }
@@ -170,13 +170,6 @@ func reason(log string) string {
 func attachProgram(cgroup, prog int, attachType, flags uint32) error {
 	attr := struct{ target, prog, attachType, flags, replace uint32 }{uint32(cgroup), uint32(prog), attachType, flags, 0}
 	_, err := bpfCall("attach a program", unix.BPF_PROG_ATTACH, unsafe.Pointer(&attr), unsafe.Sizeof(attr))
-	return err
-}
-
-// detachProgram undoes attachProgram for exactly that program.
-func detachProgram(cgroup, prog int, attachType uint32) error {
-	attr := struct{ target, prog, attachType, flags, replace uint32 }{uint32(cgroup), uint32(prog), attachType, 0, 0}
-	_, err := bpfCall("detach a program", unix.BPF_PROG_DETACH, unsafe.Pointer(&attr), unsafe.Sizeof(attr))
 	return err
 }
 

@@ -13,8 +13,8 @@ import (
 // with itself.
 var since = map[string]string{
 	"bpf-syscall": "", "connect4": "", "connect6": "", "sendmsg4": "", "sendmsg6": "", "recvmsg4": "", "recvmsg6": "",
-	"cgroup-attach": "", "map-hash": "", "map-array": "", "map-percpu-array": "", "map-lru-hash": "", "rodata": "",
-	"btf": "", "spin-lock": "", "helper-map": "", "helper-prandom": "", "helper-ktime": "", "helper-socket-cookie": "",
+	"cgroup-attach": "", "map-hash": "", "map-array": "", "map-lru-hash": "", "rodata": "",
+	"btf": "", "spin-lock": "", "helper-map": "", "helper-prandom": "", "helper-socket-cookie": "",
 	"jmp32": "", "cgroup2": "", "bpffs": "", "sched-cls": "", "map-lpm-trie": "",
 
 	"dead-branch": "5.5", "map-mmapable": "5.5", "batch": "5.6", "attach-replace": "5.6",
@@ -25,8 +25,7 @@ var since = map[string]string{
 
 // undecided are features that a version says nothing about.
 var undecided = map[string]string{
-	"jit":                "a choice of the build and a sysctl",
-	"cgroup-attach-real": "asked of a given cgroup only",
+	"jit": "a choice of the build and a sysctl",
 }
 
 // like is the mainline version that this kernel must equal, "" if it follows no mainline version.
