@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/firsthop/firsthop/bpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -15,18 +16,18 @@ const maxEntries = 32
 // No path leads to a hidden mount. But in a mount namespace of our own, a copy
 // of the host's that shares nothing with it, we can take the upper mounts off
 // and look; the copy is gone when the thread ends.
-func lookBelow(h *Host, c Config, b *BPFFS) {
+func lookBelow(h *Host, b *BPFFS) {
 	err := h.aside(false, func(v view) error { return peel(v.open(b.HostPath), b.Stack) })
 	hidden := b.Stack[1]
 	if err != nil {
 		b.warn("mount %d (%s) is hidden below mount %d at %s, and could not be looked into: %v", hidden.ID, hidden.Type, b.Stack[0].ID, b.HostPath, err)
 		return
 	}
-	b.judgeStack(c)
+	b.judgeStack()
 }
 
 // judgeStack says which of the mounts holds pins.
-func (b *BPFFS) judgeStack(c Config) {
+func (b *BPFFS) judgeStack() {
 	for _, l := range b.Stack[1:] {
 		if l.Type != "bpf" {
 			continue
@@ -35,7 +36,7 @@ func (b *BPFFS) judgeStack(c Config) {
 			b.warn("the bpffs that is hidden at %s, mount %d, holds %s", b.HostPath, l.ID, listed(l.Entries))
 			continue
 		}
-		if slices.Contains(l.Entries, c.pinDir()) {
+		if slices.Contains(l.Entries, bpf.DirName) {
 			b.is(BPFFSStacked, ErrStacked, "mount %d on top (holding %s) hides mount %d, which holds our pins (%s); take the upper one off with: umount %s",
 				b.Stack[0].ID, listed(b.Stack[0].Entries), l.ID, listed(l.Entries), b.HostPath)
 			return

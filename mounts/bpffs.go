@@ -172,7 +172,7 @@ func lookBPFFS(h *Host, c Config) (BPFFS, error) {
 	if err != nil || len(b.Stack) < 2 {
 		return b, err
 	}
-	lookBelow(h, c, &b)
+	lookBelow(h, &b)
 	return b, nil
 }
 

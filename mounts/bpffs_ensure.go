@@ -114,7 +114,7 @@ func mountHere(ctx context.Context, v view, c Config, path, source string) (bool
 		return false, err
 	}
 	defer unlock()
-	look := Config{Path: path, Explicit: c.Explicit, PinDir: c.PinDir}
+	look := Config{Path: path, Explicit: c.Explicit}
 	if b, err := lookAt(v, look); err != nil {
 		return false, err
 	} else if b.State != BPFFSAbsent {

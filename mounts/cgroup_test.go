@@ -173,7 +173,7 @@ func checkSiblings(t *testing.T, root string) {
 			t.Errorf("self in %s: %v %v %v", root+name, in, sure, err)
 		}
 	}
-	if in, sure, err := Contains(root+"/pod", 1); in || !sure || err != nil {
+	if in, sure, err := contains(root+"/pod", "1"); in || !sure || err != nil {
 		t.Errorf("pid 1 in the container's cgroup: %v %v %v", in, sure, err)
 	}
 }
@@ -359,7 +359,7 @@ func TestContains(t *testing.T) {
 		{"its own cgroup", cg + "/pod", true},
 		{"a cgroup below", cg + "/pod/ctr", false},
 	} {
-		in, sure, err := Contains(row.path, cmd)
+		in, sure, err := contains(row.path, strconv.Itoa(cmd))
 		if in != row.in || !sure || err != nil {
 			t.Errorf("%s: %v %v %v", row.is, in, sure, err)
 		}

@@ -13,8 +13,6 @@ const (
 	DefaultBPFFS = "/sys/fs/bpf"
 	// DefaultRunDir holds our own cgroup2 mount where the host has none.
 	DefaultRunDir = "/run/firsthop"
-	// DefaultPinDir is our directory on the BPF file system.
-	DefaultPinDir = "firsthop"
 	// DefaultHostProc is where pods by custom mount the host's /proc.
 	DefaultHostProc = "/host/proc"
 
@@ -41,14 +39,8 @@ type Config struct {
 	// means [DefaultBPFFS]; for the cgroup "" means the true root.
 	Path string
 	// Explicit says that the user gave Path: it is then a path in our own mount
-	// namespace, whatever that is, and Root and Proc say nothing about it.
+	// namespace, whatever that is, and Root says nothing about it.
 	Explicit bool
-	// Proc lists further directories at which the host's /proc may be mounted.
-	// [DefaultHostProc] and /proc are always tried.
-	Proc []string
-	// PinDir is the name of our directory on the BPF file system, by which a
-	// hidden mount that holds our pins is known. "" means [DefaultPinDir].
-	PinDir string
 	// RunDir is a directory of the host below which cgroup2 is mounted when it
 	// is mounted nowhere. "" means [DefaultRunDir].
 	RunDir string
@@ -99,13 +91,6 @@ func (c Config) bpffsPath() string {
 		return DefaultBPFFS
 	}
 	return c.Path
-}
-
-func (c Config) pinDir() string {
-	if c.PinDir == "" {
-		return DefaultPinDir
-	}
-	return c.PinDir
 }
 
 func (c Config) cgroupDir() string {

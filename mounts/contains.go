@@ -5,28 +5,22 @@ import (
 	"os"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
 // SelfIn reports whether this process is in the cgroup v2 directory at path or
-// below it. See [Contains].
-func SelfIn(path string) (in, sure bool, err error) { return contains(path, "self") }
-
-// Contains reports whether a process is in the cgroup v2 directory at path or
-// below it. pid is as seen in our /proc.
+// below it.
 //
 // The kernel says where a process is only as a path (/proc/PID/cgroup) relative
 // to the root of the reader's cgroup namespace, and of a mount which cgroup it
 // shows only in the same way. Where the two can be brought together we go to the
 // process's directory and upwards, comparing ids. Where they can't, also not
 // from pid 1's cgroup namespace, sure is false and in too.
-func Contains(path string, pid int) (in, sure bool, err error) {
-	return contains(path, strconv.Itoa(pid))
-}
+func SelfIn(path string) (in, sure bool, err error) { return contains(path, "self") }
 
+// contains is SelfIn for any process that our /proc shows.
 func contains(dir, process string) (in, sure bool, err error) {
 	fd, err := ownView().openDir(dir)
 	if err != nil {

@@ -133,16 +133,13 @@ func FindHost(c Config) (Host, error) {
 
 // procDirs lists where to look for the host's /proc; our own comes last.
 func procDirs(c Config) []string {
-	dirs := make([]string, 0, len(c.Proc)+2)
+	dirs := make([]string, 0, 3)
 	seen := map[string]bool{"/proc": true}
 	add := func(d string) {
 		if d = filepath.Clean(d); !seen[d] {
 			seen[d] = true
 			dirs = append(dirs, d)
 		}
-	}
-	for _, d := range c.Proc {
-		add(d)
 	}
 	if r := c.root(); strings.HasSuffix(r, "/1/root") {
 		add(strings.TrimSuffix(r, "/1/root")) // PROC/1/root
