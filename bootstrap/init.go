@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -217,10 +216,13 @@ func (s *stage) takeLock(ctx context.Context) (outcome, error) {
 	if s.DryRun {
 		return outcome{result: Skipped, reason: "dry run: nothing is changed, so nothing is locked"}, nil
 	}
-	made, err := s.lockRunDir(ctx)
+	wait, cancel := context.WithTimeout(ctx, s.LockTimeout)
+	defer cancel()
+	lock, made, err := lockRunDir(wait, s.runDir)
 	if err != nil {
 		return outcome{}, err
 	}
+	s.lock = lock
 	tidy(s.runDir, s.stateDir)
 	if s.volatile, err = OpenLedger(s.runDir, false); err != nil {
 		return outcome{}, err
@@ -265,21 +267,4 @@ func adviceFor(err error, flag string) string {
 		return "the file system is read-only, give one that isn't by " + flag
 	}
 	return "run as root, or give " + flag
-}
-
-// lockRunDir takes the lock in the run directory and says which directories it
-// made for it. An uninstall that ends may take the directory away meanwhile.
-func (s *stage) lockRunDir(ctx context.Context) (made []string, err error) {
-	wait, cancel := context.WithTimeout(ctx, s.LockTimeout)
-	defer cancel()
-	for {
-		made = missingDirs(s.runDir)
-		if err = makeDirs(made, 0o755); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("create run directory: %w: %s", err, adviceFor(err, "--run-dir"))
-		}
-		s.lock, err = AcquireLock(wait, s.runDir)
-		if !errors.Is(err, os.ErrNotExist) || wait.Err() != nil {
-			return made, err
-		}
-	}
 }

@@ -48,6 +48,22 @@ func AcquireLock(ctx context.Context, runDir string) (*Lock, error) {
 	}
 }
 
+// lockRunDir takes the lock in a run directory, which it makes where it isn't
+// there: made are the directories that are to be noted. An uninstall that ends
+// may take the directory away meanwhile.
+func lockRunDir(ctx context.Context, runDir string) (l *Lock, made []string, err error) {
+	for {
+		made = missingDirs(runDir)
+		if err = makeDirs(made, 0o755); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, nil, fmt.Errorf("create run directory: %w: %s", err, adviceFor(err, "--run-dir"))
+		}
+		l, err = AcquireLock(ctx, runDir)
+		if !errors.Is(err, os.ErrNotExist) || ctx.Err() != nil {
+			return l, made, err
+		}
+	}
+}
+
 // LockTable waits for the lock of the bpffs that holds a table, beside the one
 // of the run directory: two instances that share a table although their run
 // directories differ (an init container without the host's /run) must not write

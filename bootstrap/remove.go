@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/kernel"
@@ -22,32 +24,41 @@ import (
 // changes and the lock along, so that a kill leaves all of it or nothing.
 const goneSuffix = ".uninstalled"
 
-// locked takes the lock and looks again: an init may have been at work until
-// now. Without a run directory there is no instance that could be.
+// locked takes the lock, for which it makes the run directory where a reboot
+// took it, and looks again: an init may have been at work until now.
 func (u *uninstall) locked(ctx context.Context) error {
 	// Below 5.11 the library's own probes need it, by which it tells a detach
 	// that isn't supported from one that found nothing.
 	kernel.RaiseMemlock(kernel.Inspect(u.hostRoot))
 	wait, cancel := context.WithTimeout(ctx, u.LockTimeout)
 	defer cancel()
-	lock, err := AcquireLock(wait, u.runDir)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	lock, made, err := lockRunDir(wait, u.runDir)
+	if err != nil {
 		return err
 	}
-	if lock != nil {
-		defer lock.Release()
+	defer lock.Release()
+	if err := u.look(ctx); err != nil {
+		return err
 	}
 	if u.bpffs.Err() == nil {
 		if u.tableLock, err = LockTable(wait, u.bpffs.Path); err != nil {
 			return err
 		}
 		defer u.tableLock.Release()
-	}
-	if err := u.look(ctx); err != nil {
-		return err
+		if err := u.look(ctx); err != nil { // an instance with another run directory may have been at work
+			return err
+		}
 	}
 	if err := u.refuse(ctx); err != nil {
 		return err
+	}
+	for _, dir := range made {
+		if err := u.volatile.Record(kindMkdir, dir, ""); err != nil {
+			return err
+		}
+	}
+	if len(made) > 0 { // the lock is there for this run only
+		u.removals = slices.DeleteFunc(u.removals, func(r Removal) bool { return r.Target == filepath.Join(u.runDir, LockName) })
 	}
 	return u.remove(ctx)
 }
@@ -175,27 +186,55 @@ func (u *uninstall) removeDirs(dirs []string, keep string) {
 // or what is ours in it; then those of its parents that are ours.
 func (u *uninstall) removeRunDir(dirs []string) error {
 	gone := u.runDir + goneSuffix
-	if slices.Contains(dirs, u.runDir) && u.onlyOursIn(u.runDir) {
-		if err := os.Rename(u.runDir, gone); err != nil {
-			return fmt.Errorf("remove run directory: %w", err)
+	// One that is there already is of a run that was killed here, or is just
+	// about to be done: its parents are ours to remove now.
+	for _, dir := range u.parentsIn(gone) {
+		if err := u.volatile.Record(kindMkdir, dir, ""); err != nil {
+			return err
 		}
-	} else if err := removeFiles(u.lastFiles()); err != nil {
+	}
+	if err := removeGone(gone); err != nil {
 		return err
 	}
-	if !isDir(gone) {
-		return nil
+	if !slices.Contains(dirs, u.runDir) || !u.onlyOursIn(u.runDir) {
+		return removeFiles(u.lastFiles())
 	}
-	if l, err := OpenLedger(gone, false); err == nil { // of a run that was killed here, too
-		for _, e := range slices.Backward(l.Entries()) {
-			if dir := u.local(e.Target); e.isDir() && dir != u.runDir {
-				dirs = append(dirs, dir)
-			}
+	if err := os.Rename(u.runDir, gone); err != nil {
+		return fmt.Errorf("remove run directory: %w", err)
+	}
+	// The lock is gone by now: the next init may be at work already, and only
+	// what it doesn't use may be touched.
+	parents := u.parentsIn(gone)
+	if err := removeGone(gone); err != nil {
+		return err
+	}
+	u.removeDirs(parents, "")
+	return nil
+}
+
+// parentsIn are those of the run directory's parents that the list of changes
+// in a directory has as ours, the deepest first.
+func (u *uninstall) parentsIn(dir string) []string {
+	l, err := OpenLedger(dir, false)
+	if err != nil {
+		return nil // damaged: what it noted is small
+	}
+	var out []string
+	for _, e := range slices.Backward(l.Entries()) {
+		if dir := u.local(e.Target); e.isDir() && strings.HasPrefix(u.runDir, dir+"/") {
+			out = append(out, dir)
 		}
 	}
+	return out
+}
+
+func removeGone(gone string) error {
 	if err := removeFiles([]string{filepath.Join(gone, LockName), filepath.Join(gone, LedgerName)}); err != nil {
 		return err
 	}
-	u.removeDirs(append([]string{gone}, dirs...), u.runDir)
+	if err := os.Remove(gone); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove run directory: %w", err)
+	}
 	return nil
 }
 
@@ -228,6 +267,13 @@ func (u *uninstall) unmount(ctx context.Context) error {
 			unmount, c = mounts.UnmountCgroup2, u.mountConfig(u.Cgroup)
 		}
 		err := unmount(ctx, c, e.Former)
+		for range 20 { // somebody may just be looking, such as a status
+			if !errors.Is(err, mounts.ErrInUse) {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+			err = unmount(ctx, c, e.Former)
+		}
 		switch {
 		case errors.Is(err, mounts.ErrNotOurs), errors.Is(err, mounts.ErrAbsent), errors.Is(err, mounts.ErrInUse):
 			u.Log.Warn("mount is left alone, it is not ours any more, or others use it", "mount", e.Target, "error", err)

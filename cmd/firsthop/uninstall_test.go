@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -223,6 +224,20 @@ func TestInitsAndUninstallsAtOnce(t *testing.T) {
 	if diff := cmp.Diff(before, n.traces()); diff != "" {
 		t.Errorf("traces (- before, + after):\n%s", diff)
 	}
+}
+
+// TestUninstallAfterAReboot: what a reboot takes is gone, and the rest is undone.
+func TestUninstallAfterAReboot(t *testing.T) {
+	n := newNode(t, lab.WithoutBPFFS())
+	n.serving()
+	n.without(n.StateDir, n.RunDir)
+	before := n.traces()
+	n.run("init", "--service-ips", vips, "--endpoints", servers).exits(0)
+	if err := errors.Join(unix.Unmount(n.BPFFS, unix.MNT_DETACH), os.Remove(n.BPFFS), os.RemoveAll(n.RunDir)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the links to be gone", func() bool { return len(n.attached()) == 0 })
+	n.checkUninstall(before)
 }
 
 // TestUninstallSparesWhatIsNotOurs: somebody else's mount over ours, and a cgroup that is gone.
