@@ -89,27 +89,27 @@ func hashFile(at string) ([]byte, error) {
 // contents, so the same version is never written twice. runnable is false when
 // there is none and none to copy.
 func (p *planner) binary() (runnable bool, err error) {
-	dir := path.Dir(p.Binary)
+	dir := path.Dir(BinaryPath)
 	st, err := p.t.fsOf(dir)
 	if err != nil {
 		return false, err
 	}
 	if st.noExec {
-		return false, fmt.Errorf("install %s: its file system is %w, nothing there can be started", p.Binary, ErrNoExec)
+		return false, fmt.Errorf("install %s: its file system is %w, nothing there can be started", BinaryPath, ErrNoExec)
 	}
-	n, err := p.t.lstat(p.Binary)
+	n, err := p.t.lstat(BinaryPath)
 	if err != nil {
 		return false, err
 	}
 	if p.BinarySource == "" {
 		if !n.exists {
-			p.warn("%s is not there and none is given to copy: the service will be skipped at boot", p.Binary)
+			p.warn("%s is not there and none is given to copy: the service will be skipped at boot", BinaryPath)
 		}
 		return n.exists, nil
 	}
 	const mode = 0o755
 	p.sweep(dir)
-	a := Action{Kind: KindWrite, Path: p.Binary, Old: "absent"}
+	a := Action{Kind: KindWrite, Path: BinaryPath, Old: "absent"}
 	if n.exists {
 		same := false
 		if n.mode.IsRegular() {
@@ -121,7 +121,7 @@ func (p *planner) binary() (runnable bool, err error) {
 			return true, nil
 		}
 		if !p.isOurBinary(n) {
-			return false, fmt.Errorf("%s is %w (no build of %s): remove it or choose another path, it is not overwritten", p.Binary, ErrForeign, module)
+			return false, fmt.Errorf("%s is %w (no build of %s): move it away, it is not overwritten", BinaryPath, ErrForeign, module)
 		}
 		if a.Old, err = describeFile(n.at, n.mode); err != nil {
 			return false, err
@@ -161,7 +161,7 @@ func (p *planner) isOurBinary(n node) bool {
 	if !n.mode.IsRegular() {
 		return false
 	}
-	if p.Owned != nil && p.Owned(KindWrite, p.Binary) {
+	if p.Owned != nil && p.Owned(KindWrite, BinaryPath) {
 		return true
 	}
 	info, err := buildinfo.ReadFile(n.at)

@@ -14,9 +14,11 @@ import (
 // overwritten and never removed.
 const Marker = "# Installed by firsthop"
 
+// BinaryPath is where the host's copy of firsthop lives.
+const BinaryPath = "/opt/firsthop/bin/firsthop"
+
 // Where things go on a host, unless Config says otherwise.
 const (
-	DefaultBinary   = "/opt/firsthop/bin/firsthop"
 	DefaultStateDir = "/var/lib/firsthop"
 	DefaultBPFFS    = "/sys/fs/bpf"
 	// EnvironmentFile is the administrator's: read at boot, never written.
@@ -45,19 +47,6 @@ type Config struct {
 	// "/proc/1/root" in a container, a temporary directory in a test.
 	Root string
 
-	// Init is who starts things at boot; nil means [DetectInit]. Set it to
-	// prepare an image whose init is not running.
-	Init *Init
-
-	// Manager talks to the init system; nil means [OpenManager]'s choice.
-	// The caller closes what it gives.
-	Manager Manager
-
-	// Sockets are the D-Bus sockets to try, as they are reachable from here
-	// (Root is not put before them). nil means systemd's private socket and
-	// the system bus below Root. Empty but not nil means none: files only.
-	Sockets []string
-
 	// BPFFS is the bpffs mount point on the host; "" is DefaultBPFFS. Only
 	// the default one is ever put into a mount unit or fstab: any other is
 	// private to an instance and mounted by firsthop itself.
@@ -67,11 +56,8 @@ type Config struct {
 	// is DefaultStateDir.
 	StateDir string
 
-	// Binary is where the host's copy of firsthop lives; "" is DefaultBinary.
-	Binary string
-
-	// BinarySource is the file to copy there (as it is reachable from here,
-	// usually /proc/self/exe); "" leaves the host's copy as it is.
+	// BinarySource is the file to copy to [BinaryPath] (as it is reachable
+	// from here, usually /proc/self/exe); "" leaves the host's copy as it is.
 	BinarySource string
 
 	// Args follow the binary in the unit; nil means "init --boot" and the
@@ -92,7 +78,19 @@ type Config struct {
 	// Log receives what is done, at debug level; nil is silent.
 	Log *slog.Logger
 
-	statfs func(string) (fsState, error) // nil means statfs(2); tests look elsewhere
+	// What follows is for tests.
+
+	// initSystem is who starts things at boot; nil means [DetectInit].
+	initSystem *Init
+	// manager talks to the init system; nil means [OpenManager]'s choice. Who
+	// gives one closes it.
+	manager Manager
+	// sockets are the D-Bus sockets to try, as they are reachable from here
+	// (Root is not put before them). nil means systemd's private socket and
+	// the system bus below Root. Empty but not nil means none: files only.
+	sockets []string
+	// statfs is instead of statfs(2).
+	statfs func(string) (fsState, error)
 }
 
 // withDefaults returns a copy of c with the zero values filled in, or says
@@ -105,7 +103,6 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	def(&c.BPFFS, DefaultBPFFS)
 	def(&c.StateDir, DefaultStateDir)
-	def(&c.Binary, DefaultBinary)
 	if c.Args == nil {
 		c.Args = []string{"init", "--boot"}
 		if c.StateDir != DefaultStateDir {
@@ -124,13 +121,10 @@ func (c Config) withDefaults() (Config, error) {
 	if c.statfs == nil {
 		c.statfs = statfs
 	}
-	for _, p := range []string{c.BPFFS, c.StateDir, c.Binary} {
+	for _, p := range []string{c.BPFFS, c.StateDir} {
 		if err := checkPath(p); err != nil {
 			return c, err
 		}
-	}
-	if p := c.Binary; strings.HasPrefix(p, "/run/") || strings.HasPrefix(p, "/var/run/") {
-		return c, fmt.Errorf("binary path %q: /run is empty after a reboot; choose a directory on disk", p)
 	}
 	for _, a := range c.Args {
 		if !utf8.ValidString(a) || strings.ContainsRune(a, 0) {

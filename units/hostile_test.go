@@ -88,7 +88,7 @@ func TestRealMountsThatRefuse(t *testing.T) {
 const killEnv = "FH_UNITS_KILL"
 
 func runInstall(root string) error {
-	c := Config{Root: root, Sockets: []string{}, BinarySource: os.Getenv(killEnv + "_SOURCE"), statfs: onDisk}
+	c := Config{Root: root, sockets: []string{}, BinarySource: os.Getenv(killEnv + "_SOURCE"), statfs: onDisk}
 	_, err := Install(context.Background(), c)
 	return err
 }
@@ -98,7 +98,7 @@ func runInstall(root string) error {
 func TestKilledWhileItWritesTheBinary(t *testing.T) {
 	h := newHost(t, systemd252)
 	mustInstall(t, h.config())
-	old := mustHash(t, h.path(DefaultBinary))
+	old := mustHash(t, h.path(BinaryPath))
 	c := h.config()
 	c.BinarySource = otherBuild(t)
 	if err := os.Truncate(c.BinarySource, 400<<20); err != nil { // mostly a hole, slow to copy
@@ -110,22 +110,22 @@ func TestKilledWhileItWritesTheBinary(t *testing.T) {
 		t.Fatal(err)
 	}
 	tr := newTree(Config{Root: h.root})
-	container{t: t}.wait("the temporary file", func() bool { return len(tr.leftovers(filepath.Dir(DefaultBinary))) > 0 })
+	container{t: t}.wait("the temporary file", func() bool { return len(tr.leftovers(filepath.Dir(BinaryPath))) > 0 })
 	_ = cmd.Process.Kill()
 	if err := cmd.Wait(); err == nil || cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		t.Fatalf("it was not killed: %v", err)
 	}
-	if left := tr.leftovers(filepath.Dir(DefaultBinary)); len(left) != 1 {
+	if left := tr.leftovers(filepath.Dir(BinaryPath)); len(left) != 1 {
 		t.Fatalf("killed too late to show anything: %q", left)
 	}
-	if string(mustHash(t, h.path(DefaultBinary))) != string(old) {
+	if string(mustHash(t, h.path(BinaryPath))) != string(old) {
 		t.Error("the binary is not the old one")
 	}
 	mustInstall(t, c)
-	if string(mustHash(t, h.path(DefaultBinary))) != string(mustHash(t, c.BinarySource)) {
+	if string(mustHash(t, h.path(BinaryPath))) != string(mustHash(t, c.BinarySource)) {
 		t.Error("the binary is not the new one")
 	}
-	if left := tr.leftovers(filepath.Dir(DefaultBinary)); len(left) != 0 {
+	if left := tr.leftovers(filepath.Dir(BinaryPath)); len(left) != 0 {
 		t.Errorf("left: %q", left)
 	}
 }

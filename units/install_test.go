@@ -210,9 +210,9 @@ func TestForeignFilesAreNamedAndKept(t *testing.T) {
 		"a directory in the unit's place":    {with(systemd252, servicePath+"/", ""), servicePath},
 		"a link in the unit's place":         {with(systemd252, "/x", "[Unit]\n", servicePath, "-> /x"), servicePath},
 		"a file in the place of the link":    {with(systemd252, serviceLink, "x"), serviceLink},
-		"another program in our place":       {with(systemd252, DefaultBinary, "#!/bin/sh\n"), DefaultBinary},
+		"another program in our place":       {with(systemd252, BinaryPath, "#!/bin/sh\n"), BinaryPath},
 		"an OpenRC script that is not ours":  {with(openrc, openrcScript, "#!/sbin/openrc-run\n"), openrcScript},
-		"another program's binary by a link": {with(systemd252, DefaultBinary, "-> /not/there"), DefaultBinary},
+		"another program's binary by a link": {with(systemd252, BinaryPath, "-> /not/there"), BinaryPath},
 	} {
 		t.Run(row, func(t *testing.T) {
 			h := newHost(t, tt.host)
@@ -326,7 +326,7 @@ func TestStoppedAnywhereIsCompletedByTheNextRun(t *testing.T) {
 func TestUpgradeReplacesTheBinaryAndTheUnit(t *testing.T) {
 	h := newHost(t, systemd252)
 	mustInstall(t, h.config())
-	running, err := os.Open(h.path(DefaultBinary)) // as the service would hold it
+	running, err := os.Open(h.path(BinaryPath)) // as the service would hold it
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -340,15 +340,15 @@ func TestUpgradeReplacesTheBinaryAndTheUnit(t *testing.T) {
 		return nil
 	}
 	r := mustInstall(t, c)
-	want := []string{"write " + DefaultBinary + " 1", "write " + servicePath + " 1"}
+	want := []string{"write " + BinaryPath + " 1", "write " + servicePath + " 1"}
 	if d := cmp.Diff(want, former); d != "" {
 		t.Errorf("recorded with what was there before (-want +got):\n%s\n%+v", d, r)
 	}
-	fi, err := os.Stat(h.path(DefaultBinary))
+	fi, err := os.Stat(h.path(BinaryPath))
 	if err != nil || fi.Mode() != 0o755 {
 		t.Errorf("binary: %v %v", fi.Mode(), err)
 	}
-	if a, _ := hashFile(h.path(DefaultBinary)); string(a) != string(mustHash(t, c.BinarySource)) {
+	if a, _ := hashFile(h.path(BinaryPath)); string(a) != string(mustHash(t, c.BinarySource)) {
 		t.Error("the binary is not the new one")
 	}
 	if !strings.Contains(h.read(servicePath), "--log-level debug") {

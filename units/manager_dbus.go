@@ -35,11 +35,11 @@ var _ Manager = (*manager)(nil)
 // reasons. Nothing outside of c.Root is tried, so that a test or a container
 // can't reach another systemd than the one it means.
 func OpenManager(ctx context.Context, c Config) (Manager, error) {
-	if c.Manager != nil {
-		return c.Manager, nil
+	if c.manager != nil {
+		return c.manager, nil
 	}
 	t := newTree(c)
-	sockets := c.Sockets
+	sockets := c.sockets
 	if sockets == nil {
 		for _, s := range []string{privateSocket, busSocket} {
 			if at, err := t.file(s); err == nil {
@@ -59,8 +59,8 @@ func OpenManager(ctx context.Context, c Config) (Manager, error) {
 		errs = append(errs, errors.New("no D-Bus socket given"))
 	}
 	version := DetectInit(c.Root).Version
-	if c.Init != nil {
-		version = c.Init.Version
+	if c.initSystem != nil {
+		version = c.initSystem.Version
 	}
 	return &files{t: t, version: version}, errors.Join(errs...)
 }

@@ -110,7 +110,7 @@ func TestInstallTellsSystemd(t *testing.T) {
 	before := h.snapshot()
 	f := newFake(h.root, 252)
 	c := h.config()
-	c.Manager = f
+	c.manager = f
 	r := mustInstall(t, c)
 	if f.reloads != 1 || !strings.HasSuffix(kinds(r), "reload systemd") {
 		t.Errorf("%d reloads:\n%s", f.reloads, kinds(r))
@@ -149,7 +149,7 @@ func TestRealSystemd(t *testing.T) {
 	template.write(EnvironmentFile, stubEnv+"=/run/stub.json\n")
 	args := []string{"init", "--boot", "--text=$HOME ${X} %h %% \"q\" 'a' \\ back\ttab\nline", ";", "", "ü", "a;b"}
 	c := template.config()
-	c.Init, c.Args = &Init{Kind: Systemd, Version: 252}, args
+	c.initSystem, c.Args = &Init{Kind: Systemd, Version: 252}, args
 	if r := mustInstall(t, c); !r.Survives {
 		t.Fatalf("%+v", r)
 	}

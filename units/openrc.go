@@ -22,7 +22,7 @@ func OpenRCScript(c Config) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	words := []string{shellWord(c.Binary)}
+	words := []string{shellWord(BinaryPath)}
 	for _, a := range c.Args {
 		words = append(words, shellWord(a))
 	}

@@ -98,20 +98,20 @@ func newPlanner(ctx context.Context, c Config) (*planner, func(), error) {
 		return nil, nil, err
 	}
 	p := &planner{Config: c, t: newTree(c), r: &Report{Actions: []Action{}}}
-	if p.init = DetectInit(c.Root); c.Init != nil {
-		p.init = *c.Init
+	if p.init = DetectInit(c.Root); c.initSystem != nil {
+		p.init = *c.initSystem
 	}
 	closeManager := func() {}
 	if p.init.Kind == Systemd {
 		m, err := OpenManager(ctx, c)
-		if c.Manager == nil {
+		if c.manager == nil {
 			closeManager = m.Close
 		}
 		if err != nil {
 			p.note("systemd is not asked, its files are used: %v", err)
 		}
 		p.m = m
-		if v, err := m.Version(ctx); err == nil && parseVersion(v) > 0 && c.Init == nil {
+		if v, err := m.Version(ctx); err == nil && parseVersion(v) > 0 && c.initSystem == nil {
 			p.init.Version, p.init.Source = parseVersion(v), "D-Bus property Version, "+v
 		}
 		p.r.Over = "files"

@@ -70,7 +70,7 @@ func (p *planner) installSystemd(ctx context.Context) error {
 		return err
 	}
 	p.r.Survives = runnable
-	for _, dir := range []string{systemDir, path.Dir(p.Binary)} {
+	for _, dir := range []string{systemDir, path.Dir(BinaryPath)} {
 		gone, err := p.volatile(dir)
 		if err != nil {
 			return err

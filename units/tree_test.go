@@ -129,7 +129,7 @@ func onDisk(at string) (fsState, error) {
 
 // config is for a host whose systemd is told apart by its files and not asked.
 func (h host) config() Config {
-	return Config{Root: h.root, Sockets: []string{}, BinarySource: self(h.t), statfs: onDisk}
+	return Config{Root: h.root, sockets: []string{}, BinarySource: self(h.t), statfs: onDisk}
 }
 
 // self is the test binary, which is a build of our module.

@@ -66,18 +66,18 @@ func (p *planner) dropUnit(ctx context.Context, name string) (ours bool, err err
 // dropBinary plans the removal of the host's copy and of directories that it
 // was alone in.
 func (p *planner) dropBinary() error {
-	dir := path.Dir(p.Binary)
+	dir := path.Dir(BinaryPath)
 	p.sweep(dir)
-	n, err := p.t.lstat(p.Binary)
+	n, err := p.t.lstat(BinaryPath)
 	if err != nil {
 		return err
 	}
 	if n.exists {
 		if !p.isOurBinary(n) {
-			p.note("%s is not ours and left as it is", p.Binary)
+			p.note("%s is not ours and left as it is", BinaryPath)
 			return nil
 		}
-		p.remove(p.Binary, "ours", "")
+		p.remove(BinaryPath, "ours", "")
 	}
 	going := func(name string) bool { // by what is planned already
 		return slices.ContainsFunc(p.r.Actions, func(a Action) bool {

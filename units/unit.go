@@ -103,11 +103,11 @@ func ServiceUnit(c Config, version int) ([]*unit.UnitOption, error) {
 	opts := []*unit.UnitOption{
 		head("Description", "firsthop: the Kubernetes API Service works before the kubelet starts"),
 		head("Documentation", "https://github.com/firsthop/firsthop"),
-		head("ConditionPathExists", specifiers(c.Binary)),
+		head("ConditionPathExists", BinaryPath),
 		// Not the bpffs: from 239 on it has no unit file, and RequiresMountsFor=
 		// would do nothing; below, a failed mount unit would keep us from
 		// mounting it ourselves, which After= and Wants= do not.
-		head("RequiresMountsFor", quoteWord(path.Dir(c.Binary))+" "+quoteWord(c.StateDir)),
+		head("RequiresMountsFor", path.Dir(BinaryPath)+" "+quoteWord(c.StateDir)),
 	}
 	if needsMountUnit(c, version) {
 		opts = append(opts,
@@ -122,7 +122,7 @@ func ServiceUnit(c Config, version int) ([]*unit.UnitOption, error) {
 		service("RemainAfterExit", "yes"),
 		service("TimeoutStartSec", "30s"),
 		service("EnvironmentFile", "-"+EnvironmentFile),
-		service("ExecStart", execLine(c.Binary, c.Args)),
+		service("ExecStart", execLine(BinaryPath, c.Args)),
 	)
 	opts = append(opts, hardening(version)...)
 	return append(opts, unit.NewUnitOption("Install", "WantedBy", "multi-user.target")), nil

@@ -51,7 +51,7 @@ func TestGoldenUnits(t *testing.T) {
 	golden(t, "firsthop-init.service", render(mustService(t, Config{}, 252)))
 	golden(t, "firsthop-init-237.service", render(mustService(t, Config{}, 237)))
 	golden(t, "firsthop-init-instance.service", render(mustService(t, Config{
-		BPFFS: "/run/test one/bpf", StateDir: "/srv/100%/state", Binary: "/srv/fh $1/firsthop",
+		BPFFS: "/run/test one/bpf", StateDir: "/srv/100%/state",
 		Args: []string{"init", "--boot", "--bpffs", "/run/test one/bpf", "--note=$HOME %h \"q\" \\ ;", ";", ""},
 	}, 252)))
 	golden(t, "sys-fs-bpf.mount", render(MountUnit(DefaultBPFFS)))
@@ -157,7 +157,7 @@ func TestServiceDirectives(t *testing.T) {
 
 func TestOtherDirectoriesAreSpelledOut(t *testing.T) {
 	for _, o := range mustService(t, Config{StateDir: "/srv/state", BPFFS: "/srv/bpf"}, 252) {
-		if want := DefaultBinary + " init --boot --state-dir /srv/state --bpffs /srv/bpf"; o.Name == "ExecStart" && o.Value != want {
+		if want := BinaryPath + " init --boot --state-dir /srv/state --bpffs /srv/bpf"; o.Name == "ExecStart" && o.Value != want {
 			t.Errorf("ExecStart=%s, want %s", o.Value, want)
 		}
 	}
@@ -166,10 +166,9 @@ func TestOtherDirectoriesAreSpelledOut(t *testing.T) {
 func TestConfigRefusesWhatAUnitCanNotHold(t *testing.T) {
 	for row, c := range map[string]Config{
 		"a relative path":            {StateDir: "var/lib"},
-		"a path with ..":             {Binary: "/opt/../x"},
+		"a path with ..":             {StateDir: "/opt/../x"},
 		"a newline in a path":        {StateDir: "/a\nExecStart=/bin/sh"},
 		"a backslash in a path":      {BPFFS: `/a\`},
-		"a binary that is gone":      {Binary: "/run/firsthop/firsthop"},
 		"an argument that is binary": {Args: []string{"\xff"}},
 		"an argument with NUL":       {Args: []string{"a\x00b"}},
 	} {
@@ -205,7 +204,7 @@ func TestSystemdAnalyzeVerify(t *testing.T) {
 	needsSystemdAnalyze(t)
 	h := unitRoot(t)
 	c := h.config()
-	c.Init = &Init{Kind: Systemd, Version: 252}
+	c.initSystem = &Init{Kind: Systemd, Version: 252}
 	c.BinarySource = "" // the stub
 	mustInstall(t, c)
 	verify := func() string {

@@ -43,7 +43,7 @@ func TestSELinuxLabels(t *testing.T) {
 	set(systemDir+"/other.service", "system_u:object_r:systemd_unit_file_t:s0")
 	set("/usr/bin", "system_u:object_r:bin_t:s0")
 	mustInstall(t, h.config())
-	for p, want := range map[string]string{servicePath: "system_u:object_r:systemd_unit_file_t:s0", DefaultBinary: "system_u:object_r:bin_t:s0"} {
+	for p, want := range map[string]string{servicePath: "system_u:object_r:systemd_unit_file_t:s0", BinaryPath: "system_u:object_r:bin_t:s0"} {
 		if got := label(h.path(p)); got != want {
 			t.Errorf("label of %s = %q, want %q", p, got, want)
 		}
@@ -68,7 +68,7 @@ func TestOpenRCScriptRuns(t *testing.T) {
 	if err := os.WriteFile(stub, []byte("#!/bin/sh\nfor a; do echo \"<$a>\"; done\nexit 3\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	script := strings.ReplaceAll(h.read(openrcScript), DefaultBinary, stub)
+	script := strings.ReplaceAll(h.read(openrcScript), BinaryPath, stub)
 	out, err := exec.Command("sh", "-eu", "-c", `ebegin() { :; }; eend() { echo "end $1"; }
 before() { echo "before $*"; }; after() { echo "after $*"; }; keyword() { :; }
 `+script+"\ndepend\nset +e\nstart").CombinedOutput()
