@@ -139,7 +139,8 @@ func TestLackOfRightsIsNotLackOfSupport(t *testing.T) {
 				t.Errorf("the verdict is %s, want %s: %s", report.Verdict, test.verdict, report.Sentence)
 			}
 			for _, result := range report.Results {
-				if result.Answer == No && there[result.Name] {
+				// Up to 6.15 the verifier does look into dead branches for who lacks CAP_PERFMON: the processor may speculate.
+				if result.Answer == No && there[result.Name] && result.Name != FeatureDeadBranch {
 					t.Errorf("%s: no (%s); this kernel has it", result.Name, result.Detail)
 				}
 			}

@@ -178,20 +178,25 @@ func TestBPFFSLifecycle(t *testing.T) { runStage(t, "bpffs lifecycle", spec{clon
 func stageBPFFSLifecycle(t *testing.T) {
 	startNode(t)
 	mount(t, "fh", "/run", "tmpfs", 0, "")
+	keepsSource := keepsSource(t)
 	for _, c := range []Config{{}, {Path: "/run/given/deep", Explicit: true}, {Root: "/run/root"}} {
 		must(t, os.MkdirAll("/run/root"+DefaultBPFFS, 0o755))
 		var records []string
+		identity := "" // as recorded last
 		c.Record = func(kind, target, former string) error {
 			records = append(records, kind+" "+target)
-			if kind == RecordMount && countType(t, "/proc/self", "bpf", target) > 0 {
+			if kind == RecordMount && identity == "" && countType(t, "/proc/self", "bpf", target) > 0 {
 				t.Errorf("%s was recorded after it was mounted", target)
+			}
+			if kind == RecordMount {
+				identity = former
 			}
 			return nil
 		}
 		before := tableText(t)
 		b, err := EnsureBPFFS(t.Context(), c)
 		must(t, err)
-		if b.State != BPFFSRight || !b.MountedByUs || !b.Mount.Ours() || len(b.Actions) == 0 || len(b.Warnings)+len(b.Notes) > 0 {
+		if b.State != BPFFSRight || b.MountedByUs != keepsSource || b.Mount.Ours() != keepsSource || !b.Mount.is(identity) || len(b.Actions) == 0 || len(b.Warnings)+len(b.Notes) > 0 {
 			t.Fatalf("after ensure: %+v", b)
 		}
 		if want := c.Root + c.bpffsPath(); b.Path != want {
@@ -215,15 +220,15 @@ func stageBPFFSLifecycle(t *testing.T) {
 			t.Errorf("the second time it did %q, recorded %q", again.Actions, records[n:])
 		}
 		must(t, os.Mkdir(b.Path+"/firsthop", 0o700))
-		if err := UnmountBPFFS(t.Context(), c, ""); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "firsthop") {
+		if err := UnmountBPFFS(t.Context(), c, identity); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "firsthop") {
 			t.Errorf("unmount of a full one: %v", err)
 		}
 		must(t, os.Remove(b.Path+"/firsthop"))
 		if err := UnmountBPFFS(t.Context(), c, "firsthop-other"); !errors.Is(err, ErrNotOurs) {
 			t.Errorf("unmount of another one: %v", err)
 		}
-		must(t, UnmountBPFFS(t.Context(), c, b.Mount.Source))
-		must(t, UnmountBPFFS(t.Context(), c, b.Mount.Source))
+		must(t, UnmountBPFFS(t.Context(), c, identity))
+		must(t, UnmountBPFFS(t.Context(), c, identity))
 		if after := tableText(t); after != before {
 			t.Errorf("unmount left:\n%s", after)
 		}
@@ -263,7 +268,7 @@ func stageBPFFSRace(t *testing.T) {
 		if n := countType(t, "/proc/self", "bpf", DefaultBPFFS); n != 1 {
 			t.Fatalf("round %d: %d mounts", round, n)
 		}
-		must(t, UnmountBPFFS(t.Context(), Config{}, ""))
+		must(t, unix.Unmount(DefaultBPFFS, 0))
 	}
 }
 
@@ -281,42 +286,49 @@ func TestBPFFSSettles(t *testing.T) { runStage(t, "bpffs settle", spec{clone: no
 func stageBPFFSSettle(t *testing.T) {
 	startNode(t)
 	v := ownView()
-	mine := func() { mount(t, "firsthop-mine", DefaultBPFFS, "bpf", usualFlags, "mode=0700") }
+	ours := func(source string) (identity string) {
+		mount(t, source, DefaultBPFFS, "bpf", usualFlags, "mode=0700")
+		identity, err := identify(v, DefaultBPFFS, source)
+		must(t, err)
+		return identity
+	}
+	own := ""
+	mine := func() { own = ours("firsthop-mine") }
 	settled := func() bool {
-		stays, err := settle(t.Context(), v, DefaultBPFFS, "firsthop-mine")
+		stays, err := settle(t.Context(), v, DefaultBPFFS, own)
 		must(t, err)
 		return stays
 	}
-	top := func() string {
+	ownOnTop := func() bool {
 		b, err := FindBPFFS(Config{})
 		must(t, err)
-		return b.Mount.Source
+		return b.Mount.is(own)
 	}
 
 	mine()
-	if !settled() || top() != "firsthop-mine" {
+	if !settled() || !ownOnTop() {
 		t.Error("a mount alone does not stay")
 	}
 	must(t, unix.Unmount(DefaultBPFFS, 0))
 
 	usual(t)
 	mine()
-	if settled() || top() != "bpf" || countType(t, "/proc/self", "bpf", DefaultBPFFS) != 1 {
+	if settled() || ownOnTop() || countType(t, "/proc/self", "bpf", DefaultBPFFS) != 1 {
 		t.Error("a mount over another's was not taken off")
 	}
 	must(t, unix.Unmount(DefaultBPFFS, 0))
 
 	// Another that does as we do is over ours: we wait for it to go.
 	mine()
-	mount(t, "firsthop-other", DefaultBPFFS, "bpf", usualFlags, "mode=0700")
+	other := ours("firsthop-other")
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
-		if stays, err := settle(context.Background(), v, DefaultBPFFS, "firsthop-other"); stays || err != nil {
+		if stays, err := settle(context.Background(), v, DefaultBPFFS, other); stays || err != nil {
 			t.Errorf("the upper one stays: %v", err)
 		}
 	}()
-	if !settled() || top() != "firsthop-mine" {
+	if !settled() || !ownOnTop() {
 		t.Error("the lower one did not win")
 	}
 	<-gone

@@ -123,6 +123,22 @@ func startNode(t *testing.T) {
 	must(t, os.Chdir("/"))
 }
 
+// keepsSource tells whether the kernel keeps the source of a bpffs: see devicePrefix.
+func keepsSource(t *testing.T) bool {
+	t.Helper()
+	const source = "firsthop-probe"
+	mount(t, source, DefaultBPFFS, "bpf", usualFlags, "mode=0700")
+	table, err := ownView().mounts(mountPointIs(DefaultBPFFS))
+	must(t, err)
+	must(t, unix.Unmount(DefaultBPFFS, 0))
+	for _, m := range table {
+		if m.Source == source {
+			return true
+		}
+	}
+	return false
+}
+
 // newRootFS is a container's root file system, mounted on the node as a
 // container runtime does it.
 func newRootFS(t *testing.T) string {

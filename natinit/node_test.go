@@ -85,8 +85,18 @@ func service(name string, p bpf.Proto, vip string, port uint16, addr func(int) n
 	return s
 }
 
-func allFeatures() bpf.Features {
-	return bpf.Features{Link: true, Batch: true, NetnsCookie: true, GetPeername: true, SetRetval: true}
+// allFeatures are those of the running kernel: everything from Linux 6.1 on.
+func allFeatures() bpf.Features { return bpf.Features(lab.KernelFeatures()) }
+
+// helpers are the features that make other programs. Which of them a kernel has differs.
+func helpers(f *bpf.Features) { f.SetRetval, f.NetnsCookie = false, false }
+
+// best is how programs are attached with all features.
+func best() By {
+	if allFeatures().Link {
+		return ByLink
+	}
+	return ByProg
 }
 
 func without(drop func(*bpf.Features)) bpf.Features {

@@ -123,7 +123,7 @@ func TestLinksThatAreElsewhereMove(t *testing.T) {
 		}
 	}
 	r.commit(t)
-	n.wantOnce(t, allFeatures(), b, ByLink)
+	n.wantOnce(t, allFeatures(), b, best())
 	if left := attachedTo(t, elsewhere); len(left) > 0 {
 		t.Errorf("still attached elsewhere: %v", left)
 	}
@@ -150,6 +150,6 @@ func TestLinksOfADeadCgroupAreReplaced(t *testing.T) {
 		}
 	}
 	n.up(t, allFeatures(), b, services(0))
-	n.wantOnce(t, allFeatures(), b, ByLink)
+	n.wantOnce(t, allFeatures(), b, best())
 	n.mustConnect(t)
 }

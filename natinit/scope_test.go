@@ -56,6 +56,7 @@ func TestHostScopeServesOnlyTheHostsNamespace(t *testing.T) {
 		return nil
 	}))
 	p := goClient(t)
+	lab.NeedsLinux(t, 5, 14, "SO_NETNS_COOKIE, to name the host's namespace")
 	for _, b := range []bpf.Balancer{{UDP: true}, {UDP: true, HostNetns: netnsCookie(t, n.l)}, {UDP: true}} {
 		n.up(t, allFeatures(), b, services(0, 1, 2))
 		for _, w := range waysToVIP() {

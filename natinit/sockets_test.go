@@ -186,7 +186,7 @@ func TestWithoutUDPOnlyTCPIsTranslated(t *testing.T) {
 	n := newNode(t)
 	b := bpf.Balancer{}
 	n.up(t, allFeatures(), b, services(0, 1))
-	n.wantOnce(t, allFeatures(), b, ByLink)
+	n.wantOnce(t, allFeatures(), b, best())
 	if hooks := attachedTo(t, n.cgroup); len(hooks) != 4 {
 		t.Errorf("attached at %v, want connect and getpeername", hooks)
 	}
@@ -200,7 +200,7 @@ func TestWithoutUDPOnlyTCPIsTranslated(t *testing.T) {
 	// Switched on, and off again.
 	for _, b := range []bpf.Balancer{{UDP: true}, {}} {
 		n.up(t, allFeatures(), b, services(0, 1))
-		n.wantOnce(t, allFeatures(), b, ByLink)
+		n.wantOnce(t, allFeatures(), b, best())
 		e := p.Run(t, n.l, clients.UDPUnconnected, dns4, "hello")[0]
 		if (e.Error == "") != b.UDP {
 			t.Errorf("with %+v: %+v", b, e)

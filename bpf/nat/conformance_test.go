@@ -29,15 +29,17 @@ func stores(t *testing.T) map[string]func(t *testing.T) Store {
 			return NewKernel(m, f)
 		}
 	}
-	return map[string]func(t *testing.T) Store{
+	stores := map[string]func(t *testing.T) Store{
 		"Fake": func(t *testing.T) Store {
 			f := NewFake(testServices)
 			f.MaxFrontends, f.MaxBackends = testFrontends, testBackends
 			return f
 		},
-		"Kernel":              kernel(bpf.Features{}),
-		"Kernel with batches": kernel(bpf.Features{Batch: true}),
 	}
+	for name, f := range waysToWrite() {
+		stores["Kernel, "+name] = kernel(f)
+	}
+	return stores
 }
 
 // TestConformance holds every Store to one meaning: what the planner is tested with is what the kernel does.
@@ -221,7 +223,7 @@ func TestKernelReadsMoreThanOneChunk(t *testing.T) {
 	m, err := bpf.EnsureMaps(bpf.PinsBelow(lab.New(t).BPFFS), bpf.Sizes{Frontends: entries, Services: entries, Backends: entries})
 	must(t, err)
 	defer m.Close()
-	k := NewKernel(m, bpf.Features{Batch: true})
+	k := NewKernel(m, bpf.Features(lab.KernelFeatures()))
 	var keys []bpf.BackendKey
 	var values []bpf.Backend
 	for i := range uint32(entries) {
@@ -233,7 +235,7 @@ func TestKernelReadsMoreThanOneChunk(t *testing.T) {
 	for i := range uint32(entries) {
 		must(t, k.PutWord(bpf.WordAt(i, false), bpf.WordOf(i, 1)))
 	}
-	for name, f := range map[string]bpf.Features{"one by one": {}, "in batches": {Batch: true}} {
+	for name, f := range waysToWrite() {
 		s := mustRead(t, NewKernel(m, f))
 		if len(s.Sets) != entries || len(s.Words) != entries {
 			t.Errorf("%s: %d sets, %d words, want %d", name, len(s.Sets), len(s.Words), entries)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/test/clients"
@@ -20,15 +21,21 @@ import (
 // attach lets the programs serve the lab's cgroup.
 func attach(t testing.TB, l *lab.Lab, m *bpf.Maps) {
 	t.Helper()
-	f := bpf.Features{Link: true, GetPeername: true, SetRetval: true}
-	progs, err := bpf.LoadPrograms(m, bpf.Balancer{UDP: true}, f)
+	b, f := bpf.Balancer{UDP: true}, bpf.Features(lab.KernelFeatures())
+	progs, err := bpf.LoadPrograms(m, b, f)
 	must(t, err)
 	dir, err := os.Open(l.Cgroup)
 	must(t, err)
 	defer dir.Close()
-	for _, h := range bpf.Hooks() {
+	for _, h := range b.Hooks(f) {
 		p := progs[h.Name]
 		defer p.Close()
+		if !f.Link { // it stays until the cgroup goes
+			must(t, link.RawAttachProgram(link.RawAttachProgramOptions{
+				Target: int(dir.Fd()), Program: p, Attach: h.Attach, Flags: unix.BPF_F_ALLOW_MULTI,
+			}))
+			continue
+		}
 		at, err := link.AttachRawLink(link.RawLinkOptions{Target: int(dir.Fd()), Program: p, Attach: h.Attach})
 		must(t, err)
 		t.Cleanup(func() { at.Close() })
@@ -55,7 +62,7 @@ func startBackends(t testing.TB, l *lab.Lab, kind string, prefix string, n int) 
 // second Service, whose sets get the memory that this one's set free.
 func TestNoConnectFailsWhileBackendsChange(t *testing.T) {
 	client := clients.Build(t)
-	for name, f := range map[string]bpf.Features{"one by one": {}, "in batches": {Batch: true}} {
+	for name, f := range waysToWrite() {
 		t.Run(name, func(t *testing.T) {
 			l := lab.New(t)
 			own := startBackends(t, l, "own", "192.0.2", 6)
@@ -78,7 +85,7 @@ func TestNoConnectFailsWhileBackendsChange(t *testing.T) {
 			for i, h := range hammers {
 				checkHammered(t, h.Stop(), i == 0)
 			}
-			if changes < 20 {
+			if changes < 10 {
 				t.Errorf("only %d changes: nothing was tested", changes)
 			}
 			t.Logf("%d changes", changes)
@@ -121,7 +128,7 @@ func checkHammered(t testing.TB, r clients.Hammered, echo bool) {
 	if len(r.Failures) > 0 {
 		t.Errorf("%d connects, failures: %v", r.Connects, r.Failures)
 	}
-	if r.Connects < 1000 {
+	if r.Connects < 200 {
 		t.Errorf("only %d connects: nothing was tested", r.Connects)
 	}
 	for server, n := range r.Servers {

@@ -15,6 +15,15 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(lab.RunMain(m)) }
 
+// waysToWrite are the ways to write to the kernel's maps that the running kernel has.
+func waysToWrite() map[string]bpf.Features {
+	ways := map[string]bpf.Features{"one by one": {}}
+	if lab.KernelFeatures().Batch {
+		ways["in batches"] = bpf.Features{Batch: true}
+	}
+	return ways
+}
+
 // runtimeIndexes are what the runtime allocates from.
 var runtimeIndexes = Indexes{First: 1024, Last: 1<<32 - 1}
 

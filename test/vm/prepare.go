@@ -61,6 +61,28 @@ func (r *Runner) fetch(ctx context.Context, k Kernel) (Kernel, error) {
 	return k, errors.Join(errs...)
 }
 
+// tools are packages of Debian 13 for tests that run programs of others. The machine itself needs none of them.
+func (r *Runner) tools(ctx context.Context, arch string) (debian.Tree, error) {
+	return r.archive(arch).Fetch(ctx, debian.Request{
+		Suites: []string{"trixie"}, Key: "coreutils",
+		Packages: []string{"coreutils", "curl", "dash", "iproute2", "ncat", "nftables", "python3", "util-linux"},
+		Keep:     func(name string) bool { return !slices.Contains(unneeded, name) },
+	})
+}
+
+// unneeded are large packages of which no test uses anything.
+var unneeded = []string{"debconf", "perl-base", "tzdata", "openssl-provider-legacy", "ca-certificates"}
+
+// leanly leaves out of the tools what only people read.
+func leanly(name string) bool {
+	for _, dir := range []string{"usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/bash-completion", "var", "usr/lib/python3.13/test"} {
+		if strings.HasPrefix(name, dir) {
+			return false
+		}
+	}
+	return !strings.Contains(name, "/gconv/")
+}
+
 // build compiles a suite's tests, or a program if the package is one, as a static binary.
 func (r *Runner) build(ctx context.Context, out, arch, pkg string, test bool) error {
 	args := []string{"build"}
@@ -97,17 +119,23 @@ func (r *Runner) binaries(ctx context.Context, arch string, suites []Suite) (str
 }
 
 // fill puts everything but the manifest into a machine's first root.
-func (r *Runner) fill(root *qemu.Initramfs, bin string, k Kernel, suites []Suite) (loaded []string, err error) {
+func (r *Runner) fill(root *qemu.Initramfs, bin, tools string, k Kernel, suites []Suite) (loaded []string, err error) {
 	add := func(name, file string) {
 		if err == nil {
 			err = root.AddFile(name, file)
 		}
 	}
 	add("init", filepath.Join(bin, "init"))
-	root.AddLink("bin/go", "/init")
+	if err := root.AddTree("", tools, leanly); err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{"bin", "sbin", "lib", "lib64"} {
+		root.AddLink(dir, "usr/"+dir)
+	}
+	root.AddLink("usr/bin/go", "/init")
 	for name := range programs {
 		add("built/"+name, filepath.Join(bin, name))
-		root.AddLink("bin/"+name, "/built/"+name)
+		root.AddLink("usr/bin/"+name, "/built/"+name)
 	}
 	for _, s := range suites {
 		add("tests/"+s.Name, filepath.Join(bin, s.Name+".test"))
@@ -128,7 +156,7 @@ func (r *Runner) fill(root *qemu.Initramfs, bin string, k Kernel, suites []Suite
 		return nil, err
 	}
 	for _, m := range mods {
-		name := "lib/modules/" + m.Name + ".ko"
+		name := "modules/" + m.Name + ".ko"
 		root.AddData(name, m.Data, 0o644)
 		loaded = append(loaded, "/"+name)
 	}
@@ -145,7 +173,7 @@ func (r *Runner) addSource(root *qemu.Initramfs, name string) error {
 	case err != nil:
 		return err
 	case info.IsDir():
-		return root.AddTree("src/"+name, host)
+		return root.AddTree("src/"+name, host, nil)
 	}
 	return root.AddFile("src/"+name, host)
 }
@@ -160,7 +188,7 @@ func (s Suite) job(k Kernel) wire.Job {
 		argv = append(argv, "-test.skip=^("+strings.Join(slices.Sorted(maps.Keys(s.Without)), "|")+")$")
 	}
 	return wire.Job{
-		Name: s.Name, Argv: argv, Env: []string{"FIRSTHOP_VM_LIKE=" + k.Like}, Dir: "/src/" + s.Package,
+		Name: s.Name, Argv: argv, Env: append([]string{"FIRSTHOP_VM_LIKE=" + k.Like}, s.Env...), Dir: "/src/" + s.Package,
 		// The tests' own limit comes first: it says which test it was.
 		Seconds: s.Seconds + 10,
 	}

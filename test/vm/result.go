@@ -33,12 +33,15 @@ type Result struct {
 }
 
 // judge makes a verdict of an exit code and the output of go test -v. A skipped test is a failure: in a machine of its
-// own a test has all that it needs, or is left out by name.
+// own a test has all that it needs, or is left out by name or by lab.NeedsLinux.
 func judge(o wire.Outcome, output []string) Result {
 	var passed int
 	var failed, skipped []string
-	for _, line := range output { // of subtests, which are indented, the test they belong to says enough
+	for i, line := range output { // of subtests, which are indented, the test they belong to says enough
 		for mark, list := range map[string]*[]string{"--- FAIL: ": &failed, "--- SKIP: ": &skipped} {
+			if mark == "--- SKIP: " && i > 0 && strings.Contains(output[i-1], ": needs Linux ") {
+				continue // lab.NeedsLinux
+			}
 			if name, ok := strings.CutPrefix(line, mark); ok {
 				*list = append(*list, strings.Fields(name)[0])
 			}

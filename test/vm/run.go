@@ -95,7 +95,11 @@ func started(results []Result) bool { return len(results) > 0 && results[0].Suit
 // boot runs suites in one machine, until all are done or the machine is. It returns at least one result.
 func (r *Runner) boot(ctx context.Context, e qemu.Emulator, k Kernel, bin string, suites []Suite, console string) ([]Result, error) {
 	var root qemu.Initramfs
-	loaded, err := r.fill(&root, bin, k, suites)
+	tools, err := r.tools(ctx, k.Arch)
+	if err != nil {
+		return nil, err
+	}
+	loaded, err := r.fill(&root, bin, tools.Dir, k, suites)
 	if err != nil {
 		return nil, err
 	}

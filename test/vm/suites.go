@@ -11,8 +11,9 @@ type Suite struct {
 	Package string // its directory below the repository
 	Run     string // which tests, as go test -run; empty is all
 	Seconds int    // it is ended after that; emulation is slow, so many times what it takes
-	// Without are tests that a machine without user space can't run, and why. Any other test that is skipped fails.
+	// Without are tests that can't be run here, and why. A test that skips itself fails, but for lab.NeedsLinux.
 	Without map[string]string
+	Env     []string // besides FIRSTHOP_VM_LIKE, which is the kernel's
 	// Files are what its tests read besides testdata: files and directories below the repository.
 	Files []string
 }
@@ -30,7 +31,7 @@ var Suites = []Suite{
 
 // refusal is what is run on a kernel that firsthop must refuse.
 var refusal = []Suite{
-	{Name: "refusal", Package: "test/vm/inside", Run: "Refuse", Seconds: 120},
+	{Name: "refusal", Package: "test/vm/inside", Run: "Refuses", Seconds: 120, Env: []string{"FIRSTHOP_VM_REFUSED=1"}},
 }
 
 // programs are what tests run or build, by the name that their package's path ends in.

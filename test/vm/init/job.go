@@ -30,7 +30,7 @@ func run(job wire.Job, w io.Writer) (o wire.Outcome) {
 	defer null.Close()
 	pid, err := syscall.ForkExec(job.Argv[0], job.Argv, &syscall.ProcAttr{
 		Dir:   job.Dir,
-		Env:   append([]string{"PATH=/bin", "HOME=/tmp", "TMPDIR=/tmp"}, job.Env...),
+		Env:   append([]string{"PATH=/usr/bin:/usr/sbin", "HOME=/tmp", "TMPDIR=/tmp"}, job.Env...),
 		Files: []uintptr{null.Fd(), out.Fd(), out.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})

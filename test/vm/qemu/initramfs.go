@@ -50,8 +50,9 @@ func (i *Initramfs) AddLink(name, target string) {
 // AddDir makes a directory, and those that it is in.
 func (i *Initramfs) AddDir(name string) { i.parents(path.Join(strings.TrimPrefix(name, "/"), "x")) }
 
-// AddTree copies a directory of the host with all that is in it: directories, files and symbolic links.
-func (i *Initramfs) AddTree(name, hostDir string) error {
+// AddTree copies a directory of the host with what is in it: directories, files and symbolic links. keep, unless it is
+// nil, says of paths below it what is to be copied.
+func (i *Initramfs) AddTree(name, hostDir string, keep func(rel string) bool) error {
 	return filepath.WalkDir(hostDir, func(p string, d os.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -62,6 +63,10 @@ func (i *Initramfs) AddTree(name, hostDir string) error {
 		}
 		at := path.Join(name, rel)
 		switch {
+		case keep != nil && !keep(rel):
+			if d.IsDir() {
+				return filepath.SkipDir
+			}
 		case d.IsDir():
 			i.AddDir(at)
 		case d.Type() == os.ModeSymlink:

@@ -1,0 +1,101 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// Features are the optional abilities of the running kernel, field by field those of bpf.Features, which it converts to.
+// Tests of packages below package kernel use them in order to run on old kernels too. They are found out by other means
+// than the product's; that a kernel has what its version should have is asserted in test/vm.
+type Features struct {
+	Link, Batch, NetnsCookie, GetPeername, SetRetval bool
+}
+
+// KernelFeatures asks the running kernel, once. It panics if the kernel can't be asked, as for lack of rights.
+var KernelFeatures = sync.OnceValue(func() Features {
+	return Features{
+		Link:        answered(haveLink()),
+		Batch:       answered(haveBatch()),
+		NetnsCookie: answered(features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnGetNetnsCookie)),
+		GetPeername: answered(haveGetPeername()),
+		SetRetval:   answered(features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval)),
+	}
+})
+
+func answered(err error) bool {
+	if err != nil && !errors.Is(err, ebpf.ErrNotSupported) {
+		panic("ask the kernel for its features: " + err.Error())
+	}
+	return err == nil
+}
+
+func loadSockAddr(at ebpf.AttachType) (*ebpf.Program, error) {
+	return ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.CGroupSockAddr, AttachType: at,
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
+	})
+}
+
+// haveLink makes a link to no cgroup at all: who knows links complains about that.
+func haveLink() error {
+	p, err := loadSockAddr(ebpf.AttachCGroupInet4Connect)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	l, err := link.AttachRawLink(link.RawLinkOptions{Target: 1 << 20, Program: p, Attach: ebpf.AttachCGroupInet4Connect})
+	switch {
+	case err == nil:
+		l.Close()
+		return errors.New("a link to no cgroup was made")
+	case errors.Is(err, unix.EBADF):
+		return nil
+	case errors.Is(err, unix.EINVAL):
+		return errors.Join(ebpf.ErrNotSupported, err)
+	}
+	return err
+}
+
+func haveBatch() error {
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 4, ValueSize: 4, MaxEntries: 2})
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	_, err = m.BatchUpdate([]uint32{1, 2}, []uint32{1, 2}, nil)
+	return err
+}
+
+func haveGetPeername() error {
+	p, err := loadSockAddr(ebpf.AttachCgroupInet4GetPeername)
+	if errors.Is(err, unix.EINVAL) {
+		return errors.Join(ebpf.ErrNotSupported, err)
+	}
+	if err != nil {
+		return err
+	}
+	return p.Close()
+}
+
+// NeedsLinux skips a test on kernels below a mainline version. The reason names what the test itself needs, which must
+// not be what it tests.
+func NeedsLinux(t testing.TB, major, minor int, why string) {
+	t.Helper()
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		t.Fatal(err)
+	}
+	var a, b int
+	if n, _ := fmt.Sscanf(unix.ByteSliceToString(uts.Release[:]), "%d.%d", &a, &b); n == 2 && (a < major || a == major && b < minor) {
+		t.Skipf("needs Linux %d.%d: %s", major, minor, why)
+	}
+}
