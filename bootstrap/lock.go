@@ -96,6 +96,9 @@ func LockTable(ctx context.Context, bpffs string) (*Lock, error) {
 // that it locked must still be the one at path: uninstall removes it.
 func tryLock(path string) (*Lock, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if errors.Is(err, os.ErrPermission) || errors.Is(err, unix.EROFS) {
+		return nil, fmt.Errorf("open lock: %w: %s", err, adviceFor(err, "--run-dir"))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open lock: %w", err)
 	}

@@ -89,8 +89,19 @@ func run(ctx context.Context, e env, args []string) int {
 		fmt.Fprintf(e.stderr, "firsthop: %q is not a command of firsthop: `firsthop help` lists them\n", args[len(args)-1])
 		return int(bootstrap.ExitUsage)
 	}
-	fmt.Fprintln(e.stderr, "firsthop:", err)
+	fmt.Fprintln(e.stderr, "firsthop:", advised(err))
 	return int(bootstrap.ExitInternal)
+}
+
+// advised is the text of an error, with what helps against a lack of rights
+// where nobody has said so yet.
+func advised(err error) string {
+	const advice = "run as root"
+	text := err.Error()
+	if errors.Is(err, os.ErrPermission) && os.Geteuid() != 0 && !strings.Contains(text, advice) {
+		text += ": " + advice
+	}
+	return text
 }
 
 // newLogger makes the one logger, which writes to stderr.

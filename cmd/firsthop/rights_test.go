@@ -93,3 +93,30 @@ func TestWithoutRightsNothingHappens(t *testing.T) {
 	}
 	serving.checkServes()
 }
+
+// TestNobodyIsToldToBeRoot: whatever looks at a node that serves, or would change it.
+func TestNobodyIsToldToBeRoot(t *testing.T) {
+	n := newNode(t)
+	n.serving()
+	n.init()
+	for _, line := range [][]string{{"status"}, {"nat"}, initArgs(), {"uninstall"}} {
+		n.runAs(nobody, line...).exits(bootstrap.ExitInternal).says("run as root")
+	}
+}
+
+// TestAReadOnlyRunDirIsNoLackOfRights: to be root would not help.
+func TestAReadOnlyRunDirIsNoLackOfRights(t *testing.T) {
+	n := newNode(t)
+	n.serving()
+	if err := unix.Mount(n.RunDir, n.RunDir, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(n.RunDir, 0) })
+	if err := unix.Mount("", n.RunDir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	r := n.run(initArgs()...).exits(bootstrap.ExitInternal).says("read-only", "--run-dir")
+	if out := r.stdout + r.stderr; strings.Contains(out, "as root") {
+		t.Errorf("it says to run as root:\n%s", out)
+	}
+}
