@@ -48,6 +48,8 @@ func newApp(e env) *cli.App {
 		},
 		OnUsageError:   onUsageError,
 		ExitErrHandler: func(*cli.Context, error) {}, // run decides
+
+		DisableSliceFlagSeparator: true, // a comma is not the same to each flag
 	}
 	for _, cmd := range app.Commands {
 		cmd.OnUsageError = onUsageError

@@ -167,8 +167,8 @@ func config(e env, c *cli.Context) (bootstrap.Config, error) {
 		Scope:     orDefault(c.String("scope"), bootstrap.ScopeAll),
 		Persist:   string(bootstrap.PersistAuto),
 		UDP:       c.Bool("udp"),
-		Extra:     rejoin(c.StringSlice("extra-service")),
-		Forbid:    c.StringSlice("forbid-feature"),
+		Extra:     c.StringSlice("extra-service"),
+		Forbid:    atCommas(c.StringSlice("forbid-feature")),
 		Sizes:     bpf.Sizes{Frontends: uint32(c.Uint("max-frontends")), Services: uint32(c.Uint("max-services")), Backends: uint32(c.Uint("max-backends"))},
 
 		IgnoreKernelVersion: c.Bool("ignore-kernel-version"),
@@ -187,15 +187,12 @@ func orDefault[T ~string](text string, value T) string {
 	return text
 }
 
-// rejoin undoes the flag package's splitting at commas: a part without "=" and
-// "/" belongs to the one before it.
-func rejoin(parts []string) []string {
+// atCommas splits each value: by a variable, several can't be given otherwise.
+func atCommas(values []string) []string {
 	var out []string
-	for _, part := range parts {
-		if len(out) > 0 && !strings.ContainsAny(part, "=/") {
-			out[len(out)-1] += "," + part
-		} else {
-			out = append(out, part)
+	for _, v := range values {
+		for part := range strings.SplitSeq(v, ",") {
+			out = append(out, strings.TrimSpace(part))
 		}
 	}
 	return out

@@ -85,6 +85,8 @@ func TestABadSettingIsNamedAndChangesNothing(t *testing.T) {
 		{"an extra service that is no service", `init --extra-service dns`, `--extra-service "dns": no = in it`},
 		{"an extra service of no protocol", `init --extra-service icmp/10.96.0.10:53=10.0.0.5:53`, `protocol "icmp"`},
 		{"an extra service with port 0", `init --extra-service udp/10.96.0.10:0=10.0.0.5:53`, `"10.96.0.10:0" has port 0`},
+		{"an extra service whose second backend is none", `init --extra-service udp/10.96.0.10:53=10.0.0.5:53,10.0.0.6:0`, `"udp/10.96.0.10:53=10.0.0.5:53,10.0.0.6:0": "10.0.0.6:0" has port 0`},
+		{"two extra services in one", `init --extra-service udp/10.96.0.10:53=10.0.0.5:53,tcp/10.96.0.10:53=10.0.0.5:53`, `"tcp/10.96.0.10:53=10.0.0.5:53" is not IP:PORT`},
 		{"an extra service with a name", `init --extra-service udp/10.96.0.10:53=dns.example:53`, `"dns.example:53" is not IP:PORT`},
 		{"an extra service without backends", `init --extra-service udp/10.96.0.10:53=`, `"" is not IP:PORT`},
 		{"an extra service across families", `init --extra-service udp/10.96.0.10:53=[fd00::5]:53`, `of another family`},
