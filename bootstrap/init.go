@@ -51,13 +51,15 @@ type stage struct {
 	places
 	report *Report
 
+	keptWarnings []string // one for each Service with kept backends
+
 	lock      *Lock   // of the run directory
 	tableLock *Lock   // of the bpffs, for instances that share one by mistake
 	volatile  *Ledger // undone by a reboot; nil in a dry run
 	durable   *Ledger // not undone by a reboot; nil in a dry run
 	features  bpf.Features
 	balancer  bpf.Balancer
-	kept      []netip.AddrPort // backends that answer, kept beside given ones of which none does
+	kept      []netip.AddrPort // backends that answer, kept in the place of given ones of which none does
 	bpffs     mounts.BPFFS
 	cgroup    mounts.Cgroup2
 	found     *discover.Result

@@ -17,8 +17,9 @@ import (
 // keepGood refuses to lead a Service address that works to endpoints of which
 // none answers. The proof would find out, but until it has, every connection
 // would be refused. Who asked for no more than a translated connection expects
-// servers that start later: until they do, the backends that answer are kept
-// beside them.
+// servers that start later: until they do and init runs again, the backends
+// that answer keep their place. The dead ones beside them would have their share
+// of the connections refused.
 func (s *stage) keepGood(ctx context.Context) error {
 	dead := s.deadServices()
 	if len(dead) == 0 {
@@ -41,8 +42,8 @@ func (s *stage) keepGood(ctx context.Context) error {
 		}
 		have := state.Backends(state.Words[bpf.WordAt(index, false)])
 		live := answering(ctx, have)
-		if s.settings.prove == Translated {
-			s.kept = append(s.kept, live...)
+		if s.settings.prove == Translated && len(live) > 0 {
+			s.keep(svc, live)
 			continue
 		}
 		if len(live) > 0 {
@@ -51,6 +52,18 @@ func (s *stage) keepGood(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// keep leaves a Service's address with the backends that answer.
+func (s *stage) keep(svc nat.Service, live []netip.AddrPort) {
+	s.kept = append(s.kept, live...)
+	s.keptWarnings = append(s.keptWarnings, fmt.Sprintf("none of %s answers yet: connections to %s go on to %s; once they answer, run firsthop init again",
+		joinAddrs(svc.Backends), joinFrontends(svc), joinAddrs(live)))
+	for i, srv := range s.report.Servers {
+		if slices.Contains(svc.Backends, srv.Endpoint.Addr) && !slices.Contains(live, srv.Endpoint.Addr) {
+			s.report.Servers[i].Used = false
+		}
+	}
 }
 
 // nothingToKeep: where there is no table, nothing works yet; what else is wrong

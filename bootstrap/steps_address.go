@@ -33,7 +33,10 @@ func (s *stage) discover(ctx context.Context) (outcome, error) {
 		return outcome{}, err
 	}
 	s.found = found
-	if err := errors.Join(checkPorts(found.ServiceAddrs(), found.Usable()), checkExtra(s.extra, found.ServiceAddrs())); err != nil {
+	if err := checkExtra(s.extra, found.ServiceAddrs()); err != nil { // known only now, but the flag is at fault
+		return outcome{}, &UsageError{Err: err}
+	}
+	if err := checkPorts(found.ServiceAddrs(), found.Usable()); err != nil {
 		return outcome{}, err
 	}
 	return describeFound(found), nil

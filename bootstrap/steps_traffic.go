@@ -59,10 +59,8 @@ func (s *stage) wanted() []nat.Service {
 				svc.Backends = append(svc.Backends, e.Addr)
 			}
 		}
-		for _, a := range s.kept {
-			if a.Addr().Is4() == is4 && !slices.Contains(svc.Backends, a) {
-				svc.Backends = append(svc.Backends, a)
-			}
+		if kept := slices.DeleteFunc(slices.Clone(s.kept), func(a netip.AddrPort) bool { return a.Addr().Is4() != is4 }); len(kept) > 0 {
+			svc.Backends = kept
 		}
 		if len(svc.Frontends) > 0 && len(svc.Backends) > 0 {
 			out = append(out, svc)
@@ -82,7 +80,8 @@ func (s *stage) hasOtherUses(a netip.Addr) bool {
 	extra := func(e ExtraService) bool {
 		return e.Frontend.Addr() == a || slices.ContainsFunc(e.Backends, func(b netip.AddrPort) bool { return b.Addr() == a })
 	}
-	return isLocal(a) || slices.ContainsFunc(s.found.Endpoints, server) || slices.ContainsFunc(s.extra, extra)
+	kept := func(b netip.AddrPort) bool { return b.Addr() == a }
+	return isLocal(a) || slices.ContainsFunc(s.found.Endpoints, server) || slices.ContainsFunc(s.extra, extra) || slices.ContainsFunc(s.kept, kept)
 }
 
 // isLocal reports whether an address is one of this host's.
@@ -140,6 +139,7 @@ func (s *stage) seed(ctx context.Context) (outcome, error) {
 	s.seeded = seeded
 	s.report.Services = seeded.Services
 	out := describeSeed(seeded.Services)
+	out.warnings = append(out.warnings, s.keptWarnings...)
 	for _, name := range seeded.Maps.Created {
 		out.changes = append(out.changes, "map "+s.pins().Map(name)+" created")
 	}
@@ -174,6 +174,7 @@ func (s *stage) planSeed(ctx context.Context) (outcome, error) {
 	}
 	s.report.Services = services
 	out := describeSeed(services)
+	out.warnings = append(out.warnings, s.keptWarnings...)
 	if maps == nil {
 		out.changes = append(out.changes, "create the maps below "+s.pins().Maps())
 	}
@@ -240,7 +241,7 @@ func (s *stage) attach(ctx context.Context) (outcome, error) {
 }
 
 func (s *stage) attachConfig(maps *bpf.Maps) natinit.AttachConfig {
-	return natinit.AttachConfig{Pins: s.pins(), Maps: maps, Cgroup: s.cgroup.Path, CgroupID: s.cgroup.ID, Features: s.features, Balancer: s.balancer, Proc: s.proc}
+	return natinit.AttachConfig{Pins: s.pins(), Maps: maps, Cgroup: s.cgroup.Path, CgroupID: s.cgroup.ID, Features: s.features, Balancer: s.balancer, Proc: s.proc, Record: programRecord{s.volatile}}
 }
 
 // newBalancer is the load balancer that the settings ask for.

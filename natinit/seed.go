@@ -24,7 +24,8 @@ type SeedConfig struct {
 	// its index; what happens to its backends is for Merge to say.
 	Services []nat.Service
 
-	// Prune removes the services of the init stage that are not among Services.
+	// Prune removes the services of the init stage that are not among Services,
+	// and the frontends of those among them that they don't have any more.
 	Prune bool
 
 	// Merge gives the backends of a service that the runtime wrote: from those
@@ -146,9 +147,36 @@ func PlanSeed(state *nat.State, cfg SeedConfig) (*nat.Plan, []SeededService, err
 		out = append(out, describe(p.State(), svc, index, existed, former))
 	}
 	if cfg.Prune {
+		out = append(out, pruneFrontends(p, cfg.Services, out)...)
 		out = append(out, prune(p, out)...)
 	}
 	return p.Plan(), out, nil
+}
+
+// notWanted stands for the name of what is pruned: the table has no names.
+const notWanted = "not wanted any more"
+
+// pruneFrontends plans that what the wanted services had beside their frontends
+// goes. seeded belongs to them, one by one.
+func pruneFrontends(p *nat.Planner, wanted []nat.Service, seeded []SeededService) []SeededService {
+	var out []SeededService
+	for i, svc := range wanted {
+		if seeded[i].Owner != OwnerInit {
+			continue
+		}
+		surplus := slices.DeleteFunc(p.State().FrontendsOf(seeded[i].Index), func(k bpf.FrontendKey) bool { return slices.Contains(svc.Frontends, k) })
+		if len(surplus) == 0 {
+			continue
+		}
+		gone := SeededService{Name: notWanted, Index: seeded[i].Index, Owner: OwnerInit, Change: Removed}
+		for _, k := range surplus {
+			gone.Frontends = append(gone.Frontends, k.String())
+		}
+		p.RemoveFrontends(surplus)
+		seeded[i].Frontends = slices.DeleteFunc(seeded[i].Frontends, func(f string) bool { return slices.Contains(gone.Frontends, f) })
+		out = append(out, gone)
+	}
+	return out
 }
 
 // prune plans that the init stage's other services go.
@@ -158,7 +186,7 @@ func prune(p *nat.Planner, wanted []SeededService) []SeededService {
 		if OwnerOf(index) != OwnerInit || slices.ContainsFunc(wanted, func(s SeededService) bool { return s.Index == index }) {
 			continue
 		}
-		gone := describe(p.State(), nat.Service{Name: "not wanted any more"}, index, true, nil)
+		gone := describe(p.State(), nat.Service{Name: notWanted}, index, true, nil)
 		gone.Change, gone.Former, gone.Backends = Removed, gone.Backends, nil
 		p.Remove(index)
 		out = append(out, gone)

@@ -171,38 +171,54 @@ func (p *Planner) Ensure(svc Service) error {
 }
 
 // mark plans the marks of a Service's VIPs, and takes those away that its
-// addresses have but should not.
+// addresses have but should not, unless another writer has Services there.
 func (p *Planner) mark(svc Service) {
 	for _, k := range svc.Frontends {
 		mark := bpf.FrontendKey{Addr: k.Addr}
-		if !slices.Contains(svc.VIPs, k.Addr.Addr()) {
+		_, marked := p.state.Frontends[mark]
+		switch {
+		case slices.Contains(svc.VIPs, k.Addr.Addr()):
+			p.putFrontend(mark, bpf.Frontend{Flags: bpf.FrontendVIP})
+		case marked && !p.othersAt(k.Addr):
 			p.deleteFrontend(mark)
-			continue
 		}
-		p.putFrontend(mark, bpf.Frontend{Flags: bpf.FrontendVIP})
 	}
+}
+
+// othersAt reports whether a service of another writer has an address.
+func (p *Planner) othersAt(addr bpf.Address) bool {
+	for k, fe := range p.state.Frontends {
+		if k.Addr == addr && k.Proto != 0 && !p.own.Contains(fe.Index) {
+			return true
+		}
+	}
+	return false
 }
 
 // Remove plans that a service of the writer's own goes: its frontends, the
 // marks of addresses that no other service has, its words and its sets.
 func (p *Planner) Remove(index uint32) {
-	keys := p.state.FrontendsOf(index)
+	p.RemoveFrontends(p.state.FrontendsOf(index))
+	p.clear(index)
+}
+
+// RemoveFrontends plans that frontends of the writer's own go, and the marks of
+// addresses that have no others. Their services stay.
+func (p *Planner) RemoveFrontends(keys []bpf.FrontendKey) {
+	used := map[bpf.Address]bool{}
+	for k := range p.state.Frontends {
+		if k.Proto != 0 && !slices.Contains(keys, k) {
+			used[k.Addr] = true
+		}
+	}
 	for _, k := range keys {
-		shared := func(other bpf.FrontendKey, fe bpf.Frontend) bool {
-			return other.Addr == k.Addr && other.Proto != 0 && fe.Index != index
-		}
-		alone := true
-		for other, fe := range p.state.Frontends {
-			alone = alone && !shared(other, fe)
-		}
-		if alone {
+		if !used[k.Addr] {
 			p.deleteFrontend(bpf.FrontendKey{Addr: k.Addr})
 		}
 	}
 	for _, k := range keys {
 		p.deleteFrontend(k)
 	}
-	p.clear(index)
 }
 
 func (p *Planner) deleteFrontend(k bpf.FrontendKey) {
