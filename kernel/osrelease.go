@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	securejoin "github.com/cyphar/filepath-securejoin"
 )
 
 // Distribution is what os-release(5) says about the host's user space. It is
@@ -70,25 +72,14 @@ func readDistribution(root string) (Distribution, error) {
 	return Distribution{}, errors.Join(errs...)
 }
 
-// readBelow reads a file that lies below root, and resolves links on the way
-// as if root were the root directory.
+// readBelow reads a file that lies below root, and follows links on the way as
+// if root were the root directory.
 func readBelow(root, name string) ([]byte, error) {
-	if root == "" || root == "/" {
-		return os.ReadFile("/" + name)
+	path, err := securejoin.SecureJoin(filepath.Join("/", root), name)
+	if err != nil {
+		return nil, err
 	}
-	for range 8 {
-		path := filepath.Join(root, name)
-		target, err := os.Readlink(path)
-		if err != nil {
-			return os.ReadFile(path) // no link, or nothing there
-		}
-		if filepath.IsAbs(target) {
-			name = target
-		} else {
-			name = filepath.Join("/", filepath.Dir(name), target) // Join keeps .. below the root
-		}
-	}
-	return nil, fmt.Errorf("follow %s: too many links", name)
+	return os.ReadFile(path)
 }
 
 // ParseOSRelease reads the assignments of an os-release file under the rules

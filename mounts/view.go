@@ -1,11 +1,13 @@
 package mounts
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path"
 	"strings"
 
+	securejoin "github.com/cyphar/filepath-securejoin"
 	"golang.org/x/sys/unix"
 )
 
@@ -45,47 +47,15 @@ func (v view) mounts(keep func([]byte) bool) ([]Mount, error) {
 
 // resolve follows the symbolic links of p inside the view: an absolute link
 // below /proc/1/root would otherwise lead into our own root. It returns the
-// path without the prefix. (openat2 with RESOLVE_IN_ROOT does it in one call,
-// but only since 5.6. A link changed while we look gives a path that the later
-// steps judge like any other.)
+// path without the prefix. (A link changed while we look gives a path that the
+// later steps judge like any other.)
 func (v view) resolve(p string) (resolved string, err error) {
-	rest := strings.Split(path.Clean("/"+p), "/")[1:]
-	done := ""
-	for links := 0; len(rest) > 0; {
-		name := rest[0]
-		rest = rest[1:]
-		switch name {
-		case "", ".":
-			continue
-		case "..":
-			done = strings.TrimSuffix(path.Dir("/"+done), "/")
-			continue
-		}
-		at := done + "/" + name
-		st, err := os.Lstat(v.open(at))
-		if err != nil {
-			return at, err
-		}
-		if st.Mode()&os.ModeSymlink == 0 {
-			done = at
-			continue
-		}
-		if links++; links > 40 {
-			return at, &os.PathError{Op: "resolve", Path: p, Err: unix.ELOOP}
-		}
-		target, err := os.Readlink(v.open(at))
-		if err != nil {
-			return at, err
-		}
-		if path.IsAbs(target) {
-			done = ""
-		}
-		rest = append(strings.Split(target, "/"), rest...)
+	at, err := securejoin.SecureJoin(cmp.Or(v.prefix, "/"), p)
+	if err != nil {
+		return p, err
 	}
-	if done == "" {
-		done = "/"
-	}
-	return done, nil
+	_, err = os.Lstat(at)
+	return path.Join("/", strings.TrimPrefix(at, v.prefix)), err
 }
 
 // openDir opens a directory to look at it. The caller closes it.

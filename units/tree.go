@@ -1,6 +1,7 @@
 package units
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,6 +9,7 @@ import (
 	"path"
 	"strings"
 
+	securejoin "github.com/cyphar/filepath-securejoin"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,42 +20,22 @@ type tree struct {
 }
 
 func newTree(c Config) tree {
-	return tree{root: strings.TrimRight(c.Root, "/"), statfs: c.statfs}
+	t := tree{statfs: c.statfs}
+	if c.Root != "" {
+		t.root = strings.TrimSuffix(path.Clean(c.Root), "/")
+	}
+	return t
 }
-
-const maxLinks = 40 // as the kernel, path_resolution(7)
 
 // dir returns where the directory name of the host is reachable from here,
 // with every symbolic link followed as the host would: an absolute target
 // starts at the root of the tree. Parts that do not exist are kept as they are.
 func (t tree) dir(name string) (string, error) {
-	rest := strings.Split(strings.Trim(path.Clean("/"+name), "/"), "/")
-	cur := "" // resolved, below root
-	for links := 0; len(rest) > 0; {
-		part := rest[0]
-		rest = rest[1:]
-		switch part {
-		case "", ".":
-			continue
-		case "..":
-			cur = cur[:max(strings.LastIndexByte(cur, '/'), 0)]
-			continue
-		}
-		next := cur + "/" + part
-		target, err := os.Readlink(t.root + next)
-		if err != nil {
-			cur = next // not a link, or not there
-			continue
-		}
-		if links++; links > maxLinks {
-			return "", fmt.Errorf("resolve %s: %w", t.root+name, unix.ELOOP)
-		}
-		if path.IsAbs(target) {
-			cur = ""
-		}
-		rest = append(strings.Split(strings.Trim(target, "/"), "/"), rest...)
+	at, err := securejoin.SecureJoin(cmp.Or(t.root, "/"), name)
+	if err != nil {
+		return "", fmt.Errorf("resolve %s: %w", t.root+name, err)
 	}
-	return t.root + cur + "/", nil
+	return strings.TrimSuffix(at, "/") + "/", nil
 }
 
 // file returns where the file name of the host is reachable from here. A

@@ -7,8 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
+
+	securejoin "github.com/cyphar/filepath-securejoin"
 )
 
 // maxFile bounds what is read of any file of the host. A kubeconfig is
@@ -80,38 +81,17 @@ func glob(root, pattern string) []string {
 	return out
 }
 
-// hostPath turns a path of the host into one that this process can open.
-// With a root, every symbolic link is followed by hand, since an absolute
-// target would lead out of it. openat2 with RESOLVE_IN_ROOT would do the same,
-// but needs Linux 5.6; nobody who could swap links between check and use is
-// weaker than root on the host.
+// hostPath turns a path of the host into one that this process can open. With
+// a root, links are followed below it: an absolute target would lead out of it.
+// Nobody who could swap links between check and use is weaker than root on the
+// host.
 func hostPath(root, path string) (string, error) {
 	if root == "" || root == "/" {
 		return path, nil
 	}
-	const maxLinks = 40 // as the kernel (MAXSYMLINKS)
-	links := 0
-	rest := path
-	done := "/"
-	for rest != "" {
-		var name string
-		name, rest, _ = strings.Cut(strings.TrimLeft(rest, "/"), "/")
-		if name == "" || name == "." {
-			continue
-		}
-		next := filepath.Join(done, name) // ".." at the top stays there
-		target, err := os.Readlink(filepath.Join(root, next))
-		if err != nil {
-			done = next // not a link, or not there: opening it will tell
-			continue
-		}
-		if links++; links > maxLinks {
-			return "", fmt.Errorf("%s: %w", path, syscall.ELOOP)
-		}
-		if filepath.IsAbs(target) {
-			done = "/"
-		}
-		rest = target + "/" + rest
+	real, err := securejoin.SecureJoin(filepath.Clean(root), path)
+	if err != nil {
+		return "", plainPathError(path, err)
 	}
-	return filepath.Join(root, done), nil
+	return real, nil
 }
