@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 )
 
@@ -21,9 +20,6 @@ const (
 	// CacheRefresh is when Save writes what has not changed, so that the age
 	// in the file keeps meaning something. Below it a second run writes nothing.
 	CacheRefresh = 24 * time.Hour
-	// staleTemp is when a temporary file must be one of a writer that was
-	// killed: writing one takes milliseconds.
-	staleTemp = time.Minute
 )
 
 var (
@@ -314,9 +310,7 @@ func moveDamagedAside(cfg SaveConfig, path string) error {
 
 func writeAtomically(path string, b []byte) (err error) {
 	dir, base := filepath.Split(path)
-	prefix := "." + base + "."
-	sweepTemps(dir, prefix)
-	f, err := os.CreateTemp(dir, prefix) // 0600
+	f, err := os.CreateTemp(dir, "."+base+".") // 0600; by this name the next init knows what a kill has left
 	if err != nil {
 		return err
 	}
@@ -344,21 +338,4 @@ func writeAtomically(path string, b []byte) (err error) {
 	}
 	defer d.Close()
 	return d.Sync()
-}
-
-// sweepTemps removes what a writer that was killed has left. A young one may
-// belong to a writer at work.
-func sweepTemps(dir, prefix string) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return
-	}
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), prefix) {
-			continue
-		}
-		if st, err := e.Info(); err == nil && time.Since(st.ModTime()) > staleTemp {
-			os.Remove(filepath.Join(dir, e.Name()))
-		}
-	}
 }

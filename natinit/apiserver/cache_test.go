@@ -221,27 +221,6 @@ func TestSaveRecordsBeforeItChanges(t *testing.T) {
 	}
 }
 
-func TestKilledWritersLeaveNothingForEver(t *testing.T) {
-	dir := t.TempDir()
-	old, young := filepath.Join(dir, ".apiserver.json.123"), filepath.Join(dir, ".apiserver.json.456")
-	for _, p := range []string{old, young} {
-		if err := os.WriteFile(p, []byte("half"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	past := time.Now().Add(-time.Hour)
-	if err := os.Chtimes(old, past, past); err != nil {
-		t.Fatal(err)
-	}
-	mustSave(t, at(dir, noon), known("10.96.0.1:443", "10.0.0.1:1"))
-	if _, err := os.Stat(old); err == nil {
-		t.Error("the old one is still there")
-	}
-	if _, err := os.Stat(young); err != nil {
-		t.Error("the young one, of a writer at work, is gone")
-	}
-}
-
 // A reader never sees anything but a whole file.
 func TestReadersAndWritersAtOnce(t *testing.T) {
 	dir := t.TempDir()
