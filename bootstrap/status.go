@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/firsthop/firsthop/bootstrap/discover"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/mounts"
@@ -201,11 +202,11 @@ func (st *Status) conclude() {
 	switch {
 	case st.Serving && st.Last != nil && st.Last.Proven():
 		p := st.Last.Proofs[0]
-		st.Sentence = fmt.Sprintf("serving; proven %s ago: %s", ago(time.Since(p.Time)), describeProofs(st.Last.Proofs))
+		st.Sentence = fmt.Sprintf("serving; proven %s: %s", discover.Ago(time.Since(p.Time)), describeProofs(st.Last.Proofs))
 	case st.Serving && st.Last != nil && st.Last.Failure() != nil:
-		st.Sentence = fmt.Sprintf("serving, but the last init failed %s ago at %s: %s", ago(time.Since(st.Last.Time)), st.Last.Failure().Step, st.Last.Failure().Reason)
+		st.Sentence = fmt.Sprintf("serving, but the last init failed %s at %s: %s", discover.Ago(time.Since(st.Last.Time)), st.Last.Failure().Step, st.Last.Failure().Reason)
 		if len(st.Last.Before) > 0 {
-			st.Sentence += fmt.Sprintf("; proven before that, %s ago: %s", ago(time.Since(st.Last.Before[0].Time)), describeProofs(st.Last.Before))
+			st.Sentence += fmt.Sprintf("; proven before that, %s: %s", discover.Ago(time.Since(st.Last.Before[0].Time)), describeProofs(st.Last.Before))
 		}
 	case st.Serving:
 		st.Sentence = "serving, as far as table and attachment tell; not proven since the last reboot: `firsthop init` proves it"
@@ -216,14 +217,4 @@ func (st *Status) conclude() {
 	default:
 		st.Sentence = fmt.Sprintf("not serving as it should: %d problems", len(st.Problems))
 	}
-}
-
-func ago(d time.Duration) string {
-	switch {
-	case d < 2*time.Minute:
-		return fmt.Sprintf("%d s", int(d.Seconds()))
-	case d < 2*time.Hour:
-		return fmt.Sprintf("%d min", int(d.Minutes()))
-	}
-	return fmt.Sprintf("%d h", int(d.Hours()))
 }

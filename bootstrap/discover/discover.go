@@ -196,17 +196,18 @@ func (s *search) cacheFinding() apiserver.Finding {
 	for _, e := range k.Endpoints {
 		f.Endpoints = append(f.Endpoints, e.Endpoint)
 	}
-	f.Notes = []string{fmt.Sprintf("%s, saved %s ago, found by %s", apiserver.CachePath(s.cfg.StateDir), age(k.Age(s.cfg.now())), k.Source)}
+	f.Notes = []string{fmt.Sprintf("%s, saved %s, found by %s", apiserver.CachePath(s.cfg.StateDir), Ago(k.Age(s.cfg.now())), k.Source)}
 	return f
 }
 
-// age words a duration for people: "3 days", "5 hours", "12 minutes".
-func age(d time.Duration) string {
+// Ago words for people how long something is past: "3 days ago", "12 minutes
+// ago".
+func Ago(d time.Duration) string {
 	unit := func(n int, name string) string {
 		if n == 1 {
-			return "1 " + name
+			return "1 " + name + " ago"
 		}
-		return fmt.Sprintf("%d %ss", n, name)
+		return fmt.Sprintf("%d %ss ago", n, name)
 	}
 	switch {
 	case d >= 48*time.Hour:

@@ -92,7 +92,7 @@ func (s *search) enterSaved(src apiserver.Source, e apiserver.Endpoint, byHand, 
 		}
 	}
 	if found {
-		s.res.notef("%v; used are the addresses saved %s ago", why, age(k.Age(s.cfg.now())))
+		s.res.notef("%v; used are the addresses saved %s", why, Ago(k.Age(s.cfg.now())))
 	}
 	return found
 }
