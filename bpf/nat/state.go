@@ -25,6 +25,7 @@ package nat
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -117,4 +118,15 @@ func sortKeys(keys []bpf.FrontendKey) {
 		return cmp.Or(a.AddrPort().Addr().Compare(b.AddrPort().Addr()),
 			cmp.Compare(a.Port.Uint16(), b.Port.Uint16()), cmp.Compare(a.Proto, b.Proto))
 	})
+}
+
+func (s *State) clone() *State {
+	c := &State{
+		Generation: s.Generation,
+		Services:   s.Services,
+		Frontends:  maps.Clone(s.Frontends),
+		Words:      maps.Clone(s.Words),
+		Sets:       maps.Clone(s.Sets), // sets are never changed once written
+	}
+	return c
 }
