@@ -62,7 +62,7 @@ func (s *stage) frontendList() string {
 
 // proofAdvice says what to do about a failed proof.
 func (s *stage) proofAdvice() string {
-	const undone = "; what this run changed is taken back"
+	const undone = "; what this run changed of programs and table is taken back"
 	for _, p := range s.report.Proofs {
 		if p.Got == "" {
 			return undone + ": the connection wasn't translated, so the programs don't run for processes of " + s.cgroup.HostPath + ": is it the true root (`firsthop check`), and does another program at the same hook get in the way?"

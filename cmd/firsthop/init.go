@@ -18,7 +18,8 @@ func initCommand(e env) *cli.Command {
 		Description: `Checks the kernel, makes sure of a bpffs and the cgroup2 root, finds the API
 servers, seeds the NAT table, attaches the connect-time load balancer, connects
 to the Service IP for real, and prepares the next boot. A second run changes
-nothing; a run that fails takes back what it did.`,
+nothing. Until the connection is proven, a run that fails leaves programs and
+table as they were; mounts and directories that it made stay.`,
 		Flags: join([]cli.Flag{
 			stringFlag("prove", string(bootstrap.Answered), "`STRENGTH` of the proof: translated, answered (TCP) or ready (TLS and /readyz)", ""),
 			stringFlag("persist", string(bootstrap.PersistAuto), "what to install for the next boot: auto or off", ""),
