@@ -13,7 +13,7 @@ var floorHelpers = map[asm.BuiltinFunc]string{
 	asm.FnMapLookupElem:   "4.17, with the program type",
 	asm.FnMapUpdateElem:   "4.17, with the program type",
 	asm.FnGetPrandomU32:   "4.17, with the program type",
-	asm.FnGetSocketCookie: "4.18, d692f1138a4b",
+	asm.FnGetSocketCookie: "4.19, d692f1138a4b",
 	asm.FnSpinLock:        "5.1, d83525ca62cf",
 	asm.FnSpinUnlock:      "5.1, d83525ca62cf",
 }

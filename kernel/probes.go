@@ -115,12 +115,12 @@ func optionalProbes() []Probe {
 		{FeatureBatch, "batch operations on hash maps", 5, 6, rhelNewer, el89, "CONFIG_BPF_SYSCALL", "maps are written one entry at a time", true, probeBatch},
 		{FeatureNetnsCookie, "the helper get_netns_cookie in connect-time programs", 5, 7, rhelNewer, el89, "CONFIG_CGROUP_BPF", "session affinity is per node, NodePorts are not served on loopback, scope host and opt-out are refused", true, helper(call(fnNetnsCookie), movImm(r1, 0), call(fnNetnsCookie))},
 		{FeatureGetpeername, "programs at getpeername()", 5, 8, rhelNewer, el89, "CONFIG_CGROUP_BPF", "getpeername() says the backend's address, not the Service IP", true, probeGetpeername},
-		// The helper is of 5.18; sock_addr programs got it with commit dea6a4e17013.
+		// The helper is of 5.18; sock_addr programs got it with commit bed89185af0d.
 		{FeatureSetRetval, "the helper set_retval in connect-time programs", 6, 1, rhelLacks, nil, "CONFIG_CGROUP_BPF", "a connect to a Service without backends fails with EPERM, not ECONNREFUSED", true, helper(movImm(r1, -111), call(fnSetRetval))},
 		{FeatureJIT, "compiling programs to machine code", 3, 18, rhelFloor, el82, "CONFIG_BPF_JIT, net.core.bpf_jit_enable", "programs are interpreted, several times slower", true, probeJIT},
 
 		{FeatureReplace, "exchanging an attached program in one step (BPF_F_REPLACE)", 5, 6, rhelNewer, el89, "CONFIG_CGROUP_BPF", "without links, a new program is attached beside the old one for an instant", false, probeReplace},
-		{FeatureDeadBranch, "constants that take branches out of programs", 5, 5, rhelNewer, el89, "", "newer helpers live in objects of their own", false, probeDeadBranch},
+		{FeatureDeadBranch, "constants that take branches out of programs", 5, 5, rhelNewer, el89, "", "nothing: calls of newer helpers are replaced when the programs are loaded", false, probeDeadBranch},
 		{FeatureMmapable, "maps in memory (BPF_F_MMAPABLE)", 5, 5, rhelNewer, el89, "", "variables of programs are read by system call", false, mapType(mapArray, 4, 8, flagMmapable)},
 		{FeatureMemcg, "map memory counted by cgroup", 5, 11, rhelNewer, el89, "CONFIG_MEMCG", "map memory counts against RLIMIT_MEMLOCK, which is raised for this process (CAP_SYS_RESOURCE)", false, probeMemcg},
 		{FeatureCapBPF, "CAP_BPF", 5, 8, "", nil, "", "loading needs CAP_SYS_ADMIN", false, probeCapBPF},

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
 /*
  * What the programs share with user space: keys and values of the NAT table.
- * The Go twins are generated from this object's BTF; bpf/layout_test.go holds
- * both against the sizes written here. A change of any of them is a new layout
- * version (LayoutVersion in bpf/pins.go).
+ * The Go twins are in bpf/layout.go; bpf/layout_test.go holds them against the
+ * object's BTF. A change of any of them is a new layout version (LayoutVersion
+ * in bpf/pins.go).
  */
 #ifndef FIRSTHOP_LIB_TYPES_H
 #define FIRSTHOP_LIB_TYPES_H
