@@ -23,15 +23,19 @@ import (
 //
 // With DryRun nothing is changed, not even a lock file: the report says what
 // would be.
-func Init(ctx context.Context, cfg Config) *Report { return runStage(ctx, cfg, initSteps()) }
+func Init(ctx context.Context, cfg Config) *Report {
+	return runStage(ctx, cfg, initSteps(), keepReport)
+}
 
 // Install does the init stage's persist step alone: it installs what brings
 // the Service address up at the next boot, and touches no traffic. Addresses
 // that are known are saved; that none is known yet is no failure, as the boot
 // unit looks again.
-func Install(ctx context.Context, cfg Config) *Report { return runStage(ctx, cfg, installSteps()) }
+func Install(ctx context.Context, cfg Config) *Report {
+	return runStage(ctx, cfg, installSteps(), keepPersistence)
+}
 
-func runStage(ctx context.Context, cfg Config, steps []step) *Report {
+func runStage(ctx context.Context, cfg Config, steps []step, keep func(runDir string, r *Report) error) *Report {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -39,7 +43,7 @@ func runStage(ctx context.Context, cfg Config, steps []step) *Report {
 	go bpf.Preload()
 	s := &stage{Config: cfg, report: &Report{Version: cfg.Version, Time: start.UTC(), DryRun: cfg.DryRun, Result: OK}}
 	s.run(ctx, steps)
-	s.finish(start)
+	s.finish(start, keep)
 	return s.report
 }
 
@@ -155,7 +159,7 @@ func (s *stage) takeBack() {
 }
 
 // finish keeps the report, closes handles and gives the lock back.
-func (s *stage) finish(start time.Time) {
+func (s *stage) finish(start time.Time, keep func(runDir string, r *Report) error) {
 	if s.connector != nil {
 		s.complain("prove", s.connector.Close())
 	}
@@ -171,8 +175,7 @@ func (s *stage) finish(start time.Time) {
 	s.report.Millis = millis(time.Since(start))
 	if s.lock != nil {
 		if s.report.ExitCode != ExitUsage {
-			s.report.rememberProof(s.runDir)
-			s.complain("report", saveReport(s.runDir, s.report))
+			s.complain("report", keep(s.runDir, s.report))
 		}
 		s.complain("lock", s.lock.Release())
 	}

@@ -60,7 +60,20 @@ func (u *uninstall) locked(ctx context.Context) error {
 	if len(made) > 0 { // the lock is there for this run only
 		u.removals = slices.DeleteFunc(u.removals, func(r Removal) bool { return r.Target == filepath.Join(u.runDir, LockName) })
 	}
-	return u.remove(ctx)
+	err = u.remove(ctx)
+	u.removals = slices.DeleteFunc(u.removals, u.stayed)
+	return err
+}
+
+// stayed reports whether a thing that was to go is still there, as others use it.
+func (u *uninstall) stayed(r Removal) bool {
+	switch r.Kind {
+	case "mount":
+		return u.left[r.Target]
+	case "directory":
+		return isDir(r.Target)
+	}
+	return false
 }
 
 // files are those of ours in the state and run directories, but for the lists
@@ -276,6 +289,7 @@ func (u *uninstall) unmount(ctx context.Context) error {
 		}
 		switch {
 		case errors.Is(err, mounts.ErrNotOurs), errors.Is(err, mounts.ErrAbsent), errors.Is(err, mounts.ErrInUse):
+			u.left[e.Target] = true
 			u.Log.Warn("mount is left alone, it is not ours any more, or others use it", "mount", e.Target, "error", err)
 		case err != nil:
 			return err

@@ -127,6 +127,26 @@ func (r *Report) rememberProof(runDir string) {
 	}
 }
 
+// keepReport keeps a report of a run of the whole stage for `status`.
+func keepReport(runDir string, r *Report) error {
+	r.rememberProof(runDir)
+	return saveReport(runDir, r)
+}
+
+// keepPersistence is for a run that touched no traffic: of the report that is
+// there, it changes only what such a run does.
+func keepPersistence(runDir string, r *Report) error {
+	former, err := LoadReport(runDir)
+	if err != nil {
+		return saveReport(runDir, r)
+	}
+	if r.AfterReboot == "" { // it failed before it got there
+		return nil
+	}
+	former.AfterReboot = r.AfterReboot
+	return saveReport(runDir, former)
+}
+
 // Failure is the step that failed, nil if none did.
 func (r *Report) Failure() *StepReport {
 	for i := range r.Steps {

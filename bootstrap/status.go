@@ -203,6 +203,9 @@ func (st *Status) conclude() {
 	case st.Serving && st.Last != nil && st.Last.Proven():
 		p := st.Last.Proofs[0]
 		st.Sentence = fmt.Sprintf("serving; proven %s: %s", discover.Ago(time.Since(p.Time)), describeProofs(st.Last.Proofs))
+		if f := st.Last.Failure(); f != nil {
+			st.Sentence += fmt.Sprintf("; after that the last init failed at %s: %s", f.Step, f.Reason)
+		}
 	case st.Serving && st.Last != nil && st.Last.Failure() != nil:
 		st.Sentence = fmt.Sprintf("serving, but the last init failed %s at %s: %s", discover.Ago(time.Since(st.Last.Time)), st.Last.Failure().Step, st.Last.Failure().Reason)
 		if len(st.Last.Before) > 0 {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -42,7 +43,7 @@ type Removal struct {
 // in the list of changes. It returns what it removed, or with DryRun what it
 // would. Killed half way, the next call does the rest.
 func Uninstall(ctx context.Context, cfg UninstallConfig) ([]Removal, error) {
-	u := &uninstall{UninstallConfig: cfg, places: cfg.Dirs.places()}
+	u := &uninstall{UninstallConfig: cfg, places: cfg.Dirs.places(), left: map[string]bool{}}
 	if u.Log == nil {
 		u.Log = slog.New(slog.DiscardHandler)
 	}
@@ -71,6 +72,7 @@ type uninstall struct {
 	durable   *Ledger
 	vips      []TableService
 	removals  []Removal
+	left      map[string]bool // mounts that turned out to be in use
 }
 
 func (u *uninstall) add(kind, target string) {
@@ -100,7 +102,7 @@ func (u *uninstall) look(ctx context.Context) error {
 		return err
 	}
 	for _, e := range u.volatile.Entries() {
-		if e.Kind == kindMount {
+		if e.Kind == kindMount && !(e.Target == u.bpffs.HostPath && u.bpffsIsShared()) {
 			u.add("mount", e.Target)
 		}
 	}
@@ -113,6 +115,19 @@ func (u *uninstall) look(ctx context.Context) error {
 		u.add("directory", dir)
 	}
 	return nil
+}
+
+// bpffsIsShared reports whether others have something in the bpffs, which then
+// stays mounted.
+func (u *uninstall) bpffsIsShared() bool {
+	if u.bpffs.Err() != nil {
+		return false
+	}
+	entries, _ := os.ReadDir(u.bpffs.Path) // what can't be read is told by the unmount
+	return slices.ContainsFunc(entries, func(e os.DirEntry) bool {
+		// The kernel's own are maps.debug and progs.debug; others can't have a dot.
+		return filepath.Join(u.bpffs.Path, e.Name()) != bpf.PinsBelow(u.bpffs.Path).Dir && !strings.Contains(e.Name(), ".")
+	})
 }
 
 func (u *uninstall) unitsConfig() units.Config {

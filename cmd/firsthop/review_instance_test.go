@@ -1,0 +1,125 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/test/lab"
+)
+
+// TestInitsThatShareABPFFSByMistake differ in their run directories, so that their locks are not the same.
+func TestInitsThatShareABPFFSByMistake(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		opts []lab.Option
+	}{{"a bpffs that is there", nil}, {"a bpffs to mount", []lab.Option{lab.WithoutBPFFS()}}} {
+		t.Run(tc.name, func(t *testing.T) {
+			n := newNode(t, tc.opts...)
+			n.serving()
+			results := make(chan result)
+			const inits = 10
+			for i := range inits {
+				cmd := n.command(t.Context(), nil, initArgs("--run-dir", fmt.Sprintf("%s/run-%d", n.Dir, i))...)
+				go func() { results <- finish(t, cmd, func() error { return n.start(cmd) }) }()
+			}
+			attached := 0
+			for range inits {
+				r := <-results
+				if r.code != 0 {
+					t.Errorf("exit code %d:\n%s%s", r.code, r.stdout, r.stderr)
+				}
+				if strings.Contains(r.stdout, "connect4: program") {
+					attached++
+				}
+			}
+			if attached != 1 {
+				t.Errorf("%d of them attached, want 1", attached)
+			}
+			if got := n.mounts(); len(got) != 1 {
+				t.Errorf("mounts %q, want one", got)
+			}
+			n.checkOneOfEach()
+			n.checkServes()
+		})
+	}
+}
+
+// TestADryRunListsWhatIsExchangedAndDetached, and changes nothing.
+func TestADryRunListsWhatIsExchangedAndDetached(t *testing.T) {
+	n := newNode(t)
+	n.serving()
+	n.init()
+	before := n.snapshot()
+	r := n.run(initArgs("--udp=false", "--dry-run", "-o", "json")...).exits(0).report()
+	n.unchanged(before)
+	announced := map[string]bool{}
+	for _, s := range r.Steps {
+		if s.Step == "attach" {
+			for _, c := range s.Changes {
+				announced[c] = true
+			}
+		}
+	}
+	for _, h := range n.init().Hooks {
+		want := fmt.Sprintf("exchange program %d of %s", h.Program, h.Hook)
+		if !strings.HasPrefix(h.Hook, "connect") && !strings.HasPrefix(h.Hook, "getpeername") {
+			want = fmt.Sprintf("detach program %d of %s", h.Program, h.Hook)
+		}
+		if !announced[want] {
+			t.Errorf("it doesn't say that it would %s", want)
+		}
+		delete(announced, want)
+	}
+	for more := range announced {
+		t.Errorf("it says that it would %s", more)
+	}
+	before = n.snapshot()
+	for _, s := range n.run(initArgs("--dry-run", "-o", "json")...).exits(0).report().Steps {
+		if len(s.Changes) > 0 {
+			t.Errorf("nothing is to be done, but %s would %q", s.Step, s.Changes)
+		}
+	}
+	n.unchanged(before)
+	n.init("--udp=false")
+	before = n.snapshot()
+	n.run(initArgs("--dry-run")...).exits(0).says("would: attach sendmsg4", "would: exchange program")
+	n.unchanged(before)
+}
+
+// TestAStateDirectoryThatCantBeWritten is found before any traffic is touched: a node that serves with nothing saved would
+// be lost after a reboot.
+func TestAStateDirectoryThatCantBeWritten(t *testing.T) {
+	const readOnly = `mount --make-rprivate / && mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && shift && exec "$@"`
+	n := newNode(t)
+	n.serving()
+	run := func(stateDir string, line ...string) result {
+		t.Helper()
+		inner := n.command(t.Context(), nil, append(line, "--state-dir", stateDir)...)
+		cmd := n.Command(t.Context(), "unshare", append([]string{"--mount", "sh", "-c", readOnly, "sh", n.StateDir}, inner.Args...)...).Cmd
+		cmd.Env = withEnv(nil)
+		return finish(t, cmd, func() error { return n.start(cmd) })
+	}
+	line := []string{"init", "--service-ips", vips, "--endpoints", servers}
+	before := n.state()
+	for _, dir := range []string{n.StateDir, n.StateDir + "/below/it"} {
+		for _, line := range [][]string{line, append(line, "--best-effort"), append([]string{"install"}, line[1:]...)} {
+			code := bootstrap.ExitInternal
+			if line[len(line)-1] == "--best-effort" {
+				code = 0
+			}
+			run(dir, line...).exits(code).says("failed at lock", dir+" can't be written", "read-only", "give one that isn't by --state-dir, or --persist off")
+			n.stateUnchanged(before)
+		}
+	}
+	if entries, err := os.ReadDir(n.StateDir); err != nil || len(entries) > 0 {
+		t.Errorf("%v, %v", entries, err)
+	}
+	run(n.StateDir, append(line, "--persist", "off")...).exits(0)
+	n.checkServes()
+	run(n.StateDir, line...).exits(bootstrap.ExitInternal)
+	n.checkServes()
+	run(n.Dir, line...).exits(0)
+}
