@@ -187,3 +187,28 @@ func writeFile(path string, data []byte, durable bool) error {
 	}
 	return errors.Join(dir.Sync(), dir.Close())
 }
+
+// recordAll notes several changes of a kind in one write.
+func (l *Ledger) recordAll(kind string, targets []string) error {
+	if err := l.ensureDir(); err != nil {
+		return err
+	}
+	for _, target := range targets {
+		if !l.Has(kind, target) {
+			l.add(kind, target, "")
+		}
+	}
+	return l.save()
+}
+
+// forgetAll removes the notes of all changes of a kind.
+func (l *Ledger) forgetAll(kind string) error {
+	for _, e := range l.Entries() {
+		if e.Kind == kind {
+			if err := l.Forget(kind, e.Target); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -13,7 +13,6 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
-	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/units"
 )
@@ -151,14 +150,8 @@ func (u *uninstall) remove(ctx context.Context) error {
 			return err
 		}
 	}
-	if u.bpffs.Err() == nil {
-		cgroup := u.cgroup.Path
-		if u.cgroup.Err() != nil {
-			cgroup = ""
-		}
-		if err := natinit.Remove(bpf.PinsBelow(u.bpffs.Path), cgroup); err != nil {
-			return err
-		}
+	if err := removeAttached(u.bpffs, u.cgroup, u.volatile); err != nil {
+		return err
 	}
 	if err := u.unmount(ctx); err != nil {
 		return err

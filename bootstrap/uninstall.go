@@ -150,6 +150,11 @@ func (u *uninstall) lookUnits(ctx context.Context) error {
 
 func (u *uninstall) lookPins() error {
 	if u.bpffs.Err() != nil {
+		for _, e := range u.volatile.Entries() {
+			if e.Kind == kindProgram {
+				u.add("program", e.Target)
+			}
+		}
 		return nil
 	}
 	pins := bpf.PinsBelow(u.bpffs.Path)

@@ -3,8 +3,6 @@ package bootstrap
 import (
 	"errors"
 	"os"
-
-	"github.com/firsthop/firsthop/natinit"
 )
 
 // kindUnproven notes, from the first seed to the first proof, that what is
@@ -27,11 +25,7 @@ func (s *stage) dropUnproven() error {
 	if s.volatile == nil || s.bpffs.Path == "" || s.bpffs.Err() != nil || !s.volatile.Has(kindUnproven, s.pins().Dir) {
 		return nil
 	}
-	cgroup := s.cgroup.Path
-	if s.cgroup.Err() != nil {
-		cgroup = ""
-	}
-	if err := natinit.Remove(s.pins(), cgroup); err != nil {
+	if err := removeAttached(s.bpffs, s.cgroup, s.volatile); err != nil {
 		return err
 	}
 	return s.proven()

@@ -18,6 +18,7 @@ type AttachConfig struct {
 	CgroupID uint64 // its id, as links have it (mounts.CgroupID)
 	Features bpf.Features
 	Balancer bpf.Balancer
+	Record   Record // of the programs that we attach; nil: none is kept
 	Proc     string // proc mount that shows other programs' owners, for messages; "" for /proc
 }
 
@@ -79,6 +80,9 @@ func (a *Attached) attachAll() error {
 	}
 	for _, h := range a.cfg.Balancer.Hooks(a.cfg.Features) {
 		result, err := ensure(h)
+		if err == nil {
+			err = a.detachOrphans(h)
+		}
 		if err != nil {
 			return fmt.Errorf("attach %s: %w", h.Name, err)
 		}
@@ -96,6 +100,9 @@ func (a *Attached) program(h bpf.Hook) (*ebpf.Program, error) {
 			return nil, err
 		}
 		a.progs = progs
+		if err := a.note(progs); err != nil {
+			return nil, err
+		}
 	}
 	return a.progs[h.Name], nil
 }

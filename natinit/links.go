@@ -29,6 +29,11 @@ func (a *Attached) ensureLink(h bpf.Hook) (HookResult, error) {
 	if state.here {
 		return a.updateLink(h, former, state, res)
 	}
+	if former == nil {
+		if res, err := a.adoptLink(h, pin, res); err != nil || res.Program != 0 {
+			return res, err
+		}
+	}
 	prog, err := a.program(h)
 	if err != nil {
 		return res, err
@@ -44,6 +49,31 @@ func (a *Attached) ensureLink(h bpf.Hook) (HookResult, error) {
 	res.Change, res.Note = Added, state.note
 	res.Program, err = programID(prog)
 	return res, err
+}
+
+// adoptLink takes over the link of an orphan and pins it. A result without a
+// program says that there is none.
+func (a *Attached) adoptLink(h bpf.Hook, pin string, res HookResult) (HookResult, error) {
+	l, state, err := a.orphanLink(h)
+	if l == nil {
+		return res, err
+	}
+	if res, err = a.updateLink(h, l, state, res); err != nil {
+		return res, err
+	}
+	if err := bpf.EnsureDir(a.cfg.Pins.Links()); err != nil {
+		return res, err
+	}
+	raw, ok := l.(interface{ FD() int })
+	if !ok {
+		return res, fmt.Errorf("take over link: it has no file descriptor")
+	}
+	if err := repin(raw.FD(), pin); err != nil {
+		return res, err
+	}
+	a.undo = append(a.undo, func() error { return removePin(pin) })
+	res.Note = state.note
+	return res, nil
 }
 
 // updateLink exchanges the program of a link that is where it should be.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
 )
@@ -141,8 +142,11 @@ func (a *Attached) attachedOurs(h bpf.Hook) ([]*ebpf.Program, error) {
 	var ours []*ebpf.Program
 	err = eachAttached(a.cgroup, h, func(p *ebpf.Program) error {
 		l, err := bpf.Inspect(p, a.cfg.Maps)
-		if err != nil || !l.Ours && l.ID != pinned {
+		if err != nil {
 			return err
+		}
+		if !l.Ours && l.ID != pinned {
+			return nil
 		}
 		kept, err := p.Clone()
 		if err != nil {
@@ -167,20 +171,20 @@ func pinnedProgram(pins bpf.Pins, h bpf.Hook) (ebpf.ProgramID, error) {
 
 // eachAttached calls visit for every program at a hook of a cgroup.
 func eachAttached(cgroup *os.File, h bpf.Hook, visit func(*ebpf.Program) error) error {
-	q, err := link.QueryPrograms(link.QueryOptions{Target: int(cgroup.Fd()), Attach: h.Attach})
-	if errors.Is(err, ebpf.ErrNotSupported) {
-		return nil
+	_, ids, err := queryFlags(cgroup, h.Attach)
+	if errors.Is(err, unix.EINVAL) {
+		return nil // a hook that this kernel doesn't have
 	}
 	if err != nil {
 		return fmt.Errorf("list programs of %s: %w", cgroup.Name(), err)
 	}
-	for _, at := range q.Programs {
-		p, err := ebpf.NewProgramFromID(at.ID)
+	for _, id := range ids {
+		p, err := ebpf.NewProgramFromID(id)
 		if errors.Is(err, os.ErrNotExist) {
 			continue // went away since
 		}
 		if err != nil {
-			return fmt.Errorf("open program %d: %w", at.ID, err)
+			return fmt.Errorf("open program %d: %w", id, err)
 		}
 		err = visit(p)
 		p.Close()

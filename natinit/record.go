@@ -1,0 +1,172 @@
+package natinit
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/firsthop/firsthop/bpf"
+)
+
+// Record remembers the programs that we attached. They stay attached when
+// their pins and maps are gone from sight with a bpffs (one that is unmounted
+// lazily, or below another), and could then not be told from a stranger's.
+type Record interface {
+	// Note is called before programs are attached.
+	Note([]RecordedProgram) error
+	// Noted reports whether Note was called for it, by this run or a former one.
+	Noted(RecordedProgram) bool
+	// Empty reports whether nothing was ever noted, as on a fresh node.
+	Empty() bool
+}
+
+// RecordedProgram identifies a program: ids aren't given out twice before all
+// others were, and a tag is a hash of the instructions.
+type RecordedProgram struct {
+	Hook string
+	ID   ebpf.ProgramID
+	Tag  string
+}
+
+func (a *Attached) note(progs map[string]*ebpf.Program) error {
+	if a.cfg.Record == nil {
+		return nil
+	}
+	var notes []RecordedProgram
+	for _, h := range bpf.Hooks() {
+		p, ok := progs[h.Name]
+		if !ok {
+			continue
+		}
+		r, err := recorded(h, p)
+		if err != nil {
+			return err
+		}
+		notes = append(notes, r)
+	}
+	return a.cfg.Record.Note(notes)
+}
+
+func recorded(h bpf.Hook, p *ebpf.Program) (RecordedProgram, error) {
+	info, err := p.Info()
+	if err != nil {
+		return RecordedProgram{}, fmt.Errorf("read program info: %w", err)
+	}
+	id, _ := info.ID()
+	return RecordedProgram{Hook: h.Name, ID: id, Tag: info.Tag}, nil
+}
+
+func noted(r Record, h bpf.Hook, p *ebpf.Program) (bool, error) {
+	if r == nil || r.Empty() {
+		return false, nil
+	}
+	rp, err := recorded(h, p)
+	return err == nil && r.Noted(rp), err
+}
+
+// orphan reports whether an attached program is one of ours whose table is
+// gone from sight. It must not run before the new one, which would then see
+// nothing but backends.
+func (a *Attached) orphan(h bpf.Hook, p *ebpf.Program) (bool, error) {
+	ours, err := noted(a.cfg.Record, h, p)
+	if err != nil || !ours {
+		return false, err
+	}
+	l, err := bpf.Inspect(p, a.cfg.Maps)
+	return err == nil && !l.Ours, err
+}
+
+// orphanLink finds the link of an orphan, to be taken over; nil: there is none.
+// Below 5.8 links can't be listed.
+func (a *Attached) orphanLink(h bpf.Hook) (link.Link, linkState, error) {
+	if a.cfg.Record == nil || a.cfg.Record.Empty() {
+		return nil, linkState{}, nil
+	}
+	it := new(link.Iterator)
+	defer it.Close()
+	for it.Next() {
+		state, err := a.orphanState(h, it.Link)
+		if err != nil {
+			return nil, linkState{}, err
+		}
+		if state.here {
+			l := it.Take()
+			a.closes = append(a.closes, l.Close)
+			return l, state, nil
+		}
+	}
+	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrNotSupported) {
+		return nil, linkState{}, fmt.Errorf("list links: %w", err)
+	}
+	return nil, linkState{}, nil
+}
+
+func (a *Attached) orphanState(h bpf.Hook, l link.Link) (linkState, error) {
+	info, err := l.Info()
+	if err != nil {
+		return linkState{}, nil // of another kind, or gone by now
+	}
+	cg := info.Cgroup()
+	if cg == nil || cg.CgroupId != a.cfg.CgroupID || ebpf.AttachType(cg.AttachType) != h.Attach {
+		return linkState{}, nil
+	}
+	p, err := ebpf.NewProgramFromID(info.Program)
+	if err != nil {
+		return linkState{}, nil // gone by now
+	}
+	defer p.Close()
+	is, err := a.orphan(h, p)
+	return linkState{here: is, program: info.Program, note: "taken over from an instance whose pins are gone"}, err
+}
+
+// detachOrphans detaches orphans that are attached without a link, now and not
+// at Commit; Rollback attaches them again.
+func (a *Attached) detachOrphans(h bpf.Hook) error {
+	if a.cfg.Record == nil || a.cfg.Record.Empty() {
+		return nil
+	}
+	return eachAttached(a.cgroup, h, func(p *ebpf.Program) error {
+		is, err := a.orphan(h, p)
+		if err != nil || !is {
+			return err
+		}
+		kept, err := p.Clone()
+		if err != nil {
+			return err
+		}
+		a.closes = append(a.closes, kept.Close)
+		if err := detachProg(a.cgroup, h, kept); err != nil {
+			return err
+		}
+		a.undo = append(a.undo, func() error {
+			return link.RawAttachProgram(link.RawAttachProgramOptions{Target: int(a.cgroup.Fd()), Program: kept, Attach: h.Attach, Flags: allowMulti})
+		})
+		return nil
+	})
+}
+
+// RemoveRecorded detaches what a record has and Remove could not know, as its
+// pins and maps are gone from sight.
+func RemoveRecorded(cgroup string, cgroupID uint64, r Record) error {
+	dir, err := os.Open(cgroup)
+	if err != nil {
+		return fmt.Errorf("open cgroup: %w", err)
+	}
+	defer dir.Close()
+	a := &Attached{cfg: AttachConfig{CgroupID: cgroupID, Record: r}, cgroup: dir}
+	var errs []error
+	for _, h := range bpf.Hooks() {
+		l, _, err := a.orphanLink(h)
+		if l != nil {
+			err = errors.Join(err, detach(l))
+		}
+		errs = append(errs, err, a.detachOrphans(h))
+	}
+	for _, c := range a.closes {
+		errs = append(errs, c())
+	}
+	return errors.Join(errs...)
+}
