@@ -124,7 +124,7 @@ func (s *stage) run(ctx context.Context, steps []step) {
 			continue
 		}
 		start := time.Now()
-		out, err := st.do(s, ctx)
+		out, err := s.do(ctx, st)
 		rep := StepReport{Step: st.name, Result: OK, Reason: out.reason, Millis: millis(time.Since(start)), Changes: out.changes, Warnings: out.warnings}
 		switch {
 		case err != nil:
@@ -144,6 +144,19 @@ func (s *stage) run(ctx context.Context, steps []step) {
 	if s.report.Result == Failed {
 		s.takeBack()
 	}
+}
+
+// do does one step, unless a signal has ended the run: what it was about to do
+// could not be proven any more.
+func (s *stage) do(ctx context.Context, st step) (outcome, error) {
+	if err := ctx.Err(); err != nil {
+		return outcome{}, &exitError{ExitInternal, fmt.Errorf("interrupted (%w)", err)}
+	}
+	out, err := st.do(s, ctx)
+	if err != nil && ctx.Err() != nil {
+		err = &exitError{ExitInternal, fmt.Errorf("interrupted: %w", err)}
+	}
+	return out, err
 }
 
 // takeBack undoes a seed and an attachment that were not proven. Both do
@@ -229,41 +242,50 @@ func (s *stage) takeLock(ctx context.Context) (outcome, error) {
 	}
 	s.lock = lock
 	tidy(s.runDir, s.stateDir)
-	if s.volatile, err = OpenLedger(s.runDir, false); err != nil {
+	out := outcome{reason: "held"}
+	warn := func(warning string) {
+		if warning != "" {
+			out.warnings = append(out.warnings, warning)
+		}
+	}
+	var warning string
+	if s.volatile, warning, err = openLedgerAnyway(s.runDir, false); err != nil {
 		return outcome{}, err
 	}
+	warn(warning)
 	for _, dir := range made {
 		if err := s.volatile.Record(kindMkdir, s.onHost(dir), ""); err != nil {
 			return outcome{}, err
 		}
 	}
-	if s.durable, err = OpenLedger(s.stateDir, true); err != nil {
-		return outcome{}, err
+	warn(s.checkStateDir())
+	if s.durable, warning, err = openLedgerAnyway(s.stateDir, true); err != nil {
+		warn(err.Error()) // the last step will fail; what it saves isn't needed until then
+		s.durable = &Ledger{path: filepath.Join(s.stateDir, LedgerName), durable: true}
 	}
+	warn(warning)
 	s.durable.outer = s.volatile
-	if err := s.checkStateDir(); err != nil {
-		return outcome{}, err
-	}
 	if s.lock.Waited > 0 {
-		return outcome{reason: fmt.Sprintf("held, after waiting %d ms for another firsthop", s.lock.Waited.Milliseconds())}, nil
+		out.reason = fmt.Sprintf("held, after waiting %d ms for another firsthop", s.lock.Waited.Milliseconds())
 	}
-	return outcome{reason: "held"}, nil
+	return out, nil
 }
 
-// checkStateDir looks, before any traffic is touched, whether the last step will
-// be able to write.
-func (s *stage) checkStateDir() error {
+// checkStateDir foretells that the last step won't be able to write. That is no
+// reason not to do the others: a Service address that works until the next boot
+// is better than none.
+func (s *stage) checkStateDir() (warning string) {
 	if s.settings.persist == PersistOff {
-		return nil
+		return ""
 	}
 	dir := s.stateDir
 	for !isThere(dir) && dir != filepath.Dir(dir) {
 		dir = filepath.Dir(dir)
 	}
 	if err := unix.Access(dir, unix.W_OK); err != nil {
-		return fmt.Errorf("state directory %s can't be written: %w: %s, or --persist off", s.stateDir, err, adviceFor(err, "--state-dir"))
+		return fmt.Sprintf("state directory %s can't be written: %s: %s, or --persist off", s.stateDir, err, adviceFor(err, "--state-dir"))
 	}
-	return nil
+	return ""
 }
 
 // adviceFor says what to do about a directory that can't be written.

@@ -4,10 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // LedgerName is the file that lists what was changed on the host. One in the
@@ -43,7 +46,7 @@ type Ledger struct {
 // changes that survive a loss of power, as their notes then must.
 func OpenLedger(dir string, durable bool) (*Ledger, error) {
 	l := &Ledger{path: filepath.Join(dir, LedgerName), durable: durable}
-	data, err := os.ReadFile(l.path)
+	data, err := readRegular(l.path)
 	if errors.Is(err, os.ErrNotExist) {
 		return l, nil
 	}
@@ -51,9 +54,42 @@ func OpenLedger(dir string, durable bool) (*Ledger, error) {
 		return nil, fmt.Errorf("read the list of changes: %w", err)
 	}
 	if err := json.Unmarshal(data, &l.entries); err != nil {
-		return nil, fmt.Errorf("read the list of changes: %s is damaged (%s): mend it or move it away, and undo by hand what it lists", l.path, err)
+		return nil, fmt.Errorf("read the list of changes: %s is %w (%s): mend it or move it away, and undo by hand what it lists", l.path, ErrDamagedLedger, err)
 	}
 	return l, nil
+}
+
+// ErrDamagedLedger says that a list of changes can't be understood.
+var ErrDamagedLedger = errors.New("damaged")
+
+// openLedgerAnyway opens a ledger for a run that must go on without it: a node
+// that has no Service address for a damaged file would be worse off. It is set
+// aside, and warning says so.
+func openLedgerAnyway(dir string, durable bool) (l *Ledger, warning string, err error) {
+	l, err = OpenLedger(dir, durable)
+	if !errors.Is(err, ErrDamagedLedger) {
+		return l, "", err
+	}
+	path := filepath.Join(dir, LedgerName)
+	aside := path + ".damaged"
+	if e := os.Rename(path, aside); e != nil {
+		return nil, "", errors.Join(err, e)
+	}
+	l, openErr := OpenLedger(dir, durable)
+	return l, fmt.Sprintf("%s; it is set aside as %s, and uninstall won't know what it listed", err, aside), openErr
+}
+
+// readRegular reads a file, but waits for no one: not for the writer of a FIFO.
+func readRegular(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return nil, errors.Join(fmt.Errorf("%s is not a regular file", path), err)
+	}
+	return io.ReadAll(f)
 }
 
 // Entries are the noted changes, the oldest first.

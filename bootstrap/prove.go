@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/natinit"
 )
 
 // Times of a proof. translateTime bounds a connection that need not be
@@ -36,6 +37,10 @@ func (s *stage) prove(ctx context.Context) (outcome, error) {
 		return outcome{}, err
 	}
 	out := outcome{reason: describeProofs(s.report.Proofs)}
+	if !s.report.Proven() && s.someProven() { // to take back what works would help nobody
+		s.finalize(&out)
+		return out, fmt.Errorf("%s; what works is kept", out.reason)
+	}
 	if !s.report.Proven() {
 		return out, fmt.Errorf("%s%s", out.reason, s.proofAdvice())
 	}
@@ -44,12 +49,23 @@ func (s *stage) prove(ctx context.Context) (outcome, error) {
 			out.warnings = append(out.warnings, fmt.Sprintf("%s is translated, but no API server answers yet: %s", p.Service, p.Reason))
 		}
 	}
+	s.finalize(&out)
+	return out, nil
+}
+
+// finalize makes seed and attachment final. What goes wrong is no more than
+// left-overs.
+func (s *stage) finalize(out *outcome) {
 	for _, err := range []error{s.attached.Commit(), s.seeded.Commit(), s.proven()} {
 		if err != nil {
 			out.warnings = append(out.warnings, err.Error())
 		}
 	}
-	return out, nil
+}
+
+// someProven reports whether one of several Service addresses was proven.
+func (s *stage) someProven() bool {
+	return slices.ContainsFunc(s.report.Proofs, func(p Proof) bool { return p.OK })
 }
 
 func (s *stage) frontendList() string {
@@ -63,12 +79,35 @@ func (s *stage) frontendList() string {
 // proofAdvice says what to do about a failed proof.
 func (s *stage) proofAdvice() string {
 	const undone = "; what this run changed of programs and table is taken back"
+	if other := s.otherBalancer(); other != "" {
+		return undone + ": another firsthop serves this cgroup, with another bpffs (program " + other + "): use that one's --bpffs, or uninstall it first"
+	}
 	for _, p := range s.report.Proofs {
+		if p.Got == Translated && strings.Contains(p.Reason, "operation not permitted") {
+			return undone + ": a program of somebody else at the same hook may refuse the connection (`firsthop check` lists them)"
+		}
 		if p.Got == "" {
 			return undone + ": the connection wasn't translated, so the programs don't run for processes of " + s.cgroup.HostPath + ": is it the true root (`firsthop check`), and does another program at the same hook get in the way?"
 		}
 	}
 	return undone + ": no API server answered at the known addresses (`firsthop discover` lists them); --prove translated accepts that, as for a control plane that starts later"
+}
+
+// otherBalancer is a program of another instance at connect4, which translates
+// before ours can.
+func (s *stage) otherBalancer() string {
+	hooks, err := natinit.Inspect(s.pins(), s.seeded.Maps, s.cgroup.Path)
+	if err != nil {
+		return ""
+	}
+	for _, h := range hooks {
+		for _, f := range h.Foreign {
+			if h.Hook == "connect4" && strings.Contains(f, `"fh_connect4"`) {
+				return f
+			}
+		}
+	}
+	return ""
 }
 
 func (s *stage) proveThrough(ctx context.Context) error {

@@ -45,6 +45,9 @@ func removeAttached(bpffs mounts.BPFFS, cgroup mounts.Cgroup2, ledger *Ledger) e
 		path = "" // there is nothing that programs could be attached to
 	}
 	if bpffs.Err() == nil {
+		if err := natinit.CheckPins(bpf.PinsBelow(bpffs.Path), bpf.Hooks()); err != nil {
+			return err // before anything is detached
+		}
 		if err := natinit.Remove(bpf.PinsBelow(bpffs.Path), path); err != nil {
 			return err
 		}

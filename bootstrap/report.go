@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -174,7 +173,7 @@ func saveReport(runDir string, r *Report) error {
 // error matches os.ErrNotExist if there was none since the last reboot.
 func LoadReport(runDir string) (*Report, error) {
 	path := filepath.Join(runDir, StatusName)
-	data, err := os.ReadFile(path)
+	data, err := readRegular(path)
 	if err != nil {
 		return nil, fmt.Errorf("read last report: %w", err)
 	}

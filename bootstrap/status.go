@@ -128,6 +128,9 @@ func ReadStatus(d Dirs) (*Status, error) {
 			return nil, err
 		}
 	}
+	if l, err := OpenLedger(p.runDir, false); err == nil && l.Has(kindUnproven, bpf.PinsBelow(b.Path).Dir) {
+		st.problem(errors.New("what is attached was never proven: the run that attached it was killed; run `firsthop init`"))
+	}
 	st.conclude()
 	return st, nil
 }
@@ -212,7 +215,7 @@ func (st *Status) conclude() {
 			st.Sentence += fmt.Sprintf("; proven before that, %s: %s", discover.Ago(time.Since(st.Last.Before[0].Time)), describeProofs(st.Last.Before))
 		}
 	case st.Serving:
-		st.Sentence = "serving, as far as table and attachment tell; not proven since the last reboot: `firsthop init` proves it"
+		st.Sentence = "serving, as far as table and attachment tell; not proven, as far as is known: `firsthop init` proves it"
 	case st.Last != nil && st.Last.Scope == ScopeOff && len(st.Problems) == 0:
 		st.Sentence = "not attached, by --scope off; the table is ready, and something else serves the Service addresses"
 	case len(st.Table) == 0 && attached == 0 && !st.halved:

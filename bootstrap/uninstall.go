@@ -95,6 +95,9 @@ func (u *uninstall) look(ctx context.Context) error {
 	if u.cgroup, err = mounts.FindCgroup2(u.mountConfig(u.Cgroup)); err != nil {
 		return err
 	}
+	if err := u.sameInstance(); err != nil {
+		return err
+	}
 	if err := u.lookUnits(ctx); err != nil {
 		return err
 	}
@@ -128,6 +131,23 @@ func (u *uninstall) bpffsIsShared() bool {
 		// The kernel's own are maps.debug and progs.debug; others can't have a dot.
 		return filepath.Join(u.bpffs.Path, e.Name()) != bpf.PinsBelow(u.bpffs.Path).Dir && !strings.Contains(e.Name(), ".")
 	})
+}
+
+// sameInstance refuses what would forget half of an instance: a list of changes
+// that belongs to another bpffs, or a bpffs that can't be seen for what covers it.
+func (u *uninstall) sameInstance() error {
+	cgroupMount := filepath.Join(u.onHost(u.runDir), "cgroup")
+	for _, e := range u.volatile.Entries() {
+		if e.Kind == kindMount && e.Target != u.bpffs.HostPath && e.Target != cgroupMount {
+			return fmt.Errorf("%s lists a mount at %s, but the bpffs here is %s: this run directory belongs to an instance with --bpffs %s",
+				filepath.Join(u.runDir, LedgerName), e.Target, u.bpffs.HostPath, e.Target)
+		}
+	}
+	err := u.bpffs.Err()
+	if err == nil || errors.Is(err, mounts.ErrAbsent) || errors.Is(err, mounts.ErrNoDirectory) || len(u.volatile.Entries()) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: what is pinned there can't be reached: mend that first", err)
 }
 
 func (u *uninstall) unitsConfig() units.Config {

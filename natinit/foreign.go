@@ -114,6 +114,7 @@ func nameAll(ids []ebpf.ProgramID, proc string) string {
 // nameProgram says what an operator needs to find a program's owner.
 func nameProgram(id ebpf.ProgramID, proc string) string {
 	s := fmt.Sprintf("program %d", id)
+	holders := programHolders(id, proc) // before we are one ourselves
 	p, err := ebpf.NewProgramFromID(id)
 	if err != nil {
 		return s
@@ -128,7 +129,7 @@ func nameProgram(id ebpf.ProgramID, proc string) string {
 	if uid, ok := info.CreatedByUID(); ok {
 		details = append(details, fmt.Sprintf("loaded by uid %d", uid))
 	}
-	if holders := programHolders(id, proc); len(holders) > 0 {
+	if len(holders) > 0 {
 		details = append(details, "held by "+strings.Join(holders, ", "))
 	}
 	return fmt.Sprintf("%s %q (%s)", s, info.Name, strings.Join(details, ", "))

@@ -156,7 +156,7 @@ func (a *Attached) openLink(pin string, h bpf.Hook) (link.Link, linkState, error
 	case a.cfg.CgroupID:
 		return l, linkState{here: true, program: info.Program}, nil
 	case 0:
-		return nil, linkState{note: "the cgroup of the former link is gone"}, nil
+		return nil, linkState{note: "the former link is detached, or its cgroup is gone"}, nil
 	default:
 		return l, linkState{note: fmt.Sprintf("moved here from the cgroup with id %d", cg.CgroupId)}, nil
 	}

@@ -26,6 +26,8 @@ type env struct {
 	stdout io.Writer
 	stderr io.Writer
 	getenv func(string) string
+	// lookupEnv also tells an empty variable from none.
+	lookupEnv func(string) (string, bool)
 	// self is a path that runs this very program, also after its file was
 	// replaced or removed.
 	self string
@@ -36,7 +38,7 @@ type env struct {
 func osEnv() env {
 	forgetEmptyVariables()
 	return env{
-		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv,
+		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, lookupEnv: os.LookupEnv,
 		self:  "/proc/self/exe",
 		color: isTerminal(os.Stdout) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb",
 	}
@@ -71,7 +73,7 @@ func run(ctx context.Context, e env, args []string) int {
 		}
 		return int(bootstrap.ExitOK)
 	}
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	err := newApp(e).RunContext(ctx, args)
 	var code exitCode

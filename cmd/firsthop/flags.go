@@ -118,6 +118,10 @@ func checkCommonFlags(e env, c *cli.Context) error {
 				return &bootstrap.UsageError{Err: err}
 			}
 		}
+		if s, ok := f.(*cli.StringFlag); ok && c.IsSet(name) && c.String(name) == "" && s.Category != categoryAddress && !givenEmpty(e, s.EnvVars) {
+			// An unset shell variable must not mean the whole machine.
+			return usagef("--%s is given, but empty: leave it out for the default", name)
+		}
 		if name == "log-level" {
 			if _, err := newLogger(e, c); err != nil {
 				return err
@@ -125,6 +129,17 @@ func checkCommonFlags(e env, c *cli.Context) error {
 		}
 	}
 	return nil
+}
+
+// givenEmpty reports whether one of the variables is there without a value,
+// which is as good as unset.
+func givenEmpty(e env, variables []string) bool {
+	for _, v := range variables {
+		if value, there := e.lookupEnv(v); there && value == "" {
+			return true
+		}
+	}
+	return false
 }
 
 // given lists how a setting was given, the strongest first.

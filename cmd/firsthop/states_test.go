@@ -62,7 +62,7 @@ func TestNounsInEveryState(t *testing.T) {
 		{"no report of the last run", func(n *node) {
 			n.init()
 			n.without(filepath.Join(n.RunDir, bootstrap.StatusName))
-		}, want{0, "not proven since the last reboot"}, ok, ok},
+		}, want{0, "not proven, as far as is known"}, ok, ok},
 		{"a damaged report of the last run", func(n *node) {
 			n.init()
 			if err := os.WriteFile(filepath.Join(n.RunDir, bootstrap.StatusName), []byte(`{"version":`), 0o600); err != nil {
