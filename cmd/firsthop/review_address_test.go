@@ -68,14 +68,14 @@ func TestLoopbackServersGivenByHandSurviveAReboot(t *testing.T) {
 
 // TestLoopbackServersThatAreFoundAreNotUsed: 127.0.0.1 is another place in a pod.
 func TestLoopbackServersThatAreFoundAreNotUsed(t *testing.T) {
-	for _, server := range []string{"https://127.0.0.1:6444", "https://[::1]:6444", "https://localhost:6444"} {
+	for server, vip := range map[string]string{"https://127.0.0.1:6444": vip4, "https://[::1]:6444": vip6, "https://localhost:6444": vip4} {
 		t.Run(server, func(t *testing.T) {
 			n := newNode(t)
 			n.serve("proxy", "127.0.0.1:6444", "[::1]:6444")
 			n.kubeconfig(n.Dir, server)
 			before := n.state()
 			for range 2 { // what the first saved, the second would take up
-				n.run("init", "--service-ips", vips, "--root", n.Dir).exits(bootstrap.ExitNotFound).says("6444")
+				n.run("init", "--service-ips", vip, "--root", n.Dir).exits(bootstrap.ExitNotFound).says("6444")
 			}
 			n.stateUnchanged(before)
 			if _, err := os.Stat(filepath.Join(n.StateDir, "apiserver.json")); err == nil {

@@ -17,7 +17,7 @@ import (
 // killInProof kills a first init when all of its links are pinned, while it waits for a silent API server.
 func (n node) killInProof() {
 	n.Helper()
-	cmd := n.command(n.Context(), nil, "init", "--service-ips", vip4, "--endpoints", blackhole, "--persist", "off", "--timeout", "700ms")
+	cmd := n.command(n.Context(), nil, "init", "--service-ips", vip4, "--endpoints", blackhole, "--persist", "off", "--timeout", "400ms")
 	if err := n.start(cmd); err != nil {
 		n.Fatal(err)
 	}
@@ -63,7 +63,7 @@ func TestWhatAKilledInitDidNotProve(t *testing.T) {
 			n.T = t
 			before := n.state()
 			n.killInProof()
-			n.run("init", "--dry-run", "--service-ips", vip4, "--endpoints", server4).exits(0)
+			n.run("init", "--dry-run", "--service-ips", vip4, "--endpoints", server4, "--timeout", "50ms").exits(0)
 			if got := len(n.attached()); got != len(bpf.Hooks()) || !n.noted() {
 				t.Errorf("after a dry run %d programs are attached, noted: %t", got, n.noted())
 			}

@@ -17,23 +17,26 @@ const shared = "10.9.9.9"
 
 // TestAServiceAddressThatIsAServersOwnKeepsItsOtherPorts: only those of an address that nobody has are refused.
 func TestAServiceAddressThatIsAServersOwnKeepsItsOtherPorts(t *testing.T) {
+	local := func(n node) standin.Network {
+		if err := n.AddAddr(shared + "/32"); err != nil {
+			t.Fatal(err)
+		}
+		return n.Lab
+	}
 	for _, tc := range []struct {
-		name string
-		home func(n node) standin.Network // where the address is
+		name     string
+		endpoint string
+		home     func(n node) standin.Network // where the address is
 	}{
-		{"of another machine", func(n node) standin.Network {
+		{"of another machine", shared + ":6443", func(n node) standin.Network {
 			pod, err := n.AddPod("api", netip.MustParseAddr(shared))
 			if err != nil {
 				t.Fatal(err)
 			}
 			return pod
 		}},
-		{"of this machine", func(n node) standin.Network {
-			if err := n.AddAddr(shared + "/32"); err != nil {
-				t.Fatal(err)
-			}
-			return n.Lab
-		}},
+		{"of this machine", shared + ":6443", local},
+		{"of this machine, with the server elsewhere", server4, local},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			n := newNode(t)
@@ -46,7 +49,8 @@ func TestAServiceAddressThatIsAServersOwnKeepsItsOtherPorts(t *testing.T) {
 				}
 				t.Cleanup(e.Close)
 			}
-			line := []string{"init", "--service-ips", shared + ":443", "--endpoints", shared + ":6443", "--persist", "off", "-o", "json"}
+			n.echo("tcp", "api", server4)
+			line := []string{"init", "--service-ips", shared + ":443", "--endpoints", tc.endpoint, "--persist", "off", "-o", "json"}
 			n.run(line...).exits(0)
 			n.checkSharedAddress()
 			if r := n.run(line...).exits(0).report(); r.Servers[0].State != "live" {
