@@ -85,9 +85,6 @@ func TestNoConnectFailsWhileBackendsChange(t *testing.T) {
 			for i, h := range hammers {
 				checkHammered(t, h.Stop(), i == 0)
 			}
-			if changes < 10 {
-				t.Errorf("only %d changes: nothing was tested", changes)
-			}
 			t.Logf("%d changes", changes)
 			checkWhole(t, mustRead(t, k))
 		})
@@ -109,7 +106,7 @@ func changeUntil(t testing.TB, k *Kernel, first, second Service, deadline time.T
 		return out
 	}
 	own, others := first.Backends, second.Backends
-	for ; time.Now().Before(deadline); changes++ {
+	for ; changes < 20 || time.Now().Before(deadline); changes++ { // an emulated machine may be slow
 		first.Backends, second.Backends = pick(own), pick(others)
 		plan := planFor(t, k, InitIndexes, first, second)
 		applied, err := Apply(k, plan)

@@ -8,7 +8,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
@@ -25,9 +24,9 @@ var KernelFeatures = sync.OnceValue(func() Features {
 	return Features{
 		Link:        answered(haveLink()),
 		Batch:       answered(haveBatch()),
-		NetnsCookie: answered(features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnGetNetnsCookie)),
+		NetnsCookie: answered(haveHelper(asm.Mov.Imm(asm.R1, 0), asm.FnGetNetnsCookie)),
 		GetPeername: answered(haveGetPeername()),
-		SetRetval:   answered(features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval)),
+		SetRetval:   answered(haveHelper(asm.Mov.Imm(asm.R1, -111), asm.FnSetRetval)),
 	}
 })
 
@@ -38,11 +37,23 @@ func answered(err error) bool {
 	return err == nil
 }
 
-func loadSockAddr(at ebpf.AttachType) (*ebpf.Program, error) {
+func loadSockAddr(at ebpf.AttachType, first ...asm.Instruction) (*ebpf.Program, error) {
 	return ebpf.NewProgram(&ebpf.ProgramSpec{
 		Type: ebpf.CGroupSockAddr, AttachType: at,
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
+		Instructions: append(first, asm.Mov.Imm(asm.R0, 1), asm.Return()),
 	})
+}
+
+// haveHelper calls a helper with an argument that it takes: what kernels say of wrong ones differs.
+func haveHelper(argument asm.Instruction, helper asm.BuiltinFunc) error {
+	p, err := loadSockAddr(ebpf.AttachCGroupInet4Connect, argument, helper.Call())
+	if errors.Is(err, unix.EINVAL) {
+		return errors.Join(ebpf.ErrNotSupported, err)
+	}
+	if err != nil {
+		return err
+	}
+	return p.Close()
 }
 
 // haveLink makes a link to no cgroup at all: who knows links complains about that.

@@ -51,21 +51,34 @@ func (r *Runner) fetch(ctx context.Context, k Kernel) (Kernel, error) {
 			errs = append(errs, err)
 			continue
 		}
-		images, err := filepath.Glob(filepath.Join(tree.Dir, "boot/vmlinu*"))
-		if err != nil || len(images) != 1 {
-			return k, fmt.Errorf("find the image of %s %s: %q, %v; want one", k.Package, tree.Version, images, err)
-		}
-		k.Image, k.Modules = images[0], tree.Dir
-		return k, nil
+		k.Modules = tree.Dir
+		k.Image, err = imageIn(tree.Dir)
+		return k, err
 	}
 	return k, errors.Join(errs...)
+}
+
+// imageIn finds the one kernel image of an unpacked package: in /boot, since Linux 6.18 of Debian beside the modules.
+func imageIn(tree string) (string, error) {
+	var images []string
+	for _, pattern := range []string{"boot/vmlinu*", "usr/lib/modules/*/vmlinu*"} {
+		found, err := filepath.Glob(filepath.Join(tree, pattern))
+		if err != nil {
+			return "", err
+		}
+		images = append(images, found...)
+	}
+	if len(images) != 1 {
+		return "", fmt.Errorf("find the kernel image in %s: there are %q, want one", tree, images)
+	}
+	return images[0], nil
 }
 
 // tools are packages of Debian 13 for tests that run programs of others. The machine itself needs none of them.
 func (r *Runner) tools(ctx context.Context, arch string) (debian.Tree, error) {
 	return r.archive(arch).Fetch(ctx, debian.Request{
 		Suites: []string{"trixie"}, Key: "coreutils",
-		Packages: []string{"coreutils", "curl", "dash", "iproute2", "ncat", "nftables", "python3", "util-linux"},
+		Packages: []string{"coreutils", "curl", "dash", "iproute2", "mount", "ncat", "nftables", "python3", "util-linux"},
 		Keep:     func(name string) bool { return !slices.Contains(unneeded, name) },
 	})
 }
