@@ -40,6 +40,11 @@ demo: setup-demo build ## see it work, in a network namespace of its own that go
 test: setup-test build ## every test, with the race detector, as root (by sudo where it must); PKG=./kernel/... for some
 	.ci/test $(PKG)
 
+.PHONY: test-vm
+test-vm: setup-vm ## the kernel's part of the tests on Debian's kernels, in virtual machines; VM=5.10 for one, VM_KERNEL=FILE for another
+	$(GO) build -buildvcs=false -o bin/test-vm ./test/vm/run
+	bin/test-vm -vm '$(VM)' -suite '$(SUITE)' -kernel '$(VM_KERNEL)' -modules '$(VM_MODULES)'
+
 .PHONY: fuzz
 fuzz: ## every fuzz test for FUZZTIME (10s)
 	.ci/fuzz $(FUZZTIME) $(PKG)
@@ -77,8 +82,8 @@ check-generated: setup-bpf ## are the committed BPF objects those of the committ
 setup: ## install every Debian package that any target needs
 	.ci/setup all
 
-.PHONY: setup-test setup-bpf setup-demo
-setup-test setup-bpf setup-demo:
+.PHONY: setup-test setup-bpf setup-demo setup-vm
+setup-test setup-bpf setup-demo setup-vm:
 	@.ci/setup $(@:setup-%=%)
 
 .PHONY: clean
