@@ -19,9 +19,10 @@ func TestChangedEndpointsFailNoConnect(t *testing.T) {
 	lists := []string{a + "," + b + "," + server6, b + "," + c + "," + server6}
 	n.init("--endpoints", lists[0])
 	hammer := clients.StartHammer(t, n.Lab, client, clients.HammerConfig{Addr: vip4, Workers: 64, Do: clients.Echo})
+	const least = 10 // on a machine that is busy with other things, too
 	end := time.Now().Add(4 * time.Second)
 	changes := 0
-	for ; time.Now().Before(end); changes++ {
+	for ; changes < least || time.Now().Before(end); changes++ {
 		r := n.init("--endpoints", lists[1-changes%2])
 		if r.Services[0].Change != "changed" {
 			t.Fatalf("turn %d: %+v", changes, r.Services[0])
@@ -29,8 +30,8 @@ func TestChangedEndpointsFailNoConnect(t *testing.T) {
 	}
 	r := hammer.Stop()
 	checkHammered(t, vip4, r, 1000)
-	if len(r.Servers) != 3 || changes < 10 {
-		t.Errorf("%d changes, answered by %v; want at least 10 changes and three servers", changes, r.Servers)
+	if len(r.Servers) != 3 {
+		t.Errorf("answered by %v in %d changes; want three servers", r.Servers, changes)
 	}
 	if n.table().Generation < uint64(changes) {
 		t.Errorf("generation %d after %d changes", n.table().Generation, changes)

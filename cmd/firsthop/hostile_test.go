@@ -118,10 +118,18 @@ func TestASignalInterrupts(t *testing.T) {
 	n := newNode(t)
 	before := n.state()
 	cmd := n.command(t.Context(), nil, "init", "--persist", "off", "--timeout", "30s", "--service-ips", vip4, "--endpoints", server4)
+	started := make(chan *os.Process, 1)
 	done := make(chan result, 1)
-	go func() { done <- finish(t, cmd, func() error { return n.start(cmd) }) }()
+	go func() {
+		done <- finish(t, cmd, func() error {
+			err := n.start(cmd)
+			started <- cmd.Process
+			return err
+		})
+	}()
+	process := <-started
 	eventually(t, "the programs", func() bool { return len(n.attached()) > 0 })
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	(<-done).exits(bootstrap.ExitInternal).says("interrupted")
