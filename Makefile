@@ -45,6 +45,9 @@ test-vm: setup-vm ## the kernel's part of the tests on Debian's kernels, in virt
 	$(GO) build -buildvcs=false -o bin/test-vm ./test/vm/run
 	bin/test-vm -vm '$(VM)' -suite '$(SUITE)' -kernel '$(VM_KERNEL)' -modules '$(VM_MODULES)'
 
+.PHONY: test-all
+test-all: test test-vm ## every test there is
+
 .PHONY: fuzz
 fuzz: ## every fuzz test for FUZZTIME (10s)
 	.ci/fuzz $(FUZZTIME) $(PKG)

@@ -31,6 +31,9 @@ func run(ctx context.Context) error {
 	modules := flag.String("modules", "", "the directory with its modules, if it needs any")
 	verbose := flag.Bool("v", false, "print all output")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		return fmt.Errorf("%q: only flags are understood", flag.Args())
+	}
 
 	kernels, err := vm.Select(*names)
 	if err != nil {
