@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
@@ -135,25 +136,56 @@ func grade(f *Finding, err error, actions, warnings []string) {
 }
 
 func (c *checkup) hooks(context.Context) (Finding, error) {
-	f := Finding{Check: "hooks", Grade: Good, ExitCode: ExitAttach, Sentence: "no other program is in the way"}
+	f := Finding{Check: "hooks", Grade: Good, ExitCode: ExitAttach, Sentence: "no other program is at our hooks"}
 	if c.root.Err() != nil || c.report.Kernel.Err() != nil {
 		f.Grade, f.Sentence = Warn, "not looked at, as kernel or cgroup2 don't do"
 		return f, nil
 	}
-	conflicts, neighbours, err := natinit.Conflicts(c.root.Path, c.report.Kernel.Features(), c.proc)
+	states, err := c.attached()
 	if err != nil {
 		return f, err
 	}
-	if len(neighbours) > 0 {
-		f.Sentence = fmt.Sprintf("%d other programs at the same hooks, which they share", len(neighbours))
+	ours := 0
+	for _, st := range states {
+		if st.Attached {
+			ours++
+		}
+		for _, other := range st.Foreign {
+			f.Details = append(f.Details, st.Hook+": program "+other)
+			if strings.Contains(other, `"fh_connect4"`) {
+				f.Grade = Warn
+			}
+		}
 	}
-	if len(conflicts) > 0 {
+	switch {
+	case f.Grade == Warn:
+		f.Sentence = "another firsthop serves this cgroup, with another bpffs: init here would not be effective"
+	case len(f.Details) > 0:
+		f.Sentence = fmt.Sprintf("%d other programs at the same hooks, which they share", len(f.Details))
+	case ours > 0:
+		f.Sentence = fmt.Sprintf("%d programs of this instance are attached, and no others", ours)
+	}
+	conflicts, _, err := natinit.Conflicts(c.root.Path, c.report.Kernel.Features(), c.proc)
+	for _, n := range conflicts {
 		f.Grade, f.Sentence = Bad, "a program of somebody else keeps ours out"
-	}
-	for _, n := range append(conflicts, neighbours...) {
 		f.Details = append(f.Details, n.String())
 	}
-	return f, nil
+	return f, err
+}
+
+// attached is what the kernel says of the hooks.
+func (c *checkup) attached() ([]natinit.HookState, error) {
+	if c.mount.Err() != nil {
+		return natinit.Inspect(bpf.Pins{}, nil, c.root.Path)
+	}
+	maps, err := openTable(c.mount)
+	if err != nil && !errors.Is(err, ErrNoTable) {
+		return nil, err
+	}
+	if maps != nil {
+		defer maps.Close()
+	}
+	return natinit.Inspect(bpf.PinsBelow(c.mount.Path), maps, c.root.Path)
 }
 
 func (c *checkup) kubeProxy(ctx context.Context) (Finding, error) {

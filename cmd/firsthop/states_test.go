@@ -30,7 +30,7 @@ func TestNounsInEveryState(t *testing.T) {
 		check       want
 	}{
 		{"before init", func(*node) {}, want{6, "not serving: nothing is set up here"}, want{1, "run `firsthop init`"}, want{0, "this node is ready"}},
-		{"after init", func(n *node) { n.init() }, want{0, "serving; proven"}, want{0, "tcp/" + vip4}, want{0, "which they share"}},
+		{"after init", func(n *node) { n.init() }, want{0, "serving; proven"}, want{0, "tcp/" + vip4}, want{0, "of this instance are attached"}},
 		{"after init without UDP", func(n *node) { n.init("--udp=false") }, want{0, "serving; proven"}, ok, ok},
 		{"after a failed init", func(n *node) {
 			n.run(initArgs("--endpoints", "127.0.0.1:1,[::1]:1", "--timeout", "50ms")...).exits(bootstrap.ExitProof)
