@@ -165,7 +165,7 @@ func (c *checkup) hooks(context.Context) (Finding, error) {
 	case ours > 0:
 		f.Sentence = fmt.Sprintf("%d programs of this instance are attached, and no others", ours)
 	}
-	conflicts, _, err := natinit.Conflicts(c.root.Path, c.report.Kernel.Features(), c.proc)
+	conflicts, err := natinit.Conflicts(c.root.Path, c.report.Kernel.Features(), c.proc)
 	for _, n := range conflicts {
 		f.Grade, f.Sentence = Bad, "a program of somebody else keeps ours out"
 		f.Details = append(f.Details, n.String())

@@ -342,7 +342,7 @@ func (s *stage) inTheWay(hooks []bpf.Hook) error {
 	if err := natinit.CheckPins(s.pins(), hooks); err != nil {
 		return err
 	}
-	conflicts, _, err := natinit.Conflicts(s.cgroup.Path, s.features, s.proc)
+	conflicts, err := natinit.Conflicts(s.cgroup.Path, s.features, s.proc)
 	if err != nil {
 		return err
 	}

@@ -164,35 +164,31 @@ func programHolders(id ebpf.ProgramID, proc string) []string {
 	return out
 }
 
-// Neighbour is what somebody else has attached at one of our hooks.
-type Neighbour struct {
+// Conflict is a program of somebody else's that keeps ours out of a hook.
+type Conflict struct {
 	Hook string
-	What string // which programs, and how they are attached
+	What string // which program, and how it is attached
 }
 
-func (n Neighbour) String() string { return n.Hook + ": " + n.What }
+func (c Conflict) String() string { return c.Hook + ": " + c.What }
 
 // Conflicts looks at the hooks of a cgroup as an attach would find them, and
-// changes nothing. conflicts says which programs would keep ours out;
-// neighbours are those that would share a hook with ours (ours among them, if
-// they are attached already). proc is where processes are looked up; a wrong
-// one only costs the names of owners.
-func Conflicts(cgroup string, f bpf.Features, proc string) (conflicts, neighbours []Neighbour, err error) {
+// changes nothing. proc is where processes are looked up; a wrong one only
+// costs the names of owners.
+func Conflicts(cgroup string, f bpf.Features, proc string) ([]Conflict, error) {
 	dir, err := os.Open(cgroup)
 	if err != nil {
-		return nil, nil, fmt.Errorf("open cgroup: %w", err)
+		return nil, fmt.Errorf("open cgroup: %w", err)
 	}
 	defer dir.Close()
+	var conflicts []Conflict
 	for _, h := range (bpf.Balancer{UDP: true}).Hooks(f) {
-		_, ids, err := queryFlags(dir, h.Attach)
-		if err != nil {
-			return nil, nil, fmt.Errorf("list programs of %s: %w", cgroup, err)
+		if _, _, err := queryFlags(dir, h.Attach); err != nil {
+			return nil, fmt.Errorf("list programs of %s: %w", cgroup, err)
 		}
 		if at, flags, blockers := inTheWay(cgroup, h); len(blockers) > 0 {
-			conflicts = append(conflicts, Neighbour{h.Name, fmt.Sprintf("%s is attached to %s %s", nameAll(blockers, proc), at, flagWords(flags))})
-		} else if len(ids) > 0 {
-			neighbours = append(neighbours, Neighbour{h.Name, nameAll(ids, proc)})
+			conflicts = append(conflicts, Conflict{h.Name, fmt.Sprintf("%s is attached to %s %s", nameAll(blockers, proc), at, flagWords(flags))})
 		}
 	}
-	return conflicts, neighbours, nil
+	return conflicts, nil
 }
