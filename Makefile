@@ -45,8 +45,13 @@ test-vm: setup-vm ## the kernel's part of the tests on Debian's kernels, in virt
 	$(GO) build -buildvcs=false -o bin/test-vm ./test/vm/run
 	bin/test-vm -vm '$(VM)' -suite '$(SUITE)' -kernel '$(VM_KERNEL)' -modules '$(VM_MODULES)'
 
+.PHONY: test-boot
+test-boot: setup-vm ## whole systems with their systemd, booted several times: install, reboot, cut of power, uninstall; SYSTEM=debian12 for one
+	$(GO) build -buildvcs=false -o bin/test-vm ./test/vm/run
+	bin/test-vm -boot -system '$(SYSTEM)'
+
 .PHONY: test-all
-test-all: test test-vm ## every test there is
+test-all: test test-vm test-boot ## every test there is
 
 .PHONY: fuzz
 fuzz: ## every fuzz test for FUZZTIME (10s)

@@ -9,13 +9,21 @@
 //	make test-vm VM_KERNEL=/boot/bzImage            a kernel of one's own, as 5.3 or RHEL 8's
 //	make test-vm VM_KERNEL=… VM_MODULES=/lib/modules/5.3.0
 //
+// A system is a line in systems.go: a distribution with its own systemd, on a disk that is kept from one boot to the
+// next. What is tested in which boot is a line of Stages, an ordinary Go test of package boot. Nothing of the tests is on
+// the disk: PID 1 of the initramfs adds it below /run, units included.
+//
+//	make test-boot                                  every system
+//	make test-boot SYSTEM=debian12
+//
 // Everything fetched is kept in .cache/vm, and so are logs: .cache/vm/logs/KERNEL/SUITE.log has a suite's output and
-// console.log what the kernel said.
+// console*.log what the kernel said.
 //
 //	debian   packages of any Debian release, without installing them
 //	qemu     boots a machine, ends it when it hangs
 //	wire     what guest and host say to each other
 //	init     the guest's PID 1
 //	inside   tests that are for virtual machines only: they use the machine's own root cgroup and /sys/fs/bpf
-//	run      the command behind make test-vm
+//	boot     tests that are for systems with a systemd only, and the stand-ins that they need there
+//	run      the command behind make test-vm and make test-boot
 package vm

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -74,5 +75,32 @@ func TestSelect(t *testing.T) {
 	}
 	if _, err := selectSuites("nat,no"); err == nil {
 		t.Error("an unknown suite is accepted")
+	}
+	if all, err := SelectSystems(""); err != nil || len(all) != len(Systems) {
+		t.Errorf("nothing selects %v, %v", all, err)
+	}
+	if _, err := SelectSystems("debian12,no"); err == nil || !strings.Contains(err.Error(), `"no"`) {
+		t.Errorf("an unknown system: %v", err)
+	}
+}
+
+// TestSystemsAndStages keeps the tables to what is there: a misspelt test would only be noticed after minutes of booting.
+func TestSystemsAndStages(t *testing.T) {
+	for _, s := range Systems {
+		if _, err := Select(s.Kernel); err != nil {
+			t.Errorf("%s: %v", s.Name, err)
+		}
+	}
+	source, err := os.ReadFile("boot/boot_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range Stages {
+		names := strings.TrimSuffix(strings.TrimPrefix(s.Run, "^Test("), ")$")
+		for name := range strings.SplitSeq(names, "|") {
+			if !strings.Contains(string(source), "func Test"+name+"(") {
+				t.Errorf("%s runs Test%s, which is not there", s.Name, name)
+			}
+		}
 	}
 }

@@ -49,7 +49,11 @@ func run(job wire.Job, w io.Writer) (o wire.Outcome) {
 	kill.Stop()
 	o.Late = !quit.Stop()
 	// What is still there must not disturb the next job, nor keep the pipe open.
-	_ = unix.Kill(-1, unix.SIGKILL)
+	if os.Getpid() == 1 {
+		_ = unix.Kill(-1, unix.SIGKILL)
+	} else {
+		_ = unix.Kill(-pid, unix.SIGKILL) // others are the system's
+	}
 	reap()
 	<-copied
 	return o

@@ -2,6 +2,8 @@
 // the jobs one after the other, tells the host over a serial port what they print and how they end, and switches the
 // machine off. It needs no other program: it is all of user space, but for the tests.
 //
+// With a system on a disk (wire.Manifest.System) it only starts that system's PID 1, and a unit of it runs `init jobs`.
+//
 // Called as go, it is the go command as far as tests need it where no compiler is: `go build … -o PATH PACKAGE` copies
 // the program that the host has built of that package.
 package main
@@ -26,6 +28,13 @@ func main() {
 		}
 		return
 	}
+	if len(os.Args) == 2 && os.Args[1] == wire.SystemJobs {
+		if err := jobsOfSystem(); err != nil {
+			fmt.Fprintln(os.Stderr, "init:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "init: for PID 1 of a test machine (make test-vm)")
 		os.Exit(64)
@@ -41,11 +50,18 @@ func main() {
 }
 
 func boot() error {
-	m, err := readManifest()
+	m, err := readManifest(wire.ManifestPath)
 	if err != nil {
 		return err
 	}
-	notes := prepare(m)
+	if m.System != "" {
+		return startSystem(m)
+	}
+	return runJobs(m, prepare(m))
+}
+
+// runJobs runs all jobs and tells the host.
+func runJobs(m wire.Manifest, notes []error) error {
 	port, err := openPort(m.Port)
 	if err != nil {
 		return err
@@ -80,13 +96,13 @@ func boot() error {
 	return unix.IoctlSetInt(int(port.Fd()), unix.TCSBRK, 1) // wait until all of it is out
 }
 
-func readManifest() (m wire.Manifest, err error) {
-	data, err := os.ReadFile(wire.ManifestPath)
+func readManifest(path string) (m wire.Manifest, err error) {
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return m, err
 	}
 	if err := json.Unmarshal(data, &m); err != nil {
-		return m, fmt.Errorf("parse %s: %w", wire.ManifestPath, err)
+		return m, fmt.Errorf("parse %s: %w", path, err)
 	}
 	return m, nil
 }

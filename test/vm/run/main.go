@@ -27,6 +27,8 @@ func main() {
 func run(ctx context.Context) error {
 	names := flag.String("vm", "", "kernels to run, comma-separated; all by default")
 	suites := flag.String("suite", "", "suites to run, comma-separated; all by default")
+	boot := flag.Bool("boot", false, "boot systems instead of running suites on kernels")
+	systems := flag.String("system", "", "with -boot: systems to boot, comma-separated; all by default")
 	image := flag.String("kernel", "", "a kernel image to run instead")
 	modules := flag.String("modules", "", "the directory with its modules, if it needs any")
 	verbose := flag.Bool("v", false, "print all output")
@@ -58,7 +60,16 @@ func run(ctx context.Context) error {
 		Repository: repository, Cache: filepath.Join(repository, ".cache/vm"), Mirror: mirror, Out: os.Stdout, Verbose: *verbose,
 	}
 	start := time.Now()
-	results, err := r.Run(ctx, kernels, *suites)
+	var results []vm.Result
+	if *boot {
+		var selected []vm.System
+		if selected, err = vm.SelectSystems(*systems); err != nil {
+			return err
+		}
+		results, err = r.RunSystems(ctx, selected)
+	} else {
+		results, err = r.Run(ctx, kernels, *suites)
+	}
 	fmt.Println()
 	ok := vm.Report(os.Stdout, results)
 	fmt.Printf("%.0f s\n", time.Since(start).Seconds())

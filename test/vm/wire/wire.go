@@ -20,8 +20,21 @@ type Manifest struct {
 	Modules []string
 	// Cgroups is how the hierarchies are mounted: "v2", "hybrid" or "v1".
 	Cgroups string
-	Jobs    []Job
+	// System is the disk with a system's root, as /dev/vda, if PID 1 is to be that system's own. Jobs are then run by a
+	// unit in it (SystemJobs), and Modules are only those that must be there before.
+	System string
+	// Cut takes the power away after the jobs instead of shutting the system down: what is not on its disk is lost.
+	Cut  bool
+	Jobs []Job
 }
+
+// SystemDir is where a system finds what it is tested with: the directory of that name of the initramfs. SystemRun in it
+// is copied to /run, so that units for the test are no part of the system's disk.
+const (
+	SystemDir  = "/run/vm"
+	SystemRun  = "root-run"
+	SystemJobs = "jobs" // init's argument that says to run the jobs
+)
 
 // Job is a program to run.
 type Job struct {

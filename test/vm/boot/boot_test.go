@@ -1,0 +1,157 @@
+package boot
+
+import (
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// before has what was on the disk before firsthop came.
+const before = "/var/lib/vm-before"
+
+// greeted and refused are what kubelet may have seen.
+func greeted(saw string) bool { return saw == greeting }
+func refused(saw string) bool { return strings.HasPrefix(saw, "dial tcp "+vip) }
+
+// TestInstall is for a system that has never seen firsthop.
+func TestInstall(t *testing.T) {
+	needsSystem(t)
+	wantKubelet(t, refused) // or else the stand-in shows nothing
+	if got := visit(server); got != greeting {
+		t.Fatalf("the stand-in API server says %q", got)
+	}
+	if err := os.WriteFile(before, []byte(strings.Join(onDisk(t), "\n")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	addresses := []string{"--service-ips", vip, "--endpoints", server}
+	firsthop(t, append([]string{"install"}, addresses...)...)
+	wantState(t, "is-enabled", unit, "enabled")
+	if got := attached(t); len(got) > 0 || greeted(visit(vip)) {
+		t.Errorf("install touched traffic: %q", got)
+	}
+
+	firsthop(t, append([]string{"init"}, addresses...)...)
+	if got := visit(vip); got != greeting {
+		t.Errorf("after init the Service IP says %q", got)
+	}
+}
+
+// TestBoot is for a system in which firsthop was installed before this boot.
+func TestBoot(t *testing.T) {
+	needsSystem(t)
+	wantKubelet(t, greeted)
+	wantState(t, "is-enabled", unit, "enabled")
+	wantState(t, "is-active", unit, "active")
+	if got := property(t, unit, "Result"); got != "success" {
+		t.Errorf("%s: result %q", unit, got)
+	}
+	ended, started := microseconds(t, unit, "ExecMainExitTimestampMonotonic"), microseconds(t, "kubelet.service", "ExecMainStartTimestampMonotonic")
+	t.Logf("%s ran from %d to %d µs of the boot, kubelet started at %d", unit, microseconds(t, unit, "ExecMainStartTimestampMonotonic"), ended, started)
+	if ended > started {
+		t.Error("kubelet was started before firsthop was done")
+	}
+	if !slices.Contains(strings.Fields(property(t, "kubelet.service", "After")), unit) {
+		t.Error("kubelet is not ordered after firsthop")
+	}
+
+	mounts := bpffsMounts(t)
+	if len(mounts) != 1 || !strings.HasPrefix(mounts[0], "/sys/fs/bpf ") {
+		t.Fatalf("mounts of a bpffs: %q, want one, on /sys/fs/bpf", mounts)
+	}
+	_, options, _ := strings.Cut(mounts[0], " ")
+	for _, want := range []string{"nosuid", "nodev", "noexec", "mode=700"} {
+		if !slices.Contains(strings.Split(options, ","), want) {
+			t.Errorf("the bpffs is mounted %s, without %s", options, want)
+		}
+	}
+	for _, dir := range []string{"/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system"} {
+		if _, err := os.Lstat(dir + "/sys-fs-bpf.mount"); err == nil {
+			t.Errorf("%s has a sys-fs-bpf.mount: systemd refuses one", dir)
+		}
+	}
+
+	journal, _ := run(t, "journalctl", "--boot", "--no-pager", "--output=cat", "--unit="+unit)
+	t.Logf("journal:\n%s", journal)
+	for _, want := range []string{vip, server} {
+		if !strings.Contains(journal, want) {
+			t.Errorf("the journal's report does not name %s", want)
+		}
+	}
+	for _, bad := range []string{"Unknown key", "Failed to parse", "ordering cycle"} {
+		if all, _ := run(t, "journalctl", "--boot", "--no-pager", "--output=cat", "--grep="+bad); strings.Contains(all, "firsthop") {
+			t.Errorf("systemd complains: %s", all)
+		}
+	}
+
+	firsthop(t, "status")
+	if got := visit(vip); got != greeting {
+		t.Errorf("the Service IP says %q", got)
+	}
+}
+
+func microseconds(t *testing.T, unit, name string) uint64 {
+	t.Helper()
+	text := property(t, unit, name)
+	us, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || us == 0 {
+		t.Errorf("%s of %s: %q", name, unit, text)
+	}
+	return us
+}
+
+// TestUninstall comes after TestBoot, in the same boot.
+func TestUninstall(t *testing.T) {
+	needsSystem(t)
+	firsthop(t, "uninstall", "--force")
+	if saw := visit(vip); !refused(saw) {
+		t.Errorf("after uninstall the Service IP says %q", saw)
+	}
+	noTrace(t)
+}
+
+// TestNoTrace is for a system in which firsthop was uninstalled before this boot.
+func TestNoTrace(t *testing.T) {
+	needsSystem(t)
+	wantKubelet(t, refused)
+	if saw := visit(vip); !refused(saw) {
+		t.Errorf("the Service IP says %q", saw)
+	}
+	noTrace(t)
+}
+
+// noTrace compares the machine with what it was before firsthop came.
+func noTrace(t *testing.T) {
+	t.Helper()
+	if got := property(t, unit, "LoadState"); got != "not-found" {
+		t.Errorf("%s: %s", unit, got)
+	}
+	if got := attached(t); len(got) > 0 {
+		t.Errorf("programs: %q", got)
+	}
+	if got := pins(t); len(got) > 0 {
+		t.Errorf("pins: %q", got)
+	}
+	if _, err := os.Lstat("/run/firsthop"); err == nil {
+		t.Error("/run/firsthop is still there")
+	}
+	data, err := os.ReadFile(before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	was, is := strings.Split(string(data), "\n"), onDisk(t)
+	slices.Sort(was)
+	slices.Sort(is)
+	for _, line := range is {
+		if _, found := slices.BinarySearch(was, line); !found {
+			t.Errorf("on the disk now: %s", line)
+		}
+	}
+	for _, line := range was {
+		if _, found := slices.BinarySearch(is, line); !found {
+			t.Errorf("on the disk before: %s", line)
+		}
+	}
+}

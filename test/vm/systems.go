@@ -1,0 +1,146 @@
+package vm
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/firsthop/firsthop/test/vm/debian"
+)
+
+// System is a distribution with its systemd, on a disk that is kept from one boot to the next.
+type System struct {
+	Name   string
+	Suites []string // of Debian
+	Kernel string   // the name of one of Kernels
+}
+
+// Systems are those that make test-boot boots.
+var Systems = []System{
+	{Name: "debian12", Suites: []string{"bookworm", "bookworm-security"}, Kernel: "6.1"},
+}
+
+// Stage is one boot of a system: what is tested in it, and how it ends.
+type Stage struct {
+	Suite
+	Cut bool // the power is cut at the end; otherwise the system is shut down
+}
+
+// Stages are booted one after the other with the same disk. After one that did not pass, the rest has no meaning.
+var Stages = []Stage{
+	{Suite: stage("install", "Install"), Cut: false},
+	{Suite: stage("reboot", "Boot"), Cut: true},
+	{Suite: stage("power-cut", "Boot|Uninstall"), Cut: false},
+	{Suite: stage("removed", "NoTrace"), Cut: false},
+}
+
+func stage(name, tests string) Suite {
+	return Suite{Name: name, Package: "test/vm/boot", Run: "^Test(" + tests + ")$", Seconds: 240}
+}
+
+// systemPackages are what a node's system has at least, and what the tests look with.
+var systemPackages = []string{
+	"base-files", "base-passwd", "bash", "coreutils", "dash", "dbus", "findutils", "grep", "hostname", "iproute2", "kmod",
+	"libc-bin", "login", "mount", "procps", "sed", "systemd", "systemd-sysv", "udev", "util-linux",
+}
+
+// unusedBySystem are dependencies of the packages' scripts, which are not run.
+var unusedBySystem = []string{"adduser", "debconf", "dpkg", "libperl5.36", "passwd", "perl", "perl-base", "perl-modules-5.36"}
+
+const diskSize = "1G" // a sparse file
+
+// disk returns the image of a system's disk, as it was never booted. It must not be written to.
+func (r *Runner) disk(ctx context.Context, s System) (string, error) {
+	tree, err := r.archive("amd64").Fetch(ctx, debian.Request{
+		Suites: s.Suites, Packages: systemPackages, Key: "systemd",
+		Keep: func(name string) bool { return !slices.Contains(unusedBySystem, name) },
+	})
+	if err != nil {
+		return "", err
+	}
+	image := filepath.Join(r.Cache, "disks", filepath.Base(tree.Dir)+".ext4")
+	if _, err := os.Stat(image); err == nil {
+		return image, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(image), 0o755); err != nil {
+		return "", err
+	}
+	tmp, err := os.MkdirTemp(filepath.Dir(image), ".making-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(tmp)
+	root := filepath.Join(tmp, "root")
+	if err := command(ctx, "cp", "--archive", tree.Dir, root); err != nil {
+		return "", err
+	}
+	if err := configure(ctx, root); err != nil {
+		return "", fmt.Errorf("make a system of %s: %w", tree.Dir, err)
+	}
+	made := filepath.Join(tmp, "disk")
+	if err := command(ctx, "mke2fs", "-q", "-t", "ext4", "-d", root, made, diskSize); err != nil {
+		return "", err
+	}
+	return image, os.Rename(made, image)
+}
+
+// configure does what the packages' scripts would have done, as far as a boot needs it: no script has to be run as root
+// on the machine that makes the image.
+func configure(ctx context.Context, root string) error {
+	for _, dir := range []string{"bin", "sbin", "lib", "lib64"} { // merged, as the installer does
+		at := filepath.Join(root, dir)
+		if info, err := os.Lstat(at); err == nil && info.IsDir() {
+			if err := command(ctx, "cp", "--archive", "--no-target-directory", at, filepath.Join(root, "usr", dir)); err != nil {
+				return err
+			}
+			if err := os.RemoveAll(at); err != nil {
+				return err
+			}
+			if err := os.Symlink("usr/"+dir, at); err != nil {
+				return err
+			}
+		}
+	}
+	for _, dir := range []string{"usr/share/doc", "usr/share/man", "usr/share/locale"} {
+		if err := os.RemoveAll(filepath.Join(root, dir)); err != nil {
+			return err
+		}
+	}
+	accounts := map[string]string{"passwd": "messagebus:x:100:100::/nonexistent:/usr/sbin/nologin\n", "group": "messagebus:x:100:\n"}
+	for name, more := range accounts {
+		master, err := os.ReadFile(filepath.Join(root, "usr/share/base-passwd", name+".master"))
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(root, "etc", name), append(master, more...), 0o644); err != nil {
+			return err
+		}
+	}
+	for name, text := range map[string]string{
+		"hostname": "node\n",
+		"fstab":    "", // PID 1 of the initramfs has mounted the root
+		// One that is not empty: otherwise it would be a first boot, at which systemd enables all that there is.
+		"machine-id": "0123456789abcdef0123456789abcdef\n",
+	} {
+		if err := os.WriteFile(filepath.Join(root, "etc", name), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func command(ctx context.Context, name string, args ...string) error {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin") // Debian's users lack these
+	if path, err := exec.LookPath("/usr/sbin/" + name); err == nil {
+		cmd.Path, cmd.Err = path, nil
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, out)
+	}
+	return nil
+}
