@@ -36,10 +36,19 @@ var Stages = []Stage{
 	{Suite: stage("reboot", "Boot"), Cut: true},
 	{Suite: stage("power-cut", "Boot|Uninstall"), Cut: false},
 	{Suite: stage("removed", "NoTrace"), Cut: false},
+	// Cut in the middle: at the first thing that install makes, at its copy of the program, at its last.
+	{Suite: stage("cut-1", "CutInstall", cutAt+"/var/lib/firsthop"), Cut: true},
+	{Suite: stage("cut-2", "AfterCut|CutInstall", cutAt+"/opt/firsthop/bin/"), Cut: true},
+	{Suite: stage("cut-3", "AfterCut|CutInstall", cutAt+"/etc/systemd/system/firsthop-init.service"), Cut: true},
+	{Suite: stage("cut-4", "AfterCut|CutInstall", cutAt+"/etc/systemd/system/multi-user.target.wants/firsthop-init.service"), Cut: true},
+	{Suite: stage("again", "InstallAgain|CutInit", cutAt+"/var/lib/firsthop/apiserver.json"), Cut: true},
+	{Suite: stage("last", "Boot|Uninstall"), Cut: false},
 }
 
-func stage(name, tests string) Suite {
-	return Suite{Name: name, Package: "test/vm/boot", Run: "^Test(" + tests + ")$", Seconds: 240}
+const cutAt = "FIRSTHOP_VM_CUT_AT="
+
+func stage(name, tests string, env ...string) Suite {
+	return Suite{Name: name, Package: "test/vm/boot", Run: "^Test(" + tests + ")$", Seconds: 240, Env: env}
 }
 
 // systemPackages are what a node's system has at least, and what the tests look with.

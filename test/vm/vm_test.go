@@ -91,9 +91,13 @@ func TestSystemsAndStages(t *testing.T) {
 			t.Errorf("%s: %v", s.Name, err)
 		}
 	}
-	source, err := os.ReadFile("boot/boot_test.go")
-	if err != nil {
-		t.Fatal(err)
+	var source []byte
+	for _, file := range []string{"boot/boot_test.go", "boot/cut_test.go"} {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		source = append(source, data...)
 	}
 	for _, s := range Stages {
 		names := strings.TrimSuffix(strings.TrimPrefix(s.Run, "^Test("), ")$")
