@@ -96,7 +96,7 @@ func (r *Runner) bootSystem(ctx context.Context, e qemu.Emulator, k Kernel, stag
 	console := filepath.Join(logs, "console-"+stage.Name+".log")
 	c := collector{Runner: r, kernel: k, suites: []Suite{stage.Suite}, logs: logs, began: time.Now()}
 	err := e.Boot(ctx, qemu.Machine{
-		Kernel: k.Image, Initramfs: initramfs, Cmdline: systemCmdline, Disk: disk,
+		Kernel: k.Image, Initramfs: initramfs, Cmdline: systemCmdline + " " + stage.Cmdline, Disk: disk,
 		MemoryMB: memoryMB, Console: console, Grace: systemGrace,
 	}, c.bound, c.event)
 	var broken *qemu.EmulatorError

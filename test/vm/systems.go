@@ -27,7 +27,8 @@ var Systems = []System{
 // Stage is one boot of a system: what is tested in it, and how it ends.
 type Stage struct {
 	Suite
-	Cut bool // the power is cut at the end; otherwise the system is shut down
+	Cut     bool   // the power is cut at the end; otherwise the system is shut down
+	Cmdline string // for the kernel; units can depend on it (ConditionKernelCommandLine=)
 }
 
 // Stages are booted one after the other with the same disk. After one that did not pass, the rest has no meaning.
@@ -42,6 +43,8 @@ var Stages = []Stage{
 	{Suite: stage("cut-3", "AfterCut|CutInstall", cutAt+"/etc/systemd/system/firsthop-init.service"), Cut: true},
 	{Suite: stage("cut-4", "AfterCut|CutInstall", cutAt+"/etc/systemd/system/multi-user.target.wants/firsthop-init.service"), Cut: true},
 	{Suite: stage("again", "InstallAgain|CutInit", cutAt+"/var/lib/firsthop/apiserver.json"), Cut: true},
+	{Suite: stage("no-bpffs", "Boot|BPFFSWasUnmounted"), Cmdline: "vm.no-bpffs"},
+	{Suite: stage("moved", "Boot|AllButOneMoved"), Cmdline: "vm.moved"},
 	{Suite: stage("last", "Boot|Uninstall"), Cut: false},
 }
 

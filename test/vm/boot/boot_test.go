@@ -26,7 +26,7 @@ func TestInstall(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	addresses := []string{"--service-ips", vip, "--endpoints", server}
+	addresses := []string{"--service-ips", vip, "--endpoints", servers}
 	firsthop(t, append([]string{"install"}, addresses...)...)
 	wantState(t, "is-enabled", unit, "enabled")
 	if got := attached(t); len(got) > 0 || greeted(visit(vip)) {
@@ -89,6 +89,31 @@ func TestBoot(t *testing.T) {
 	firsthop(t, "status")
 	if got := visit(vip); got != greeting {
 		t.Errorf("the Service IP says %q", got)
+	}
+}
+
+// TestBPFFSWasUnmounted shows that the bpffs which TestBoot saw was firsthop's own, as where a systemd mounts none.
+func TestBPFFSWasUnmounted(t *testing.T) {
+	needsSystem(t)
+	if got := property(t, "no-bpffs.service", "Result"); got != "success" || microseconds(t, "no-bpffs.service", "ExecMainExitTimestampMonotonic") == 0 {
+		t.Errorf("no-bpffs.service: %q", got)
+	}
+	journal, _ := run(t, "journalctl", "--boot", "--no-pager", "--output=cat", "--unit="+unit)
+	if !strings.Contains(journal, "mount bpffs at /sys/fs/bpf") {
+		t.Errorf("firsthop does not say that it mounted a bpffs:\n%s", journal)
+	}
+}
+
+// TestAllButOneMoved is for a boot in which one of the API servers that were known before is where it was.
+func TestAllButOneMoved(t *testing.T) {
+	needsSystem(t)
+	if saw := visit("192.0.2.11:6443"); saw == greeting {
+		t.Fatal("the API server has not moved")
+	}
+	for range 12 { // by chance one in three would do, if the others were still served
+		if saw := visit(vip); saw != greeting {
+			t.Errorf("the Service IP says %q", saw)
+		}
 	}
 }
 

@@ -51,7 +51,7 @@ func TestCutInstall(t *testing.T) {
 // TestInstallAgain repairs by a second install what a cut has left of the first.
 func TestInstallAgain(t *testing.T) {
 	needsSystem(t)
-	firsthop(t, "install", "--service-ips", vip, "--endpoints", server)
+	firsthop(t, "install", "--service-ips", vip, "--endpoints", servers)
 	wantState(t, "is-enabled", unit, "enabled")
 }
 
@@ -59,7 +59,7 @@ func TestInstallAgain(t *testing.T) {
 func TestCutInit(t *testing.T) {
 	needsSystem(t)
 	// The boot unit may have done it all already, and then init has nothing to do.
-	firsthop(t, "init", "--service-ips", vip, "--endpoints", server)
+	firsthop(t, "init", "--service-ips", vip, "--endpoints", servers)
 	if err := os.Remove("/var/lib/firsthop/apiserver.json"); err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +74,7 @@ func leaveAt(t *testing.T, command string) {
 	if there(t, at) != nil {
 		t.Fatalf("%s is there before", there(t, at))
 	}
-	cmd := exec.Command(filepath.Join(wire.SystemDir, "firsthop"), command, "--service-ips", vip, "--endpoints", server)
+	cmd := exec.Command(filepath.Join(wire.SystemDir, "firsthop"), command, "--service-ips", vip, "--endpoints", servers)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // or else it would end with the test
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -13,6 +13,8 @@ import (
 const (
 	vip    = "10.96.0.1:443"
 	server = "192.0.2.10:6443" // of testdata/units/apiserver.service
+	// servers has those of apiservers-that-move.service too.
+	servers = server + ",192.0.2.11:6443,192.0.2.12:6443"
 	// greeting is how the stand-in is known: who else answered would not say it.
 	greeting = "the stand-in API server"
 	// kubeletSaw is where the stand-in kubelet writes what came of its first connection.
@@ -38,7 +40,7 @@ func TestMain(m *testing.M) {
 
 // serve greets who connects, and tells systemd when it can be connected to.
 func serve() error {
-	l, err := net.Listen("tcp", server)
+	l, err := net.Listen("tcp", ":6443")
 	if err != nil {
 		return err
 	}

@@ -141,7 +141,7 @@ func pins(t *testing.T) (names []string) {
 }
 
 // changing is what a system writes to by itself.
-var changing = []string{"/var/log", "/var/lib/systemd", "/var/lib/dbus", "/var/cache", "/var/tmp", "/tmp", "/etc/.updated", "/var/.updated", before}
+var changing = []string{"/var/log", "/var/lib/systemd", "/var/lib/dbus", "/var/cache", "/var/tmp", "/tmp", "/etc/.updated", "/var/.updated", "/etc/udev", before}
 
 // onDisk lists all files of the root's disk, with mode and size.
 func onDisk(t *testing.T) (files []string) {
