@@ -21,6 +21,7 @@ type System struct {
 
 // Systems are those that make test-boot boots.
 var Systems = []System{
+	{Name: "debian11", Suites: []string{"bullseye", "bullseye-security"}, Kernel: "5.10"},
 	{Name: "debian12", Suites: []string{"bookworm", "bookworm-security"}, Kernel: "6.1"},
 }
 
