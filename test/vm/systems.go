@@ -23,6 +23,7 @@ type System struct {
 var Systems = []System{
 	{Name: "debian11", Suites: []string{"bullseye", "bullseye-security"}, Kernel: "5.10"},
 	{Name: "debian12", Suites: []string{"bookworm", "bookworm-security"}, Kernel: "6.1"},
+	{Name: "debian13", Suites: []string{"trixie", "trixie-security"}, Kernel: "6.12"},
 }
 
 // Stage is one boot of a system: what is tested in it, and how it ends.
