@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -12,7 +13,24 @@ import (
 
 // AddAddr gives addresses, as prefixes, to the lab's loopback: a server can listen there at once.
 func (l *Lab) AddAddr(prefixes ...string) error {
-	return l.eachAddr(prefixes, l.nl.AddrReplace)
+	return l.eachAddr(prefixes, func(lo netlink.Link, addr *netlink.Addr) error {
+		return errors.Join(l.nl.AddrReplace(lo, addr), awaitLocal(l.nl, addr))
+	})
+}
+
+// awaitLocal waits until an address, on an interface that is up, is one of this host's. Without duplicate address
+// detection, too, the kernel enters the local route of an IPv6 address in work of its own (addrconf_dad_work), which waits
+// for the lock that all namespaces share. Until then a SYN to it finds its way out, but not in.
+func awaitLocal(nl *netlink.Handle, addr *netlink.Addr) error {
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		routes, err := nl.RouteGet(addr.IP)
+		if err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return errors.Join(fmt.Errorf("address %s doesn't become local: routes are %v", addr, routes), err)
+		}
+	}
 }
 
 // DelAddr takes addresses away again: connections to them find no route, or the one of Drop or Unreachable.
