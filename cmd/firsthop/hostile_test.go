@@ -11,7 +11,7 @@ import (
 	"github.com/firsthop/firsthop/bootstrap"
 )
 
-// What a hostile user found; each was red once.
+// What a hostile user found.
 
 func TestADamagedListOfChangesIsSetAside(t *testing.T) {
 	for name, dir := range map[string]func(node) string{
