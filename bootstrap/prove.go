@@ -37,7 +37,9 @@ func (s *stage) prove(ctx context.Context) (outcome, error) {
 		return outcome{}, err
 	}
 	out := outcome{reason: describeProofs(s.report.Proofs)}
-	if !s.report.Proven() && s.someProven() { // to take back what works would help nobody
+	// Where nothing worked before, to take back what works would help nobody. On a
+	// node that served, the former state does more for it.
+	if !s.report.Proven() && s.someProven() && s.volatile.Has(kindUnproven, s.pins().Dir) {
 		s.finalize(&out)
 		return out, fmt.Errorf("%s; what works is kept", out.reason)
 	}
