@@ -137,3 +137,15 @@ func TestASignalInterrupts(t *testing.T) {
 	n.run("uninstall", "--force").exits(0)
 	n.stateUnchanged(before)
 }
+
+// On a node that served both families, half a proof is none: the former state did more.
+func TestHalfAProofChangesNothingThatServed(t *testing.T) {
+	n := newNode(t)
+	n.serving()
+	n.init()
+	n.echo("tcp", "no API server", "[::1]:7443") // accepts connections, so that its probe is good
+	n.run("init", "--persist", "off", "--timeout", "700ms", "--prove", "ready", "--service-ips", vips, "--endpoints", server4+",[::1]:7443").
+		exits(bootstrap.ExitProof).says("taken back")
+	n.run("nat").exits(0).says(server6)
+	n.checkServes()
+}
