@@ -109,7 +109,19 @@ const (
 	FrontendVIP FrontendFlags = 1 << iota
 	FrontendLocal
 	FrontendSticky
+	FrontendLimited
 )
+
+// LoopbackKey is the frontend that a node port has on the loopback addresses
+// of its family: 127.0.0.0/8 (here 127.0.0.0), or ::1 (here ::127.0.0.0, which
+// RFC 4291 has deprecated). It serves the host's own network namespace only.
+func LoopbackKey(is4 bool, port uint16, p Proto) FrontendKey {
+	addr := Address{10: 0xff, 11: 0xff, 12: 127}
+	if !is4 {
+		addr = Address{12: 127}
+	}
+	return FrontendKey{Addr: addr, Port: PortOf(port), Proto: p}
+}
 
 // Frontend says which service a frontend belongs to. It isn't rewritten while
 // the Service lives: the update of a hash element isn't atomic for readers.

@@ -32,7 +32,8 @@ _Static_assert(sizeof(struct frontend_key) == 20, "layout");
 enum frontend_flags {
 	FRONTEND_VIP = 1 << 0,    /* marks an address: no service behind it, refuse */
 	FRONTEND_LOCAL = 1 << 1,  /* use the service's word for local traffic */
-	FRONTEND_STICKY = 1 << 2, /* the sets have member entries (see backend_key) */
+	FRONTEND_STICKY = 1 << 2, /* unconnected UDP sockets keep their backend */
+	FRONTEND_LIMITED = 1 << 3, /* only clients of the service's source ranges are let in */
 };
 
 struct frontend {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/firsthop/firsthop/bpf"
 )
@@ -17,6 +18,12 @@ var InitIndexes = Indexes{First: 1, Last: 1023}
 // Contains reports whether an index is in the range.
 func (r Indexes) Contains(index uint32) bool { return r.First <= index && index <= r.Last }
 
+// RuntimeIndexes belong to the runtime; how many there really are, the table's size says.
+var RuntimeIndexes = Indexes{First: InitIndexes.Last + 1, Last: 1<<32 - 1}
+
+// MaxAffinity is the longest that a client may keep a backend: Kubernetes allows 86,400 s.
+const MaxAffinity = 24 * time.Hour
+
 // Service is one Service port as the table should have it: what clients
 // connect to, and where they get. All addresses are of one family.
 type Service struct {
@@ -25,6 +32,21 @@ type Service struct {
 	VIPs      []netip.Addr      // addresses of Frontends whose other ports are to be refused
 	Backends  []netip.AddrPort  // for cluster traffic, at least one unless AllowEmpty
 	Sticky    bool              // unconnected UDP sockets keep their backend
+
+	// Flags are those of Frontends that have any: FrontendLocal, FrontendLimited.
+	Flags map[bpf.FrontendKey]bpf.FrontendFlags
+
+	// Local are the backends for the frontends with FrontendLocal: those on this
+	// node. Where there are none, connections are dropped, or, if Backends is
+	// empty too, refused. nil and no such frontend: nothing is written for it.
+	Local []netip.AddrPort
+
+	// Affinity is for how long after its last connection a client keeps its
+	// backend, in whole seconds up to MaxAffinity; 0: not at all.
+	Affinity time.Duration
+
+	// Ranges are the clients that frontends with FrontendLimited let in; others are dropped.
+	Ranges []netip.Prefix
 
 	// AllowEmpty lets a Service have no backend: its connections are refused.
 	// Never set for the API service (design rule "never empty").
