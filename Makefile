@@ -41,17 +41,19 @@ test: setup-test build ## every test, with the race detector, as root (by sudo w
 	.ci/test $(PKG)
 
 .PHONY: test-vm
-test-vm: setup-vm ## the kernel's part of the tests on Debian's kernels, in virtual machines; VM=5.10 for one, VM_KERNEL=FILE for another
+test-vm: setup-vm ## the kernel's part of the tests on Debian's kernels, and short lives of whole systems; VM=5.10 for one, VM_KERNEL=FILE for another
 	$(GO) build -buildvcs=false -o bin/test-vm ./test/vm/run
-	bin/test-vm -vm '$(VM)' -suite '$(SUITE)' -kernel '$(VM_KERNEL)' -modules '$(VM_MODULES)'
+	bin/test-vm -boot +short -vm '$(VM)' -suite '$(SUITE)' -kernel '$(VM_KERNEL)' -modules '$(VM_MODULES)'
 
 .PHONY: test-boot
-test-boot: setup-vm ## whole systems with their systemd, booted several times: install, reboot, cut of power, uninstall; SYSTEM=debian12 for one
+test-boot: setup-vm ## whole systems with their systemd, booted several times: install, reboot, cut of power, uninstall; SYSTEM=debian12 BOOT=life for one
 	$(GO) build -buildvcs=false -o bin/test-vm ./test/vm/run
-	bin/test-vm -boot -system '$(SYSTEM)'
+	bin/test-vm -boot all -system '$(SYSTEM)' -path '$(BOOT)'
 
 .PHONY: test-all
-test-all: test test-vm test-boot ## every test there is
+test-all: test setup-vm ## every test there is
+	$(GO) build -buildvcs=false -o bin/test-vm ./test/vm/run
+	bin/test-vm -boot +all
 
 .PHONY: fuzz
 fuzz: ## every fuzz test for FUZZTIME (10s)

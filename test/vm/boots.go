@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,28 +24,47 @@ const (
 	systemCmdline = "systemd.unit=multi-user.target systemd.journald.forward_to_console=1"
 )
 
+// jobsUnit runs the tests of a boot when all others have started.
+const (
+	jobsUnit     = "vm-jobs.service"
+	jobsUnitText = `# Runs the tests of this boot, and tells the host.
+[Unit]
+After=kubelet.service
+
+[Service]
+Type=exec
+ExecStart=/run/vm/init jobs
+KillMode=process
+`
+)
+
 // systemModules are for the disk and for the stand-ins: a system's disk has no modules on it.
 var systemModules = []string{"virtio_pci", "virtio_blk", "dummy"}
 
-// RunSystems boots systems through all stages and returns a result for each stage that was come to. An error is one of
-// the runner's own.
-func (r *Runner) RunSystems(ctx context.Context, systems []System) ([]Result, error) {
+// RunSystems boots systems through the paths that are for them, and returns a result for each stage that was come to. An
+// error is one of the runner's own.
+func (r *Runner) RunSystems(ctx context.Context, systems []System, paths []Path) ([]Result, error) {
 	emulator, err := r.emulator(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("get a qemu from version 8 on: %w", err)
 	}
 	var results []Result
 	for _, s := range systems {
-		of, err := r.runSystem(ctx, emulator, s)
-		results = append(results, of...)
-		if err != nil {
-			return results, fmt.Errorf("run the system %s: %w", s.Name, err)
+		for _, p := range paths {
+			if !p.On(s.Name) {
+				continue
+			}
+			of, err := r.runPath(ctx, emulator, s, p)
+			results = append(results, of...)
+			if err != nil {
+				return results, fmt.Errorf("run %s on the system %s: %w", p.Name, s.Name, err)
+			}
 		}
 	}
 	return results, nil
 }
 
-func (r *Runner) runSystem(ctx context.Context, e qemu.Emulator, s System) ([]Result, error) {
+func (r *Runner) runPath(ctx context.Context, e qemu.Emulator, s System, p Path) ([]Result, error) {
 	kernels, err := Select(s.Kernel)
 	if err != nil {
 		return nil, err
@@ -53,15 +73,15 @@ func (r *Runner) runSystem(ctx context.Context, e qemu.Emulator, s System) ([]Re
 	if err != nil {
 		return nil, err
 	}
-	pristine, err := r.disk(ctx, s)
+	pristine, err := r.disk(ctx, s, p.Packages)
 	if err != nil {
 		return nil, err
 	}
-	bin, err := r.binaries(ctx, k.Arch, []Suite{Stages[0].Suite})
+	bin, err := r.stageBinaries(ctx, k.Arch, p)
 	if err != nil {
 		return nil, err
 	}
-	logs := filepath.Join(r.Cache, "logs", s.Name)
+	logs := filepath.Join(r.Cache, "logs", s.Name, p.Name)
 	if err := os.RemoveAll(logs); err != nil {
 		return nil, err
 	}
@@ -72,11 +92,14 @@ func (r *Runner) runSystem(ctx context.Context, e qemu.Emulator, s System) ([]Re
 	if err := command(ctx, "cp", "--sparse=always", pristine, disk); err != nil {
 		return nil, err
 	}
-	fmt.Fprintf(r.Out, "%s: kernel %s on %s\n", s.Name, k.Name, e.Name)
+	fmt.Fprintf(r.Out, "%s, %s: kernel %s on %s\n", s.Name, p.Name, k.Name, e.Name)
 	k.Name = s.Name
 	var results []Result
-	for _, stage := range Stages {
-		result, err := r.bootSystem(ctx, e, k, stage, filepath.Join(bin, Stages[0].Name+".test"), disk)
+	for _, stage := range p.Stages {
+		result, err := r.bootSystem(ctx, e, k, p, stage, bin, disk)
+		for i := range result {
+			result[i].Suite = p.Name + "/" + result[i].Suite
+		}
 		results = append(results, result...)
 		if err != nil || len(result) == 0 || result[0].Verdict != Passed {
 			return results, err
@@ -85,18 +108,33 @@ func (r *Runner) runSystem(ctx context.Context, e qemu.Emulator, s System) ([]Re
 	return results, os.Remove(disk)
 }
 
+// stageBinaries builds what the stages of a path run, and returns where it is.
+func (r *Runner) stageBinaries(ctx context.Context, arch string, p Path) (string, error) {
+	var suites []Suite
+	for _, stage := range p.Stages {
+		s := Suite{Name: stageBinary(stage), Package: stage.Package}
+		if !slices.ContainsFunc(suites, func(had Suite) bool { return had.Name == s.Name }) {
+			suites = append(suites, s)
+		}
+	}
+	return r.binaries(ctx, arch, suites)
+}
+
+// stageBinary is the name of the program with a stage's tests: one for each package.
+func stageBinary(s Stage) string { return strings.ReplaceAll(s.Package, "/", "-") }
+
 // bootSystem boots a system once.
-func (r *Runner) bootSystem(ctx context.Context, e qemu.Emulator, k Kernel, stage Stage, tests, disk string) ([]Result, error) {
+func (r *Runner) bootSystem(ctx context.Context, e qemu.Emulator, k Kernel, p Path, stage Stage, bin, disk string) ([]Result, error) {
 	logs := filepath.Dir(disk)
 	initramfs := filepath.Join(logs, "initramfs")
-	if err := r.writeSystemInitramfs(initramfs, k, stage, tests); err != nil {
+	if err := r.writeSystemInitramfs(initramfs, k, p, stage, bin); err != nil {
 		return nil, err
 	}
 	defer os.Remove(initramfs)
 	console := filepath.Join(logs, "console-"+stage.Name+".log")
 	c := collector{Runner: r, kernel: k, suites: []Suite{stage.Suite}, logs: logs, began: time.Now()}
 	err := e.Boot(ctx, qemu.Machine{
-		Kernel: k.Image, Initramfs: initramfs, Cmdline: systemCmdline + " " + stage.Cmdline, Disk: disk,
+		Kernel: k.Image, Initramfs: initramfs, Cmdline: strings.Join([]string{systemCmdline, p.Cmdline, stage.Cmdline}, " "), Disk: disk,
 		MemoryMB: memoryMB, Console: console, Grace: systemGrace,
 	}, c.bound, c.event)
 	var broken *qemu.EmulatorError
@@ -108,31 +146,26 @@ func (r *Runner) bootSystem(ctx context.Context, e qemu.Emulator, k Kernel, stag
 }
 
 // writeSystemInitramfs writes what starts the system, and what the test adds to it without writing to its disk.
-func (r *Runner) writeSystemInitramfs(file string, k Kernel, stage Stage, tests string) error {
+func (r *Runner) writeSystemInitramfs(file string, k Kernel, p Path, stage Stage, bin string) error {
 	var root qemu.Initramfs
-	bin := filepath.Dir(tests)
 	ours := strings.TrimPrefix(wire.SystemDir, "/") + "/"
 	for name, from := range map[string]string{
-		"init": filepath.Join(bin, "init"), ours + "init": filepath.Join(bin, "init"),
-		ours + "firsthop": filepath.Join(bin, "firsthop"), ours + "tests/" + stage.Name: tests,
+		"init": "init", ours + "init": "init", ours + "firsthop": "firsthop", ours + "tests/" + stage.Name: stageBinary(stage) + ".test",
 	} {
-		if err := root.AddFile(name, from); err != nil {
+		if err := root.AddFile(name, filepath.Join(bin, from)); err != nil {
 			return err
 		}
 	}
 	root.AddDir(ours + "src/" + stage.Package)
-	units := ours + wire.SystemRun + "/systemd/system"
-	if err := root.AddTree(units, filepath.Join(r.Repository, stage.Package, "testdata/units"), nil); err != nil {
+	if err := r.addUnits(&root, stage); err != nil {
 		return err
 	}
-	entries, err := os.ReadDir(filepath.Join(r.Repository, stage.Package, "testdata/units"))
-	if err != nil {
-		return err
+	for _, to := range slices.Sorted(maps.Keys(stage.Put)) {
+		if err := r.put(&root, ours+wire.SystemRun+"/"+to, stage.Put[to]); err != nil {
+			return err
+		}
 	}
-	for _, unit := range entries {
-		root.AddLink(units+"/multi-user.target.wants/"+unit.Name(), "../"+unit.Name())
-	}
-	mods, _, err := qemu.Modules(k.Modules, systemModules...) // what is absent may be built in
+	mods, _, err := qemu.Modules(k.Modules, slices.Concat(systemModules, p.Modules)...) // what is absent may be built in
 	if err != nil {
 		return err
 	}
@@ -155,18 +188,40 @@ func (r *Runner) writeSystemInitramfs(file string, k Kernel, stage Stage, tests 
 	return root.WriteFile(file)
 }
 
-// SelectSystems returns the systems of a comma-separated list, all for an empty one.
-func SelectSystems(list string) ([]System, error) {
-	if list == "" {
-		return Systems, nil
+// addUnits adds the units of a stage's package, and has systemd start them all: those that are not for every boot have
+// a condition on the kernel's command line.
+func (r *Runner) addUnits(root *qemu.Initramfs, stage Stage) error {
+	units := strings.TrimPrefix(wire.SystemDir, "/") + "/" + wire.SystemRun + "/systemd/system"
+	names := []string{jobsUnit}
+	root.AddData(units+"/"+jobsUnit, []byte(jobsUnitText), 0o644)
+	dir := filepath.Join(r.Repository, stage.Package, "testdata/units")
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
 	}
-	var selected []System
-	for name := range strings.SplitSeq(list, ",") {
-		i := slices.IndexFunc(Systems, func(s System) bool { return s.Name == strings.TrimSpace(name) })
-		if i < 0 {
-			return nil, fmt.Errorf("find the system %q: see systems.go for those that there are", name)
+	for _, e := range entries {
+		if err := r.put(root, units+"/"+e.Name(), filepath.Join(stage.Package, "testdata/units", e.Name())); err != nil {
+			return err
 		}
-		selected = append(selected, Systems[i])
+		names = append(names, e.Name())
 	}
-	return selected, nil
+	for _, name := range names {
+		if filepath.Ext(name) != ".d" {
+			root.AddLink(units+"/multi-user.target.wants/"+name, "../"+name)
+		}
+	}
+	return nil
+}
+
+// put adds a file or a directory of the repository.
+func (r *Runner) put(root *qemu.Initramfs, to, from string) error {
+	from = filepath.Join(r.Repository, from)
+	info, err := os.Stat(from)
+	if err != nil {
+		return err
+	}
+	if info.IsDir() {
+		return root.AddTree(to, from, nil)
+	}
+	return root.AddFile(to, from)
 }

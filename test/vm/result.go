@@ -85,7 +85,7 @@ func (r Result) line() string {
 func Report(w io.Writer, results []Result) (ok bool) {
 	ok = len(results) > 0
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "KERNEL\tSUITE\tRESULT\tSECONDS\tDETAIL")
+	fmt.Fprintln(t, "KERNEL OR SYSTEM\tSUITE\tRESULT\tSECONDS\tDETAIL")
 	for _, r := range results {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%.1f\t%s\n", r.Kernel, r.Suite, r.Verdict, r.Took.Seconds(), r.Detail)
 		ok = ok && r.Verdict == Passed

@@ -2,6 +2,8 @@ package vm
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"os/exec"
@@ -26,36 +28,6 @@ var Systems = []System{
 	{Name: "debian13", Suites: []string{"trixie", "trixie-security"}, Kernel: "6.12"},
 }
 
-// Stage is one boot of a system: what is tested in it, and how it ends.
-type Stage struct {
-	Suite
-	Cut     bool   // the power is cut at the end; otherwise the system is shut down
-	Cmdline string // for the kernel; units can depend on it (ConditionKernelCommandLine=)
-}
-
-// Stages are booted one after the other with the same disk. After one that did not pass, the rest has no meaning.
-var Stages = []Stage{
-	{Suite: stage("install", "Install"), Cut: false},
-	{Suite: stage("reboot", "Boot"), Cut: true},
-	{Suite: stage("power-cut", "Boot|Uninstall"), Cut: false},
-	{Suite: stage("removed", "NoTrace"), Cut: false},
-	// Cut in the middle: at the first thing that install makes, at its copy of the program, at its last.
-	{Suite: stage("cut-1", "CutInstall", cutAt+"/var/lib/firsthop"), Cut: true},
-	{Suite: stage("cut-2", "AfterCut|CutInstall", cutAt+"/opt/firsthop/bin/"), Cut: true},
-	{Suite: stage("cut-3", "AfterCut|CutInstall", cutAt+"/etc/systemd/system/firsthop-init.service"), Cut: true},
-	{Suite: stage("cut-4", "AfterCut|CutInstall", cutAt+"/etc/systemd/system/multi-user.target.wants/firsthop-init.service"), Cut: true},
-	{Suite: stage("again", "InstallAgain|CutInit", cutAt+"/var/lib/firsthop/apiserver.json"), Cut: true},
-	{Suite: stage("no-bpffs", "Boot|BPFFSWasUnmounted"), Cmdline: "vm.no-bpffs"},
-	{Suite: stage("moved", "Boot|AllButOneMoved"), Cmdline: "vm.moved"},
-	{Suite: stage("last", "Boot|Uninstall"), Cut: false},
-}
-
-const cutAt = "FIRSTHOP_VM_CUT_AT="
-
-func stage(name, tests string, env ...string) Suite {
-	return Suite{Name: name, Package: "test/vm/boot", Run: "^Test(" + tests + ")$", Seconds: 240, Env: env}
-}
-
 // systemPackages are what a node's system has at least, and what the tests look with.
 var systemPackages = []string{
 	"base-files", "base-passwd", "bash", "coreutils", "dash", "dbus", "findutils", "grep", "hostname", "iproute2", "kmod",
@@ -67,11 +39,14 @@ var unusedBySystem = []string{"adduser", "debconf", "dpkg", "libperl5.36", "pass
 
 const diskSize = "1G" // a sparse file
 
-// disk returns the image of a system's disk, as it was never booted. It must not be written to.
-func (r *Runner) disk(ctx context.Context, s System) (string, error) {
+// disk returns the image of a system's disk with more packages, as it was never booted. It must not be written to.
+func (r *Runner) disk(ctx context.Context, s System, more []string) (string, error) {
+	packages := slices.Concat(systemPackages, more)
+	slices.Sort(packages)
+	sum := sha256.Sum256([]byte(strings.Join(packages, " ")))
 	tree, err := r.archive("amd64").Fetch(ctx, debian.Request{
-		Suites: s.Suites, Packages: systemPackages, Key: "systemd",
-		Keep: func(name string) bool { return !slices.Contains(unusedBySystem, name) },
+		Suites: s.Suites, Packages: packages, Key: "systemd", Variant: hex.EncodeToString(sum[:4]),
+		Keep: func(name string) bool { return slices.Contains(more, name) || !slices.Contains(unusedBySystem, name) },
 	})
 	if err != nil {
 		return "", err

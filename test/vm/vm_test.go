@@ -2,6 +2,7 @@ package vm
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -52,7 +53,7 @@ func TestReportIsGreenOnlyIfAllPassed(t *testing.T) {
 		ok      bool
 		says    string
 	}{
-		{"all passed", []Result{passed}, true, "6.1     bpf    pass    1.5      36 tests"},
+		{"all passed", []Result{passed}, true, "bpf    pass    1.5      36 tests"},
 		{"one hung", []Result{passed, {Kernel: "6.1", Suite: "nat", Verdict: Hung, Log: "/logs/nat.log"}}, false, "see /logs/nat.log"},
 		{"nothing was run", nil, false, "KERNEL"},
 	} {
@@ -84,27 +85,45 @@ func TestSelect(t *testing.T) {
 	}
 }
 
-// TestSystemsAndStages keeps the tables to what is there: a misspelt test would only be noticed after minutes of booting.
-func TestSystemsAndStages(t *testing.T) {
+// TestSystemsAndPaths keeps the tables to what is there: a misspelt test would only be noticed after minutes of booting.
+func TestSystemsAndPaths(t *testing.T) {
 	for _, s := range Systems {
 		if _, err := Select(s.Kernel); err != nil {
 			t.Errorf("%s: %v", s.Name, err)
 		}
 	}
-	var source []byte
-	for _, file := range []string{"boot/boot_test.go", "boot/cut_test.go"} {
+	for _, p := range Paths {
+		for _, name := range p.Systems {
+			if _, err := SelectSystems(name); err != nil {
+				t.Errorf("%s: %v", p.Name, err)
+			}
+		}
+		for _, s := range p.Stages {
+			source := sourceOf(t, s.Package)
+			names := strings.TrimSuffix(strings.TrimPrefix(s.Run, "^Test("), ")$")
+			for name := range strings.SplitSeq(names, "|") {
+				if !strings.Contains(source, "func Test"+name+"(") {
+					t.Errorf("%s/%s runs Test%s, which is not there", p.Name, s.Name, name)
+				}
+			}
+		}
+	}
+}
+
+// sourceOf is all tests of a package.
+func sourceOf(t *testing.T, pkg string) string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join("../..", pkg, "*_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var source strings.Builder
+	for _, file := range files {
 		data, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
-		source = append(source, data...)
+		source.Write(data)
 	}
-	for _, s := range Stages {
-		names := strings.TrimSuffix(strings.TrimPrefix(s.Run, "^Test("), ")$")
-		for name := range strings.SplitSeq(names, "|") {
-			if !strings.Contains(string(source), "func Test"+name+"(") {
-				t.Errorf("%s runs Test%s, which is not there", s.Name, name)
-			}
-		}
-	}
+	return source.String()
 }

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // before has what was on the disk before firsthop came.
@@ -15,8 +17,8 @@ const before = "/var/lib/vm-before"
 func greeted(saw string) bool { return saw == greeting }
 func refused(saw string) bool { return strings.HasPrefix(saw, "dial tcp "+vip) }
 
-// TestInstall is for a system that has never seen firsthop.
-func TestInstall(t *testing.T) {
+// TestBefore is for a system that has never seen firsthop.
+func TestBefore(t *testing.T) {
 	needsSystem(t)
 	wantKubelet(t, refused) // or else the stand-in shows nothing
 	if got := visit(server); got != greeting {
@@ -25,6 +27,12 @@ func TestInstall(t *testing.T) {
 	if err := os.WriteFile(before, []byte(strings.Join(onDisk(t), "\n")), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	unix.Sync() // of the list only: install comes after it, and must see to its own files
+}
+
+// TestInstall comes after TestBefore, in the same boot.
+func TestInstall(t *testing.T) {
+	needsSystem(t)
 
 	addresses := []string{"--service-ips", vip, "--endpoints", servers}
 	firsthop(t, append([]string{"install"}, addresses...)...)

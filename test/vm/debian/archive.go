@@ -37,6 +37,8 @@ type Request struct {
 	Keep func(name string) bool
 	// Key is what the name of the package begins with whose name and version are the cache's key.
 	Key string
+	// Variant tells two requests with one Key and Suites apart, whose Packages differ. It is a part of a file's name.
+	Variant string
 }
 
 // Tree is where packages were unpacked, with no script of theirs run.
@@ -72,6 +74,9 @@ func (a Archive) Fetch(ctx context.Context, r Request) (Tree, error) {
 	}
 	// No colons: they separate directories in lists such as a linker's.
 	name := strings.ReplaceAll(key.name+"_"+key.version+"_"+a.Arch, ":", "%3a")
+	if r.Variant != "" {
+		name += "_" + r.Variant
+	}
 	tree := Tree{filepath.Join(a.Dir, "packages", name), key.version}
 	if _, err := os.Stat(tree.Dir); err == nil {
 		return tree, nil

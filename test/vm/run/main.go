@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/firsthop/firsthop/test/vm"
@@ -27,8 +28,9 @@ func main() {
 func run(ctx context.Context) error {
 	names := flag.String("vm", "", "kernels to run, comma-separated; all by default")
 	suites := flag.String("suite", "", "suites to run, comma-separated; all by default")
-	boot := flag.Bool("boot", false, "boot systems instead of running suites on kernels")
+	boot := flag.String("boot", "", "boot systems instead of running suites on kernels: all or short; with +, as +short, both")
 	systems := flag.String("system", "", "with -boot: systems to boot, comma-separated; all by default")
+	paths := flag.String("path", "", "with -boot: paths to boot them on, comma-separated")
 	image := flag.String("kernel", "", "a kernel image to run instead")
 	modules := flag.String("modules", "", "the directory with its modules, if it needs any")
 	verbose := flag.Bool("v", false, "print all output")
@@ -61,14 +63,15 @@ func run(ctx context.Context) error {
 	}
 	start := time.Now()
 	var results []vm.Result
-	if *boot {
-		var selected []vm.System
-		if selected, err = vm.SelectSystems(*systems); err != nil {
-			return err
-		}
-		results, err = r.RunSystems(ctx, selected)
-	} else {
+	which, both := strings.CutPrefix(*boot, "+")
+	selected := *names+*suites+*image != ""
+	if which == "" || both {
 		results, err = r.Run(ctx, kernels, *suites)
+	}
+	if err == nil && which != "" && !(both && selected) {
+		var booted []vm.Result
+		booted, err = runSystems(ctx, r, which, *systems, *paths)
+		results = append(results, booted...)
 	}
 	fmt.Println()
 	ok := vm.Report(os.Stdout, results)
@@ -80,4 +83,23 @@ func run(ctx context.Context) error {
 		return errors.New("not all passed")
 	}
 	return nil
+}
+
+// runSystems boots what was selected.
+func runSystems(ctx context.Context, r vm.Runner, which, systems, paths string) ([]vm.Result, error) {
+	on, err := vm.SelectSystems(systems)
+	if err != nil {
+		return nil, err
+	}
+	chosen, err := vm.SelectPaths(paths)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case which == "short" && paths == "":
+		chosen = vm.ShortPaths()
+	case which != "short" && which != "all":
+		return nil, fmt.Errorf("boot %q: want short or all", which)
+	}
+	return r.RunSystems(ctx, on, chosen)
 }
