@@ -146,8 +146,12 @@ func isDir(path string) bool {
 // uses to what only remembers. The list of changes goes last.
 func (u *uninstall) remove(ctx context.Context) error {
 	if !u.Own() {
-		if _, err := units.Uninstall(ctx, u.unitsConfig()); err != nil {
+		rep, err := units.Uninstall(ctx, u.unitsConfig())
+		if err != nil {
 			return err
+		}
+		for _, w := range rep.Warnings {
+			u.Log.Warn(w)
 		}
 	}
 	if err := removeAttached(u.bpffs, u.cgroup, u.volatile); err != nil {

@@ -46,6 +46,20 @@ const (
 	mountLink   = systemDir + "/local-fs.target.wants/sys-fs-bpf.mount"
 )
 
+const pkgPath = "/usr/lib/systemd/system/" + ServiceName
+
+var pkgUnit, ourService = func() (string, string) {
+	pkg, err := PackageUnit()
+	if err != nil {
+		panic(err)
+	}
+	opts, err := ServiceUnit(Config{}, 252)
+	if err != nil {
+		panic(err)
+	}
+	return string(pkg), string(render(opts))
+}()
+
 var ourMount = string(render(MountUnit(DefaultBPFFS)))
 
 func TestInstall(t *testing.T) {
@@ -84,6 +98,16 @@ func TestInstall(t *testing.T) {
 			[]string{"masked by /run/"}},
 		{"a packaged unit is enabled and not hidden by one of ours", with(systemd252, "/usr/lib/systemd/system/"+ServiceName, "[Install]\nWantedBy=multi-user.target\n"),
 			binary + "enable " + ServiceName, true, []string{"is there already"}},
+		{"a packaged unit's program is not copied", with(systemd252, pkgPath, pkgUnit, PackageProgram, "ELF"),
+			"enable " + ServiceName, true, []string{"After a reboot the package's " + ServiceName + " (" + pkgPath + ")"}},
+		{"a packaged unit that is enabled leaves nothing to do", with(systemd252, pkgPath, pkgUnit, PackageProgram, "ELF", serviceLink, "-> "+pkgPath),
+			"", true, []string{pkgPath + " is there already"}},
+		{"a packaged unit whose program is gone is warned of", with(systemd252, pkgPath, pkgUnit),
+			"enable " + ServiceName, false, []string{PackageProgram + ", which is not there"}},
+		{"what we installed before the package is handed over to it", with(systemd252, pkgPath, pkgUnit, PackageProgram, "ELF", servicePath, ourService, serviceLink, "-> "+servicePath),
+			"link " + serviceLink + "\nremove " + servicePath, true, []string{"is ours and goes, because it hides " + pkgPath}},
+		{"an administrator's version of a packaged unit stays", with(systemd252, pkgPath, pkgUnit, PackageProgram, "ELF", servicePath, pkgUnit+"# edited\n", serviceLink, "-> "+servicePath),
+			"", true, []string{servicePath + " hides " + pkgPath}},
 		{"a drop-in is kept", with(systemd252, servicePath+".d/local.conf", "[Service]\nTimeoutStartSec=5s\n"), binary + service, true,
 			[]string{"local.conf applies and is left"}},
 		{"a drop-in that hides our mounts is warned of", with(systemd252, servicePath+".d/local.conf", "[Service]\nProtectHome=no\nPrivateTmp=yes\n"), binary + service, true,

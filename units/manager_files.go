@@ -78,7 +78,12 @@ func (m *files) refused(name string) bool {
 // find returns the unit file that systemd would load, with the links on the
 // way followed as far as we need it; at is "" when there is none.
 func (m *files) find(name string) (n node, at string, err error) {
-	for _, dir := range searchPath {
+	return m.findIn(searchPath, name)
+}
+
+// findIn is find for some of the directories.
+func (m *files) findIn(dirs []string, name string) (n node, at string, err error) {
+	for _, dir := range dirs {
 		at = path.Join(dir, name)
 		n, err = m.t.look(at)
 		if err != nil || n.exists {

@@ -38,6 +38,13 @@ func (p *planner) installSystemd(ctx context.Context) error {
 		p.r.Statement = "Nothing of firsthop starts at boot, because " + ServiceName + " is masked. " + p.bpffsStatement(false)
 		return nil
 	}
+	pkg, pkgAt, err := p.files().findIn(packagePath, ServiceName)
+	if err != nil {
+		return err
+	}
+	if pkgAt != "" && !pkg.isMasked() {
+		return p.installPackaged(ctx, pkg, pkgAt)
+	}
 	runnable, err := p.binary()
 	if err != nil {
 		return err
@@ -54,30 +61,32 @@ func (p *planner) installSystemd(ctx context.Context) error {
 	}
 	own := path.Join(systemDir, ServiceName)
 	data := render(opts)
-	if at != "" && !slices.Contains([]string{systemDir, "/run/systemd/system"}, path.Dir(at)) {
-		// A package's unit. One in /etc would hide it, upgrades included.
-		p.note("%s is there already: it is enabled and used as it is", at)
-		own, data = at, svc.data
-	} else if err := p.text(own, data, 0o644); err != nil {
+	if err := p.text(own, data, 0o644); err != nil {
 		return err
 	}
 	if err := p.enable(ServiceName, data); err != nil {
 		return err
 	}
+	return p.finishSystemd(ctx, own, path.Dir(BinaryPath), runnable, ServiceName)
+}
+
+// finishSystemd plans and says what is the same for our unit and a package's:
+// own is its path, whose its name in the statement.
+func (p *planner) finishSystemd(ctx context.Context, own, programDir string, runnable bool, whose string) error {
 	p.dropIns()
 	p.preset(ServiceName)
 	if err := p.reload(ctx, own); err != nil {
 		return err
 	}
 	p.r.Survives = runnable
-	for _, dir := range []string{systemDir, path.Dir(BinaryPath)} {
+	for _, dir := range []string{systemDir, programDir} {
 		gone, err := p.volatile(dir)
 		if err != nil {
 			return err
 		}
 		p.r.Survives = p.r.Survives && !gone
 	}
-	p.r.Statement = "After a reboot " + ServiceName + " makes the Service IP work before the kubelet starts, from the last known good addresses. " + p.bpffsStatement(true)
+	p.r.Statement = "After a reboot " + whose + " makes the Service IP work before the kubelet starts, from the last known good addresses. " + p.bpffsStatement(true)
 	if !p.r.Survives {
 		p.r.Statement = "The Service IP does not survive a reboot, see the warnings. " + p.bpffsStatement(false)
 	}

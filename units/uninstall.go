@@ -27,6 +27,14 @@ func (p *planner) uninstall(ctx context.Context) error {
 		return err
 	}
 	p.r.Statement = "After a reboot nothing of firsthop starts on this host."
+	stays, err := p.staysEnabled()
+	if err != nil {
+		return err
+	}
+	if stays != "" {
+		p.r.Statement = "After a reboot " + stays + " starts firsthop again, which is a package's: remove the package, or disable the unit."
+		p.warn("%s is a package's and stays enabled: remove the package, or systemctl disable %s, or it starts firsthop again at the next boot", stays, ServiceName)
+	}
 	return nil
 }
 

@@ -95,6 +95,11 @@ func service(name, value string) *unit.UnitOption {
 // It waits for no network: a connect is answered by our program before the
 // kernel looks for a route.
 func ServiceUnit(c Config, version int) ([]*unit.UnitOption, error) {
+	return serviceUnit(c, BinaryPath, version)
+}
+
+// serviceUnit is ServiceUnit for a program in any place.
+func serviceUnit(c Config, program string, version int) ([]*unit.UnitOption, error) {
 	c, err := c.withDefaults()
 	if err != nil {
 		return nil, err
@@ -103,11 +108,11 @@ func ServiceUnit(c Config, version int) ([]*unit.UnitOption, error) {
 	opts := []*unit.UnitOption{
 		head("Description", "firsthop: the Kubernetes API Service works before the kubelet starts"),
 		head("Documentation", "https://github.com/firsthop/firsthop"),
-		head("ConditionPathExists", BinaryPath),
+		head("ConditionPathExists", program),
 		// Not the bpffs: from 239 on it has no unit file, and RequiresMountsFor=
 		// would do nothing; below, a failed mount unit would keep us from
 		// mounting it ourselves, which After= and Wants= do not.
-		head("RequiresMountsFor", path.Dir(BinaryPath)+" "+quoteWord(c.StateDir)),
+		head("RequiresMountsFor", path.Dir(program)+" "+quoteWord(c.StateDir)),
 	}
 	if needsMountUnit(c, version) {
 		opts = append(opts,
@@ -122,7 +127,7 @@ func ServiceUnit(c Config, version int) ([]*unit.UnitOption, error) {
 		service("RemainAfterExit", "yes"),
 		service("TimeoutStartSec", "30s"),
 		service("EnvironmentFile", "-"+EnvironmentFile),
-		service("ExecStart", execLine(BinaryPath, c.Args)),
+		service("ExecStart", execLine(program, c.Args)),
 	)
 	opts = append(opts, hardening(version)...)
 	return append(opts, unit.NewUnitOption("Install", "WantedBy", "multi-user.target")), nil

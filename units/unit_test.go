@@ -55,6 +55,7 @@ func TestGoldenUnits(t *testing.T) {
 		Args: []string{"init", "--boot", "--bpffs", "/run/test one/bpf", "--note=$HOME %h \"q\" \\ ;", ";", ""},
 	}, 252)))
 	golden(t, "sys-fs-bpf.mount", render(MountUnit(DefaultBPFFS)))
+	golden(t, "firsthop-init-package.service", []byte(pkgUnit))
 	script, err := OpenRCScript(Config{Args: []string{"init", "--boot", "--note", "it's $HOME"}})
 	if err != nil {
 		t.Fatal(err)
