@@ -6,6 +6,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -161,6 +162,9 @@ func TestProductCodeKeepsTheHabits(t *testing.T) {
 				return err
 			}
 			if d.IsDir() && (d.Name() == "testdata" || strings.HasSuffix(d.Name(), "test")) { // see isTestSupport
+				return fs.SkipDir
+			}
+			if _, err := os.Stat(filepath.Join(path, "go.mod")); d.IsDir() && err == nil { // a module of its own: tools
 				return fs.SkipDir
 			}
 			if d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
