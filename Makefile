@@ -10,6 +10,8 @@ BENCH    ?= .
 PKG      ?= ./...
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  := -s -w -X main.version=$(VERSION)
+PRODUCT  := $(GO) build -trimpath -buildvcs=false -tags urfave_cli_no_docs -ldflags '$(LDFLAGS)'
+IMAGE    ?= ghcr.io/firsthop/firsthop
 
 # The product has no C in it. Only the race detector needs it: see test.
 export CGO_ENABLED = 0
@@ -18,7 +20,16 @@ export CGO_ENABLED = 0
 
 .PHONY: build
 build: ## bin/firsthop: one static binary (GOARCH=arm64 for the other one)
-	$(GO) build -trimpath -buildvcs=false -tags urfave_cli_no_docs -ldflags '$(LDFLAGS)' -o bin/firsthop ./cmd/firsthop
+	$(PRODUCT) -o bin/firsthop ./cmd/firsthop
+
+.PHONY: image
+image: ## bin/image: the container image for amd64 and arm64, the same each time, made without a container daemon
+	for arch in amd64 arm64; do GOARCH=$$arch $(PRODUCT) -o bin/image/firsthop-$$arch ./cmd/firsthop; done
+	cd deploy/build && $(GO) run -buildvcs=false ./image -out ../../bin/image \
+		-name '$(IMAGE)' -version '$(VERSION)' -revision "$$(git rev-parse HEAD)" \
+		-source-date-epoch "$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}" \
+		-binary amd64=../../bin/image/firsthop-amd64 -binary arm64=../../bin/image/firsthop-arm64 \
+		-license ../../LICENSE -license ../../bpf/LICENSE-BSD-2-Clause -license ../../bpf/LICENSE-GPL-2.0
 
 .PHONY: generate
 generate: setup-bpf ## compile the BPF programs; the objects are committed, so building needs no clang
