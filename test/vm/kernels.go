@@ -21,6 +21,8 @@ type Kernel struct {
 
 	// Image and Modules are files of the host's instead of a package; Modules may be empty.
 	Image, Modules string
+
+	release string // what `uname -r` will say; known once it was fetched
 }
 
 // Kernels are those that make test-vm runs.
@@ -29,6 +31,7 @@ var Kernels = []Kernel{
 	{Name: "6.1", Suites: [][]string{{"bookworm", "bookworm-security"}}, Package: "linux-image-cloud-amd64", Arch: "amd64", Like: "6.1"},
 	{Name: "6.12", Suites: [][]string{{"trixie", "trixie-security"}}, Package: "linux-image-cloud-amd64", Arch: "amd64", Like: "6.12"},
 	{Name: "newest", Suites: [][]string{{"trixie", "trixie-backports"}, {"sid"}}, Package: "linux-image-cloud-amd64", Arch: "amd64", Like: "6.18"},
+	{Name: "6.12-arm64", Suites: [][]string{{"trixie", "trixie-security"}}, Package: "linux-image-cloud-arm64", Arch: "arm64", Like: "6.12"},
 }
 
 // modules are what the tests use and a kernel may have built as modules, for the machine and for the suites.
@@ -38,13 +41,13 @@ var modules = []string{
 
 // GivenKernel is an image that somebody has. What it must have is read off its release.
 func GivenKernel(image, modules string) (Kernel, error) {
-	release, err := qemu.Release(image)
+	read, err := qemu.ReadImage(image)
 	if err != nil {
 		return Kernel{}, err
 	}
-	k := Kernel{Name: release, Arch: "amd64", Image: image, Modules: modules}
-	if !strings.Contains(release, ".el8") && !strings.Contains(release, ".el9") { // they say one version and have more
-		k.Like = majorMinor(release)
+	k := Kernel{Name: read.Release, Arch: read.Arch, Image: image, Modules: modules}
+	if !strings.Contains(read.Release, ".el8") && !strings.Contains(read.Release, ".el9") { // they say one version and have more
+		k.Like = majorMinor(read.Release)
 	}
 	return k, nil
 }

@@ -17,29 +17,59 @@ import (
 	"github.com/firsthop/firsthop/test/vm/wire"
 )
 
-// emulator returns a qemu that all kernels run on: the machine's, or else Debian 13's, unpacked into the cache.
+// emulator returns a qemu that all kernels of amd64 run on.
 func (r *Runner) emulator(ctx context.Context) (qemu.Emulator, error) {
-	if e, ok := qemu.Installed(ctx); ok {
+	return r.emulatorOf(ctx, "amd64")
+}
+
+// emulatorOf returns a qemu that all kernels of an architecture run on: the machine's, or else Debian 13's, unpacked into
+// the cache.
+func (r *Runner) emulatorOf(ctx context.Context, arch string) (qemu.Emulator, error) {
+	p, err := qemu.PlatformOf(arch)
+	if err != nil {
+		return qemu.Emulator{}, err
+	}
+	if e, ok := p.Installed(ctx); ok {
 		return e, nil
 	}
 	tree, err := r.archive("amd64").Fetch(ctx, debian.Request{
-		Suites: []string{"trixie"}, Packages: []string{"qemu-system-x86"}, Key: "qemu-system-x86",
+		Suites: []string{"trixie"}, Packages: []string{p.Package}, Key: p.Package,
 	})
 	if err != nil {
 		return qemu.Emulator{}, err
 	}
-	return qemu.Unpacked(tree.Dir, tree.Version)
+	return p.Unpacked(tree.Dir, tree.Version)
 }
 
 func (r *Runner) archive(arch string) debian.Archive {
 	return debian.Archive{Dir: r.Cache, Arch: arch, Mirror: r.Mirror, Log: r.Out}
 }
 
-// fetch fills in a kernel's image and modules.
+// fetch fills in a kernel's image, modules and release.
 func (r *Runner) fetch(ctx context.Context, k Kernel) (Kernel, error) {
-	if k.Image != "" {
-		return k, nil
+	if k.Image == "" {
+		var err error
+		if k, err = r.fetchPackage(ctx, k); err != nil {
+			return k, err
+		}
 	}
+	image, err := qemu.ReadImage(k.Image)
+	if err != nil {
+		return k, err
+	}
+	if image.Arch != k.Arch {
+		return k, fmt.Errorf("run %s: it is of %s, not of %s", k.Image, image.Arch, k.Arch)
+	}
+	dir := filepath.Join(r.Cache, "images")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return k, err
+	}
+	err = image.Unpack(filepath.Join(dir, image.Release+"_"+image.Arch))
+	k.Image, k.release = image.File, image.Release
+	return k, err
+}
+
+func (r *Runner) fetchPackage(ctx context.Context, k Kernel) (Kernel, error) {
 	var errs []error
 	for _, suites := range k.Suites {
 		tree, err := r.archive(k.Arch).Fetch(ctx, debian.Request{
@@ -207,6 +237,6 @@ func (s Suite) job(k Kernel) wire.Job {
 	}
 }
 
-func manifest(jobs []wire.Job, modules []string) ([]byte, error) {
-	return json.Marshal(wire.Manifest{Port: "/dev/ttyS1", Modules: modules, Cgroups: "v2", Jobs: jobs})
+func manifest(port string, jobs []wire.Job, modules []string) ([]byte, error) {
+	return json.Marshal(wire.Manifest{Port: port, Modules: modules, Cgroups: "v2", Jobs: jobs})
 }

@@ -38,24 +38,20 @@ func (r *Runner) Run(ctx context.Context, kernels []Kernel, suiteList string) ([
 	if err != nil {
 		return nil, err
 	}
-	emulator, err := r.emulator(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("get a qemu from version 8 on: %w", err)
-	}
 	var results []Result
 	for _, k := range kernels {
+		emulator, err := r.emulatorOf(ctx, k.Arch)
+		if err != nil {
+			return results, fmt.Errorf("get a qemu for %s: %w", k.Arch, err)
+		}
 		if k, err = r.fetch(ctx, k); err != nil {
 			return results, fmt.Errorf("get the kernel %s: %w", k.Name, err)
 		}
-		release, err := qemu.Release(k.Image)
-		if err != nil {
-			return results, err
-		}
 		run := suites
-		if TooOld(release) {
+		if TooOld(k.release) {
 			run = refusal
 		}
-		fmt.Fprintf(r.Out, "%s: %s on %s\n", k.Name, release, emulator.Name)
+		fmt.Fprintf(r.Out, "%s: %s on %s\n", k.Name, k.release, emulator.Name)
 		of, err := r.runKernel(ctx, emulator, k, run)
 		results = append(results, of...)
 		if err != nil {
@@ -107,7 +103,7 @@ func (r *Runner) boot(ctx context.Context, e qemu.Emulator, k Kernel, bin string
 	for _, s := range suites {
 		jobs = append(jobs, s.job(k))
 	}
-	data, err := manifest(jobs, loaded)
+	data, err := manifest(e.Port, jobs, loaded)
 	if err != nil {
 		return nil, err
 	}

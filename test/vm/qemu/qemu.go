@@ -9,54 +9,11 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
 
 	"github.com/firsthop/firsthop/test/vm/wire"
 )
-
-// Emulator is a qemu.
-type Emulator struct {
-	argv []string // the command and flags that every machine needs
-	env  []string
-	Name string // its version, for people
-}
-
-// Installed is the qemu of this machine, if it is new enough: 7.2 corrupts the memory of kernels from 6.12 on.
-func Installed(ctx context.Context) (Emulator, bool) {
-	out, err := exec.CommandContext(ctx, "qemu-system-x86_64", "--version").Output()
-	if err != nil {
-		return Emulator{}, false
-	}
-	match := regexp.MustCompile(`version (\d+)\.\S+`).FindStringSubmatch(string(out))
-	if match == nil || len(match[1]) == 1 && match[1] < "8" {
-		return Emulator{}, false
-	}
-	return Emulator{argv: []string{"qemu-system-x86_64"}, Name: "qemu " + strings.TrimPrefix(match[0], "version ")}, true
-}
-
-// Unpacked is a qemu that was unpacked with all libraries that it needs. It is run by its own dynamic linker, so that it
-// works whatever C library this machine has.
-func Unpacked(root, version string) (Emulator, error) {
-	const triplet = "x86_64-linux-gnu"
-	lib := filepath.Join(root, "usr/lib", triplet)
-	linker := filepath.Join(lib, "ld-linux-x86-64.so.2")
-	if _, err := os.Stat(linker); err != nil {
-		return Emulator{}, err
-	}
-	return Emulator{
-		argv: []string{
-			linker, "--library-path", strings.Join([]string{lib, filepath.Join(root, "lib", triplet)}, ":"),
-			filepath.Join(root, "usr/bin/qemu-system-x86_64"),
-			"-L", filepath.Join(root, "usr/share/qemu"), "-L", filepath.Join(root, "usr/share/seabios"),
-			"-L", filepath.Join(root, "usr/lib/ipxe/qemu"),
-		},
-		env:  []string{"QEMU_MODULE_DIR=" + filepath.Join(lib, "qemu")},
-		Name: "qemu " + version,
-	}, nil
-}
 
 // Machine is what to boot.
 type Machine struct {
@@ -90,16 +47,15 @@ func (e *EmulatorError) Error() string { return fmt.Sprintf("run qemu: %v: %s", 
 func (e Emulator) Boot(ctx context.Context, m Machine, until func(job string) time.Duration, fn func(wire.Event)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	// Not -accel kvm, not even where it is there: nested in other machines it hangs.
-	args := []string{
-		"-M", "q35", "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", fmt.Sprint(m.MemoryMB),
+	args := append(e.machine[:len(e.machine):len(e.machine)], []string{
+		"-accel", "tcg", "-smp", "2", "-m", fmt.Sprint(m.MemoryMB),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-net", "none",
 		"-chardev", "file,id=console,path=" + m.Console, "-serial", "chardev:console",
 		"-chardev", "stdio,id=wire,signal=off", "-serial", "chardev:wire",
 		"-kernel", m.Kernel, "-initrd", m.Initramfs,
 		// An oops must end the test, and the end of PID 1 too; -no-reboot makes qemu end when the guest resets.
-		"-append", "console=ttyS0 loglevel=5 oops=panic panic=-1 " + m.Cmdline,
-	}
+		"-append", "console=" + e.console + " loglevel=5 oops=panic panic=-1 " + m.Cmdline,
+	}...)
 	if m.Disk != "" {
 		args = append(args, "-drive", "file="+m.Disk+",format=raw,if=virtio,cache=writeback")
 	}
