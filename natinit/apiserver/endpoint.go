@@ -8,6 +8,7 @@
 //   - parse.go, validate.go: the two settings that an operator gives.
 //   - resolve.go: host names to addresses.
 //   - probe.go: does an endpoint answer, and is it ready.
+//   - checker.go: the same again and again, over one kept connection.
 //   - cache.go: the last known good addresses on disk.
 //   - source*.go: what the files of a node say (kubeadm, kubelet, k3s, RKE2, MicroK8s).
 //   - credential.go, ask.go: what the API itself says, asked with the node's own credentials.

@@ -129,14 +129,7 @@ const (
 // each in the order given. It returns after the slowest one, at most after
 // the timeout (times the number of endpoints over 64), or when ctx ends.
 func Probe(ctx context.Context, endpoints []Endpoint, cfg ProbeConfig) []ProbeResult {
-	if cfg.Timeout <= 0 {
-		cfg.Timeout = probeTimeout
-	}
-	p := prober{cfg: cfg, dial: cfg.Dial.orPlain()}
-	if cfg.Strength == Ready && len(cfg.CA) > 0 {
-		p.roots = x509.NewCertPool()
-		p.roots.AppendCertsFromPEM(cfg.CA)
-	}
+	p := newProber(cfg)
 	out := make([]ProbeResult, len(endpoints))
 	if len(endpoints) == 1 {
 		out[0] = p.probe(ctx, endpoints[0])
@@ -160,6 +153,18 @@ type prober struct {
 	cfg   ProbeConfig
 	dial  Dial
 	roots *x509.CertPool
+}
+
+func newProber(cfg ProbeConfig) prober {
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = probeTimeout
+	}
+	p := prober{cfg: cfg, dial: cfg.Dial.orPlain()}
+	if cfg.Strength == Ready && len(cfg.CA) > 0 {
+		p.roots = x509.NewCertPool()
+		p.roots.AppendCertsFromPEM(cfg.CA)
+	}
+	return p
 }
 
 func (p *prober) probe(ctx context.Context, e Endpoint) (r ProbeResult) {
@@ -197,11 +202,7 @@ func (p *prober) probe(ctx context.Context, e Endpoint) (r ProbeResult) {
 func (p *prober) ready(r *ProbeResult, conn net.Conn) {
 	tc := tls.Client(conn, p.tlsConfig(r.Endpoint))
 	if err := tc.Handshake(); err != nil {
-		r.State, r.Kind, r.Err = NotReady, errorKind(err), plainNetError(err)
-		if r.Kind == KindTLS || r.Kind == KindOther {
-			r.State, r.Kind = Dead, KindTLS
-			r.Err = fmt.Errorf("not an API server of this cluster: %w", r.Err)
-		}
+		r.handshakeFailed(err)
 		return
 	}
 	r.Verified = p.roots != nil
@@ -209,18 +210,38 @@ func (p *prober) ready(r *ProbeResult, conn net.Conn) {
 	// The limit holds for status line and headers together; the body is not read.
 	resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(tc, 64<<10)), nil)
 	if err != nil {
-		r.State, r.Kind, r.Err = NotReady, errorKind(err), plainNetError(err)
-		if r.Kind == KindOther {
-			r.State, r.Kind = Dead, KindHTTP
-		}
+		r.answerFailed(err)
 		return
 	}
-	r.Status = resp.StatusCode
+	r.judge(resp.StatusCode)
+}
+
+// handshakeFailed enters why TLS did not come about.
+func (r *ProbeResult) handshakeFailed(err error) {
+	r.State, r.Kind, r.Err = NotReady, errorKind(err), plainNetError(err)
+	if r.Kind == KindTLS || r.Kind == KindOther {
+		r.State, r.Kind = Dead, KindTLS
+		r.Err = fmt.Errorf("not an API server of this cluster: %w", r.Err)
+	}
+}
+
+// answerFailed enters why there is no answer over TLS.
+func (r *ProbeResult) answerFailed(err error) {
+	r.State, r.Kind, r.Err = NotReady, errorKind(err), plainNetError(err)
+	if r.Kind == KindOther {
+		r.State, r.Kind = Dead, KindHTTP
+	}
+}
+
+// judge enters what the status of /readyz means.
+func (r *ProbeResult) judge(status int) {
+	r.Status = status
 	switch {
-	case r.Status >= 200 && r.Status < 300, r.Status == http.StatusUnauthorized, r.Status == http.StatusForbidden:
+	case status >= 200 && status < 300, status == http.StatusUnauthorized, status == http.StatusForbidden:
 		r.State = Live
 	default:
-		r.State, r.Kind, r.Err = NotReady, KindHTTP, fmt.Errorf("/readyz says %s", resp.Status)
+		r.State, r.Kind = NotReady, KindHTTP
+		r.Err = fmt.Errorf("/readyz says %d %s", status, http.StatusText(status))
 	}
 }
 
@@ -302,6 +323,10 @@ func errorKind(err error) Kind {
 	}
 	return KindOther
 }
+
+// Explain sorts an error of dialling or reading, and words it for a message
+// that names the address by itself.
+func Explain(err error) (Kind, error) { return errorKind(err), plainNetError(err) }
 
 // plainNetError drops "dial tcp 10.0.0.1:6443:" from an error that is shown
 // next to its endpoint.

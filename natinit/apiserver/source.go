@@ -20,6 +20,7 @@ const (
 	SourceFlags            Source = "flags"
 	SourceEnvironment      Source = "environment"
 	SourceAPI              Source = "api"
+	SourceKubeconfig       Source = "kubeconfig" // the runtime's --kubeconfig
 	SourceKubeadm          Source = "kubeadm"
 	SourceKubelet          Source = "kubelet"
 	SourceK3s              Source = "k3s"
@@ -186,4 +187,14 @@ func (f *Finding) addServiceRange(where, ranges string) {
 // order. Nothing is dialled, no name is looked up, nothing is changed.
 func FileSources(root string) []Finding {
 	return []Finding{kubeadmSource(root), kubeletSource(root), rancherSource(root, k3s), rancherSource(root, rke2), microk8sSource(root)}
+}
+
+// KubeconfigSource reads one kubeconfig of the host, that of whoever was
+// given one.
+func KubeconfigSource(root, path string) Finding {
+	f := Finding{Source: SourceKubeconfig}
+	if !f.addKubeconfig(root, path) {
+		f.notef("no %s", path)
+	}
+	return f
 }

@@ -1,0 +1,264 @@
+package apiserver
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// Checker probes one endpoint again and again: TLS and GET /readyz over one
+// kept connection, so that a probe costs one small packet each way and no
+// handshake. Its methods are called by one goroutine at a time. At most two
+// sockets are open at a time, and none after Close.
+type Checker struct {
+	endpoint  Endpoint
+	p         prober
+	headStart time.Duration
+	maxAge    time.Duration
+	kept      *keptConn
+}
+
+// keptFor is how long a connection is kept. A server that only serves its old
+// connections (no file descriptors left, a packet filter that lets established
+// ones pass, a balancer that has moved) refuses its new clients, and only a
+// new connection shows that. A handshake a minute from each of a thousand
+// nodes costs an API server less than a hundredth of a core.
+const keptFor = time.Minute
+
+// NewChecker makes a checker that has not connected yet. Of cfg, Strength is
+// always Ready; Timeout bounds a whole Check with its second attempt.
+func NewChecker(e Endpoint, cfg ProbeConfig) *Checker {
+	cfg.Strength = Ready
+	p := newProber(cfg)
+	return &Checker{endpoint: e, p: p, headStart: p.cfg.Timeout * 3 / 8, maxAge: keptFor}
+}
+
+// Check asks once, within the timeout. Latency of the result is the time from
+// question to answer, without connecting.
+//
+// With confirm, two attempts must fail before it says so, and the last one is
+// on a new connection; so it is, too, when there was a kept one. One failure
+// says little: a server or a balancer may close an idle connection, a
+// connection table may have forgotten it, one lost SYN costs the kernel a
+// second. The second attempt begins at once when the first has failed, and
+// beside the first when that is silent for three eighths of the timeout: the
+// first that finds it live wins, and the failure of both costs no more time
+// than that of one.
+func (c *Checker) Check(ctx context.Context, confirm bool) ProbeResult {
+	if !c.endpoint.Resolved() {
+		return c.p.probe(ctx, c.endpoint)
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.p.cfg.Timeout)
+	defer cancel()
+	if c.kept != nil && (c.kept.over() || time.Since(c.kept.born) > c.maxAge) {
+		c.drop()
+	}
+	results := make(chan attempt, 2)
+	pending := 0
+	start := func(k *keptConn) {
+		pending++
+		go func() { results <- c.attempt(ctx, k) }()
+	}
+	again := confirm || c.kept != nil
+	start(c.kept)
+	c.kept = nil
+	silent := time.NewTimer(c.headStart)
+	defer silent.Stop()
+
+	var best *ProbeResult
+	for pending > 0 {
+		select {
+		case a := <-results:
+			pending--
+			if a.result.State == Live {
+				c.kept = a.conn
+				cancel()
+				for ; pending > 0; pending-- {
+					(<-results).close()
+				}
+				return a.result
+			}
+			a.close()
+			if best == nil || a.result.State <= best.State {
+				best = &a.result
+			}
+			if again {
+				again = false
+				start(nil)
+			}
+		case <-silent.C:
+			if again {
+				again = false
+				start(nil)
+			}
+		}
+	}
+	return *best
+}
+
+// Lost is closed when the kept connection ends by itself: whoever waits for
+// the next probe better probes now. It is nil when there is none.
+func (c *Checker) Lost() <-chan struct{} {
+	if c.kept == nil {
+		return nil
+	}
+	return c.kept.lost
+}
+
+// Close closes the kept connection. The checker can be used again.
+func (c *Checker) Close() { c.drop() }
+
+func (c *Checker) drop() {
+	if c.kept != nil {
+		c.kept.close()
+		c.kept = nil
+	}
+}
+
+// attempt is one question and what became of it.
+type attempt struct {
+	result ProbeResult
+	conn   *keptConn // nil if it cannot be used again
+}
+
+func (a attempt) close() {
+	if a.conn != nil {
+		a.conn.close()
+	}
+}
+
+// attempt asks over k, or over a new connection if k is nil.
+func (c *Checker) attempt(ctx context.Context, k *keptConn) (a attempt) {
+	r := &a.result
+	r.Endpoint = c.endpoint
+	start := time.Now()
+	defer func() { r.Latency = time.Since(start) }()
+	if k == nil {
+		conn, err := c.p.dial(ctx, "tcp", c.endpoint.Addr.String())
+		if err != nil {
+			r.State, r.Kind, r.Err = Dead, errorKind(err), plainNetError(err)
+			return a
+		}
+		tc := tls.Client(conn, c.p.tlsConfig(c.endpoint))
+		if err := tc.HandshakeContext(ctx); err != nil {
+			conn.Close()
+			r.handshakeFailed(err)
+			return a
+		}
+		k = newKeptConn(conn, tc)
+		start = time.Now()
+	}
+	a.conn = k
+	r.Verified = c.p.roots != nil
+	status, err := k.ask(ctx, c.endpoint)
+	if err != nil {
+		r.answerFailed(err)
+		return a
+	}
+	r.judge(status)
+	if k.over() {
+		k.close()
+		a.conn = nil
+	}
+	return a
+}
+
+// keptConn is one TLS connection and the goroutine that reads from it, so
+// that its end is noticed when it happens and not at the next question.
+type keptConn struct {
+	conn    net.Conn
+	tls     *tls.Conn
+	born    time.Time
+	asked   atomic.Bool // a question has no answer yet
+	answers chan int    // HTTP status; room for one
+	lost    chan struct{}
+	err     error // why it ended; read after lost is closed
+}
+
+var errUnasked = errors.New("server sent data that nobody asked for")
+
+func newKeptConn(conn net.Conn, tc *tls.Conn) *keptConn {
+	k := &keptConn{conn: conn, tls: tc, born: time.Now(), answers: make(chan int, 1), lost: make(chan struct{})}
+	go func() {
+		defer close(k.lost)
+		k.err = k.read()
+	}()
+	return k
+}
+
+// close makes the reader end. It sends no close_notify: with a dead peer that
+// would wait.
+func (k *keptConn) close() { k.conn.Close() }
+
+// over reports whether the connection has ended.
+func (k *keptConn) over() bool {
+	select {
+	case <-k.lost:
+		return true
+	default:
+		return false
+	}
+}
+
+// ask sends one request and waits for its status.
+func (k *keptConn) ask(ctx context.Context, e Endpoint) (status int, err error) {
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = k.conn.SetWriteDeadline(deadline)
+	}
+	k.asked.Store(true)
+	if _, err := fmt.Fprintf(k.tls, "GET /readyz HTTP/1.1\r\nHost: %s\r\nUser-Agent: firsthop\r\nAccept: */*\r\n\r\n", e.hostPort()); err != nil {
+		k.close()
+		return 0, err
+	}
+	select {
+	case status := <-k.answers:
+		return status, nil
+	case <-ctx.Done():
+		k.close()
+		return 0, ctx.Err()
+	case <-k.lost:
+	}
+	select {
+	case status := <-k.answers: // the last one, with Connection: close
+		return status, nil
+	default:
+		return 0, k.err
+	}
+}
+
+// maxAnswer bounds status line, headers and body of an answer together.
+const maxAnswer = 64 << 10
+
+// read reads answers until the connection ends, and says why it did.
+func (k *keptConn) read() error {
+	limited := &io.LimitedReader{R: k.tls}
+	br := bufio.NewReader(limited)
+	for {
+		limited.N = maxAnswer
+		if _, err := br.Peek(1); err != nil {
+			return err
+		}
+		if !k.asked.Swap(false) {
+			return errUnasked
+		}
+		resp, err := http.ReadResponse(br, nil)
+		if err != nil {
+			return err
+		}
+		// The body's length decides nothing but whether the connection is kept.
+		_, err = io.Copy(io.Discard, resp.Body)
+		if err != nil || resp.Close || limited.N <= 0 {
+			k.conn.Close()
+			k.answers <- resp.StatusCode
+			return io.EOF
+		}
+		k.answers <- resp.StatusCode
+	}
+}
