@@ -10,6 +10,8 @@ BENCH    ?= .
 PKG      ?= ./...
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  := -s -w -X main.version=$(VERSION)
+# Modules of tools and tests, whose dependencies are none of the product's.
+NESTED   := $(patsubst %/go.mod,%,$(shell git ls-files '*/go.mod' 2>/dev/null))
 PRODUCT  := $(GO) build -trimpath -buildvcs=false -tags urfave_cli_no_docs -ldflags '$(LDFLAGS)'
 IMAGE    ?= ghcr.io/firsthop/firsthop
 
@@ -31,6 +33,13 @@ image: ## bin/image: the container image for amd64 and arm64, the same each time
 		-binary amd64=../../bin/image/firsthop-amd64 -binary arm64=../../bin/image/firsthop-arm64 \
 		-license ../../LICENSE -license ../../bpf/LICENSE-BSD-2-Clause -license ../../bpf/LICENSE-GPL-2.0
 
+.PHONY: packages
+packages: ## bin/packages: .deb and .rpm for amd64 and arm64, the same each time
+	for arch in amd64 arm64; do GOARCH=$$arch $(PRODUCT) -o bin/linux-$$arch/firsthop ./cmd/firsthop; done
+	rm -rf bin/packages
+	cd deploy/build && $(GO) run -buildvcs=false ./packages -repository ../.. -binaries ../../bin -out ../../bin/packages \
+		-version '$(VERSION)' -epoch "$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}"
+
 .PHONY: generate
 generate: setup-bpf ## compile the BPF programs; the objects are committed, so building needs no clang
 	$(GO) generate ./bpf/...
@@ -50,6 +59,9 @@ demo: setup-demo build ## see it work, in a network namespace of its own that go
 .PHONY: test
 test: setup-test build ## every test, with the race detector, as root (by sudo where it must); PKG=./kernel/... for some
 	.ci/test $(PKG)
+ifeq ($(PKG),./...)
+	for module in $(NESTED); do MODULE=$$module .ci/test ./...; done
+endif
 
 .PHONY: test-vm
 test-vm: setup-vm ## the kernel's part of the tests on Debian's kernels, and short lives of whole systems; VM=5.10 for one, VM_KERNEL=FILE for another
@@ -88,6 +100,8 @@ lint: setup-bpf ## formatting, vet, staticcheck, generated files, modules
 	clang-format-19 --dry-run -Werror $$(find bpf -name '*.[ch]')
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
+	staticcheck=$$($(GO) tool -n staticcheck); for module in $(NESTED); do \
+		(cd $$module && $(GO) vet ./... && "$$staticcheck" ./... && $(GO) mod tidy -diff && $(GO) mod verify); done
 	for script in .ci/*; do bash -n "$$script"; done
 	$(MAKE) --no-print-directory check-generated
 	$(GO) mod tidy -diff

@@ -1,10 +1,46 @@
-// Command packages builds firsthop's .deb and .rpm packages. make packages calls it.
+// Command packages builds firsthop's .deb and .rpm packages from binaries that are there. make packages calls it.
+//
+// What it writes depends on its flags, the repository's files and the modules that the program is linked with alone: two
+// runs write the same bytes.
 package main
 
 import (
-	_ "github.com/goreleaser/nfpm/v2"
-
-	_ "github.com/firsthop/firsthop/units"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
 )
 
-func main() {}
+func main() {
+	if err := run(context.Background(), os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "packages:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("packages", flag.ExitOnError)
+	repository := flags.String("repository", ".", "the repository's directory")
+	binaries := flags.String("binaries", "", "directory with linux-ARCHITECTURE/firsthop for each architecture")
+	out := flags.String("out", "", "directory to write to")
+	version := flags.String("version", "", "as git describe --tags --always --dirty has it")
+	epoch := flags.Int64("epoch", 0, "SOURCE_DATE_EPOCH: the time of everything in the packages, in seconds since 1970")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if *binaries == "" || *out == "" || *version == "" || *epoch <= 0 {
+		return errors.New("build packages: want -binaries, -out, -version and -epoch")
+	}
+	b := Build{Repository: *repository, Version: *version, Time: time.Unix(*epoch, 0).UTC()}
+	for _, arch := range []string{"amd64", "arm64"} {
+		b.Programs = append(b.Programs, Program{Arch: arch, Path: filepath.Join(*binaries, "linux-"+arch, "firsthop")})
+	}
+	files, err := b.WriteTo(ctx, *out)
+	for _, file := range files {
+		fmt.Println(file)
+	}
+	return err
+}
