@@ -1,0 +1,181 @@
+package services
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/firsthop/firsthop/bpf"
+)
+
+// addresses are those of a Service in one family.
+type addresses struct {
+	cluster, balancer, external []netip.Addr   // sorted, each once
+	ranges                      []netip.Prefix // clients of balancer
+	limited                     bool           // only ranges are let in
+}
+
+// familyOf is the place of an address's family in a pair.
+func familyOf(a netip.Addr) int {
+	if a.Is4() {
+		return 0
+	}
+	return 1
+}
+
+// family is the place of the key's family in a pair.
+func (k PortKey) family() int {
+	if k.IPv6 {
+		return 1
+	}
+	return 0
+}
+
+// readAddresses reads the Service's addresses of both families.
+func (c *compiler) readAddresses() (out [2]addresses) {
+	ips := c.svc.Spec.ClusterIPs
+	if len(ips) == 0 {
+		ips = []string{c.svc.Spec.ClusterIP}
+	}
+	for _, s := range ips {
+		if a, ok := c.readAddress(s, ClusterIP); ok {
+			out[familyOf(a)].cluster = append(out[familyOf(a)].cluster, a)
+		}
+	}
+	for _, s := range c.svc.Spec.ExternalIPs {
+		if a, ok := c.readAddress(s, ExternalIP); ok {
+			out[familyOf(a)].external = append(out[familyOf(a)].external, a)
+		}
+	}
+	for i := range c.svc.Status.LoadBalancer.Ingress {
+		in := &c.svc.Status.LoadBalancer.Ingress[i]
+		if in.IPMode != nil && *in.IPMode != corev1.LoadBalancerIPModeVIP {
+			continue // the load balancer speaks to node ports or pods by itself (KEP-1860)
+		}
+		if a, ok := c.readAddress(in.IP, LoadBalancerIP); ok {
+			out[familyOf(a)].balancer = append(out[familyOf(a)].balancer, a)
+		}
+	}
+	c.readRanges(&out)
+	for i := range out {
+		for _, l := range []*[]netip.Addr{&out[i].cluster, &out[i].balancer, &out[i].external} {
+			slices.SortFunc(*l, netip.Addr.Compare)
+			*l = slices.Compact(*l)
+		}
+	}
+	return out
+}
+
+// readAddress reads an address for frontends; an empty one is none.
+func (c *compiler) readAddress(s string, kind Kind) (netip.Addr, bool) {
+	if strings.TrimSpace(s) == "" {
+		return netip.Addr{}, false
+	}
+	a, ok := parseAddr(s)
+	if !ok || own(a) || kind == ExternalIP && linkLocal(a) {
+		c.note(BadAddress, "the %v %s is ignored: it is not an IP address that can be served", kind, quote(s))
+		return netip.Addr{}, false
+	}
+	return a, true
+}
+
+// readRanges reads loadBalancerSourceRanges. One that lets everybody of its
+// family in is as good as none.
+func (c *compiler) readRanges(out *[2]addresses) {
+	var everybody [2]bool
+	for _, s := range c.svc.Spec.LoadBalancerSourceRanges {
+		if strings.TrimSpace(s) == "" {
+			continue
+		}
+		p, ok := parsePrefix(s)
+		if !ok {
+			c.note(BadSourceRange, "the source range %s lets nobody in: it is not a CIDR", quote(s))
+			out[0].limited, out[1].limited = true, true
+			continue
+		}
+		i := familyOf(p.Addr())
+		out[i].limited = true
+		out[i].ranges = append(out[i].ranges, p)
+		everybody[i] = everybody[i] || p.Bits() == 0
+	}
+	for i := range out {
+		if everybody[i] {
+			out[i].limited, out[i].ranges = false, nil
+		}
+		slices.SortFunc(out[i].ranges, func(a, b netip.Prefix) int {
+			return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+		})
+		out[i].ranges = slices.Compact(out[i].ranges)
+	}
+}
+
+// addFrontends gives a port its frontends, in the order of their kinds.
+func (c *compiler) addFrontends(p *Port, sp *corev1.ServicePort, internalLocal bool) {
+	a, number := &c.addrs[p.Key.family()], uint16(sp.Port)
+	var internal, limited bpf.FrontendFlags
+	if internalLocal {
+		internal = bpf.FrontendLocal
+	}
+	if a.limited {
+		limited = bpf.FrontendLimited
+	}
+	p.Frontends = make([]bpf.FrontendKey, 0, len(a.cluster)+len(a.balancer)+len(a.external)+c.nodePortAddrs(p, sp))
+	p.Kinds = make([]Kind, 0, cap(p.Frontends))
+	for _, ip := range a.cluster {
+		c.addFrontend(p, bpf.FrontendKeyOf(netip.AddrPortFrom(ip, number), p.Key.Proto), ClusterIP, internal)
+	}
+	for _, ip := range a.balancer {
+		c.addFrontend(p, bpf.FrontendKeyOf(netip.AddrPortFrom(ip, number), p.Key.Proto), LoadBalancerIP, limited)
+	}
+	for _, ip := range a.external {
+		c.addFrontend(p, bpf.FrontendKeyOf(netip.AddrPortFrom(ip, number), p.Key.Proto), ExternalIP, 0)
+	}
+	if a.limited {
+		p.Ranges = a.ranges
+	}
+	if sp.NodePort != 0 {
+		c.addNodePort(p, sp)
+	}
+}
+
+// nodePortAddrs is on how many addresses a port's node port is served.
+func (c *compiler) nodePortAddrs(p *Port, sp *corev1.ServicePort) int {
+	n := 0
+	for _, ip := range c.node.NodePortAddrs {
+		if sp.NodePort != 0 && ip.Is6() == p.Key.IPv6 {
+			n++
+		}
+	}
+	return n
+}
+
+func (c *compiler) addNodePort(p *Port, sp *corev1.ServicePort) {
+	number, ok := port(sp.NodePort)
+	if !ok {
+		c.note(BadPort, "the node port of port %s is ignored: %d is not a port number", quote(sp.Name), sp.NodePort)
+		return
+	}
+	for _, ip := range c.node.NodePortAddrs {
+		switch {
+		case ip.Is6() != p.Key.IPv6:
+		case ip.IsLoopback():
+			c.addFrontend(p, bpf.LoopbackKey(ip.Is4(), number, p.Key.Proto), NodePort, 0)
+		default:
+			c.addFrontend(p, bpf.FrontendKeyOf(netip.AddrPortFrom(ip, number), p.Key.Proto), NodePort, 0)
+		}
+	}
+}
+
+func (c *compiler) addFrontend(p *Port, key bpf.FrontendKey, kind Kind, flags bpf.FrontendFlags) {
+	if other, ok := c.have[key]; ok {
+		if other != p.Key.Name { // else it is of an earlier kind
+			c.note(Duplicate, "port %s does not get %v: port %s has it", quote(p.Key.Name), key, quote(other))
+		}
+		return
+	}
+	c.have[key] = p.Key.Name
+	p.add(key, kind, flags)
+}

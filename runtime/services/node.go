@@ -1,0 +1,129 @@
+package services
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Node is what of this node decides where connections go.
+type Node struct {
+	Name string // endpoints with this node name are local
+	Zone string // its label topology.kubernetes.io/zone; empty: none
+
+	// NodePortAddrs are the addresses of the host that node ports are served on
+	// (NodePortAddresses.Select). With any loopback address of a family in it, they
+	// are served on all of that family's (bpf.LoopbackKey).
+	NodePortAddrs []netip.Addr
+}
+
+// normal is the node with its addresses sorted, each once.
+func (n Node) normal() Node {
+	var addrs []netip.Addr
+	for _, a := range n.NodePortAddrs {
+		if a = a.Unmap().WithZone(""); a.IsValid() {
+			addrs = append(addrs, a)
+		}
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	n.NodePortAddrs = slices.Compact(addrs)
+	return n
+}
+
+func (n Node) equal(o Node) bool {
+	return n.Name == o.Name && n.Zone == o.Zone && slices.Equal(n.NodePortAddrs, o.NodePortAddrs)
+}
+
+// NodePortAddresses says which of the host's addresses node ports are served
+// on. The zero value: all.
+type NodePortAddresses struct {
+	Primary bool           // the node's own addresses only
+	CIDRs   []netip.Prefix // addresses in them; a family with none: all of it
+}
+
+// ErrPrimaryAlone says that "primary" came together with CIDRs.
+var ErrPrimaryAlone = errors.New(`"primary" goes alone, without CIDRs`)
+
+// ParseNodePortAddresses reads the values of --nodeport-addresses: CIDRs of
+// either family, or "primary" alone. None: all addresses.
+func ParseNodePortAddresses(values []string) (NodePortAddresses, error) {
+	var out NodePortAddresses
+	for _, v := range values {
+		v = strings.TrimSpace(v)
+		if v == "primary" {
+			out.Primary = true
+			continue
+		}
+		p, ok := parsePrefix(v)
+		if !ok {
+			return NodePortAddresses{}, fmt.Errorf("read node port address %q: want a CIDR such as 192.0.2.0/24, or primary", v)
+		}
+		if !slices.Contains(out.CIDRs, p) {
+			out.CIDRs = append(out.CIDRs, p)
+		}
+	}
+	if out.Primary && len(out.CIDRs) > 0 {
+		return NodePortAddresses{}, fmt.Errorf("read node port addresses %q: %w", values, ErrPrimaryAlone)
+	}
+	return out, nil
+}
+
+// Select picks from the host's addresses, loopback ones included, those that
+// node ports are served on. nodeIPs are the node's own, the first of each family
+// is its primary one; a family without one is not served with Primary.
+//
+// A CIDR of part of 127.0.0.0/8 stands for all of it, as in kube-proxy. IPv6
+// link-local addresses count only where a CIDR of such is given: every device
+// has one, those of pods too, and the same is on many nodes.
+func (n NodePortAddresses) Select(hostAddrs, nodeIPs []netip.Addr) []netip.Addr {
+	var out []netip.Addr
+	for _, a := range hostAddrs {
+		a = a.Unmap().WithZone("")
+		if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() {
+			continue
+		}
+		if n.Primary && a == primary(nodeIPs, a.Is4()) || !n.Primary && n.selects(a) {
+			out = append(out, a)
+		}
+	}
+	return Node{NodePortAddrs: out}.normal().NodePortAddrs
+}
+
+func primary(nodeIPs []netip.Addr, is4 bool) netip.Addr {
+	for _, a := range nodeIPs {
+		if a = a.Unmap().WithZone(""); a.IsValid() && a.Is4() == is4 {
+			if a.IsLoopback() {
+				break // a node whose address isn't known
+			}
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
+var loopback4 = netip.AddrFrom4([4]byte{127})
+
+func (n NodePortAddresses) selects(a netip.Addr) bool {
+	given := false
+	for _, p := range n.CIDRs {
+		if p.Addr().Is4() != a.Is4() {
+			continue
+		}
+		given = true
+		switch {
+		case a.Is4() && a.IsLoopback():
+			if p.Addr().IsLoopback() || p.Contains(loopback4) {
+				return true
+			}
+		case a.Is6() && linkLocal(a):
+			if linkLocal(p.Addr()) && p.Contains(a) {
+				return true
+			}
+		case p.Contains(a):
+			return true
+		}
+	}
+	return !given && (a.Is4() || !linkLocal(a))
+}
