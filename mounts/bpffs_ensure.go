@@ -120,16 +120,22 @@ func mountHere(ctx context.Context, v view, c Config, path, source string) (bool
 	} else if b.State != BPFFSAbsent {
 		return false, nil
 	}
-	if err := unix.Mount(source, dir, "bpf", bpffsFlags, "mode=0700"); err != nil {
-		return false, explainMount("bpf", dir, err)
-	}
-	identity, err := identify(v, path, source)
+	record := func(identity string) error { return c.record(RecordMount, path, identity) }
+	identity, err := mountRecorded(dir, source, record)
 	if err != nil {
-		return true, err
+		return false, err
 	}
-	if identity != source {
-		if err := c.record(RecordMount, path, identity); err != nil {
+	if identity == "" {
+		if err := unix.Mount(source, dir, "bpf", bpffsFlags, "mode=0700"); err != nil {
+			return false, explainMount("bpf", dir, err)
+		}
+		if identity, err = identify(v, path, source); err != nil {
 			return true, err
+		}
+		if identity != source {
+			if err := record(identity); err != nil {
+				return true, err
+			}
 		}
 	}
 	return settle(ctx, v, path, identity)
