@@ -4,7 +4,7 @@ package vm
 var bootPaths = []Path{
 	{Name: "life", Short: true, Stages: []Stage{
 		{Suite: boot("install", "Before|Install"), Cut: true},
-		{Suite: boot("power-cut", "Boot|Uninstall")},
+		{Suite: boot("power-cut", "Boot|Uninstall"), Cmdline: "vm.twin"},
 		{Suite: boot("removed", "NoTrace")},
 	}},
 	// Cut in the middle: at the first thing that install makes, at its copy of the program, at its last.
@@ -17,8 +17,13 @@ var bootPaths = []Path{
 		{Suite: boot("again", "InstallAgain")},
 		{Suite: boot("last", "Boot|Uninstall")},
 	}},
+	// Cut where init notes its mount of a bpffs, has the first map, the first link, the last, and writes the cache.
 	{Name: "cut-init", Stages: []Stage{
 		{Suite: boot("install", "Before|Install")},
+		{Suite: boot("cut-mount", "Boot|CutInit", cutAt+"/run/firsthop/changes.json"), Cut: true},
+		{Suite: boot("cut-maps", "Boot|CutInit", cutAt+"/sys/fs/bpf/firsthop/maps/"), Cut: true},
+		{Suite: boot("cut-links", "Boot|CutInit", cutAt+"/sys/fs/bpf/firsthop/links/"), Cut: true},
+		{Suite: boot("cut-proof", "Boot|CutInit", cutAt+"/sys/fs/bpf/firsthop/links/connect6"), Cut: true},
 		{Suite: boot("cut-cache", "Boot|CutInit", cutAt+"/var/lib/firsthop/apiserver.json"), Cut: true},
 		{Suite: boot("last", "Boot|Uninstall")},
 	}},
@@ -27,6 +32,35 @@ var bootPaths = []Path{
 		{Suite: boot("no-bpffs", "Boot|BPFFSWasUnmounted"), Cmdline: "vm.no-bpffs"},
 		{Suite: boot("moved", "Boot|AllButOneMoved"), Cmdline: "vm.moved"},
 	}},
+	// Both versions of cgroups, and only the first as RHEL 8 has it; Debian 13's systemd 257 has neither any more.
+	{Name: "hybrid", Systems: withCgroup1, Cmdline: "systemd.unified_cgroup_hierarchy=0", Stages: []Stage{
+		{Suite: boot("install", "Before|Install|Cgroup2|ServesCgroup2", cgroup2+"/sys/fs/cgroup/unified")},
+		{Suite: boot("net-cls", "Boot|Cgroup2|ServesCgroup2|WithClassID|Uninstall", cgroup2+"/sys/fs/cgroup/unified"), Cmdline: "vm.net-cls"},
+		{Suite: boot("removed", "NoTrace|Cgroup2", cgroup2+"/sys/fs/cgroup/unified")},
+	}},
+	{Name: "cgroup1", Systems: withCgroup1, Cmdline: "systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=1", Stages: []Stage{
+		{Suite: boot("before", "Before|Cgroup2", cgroup2)},
+		{Suite: boot("install", "Install|Cgroup2|ServesCgroup2", cgroup2+"/run/firsthop/cgroup")},
+		{Suite: boot("net-cls", "Boot|Cgroup2|ServesCgroup2|WithClassID|Uninstall", cgroup2+"/run/firsthop/cgroup"), Cmdline: "vm.net-cls"},
+		{Suite: boot("removed", "NoTrace|Cgroup2", cgroup2)},
+	}},
+	// nf_tables: without it and without a list of what is built in, kube-proxy's rules could not be looked for.
+	{Name: "old-kernel", Systems: []string{"debian11"}, Modules: []string{"nf_tables"}, Stages: []Stage{
+		{Suite: boot("install", "Before|Install")},
+		{Suite: boot("kube-proxy", "FallsBack"), Put: dropIn("no-connect4"), Cmdline: "vm.twin vm.kube-proxy"},
+		{Suite: boot("alone", "FailsLoudly", "FIRSTHOP_VM_LACKS=connect4"), Put: dropIn("no-connect4"), Cmdline: "vm.twin"},
+		{Suite: boot("no-bpf", "FailsLoudly", "FIRSTHOP_VM_LACKS=bpf-syscall"), Put: dropIn("no-bpf"), Cmdline: "vm.twin"},
+		{Suite: boot("as-5.3", "Boot|Uninstall"), Put: dropIn("as-5.3")},
+	}},
+}
+
+var withCgroup1 = []string{"debian11", "debian12"}
+
+const cgroup2 = "FIRSTHOP_VM_CGROUP2="
+
+// dropIn changes the boot unit.
+func dropIn(name string) map[string]string {
+	return map[string]string{"systemd/system/firsthop-init.service.d/" + name + ".conf": "test/vm/boot/testdata/drop-ins/" + name + ".conf"}
 }
 
 const cutAt = "FIRSTHOP_VM_CUT_AT="

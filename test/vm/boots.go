@@ -99,6 +99,7 @@ func (r *Runner) runPath(ctx context.Context, e qemu.Emulator, s System, p Path)
 		result, err := r.bootSystem(ctx, e, k, p, stage, bin, disk)
 		for i := range result {
 			result[i].Suite = p.Name + "/" + result[i].Suite
+			result[i].Console = consoleLog(logs, stage)
 		}
 		results = append(results, result...)
 		if err != nil || len(result) == 0 || result[0].Verdict != Passed {
@@ -131,7 +132,7 @@ func (r *Runner) bootSystem(ctx context.Context, e qemu.Emulator, k Kernel, p Pa
 		return nil, err
 	}
 	defer os.Remove(initramfs)
-	console := filepath.Join(logs, "console-"+stage.Name+".log")
+	console := consoleLog(logs, stage)
 	c := collector{Runner: r, kernel: k, suites: []Suite{stage.Suite}, logs: logs, began: time.Now()}
 	err := e.Boot(ctx, qemu.Machine{
 		Kernel: k.Image, Initramfs: initramfs, Cmdline: strings.Join([]string{systemCmdline, p.Cmdline, stage.Cmdline}, " "), Disk: disk,
@@ -144,6 +145,8 @@ func (r *Runner) bootSystem(ctx context.Context, e qemu.Emulator, k Kernel, p Pa
 	c.end(err, console)
 	return c.results, c.err
 }
+
+func consoleLog(logs string, s Stage) string { return filepath.Join(logs, "console-"+s.Name+".log") }
 
 // writeSystemInitramfs writes what starts the system, and what the test adds to it without writing to its disk.
 func (r *Runner) writeSystemInitramfs(file string, k Kernel, p Path, stage Stage, bin string) error {

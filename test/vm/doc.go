@@ -10,14 +10,16 @@
 //	make test-vm VM_KERNEL=… VM_MODULES=/lib/modules/5.3.0
 //
 // A system is a line in systems.go: a distribution with its own systemd, on a disk that is kept from one boot to the
-// next. What is tested in which boot is a line of Stages, an ordinary Go test of package boot. Nothing of the tests is on
-// the disk: PID 1 of the initramfs adds it below /run, units included.
+// next. A path is a chain of such boots (Paths), and what is tested in each is a line of it, an ordinary Go test of package
+// boot. Nothing of the tests is on the disk: PID 1 of the initramfs adds it below /run, units included.
 //
 //	make test-boot                                  every system
-//	make test-boot SYSTEM=debian12
+//	make test-boot SYSTEM=debian12 BOOT=life        one of them, on one path
 //
-// Everything fetched is kept in .cache/vm, and so are logs: .cache/vm/logs/KERNEL/SUITE.log has a suite's output and
-// console*.log what the kernel said.
+// make test-vm also boots every system on its short paths. docs/testing.md says how to add a kernel and a test.
+//
+// Everything fetched is kept in .cache/vm, and so are logs: .cache/vm/logs/KERNEL/SUITE.log has a suite's output,
+// .cache/vm/logs/SYSTEM/PATH/STAGE.log that of a stage, and console-*.log beside them what the kernel said.
 //
 //	debian   packages of any Debian release, without installing them
 //	qemu     boots a machine, ends it when it hangs

@@ -54,7 +54,8 @@ func TestReportIsGreenOnlyIfAllPassed(t *testing.T) {
 		says    string
 	}{
 		{"all passed", []Result{passed}, true, "bpf    pass    1.5      36 tests"},
-		{"one hung", []Result{passed, {Kernel: "6.1", Suite: "nat", Verdict: Hung, Log: "/logs/nat.log"}}, false, "see /logs/nat.log"},
+		{"one hung", []Result{passed, {Kernel: "6.1", Suite: "nat", Verdict: Hung, Log: "/logs/nat.log"}}, false, "see /logs/nat.log and /logs/console-*.log"},
+		{"a boot that failed", []Result{{Verdict: Failed, Log: "/logs/a.log", Console: "/logs/console-a.log"}}, false, "see /logs/a.log and /logs/console-a.log"},
 		{"nothing was run", nil, false, "KERNEL"},
 	} {
 		var out strings.Builder

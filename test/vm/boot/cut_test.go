@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/firsthop/firsthop/test/vm/wire"
 )
 
@@ -55,13 +57,21 @@ func TestInstallAgain(t *testing.T) {
 	wantState(t, "is-enabled", unit, "enabled")
 }
 
-// TestCutInit comes after TestInstallAgain, in the same boot.
+// TestCutInit comes after TestBoot, in the same boot. Without its bpffs and its file, init has all to do once more.
 func TestCutInit(t *testing.T) {
 	needsSystem(t)
-	// The boot unit may have done it all already, and then init has nothing to do.
-	firsthop(t, "init", "--service-ips", vip, "--endpoints", servers)
-	if err := os.Remove("/var/lib/firsthop/apiserver.json"); err != nil {
-		t.Fatal(err)
+	if err := unix.Unmount("/sys/fs/bpf", 0); err != nil {
+		t.Fatal("unmount the bpffs:", err)
+	}
+	for end := time.Now().Add(time.Minute); len(attached(t)) > 0; time.Sleep(10 * time.Millisecond) { // the kernel detaches later
+		if time.Now().After(end) {
+			t.Fatalf("still attached: %q", attached(t))
+		}
+	}
+	for _, path := range []string{"/run/firsthop/changes.json", "/var/lib/firsthop/apiserver.json"} {
+		if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
 	}
 	leaveAt(t, "init")
 }

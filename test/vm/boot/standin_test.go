@@ -26,7 +26,9 @@ func TestMain(m *testing.M) {
 	var err error
 	switch os.Args[len(os.Args)-1] {
 	case "stand-in-apiserver":
-		err = serve()
+		err = serve(":6443", greeting)
+	case "stand-in-kube-proxy":
+		err = serve(vip, kubeProxyGreeting)
 	case "stand-in-kubelet":
 		err = os.WriteFile(kubeletSaw, []byte(visit(vip)), 0o644)
 	default:
@@ -39,8 +41,8 @@ func TestMain(m *testing.M) {
 }
 
 // serve greets who connects, and tells systemd when it can be connected to.
-func serve() error {
-	l, err := net.Listen("tcp", ":6443")
+func serve(address, words string) error {
+	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return err
 	}
@@ -56,7 +58,7 @@ func serve() error {
 		if err != nil {
 			return err
 		}
-		_, _ = io.WriteString(conn, greeting) // who connected may be gone: a probe
+		_, _ = io.WriteString(conn, words) // who connected may be gone: a probe
 		conn.Close()
 	}
 }

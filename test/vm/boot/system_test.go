@@ -87,17 +87,9 @@ func wantKubelet(t *testing.T, want func(string) bool) {
 // bpffsMounts are the options of every mount of a bpffs, and where it is.
 func bpffsMounts(t *testing.T) []string {
 	t.Helper()
-	data, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
 	var mounts []string
-	for line := range strings.Lines(string(data)) {
-		before, after, _ := strings.Cut(line, " - ")
-		left, right := strings.Fields(before), strings.Fields(after)
-		if right[0] == "bpf" {
-			mounts = append(mounts, left[4]+" "+left[5]+","+right[2])
-		}
+	for _, m := range mounted(t, "bpf") {
+		mounts = append(mounts, m.at+" "+m.options)
 	}
 	return mounts
 }
@@ -105,10 +97,7 @@ func bpffsMounts(t *testing.T) []string {
 // attached lists the programs at the hooks of the root cgroup, without systemd's own on its services.
 func attached(t *testing.T) (programs []string) {
 	t.Helper()
-	dir, err := os.Open("/sys/fs/cgroup")
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := cgroup2Root(t)
 	defer dir.Close()
 	for _, h := range bpf.Hooks() {
 		q, err := link.QueryPrograms(link.QueryOptions{Target: int(dir.Fd()), Attach: h.Attach})
@@ -141,7 +130,7 @@ func pins(t *testing.T) (names []string) {
 }
 
 // changing is what a system writes to by itself.
-var changing = []string{"/var/log", "/var/lib/systemd", "/var/lib/dbus", "/var/cache", "/var/tmp", "/tmp", "/etc/.updated", "/var/.updated", "/etc/udev", before}
+var changing = []string{"/var/log", "/var/lib/systemd", "/var/lib/dbus", "/var/cache", "/var/tmp", "/tmp", "/etc/.updated", "/var/.updated", before}
 
 // onDisk lists all files of the root's disk, with mode and size.
 func onDisk(t *testing.T) (files []string) {
