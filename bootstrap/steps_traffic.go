@@ -246,8 +246,11 @@ func (s *stage) attachConfig(maps *bpf.Maps) natinit.AttachConfig {
 
 // newBalancer is the load balancer that the settings ask for.
 func (s *stage) newBalancer() (bpf.Balancer, error) {
-	b := bpf.Balancer{UDP: s.UDP, Off: s.scope == ScopeOff}
+	b := bpf.Balancer{UDP: s.UDP, Off: s.scope == ScopeOff, HostOnly: s.scope == ScopeHost}
 	if s.scope != ScopeHost {
+		if s.features.NetnsCookie && !s.elsewhere() {
+			b.HostNetns, _ = netnsCookie() // without it, node ports don't serve loopback addresses
+		}
 		return b, nil
 	}
 	if !s.features.NetnsCookie {

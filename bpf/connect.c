@@ -14,6 +14,7 @@
 #include "lib/config.h"
 #include "lib/nat.h"
 #include "lib/reverse.h"
+#include "lib/workload.h"
 
 /* The verdicts of a cgroup hook. */
 #define PROCEED 1
@@ -73,11 +74,19 @@ static __always_inline __u8 protocol(const struct bpf_sock_addr *ctx)
 	return 0;
 }
 
-static __always_inline bool in_scope(struct bpf_sock_addr *ctx)
+/* Whether a socket of this network namespace is served, at a frontend that it found. */
+static __always_inline bool in_scope(__u64 netns, bool loopback)
 {
-	if (!(settings.flags & CONFIG_HOST_SCOPE))
-		return true;
-	return bpf_get_netns_cookie(ctx) == settings.host_netns;
+	if ((settings.flags & CONFIG_HOST_SCOPE || loopback) && netns != settings.host_netns)
+		return false;
+	return !opted_out(netns);
+}
+
+static __always_inline int reject(__u32 index, int error)
+{
+	count_refused(index);
+	bpf_set_retval(error);
+	return REJECT;
 }
 
 /*
@@ -86,9 +95,53 @@ static __always_inline bool in_scope(struct bpf_sock_addr *ctx)
  */
 static __always_inline int refuse(__u32 index)
 {
-	count_refused(index);
-	bpf_set_retval(-ECONNREFUSED);
-	return REJECT;
+	return reject(index, -ECONNREFUSED);
+}
+
+/* Where kube-proxy drops the packet, a connect that can't wait for it: as if no route led there. */
+static __always_inline int drop(__u32 index)
+{
+	return reject(index, -EHOSTUNREACH);
+}
+
+static __always_inline bool is_v4(const struct frontend_key *key)
+{
+	return key->addr.word[2] == bpf_htonl(0xffff);
+}
+
+/*
+ * What connect and sendmsg of both families have in common. The frontend of
+ * key; NULL: return *verdict. *netns is that of the socket, 0 where the kernel
+ * can't tell.
+ */
+static __always_inline struct frontend *admit(struct bpf_sock_addr *ctx, struct frontend_key *key, __u64 *netns,
+                                              int *verdict)
+{
+	struct address asked = key->addr;
+	bool loopback;
+	struct frontend *fe = find_frontend(key, &loopback);
+
+	*verdict = PROCEED;
+	if (!fe)
+		return 0;
+	*netns = bpf_get_netns_cookie(ctx);
+	if (!in_scope(*netns, loopback))
+		return 0;
+	if (fe->flags & FRONTEND_VIP) {
+		*verdict = refuse(0);
+		return 0;
+	}
+	if (fe->flags & FRONTEND_LIMITED && !let_in(fe->index, *netns, is_v4(key))) {
+		*verdict = drop(fe->index);
+		return 0;
+	}
+	key->addr = asked;
+	return fe;
+}
+
+static __always_inline int without_backend(const struct frontend *fe)
+{
+	return has_backends_elsewhere(fe) ? drop(fe->index) : refuse(fe->index);
 }
 
 /*
@@ -97,17 +150,17 @@ static __always_inline int refuse(__u32 index)
  */
 static __always_inline int forward_connect(struct bpf_sock_addr *ctx, struct frontend_key *key, struct backend **to)
 {
-	struct frontend *fe = find_frontend(key);
-	__u64 cookie;
+	struct frontend *fe;
+	__u64 cookie, netns;
+	int verdict;
 
 	*to = 0;
-	if (!fe || !in_scope(ctx))
-		return PROCEED;
-	if (fe->flags & FRONTEND_VIP)
-		return refuse(0);
-	*to = choose_backend(fe);
+	fe = admit(ctx, key, &netns, &verdict);
+	if (!fe)
+		return verdict;
+	*to = choose_backend(fe, netns);
 	if (!*to)
-		return refuse(fe->index);
+		return without_backend(fe);
 	cookie = bpf_get_socket_cookie(ctx);
 	if (key->proto == IPPROTO_UDP)
 		remember_reverse(cookie, key, fe->index, *to);
@@ -150,7 +203,7 @@ int fh_connect6(struct bpf_sock_addr *ctx)
 }
 
 /* The backend that this socket used for this service before, if it still is one; else a new one. */
-static __always_inline struct backend *keep_backend(__u64 cookie, const struct frontend *fe)
+static __always_inline struct backend *keep_backend(__u64 cookie, const struct frontend *fe, __u64 netns)
 {
 	struct flow_key key = {.cookie = cookie, .index = fe->index, .local = !!(fe->flags & FRONTEND_LOCAL)};
 	struct flow *old = bpf_map_lookup_elem(&fh_flow_v1, &key);
@@ -162,7 +215,7 @@ static __always_inline struct backend *keep_backend(__u64 cookie, const struct f
 		if (be)
 			return be;
 	}
-	be = choose_backend(fe);
+	be = choose_backend(fe, netns);
 	if (be) {
 		new.id = be->id;
 		bpf_map_update_elem(&fh_flow_v1, &key, &new, BPF_ANY);
@@ -173,18 +226,18 @@ static __always_inline struct backend *keep_backend(__u64 cookie, const struct f
 /* As forward_connect, for one datagram of an unconnected UDP socket. */
 static __always_inline int forward_datagram(struct bpf_sock_addr *ctx, struct frontend_key *key, struct backend **to)
 {
-	struct frontend *fe = find_frontend(key);
-	__u64 cookie;
+	struct frontend *fe;
+	__u64 cookie, netns;
+	int verdict;
 
 	*to = 0;
-	if (!fe || !in_scope(ctx))
-		return PROCEED;
-	if (fe->flags & FRONTEND_VIP)
-		return refuse(0);
+	fe = admit(ctx, key, &netns, &verdict);
+	if (!fe)
+		return verdict;
 	cookie = bpf_get_socket_cookie(ctx);
-	*to = fe->flags & FRONTEND_STICKY ? keep_backend(cookie, fe) : choose_backend(fe);
+	*to = fe->flags & FRONTEND_STICKY ? keep_backend(cookie, fe, netns) : choose_backend(fe, netns);
 	if (!*to)
-		return refuse(fe->index);
+		return without_backend(fe);
 	remember_reverse(cookie, key, fe->index, *to);
 	count_translated(fe->index);
 	return PROCEED;

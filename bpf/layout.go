@@ -143,6 +143,22 @@ func (w Word) Set() uint32 { return uint32(w) }
 // Count is the number of slots of the set.
 func (w Word) Count() uint32 { return uint32(w >> 32) }
 
+// The high bits of a set's id say what it is like.
+const (
+	SetDrop     = 1 << 30 // an empty one whose connections are dropped, not refused
+	SetAffinity = 1 << 31 // clients keep their backend; has member entries and one at SlotAffinity
+)
+
+// Drop reports whether there are backends, but none for this kind of traffic.
+func (w Word) Drop() bool { return w.Set()&SetDrop != 0 && w.Count() == 0 }
+
+// Affinity reports whether clients keep their backend.
+func (w Word) Affinity() bool { return w.Set()&SetAffinity != 0 }
+
+// SlotAffinity is the entry of a set with SetAffinity that has no address: its
+// ID is for how many seconds after its last connection a client keeps its backend.
+const SlotAffinity = BackendMember - 1
+
 // WordAt is where the services array keeps a service's word for cluster
 // traffic, or for local traffic.
 func WordAt(index uint32, local bool) uint32 {
@@ -221,6 +237,64 @@ type Flow struct {
 	ID  uint32
 	Pad uint32
 }
+
+// RangeKey is a client range of a service's limited frontends: a key of an LPM trie.
+type RangeKey struct {
+	PrefixLen uint32 // of Index and Addr together, so 32 more than Addr's (and 96 more for IPv4)
+	Index     uint32 // of the service
+	Addr      Address
+}
+
+// RangeKeyOf gives the key of a range, which need not be masked.
+func RangeKeyOf(index uint32, r netip.Prefix) RangeKey {
+	k := RangeKey{PrefixLen: 32 + uint32(r.Bits()), Index: index, Addr: AddressOf(r.Masked().Addr())}
+	if r.Addr().Is4() {
+		k.PrefixLen += 96
+	}
+	return k
+}
+
+// Prefix is the range of a key.
+func (k RangeKey) Prefix() netip.Prefix {
+	addr, bits := k.Addr.Addr(), int(k.PrefixLen)-32
+	if addr.Is4() {
+		bits -= 96
+	}
+	return netip.PrefixFrom(addr, bits)
+}
+
+// AffinityKey is a client and a service.
+type AffinityKey struct {
+	Client uint64 // cookie of the network namespace, 0 below Linux 5.7
+	Index  uint32
+	Pad    uint32
+}
+
+// AffinityValue is the backend that a client keeps.
+type AffinityValue struct {
+	ID   uint32 // Backend.ID
+	Used uint32 // when it last connected, seconds of the monotonic clock
+}
+
+// Workload is what the programs know of a network namespace, found by its cookie.
+type Workload struct {
+	Flags WorkloadFlags
+	Pad   uint32
+	Addr4 Address // its address, for source ranges; zero: none is known
+	Addr6 Address
+}
+
+// WorkloadFlags are enum workload_flags of lib/types.h.
+type WorkloadFlags uint32
+
+// See enum workload_flags of lib/types.h.
+const WorkloadOptedOut WorkloadFlags = 1 << 0
+
+// Control is the one entry of the control map: what the programs may leave undone.
+type Control uint64
+
+// See enum control_flags of lib/types.h.
+const ControlOptOut Control = 1 << 0
 
 // MetaOwner in Meta says that a table is firsthop's ("fhop").
 const MetaOwner = 0x66686f70

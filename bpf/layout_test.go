@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -38,6 +39,9 @@ var goTwins = map[string]any{
 	"flow":         Flow{},
 	"meta":         Meta{},
 	"config":       Settings{},
+	"range_key":    RangeKey{},
+	"affinity_key": AffinityKey{},
+	"workload":     Workload{},
 }
 
 func TestGoTypesHaveTheLayoutOfTheCompiledObject(t *testing.T) {
@@ -98,7 +102,7 @@ func TestEverySharedStructHasATwin(t *testing.T) {
 }
 
 func TestMapsHaveTheShapeOfTheirTypes(t *testing.T) {
-	const array, hash, lru = ebpf.Array, ebpf.Hash, ebpf.LRUHash
+	const array, hash, lru, trie = ebpf.Array, ebpf.Hash, ebpf.LRUHash, ebpf.LPMTrie
 	spec := mustSpecs(t)
 	want := map[MapName]struct {
 		typ        ebpf.MapType
@@ -110,6 +114,10 @@ func TestMapsHaveTheShapeOfTheirTypes(t *testing.T) {
 		MapFrontend: {hash, FrontendKey{}, Frontend{}, 1, 131072},
 		MapService:  {array, uint32(0), Word(0), 0, 131072},
 		MapBackend:  {hash, BackendKey{}, Backend{}, 1, 131072},
+		MapRange:    {trie, RangeKey{}, uint8(0), 1, 65536},
+		MapControl:  {array, uint32(0), Control(0), 0, 1},
+		MapWorkload: {hash, uint64(0), Workload{}, 1, 16384},
+		MapAffinity: {lru, AffinityKey{}, AffinityValue{}, 0, 16384},
 		MapCounter:  {array, uint32(0), Counters{}, 0, 65536},
 		MapPeer:     {array, uint32(0), Peer{}, 0, 65536},
 		MapReverse:  {lru, ReverseKey{}, Reverse{}, 0, 16384},
@@ -141,14 +149,20 @@ func TestMapsHaveTheShapeOfTheirTypes(t *testing.T) {
 func TestConstantsAreThoseOfTheHeaders(t *testing.T) {
 	c := headerConstants(t, "lib/types.h", "lib/config.h", "include/bpf.h")
 	for name, got := range map[string]uint64{
-		"FRONTEND_VIP":      uint64(FrontendVIP),
-		"FRONTEND_LOCAL":    uint64(FrontendLocal),
-		"FRONTEND_STICKY":   uint64(FrontendSticky),
-		"CONFIG_UDP":        uint64(SettingsUDP),
-		"CONFIG_HOST_SCOPE": uint64(SettingsHostScope),
-		"BACKEND_MEMBER":    BackendMember,
-		"IPPROTO_TCP":       uint64(TCP),
-		"IPPROTO_UDP":       uint64(UDP),
+		"FRONTEND_VIP":       uint64(FrontendVIP),
+		"FRONTEND_LOCAL":     uint64(FrontendLocal),
+		"FRONTEND_STICKY":    uint64(FrontendSticky),
+		"FRONTEND_LIMITED":   uint64(FrontendLimited),
+		"CONFIG_UDP":         uint64(SettingsUDP),
+		"CONFIG_HOST_SCOPE":  uint64(SettingsHostScope),
+		"BACKEND_MEMBER":     BackendMember,
+		"SET_DROP":           SetDrop,
+		"SET_AFFINITY":       SetAffinity,
+		"SLOT_AFFINITY":      SlotAffinity,
+		"CONTROL_OPT_OUT":    uint64(ControlOptOut),
+		"WORKLOAD_OPTED_OUT": uint64(WorkloadOptedOut),
+		"IPPROTO_TCP":        uint64(TCP),
+		"IPPROTO_UDP":        uint64(UDP),
 	} {
 		want, ok := c[name]
 		if !ok || want != got {
@@ -157,7 +171,7 @@ func TestConstantsAreThoseOfTheHeaders(t *testing.T) {
 		delete(c, name)
 	}
 	for name := range c {
-		if strings.HasPrefix(name, "FRONTEND_") || strings.HasPrefix(name, "CONFIG_") {
+		if slices.ContainsFunc([]string{"FRONTEND_", "CONFIG_", "CONTROL_", "WORKLOAD_"}, func(p string) bool { return strings.HasPrefix(name, p) }) {
 			t.Errorf("%s has no Go twin in this test", name)
 		}
 	}

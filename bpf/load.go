@@ -38,7 +38,8 @@ func specs() (*ebpf.CollectionSpec, error) {
 type Balancer struct {
 	Off       bool   // serve nobody: no hook is needed
 	UDP       bool   // translate UDP, not only TCP
-	HostNetns uint64 // if not 0: serve only sockets of the network namespace with this cookie (Linux 5.7)
+	HostOnly  bool   // serve only sockets of the host's network namespace (Linux 5.7)
+	HostNetns uint64 // cookie of that namespace; 0: not known, so that node ports don't serve loopback addresses
 }
 
 // Hooks are the hooks that the balancer needs on a kernel with these features,
@@ -56,15 +57,21 @@ func (b Balancer) Hooks(f Features) []Hook {
 	return hooks
 }
 
+// noNetns is the cookie of no network namespace: the kernel counts them from 1.
+const noNetns = 1<<64 - 1
+
 // settings are what the programs are loaded with. Build covers the object, the
 // features that it was cut down to, and the settings themselves: two programs
 // with the same Build do the same.
 func (b Balancer) settings(m *Maps, f Features) Settings {
 	s := Settings{HostNetns: b.HostNetns, PeerMask: m.Map(MapPeer).MaxEntries() - 1}
+	if b.HostNetns == 0 || !f.NetnsCookie {
+		s.HostNetns = noNetns
+	}
 	if b.UDP {
 		s.Flags |= SettingsUDP
 	}
-	if b.HostNetns != 0 {
+	if b.HostOnly {
 		s.Flags |= SettingsHostScope
 	}
 	h := sha256.New()
@@ -80,7 +87,7 @@ func (b Balancer) settings(m *Maps, f Features) Settings {
 // The kernel verifies one program at a time per loading thread, so the two
 // families are loaded side by side.
 func LoadPrograms(m *Maps, b Balancer, f Features) (map[string]*ebpf.Program, error) {
-	if b.HostNetns != 0 && !f.NetnsCookie { // r0 = 0 in the helper's place would serve nobody
+	if b.HostOnly && !f.NetnsCookie { // r0 = 0 in the helper's place would serve nobody
 		return nil, ErrNoNetnsCookie
 	}
 	var families [2][]Hook

@@ -27,9 +27,9 @@ func mustEnsure(t testing.TB, pins Pins) *Maps {
 // The lower rungs of the ladder are what old kernels get; a newer kernel must take them as well.
 func TestProgramsLoadWithEveryCombinationOfFeatures(t *testing.T) {
 	m := mustEnsure(t, PinsBelow(lab.New(t).BPFFS))
-	for _, b := range []Balancer{{}, {UDP: true}, {HostNetns: 1}, {UDP: true, HostNetns: 4711}} {
+	for _, b := range []Balancer{{}, {UDP: true}, {HostOnly: true, HostNetns: 1}, {UDP: true, HostOnly: true, HostNetns: 4711}} {
 		everyFeatures(func(f Features) {
-			if b.HostNetns != 0 && !f.NetnsCookie {
+			if b.HostOnly && !f.NetnsCookie {
 				return // refused: see below
 			}
 			if !kernelHas(f) {
@@ -113,7 +113,7 @@ func TestHooksFollowFeaturesAndProtocols(t *testing.T) {
 // Without the helper, every socket would be a stranger: a balancer that is attached and serves nobody.
 func TestHostScopeNeedsNetnsCookies(t *testing.T) {
 	m := mustEnsure(t, PinsBelow(lab.New(t).BPFFS))
-	progs, err := LoadPrograms(m, Balancer{HostNetns: 1}, Features{})
+	progs, err := LoadPrograms(m, Balancer{HostOnly: true, HostNetns: 1}, Features{})
 	if err == nil {
 		t.Fatalf("%d programs that serve nobody were loaded", len(progs))
 	}
@@ -155,8 +155,11 @@ func TestInspectKnowsOursByItsTable(t *testing.T) {
 func TestBuildTellsEverySettingApart(t *testing.T) {
 	m := mustEnsure(t, PinsBelow(lab.New(t).BPFFS))
 	seen := map[uint64]string{}
-	for _, b := range []Balancer{{}, {UDP: true}, {HostNetns: 1}, {HostNetns: 2}, {UDP: true, HostNetns: 1}} {
+	for _, b := range []Balancer{{}, {UDP: true}, {HostNetns: 1}, {HostNetns: 2}, {UDP: true, HostNetns: 1}, {HostOnly: true, HostNetns: 1}} {
 		for _, f := range []Features{{}, {NetnsCookie: true}, {SetRetval: true}, {NetnsCookie: true, SetRetval: true}} {
+			if b.HostNetns != 0 && !f.NetnsCookie {
+				continue // the programs can't tell which namespace is the host's
+			}
 			s := b.settings(m, f)
 			what := fmt.Sprintf("%+v with %+v", b, f)
 			if former, ok := seen[s.Build]; ok {

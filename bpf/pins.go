@@ -48,6 +48,10 @@ const (
 	MapFrontend MapName = "frontend"
 	MapService  MapName = "service"
 	MapBackend  MapName = "backend"
+	MapRange    MapName = "range"
+	MapControl  MapName = "control"
+	MapWorkload MapName = "workload"
+	MapAffinity MapName = "affinity"
 	MapCounter  MapName = "counter"
 	MapPeer     MapName = "peer"
 	MapReverse  MapName = "reverse"
@@ -57,7 +61,8 @@ const (
 // MapNames are all maps, in the order in which they are created: meta first,
 // as it says whose the others are.
 func MapNames() []MapName {
-	return []MapName{MapMeta, MapFrontend, MapService, MapBackend, MapCounter, MapPeer, MapReverse, MapFlow}
+	return []MapName{MapMeta, MapFrontend, MapService, MapBackend,
+		MapRange, MapControl, MapWorkload, MapAffinity, MapCounter, MapPeer, MapReverse, MapFlow}
 }
 
 // Pin is the file name of the map's pin.

@@ -57,20 +57,20 @@ func TestHostScopeServesOnlyTheHostsNamespace(t *testing.T) {
 	}))
 	p := goClient(t)
 	lab.NeedsLinux(t, 5, 14, "SO_NETNS_COOKIE, to name the host's namespace")
-	for _, b := range []bpf.Balancer{{UDP: true}, {UDP: true, HostNetns: netnsCookie(t, n.l)}, {UDP: true}} {
+	for _, b := range []bpf.Balancer{{UDP: true}, {UDP: true, HostOnly: true, HostNetns: netnsCookie(t, n.l)}, {UDP: true}} {
 		n.up(t, allFeatures(), b, services(0, 1, 2))
 		for _, w := range waysToVIP() {
 			if e := p.Run(t, n.l, w.mode, w.vip, "hello", w.options()...)[0]; e.Error != "" {
 				t.Errorf("%+v: the host, %s: %+v", b, w.name, e)
 			}
 			e := p.Run(t, pod, w.mode, w.vip, "hello", w.options()...)[0]
-			if served := e.Error == ""; served != (b.HostNetns == 0) {
+			if served := e.Error == ""; served != !b.HostOnly {
 				t.Errorf("%+v: a pod, %s: %+v", b, w.name, e)
 			}
 		}
 		// What is not served isn't refused either: whatever serves the pod's network decides.
 		e := p.Run(t, pod, clients.TCP, "10.96.0.1:444", "hello")[0]
-		if refused := e.Error == "connect ECONNREFUSED"; refused != (b.HostNetns == 0) {
+		if refused := e.Error == "connect ECONNREFUSED"; refused != !b.HostOnly {
 			t.Errorf("%+v: an unserved port, from a pod: %+v", b, e)
 		}
 	}

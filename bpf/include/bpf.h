@@ -42,6 +42,7 @@ typedef _Bool bool;
 #define BPF_MAP_TYPE_HASH 1
 #define BPF_MAP_TYPE_ARRAY 2
 #define BPF_MAP_TYPE_LRU_HASH 9
+#define BPF_MAP_TYPE_LPM_TRIE 11
 
 /* map flags */
 #define BPF_F_NO_PREALLOC 1
@@ -54,6 +55,7 @@ typedef _Bool bool;
 #define IPPROTO_MPTCP 262
 
 #define ECONNREFUSED 111
+#define EHOSTUNREACH 113
 
 /* The context of the connect, sendmsg, recvmsg and getpeername hooks. */
 struct bpf_sock_addr {
@@ -75,6 +77,7 @@ struct bpf_spin_lock {
 
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value, __u64 flags) = (void *)2;
+static __u64 (*const bpf_ktime_get_ns)(void) = (void *)5;
 static __u32 (*const bpf_get_prandom_u32)(void) = (void *)7;
 static __u64 (*const bpf_get_socket_cookie)(void *ctx) = (void *)46;           /* 4.19 */
 static long (*const bpf_spin_lock)(struct bpf_spin_lock *lock) = (void *)93;   /* 5.1 */

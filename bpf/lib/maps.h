@@ -43,6 +43,40 @@ struct {
 	__type(value, struct backend);
 } fh_backend_v1 SEC(".maps");
 
+/* Who may use a service's limited frontends. User space writes, programs read. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct range_key);
+	__type(value, __u8);
+} fh_range_v1 SEC(".maps");
+
+/* 0 -> enum control_flags. User space writes, programs read. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} fh_control_v1 SEC(".maps");
+
+/* Cookie of a network namespace -> what is known of it. User space writes, programs read. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, __u64);
+	__type(value, struct workload);
+} fh_workload_v1 SEC(".maps");
+
+/* Client and service -> the backend that it keeps. Programs write and read. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct affinity_key);
+	__type(value, affinity);
+} fh_affinity_v1 SEC(".maps");
+
 /* Service index -> what it did. Programs write, user space reads. Not per CPU: docs/decisions/0003. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -28,19 +28,40 @@ static __always_inline void count_refused(__u32 index)
 		__sync_fetch_and_add(&c->refused, 1);
 }
 
+/* The address that stands for addr and all other loopback addresses of its family; false: addr is none. */
+static __always_inline bool loopback_of(struct address *addr)
+{
+	if (addr->word[0] || addr->word[1])
+		return false;
+	if (addr->word[2] == bpf_htonl(0xffff) && (addr->word[3] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000)) {
+		addr->word[3] = bpf_htonl(0x7f000000);
+		return true;
+	}
+	if (addr->word[2] == 0 && addr->word[3] == bpf_htonl(1)) {
+		addr->word[3] = bpf_htonl(0x7f000000);
+		return true;
+	}
+	return false;
+}
+
 /*
  * The frontend behind key; NULL: not ours, leave it alone. A hit is one
- * lookup. A miss is two: the address may be a VIP that doesn't serve this
- * port. On a miss port and proto of key are lost.
+ * lookup. A miss is two: the address may be a loopback address with a node
+ * port, or a VIP that doesn't serve this port. On a miss key is changed;
+ * *loopback says that a hit is for the host's own namespace only.
  */
-static __always_inline struct frontend *find_frontend(struct frontend_key *key)
+static __always_inline struct frontend *find_frontend(struct frontend_key *key, bool *loopback)
 {
 	struct frontend *fe = bpf_map_lookup_elem(&fh_frontend_v1, key);
 
+	*loopback = false;
 	if (fe)
 		return fe;
-	key->port = 0;
-	key->proto = 0;
+	*loopback = loopback_of(&key->addr);
+	if (!*loopback) {
+		key->port = 0;
+		key->proto = 0;
+	}
 	return bpf_map_lookup_elem(&fh_frontend_v1, key);
 }
 
@@ -70,18 +91,61 @@ static __always_inline struct backend *random_backend(word w)
 	return backend_at(WORD_SET(w), slot);
 }
 
+/* The backend that has this id in a set; NULL: it is not there, or not any more. */
+static __always_inline struct backend *member_of(word w, __u32 id)
+{
+	return backend_at(WORD_SET(w), id | BACKEND_MEMBER);
+}
+
+/*
+ * The backend that a client keeps for a service, or a new one for it to keep.
+ * Time is that of the client's last connection, as kube-proxy's is.
+ */
+static __always_inline struct backend *keep_for(__u64 client, __u32 index, word w)
+{
+	struct affinity_key key = {.client = client, .index = index};
+	__u32 now = bpf_ktime_get_ns() / 1000000000;
+	struct backend *limit = backend_at(WORD_SET(w), SLOT_AFFINITY), *be;
+	volatile affinity *old = bpf_map_lookup_elem(&fh_affinity_v1, &key);
+	affinity new;
+
+	if (old && limit) {
+		affinity a = *old;
+
+		be = now - AFFINITY_USED(a) <= limit->id ? member_of(w, AFFINITY_ID(a)) : 0;
+		if (be) {
+			if (AFFINITY_USED(a) != now)
+				*old = AFFINITY_OF(AFFINITY_ID(a), now);
+			return be;
+		}
+	}
+	be = random_backend(w);
+	if (be) {
+		new = AFFINITY_OF(be->id, now);
+		bpf_map_update_elem(&fh_affinity_v1, &key, &new, BPF_ANY);
+	}
+	return be;
+}
+
+static __always_inline struct backend *backend_by(word w, const struct frontend *fe, __u64 client)
+{
+	if (WORD_SET(w) & SET_AFFINITY)
+		return keep_for(client, fe->index, w);
+	return random_backend(w);
+}
+
 /*
  * A backend for a new connection; NULL: the service has none. A writer
  * publishes a set before it flips the word and removes the old set after an
  * RCU grace period, so that a miss can only be seen by a program that was
  * held up between its two reads for longer than that. It reads again, once.
  */
-static __always_inline struct backend *choose_backend(const struct frontend *fe)
+static __always_inline struct backend *choose_backend(const struct frontend *fe, __u64 client)
 {
-	struct backend *be = random_backend(read_word(fe));
+	struct backend *be = backend_by(read_word(fe), fe, client);
 
 	if (unlikely(!be))
-		be = random_backend(read_word(fe));
+		be = backend_by(read_word(fe), fe, client);
 	return be;
 }
 
@@ -90,9 +154,13 @@ static __always_inline struct backend *member_backend(const struct frontend *fe,
 {
 	word w = read_word(fe);
 
-	if (WORD_COUNT(w) == 0)
-		return 0;
-	return backend_at(WORD_SET(w), id | BACKEND_MEMBER);
+	return WORD_COUNT(w) ? member_of(w, id) : 0;
+}
+
+/* Whether what has no backend here has some elsewhere: such connections are dropped, not refused. */
+static __always_inline bool has_backends_elsewhere(const struct frontend *fe)
+{
+	return WORD_SET(read_word(fe)) & SET_DROP;
 }
 
 #endif

@@ -16,7 +16,8 @@ struct address {
 };
 
 /*
- * A frontend: what a client connects to. With port and proto zero the entry
+ * A frontend: what a client connects to. A node port on the loopback addresses
+ * has 127.0.0.0 or ::127.0.0.0 here, once for all of them. With port and proto zero the entry
  * stands for the address as a whole and marks it as a VIP, whose other ports
  * are refused.
  */
@@ -28,11 +29,11 @@ struct frontend_key {
 };
 _Static_assert(sizeof(struct frontend_key) == 20, "layout");
 
-/* Flags of a frontend. Set once; a frontend isn't rewritten while its Service lives. */
+/* Flags of a frontend. Rarely rewritten while its Service lives: see nat.Applied in bpf/nat. */
 enum frontend_flags {
-	FRONTEND_VIP = 1 << 0,    /* marks an address: no service behind it, refuse */
-	FRONTEND_LOCAL = 1 << 1,  /* use the service's word for local traffic */
-	FRONTEND_STICKY = 1 << 2, /* unconnected UDP sockets keep their backend */
+	FRONTEND_VIP = 1 << 0,     /* marks an address: no service behind it, refuse */
+	FRONTEND_LOCAL = 1 << 1,   /* use the service's word for local traffic */
+	FRONTEND_STICKY = 1 << 2,  /* unconnected UDP sockets keep their backend */
 	FRONTEND_LIMITED = 1 << 3, /* only clients of the service's source ranges are let in */
 };
 
@@ -65,6 +66,13 @@ struct backend_key {
 	__u32 slot;
 };
 _Static_assert(sizeof(struct backend_key) == 8, "layout");
+
+/* The high bits of a set's id say what it is like. */
+#define SET_DROP 0x40000000u     /* empty; connections are dropped, not refused */
+#define SET_AFFINITY 0x80000000u /* clients keep their backend; has member entries and SLOT_AFFINITY */
+
+/* The entry of a set with SET_AFFINITY whose id is for how many seconds after its last connection a client keeps its backend. */
+#define SLOT_AFFINITY 0x7fffffffu
 
 struct backend {
 	struct address addr;
@@ -132,6 +140,46 @@ struct flow {
 	__u32 pad;
 };
 _Static_assert(sizeof(struct flow) == 8, "layout");
+
+/* The clients that a service's limited frontends let in. An LPM trie; the value says nothing. */
+struct range_key {
+	__u32 prefix_len; /* bits of index and addr together */
+	__u32 index;      /* of the service */
+	struct address addr;
+};
+_Static_assert(sizeof(struct range_key) == 24, "layout");
+
+/* The backend that a client keeps: one entry a service, over all its frontends. */
+struct affinity_key {
+	__u64 client; /* cookie of the network namespace: of a pod, or of the node; 0 below 5.7 */
+	__u32 index;  /* of the service */
+	__u32 pad;    /* always 0 */
+};
+_Static_assert(sizeof(struct affinity_key) == 16, "layout");
+
+/* One aligned 8-byte value, so that id and used are of one connection: backend.id, then seconds of the monotonic clock. */
+typedef __u64 affinity;
+#define AFFINITY_OF(id, used) ((__u64)(used) << 32 | (id))
+#define AFFINITY_ID(a) ((__u32)(a))
+#define AFFINITY_USED(a) ((__u32)((a) >> 32))
+
+enum workload_flags {
+	WORKLOAD_OPTED_OUT = 1 << 0, /* its connections are left alone */
+};
+
+/* What is known of a network namespace, by its cookie. */
+struct workload {
+	__u32 flags; /* enum workload_flags */
+	__u32 pad;
+	struct address addr4; /* for source ranges; zero: none is known */
+	struct address addr6;
+};
+_Static_assert(sizeof(struct workload) == 40, "layout");
+
+/* The one entry of the control map: what must be looked for. */
+enum control_flags {
+	CONTROL_OPT_OUT = 1 << 0, /* there are workloads that opted out */
+};
 
 /* The one entry of the meta map: says whose table this is. Written by user space, never read here. */
 struct meta {

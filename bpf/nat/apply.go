@@ -41,10 +41,21 @@ func (a *Applied) write() error {
 			return fmt.Errorf("write %d backends: %w", len(keys), err)
 		}
 	}
+	if len(p.NewRanges) > 0 {
+		if err := s.PutRanges(p.NewRanges); err != nil {
+			return fmt.Errorf("write %d source ranges: %w", len(p.NewRanges), err)
+		}
+	}
 	if err := putWords(s, p.Words); err != nil {
 		return err
 	}
-	if keys, values := split(p.Puts); len(keys) > 0 {
+	changed, added := a.puts()
+	for _, put := range changed {
+		if err := a.rewrite(put.Key, put.Frontend); err != nil {
+			return err
+		}
+	}
+	if keys, values := split(added); len(keys) > 0 {
 		if err := s.PutFrontends(keys, values); err != nil {
 			return fmt.Errorf("write %d frontends: %w", len(keys), err)
 		}
@@ -54,15 +65,49 @@ func (a *Applied) write() error {
 			return fmt.Errorf("remove %d frontends: %w", len(keys), err)
 		}
 	}
-	return putWords(s, p.LastWords)
+	if err := putWords(s, p.LastWords); err != nil {
+		return err
+	}
+	if len(p.OldRanges) > 0 {
+		if err := s.DeleteRanges(p.OldRanges); err != nil {
+			return fmt.Errorf("remove %d source ranges: %w", len(p.OldRanges), err)
+		}
+	}
+	return nil
 }
 
-// Commit waits until no program uses the old sets any more (an RCU grace
-// period, some 10 ms) and removes them. The plan stays carried out if it fails:
-// what is left over is collected by the next plan.
+// puts are the frontends that change, and those that come.
+func (a *Applied) puts() (changed, added []FrontendPut) {
+	for _, put := range a.plan.Puts {
+		if put.Former != nil {
+			changed = append(changed, put)
+		} else {
+			added = append(added, put)
+		}
+	}
+	return changed, added
+}
+
+// rewrite changes a frontend. A program may still read the former element,
+// whose memory the next one that is written may get: so none is, until no
+// program reads it any more.
+func (a *Applied) rewrite(key bpf.FrontendKey, fe bpf.Frontend) error {
+	if err := a.store.PutFrontends([]bpf.FrontendKey{key}, []bpf.Frontend{fe}); err != nil {
+		return fmt.Errorf("change frontend %v: %w", key, err)
+	}
+	if err := a.store.Synchronize(); err != nil {
+		return fmt.Errorf("wait for programs that use frontend %v as it was: %w", key, err)
+	}
+	return nil
+}
+
+// Commit waits until no program uses the old sets and the frontends that went
+// any more (an RCU grace period, some 10 ms) and removes the sets. The plan
+// stays carried out if it fails: what is left over is collected by the next
+// plan. It may run beside a later plan that brings no frontends.
 func (a *Applied) Commit() error {
 	keys, _ := flatten(a.plan.OldSets)
-	if len(keys) == 0 {
+	if len(keys) == 0 && len(a.plan.Deletes) == 0 {
 		return nil
 	}
 	if err := a.store.Synchronize(); err != nil {
@@ -79,6 +124,9 @@ func (a *Applied) Commit() error {
 func (a *Applied) Rollback() error {
 	p, s := a.plan, a.store
 	var errs []error
+	if len(p.OldRanges) > 0 {
+		errs = append(errs, s.PutRanges(p.OldRanges))
+	}
 	errs = append(errs, putWords(s, inverse(p.LastWords)))
 	if keys, values := split(p.Deletes); len(keys) > 0 {
 		slices.Reverse(keys) // frontends before their marks
@@ -87,6 +135,9 @@ func (a *Applied) Rollback() error {
 	}
 	errs = append(errs, a.takeBackPuts())
 	errs = append(errs, putWords(s, inverse(p.Words)))
+	if len(p.NewRanges) > 0 {
+		errs = append(errs, s.DeleteRanges(p.NewRanges))
+	}
 	if keys, _ := flatten(p.NewSets); len(keys) > 0 {
 		errs = append(errs, s.Synchronize(), s.DeleteBackends(keys))
 	}
@@ -94,15 +145,15 @@ func (a *Applied) Rollback() error {
 }
 
 // takeBackPuts removes the frontends that came and restores those that were
-// rewritten, the last one first: a VIP's mark goes before its frontends.
+// changed, the last one first: a VIP's mark goes before its frontends.
 func (a *Applied) takeBackPuts() error {
+	changed, added := a.puts()
 	var errs []error
-	for _, put := range slices.Backward(a.plan.Puts) {
-		if put.Former == nil {
-			errs = append(errs, a.store.DeleteFrontends([]bpf.FrontendKey{put.Key}))
-		} else {
-			errs = append(errs, a.store.PutFrontends([]bpf.FrontendKey{put.Key}, []bpf.Frontend{*put.Former}))
-		}
+	for _, put := range slices.Backward(added) {
+		errs = append(errs, a.store.DeleteFrontends([]bpf.FrontendKey{put.Key}))
+	}
+	for _, put := range slices.Backward(changed) {
+		errs = append(errs, a.rewrite(put.Key, *put.Former))
 	}
 	return errors.Join(errs...)
 }

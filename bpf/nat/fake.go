@@ -34,6 +34,7 @@ func (f *Fake) Read() (*State, error) {
 	for id, set := range c.Sets {
 		c.Sets[id] = maps.Clone(set)
 	}
+	c.Room = Room{Frontends: f.MaxFrontends, Backends: f.MaxBackends}
 	return c, nil
 }
 
@@ -124,6 +125,26 @@ func (f *Fake) PutFrontends(keys []bpf.FrontendKey, values []bpf.Frontend) error
 func (f *Fake) DeleteFrontends(keys []bpf.FrontendKey) error {
 	for _, k := range keys {
 		if err := f.write(func() error { delete(f.state.Frontends, k); return nil }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// PutRanges implements Store.
+func (f *Fake) PutRanges(keys []bpf.RangeKey) error {
+	for _, k := range keys {
+		if err := f.write(func() error { f.state.Ranges[k] = true; return nil }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// DeleteRanges implements Store.
+func (f *Fake) DeleteRanges(keys []bpf.RangeKey) error {
+	for _, k := range keys {
+		if err := f.write(func() error { delete(f.state.Ranges, k); return nil }); err != nil {
 			return err
 		}
 	}

@@ -35,6 +35,11 @@ func (k *Kernel) Read() (*State, error) {
 	words := k.maps.Map(bpf.MapService)
 	s := NewState(k.maps.Services())
 	s.Generation = meta.Generation
+	s.Room = Room{
+		Frontends: int(k.maps.Map(bpf.MapFrontend).MaxEntries()),
+		Backends:  int(k.maps.Map(bpf.MapBackend).MaxEntries()),
+		Ranges:    int(k.maps.Map(bpf.MapRange).MaxEntries()),
+	}
 	highest := InitIndexes.Last
 	err = errors.Join(
 		readAll(k.maps.Map(bpf.MapFrontend), k.batch, func(key bpf.FrontendKey, fe bpf.Frontend) bool {
@@ -55,6 +60,10 @@ func (k *Kernel) Read() (*State, error) {
 				s.Sets[key.Set] = map[uint32]bpf.Backend{}
 			}
 			s.Sets[key.Set][key.Slot] = be
+			return true
+		}),
+		readOneByOne(k.maps.Map(bpf.MapRange), func(key bpf.RangeKey, _ uint8) bool { // no batches on a trie before 5.19
+			s.Ranges[key] = true
 			return true
 		}),
 	)
@@ -129,6 +138,16 @@ func (k *Kernel) PutFrontends(keys []bpf.FrontendKey, values []bpf.Frontend) err
 // DeleteFrontends implements Store.
 func (k *Kernel) DeleteFrontends(keys []bpf.FrontendKey) error {
 	return remove(k.maps.Map(bpf.MapFrontend), keys)
+}
+
+// PutRanges implements Store.
+func (k *Kernel) PutRanges(keys []bpf.RangeKey) error {
+	return put(k.maps.Map(bpf.MapRange), false, keys, make([]uint8, len(keys)))
+}
+
+// DeleteRanges implements Store.
+func (k *Kernel) DeleteRanges(keys []bpf.RangeKey) error {
+	return remove(k.maps.Map(bpf.MapRange), keys)
 }
 
 // PutWord implements Store.

@@ -57,6 +57,20 @@ func mustRead(t testing.TB, s Store) *State {
 	return state
 }
 
+// planBlindly is planFor where nobody knows how much room there is.
+func planBlindly(t testing.TB, s Store, own Indexes, services ...Service) *Plan {
+	t.Helper()
+	state := mustRead(t, s)
+	state.Room = Room{}
+	p := NewPlanner(state, own)
+	for _, svc := range services {
+		if err := p.Ensure(svc); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return p.Plan()
+}
+
 // planFor plans services on what the store holds.
 func planFor(t testing.TB, s Store, own Indexes, services ...Service) *Plan {
 	t.Helper()
@@ -119,7 +133,8 @@ func wantVerdict(t testing.TB, s *State, k bpf.FrontendKey, want ...string) {
 // sameTable compares all but the generation, which only ever grows.
 func sameTable(a, b *State) bool {
 	sameSets := maps.EqualFunc(a.Sets, b.Sets, func(x, y map[uint32]bpf.Backend) bool { return maps.Equal(x, y) })
-	return sameSets && a.Services == b.Services && maps.Equal(a.Frontends, b.Frontends) && maps.Equal(a.Words, b.Words)
+	return sameSets && a.Services == b.Services && maps.Equal(a.Frontends, b.Frontends) && maps.Equal(a.Words, b.Words) &&
+		maps.Equal(a.Ranges, b.Ranges)
 }
 
 // checkWhole says what is wrong with a table at rest: orphans, halves, frontends of nothing.
@@ -131,17 +146,25 @@ func checkWhole(t testing.TB, s *State) {
 		if len(s.FrontendsOf(at/2)) == 0 {
 			t.Errorf("word %d (%#x) belongs to no frontend", at, uint64(w))
 		}
+		if len(s.Sets[w.Set()]) == 0 && w.Count() > 0 || w.Drop() && at%2 == 0 {
+			t.Errorf("word %d is %#x", at, uint64(w))
+		}
 		for slot := range w.Count() {
 			if _, ok := s.Sets[w.Set()][slot]; !ok {
 				t.Errorf("word %d counts %d backends, set %d lacks slot %d", at, w.Count(), w.Set(), slot)
 			}
 		}
 	}
+	for k := range s.Ranges {
+		if len(s.FrontendsOf(k.Index)) == 0 {
+			t.Errorf("source range %v of service %d belongs to no frontend", k.Prefix(), k.Index)
+		}
+	}
 	for id, set := range s.Sets {
 		if !pointed[id] {
 			t.Errorf("no word points to set %d with %d entries", id, len(set))
 		}
-		if uint64(id) > s.Generation {
+		if uint64(id&^bpf.SetAffinity) > s.Generation {
 			t.Errorf("set %d is above the generation %d", id, s.Generation)
 		}
 	}

@@ -18,13 +18,15 @@ var ErrNoIndex = errors.New("no free service index")
 
 // Plan is an ordered list of writes, from which and to which state is known.
 type Plan struct {
-	Generation uint64        // highest set id after the plan; 0: unchanged
-	NewSets    []Set         // written before any word points to them
+	Generation uint64 // highest set id after the plan; 0: unchanged
+	NewSets    []Set  // written before any word points to them
+	NewRanges  []bpf.RangeKey
 	Words      []WordChange  // in order
 	Puts       []FrontendPut // in order
 	Deletes    []FrontendPut // in order; Frontend is the value that goes
 	LastWords  []WordChange  // words that no frontend points to
-	OldSets    []Set         // after a grace period
+	OldRanges  []bpf.RangeKey
+	OldSets    []Set // after a grace period
 }
 
 // Set is the content of one backend set: slots, then member entries.
@@ -48,7 +50,7 @@ type FrontendPut struct {
 
 // Empty reports whether the plan writes nothing at all.
 func (p *Plan) Empty() bool {
-	return !p.Visible() && len(p.NewSets) == 0 && len(p.OldSets) == 0
+	return !p.Visible() && len(p.NewSets)+len(p.OldSets)+len(p.NewRanges)+len(p.OldRanges) == 0
 }
 
 // Visible reports whether the plan changes what traffic sees.
@@ -57,32 +59,79 @@ func (p *Plan) Visible() bool {
 }
 
 // Planner turns desired Services into plans for one writer. It changes its
-// copy of the state as it plans, as if the plan were carried out.
+// copy of the state as it plans, as if the plan were carried out. One that lives
+// on hands out a plan at a time (Take), each at a cost that depends on what it
+// changes and not on the table. After a plan that could not be carried out it is
+// of no use any more: make a new one of what the table holds.
 type Planner struct {
 	state *State
 	own   Indexes
-	plan  Plan
-	used  map[uint32]bool // indexes that have a frontend or a word in this plan
-	free  uint32          // every index of own below it is used
+	free  uint32 // every index of own below it is used
+
+	keys    map[uint32]map[bpf.FrontendKey]bool // of each service index, marks left out
+	shared  map[bpf.Address]int                 // how many frontends an address has, marks left out
+	foreign map[bpf.Address]int                 // how many of them are of other writers
+	ranges  map[uint32][]netip.Prefix           // of each service index
+	room    room
+
+	touched touched
 }
 
 // NewPlanner starts a plan on a copy of state. The first thing that it plans
 // is to collect what a killed writer left: sets that no word points to, and
-// words of the writer's own range that no frontend points to.
+// words and source ranges of the writer's own indexes that have no frontend.
 func NewPlanner(state *State, own Indexes) *Planner {
 	if state.Services > 0 {
 		own.Last = min(own.Last, state.Services-1)
 	}
-	p := &Planner{state: state.clone(), own: own, used: map[uint32]bool{}, free: own.First}
-	for _, fe := range p.state.Frontends {
-		p.used[fe.Index] = true
+	p := &Planner{
+		state: state.clone(), own: own, free: own.First,
+		keys:    map[uint32]map[bpf.FrontendKey]bool{},
+		shared:  map[bpf.Address]int{},
+		foreign: map[bpf.Address]int{},
+		ranges:  map[uint32][]netip.Prefix{},
+		touched: newTouched(),
 	}
+	for k, fe := range p.state.Frontends {
+		p.index(k, fe, +1)
+	}
+	for k := range p.state.Ranges {
+		p.ranges[k.Index] = append(p.ranges[k.Index], k.Prefix())
+	}
+	p.room = roomOf(p.state)
 	p.collect()
 	return p
 }
 
-// Plan is what was planned so far.
-func (p *Planner) Plan() *Plan { return &p.plan }
+// index notes a frontend that comes (+1) or goes (-1).
+func (p *Planner) index(k bpf.FrontendKey, fe bpf.Frontend, by int) {
+	if k.Proto == 0 {
+		return
+	}
+	add(p.shared, k.Addr, by)
+	if !p.own.Contains(fe.Index) {
+		add(p.foreign, k.Addr, by)
+	}
+	if by > 0 {
+		if p.keys[fe.Index] == nil {
+			p.keys[fe.Index] = map[bpf.FrontendKey]bool{}
+		}
+		p.keys[fe.Index][k] = true
+		return
+	}
+	delete(p.keys[fe.Index], k)
+	if len(p.keys[fe.Index]) == 0 {
+		delete(p.keys, fe.Index)
+		p.touched.emptied[fe.Index] = true
+	}
+}
+
+func add[K comparable](counts map[K]int, k K, by int) {
+	counts[k] += by
+	if counts[k] == 0 {
+		delete(counts, k)
+	}
+}
 
 // State is the table as it will be after the plan.
 func (p *Planner) State() *State { return p.state }
@@ -91,8 +140,8 @@ func (p *Planner) collect() {
 	live := map[uint32]bool{}
 	for _, at := range slices.Sorted(maps.Keys(p.state.Words)) {
 		w := p.state.Words[at]
-		if index := at / 2; p.own.Contains(index) && !p.used[index] {
-			p.plan.LastWords = append(p.plan.LastWords, WordChange{At: at, From: w})
+		if index := at / 2; p.own.Contains(index) && len(p.keys[index]) == 0 {
+			p.touchWord(at)
 			delete(p.state.Words, at)
 			continue
 		}
@@ -101,6 +150,11 @@ func (p *Planner) collect() {
 	for _, id := range slices.Sorted(maps.Keys(p.state.Sets)) {
 		if !live[id] {
 			p.retire(id)
+		}
+	}
+	for _, index := range slices.Sorted(maps.Keys(p.ranges)) {
+		if p.own.Contains(index) && len(p.keys[index]) == 0 {
+			p.setRanges(index, nil)
 		}
 	}
 }
@@ -129,7 +183,8 @@ func (p *Planner) Owner(svc Service) (index uint32, found bool, err error) {
 // Ensure plans a Service of the writer's own: it gets an index, its frontends
 // and its backends. Nothing is planned for what is already so. The order of
 // backends has no meaning. Frontends that the Service has in the table, but
-// not in svc, stay. ErrOwned: the Service belongs to another writer.
+// not in svc, stay. ErrOwned: the Service belongs to another writer. ErrFull:
+// it has no room. After an error nothing was planned.
 func (p *Planner) Ensure(svc Service) error {
 	if err := svc.Validate(); err != nil {
 		return err
@@ -142,31 +197,86 @@ func (p *Planner) Ensure(svc Service) error {
 		return fmt.Errorf("service %s has index %d: %w", svc.Name, index, ErrOwned)
 	}
 	if !found {
-		if index, err = p.allocate(); err != nil {
-			return fmt.Errorf("service %s: %w", svc.Name, err)
+		index = 0
+	}
+	_, err = p.put(index, svc)
+	return err
+}
+
+// Assign plans that a service index of the writer's own is exactly svc: what
+// else it had as frontends goes, and those of svc that others had become its
+// own, also those of the init stage. Index 0 stands for a free one. It returns
+// the index. After an error (ErrFull, ErrNoIndex) nothing was planned.
+func (p *Planner) Assign(index uint32, svc Service) (uint32, error) {
+	if err := svc.Validate(); err != nil {
+		return 0, err
+	}
+	if index != 0 && !p.own.Contains(index) {
+		return 0, fmt.Errorf("service %s: index %d: %w", svc.Name, index, ErrOwned)
+	}
+	index, err := p.put(index, svc)
+	if err != nil {
+		return 0, err
+	}
+	if surplus := p.surplus(index, svc); len(surplus) > 0 {
+		p.RemoveFrontends(surplus)
+	}
+	return index, nil
+}
+
+// surplus are the frontends that an index has and svc has not, sorted.
+func (p *Planner) surplus(index uint32, svc Service) []bpf.FrontendKey {
+	if len(p.keys[index]) <= len(svc.Frontends) && !slices.ContainsFunc(svc.Frontends, func(k bpf.FrontendKey) bool { return !p.keys[index][k] }) &&
+		len(p.keys[index]) == len(svc.Frontends) {
+		return nil
+	}
+	wanted := make(map[bpf.FrontendKey]bool, len(svc.Frontends))
+	for _, k := range svc.Frontends {
+		wanted[k] = true
+	}
+	var out []bpf.FrontendKey
+	for k := range p.keys[index] {
+		if !wanted[k] {
+			out = append(out, k)
 		}
 	}
-	if err := p.setBackends(index, svc.Backends, svc.Sticky); err != nil {
-		return fmt.Errorf("service %s: %w", svc.Name, err)
+	sortKeys(out)
+	return out
+}
+
+// put plans a service at an index, or, for 0, at a free one.
+func (p *Planner) put(index uint32, svc Service) (uint32, error) {
+	if err := p.fits(index, svc); err != nil {
+		return 0, fmt.Errorf("service %s: %w", svc.Name, err)
 	}
-	flags := bpf.FrontendFlags(0)
-	if svc.Sticky {
-		flags |= bpf.FrontendSticky
+	if index == 0 {
+		var err error
+		if index, err = p.allocate(); err != nil {
+			return 0, fmt.Errorf("service %s: %w", svc.Name, err)
+		}
+	}
+	p.setRanges(index, svc.Ranges)
+	if err := p.setBackends(index, svc); err != nil {
+		return 0, fmt.Errorf("service %s: %w", svc.Name, err)
 	}
 	joined := map[uint32]bool{}
 	for _, k := range svc.Frontends {
 		if old, ok := p.state.Frontends[k]; ok && old.Index != index {
 			joined[old.Index] = true
 		}
+		flags := svc.Flags[k]
+		if svc.Sticky {
+			flags |= bpf.FrontendSticky
+		}
 		p.putFrontend(k, bpf.Frontend{Index: index, Flags: flags})
 	}
 	p.mark(svc)
 	for _, other := range slices.Sorted(maps.Keys(joined)) {
-		if len(p.state.FrontendsOf(other)) == 0 {
+		if len(p.keys[other]) == 0 {
 			p.clear(other)
 		}
 	}
-	return nil
+	return index, nil
 }
 
 // mark plans the marks of a Service's VIPs, and takes those away that its
@@ -178,40 +288,37 @@ func (p *Planner) mark(svc Service) {
 		switch {
 		case slices.Contains(svc.VIPs, k.Addr.Addr()):
 			p.putFrontend(mark, bpf.Frontend{Flags: bpf.FrontendVIP})
-		case marked && !p.othersAt(k.Addr):
+		case marked && p.foreign[k.Addr] == 0:
 			p.deleteFrontend(mark)
 		}
 	}
 }
 
-// othersAt reports whether a service of another writer has an address.
-func (p *Planner) othersAt(addr bpf.Address) bool {
-	for k, fe := range p.state.Frontends {
-		if k.Addr == addr && k.Proto != 0 && !p.own.Contains(fe.Index) {
-			return true
-		}
-	}
-	return false
+// Remove plans that a service of the writer's own goes: its frontends, the
+// marks of addresses that no other service has, its words, sets and ranges.
+func (p *Planner) Remove(index uint32) {
+	p.RemoveFrontends(p.frontendsOf(index))
+	p.clear(index)
 }
 
-// Remove plans that a service of the writer's own goes: its frontends, the
-// marks of addresses that no other service has, its words and its sets.
-func (p *Planner) Remove(index uint32) {
-	p.RemoveFrontends(p.state.FrontendsOf(index))
-	p.clear(index)
+// frontendsOf is State.FrontendsOf, without a look at the whole table.
+func (p *Planner) frontendsOf(index uint32) []bpf.FrontendKey {
+	keys := slices.Collect(maps.Keys(p.keys[index]))
+	sortKeys(keys)
+	return keys
 }
 
 // RemoveFrontends plans that frontends of the writer's own go, and the marks of
 // addresses that have no others. Their services stay.
 func (p *Planner) RemoveFrontends(keys []bpf.FrontendKey) {
-	used := map[bpf.Address]bool{}
-	for k := range p.state.Frontends {
-		if k.Proto != 0 && !slices.Contains(keys, k) {
-			used[k.Addr] = true
+	going := map[bpf.Address]int{}
+	for _, k := range keys {
+		if _, there := p.state.Frontends[k]; there {
+			going[k.Addr]++
 		}
 	}
 	for _, k := range keys {
-		if !used[k.Addr] {
+		if p.shared[k.Addr] == going[k.Addr] {
 			p.deleteFrontend(bpf.FrontendKey{Addr: k.Addr})
 		}
 	}
@@ -222,8 +329,10 @@ func (p *Planner) RemoveFrontends(keys []bpf.FrontendKey) {
 
 func (p *Planner) deleteFrontend(k bpf.FrontendKey) {
 	if fe, ok := p.state.Frontends[k]; ok {
-		p.plan.Deletes = append(p.plan.Deletes, FrontendPut{Key: k, Frontend: fe})
+		p.touchFrontend(k)
 		delete(p.state.Frontends, k)
+		p.index(k, fe, -1)
+		p.room.frontends++
 	}
 }
 
@@ -234,12 +343,13 @@ func (p *Planner) clear(index uint32) {
 		if !ok {
 			continue
 		}
-		p.plan.LastWords = append(p.plan.LastWords, WordChange{At: at, From: w})
+		p.touchWord(at)
 		delete(p.state.Words, at)
 		if _, there := p.state.Sets[w.Set()]; there {
 			p.retire(w.Set())
 		}
 	}
+	p.setRanges(index, nil)
 }
 
 // Replace plans other backends for a service of any writer, which keeps its
@@ -248,48 +358,36 @@ func (p *Planner) Replace(index uint32, backends []netip.AddrPort) error {
 	if len(backends) == 0 {
 		return fmt.Errorf("service index %d would be left without a backend", index)
 	}
-	sticky := false
-	for _, fe := range p.state.Frontends {
-		if fe.Index == index && fe.Flags&bpf.FrontendSticky != 0 {
-			sticky = true
+	svc := Service{Backends: backends, Affinity: p.state.affinity(index)}
+	for k := range p.keys[index] {
+		if p.state.Frontends[k].Flags&bpf.FrontendSticky != 0 {
+			svc.Sticky = true
 		}
 	}
-	return p.setBackends(index, backends, sticky)
+	return p.setWord(bpf.WordAt(index, false), backends, svc)
 }
 
 func (p *Planner) allocate() (uint32, error) {
 	for ; p.free <= p.own.Last && p.free >= p.own.First; p.free++ {
-		if i := p.free; !p.used[i] {
-			p.used[i] = true
-			p.clearFirst(i)
+		if i := p.free; len(p.keys[i]) == 0 && !p.touched.emptied[i] {
+			p.free++
 			return i, nil
 		}
 	}
 	return 0, fmt.Errorf("%d to %d are all in use: %w", p.own.First, p.own.Last, ErrNoIndex)
 }
 
-// clearFirst brings forward what was left over at an index that is about to get
-// frontends: cleared at the end, the words of its new service would be lost.
-func (p *Planner) clearFirst(index uint32) {
-	var rest []WordChange
-	for _, c := range p.plan.LastWords {
-		if c.At/2 == index {
-			p.plan.Words = append(p.plan.Words, c)
-		} else {
-			rest = append(rest, c)
-		}
-	}
-	p.plan.LastWords = rest
-}
-
 func (p *Planner) putFrontend(k bpf.FrontendKey, fe bpf.Frontend) {
-	put := FrontendPut{Key: k, Frontend: fe}
-	if old, ok := p.state.Frontends[k]; ok {
-		if old == fe {
-			return
-		}
-		put.Former = &old
+	old, ok := p.state.Frontends[k]
+	if ok && old == fe {
+		return
 	}
-	p.plan.Puts = append(p.plan.Puts, put)
+	p.touchFrontend(k)
+	if ok {
+		p.index(k, old, -1)
+	} else {
+		p.room.frontends--
+	}
 	p.state.Frontends[k] = fe
+	p.index(k, fe, +1)
 }

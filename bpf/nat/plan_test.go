@@ -86,12 +86,12 @@ func TestSetIDsAreNotUsedAgain(t *testing.T) {
 			seen[id] = true
 		}
 	}
-	// After 2^32 sets, ids begin again, and skip 0 and those in use.
+	// After 2^30 sets, ids begin again, and skip 0 and those in use.
 	f.state.Generation = 1<<32 - 2
 	f.state.Sets[1] = map[uint32]bpf.Backend{0: {Port: bpf.PortOf(9)}}
 	f.state.Words[bpf.WordAt(2000, false)] = bpf.WordOf(1, 1)
 	f.state.Frontends[tcp("10.0.0.1:1")] = bpf.Frontend{Index: 2000}
-	for i, want := range []uint32{1<<32 - 1, 2, 3} {
+	for i, want := range []uint32{1<<30 - 1, 2, 3} {
 		ensure(t, f, InitIndexes, kubernetes(fmt.Sprintf("192.0.2.9:%d", i+1)))
 		s := mustRead(t, f)
 		if got := s.Words[bpf.WordAt(1, false)].Set(); got != want {

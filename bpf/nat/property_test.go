@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/firsthop/firsthop/bpf"
 )
@@ -88,6 +89,9 @@ func (h *history) planOne(p *Planner, own Indexes, wants map[bpf.FrontendKey][]n
 	if n%3 == 0 {
 		svc.VIPs = []netip.Addr{k.AddrPort().Addr()}
 	}
+	if n == 4 || n == 5 {
+		h.decorate(&svc, k)
+	}
 	for range 1 + h.dice.upTo(4) {
 		svc.Backends = append(svc.Backends, netip.MustParseAddrPort(fmt.Sprintf("192.0.2.%d:6443", h.dice.upTo(5)+1)))
 	}
@@ -100,6 +104,18 @@ func (h *history) planOne(p *Planner, own Indexes, wants map[bpf.FrontendKey][]n
 		h.t.Fatal(err)
 	}
 	wants[k] = sorted(distinct(svc.Backends))
+}
+
+// decorate adds what a frontend is not needed for: the backends that it leads to are the same.
+func (h *history) decorate(svc *Service, k bpf.FrontendKey) {
+	svc.Affinity = time.Duration(h.dice.upTo(3)) * time.Minute
+	if h.dice.upTo(2) == 0 {
+		svc.Ranges = []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", h.dice.upTo(4)))}
+		svc.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{k: bpf.FrontendLimited}
+	}
+	if h.dice.upTo(2) == 0 {
+		svc.Local = []netip.AddrPort{netip.MustParseAddrPort(fmt.Sprintf("192.0.2.%d:6443", h.dice.upTo(5)+1))}[:h.dice.upTo(2)]
+	}
 }
 
 // learn takes over what a killed writer got done: of each service all or nothing.

@@ -70,7 +70,7 @@ func (s Service) Validate() error {
 			return fmt.Errorf("service %s: frontend %v has no port or protocol", s.Name, k)
 		}
 	}
-	for _, b := range s.Backends {
+	for _, b := range slices.Concat(s.Backends, s.Local) {
 		if b.Addr().Unmap().Is4() != is4 {
 			return fmt.Errorf("service %s: backend %v is not of the frontends' family", s.Name, b)
 		}
@@ -80,5 +80,34 @@ func (s Service) Validate() error {
 			return fmt.Errorf("service %s: VIP %v has no frontend", s.Name, v)
 		}
 	}
+	for _, r := range s.Ranges {
+		if !r.IsValid() || r.Addr().Is4() != is4 {
+			return fmt.Errorf("service %s: source range %v is not of the frontends' family", s.Name, r)
+		}
+	}
+	for k, flags := range s.Flags {
+		if !slices.Contains(s.Frontends, k) || flags&^(bpf.FrontendLocal|bpf.FrontendLimited) != 0 {
+			return fmt.Errorf("service %s: flags %#x of %v: want those of one of its frontends, local or limited", s.Name, flags, k)
+		}
+	}
+	if a := s.Affinity; a < 0 || a > MaxAffinity || a%time.Second != 0 {
+		return fmt.Errorf("service %s: affinity of %v: want whole seconds up to %v", s.Name, a, MaxAffinity)
+	}
 	return nil
 }
+
+// hasLocal reports whether the word for local traffic is wanted.
+func (s Service) hasLocal() bool {
+	if s.Local != nil {
+		return true
+	}
+	for _, flags := range s.Flags {
+		if flags&bpf.FrontendLocal != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// hasMembers reports whether backends are to be found by id too: for sockets or clients that keep theirs.
+func (s Service) hasMembers() bool { return s.Sticky || s.Affinity > 0 }

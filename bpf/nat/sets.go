@@ -2,35 +2,109 @@ package nat
 
 import (
 	"errors"
-	"fmt"
 	"hash/fnv"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/firsthop/firsthop/bpf"
 )
 
-// The part of the planner that is about backend sets.
+// The part of the planner that is about backend sets, and the words that point to them.
 
-func (p *Planner) setBackends(index uint32, backends []netip.AddrPort, sticky bool) error {
-	at := bpf.WordAt(index, false)
+// target is where a word is to lead.
+type target struct {
+	local    bool
+	backends []netip.AddrPort // distinct
+	none     bpf.Word         // the word if there are no backends
+	shared   bool             // uses the set of the word for cluster traffic
+	same     bool             // does so already
+}
+
+// targets are what the words of a service at an index (0: a new one) are to lead to: cluster traffic first.
+func (p *Planner) targets(index uint32, svc Service) []target {
+	cluster := target{backends: distinct(svc.Backends)}
+	cluster.same = p.same(p.word(index, false), cluster.backends, 0, svc)
+	if !svc.hasLocal() {
+		old := p.word(index, true)
+		return []target{cluster, {local: true, same: old == 0}}
+	}
+	local := target{local: true, backends: distinct(svc.Local)}
+	if len(local.backends) == 0 && len(cluster.backends) > 0 {
+		local.none = bpf.WordOf(bpf.SetDrop, 0)
+	}
+	local.shared = len(local.backends) > 0 && sameBackends(local.backends, cluster.backends)
+	if local.shared {
+		local.same = cluster.same && p.word(index, true) == p.word(index, false)
+	} else {
+		local.same = p.same(p.word(index, true), local.backends, local.none, svc)
+	}
+	return []target{cluster, local}
+}
+
+func (p *Planner) word(index uint32, local bool) bpf.Word {
+	if index == 0 {
+		return 0
+	}
+	return p.state.Words[bpf.WordAt(index, local)]
+}
+
+// entries is how many backend entries a set takes.
+func entries(backends int, svc Service) int {
+	if backends == 0 {
+		return 0
+	}
+	n := backends
+	if svc.hasMembers() {
+		n *= 2
+	}
+	if svc.Affinity > 0 {
+		n++
+	}
+	return n
+}
+
+func (p *Planner) setBackends(index uint32, svc Service) error {
+	for _, t := range p.targets(index, svc) {
+		at := bpf.WordAt(index, t.local)
+		switch {
+		case t.same:
+		case t.shared:
+			p.putWord(at, p.state.Words[bpf.WordAt(index, false)])
+		case len(t.backends) == 0:
+			p.putWord(at, t.none)
+		default:
+			if err := p.setWord(at, t.backends, svc); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// setWord plans a new set and that a word leads to it, unless it is so.
+func (p *Planner) setWord(at uint32, backends []netip.AddrPort, svc Service) error {
 	old := p.state.Words[at]
 	next := distinct(backends)
-	if p.same(old, next, sticky) {
+	if p.same(old, next, 0, svc) {
 		return nil
 	}
-	to := bpf.Word(0)
-	if len(next) > 0 {
-		id, err := p.newSetID()
-		if err != nil {
-			return err
-		}
-		set := makeSet(id, next, sticky, p.state.Sets[old.Set()])
-		p.plan.NewSets = append(p.plan.NewSets, set)
-		p.state.Sets[id] = set.Backends
-		to = bpf.WordOf(id, uint32(len(next)))
+	id, err := p.newSetID(svc)
+	if err != nil {
+		return err
 	}
-	p.plan.Words = append(p.plan.Words, WordChange{At: at, From: old, To: to})
+	set := makeSet(id, next, svc, p.state.Sets[old.Set()])
+	p.touched.newSets[id] = set.Backends
+	p.state.Sets[id] = set.Backends
+	p.room.backends -= len(set.Backends)
+	p.putWord(at, bpf.WordOf(id, uint32(len(next))))
+	return nil
+}
+
+// putWord plans that a word changes, and that the set which it led to goes if nothing else leads there.
+func (p *Planner) putWord(at uint32, to bpf.Word) {
+	old := p.state.Words[at]
+	p.touchWord(at)
 	if to == 0 {
 		delete(p.state.Words, at)
 	} else {
@@ -39,79 +113,103 @@ func (p *Planner) setBackends(index uint32, backends []netip.AddrPort, sticky bo
 	if other := p.state.Words[at^1]; old.Count() > 0 && other.Set() != old.Set() { // both kinds of traffic may use one set
 		p.retire(old.Set())
 	}
-	return nil
 }
 
-// same reports whether the set behind w holds exactly these backends, whole
-// and with the member entries that are wanted.
-func (p *Planner) same(w bpf.Word, want []netip.AddrPort, sticky bool) bool {
-	if int(w.Count()) != len(want) {
+// same reports whether w leads to exactly these backends, whole and with what else the set is to have.
+func (p *Planner) same(w bpf.Word, want []netip.AddrPort, none bpf.Word, svc Service) bool {
+	if len(want) == 0 {
+		return w == none
+	}
+	if int(w.Count()) != len(want) || w.Affinity() != (svc.Affinity > 0) {
 		return false
 	}
 	set := p.state.Sets[w.Set()]
-	entries := len(want)
-	if sticky {
-		entries *= 2
-	}
-	have := p.state.Backends(w)
-	if len(set) != entries || len(have) != len(want) {
+	if len(set) != entries(len(want), svc) || p.state.affinityOf(w) != svc.Affinity {
 		return false
 	}
-	for _, b := range want {
-		if !slices.Contains(have, b) {
-			return false
-		}
+	return sameBackends(p.state.Backends(w), want)
+}
+
+// sameBackends compares two lists without duplicates; their order has no meaning.
+func sameBackends(a, b []netip.AddrPort) bool {
+	if len(a) != len(b) {
+		return false
 	}
-	return true
+	if slices.Equal(a, b) {
+		return true
+	}
+	have := make(map[netip.AddrPort]bool, len(a))
+	for _, x := range a {
+		have[x] = true
+	}
+	return !slices.ContainsFunc(b, func(x netip.AddrPort) bool { return !have[x] })
 }
 
 func (p *Planner) retire(id uint32) {
-	p.plan.OldSets = append(p.plan.OldSets, Set{ID: id, Backends: p.state.Sets[id]})
+	if set, fresh := p.touched.newSets[id]; fresh {
+		delete(p.touched.newSets, id)
+		p.room.backends += len(set)
+	} else {
+		p.touched.oldSets[id] = p.state.Sets[id]
+	}
 	delete(p.state.Sets, id)
 }
 
+// setIDs is how many set ids there are; the bits above say what a set is like.
+const setIDs = 1 << 30
+
 // newSetID never gives out an id again before all others were: a program that
 // was held up for long can't find strangers in a set.
-func (p *Planner) newSetID() (uint32, error) {
-	for range uint64(1) << 32 {
+func (p *Planner) newSetID(svc Service) (uint32, error) {
+	kind := uint32(0)
+	if svc.Affinity > 0 {
+		kind = bpf.SetAffinity
+	}
+	for range uint64(setIDs) {
 		p.state.Generation++
-		id := uint32(p.state.Generation)
-		if _, taken := p.state.Sets[id]; id == 0 || taken || p.retiring(id) {
+		n := uint32(p.state.Generation % setIDs)
+		if n == 0 || p.taken(n) || p.taken(n|bpf.SetAffinity) {
 			continue
 		}
-		p.plan.Generation = p.state.Generation
-		return id, nil
+		return n | kind, nil
 	}
 	return 0, errors.New("no free set id")
 }
 
-func (p *Planner) retiring(id uint32) bool {
-	return slices.ContainsFunc(p.plan.OldSets, func(s Set) bool { return s.ID == id })
+func (p *Planner) taken(id uint32) bool {
+	_, there := p.state.Sets[id]
+	_, going := p.touched.oldSets[id]
+	return there || going
 }
 
-func makeSet(id uint32, backends []netip.AddrPort, sticky bool, former map[uint32]bpf.Backend) Set {
-	s := Set{ID: id, Backends: map[uint32]bpf.Backend{}}
+func makeSet(id uint32, backends []netip.AddrPort, svc Service, former map[uint32]bpf.Backend) Set {
+	s := Set{ID: id, Backends: make(map[uint32]bpf.Backend, entries(len(backends), svc))}
 	ids := memberIDs(backends, former)
 	for slot, b := range backends {
 		be := bpf.Backend{Addr: bpf.AddressOf(b.Addr()), Port: bpf.PortOf(b.Port()), ID: ids[slot]}
 		s.Backends[uint32(slot)] = be
-		if sticky {
+		if svc.hasMembers() {
 			s.Backends[be.ID] = be
 		}
+	}
+	if svc.Affinity > 0 {
+		s.Backends[bpf.SlotAffinity] = bpf.Backend{ID: uint32(svc.Affinity / time.Second)}
 	}
 	return s
 }
 
-// memberIDs are what sockets remember the backends by. One that was in the
-// former set keeps its id; a new one gets a hash of its address, moved on while
-// that is taken.
+// memberIDs are what sockets and clients remember the backends by. One that was
+// in the former set keeps its id; a new one gets a hash of its address, moved on
+// while that is taken.
 func memberIDs(backends []netip.AddrPort, former map[uint32]bpf.Backend) []uint32 {
-	before := map[netip.AddrPort]uint32{}
-	for _, be := range former {
-		before[be.AddrPort()] = be.ID
+	before := make(map[netip.AddrPort]uint32, len(former))
+	for slot, be := range former {
+		if slot != bpf.SlotAffinity {
+			before[be.AddrPort()] = be.ID
+		}
 	}
 	ids := make([]uint32, len(backends))
-	taken := map[uint32]bool{}
+	taken := make(map[uint32]bool, len(backends))
 	for i, b := range backends {
 		ids[i] = before[b]
 		taken[ids[i]] = true
@@ -120,9 +218,7 @@ func memberIDs(backends []netip.AddrPort, former map[uint32]bpf.Backend) []uint3
 		if ids[i] != 0 {
 			continue
 		}
-		h := fnv.New32a()
-		fmt.Fprint(h, b)
-		id := h.Sum32() | bpf.BackendMember
+		id := hash(b) | bpf.BackendMember
 		for taken[id] {
 			id = (id + 1) | bpf.BackendMember
 		}
@@ -132,9 +228,16 @@ func memberIDs(backends []netip.AddrPort, former map[uint32]bpf.Backend) []uint3
 	return ids
 }
 
+func hash(b netip.AddrPort) uint32 {
+	h := fnv.New32a()
+	text, _ := b.MarshalText() // fails for no address that Validate lets through
+	h.Write(text)
+	return h.Sum32()
+}
+
 func distinct(in []netip.AddrPort) []netip.AddrPort {
-	var out []netip.AddrPort
-	seen := map[netip.AddrPort]bool{}
+	out := make([]netip.AddrPort, 0, len(in))
+	seen := make(map[netip.AddrPort]bool, len(in))
 	for _, b := range in {
 		b = netip.AddrPortFrom(b.Addr().Unmap(), b.Port())
 		if !seen[b] {

@@ -10,13 +10,16 @@
 // Traffic reads the table while it is written. A plan is ordered so that every
 // state in between is valid:
 //
-//  1. backends of new sets, which nothing points to yet
+//  1. backends of new sets, which nothing points to yet, and new source ranges
 //  2. words: each flips one service from its old set to its new one
-//  3. frontends of new services, then the marks of their VIPs
-//  4. frontends that go, marks first, then words that no frontend points to
-//  5. after an RCU grace period, old sets
+//  3. frontends that change, each followed by an RCU grace period: the update
+//     of a hash element isn't atomic for a reader once its memory is used again
+//  4. frontends of new services, then the marks of their VIPs
+//  5. frontends that go, marks first, then words that no frontend points to,
+//     then source ranges
+//  6. after an RCU grace period, old sets
 //
-// Steps 1 to 4 can be taken back (Applied.Rollback) until step 5
+// Steps 1 to 5 can be taken back (Applied.Rollback) until step 6
 // (Applied.Commit). A writer that is killed between any two leaves sets or words
 // that nothing points to; the next plan collects them.
 //
@@ -39,6 +42,8 @@ type State struct {
 	Frontends  map[bpf.FrontendKey]bpf.Frontend
 	Words      map[uint32]bpf.Word               // by place in the array (bpf.WordAt); zero words are absent
 	Sets       map[uint32]map[uint32]bpf.Backend // by set id and slot or member id
+	Ranges     map[bpf.RangeKey]bool             // the source ranges that are there
+	Room       Room                              // capacity
 }
 
 // NewState gives an empty table with room for services indexes.
@@ -48,32 +53,16 @@ func NewState(services uint32) *State {
 		Frontends: map[bpf.FrontendKey]bpf.Frontend{},
 		Words:     map[uint32]bpf.Word{},
 		Sets:      map[uint32]map[uint32]bpf.Backend{},
+		Ranges:    map[bpf.RangeKey]bool{},
 	}
 }
 
 // Resolve does what the programs do with a new connection: every backend that
-// it could get. refused is true where it would be refused; neither a backend
-// nor refused means that the address isn't a frontend.
+// it could get. refused is true where it would be refused or dropped; neither a
+// backend nor refused means that the address isn't a frontend. Lookup says more.
 func (s *State) Resolve(key bpf.FrontendKey) (backends []netip.AddrPort, refused bool) {
-	fe, ok := s.Frontends[key]
-	if !ok {
-		fe, ok = s.Frontends[bpf.FrontendKey{Addr: key.Addr}]
-		if !ok {
-			return nil, false
-		}
-	}
-	if fe.Flags&bpf.FrontendVIP != 0 {
-		return nil, true
-	}
-	w := s.Words[bpf.WordAt(fe.Index, fe.Flags&bpf.FrontendLocal != 0)]
-	for slot := range w.Count() {
-		be, ok := s.Sets[w.Set()][slot]
-		if !ok {
-			return nil, true
-		}
-		backends = append(backends, be.AddrPort())
-	}
-	return backends, len(backends) == 0
+	v := s.Lookup(key)
+	return v.Backends, v.Kind == Refused || v.Kind == Dropped
 }
 
 // Backends are the addresses of the set behind a word, in slot order.
@@ -127,6 +116,8 @@ func (s *State) clone() *State {
 		Frontends:  maps.Clone(s.Frontends),
 		Words:      maps.Clone(s.Words),
 		Sets:       maps.Clone(s.Sets), // sets are never changed once written
+		Ranges:     maps.Clone(s.Ranges),
+		Room:       s.Room,
 	}
 	return c
 }

@@ -18,6 +18,10 @@ type Store interface {
 	PutFrontends([]bpf.FrontendKey, []bpf.Frontend) error
 	DeleteFrontends([]bpf.FrontendKey) error
 
+	PutRanges([]bpf.RangeKey) error
+	// DeleteRanges doesn't mind keys that are not there.
+	DeleteRanges([]bpf.RangeKey) error
+
 	// PutWord changes a word by one store; zero clears it.
 	PutWord(at uint32, w bpf.Word) error
 

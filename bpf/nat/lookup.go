@@ -1,0 +1,82 @@
+package nat
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/firsthop/firsthop/bpf"
+)
+
+// Kind is what becomes of a connection.
+type Kind string
+
+// The kinds.
+const (
+	NotOurs    Kind = "not a frontend"
+	Translated Kind = "translated"
+	Refused    Kind = "refused" // ECONNREFUSED, or EPERM below Linux 6.1
+	Dropped    Kind = "dropped" // EHOSTUNREACH, or EPERM below Linux 6.1
+)
+
+// Verdict is what the table says of a new connection.
+type Verdict struct {
+	Kind     Kind
+	Index    uint32            // of the service; 0: none
+	Frontend bpf.FrontendKey   // the entry that decides: maybe the mark of a VIP, or that of all loopback addresses
+	Flags    bpf.FrontendFlags // its flags
+	Set      uint32            // of the backends
+	Backends []netip.AddrPort  // each may be chosen
+	Affinity time.Duration     // for how long a client keeps its backend; 0: not at all
+}
+
+// Lookup does what the programs do with a new connection, in the host's network
+// namespace and from a client that source ranges let in.
+func (s *State) Lookup(key bpf.FrontendKey) Verdict {
+	v := Verdict{Kind: NotOurs, Frontend: key}
+	fe, ok := s.Frontends[key]
+	if addr := key.Addr.Addr(); !ok && addr.IsLoopback() {
+		v.Frontend = bpf.LoopbackKey(addr.Is4(), key.Port.Uint16(), key.Proto)
+		fe, ok = s.Frontends[v.Frontend]
+	} else if !ok {
+		v.Frontend = bpf.FrontendKey{Addr: key.Addr}
+		fe, ok = s.Frontends[v.Frontend]
+	}
+	if !ok {
+		v.Frontend = key
+		return v
+	}
+	v.Index, v.Flags, v.Kind = fe.Index, fe.Flags, Refused
+	if fe.Flags&bpf.FrontendVIP != 0 {
+		return v
+	}
+	w := s.Words[bpf.WordAt(fe.Index, fe.Flags&bpf.FrontendLocal != 0)]
+	if w.Drop() {
+		v.Kind = Dropped
+		return v
+	}
+	v.Set, v.Affinity = w.Set(), s.affinityOf(w)
+	for slot := range w.Count() {
+		be, ok := s.Sets[w.Set()][slot]
+		if !ok {
+			return v
+		}
+		v.Backends = append(v.Backends, be.AddrPort())
+	}
+	if len(v.Backends) > 0 {
+		v.Kind = Translated
+	}
+	return v
+}
+
+// affinityOf is the affinity of the set that a word leads to.
+func (s *State) affinityOf(w bpf.Word) time.Duration {
+	if !w.Affinity() {
+		return 0
+	}
+	return time.Duration(s.Sets[w.Set()][bpf.SlotAffinity].ID) * time.Second
+}
+
+// affinity is that of the service at an index.
+func (s *State) affinity(index uint32) time.Duration {
+	return s.affinityOf(s.Words[bpf.WordAt(index, false)])
+}

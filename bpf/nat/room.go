@@ -1,0 +1,72 @@
+package nat
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/firsthop/firsthop/bpf"
+)
+
+// Room is for how many entries a table has room; 0: nobody knows, a write will tell.
+type Room struct{ Frontends, Backends, Ranges int }
+
+// room is how many more entries there is room for. A set that goes keeps its
+// room until it was removed (Planner.Freed).
+type room struct {
+	limits                      Room
+	frontends, backends, ranges int
+}
+
+func roomOf(s *State) room {
+	r := room{limits: s.Room, frontends: -len(s.Frontends), backends: s.Room.Backends, ranges: s.Room.Ranges - len(s.Ranges)}
+	for _, set := range s.Sets {
+		r.backends -= len(set)
+	}
+	return r
+}
+
+// Freed tells that the old sets of a plan are gone from the table.
+func (p *Planner) Freed(plan *Plan) {
+	for _, set := range plan.OldSets {
+		p.room.backends += len(set.Backends)
+	}
+}
+
+// fits reports whether a service has room beside what it replaces. Its error matches ErrFull.
+func (p *Planner) fits(index uint32, svc Service) error {
+	var frontends, backends int
+	for _, k := range svc.Frontends {
+		if _, there := p.state.Frontends[k]; !there {
+			frontends++
+		}
+	}
+	for _, v := range svc.VIPs {
+		if _, there := p.state.Frontends[bpf.VIPKeyOf(v)]; !there {
+			frontends++
+		}
+	}
+	for _, t := range p.targets(index, svc) {
+		if !t.same && !t.shared {
+			backends += entries(len(t.backends), svc)
+		}
+	}
+	ranges := 0
+	for _, r := range distinctRanges(svc.Ranges) {
+		if !slices.Contains(p.ranges[index], r) || index == 0 {
+			ranges++
+		}
+	}
+	for _, x := range []struct {
+		what               string
+		want, left, limits int
+	}{
+		{"frontends", frontends, p.room.limits.Frontends + p.room.frontends, p.room.limits.Frontends},
+		{"backends", backends, p.room.backends, p.room.limits.Backends},
+		{"source ranges", ranges, p.room.ranges, p.room.limits.Ranges},
+	} {
+		if x.limits > 0 && x.want > x.left {
+			return fmt.Errorf("needs room for %d %s, of %d there are %d left: %w", x.want, x.what, x.limits, max(x.left, 0), ErrFull)
+		}
+	}
+	return nil
+}

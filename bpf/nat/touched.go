@@ -1,0 +1,143 @@
+package nat
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+
+	"github.com/firsthop/firsthop/bpf"
+)
+
+// touched remembers how everything was that a plan touches. What is put and
+// taken back, or changed twice, is then written once or not at all.
+type touched struct {
+	frontends map[bpf.FrontendKey]*bpf.Frontend // nil: there was none
+	words     map[uint32]bpf.Word
+	ranges    map[bpf.RangeKey]bool
+	newSets   map[uint32]map[uint32]bpf.Backend
+	oldSets   map[uint32]map[uint32]bpf.Backend // were there when the plan began
+	emptied   map[uint32]bool                   // indexes that lost all frontends at some time
+}
+
+func newTouched() touched {
+	return touched{
+		frontends: map[bpf.FrontendKey]*bpf.Frontend{},
+		words:     map[uint32]bpf.Word{},
+		ranges:    map[bpf.RangeKey]bool{},
+		newSets:   map[uint32]map[uint32]bpf.Backend{},
+		oldSets:   map[uint32]map[uint32]bpf.Backend{},
+		emptied:   map[uint32]bool{},
+	}
+}
+
+// touchFrontend is to be called before a frontend of the state changes; the others likewise.
+func (p *Planner) touchFrontend(k bpf.FrontendKey) {
+	if _, known := p.touched.frontends[k]; known {
+		return
+	}
+	p.touched.frontends[k] = nil
+	if fe, there := p.state.Frontends[k]; there {
+		p.touched.frontends[k] = &fe
+	}
+}
+
+func (p *Planner) touchWord(at uint32) {
+	if _, known := p.touched.words[at]; !known {
+		p.touched.words[at] = p.state.Words[at]
+	}
+}
+
+func (p *Planner) touchRange(k bpf.RangeKey) {
+	if _, known := p.touched.ranges[k]; !known {
+		p.touched.ranges[k] = p.state.Ranges[k]
+	}
+}
+
+// Plan is what was planned so far.
+func (p *Planner) Plan() *Plan {
+	plan := &Plan{
+		NewSets: sortedSets(p.touched.newSets),
+		OldSets: sortedSets(p.touched.oldSets),
+	}
+	if len(plan.NewSets) > 0 {
+		plan.Generation = p.state.Generation
+	}
+	p.planWords(plan)
+	p.planRanges(plan)
+	p.planFrontends(plan)
+	return plan
+}
+
+// Take is Plan, after which the next one begins. Whoever takes it carries it out.
+func (p *Planner) Take() *Plan {
+	plan := p.Plan()
+	for index := range p.touched.emptied {
+		if p.own.Contains(index) && len(p.keys[index]) == 0 {
+			p.free = min(p.free, index)
+		}
+	}
+	p.touched = newTouched()
+	return plan
+}
+
+func (p *Planner) planWords(plan *Plan) {
+	for _, at := range slices.Sorted(maps.Keys(p.touched.words)) {
+		change := WordChange{At: at, From: p.touched.words[at], To: p.state.Words[at]}
+		switch {
+		case change.From == change.To:
+		case change.To == 0 && len(p.keys[at/2]) == 0:
+			plan.LastWords = append(plan.LastWords, change)
+		default:
+			plan.Words = append(plan.Words, change)
+		}
+	}
+}
+
+func (p *Planner) planRanges(plan *Plan) {
+	for k, was := range p.touched.ranges {
+		switch is := p.state.Ranges[k]; {
+		case is && !was:
+			plan.NewRanges = append(plan.NewRanges, k)
+		case was && !is:
+			plan.OldRanges = append(plan.OldRanges, k)
+		}
+	}
+	for _, keys := range [][]bpf.RangeKey{plan.NewRanges, plan.OldRanges} {
+		slices.SortFunc(keys, func(a, b bpf.RangeKey) int {
+			return cmp.Or(cmp.Compare(a.Index, b.Index), a.Prefix().Addr().Compare(b.Prefix().Addr()), cmp.Compare(a.PrefixLen, b.PrefixLen))
+		})
+	}
+}
+
+// planFrontends puts the marks of VIPs after the frontends that come, and before those that go: in between, a port that
+// is served may not be refused.
+func (p *Planner) planFrontends(plan *Plan) {
+	keys := slices.Collect(maps.Keys(p.touched.frontends))
+	sortKeys(keys)
+	var marks, goingMarks []FrontendPut
+	for _, k := range keys {
+		was := p.touched.frontends[k]
+		is, there := p.state.Frontends[k]
+		switch {
+		case there && was != nil && *was == is, !there && was == nil:
+		case there && k.Proto == 0:
+			marks = append(marks, FrontendPut{Key: k, Frontend: is, Former: was})
+		case there:
+			plan.Puts = append(plan.Puts, FrontendPut{Key: k, Frontend: is, Former: was})
+		case k.Proto == 0:
+			goingMarks = append(goingMarks, FrontendPut{Key: k, Frontend: *was})
+		default:
+			plan.Deletes = append(plan.Deletes, FrontendPut{Key: k, Frontend: *was})
+		}
+	}
+	plan.Puts = append(plan.Puts, marks...)
+	plan.Deletes = append(goingMarks, plan.Deletes...)
+}
+
+func sortedSets(sets map[uint32]map[uint32]bpf.Backend) []Set {
+	var out []Set
+	for _, id := range slices.Sorted(maps.Keys(sets)) {
+		out = append(out, Set{ID: id, Backends: sets[id]})
+	}
+	return out
+}

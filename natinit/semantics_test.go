@@ -1,0 +1,291 @@
+package natinit
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/bpf/nat"
+	"github.com/firsthop/firsthop/test/clients"
+	"github.com/firsthop/firsthop/test/lab"
+)
+
+// newPod gives a pod from which what nobody serves fails at once.
+func (n *node) newPod(t testing.TB, i int) *lab.Pod {
+	t.Helper()
+	pod, err := n.l.AddPod(fmt.Sprint("pod", i), netip.AddrFrom4([4]byte{198, 51, 100, byte(i)}), netip.MustParseAddr(fmt.Sprintf("2001:db8:1::%d", i)))
+	must(t, err)
+	must(t, pod.Do(func() error {
+		for _, cidr := range []string{"10.96.0.0/16", "fd00:96::/64"} {
+			_, dst, _ := net.ParseCIDR(cidr)
+			if err := netlink.RouteAdd(&netlink.Route{Dst: dst, Type: unix.RTN_UNREACHABLE}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	return pod
+}
+
+// serve brings services of the runtime's kind up, with everything that the kernel has, and returns the table's maps.
+func (n *node) serve(t testing.TB, b bpf.Balancer, svcs ...nat.Service) *bpf.Maps {
+	t.Helper()
+	n.up(t, allFeatures(), b, svcs)
+	m, err := bpf.OpenMaps(n.pins, false)
+	must(t, err)
+	t.Cleanup(func() { m.Close() })
+	return m
+}
+
+// servers are who answered, each once, in n connections.
+func servers(t testing.TB, p clients.Program, m clients.Machine, w toVIP, n int) map[string]bool {
+	t.Helper()
+	seen := map[string]bool{}
+	for range n { // each of its own process and socket
+		e := p.Run(t, m, w.mode, w.vip, "hello", w.options()...)[0]
+		if e.Error != "" {
+			t.Errorf("%s: %+v", w.name, e)
+		}
+		seen[e.Server()] = true
+	}
+	return seen
+}
+
+func TestAClientKeepsItsBackend(t *testing.T) {
+	lab.NeedsLinux(t, 5, 7, "network namespace cookies")
+	n := newNode(t)
+	p := goClient(t)
+	svcs := services(0, 1, 2)
+	for i := range svcs {
+		svcs[i].Affinity = time.Hour
+	}
+	n.serve(t, bpf.Balancer{UDP: true}, svcs...)
+	pods := []clients.Machine{n.l, n.newPod(t, 1), n.newPod(t, 2), n.newPod(t, 3)}
+	for _, w := range waysToVIP() {
+		all := map[string]bool{}
+		for i, m := range pods {
+			seen := servers(t, p, m, w, 4)
+			if len(seen) != 1 {
+				t.Errorf("%s: client %d was answered by %v", w.name, i, seen)
+			}
+			for s := range seen {
+				all[s] = true
+			}
+		}
+		if len(all) == 1 {
+			t.Logf("%s: all clients were answered by %v (by chance, one in 27)", w.name, all)
+		}
+	}
+	kept := servers(t, p, n.l, waysToVIP()[0], 1)
+	for gone := range 3 { // one of the three rounds takes the backend away that is kept
+		which := []int{(gone + 1) % 3, (gone + 2) % 3}
+		left := services(which...)
+		for i := range left {
+			left[i].Affinity = time.Hour
+		}
+		n.serve(t, bpf.Balancer{UDP: true}, left...)
+		now := servers(t, p, n.l, waysToVIP()[0], 4)
+		if len(now) != 1 {
+			t.Errorf("without backend %d: %v", gone, now)
+		}
+		if lost := kept[fmt.Sprintf("backend-%d", gone)]; !lost && !kept[only(now)] {
+			t.Errorf("without backend %d the client moved from %v to %v", gone, kept, now)
+		}
+		kept = now
+	}
+}
+
+func only(set map[string]bool) string {
+	for s := range set {
+		return s
+	}
+	return ""
+}
+
+// The time is the client's, not the backend's: it counts from the last connection.
+func TestAffinityEnds(t *testing.T) {
+	n := newNode(t)
+	svc := services(0, 1, 2)[0]
+	svc.Affinity = 10 * time.Second
+	m := n.serve(t, bpf.Balancer{UDP: true}, svc)
+	p := goClient(t)
+	first := only(servers(t, p, n.l, waysToVIP()[0], 1))
+	var key bpf.AffinityKey
+	var value bpf.AffinityValue
+	it := m.Map(bpf.MapAffinity).Iterate()
+	if !it.Next(&key, &value) || key.Index != 1 {
+		t.Fatalf("affinity: %+v %+v %v", key, value, it.Err())
+	}
+	moved := false
+	for range 40 {
+		value.Used -= 9
+		must(t, m.Map(bpf.MapAffinity).Put(key, value))
+		if now := only(servers(t, p, n.l, waysToVIP()[0], 1)); now != first {
+			t.Fatalf("after 9 s the client moved from %s to %s", first, now)
+		}
+		must(t, m.Map(bpf.MapAffinity).Lookup(key, &value)) // the connection counts as use
+		aged := value
+		aged.Used -= 11
+		must(t, m.Map(bpf.MapAffinity).Put(key, aged))
+		now := only(servers(t, p, n.l, waysToVIP()[0], 1))
+		must(t, m.Map(bpf.MapAffinity).Lookup(key, &value))
+		if now != first {
+			moved = true
+			break
+		}
+	}
+	if !moved {
+		t.Error("after 11 s, a client of three backends never moved in 40 tries")
+	}
+}
+
+func TestFrontendsForLocalTraffic(t *testing.T) {
+	n := newNode(t)
+	p := goClient(t)
+	svcs := services(0, 1, 2)
+	outside := netip.MustParseAddrPort("203.0.113.9:443")
+	svcs[0].Frontends = append(svcs[0].Frontends, bpf.FrontendKeyOf(outside, bpf.TCP))
+	vip := svcs[0].Frontends[0]
+	svcs[0].Flags = map[bpf.FrontendKey]bpf.FrontendFlags{vip: bpf.FrontendLocal}
+	w := waysToVIP()[0]
+	external := toVIP{name: "external", mode: clients.TCP, vip: outside.String()}
+
+	svcs[0].Local = svcs[0].Backends[1:2]
+	n.serve(t, bpf.Balancer{UDP: true}, svcs...)
+	if got := servers(t, p, n.l, w, 5); len(got) != 1 || !got["backend-1"] {
+		t.Errorf("the Service IP led to %v, want the local backend", got)
+	}
+	if got := servers(t, p, n.l, external, 20); len(got) != 3 {
+		t.Errorf("the external IP led to %v, want all", got)
+	}
+
+	svcs[0].Local = nil
+	n.serve(t, bpf.Balancer{UDP: true}, svcs...)
+	want := "connect EHOSTUNREACH"
+	if !allFeatures().SetRetval {
+		want = "connect EPERM"
+	}
+	if e := p.Run(t, n.l, w.mode, w.vip, "hello")[0]; e.Error != want {
+		t.Errorf("no local backend: %+v, want %s", e, want)
+	}
+	servers(t, p, n.l, external, 1)
+
+	svcs[0].Backends, svcs[0].AllowEmpty = nil, true
+	n.serve(t, bpf.Balancer{UDP: true}, svcs...)
+	if want = "connect ECONNREFUSED"; !allFeatures().SetRetval {
+		want = "connect EPERM"
+	}
+	for _, addr := range []string{w.vip, external.vip} {
+		if e := p.Run(t, n.l, w.mode, addr, "hello")[0]; e.Error != want {
+			t.Errorf("no backend at all, %s: %+v, want %s", addr, e, want)
+		}
+	}
+}
+
+func TestNodePortsOnLoopbackServeTheHostAlone(t *testing.T) {
+	lab.NeedsLinux(t, 5, 14, "SO_NETNS_COOKIE, to name the host's namespace")
+	n := newNode(t)
+	p := goClient(t)
+	svcs := services(0, 1, 2)
+	for i := range svcs {
+		k := svcs[i].Frontends[0]
+		svcs[i].Frontends = append(svcs[i].Frontends, bpf.LoopbackKey(k.Addr.Addr().Is4(), 30080, k.Proto))
+	}
+	n.serve(t, bpf.Balancer{UDP: true, HostNetns: netnsCookie(t, n.l)}, svcs...)
+	pod := n.newPod(t, 1)
+	for _, w := range []toVIP{
+		{"TCP", clients.TCP, "127.0.0.1:30080", false},
+		{"TCP to another of 127.0.0.0/8", clients.TCP, "127.1.2.3:30080", false},
+		{"TCP to a v4-mapped address", clients.TCP, "127.0.0.1:30080", true},
+		{"TCP over IPv6", clients.TCP, "[::1]:30080", false},
+		{"connected UDP", clients.UDPConnected, "127.0.0.1:30080", false},
+		{"unconnected UDP", clients.UDPUnconnected, "127.0.0.1:30080", false},
+		{"unconnected UDP over IPv6", clients.UDPUnconnected, "[::1]:30080", false},
+	} {
+		n.checkWay(t, allFeatures(), p, w)
+		if e := p.Run(t, pod, w.mode, w.vip, "hello", w.options()...)[0]; e.Server() != "" {
+			t.Errorf("%s: a pod's loopback address led to %s", w.name, e.Server())
+		}
+	}
+	if e := p.Run(t, n.l, clients.TCP, "127.0.0.1:30081", "hello")[0]; e.Error != "connect ECONNREFUSED" {
+		t.Errorf("a loopback port that nobody serves: %+v", e)
+	}
+	n.serve(t, bpf.Balancer{UDP: true}, svcs...) // which namespace is the host's isn't known
+	if e := p.Run(t, n.l, clients.TCP, "127.0.0.1:30080", "hello")[0]; e.Server() != "" {
+		t.Errorf("without the host's cookie: %+v", e)
+	}
+}
+
+func TestSourceRangesJudgeTheWorkload(t *testing.T) {
+	lab.NeedsLinux(t, 5, 14, "SO_NETNS_COOKIE, to name namespaces")
+	n := newNode(t)
+	p := goClient(t)
+	svcs := services(0, 1, 2)
+	for i, r := range []string{"198.51.100.0/30", "2001:db8:1::1/128", "198.51.100.0/30", "2001:db8:1::1/128"} {
+		k := svcs[i].Frontends[0]
+		svcs[i].Flags = map[bpf.FrontendKey]bpf.FrontendFlags{k: bpf.FrontendLimited}
+		svcs[i].Ranges = []netip.Prefix{netip.MustParsePrefix(r), netip.PrefixFrom(k.Addr.Addr(), k.Addr.Addr().BitLen())}
+	}
+	m := n.serve(t, bpf.Balancer{UDP: true}, svcs...)
+	near, far := n.newPod(t, 1), n.newPod(t, 9)
+	for i, pod := range map[int]*lab.Pod{1: near, 9: far} {
+		must(t, m.Map(bpf.MapWorkload).Put(podCookie(t, pod), bpf.Workload{
+			Addr4: bpf.AddressOf(netip.AddrFrom4([4]byte{198, 51, 100, byte(i)})),
+			Addr6: bpf.AddressOf(netip.MustParseAddr(fmt.Sprintf("2001:db8:1::%d", i))),
+		}))
+	}
+	want := "EHOSTUNREACH"
+	if !allFeatures().SetRetval {
+		want = "EPERM"
+	}
+	for _, w := range waysToVIP() {
+		servers(t, p, near, w, 1)
+		call := "connect "
+		if w.mode == clients.UDPUnconnected {
+			call = "sendto "
+		}
+		for who, client := range map[string]clients.Machine{"a pod outside of the ranges": far, "one whose address isn't known": n.l} {
+			if e := p.Run(t, client, w.mode, w.vip, "hello", w.options()...)[0]; e.Error != call+want {
+				t.Errorf("%s, %s: %+v, want %s", w.name, who, e, call+want)
+			}
+		}
+	}
+}
+
+func podCookie(t testing.TB, pod *lab.Pod) (cookie uint64) {
+	t.Helper()
+	must(t, pod.Do(func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, 71)
+		return err
+	}))
+	return cookie
+}
+
+func TestAWorkloadOptsOut(t *testing.T) {
+	lab.NeedsLinux(t, 5, 14, "SO_NETNS_COOKIE, to name namespaces")
+	n := newNode(t)
+	p := goClient(t)
+	m := n.serve(t, bpf.Balancer{UDP: true}, services(0, 1, 2)...)
+	in, out := n.newPod(t, 1), n.newPod(t, 2)
+	must(t, m.Map(bpf.MapWorkload).Put(podCookie(t, out), bpf.Workload{Flags: bpf.WorkloadOptedOut}))
+	for _, optOut := range []bpf.Control{0, bpf.ControlOptOut, 0} {
+		must(t, m.Map(bpf.MapControl).Put(uint32(0), optOut))
+		for _, w := range waysToVIP() {
+			servers(t, p, in, w, 1)
+			if e := p.Run(t, out, w.mode, w.vip, "hello", w.options()...)[0]; (e.Server() != "") != (optOut == 0) {
+				t.Errorf("control %d, %s: %+v", optOut, w.name, e)
+			}
+		}
+	}
+}
