@@ -86,7 +86,8 @@ func (c *Checker) Check(ctx context.Context, confirm bool) ProbeResult {
 				return a.result
 			}
 			a.close()
-			if best == nil || a.result.State <= best.State {
+			// An answer says more than silence, even a bad one.
+			if best == nil || best.Kind == KindTimeout || a.result.Kind != KindTimeout && a.result.State <= best.State {
 				best = &a.result
 			}
 			if again {

@@ -1,0 +1,335 @@
+package apiservers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/natinit/apiserver"
+)
+
+const (
+	// dialStagger is how long an address may be silent before the next one is
+	// tried beside it.
+	dialStagger = 300 * time.Millisecond
+	// dialTimeout bounds a dial whose context does not.
+	dialTimeout = 10 * time.Second
+	// maxDials bounds the addresses that one dial tries.
+	maxDials = 16
+	// deadPeer is when the kernel gives a connection up whose peer is silent. An
+	// HTTP/2 client would need 45 seconds to notice that its watches are dead
+	// (client-go: ping after 30 s, answer within 15).
+	deadPeer = 10 * time.Second
+)
+
+// DialerConfig is what a Dialer needs to know.
+type DialerConfig struct {
+	Log *slog.Logger
+	// Monitor knows the endpoints.
+	Monitor *Monitor
+	// Proven reports whether connections to the Service IP are known to reach
+	// an API server; while they are not, endpoints are dialled first. nil means
+	// that they are.
+	Proven func() bool
+	// Dial is the way out; nil is a plain one that notices dead peers.
+	Dial apiserver.Dial
+	// Root and Resolver are for the name of the configured server.
+	Root     string
+	Resolver apiserver.Resolver
+}
+
+// Dialer reaches an API server for the runtime's own client, through the
+// configured address, which is the Service IP as a rule, or directly. The
+// certificate is checked for the configured name either way: that of the
+// Service IP is in every API server's. Its methods may be called by any
+// goroutine.
+type Dialer struct {
+	cfg  DialerConfig
+	turn atomic.Uint64 // for the round robin
+
+	mu     sync.Mutex
+	status DialerStatus
+	says   limiter
+}
+
+// DialerStatus tells how connections came about.
+type DialerStatus struct {
+	// Configured were reached at the configured address, Direct at an endpoint,
+	// Failed nowhere.
+	Configured, Direct, Failed uint64
+	// LastDirect is the time of the last direct one.
+	LastDirect time.Time
+}
+
+// NewDialer makes a Dialer.
+func NewDialer(cfg DialerConfig) (*Dialer, error) {
+	if cfg.Log == nil || cfg.Monitor == nil {
+		return nil, errors.New("make a dialer for API servers: no logger, or no monitor")
+	}
+	if cfg.Dial == nil {
+		cfg.Dial = (&net.Dialer{
+			KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: deadPeer / 2, Interval: deadPeer / 10, Count: 5},
+			Control:         setUserTimeout,
+		}).DialContext
+	}
+	cfg.Resolver = apiserver.NewResolver(cfg.Root, cfg.Resolver)
+	return &Dialer{cfg: cfg}, nil
+}
+
+// setUserTimeout bounds how long sent data may stay without acknowledgement;
+// keep-alives are not sent while there is any (tcp(7)).
+func setUserTimeout(_, _ string, c syscall.RawConn) error {
+	var err error
+	ctrlErr := c.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(deadPeer.Milliseconds()))
+	})
+	return errors.Join(ctrlErr, err)
+}
+
+// Status gives the counters.
+func (d *Dialer) Status() DialerStatus {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.status
+}
+
+// DialContext has the shape that rest.Config.Dial wants. It tries the address,
+// then the endpoints: the live ones in turn, those that the API service leads
+// to, then all that are known; each when the one before has failed or was
+// silent for dialStagger. The first connection counts. A host name is looked up
+// each time. The error is a *DialError.
+func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	configured := way{name: address, dial: func(ctx context.Context) (net.Conn, error) {
+		return d.dialConfigured(ctx, network, address)
+	}}
+	var direct []way
+	for _, e := range d.cfg.Monitor.dialOrder(int(d.turn.Add(1) % (1 << 30))) {
+		to := e.Addr.String()
+		if to == address || len(direct) == maxDials {
+			continue
+		}
+		direct = append(direct, way{name: e.String(), dial: func(ctx context.Context) (net.Conn, error) {
+			return d.cfg.Dial(ctx, network, to)
+		}})
+	}
+	proven := d.cfg.Proven == nil || d.cfg.Proven()
+	ways := append([]way{configured}, direct...)
+	if !proven {
+		ways = append(direct, configured)
+	}
+	conn, by, tries := race(ctx, ways)
+	d.count(conn, by, address, tries)
+	if conn == nil {
+		return nil, &DialError{Address: address, Tries: tries}
+	}
+	return conn, nil
+}
+
+// dialConfigured dials the address of the configuration, or what its name
+// leads to now.
+func (d *Dialer) dialConfigured(ctx context.Context, network, address string) (net.Conn, error) {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, fmt.Errorf("address %q is not host:port", address)
+	}
+	if _, err := netip.ParseAddr(host); err == nil {
+		return d.cfg.Dial(ctx, network, address)
+	}
+	found, err := apiserver.ParseEndpoints(address)
+	if err != nil {
+		return nil, err
+	}
+	_, names := apiserver.Resolve(ctx, apiserver.ResolveConfig{Resolver: d.cfg.Resolver, Loopback: true}, found)
+	var ways []way
+	for _, n := range names {
+		if n.Err != nil {
+			return nil, n.Err
+		}
+		found = n.Found
+	}
+	for _, e := range found {
+		ways = append(ways, way{name: e.Addr.String(), dial: func(ctx context.Context) (net.Conn, error) {
+			return d.cfg.Dial(ctx, network, e.Addr.String())
+		}})
+	}
+	conn, _, tries := race(ctx, ways)
+	if conn == nil {
+		return nil, &DialError{Address: address, Tries: tries}
+	}
+	return conn, nil
+}
+
+func (d *Dialer) count(conn net.Conn, by, address string, tries []Try) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case conn == nil:
+		d.status.Failed++
+	case by == address:
+		d.status.Configured++
+	default:
+		d.status.Direct++
+		d.status.LastDirect = time.Now()
+		if ok, unsaid := d.says.allow(d.status.LastDirect); ok {
+			d.cfg.Log.Warn("reached an API server directly", "configured", address, "endpoint", by, "before", (&DialError{address, tries}).Error(), "unsaid", unsaid)
+		}
+	}
+}
+
+// dialOrder gives the endpoints in the order in which they are worth dialling.
+func (m *Monitor) dialOrder(turn int) []apiserver.Endpoint {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var live [2][]apiserver.Endpoint
+	var used, rest []apiserver.Endpoint
+	seen := map[netip.AddrPort]bool{}
+	for _, e := range m.known() {
+		a := e.endpoint.Addr
+		seen[a] = true
+		t := m.targets[a]
+		switch {
+		case t != nil && t.state == apiserver.Live && e.first:
+			live[0] = append(live[0], e.endpoint)
+		case t != nil && t.state == apiserver.Live:
+			live[1] = append(live[1], e.endpoint)
+		case m.inUse(a):
+			used = append(used, e.endpoint)
+		default:
+			rest = append(rest, e.endpoint)
+		}
+	}
+	for _, c := range m.current {
+		for _, a := range c.addrs {
+			if e := (apiserver.Endpoint{Addr: a}); !seen[a] && m.usable(e, sourceAdopted) {
+				used = append(used, e)
+			}
+		}
+	}
+	var out []apiserver.Endpoint
+	for _, list := range [][]apiserver.Endpoint{live[0], live[1], used, rest} {
+		for i := range list {
+			out = append(out, list[(i+turn)%len(list)])
+		}
+	}
+	return out
+}
+
+// Try is an address that was dialled in vain.
+type Try struct {
+	Address string
+	Err     error
+}
+
+// DialError lists every address that was tried. It unwraps to the causes:
+// client-go's reflector treats ECONNREFUSED in a way of its own.
+type DialError struct {
+	// Address is what was asked for.
+	Address string
+	Tries   []Try
+}
+
+func (e *DialError) Error() string {
+	var list []string
+	for _, t := range e.Tries {
+		list = append(list, t.String())
+	}
+	if len(list) == 0 {
+		return "dial " + e.Address + ": no address"
+	}
+	return "dial API server: " + strings.Join(list, "; ")
+}
+
+func (t Try) String() string {
+	if of, ok := t.Err.(*DialError); ok { // a name with its addresses
+		var list []string
+		for _, t := range of.Tries {
+			list = append(list, t.String())
+		}
+		return t.Address + " (" + strings.Join(list, ", ") + ")"
+	}
+	_, err := apiserver.Explain(t.Err)
+	return t.Address + ": " + err.Error()
+}
+
+func (e *DialError) Unwrap() []error {
+	var list []error
+	for _, t := range e.Tries {
+		list = append(list, t.Err)
+	}
+	return list
+}
+
+// way is one address to dial.
+type way struct {
+	name string
+	dial func(context.Context) (net.Conn, error)
+}
+
+// race dials one after the other, the next when the one before has failed or
+// was silent for dialStagger, and gives the first connection with the name of
+// its way, and what failed before it. Connections that come too late are closed.
+func race(ctx context.Context, ways []way) (net.Conn, string, []Try) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type outcome struct {
+		conn net.Conn
+		err  error
+		name string
+	}
+	results := make(chan outcome, len(ways))
+	pending := 0
+	next := func() {
+		if len(ways) == 0 {
+			return
+		}
+		w := ways[0]
+		ways = ways[1:]
+		pending++
+		go func() {
+			conn, err := w.dial(ctx)
+			results <- outcome{conn, err, w.name}
+		}()
+	}
+	stagger := time.NewTicker(dialStagger)
+	defer stagger.Stop()
+	var tries []Try
+	for next(); pending > 0; {
+		select {
+		case <-stagger.C:
+			next()
+		case o := <-results:
+			pending--
+			if o.err == nil && pending == 0 {
+				return o.conn, o.name, tries
+			}
+			if o.err == nil {
+				go func() { // they end with ctx
+					for range pending {
+						if late := <-results; late.conn != nil {
+							late.conn.Close()
+						}
+					}
+				}()
+				return o.conn, o.name, tries
+			}
+			tries = append(tries, Try{o.name, o.err})
+			if ctx.Err() == nil {
+				stagger.Reset(dialStagger)
+				next()
+			}
+		}
+	}
+	return nil, "", tries
+}

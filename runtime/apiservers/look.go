@@ -1,0 +1,203 @@
+package apiservers
+
+import (
+	"bytes"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/firsthop/firsthop/natinit/apiserver"
+)
+
+// name is what a host name led to last.
+type name struct {
+	addrs []apiserver.Endpoint
+	at    time.Time // of the last answer with an address
+	err   error     // of the last question
+}
+
+// readFiles reads what needs no network: files of the host and the saved
+// addresses.
+func (m *Monitor) readFiles() (helpers []apiserver.Endpoint, creds []*apiserver.Credential) {
+	var found []member
+	explicit := len(m.cfg.Explicit) > 0
+	if !explicit || len(m.cfg.CA) == 0 {
+		for _, f := range m.sources() {
+			for _, e := range f.Endpoints {
+				found = append(found, member{endpoint: e, source: f.Source})
+			}
+			helpers = append(helpers, f.Helpers...)
+			creds = append(creds, f.Credentials...)
+		}
+	}
+	saved, _ := m.load()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !explicit && !slices.Equal(found, m.found) {
+		m.found, m.changed = found, true
+	}
+	if saved != nil {
+		m.saved, m.changed = saved, true
+	}
+	m.trust(creds)
+	return helpers, creds
+}
+
+// sources are the files, in rank order.
+func (m *Monitor) sources() []apiserver.Finding {
+	var out []apiserver.Finding
+	if m.cfg.Kubeconfig != "" {
+		out = append(out, apiserver.KubeconfigSource(m.cfg.Root, m.cfg.Kubeconfig))
+	}
+	out = append(out, apiserver.PodSource(m.cfg.Pod))
+	return append(out, apiserver.FileSources(m.cfg.Root)...)
+}
+
+func (m *Monitor) load() (*apiserver.Known, error) {
+	if m.cfg.StateDir == "" {
+		return nil, nil
+	}
+	return apiserver.Load(m.cfg.StateDir)
+}
+
+// trust takes the CA of the first credentials that have one, unless it was given.
+func (m *Monitor) trust(creds []*apiserver.Credential) {
+	if len(m.cfg.CA) > 0 {
+		return
+	}
+	for _, c := range creds {
+		if ca := c.CA(); len(ca) > 0 {
+			if !bytes.Equal(ca, m.ca) {
+				m.ca = ca
+				m.generation.Add(1)
+			}
+			return
+		}
+	}
+}
+
+// startLook starts a look if one is due. While something lives, that is a
+// look-up of the given names every half minute; while nothing does, all that
+// can be read, looked up and asked, at first every two seconds.
+func (m *Monitor) startLook(ctx context.Context, now time.Time) {
+	if m.looking {
+		m.lookDue = now.Add(lookTime) // it will wake us
+		return
+	}
+	if now.Before(m.lookDue) {
+		return
+	}
+	everything := !m.live()
+	if everything {
+		m.lookWait = min(max(m.lookWait*3/2, lookInterval), maxLookInterval)
+	}
+	m.looking, m.lookDue = true, now.Add(lookTime)
+	m.counters.Looks++
+	m.tasks.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, lookTime)
+		defer cancel()
+		if everything {
+			m.lookEverywhere(ctx)
+		}
+		m.resolve(ctx, everything)
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		wait := m.lookWait
+		switch live := m.live(); {
+		case live:
+			wait = resolveInterval
+		case !everything:
+			wait = 0 // the last one has died meanwhile
+		}
+		m.looking, m.lookDue = false, time.Now().Add(wait)
+		m.poke()
+	})
+}
+
+// lookEverywhere reads the files again, and asks the node-local proxies of k3s
+// and Talos: they cannot be endpoints, but may know some.
+func (m *Monitor) lookEverywhere(ctx context.Context) {
+	helpers, creds := m.readFiles()
+	if len(m.cfg.Explicit) > 0 || len(helpers) == 0 || len(creds) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTime/2)
+	defer cancel()
+	resolved, _ := apiserver.Resolve(ctx, m.resolveConfig(true), helpers)
+	answer := apiserver.Ask(ctx, apiserver.AskConfig{Credentials: creds, Candidates: resolved, Dial: m.cfg.Dial})
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var helped []member
+	for _, e := range answer.Findings[0].Endpoints {
+		helped = append(helped, member{endpoint: e, source: apiserver.SourceAPI})
+	}
+	if len(helped) > 0 && !slices.Equal(helped, m.helped) {
+		m.helped, m.changed = helped, true
+	}
+}
+
+func (m *Monitor) resolveConfig(loopback bool) apiserver.ResolveConfig {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return apiserver.ResolveConfig{
+		Resolver: m.cfg.Resolver, Loopback: loopback,
+		Services: slices.Clone(m.services),
+	}
+}
+
+// resolve looks up the names of the first tier, or all.
+func (m *Monitor) resolve(ctx context.Context, everything bool) {
+	m.mu.Lock()
+	list := m.firstTier()
+	if everything {
+		list = append(list, m.secondTier()...)
+	}
+	m.mu.Unlock()
+	var ask []apiserver.Endpoint
+	for _, e := range list {
+		if e.endpoint.Host == "" {
+			continue
+		}
+		if n := unresolved(e.endpoint); !slices.Contains(ask, n) {
+			ask = append(ask, n)
+		}
+	}
+	if len(ask) == 0 {
+		return
+	}
+	_, answers := apiserver.Resolve(ctx, m.resolveConfig(len(m.cfg.Explicit) > 0), ask)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, r := range answers {
+		m.enter(r)
+	}
+	if everything {
+		m.forgetNames(ask)
+	}
+}
+
+// enter follows a changed answer. No answer changes nothing: a name server
+// that is down takes no API server with it.
+func (m *Monitor) enter(r apiserver.Resolution) {
+	n, known := m.names[r.Asked]
+	n.err = r.Err
+	if r.Err == nil {
+		n.at = time.Now()
+		if !slices.Equal(r.Found, n.addrs) {
+			if known && n.addrs != nil {
+				m.cfg.Log.Info("the name of an API server leads elsewhere", "name", r.Asked.String(), "addresses", len(r.Found), "first", r.Found[0].Addr.String())
+			}
+			n.addrs, m.changed = r.Found, true
+		}
+	}
+	m.names[r.Asked] = n
+}
+
+// forgetNames drops those that nobody gives any more.
+func (m *Monitor) forgetNames(asked []apiserver.Endpoint) {
+	for e := range m.names {
+		if !slices.Contains(asked, e) {
+			delete(m.names, e)
+		}
+	}
+}

@@ -1,0 +1,199 @@
+package apiservers
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/firsthop/firsthop/natinit/apiserver"
+)
+
+// member is an endpoint that somebody has named.
+type member struct {
+	endpoint apiserver.Endpoint // with an address, or a name to be looked up
+	source   apiserver.Source
+	first    bool
+}
+
+// sourceAdopted is what the table held when the runtime started.
+const sourceAdopted apiserver.Source = "table"
+
+// firstTier is who is asked all the time, names not looked up.
+func (m *Monitor) firstTier() []member {
+	var out []member
+	switch {
+	case len(m.cfg.Explicit) > 0:
+		for _, e := range m.cfg.Explicit {
+			out = append(out, member{e, apiserver.SourceFlags, true})
+		}
+	case len(m.named) > 0:
+		for _, a := range m.named {
+			out = append(out, member{apiserver.Endpoint{Addr: a}, apiserver.SourceAPI, true})
+		}
+	default:
+		for _, a := range m.cfg.Adopted {
+			out = append(out, member{apiserver.Endpoint{Addr: a}, sourceAdopted, true})
+		}
+	}
+	return out
+}
+
+// secondTier is who is asked when none of the first answers.
+func (m *Monitor) secondTier() []member {
+	if len(m.cfg.Explicit) > 0 {
+		return nil
+	}
+	out := append(slices.Clone(m.found), m.helped...)
+	for _, a := range m.cfg.Adopted {
+		out = append(out, member{endpoint: apiserver.Endpoint{Addr: a}, source: sourceAdopted})
+	}
+	if m.saved != nil {
+		for _, e := range m.saved.Endpoints {
+			out = append(out, member{endpoint: e.Endpoint, source: apiserver.SourceCache})
+			if e.Host != "" && e.Resolved() { // the name may lead elsewhere by now
+				out = append(out, member{endpoint: unresolved(e.Endpoint), source: apiserver.SourceCache})
+			}
+		}
+	}
+	for _, e := range m.former {
+		out = append(out, member{endpoint: e.Endpoint, source: apiserver.SourceAPI})
+	}
+	return out
+}
+
+// unresolved gives the name of an endpoint that has one.
+func unresolved(e apiserver.Endpoint) apiserver.Endpoint {
+	return apiserver.Endpoint{Host: e.Host, Addr: netip.AddrPortFrom(netip.Addr{}, e.Addr.Port())}
+}
+
+// known gives every endpoint with an address that can be used, the first tier
+// first, each address once.
+func (m *Monitor) known() []member {
+	var out []member
+	seen := map[netip.AddrPort]bool{}
+	for _, e := range append(m.firstTier(), m.secondTier()...) {
+		for _, a := range m.addresses(e.endpoint) {
+			if seen[a.Addr] || !m.usable(a, e.source) || len(out) == apiserver.MaxEndpoints {
+				continue
+			}
+			seen[a.Addr] = true
+			out = append(out, member{a, e.source, e.first})
+		}
+	}
+	return out
+}
+
+// addresses gives an endpoint itself, or the addresses that its name had last.
+func (m *Monitor) addresses(e apiserver.Endpoint) []apiserver.Endpoint {
+	if e.Resolved() {
+		return []apiserver.Endpoint{e}
+	}
+	if n, ok := m.names[e]; ok && len(n.addrs) > 0 {
+		return n.addrs
+	}
+	// Not looked up yet, or never with success: at boot there may be no name server.
+	var out []apiserver.Endpoint
+	if m.saved != nil {
+		for _, k := range m.saved.Endpoints {
+			if k.Host == e.Host && k.Resolved() && k.Addr.Port() == e.Addr.Port() {
+				out = append(out, k.Endpoint)
+			}
+		}
+	}
+	return out
+}
+
+// usable says no to the API service's own address, and to loopback, which pods
+// cannot reach, unless it was given by hand: now, or when it was saved or seeded.
+func (m *Monitor) usable(e apiserver.Endpoint, src apiserver.Source) bool {
+	if slices.Contains(m.services, e.Addr) {
+		return false
+	}
+	byHand := src == apiserver.SourceFlags || src == apiserver.SourceCache || src == sourceAdopted
+	return byHand || !e.Addr.Addr().IsLoopback()
+}
+
+// reconcile starts and stops the goroutines that ask, so that they are those
+// of the first tier, and those of the second while none of the first lives.
+func (m *Monitor) reconcile(ctx context.Context, now time.Time) {
+	firstLives, seconds := false, false
+	for _, t := range m.targets {
+		firstLives = firstLives || t.first && t.state == apiserver.Live
+		seconds = seconds || !t.first
+	}
+	firstAnswered := seconds || m.firstAnswered(now)
+	if !m.changed && (seconds && !firstLives || !seconds && (firstLives || !firstAnswered)) {
+		return
+	}
+	m.changed = false
+	wanted := map[netip.AddrPort]member{}
+	known := m.known()
+	for _, e := range known {
+		firstAnswered = firstAnswered && (!e.first || m.targets[e.endpoint.Addr] != nil)
+	}
+	for _, e := range known {
+		if e.first || !firstLives && firstAnswered {
+			wanted[e.endpoint.Addr] = e
+		}
+	}
+	for a, t := range m.targets {
+		if w, ok := wanted[a]; ok && w.endpoint == t.endpoint {
+			t.first, t.source = w.first, w.source
+		} else {
+			m.stop(t)
+		}
+	}
+	for a, w := range wanted {
+		if m.targets[a] == nil {
+			m.start(ctx, w, now)
+		}
+	}
+}
+
+// firstAnswered reports whether there is nothing to be hoped for from the first
+// tier without asking the second: each has been asked, or has had its time. A
+// list of the API that is all new must not make every node ask a load balancer.
+func (m *Monitor) firstAnswered(now time.Time) bool {
+	for _, t := range m.targets {
+		if t.first && t.state == apiserver.Unknown && now.Sub(t.added) < settleTime {
+			return false
+		}
+	}
+	return true
+}
+
+func (m *Monitor) start(ctx context.Context, e member, now time.Time) {
+	t := &target{endpoint: e.endpoint, source: e.source, first: e.first, added: now, since: now}
+	if i := m.formerIndex(e.endpoint.Addr); i >= 0 {
+		t.lastLive = m.former[i].LastLive
+	}
+	ctx, t.cancel = context.WithCancel(ctx)
+	m.targets[e.endpoint.Addr] = t
+	m.tasks.Go(func() { m.watch(ctx, t) })
+}
+
+func (m *Monitor) stop(t *target) {
+	t.cancel()
+	t.gone = true
+	delete(m.targets, t.endpoint.Addr)
+	m.remember(t)
+}
+
+// remember keeps an endpoint that once lived, for the day when nothing else does.
+func (m *Monitor) remember(t *target) {
+	if t.lastLive.IsZero() {
+		return
+	}
+	if i := m.formerIndex(t.endpoint.Addr); i >= 0 {
+		m.former = slices.Delete(m.former, i, i+1)
+	}
+	m.former = append(m.former, apiserver.KnownEndpoint{Endpoint: t.endpoint, LastLive: t.lastLive})
+	if n := len(m.former) - maxFormer; n > 0 {
+		m.former = slices.Delete(m.former, 0, n) // the oldest
+	}
+}
+
+func (m *Monitor) formerIndex(a netip.AddrPort) int {
+	return slices.IndexFunc(m.former, func(e apiserver.KnownEndpoint) bool { return e.Addr == a })
+}

@@ -1,0 +1,270 @@
+package apiservers
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/firsthop/firsthop/natinit/apiserver"
+)
+
+// Monitor keeps an eye on the API servers. All methods may be called at any
+// time from any goroutine; Run once.
+type Monitor struct {
+	cfg   Config
+	wake  chan struct{}
+	turns chan struct{} // see maxProbing
+	tasks sync.WaitGroup
+	// generation counts the CAs, so that checkers notice a new one.
+	generation atomic.Uint64
+
+	mu       sync.Mutex // guards all below
+	services []netip.AddrPort
+	named    []netip.AddrPort // by the API itself, see SetEndpoints
+	found    []member         // in files of the host
+	helped   []member         // by asking at node-local proxies
+	saved    *apiserver.Known // as read from disk, nil if there is nothing
+	former   []apiserver.KnownEndpoint
+	names    map[apiserver.Endpoint]name
+	ca       []byte
+	changed  bool // what is known has changed since the targets were last compared with it
+
+	targets map[netip.AddrPort]*target
+	current [2]choice
+	given   Set // what OnChange was told last
+	since   time.Time
+	holding time.Time // since when a change is held back for those not asked yet
+	started time.Time
+	running bool
+
+	looking  bool // a look is under way
+	lookDue  time.Time
+	lookWait time.Duration
+	saving   bool
+	saveDue  time.Time
+	lastSave time.Time
+
+	counters Counters
+	saysSet  limiter
+	saysBad  limiter
+}
+
+// New makes a Monitor. It reads and dials nothing yet.
+func New(cfg Config) (*Monitor, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	m := &Monitor{
+		cfg: cfg, ca: cfg.CA, changed: true,
+		wake: make(chan struct{}, 1), turns: make(chan struct{}, maxProbing),
+		targets: map[netip.AddrPort]*target{}, names: map[apiserver.Endpoint]name{},
+		services: slices.Clone(cfg.Services),
+	}
+	for f, addrs := range families(cfg.Adopted, func(a netip.AddrPort) netip.AddrPort { return a }) {
+		slices.SortFunc(addrs, netip.AddrPort.Compare)
+		m.current[f] = choice{addrs: slices.Compact(addrs), proven: len(addrs) > 0}
+	}
+	m.given = Set{m.current[0].addrs, m.current[1].addrs}
+	return m, nil
+}
+
+// SetEndpoints tells what the API itself names as its endpoints: those that
+// are ready in the EndpointSlices of default/kubernetes. An empty list changes
+// nothing: an API that names none has lost its mind, not its servers.
+func (m *Monitor) SetEndpoints(endpoints []netip.AddrPort) {
+	var list []netip.AddrPort
+	for _, e := range endpoints {
+		if a := netip.AddrPortFrom(e.Addr().Unmap(), e.Port()); a.IsValid() && a.Port() != 0 {
+			list = append(list, a)
+		}
+	}
+	slices.SortFunc(list, netip.AddrPort.Compare)
+	list = slices.Compact(list)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(list) == 0 {
+		if ok, unsaid := m.saysBad.allow(time.Now()); ok {
+			m.cfg.Log.Warn("the API names no API server; those known stay", "unsaid", unsaid)
+		}
+		return
+	}
+	if slices.Equal(list, m.named) {
+		return
+	}
+	m.named = list
+	m.changed = true
+	m.poke()
+}
+
+// SetServices tells the addresses of the API service. An empty list changes nothing.
+func (m *Monitor) SetServices(services []netip.AddrPort) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(services) == 0 || slices.Equal(services, m.services) {
+		return
+	}
+	m.services = slices.Clone(services)
+	m.changed = true
+	m.saveSoon(time.Now())
+	m.poke()
+}
+
+// poke makes Run look at what has changed.
+func (m *Monitor) poke() {
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run works until ctx ends, and returns when all that it has started has
+// ended. It fails only if it runs already.
+func (m *Monitor) Run(ctx context.Context) error {
+	m.mu.Lock()
+	if m.running {
+		m.mu.Unlock()
+		return errors.New("run the monitor of API servers: it runs already")
+	}
+	m.running, m.started, m.since = true, time.Now(), time.Now()
+	m.mu.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	defer m.tasks.Wait()
+	defer cancel()
+	m.readFiles()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-m.wake:
+		case <-timer.C:
+		}
+		timer.Reset(m.step(ctx))
+	}
+}
+
+// step brings everything up to date once and returns how long nothing is due.
+func (m *Monitor) step(ctx context.Context) time.Duration {
+	now := time.Now()
+	m.mu.Lock()
+	m.reconcile(ctx, now)
+	m.decide(now)
+	// What is asked depends on what lives.
+	m.reconcile(ctx, now)
+	m.startLook(ctx, now)
+	m.startSave(now)
+	next := min(m.lookDue.Sub(now), refreshInterval)
+	if s := m.settling(now); s > 0 {
+		next = min(next, s)
+	}
+	if !m.saveDue.IsZero() && !m.saving {
+		next = min(next, m.saveDue.Sub(now))
+	}
+	set := Set{m.current[0].addrs, m.current[1].addrs}
+	news := !slices.Equal(set.V4, m.given.V4) || !slices.Equal(set.V6, m.given.V6)
+	if news {
+		m.given = set
+		m.counters.Changes++
+	}
+	m.mu.Unlock()
+	if news {
+		// Copies: the receiver may keep them, or sort them otherwise.
+		m.cfg.OnChange(Set{slices.Clone(set.V4), slices.Clone(set.V6)})
+	}
+	return max(next, time.Millisecond)
+}
+
+// decide chooses anew.
+func (m *Monitor) decide(now time.Time) {
+	if m.hold(now) {
+		return
+	}
+	m.holding = time.Time{}
+	all := make([]candidate, 0, len(m.targets))
+	lives := false
+	for a, t := range m.targets {
+		all = append(all, candidate{a, t.first, t.state})
+		lives = lives || t.state == apiserver.Live
+	}
+	if !lives && m.settling(now) > 0 {
+		return // nothing to be given out; those of the second tier are being asked
+	}
+	changed, lived := false, m.live()
+	for f, list := range families(all, func(c candidate) netip.AddrPort { return c.addr }) {
+		next := choose(m.current[f], list)
+		if !slices.Equal(next.addrs, m.current[f].addrs) || next.live != m.current[f].live {
+			changed = true
+		}
+		m.current[f] = next
+	}
+	if !changed {
+		return
+	}
+	m.since = now
+	if m.live() {
+		m.saveSoon(now)
+	} else if lived {
+		m.lookDue, m.lookWait = now, 0
+	}
+	m.saySet(now)
+}
+
+// settling gives how long there are endpoints that are new and have not been
+// asked, 0 if there are none.
+func (m *Monitor) settling(now time.Time) time.Duration {
+	var left time.Duration
+	for _, t := range m.targets {
+		if t.state == apiserver.Unknown {
+			left = max(left, settleTime-now.Sub(t.added))
+		}
+	}
+	return left
+}
+
+// hold reports whether a choice had better wait: endpoints are new, and nothing
+// is wrong with the current choice.
+func (m *Monitor) hold(now time.Time) bool {
+	if m.settling(now) <= 0 {
+		return false
+	}
+	for _, c := range m.current {
+		for _, a := range c.addrs {
+			if t := m.targets[a]; t != nil && t.state > apiserver.Live {
+				return false
+			}
+		}
+	}
+	if m.holding.IsZero() {
+		m.holding = now
+	}
+	// Lists that change all the time must not hold it back for ever.
+	return now.Sub(m.holding) < settleTime
+}
+
+// live reports whether anything is known to live.
+func (m *Monitor) live() bool { return m.current[0].live || m.current[1].live }
+
+func (m *Monitor) saySet(now time.Time) {
+	ok, unsaid := m.saysSet.allow(now)
+	if !ok {
+		return
+	}
+	var list []string
+	for _, c := range m.current {
+		for _, a := range c.addrs {
+			list = append(list, a.String())
+		}
+	}
+	endpoints := strings.Join(list, ",")
+	if m.live() {
+		m.cfg.Log.Info("the API service leads to live API servers", "endpoints", endpoints, "unsaid", unsaid)
+	} else if len(list) > 0 {
+		m.cfg.Log.Warn("no API server answers; the last known good ones stay", "endpoints", endpoints, "unsaid", unsaid)
+	}
+}

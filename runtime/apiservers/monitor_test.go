@@ -1,0 +1,216 @@
+package apiservers
+
+import (
+	"testing"
+	"time"
+
+	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/test/standin"
+)
+
+// promised is how long a dead API server may stay in the API service.
+const promised = 2 * time.Second
+
+func TestADeadServerIsOutWithinTwoSecondsAndBackWhenItRecovers(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		kind apiserver.Kind
+		// fail makes the server at a1 fail, and returns what heals it.
+		fail func(r *rig, s *standin.APIServer, g *gate) (heal func())
+	}{
+		{"its process is killed", apiserver.KindRefused, func(r *rig, s *standin.APIServer, _ *gate) func() {
+			s.Close()
+			return func() { r.serve(a1) }
+		}},
+		{"its machine loses power", apiserver.KindTimeout, func(r *rig, s *standin.APIServer, _ *gate) func() {
+			r.silence(a1)
+			return func() { r.unsilence(a1) }
+		}},
+		{"it hangs after it has accepted", apiserver.KindTimeout, func(_ *rig, _ *standin.APIServer, g *gate) func() {
+			g.freeze()
+			return g.thaw
+		}},
+		{"it says 500", apiserver.KindHTTP, func(_ *rig, s *standin.APIServer, _ *gate) func() {
+			s.SetReady(false)
+			return func() { s.SetReady(true) }
+		}},
+		{"another cluster's server takes its address", apiserver.KindTLS, func(r *rig, s *standin.APIServer, _ *gate) func() {
+			s.Close()
+			other, err := standin.NewAuthority()
+			if err != nil {
+				t.Fatal(err)
+			}
+			stranger := r.serveAs(a1, other)
+			return func() { stranger.Close(); r.serve(a1) }
+		}},
+		{"a router says that it is unreachable", apiserver.KindUnreachable, func(r *rig, _ *standin.APIServer, _ *gate) func() {
+			if err := r.l.DelAddr(prefix(a1)); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.l.Unreachable(prefix(a1)); err != nil {
+				t.Fatal(err)
+			}
+			return func() { r.unsilence(a1) }
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := newRig(t)
+			r.cfg.Interval = 0 // the promise is about the defaults
+			var g *gate
+			at := a1
+			if tc.name == "it hangs after it has accepted" {
+				at = "192.0.2.11:16443"
+				g = r.gate(a1, at)
+			}
+			s := r.serve(at)
+			r.serve(a2)
+			r.run().SetEndpoints(addrs(a1, a2))
+			r.await(a1, a2)
+			heal := tc.fail(r, s, g)
+			if d := r.await(a2); d > promised {
+				t.Errorf("out after %v", d)
+			}
+			e := r.m.Status().endpoint(a1)
+			if e.Kind != tc.kind || e.Err == "" || e.State == apiserver.Live || e.InUse {
+				t.Errorf("status says %+v, want kind %q", e, tc.kind)
+			}
+			r.until("one more failure", func(s Status) bool { return s.endpoint(a1).Failures > 1 })
+			heal()
+			if d := r.await(a1, a2); d > deadInterval+DefaultTimeout+promised/4 {
+				t.Errorf("back after %v", d)
+			}
+			if n := r.changes(); n != 3 {
+				t.Errorf("%d changes, want all, one out, one in", n)
+			}
+		})
+	}
+}
+
+func TestTheLastKnownGoodStayWhenNothingAnswers(t *testing.T) {
+	r := newRig(t)
+	one, two := r.serve(a1), r.serve(a2)
+	r.run().SetEndpoints(addrs(a1, a2))
+	r.await(a1, a2)
+	one.Close()
+	r.await(a2)
+	two.Close()
+	r.until("both dead", func(s Status) bool { return !s.Live })
+	r.m.SetEndpoints(nil)
+	r.m.SetEndpoints(addrs("192.0.2.99:1"))
+	r.until("a dead one of the API's", func(s Status) bool { return s.endpoint("192.0.2.99:1").State == apiserver.Dead })
+	if s := r.m.Status(); text(s.Set.V4) != a2 || r.set() != a2 {
+		t.Errorf("leads to %v", s.Set)
+	}
+	// One that the API no longer names, but that once lived.
+	r.serve(a1)
+	r.await(a1)
+	if s := r.m.Status(); !s.Live {
+		t.Errorf("status is %+v", s)
+	}
+}
+
+func TestFamiliesAreDecidedEachByItself(t *testing.T) {
+	r := newRig(t)
+	r.serve(a1)
+	six := r.serve(b1)
+	r.run().SetEndpoints(addrs(a1, b1))
+	r.await(a1, b1)
+	six.Close()
+	r.until("dead", func(s Status) bool { return s.endpoint(b1).State == apiserver.Dead })
+	if r.set() != a1+" "+b1 {
+		t.Errorf("leads to %s: IPv6 has nothing better", r.set())
+	}
+}
+
+func TestGivenEndpointsAreUsedAlone(t *testing.T) {
+	r := newRig(t)
+	r.serve(a1)
+	lb := r.serve(a2)
+	r.serve(a3)
+	r.kubeletConf(a2, r.ca)
+	r.cfg.Explicit = endpoints(t, a1+",127.0.0.1:6443")
+	r.serve("127.0.0.1:6443")
+	m := r.run()
+	m.SetEndpoints(addrs(a3))
+	r.await("127.0.0.1:6443", a1)
+	if len(m.Status().Endpoints) != 2 || lb.Accepted() != 0 {
+		t.Errorf("asked are %+v", m.Status().Endpoints)
+	}
+}
+
+func TestTheSecondTierIsAskedOnlyWhileTheFirstIsDead(t *testing.T) {
+	r := newRig(t)
+	r.serve(a1)
+	lb := r.serve(a2)
+	r.cfg.Adopted = addrs(a1)
+	r.kubeletConf(a2, r.ca)
+	m := r.run()
+	r.until("the first tier answers", func(s Status) bool { return s.endpoint(a1).Probes > 2 })
+	m.SetEndpoints(addrs(a3)) // nobody is there
+	r.await(a1, a2)           // the one before is remembered
+	one := r.serve(a3)
+	r.await(a3)
+	asked := lb.Accepted()
+	r.until("only the first tier is asked", func(s Status) bool { return len(s.Endpoints) == 1 && s.endpoint(a3).Probes > 3 })
+	if asked != 1 || lb.Accepted() != 1 {
+		t.Errorf("the load balancer has seen %d connections, then %d", asked, lb.Accepted())
+	}
+	one.Close()
+	r.await(a1, a2)
+}
+
+func TestWhatTheTableHoldsIsNotGivenOutAgain(t *testing.T) {
+	r := newRig(t)
+	r.serve(a1)
+	r.serve(a2)
+	r.cfg.Adopted = addrs(a2, a1)
+	m := r.run()
+	r.until("live", func(s Status) bool { return s.Live })
+	m.SetEndpoints(addrs(a1, a2))
+	r.until("the API's", func(s Status) bool { return s.endpoint(a1).Source == apiserver.SourceAPI && s.endpoint(a1).Probes > 1 })
+	if r.changes() != 0 {
+		t.Errorf("was told %s", r.set())
+	}
+}
+
+func TestNewEndpointsComeTogether(t *testing.T) {
+	r := newRig(t)
+	r.serve(a1)
+	r.serve(a2)
+	r.serve(a3)
+	r.run().SetEndpoints(addrs(a1, a2, a3))
+	r.await(a1, a2, a3)
+	r.m.SetEndpoints(addrs(a2, a3))
+	r.await(a2, a3)
+	if r.changes() != 2 {
+		t.Errorf("%d changes", r.changes())
+	}
+}
+
+// Nothing answers and nothing ever has: what is known is a guess, and better than nothing.
+func TestWithoutAnyLifeTheBestGuessIsGivenAndReplacedByTheNext(t *testing.T) {
+	r := newRig(t)
+	s := r.serve(a2)
+	s.SetReady(false)
+	m := r.run()
+	m.SetEndpoints(addrs(a1))
+	r.await(a1)
+	m.SetEndpoints(addrs(a1, a2))
+	r.await(a2)
+	s.SetReady(true)
+	r.until("live", func(s Status) bool { return s.Live })
+}
+
+func TestRunTwiceIsRefusedAndAConfigNeedsItsParts(t *testing.T) {
+	r := newRig(t)
+	m := r.run()
+	r.until("running", func(s Status) bool { return s.Counters.Looks > 0 })
+	if err := m.Run(t.Context()); err == nil {
+		t.Error("ran twice")
+	}
+	for _, cfg := range []Config{{}, {Log: r.cfg.Log}, {OnChange: r.cfg.OnChange}} {
+		if _, err := New(cfg); err == nil {
+			t.Errorf("accepted %+v", cfg)
+		}
+	}
+}

@@ -1,0 +1,366 @@
+package apiservers
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/test/lab"
+	"github.com/firsthop/firsthop/test/standin"
+)
+
+func TestMain(m *testing.M) { os.Exit(lab.RunMain(m)) }
+
+const (
+	a1, a2, a3 = "192.0.2.11:6443", "192.0.2.12:6443", "192.0.2.13:6443"
+	b1         = "[2001:db8::11]:6443"
+	vip        = "10.96.0.1:443"
+
+	// patience is for what has no promise but must come.
+	patience = 20 * time.Second
+)
+
+// rig is a lab with API servers and one monitor.
+type rig struct {
+	t    *testing.T
+	l    *lab.Lab
+	ca   *standin.Authority
+	cfg  Config
+	m    *Monitor
+	logs *logBuffer
+	news chan struct{} // room for one: something was given out
+	end  func()
+
+	mu   sync.Mutex
+	sets []Set
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	l := lab.New(t)
+	ca, err := standin.NewAuthority(netip.MustParseAddr("10.96.0.1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.AddAddr("192.0.2.11/32", "192.0.2.12/32", "192.0.2.13/32", "2001:db8::11/128"); err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{t: t, l: l, ca: ca, logs: &logBuffer{}, news: make(chan struct{}, 1)}
+	r.cfg = Config{
+		Log:      slog.New(slog.NewTextHandler(r.logs, nil)),
+		Services: []netip.AddrPort{netip.MustParseAddrPort(vip)},
+		Root:     t.TempDir(), StateDir: filepath.Join(t.TempDir(), "state"),
+		CA: ca.PEM(), Dial: l.DialContext, Interval: 200 * time.Millisecond,
+		OnChange: func(s Set) {
+			if len(s.V4)+len(s.V6) == 0 {
+				t.Error("was given an empty set")
+			}
+			r.mu.Lock()
+			r.sets = append(r.sets, s)
+			r.mu.Unlock()
+			select {
+			case r.news <- struct{}{}:
+			default:
+			}
+		},
+	}
+	return r
+}
+
+// run starts the monitor; it ends with the test, or with r.end.
+func (r *rig) run() *Monitor {
+	r.t.Helper()
+	m, err := New(r.cfg)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- m.Run(ctx) }()
+	r.m = m
+	r.end = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			r.t.Error("Run:", err)
+		}
+	})
+	r.t.Cleanup(r.end)
+	r.t.Cleanup(func() {
+		if r.t.Failed() {
+			r.t.Logf("log:\n%s", r.logs)
+		}
+	})
+	return m
+}
+
+// serve starts an API server; it may be closed before the test ends.
+func (r *rig) serve(at string) *standin.APIServer { return r.serveAs(at, r.ca) }
+
+func (r *rig) serveAs(at string, ca *standin.Authority) *standin.APIServer {
+	r.t.Helper()
+	s, err := standin.StartAPIServer(standin.APIServerConfig{Name: at, Addrs: addrs(at), Network: r.l, Authority: ca})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(s.Close)
+	return s
+}
+
+// set gives the last set as text, "" before there is one.
+func (r *rig) set() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.sets) == 0 {
+		return ""
+	}
+	s := r.sets[len(r.sets)-1]
+	return text(append(slices.Clone(s.V4), s.V6...))
+}
+
+func (r *rig) changes() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.sets)
+}
+
+// await waits until the set is the given one, and says how long it took.
+func (r *rig) await(want ...string) time.Duration {
+	r.t.Helper()
+	start := time.Now()
+	timeout := time.After(patience)
+	for r.set() != strings.Join(want, " ") {
+		select {
+		case <-r.news:
+		case <-timeout:
+			r.t.Fatalf("set is %q, want %q\n%+v", r.set(), want, r.m.Status().Endpoints)
+		}
+	}
+	return time.Since(start)
+}
+
+// until waits for a condition on the status.
+func (r *rig) until(what string, ok func(Status) bool) {
+	r.t.Helper()
+	until(r.t, what, func() bool { return ok(r.m.Status()) })
+}
+
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain: %s", what)
+		}
+	}
+}
+
+// endpoint gives what is known about one address.
+func (s Status) endpoint(at string) EndpointStatus {
+	for _, e := range s.Endpoints {
+		if e.Endpoint.Addr.String() == at {
+			return e
+		}
+	}
+	return EndpointStatus{}
+}
+
+// silence makes packets to an address vanish, of old connections too; unsilence ends that.
+func (r *rig) silence(at string) {
+	r.t.Helper()
+	p := prefix(at)
+	if err := r.l.DelAddr(p); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := r.l.Drop(p); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) unsilence(at string) {
+	r.t.Helper()
+	p := prefix(at)
+	if err := r.l.Undrop(p); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := r.l.AddAddr(p); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func prefix(at string) string {
+	a := netip.MustParseAddrPort(at).Addr()
+	return netip.PrefixFrom(a, a.BitLen()).String()
+}
+
+// kubeletConf writes the file of a kubeadm node.
+func (r *rig) kubeletConf(server string, ca *standin.Authority) {
+	r.t.Helper()
+	r.file("etc/kubernetes/kubelet.conf", fmt.Sprintf(`apiVersion: v1
+kind: Config
+clusters: [{name: c, cluster: {server: "https://%s", certificate-authority-data: %s}}]
+users: [{name: u, user: {token: t}}]
+contexts: [{name: x, context: {cluster: c, user: u}}]
+current-context: x
+`, server, base64.StdEncoding.EncodeToString(ca.PEM())))
+}
+
+func (r *rig) file(path, content string) {
+	r.t.Helper()
+	path = filepath.Join(r.cfg.Root, path)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		r.t.Fatal(err)
+	}
+	// Renamed in, as kubeadm does it: half a file is another test.
+	if err := os.WriteFile(path+".new", []byte(content), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func addrs(list ...string) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, s := range list {
+		out = append(out, netip.MustParseAddrPort(s))
+	}
+	return out
+}
+
+func endpoints(t *testing.T, list string) []apiserver.Endpoint {
+	t.Helper()
+	out, err := apiserver.ParseEndpoints(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func text(list []netip.AddrPort) string {
+	var out []string
+	for _, a := range list {
+		out = append(out, a.String())
+	}
+	return strings.Join(out, " ")
+}
+
+// logBuffer may be written and read at the same time.
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// gate relays TCP to a server, and can freeze: it goes on to accept, and lets
+// nothing through, as a server does whose process is stopped.
+type gate struct {
+	ln     net.Listener
+	mu     sync.Mutex
+	frozen chan struct{} // closed while it is open
+	conns  map[net.Conn]bool
+	wg     sync.WaitGroup
+}
+
+func (r *rig) gate(at, to string) *gate {
+	r.t.Helper()
+	ln, err := r.l.Listen("tcp", at)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	g := &gate{ln: ln, frozen: make(chan struct{}), conns: map[net.Conn]bool{}}
+	close(g.frozen)
+	g.wg.Go(func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			g.wg.Go(func() { g.relay(r, conn, to) })
+		}
+	})
+	r.t.Cleanup(func() {
+		ln.Close()
+		g.thaw()
+		g.mu.Lock()
+		for c := range g.conns {
+			c.Close()
+		}
+		g.mu.Unlock()
+		g.wg.Wait()
+	})
+	return g
+}
+
+func (g *gate) relay(r *rig, conn net.Conn, to string) {
+	defer conn.Close()
+	far, err := r.l.DialContext(context.Background(), "tcp", to)
+	if err != nil {
+		return
+	}
+	defer far.Close()
+	g.mu.Lock()
+	g.conns[conn], g.conns[far] = true, true
+	g.mu.Unlock()
+	g.wg.Go(func() { g.copy(far, conn); far.Close() })
+	g.copy(conn, far)
+	g.mu.Lock()
+	delete(g.conns, conn)
+	delete(g.conns, far)
+	g.mu.Unlock()
+}
+
+func (g *gate) copy(to io.Writer, from io.Reader) {
+	buf := make([]byte, 4096)
+	for {
+		n, err := from.Read(buf)
+		if err != nil {
+			return
+		}
+		g.mu.Lock()
+		open := g.frozen
+		g.mu.Unlock()
+		<-open
+		if _, err := to.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
+
+func (g *gate) freeze() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.frozen = make(chan struct{})
+}
+
+func (g *gate) thaw() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	select {
+	case <-g.frozen:
+	default:
+		close(g.frozen)
+	}
+}
