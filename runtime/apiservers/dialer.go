@@ -59,6 +59,7 @@ type Dialer struct {
 
 	mu     sync.Mutex
 	status DialerStatus
+	direct bool // the last connection was
 	says   limiter
 }
 
@@ -130,7 +131,7 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 		ways = append(direct, configured)
 	}
 	conn, by, tries := race(ctx, ways)
-	d.count(conn, by, address, tries)
+	d.count(conn, by, address, proven, tries)
 	if conn == nil {
 		return nil, &DialError{Address: address, Tries: tries}
 	}
@@ -171,20 +172,38 @@ func (d *Dialer) dialConfigured(ctx context.Context, network, address string) (n
 	return conn, nil
 }
 
-func (d *Dialer) count(conn net.Conn, by, address string, tries []Try) {
+// count counts, and logs when the way is another one than before.
+func (d *Dialer) count(conn net.Conn, by, address string, proven bool, tries []Try) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	switch {
-	case conn == nil:
+	if conn == nil {
 		d.status.Failed++
-	case by == address:
-		d.status.Configured++
-	default:
+		return
+	}
+	direct := by != address
+	if direct {
 		d.status.Direct++
 		d.status.LastDirect = time.Now()
-		if ok, unsaid := d.says.allow(d.status.LastDirect); ok {
-			d.cfg.Log.Warn("reached an API server directly", "configured", address, "endpoint", by, "before", (&DialError{address, tries}).Error(), "unsaid", unsaid)
+	} else {
+		d.status.Configured++
+	}
+	if direct == d.direct {
+		return
+	}
+	d.direct = direct
+	ok, unsaid := d.says.allow(time.Now())
+	switch {
+	case !ok:
+	case !direct:
+		d.cfg.Log.Info("API servers are reached at the configured address again", "configured", address, "unsaid", unsaid)
+	default:
+		why := "silence"
+		if len(tries) > 0 {
+			why = tries[0].String()
+		} else if !proven {
+			why = "not proven to lead to an API server"
 		}
+		d.cfg.Log.Warn("API servers are reached directly", "configured", address, "reason", why, "endpoint", by, "unsaid", unsaid)
 	}
 }
 

@@ -364,3 +364,14 @@ func (g *gate) thaw() {
 		close(g.frozen)
 	}
 }
+
+func readTestFile(r *rig, path string) ([]byte, error) {
+	return os.ReadFile(filepath.Join(r.cfg.Root, path))
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}

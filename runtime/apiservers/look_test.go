@@ -1,0 +1,277 @@
+package apiservers
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/test/standin"
+)
+
+// zone is a name server: it looks names up, and can be down.
+type zone struct {
+	mu    sync.Mutex
+	names map[string][]string
+	down  bool
+	asked int
+}
+
+func (z *zone) set(name string, addrs ...string) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	if z.names == nil {
+		z.names = map[string][]string{}
+	}
+	z.names[name] = addrs
+}
+
+func (z *zone) setDown(down bool) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.down = down
+}
+
+func (z *zone) questions() int {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	return z.asked
+}
+
+func (z *zone) LookupNetIP(_ context.Context, network, host string) ([]netip.Addr, error) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.asked++
+	if z.down {
+		return nil, &net.DNSError{Err: "i/o timeout", Name: host, IsTimeout: true}
+	}
+	var out []netip.Addr
+	for _, s := range z.names[host] {
+		if a := netip.MustParseAddr(s); (network == "ip4") == a.Is4() {
+			out = append(out, a)
+		}
+	}
+	if len(out) == 0 {
+		return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+	}
+	return out, nil
+}
+
+func TestANameIsFollowedWhenItsServerHasMoved(t *testing.T) {
+	r := newRig(t)
+	z := &zone{}
+	z.set("api.example", "192.0.2.11")
+	r.cfg.Resolver = z
+	r.cfg.Explicit = endpoints(t, "api.example:6443")
+	s := r.serve(a1)
+	r.run()
+	r.await(a1)
+	r.serve(a2)
+	z.set("api.example", "192.0.2.12")
+	s.Close()
+	r.await(a2)
+	if e := r.m.Status().endpoint(a2); e.Endpoint.Host != "api.example" {
+		t.Errorf("status has %+v", e)
+	}
+	// A name server that is down takes nothing with it.
+	z.setDown(true)
+	r.m.mu.Lock()
+	r.m.lookDue = time.Now()
+	r.m.poke()
+	r.m.mu.Unlock()
+	r.until("the question without an answer", func(s Status) bool { return len(s.Names) == 1 && s.Names[0].Err != "" })
+	if s := r.m.Status(); !s.Live || r.set() != a2 || s.Names[0].Addresses != 1 {
+		t.Errorf("status is %+v", s)
+	}
+}
+
+// While all is well a name is looked up from time to time, and its answer followed.
+func TestANameIsFollowedWhileItsServerLives(t *testing.T) {
+	r := newRig(t)
+	r.cfg.Explicit = endpoints(t, "api.example:6443")
+	r.file("etc/hosts", "192.0.2.11 api.example\n")
+	r.serve(a1)
+	r.serve(a2)
+	r.run()
+	r.await(a1)
+	r.until("the first look is over", func(s Status) bool { return len(s.Names) == 1 })
+	r.file("etc/hosts", "192.0.2.11 api.example\n192.0.2.12 api.example\n")
+	r.m.mu.Lock()
+	r.m.lookDue = time.Now() // half a minute has passed
+	r.m.poke()
+	r.m.mu.Unlock()
+	r.await(a1, a2)
+	r.until("the next look is in half a minute", func(Status) bool {
+		r.m.mu.Lock()
+		defer r.m.mu.Unlock()
+		wait := time.Until(r.m.lookDue)
+		return wait > resolveInterval/2 && wait <= resolveInterval
+	})
+}
+
+func TestWithoutANameServerTheSavedAddressesOfTheNameAreUsed(t *testing.T) {
+	r := newRig(t)
+	z := &zone{down: true}
+	r.cfg.Resolver = z
+	r.cfg.Explicit = endpoints(t, "api.example:6443")
+	save(t, r, apiserver.Endpoint{Host: "api.example", Addr: netip.MustParseAddrPort(a1)}, endpoints(t, a2)[0])
+	r.serve(a1)
+	r.serve(a2)
+	r.run()
+	r.await(a1)
+	if z.questions() == 0 {
+		t.Error("the name server was not asked")
+	}
+}
+
+func TestAServerElsewhereIsFoundByAChangedKubeletConf(t *testing.T) {
+	r := newRig(t)
+	r.cfg.CA = nil // it is in the file, and changes with it
+	s := r.serve(a1)
+	r.kubeletConf(a1, r.ca)
+	r.run().SetEndpoints(addrs(a1))
+	r.await(a1)
+	s.Close()
+	r.until("all dead", func(s Status) bool { return !s.Live && s.Counters.Looks > 1 })
+	other, err := standin.NewAuthority(netip.MustParseAddr("10.96.0.1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.serveAs(a2, other)
+	r.kubeletConf(a2, other)
+	if d := r.await(a2); d > maxLookInterval+promised {
+		t.Errorf("after %v", d)
+	}
+	// The API names it now, and is right.
+	r.m.SetEndpoints(addrs(a2))
+	r.until("first tier", func(s Status) bool { return s.endpoint(a2).First && len(s.Endpoints) == 1 })
+	if r.changes() != 2 {
+		t.Errorf("%d changes", r.changes())
+	}
+}
+
+func TestTheRuntimesOwnKubeconfigIsASource(t *testing.T) {
+	r := newRig(t)
+	r.kubeletConf(a1, r.ca)
+	r.cfg.Kubeconfig = "/srv/config"
+	r.serve(a1)
+	r.run()
+	r.await(a1)
+	if src := r.m.Status().endpoint(a1).Source; src != apiserver.SourceKubeadm {
+		t.Errorf("found by %s", src)
+	}
+	r.end()
+	r.cfg.Root = t.TempDir()
+	r.kubeletConf(a1, r.ca)
+	r.file("srv/config", string(must(readTestFile(r, "etc/kubernetes/kubelet.conf"))))
+	r.run()
+	r.until("found", func(s Status) bool { return s.endpoint(a1).Source == apiserver.SourceKubeconfig })
+}
+
+func TestAfterARestartTheSavedAddressesAreEnough(t *testing.T) {
+	r := newRig(t)
+	save(t, r, endpoints(t, a1+","+a2+","+a3)...)
+	r.serve(a3)
+	r.run()
+	r.await(a3)
+	e := r.m.Status().endpoint(a3)
+	if e.Source != apiserver.SourceCache || e.First {
+		t.Errorf("status says %+v", e)
+	}
+}
+
+func TestTheServiceIPIsNoEndpoint(t *testing.T) {
+	r := newRig(t)
+	r.kubeletConf(vip, r.ca)
+	r.cfg.Adopted = addrs(a1)
+	r.serve(a1)
+	m := r.run()
+	m.SetEndpoints(addrs(vip, a1, "127.0.0.1:6443"))
+	r.until("live", func(s Status) bool { return s.endpoint(a1).Source == apiserver.SourceAPI })
+	m.SetEndpoints(addrs(vip))
+	r.until("nothing to ask but the one that was live", func(s Status) bool { return len(s.Endpoints) == 1 && !s.Endpoints[0].First })
+	if r.changes() != 0 {
+		t.Errorf("was told %s", r.set())
+	}
+}
+
+// save writes the addresses as an earlier run would have.
+func save(t *testing.T, r *rig, list ...apiserver.Endpoint) {
+	t.Helper()
+	k := &apiserver.Known{Services: addrs(vip), Source: "test"}
+	for _, e := range list {
+		k.Endpoints = append(k.Endpoints, apiserver.KnownEndpoint{Endpoint: e})
+	}
+	if _, err := apiserver.Save(apiserver.SaveConfig{StateDir: r.cfg.StateDir}, k); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWhatLivesIsSaved(t *testing.T) {
+	r := newRig(t)
+	r.kubeletConf("lb.example:6443", r.ca)
+	z := &zone{}
+	z.set("lb.example", "192.0.2.13")
+	r.cfg.Resolver = z
+	save(t, r, endpoints(t, a3+",192.0.2.98:1")...)
+	one := r.serve(a1)
+	r.serve(a2)
+	m := r.run()
+	m.SetEndpoints(addrs(a1, a2))
+	r.await(a1, a2)
+	saves := func(n uint64) func(Status) bool { return func(s Status) bool { return s.Counters.Saves == n } }
+	r.until("saved", saves(1))
+	want := []string{a1, a2, a3 + " (lb.example)"}
+	if got := saved(t, r); !slices.Equal(got, want) {
+		t.Errorf("saved are %q, want %q", got, want)
+	}
+	// Who is down stays in the file: it may be the only one tomorrow.
+	one.Close()
+	r.await(a2)
+	m.mu.Lock()
+	m.saveDue = time.Now()
+	m.poke()
+	m.mu.Unlock()
+	r.until("tried again", func(Status) bool { m.mu.Lock(); defer m.mu.Unlock(); return time.Until(m.saveDue) > refreshInterval/2 })
+	if got := saved(t, r); !slices.Equal(got, want) || m.Status().Counters.Saves != 1 {
+		t.Errorf("saved are %q, %d times", got, m.Status().Counters.Saves)
+	}
+}
+
+func TestNothingIsSavedWhileNothingLives(t *testing.T) {
+	r := newRig(t)
+	s := r.serve(a1)
+	m := r.run()
+	m.SetEndpoints(addrs(a1))
+	r.await(a1)
+	s.Close()
+	r.until("dead", func(s Status) bool { return !s.Live })
+	m.SetEndpoints(addrs(a2))
+	m.mu.Lock()
+	m.saveDue = time.Now()
+	m.poke()
+	m.mu.Unlock()
+	r.until("it was due", func(Status) bool { m.mu.Lock(); defer m.mu.Unlock(); return m.saveDue.IsZero() })
+	r.end()
+	if k, err := apiserver.Load(r.cfg.StateDir); err == nil {
+		t.Errorf("saved are %+v", k)
+	}
+}
+
+func saved(t *testing.T, r *rig) []string {
+	t.Helper()
+	k, err := apiserver.Load(r.cfg.StateDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, e := range k.Endpoints {
+		out = append(out, e.String())
+	}
+	slices.Sort(out)
+	return out
+}
