@@ -3,6 +3,7 @@ package vm
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -93,6 +94,11 @@ func TestSystemsAndPaths(t *testing.T) {
 			t.Errorf("%s: %v", s.Name, err)
 		}
 	}
+	for _, s := range Systems {
+		if !slices.ContainsFunc(ShortPaths(), func(p Path) bool { return p.On(s.Name) }) {
+			t.Errorf("%s is on no short path: CI would never boot it", s.Name)
+		}
+	}
 	for _, p := range Paths {
 		for _, name := range p.Systems {
 			if _, err := SelectSystems(name); err != nil {
@@ -100,6 +106,12 @@ func TestSystemsAndPaths(t *testing.T) {
 			}
 		}
 		for _, s := range p.Stages {
+			for _, file := range s.Put {
+				// What is not in the repository is built below bin.
+				if _, err := os.Stat(filepath.Join("../..", file)); err != nil && !strings.HasPrefix(file, "bin/") {
+					t.Errorf("%s/%s: %v", p.Name, s.Name, err)
+				}
+			}
 			source := sourceOf(t, s.Package)
 			names := strings.TrimSuffix(strings.TrimPrefix(s.Run, "^Test("), ")$")
 			for name := range strings.SplitSeq(names, "|") {
