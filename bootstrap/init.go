@@ -237,12 +237,19 @@ func (s *stage) takeLock(ctx context.Context) (outcome, error) {
 	wait, cancel := context.WithTimeout(ctx, s.LockTimeout)
 	defer cancel()
 	lock, made, err := lockRunDir(wait, s.runDir)
+	if err != nil && s.noHost != nil && s.RunDir == "" && !errors.Is(err, ErrLocked) {
+		err = fmt.Errorf("the host can't be reached from here: %w; and this container's own %s is no place for it: %w", s.noHost, s.runDir, err)
+	}
 	if err != nil {
 		return outcome{}, err
 	}
 	s.lock = lock
 	tidy(s.runDir, s.stateDir)
 	out := outcome{reason: "held"}
+	if warning := warnOfMemory(""); warning != "" {
+		s.Log.Warn(warning) // at once: it may be the last word
+		out.warnings = append(out.warnings, warning)
+	}
 	warn := func(warning string) {
 		if warning != "" {
 			out.warnings = append(out.warnings, warning)
