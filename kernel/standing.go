@@ -65,6 +65,9 @@ func (s Standing) Advice() string {
 		advice := "run as root, or add " + strings.Join(s.Missing, " and ")
 		if !s.hasCapBPF() {
 			advice += " (before Linux 5.8 there is no CAP_BPF)"
+		} else if s.Missing[0] == "CAP_BPF" {
+			// See the README: it isn't enough for a second run, status and uninstall.
+			advice += " (CAP_BPF is enough to load programs; to open them by id, as init, status and uninstall do, takes CAP_SYS_ADMIN, which is CAP_BPF too)"
 		}
 		return advice
 	case s.UserNamespace:

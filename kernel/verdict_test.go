@@ -252,6 +252,7 @@ func TestAdviceFitsTheKernel(t *testing.T) {
 		{"before 5.8 loading needs CAP_SYS_ADMIN", Standing{LastCap: 37}, "add CAP_SYS_ADMIN and CAP_NET_ADMIN (before Linux 5.8 there is no CAP_BPF)"},
 		{"before 5.8 CAP_NET_ADMIN does not do alone", Standing{LastCap: 37, Capabilities: bits(unix.CAP_NET_ADMIN)}, "add CAP_SYS_ADMIN (before"},
 		{"from 5.8 on CAP_BPF does", Standing{LastCap: 40}, "add CAP_BPF and CAP_NET_ADMIN"},
+		{"who adds CAP_BPF and then lacks CAP_SYS_ADMIN is told before", Standing{LastCap: 40}, "takes CAP_SYS_ADMIN"},
 		{"from 5.8 on CAP_SYS_ADMIN still does", Standing{LastCap: 40, Capabilities: bits(unix.CAP_SYS_ADMIN)}, "add CAP_NET_ADMIN"},
 		{"in a user namespace all capabilities are there and none counts", Standing{LastCap: 40, Capabilities: 1<<41 - 1, UserNamespace: true}, "initial user namespace"},
 		{"a seccomp filter", Standing{LastCap: 40, Capabilities: 1<<41 - 1, Seccomp: true}, "seccomp"},
