@@ -156,7 +156,7 @@ func (m *Maps) create(names []MapName, spec *ebpf.CollectionSpec) error {
 		group.Go(func() (err error) {
 			ms := spec.Maps[name.Kernel()]
 			if created[i], err = ebpf.NewMap(ms); err != nil {
-				return fmt.Errorf("create map %s with %d entries: %w", ms.Name, ms.MaxEntries, err)
+				return fmt.Errorf("create map %s with %d entries: %w", ms.Name, ms.MaxEntries, explainMemory(err))
 			}
 			return nil
 		})
@@ -168,6 +168,17 @@ func (m *Maps) create(names []MapName, spec *ebpf.CollectionSpec) error {
 		}
 	}
 	return err
+}
+
+// explainMemory says whose memory it is that isn't enough, where the kernel
+// only says ENOMEM: since 5.11 maps are charged to the cgroup of who creates
+// them ("bpf: switch to memcg-based memory accounting"), and a machine has the
+// few MiB.
+func explainMemory(err error) error {
+	if !errors.Is(err, unix.ENOMEM) {
+		return err
+	}
+	return fmt.Errorf("%w: maps are charged to the memory limit of this container or unit: raise it (docs/container.md)", err)
 }
 
 // Discard unpins what EnsureMaps created: for an init stage whose proof failed.
