@@ -95,6 +95,9 @@ func parseHelp(text string) (Command, error) {
 			}
 		case heading == "OPTIONS" && strings.HasPrefix(line, "-"):
 			names, _, _ := strings.Cut(first, " [ ") // it can be given several times
+			if strings.HasPrefix(names, "--help") {
+				continue
+			}
 			c.Options = append(c.Options, Option{Names: names, Usage: usage(strings.TrimSpace(rest)), Category: category})
 		case heading == "OPTIONS" && strings.HasSuffix(line, ":"):
 			category = strings.TrimSuffix(line, ":")

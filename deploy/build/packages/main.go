@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -23,6 +24,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("packages", flag.ExitOnError)
+	archs := flags.String("arch", "amd64 arm64", "architectures, separated by blanks; one must be this machine's")
 	repository := flags.String("repository", ".", "the repository's directory")
 	binaries := flags.String("binaries", "", "directory with linux-ARCHITECTURE/firsthop for each architecture")
 	out := flags.String("out", "", "directory to write to")
@@ -35,7 +37,7 @@ func run(ctx context.Context, args []string) error {
 		return errors.New("build packages: want -binaries, -out, -version and -epoch")
 	}
 	b := Build{Repository: *repository, Version: *version, Time: time.Unix(*epoch, 0).UTC()}
-	for _, arch := range []string{"amd64", "arm64"} {
+	for arch := range strings.FieldsSeq(*archs) {
 		b.Programs = append(b.Programs, Program{Arch: arch, Path: filepath.Join(*binaries, "linux-"+arch, "firsthop")})
 	}
 	files, err := b.WriteTo(ctx, *out)
