@@ -117,6 +117,9 @@ func attached(t *testing.T) (programs []string) {
 // pins lists what is in the bpffs, but for what a kernel puts there itself.
 func pins(t *testing.T) (names []string) {
 	t.Helper()
+	if _, err := os.Stat("/sys/fs/bpf"); err != nil {
+		return nil // a kernel without
+	}
 	err := filepath.WalkDir("/sys/fs/bpf", func(path string, d fs.DirEntry, err error) error {
 		if err == nil && path != "/sys/fs/bpf" && !strings.HasSuffix(path, ".debug") {
 			names = append(names, path)
