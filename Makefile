@@ -33,12 +33,22 @@ image: ## bin/image: the container image for amd64 and arm64, the same each time
 		-binary amd64=../../bin/image/firsthop-amd64 -binary arm64=../../bin/image/firsthop-arm64 \
 		-license ../../LICENSE -license ../../bpf/LICENSE-BSD-2-Clause -license ../../bpf/LICENSE-GPL-2.0
 
+# What PACKAGES and ARCHS are for: see vm-packages.
+PACKAGES ?= bin/packages
+ARCHS    ?= amd64 arm64
+
 .PHONY: packages
 packages: ## bin/packages: .deb and .rpm for amd64 and arm64, the same each time
-	for arch in amd64 arm64; do GOARCH=$$arch $(PRODUCT) -o bin/linux-$$arch/firsthop ./cmd/firsthop; done
-	rm -rf bin/packages
-	cd deploy/build && $(GO) run -buildvcs=false ./packages -repository ../.. -binaries ../../bin -out ../../bin/packages \
-		-version '$(VERSION)' -epoch "$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}"
+	for arch in $(ARCHS); do GOARCH=$$arch $(PRODUCT) -o $(PACKAGES).in/linux-$$arch/firsthop ./cmd/firsthop; done
+	rm -rf $(PACKAGES)
+	cd deploy/build && $(GO) run -buildvcs=false ./packages -repository ../.. -arch '$(ARCHS)' \
+		-binaries ../../$(PACKAGES).in -out ../../$(PACKAGES) -version '$(VERSION)' -epoch "$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}"
+
+# Two versions, for the tests of an upgrade. The builder asks the program for its help, so one must run here.
+.PHONY: vm-packages
+vm-packages:
+	for v in 0.1.0 0.2.0; do \
+		$(MAKE) --no-print-directory packages VERSION=v$$v PACKAGES=bin/vm/packages/$$v ARCHS='$(sort amd64 $(shell $(GO) env GOARCH))'; done
 
 .PHONY: generate
 generate: setup-bpf ## compile the BPF programs; the objects are committed, so building needs no clang
@@ -69,12 +79,12 @@ test-vm: setup-vm ## the kernel's part of the tests on Debian's kernels, and sho
 	bin/test-vm -boot +short -vm '$(VM)' -suite '$(SUITE)' -kernel '$(VM_KERNEL)' -modules '$(VM_MODULES)'
 
 .PHONY: test-boot
-test-boot: setup-vm ## whole systems with their systemd, booted several times: install, reboot, cut of power, uninstall; SYSTEM=debian12 BOOT=life for one
+test-boot: setup-vm vm-packages ## whole systems with their systemd, booted several times: install, reboot, cut of power, uninstall; SYSTEM=debian12 BOOT=life for one
 	$(GO) build -buildvcs=false -o bin/test-vm ./test/vm/run
 	bin/test-vm -boot all -system '$(SYSTEM)' -path '$(BOOT)'
 
 .PHONY: test-all
-test-all: test setup-vm ## every test there is
+test-all: test setup-vm vm-packages ## every test there is
 	$(GO) build -buildvcs=false -o bin/test-vm ./test/vm/run
 	bin/test-vm -boot +all
 

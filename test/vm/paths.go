@@ -29,7 +29,7 @@ type Stage struct {
 }
 
 // Paths are those that make test-boot boots.
-var Paths = slices.Concat(bootPaths)
+var Paths = slices.Concat(bootPaths, packagePaths)
 
 // On tells whether a path is for a system.
 func (p Path) On(system string) bool {
