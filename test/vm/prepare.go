@@ -132,7 +132,8 @@ func (r *Runner) build(ctx context.Context, out, arch, pkg string, test bool) er
 	if test {
 		args = []string{"test", "-c"}
 	}
-	args = append(args, "-buildvcs=false", "-ldflags=-s -w", "-o", out, pkg)
+	// As the Makefile builds the product: what starts at boot should be that.
+	args = append(args, "-trimpath", "-buildvcs=false", "-tags", "urfave_cli_no_docs", "-ldflags=-s -w", "-o", out, pkg)
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = r.Repository
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
