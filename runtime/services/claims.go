@@ -94,7 +94,7 @@ func (c *claims) release(k bpf.FrontendKey, e *entry, affected []*entry) []*entr
 	if len(rest) == 1 {
 		delete(c.rivals, k)
 	}
-	return append(affected, rest[0].by)
+	return appendAll(affected, rest)
 }
 
 func (c *claims) claim(k bpf.FrontendKey, mine claim, affected []*entry) []*entry {
@@ -110,7 +110,15 @@ func (c *claims) claim(k bpf.FrontendKey, mine claim, affected []*entry) []*entr
 	at, _ := slices.BinarySearchFunc(rivals, mine, claim.compare)
 	rivals = slices.Insert(rivals, at, mine)
 	c.rivals[k], c.holder[k] = rivals, rivals[0]
-	return append(affected, has.by)
+	return appendAll(affected, rivals)
+}
+
+// appendAll adds all rivals: the holder for what it has, the others for whom they lost it to.
+func appendAll(affected []*entry, rivals []claim) []*entry {
+	for _, r := range rivals {
+		affected = append(affected, r.by)
+	}
+	return affected
 }
 
 // granted is what an entry asks for without the frontends that others have,
