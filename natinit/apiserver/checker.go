@@ -222,15 +222,16 @@ func (k *keptConn) ask(ctx context.Context, e Endpoint) (status int, err error) 
 	case status := <-k.answers:
 		return status, nil
 	case <-ctx.Done():
-		k.close()
-		return 0, ctx.Err()
+		err = ctx.Err()
 	case <-k.lost:
+		err = k.err
 	}
 	select {
-	case status := <-k.answers: // the last one, with Connection: close
+	case status := <-k.answers: // the last one, with Connection: close; or one that waits for a process that was stopped
 		return status, nil
 	default:
-		return 0, k.err
+		k.close()
+		return 0, err
 	}
 }
 

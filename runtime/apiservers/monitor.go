@@ -20,6 +20,8 @@ type Monitor struct {
 	wake  chan struct{}
 	turns chan struct{} // see maxProbing
 	tasks sync.WaitGroup
+	// slowest is the longest wait between two probes.
+	slowest time.Duration
 	// generation counts the CAs, so that checkers notice a new one.
 	generation atomic.Uint64
 
@@ -60,7 +62,7 @@ func New(cfg Config) (*Monitor, error) {
 		return nil, err
 	}
 	m := &Monitor{
-		cfg: cfg, ca: cfg.CA, changed: true,
+		cfg: cfg, ca: cfg.CA, changed: true, slowest: max(deadInterval, cfg.Interval),
 		wake: make(chan struct{}, 1), turns: make(chan struct{}, maxProbing),
 		targets: map[netip.AddrPort]*target{}, names: map[apiserver.Endpoint]name{},
 		services: slices.Clone(cfg.Services),

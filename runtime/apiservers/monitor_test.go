@@ -30,6 +30,11 @@ func TestADeadServerIsOutWithinTwoSecondsAndBackWhenItRecovers(t *testing.T) {
 			g.freeze()
 			return g.thaw
 		}},
+		{"nobody accepts, and the queue is full", apiserver.KindTimeout, func(r *rig, s *standin.APIServer, _ *gate) func() {
+			s.Close()
+			free := r.fullQueue(a1)
+			return func() { free(); r.serve(a1) }
+		}},
 		{"it says 500", apiserver.KindHTTP, func(_ *rig, s *standin.APIServer, _ *gate) func() {
 			s.SetReady(false)
 			return func() { s.SetReady(true) }

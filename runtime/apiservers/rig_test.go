@@ -17,12 +17,12 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/test/lab"
 	"github.com/firsthop/firsthop/test/standin"
 )
-
-func TestMain(m *testing.M) { os.Exit(lab.RunMain(m)) }
 
 const (
 	a1, a2, a3 = "192.0.2.11:6443", "192.0.2.12:6443", "192.0.2.13:6443"
@@ -35,10 +35,11 @@ const (
 
 // rig is a lab with API servers and one monitor.
 type rig struct {
-	t    *testing.T
+	t    testing.TB
 	l    *lab.Lab
 	ca   *standin.Authority
 	cfg  Config
+	hook func(*Monitor) // before Run
 	m    *Monitor
 	logs *logBuffer
 	news chan struct{} // room for one: something was given out
@@ -48,7 +49,7 @@ type rig struct {
 	sets []Set
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t testing.TB) *rig {
 	t.Helper()
 	l := lab.New(t)
 	ca, err := standin.NewAuthority(netip.MustParseAddr("10.96.0.1"))
@@ -86,6 +87,9 @@ func (r *rig) run() *Monitor {
 	m, err := New(r.cfg)
 	if err != nil {
 		r.t.Fatal(err)
+	}
+	if r.hook != nil {
+		r.hook(m)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -157,7 +161,7 @@ func (r *rig) until(what string, ok func(Status) bool) {
 	until(r.t, what, func() bool { return ok(r.m.Status()) })
 }
 
-func until(t *testing.T, what string, ok func() bool) {
+func until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -239,7 +243,7 @@ func addrs(list ...string) []netip.AddrPort {
 	return out
 }
 
-func endpoints(t *testing.T, list string) []apiserver.Endpoint {
+func endpoints(t testing.TB, list string) []apiserver.Endpoint {
 	t.Helper()
 	out, err := apiserver.ParseEndpoints(list)
 	if err != nil {
@@ -374,4 +378,44 @@ func must[T any](v T, err error) T {
 		panic(err)
 	}
 	return v
+}
+
+// fullQueue listens at an address, never accepts, and has no room for more.
+func (r *rig) fullQueue(at string) (free func()) {
+	r.t.Helper()
+	a := netip.MustParseAddrPort(at)
+	fd := -1
+	err := r.l.Do(func() (err error) {
+		if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
+			return err
+		}
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+			return err
+		}
+		if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}); err != nil {
+			return err
+		}
+		return unix.Listen(fd, 0)
+	})
+	if err != nil {
+		r.t.Fatal("fill the queue of", at, err)
+	}
+	var conns []net.Conn
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		conn, err := r.l.DialContext(ctx, "tcp", at)
+		cancel()
+		if err != nil {
+			break // the queue is full: SYNs are dropped
+		}
+		conns = append(conns, conn)
+	}
+	free = sync.OnceFunc(func() {
+		unix.Close(fd)
+		for _, c := range conns {
+			c.Close()
+		}
+	})
+	r.t.Cleanup(free)
+	return free
 }

@@ -28,6 +28,10 @@ type target struct {
 	says     limiter
 }
 
+// starved is how late a timeout may come to be the endpoint's fault. Beyond that
+// this process was stopped, or had no CPU; then every server would look dead.
+const starved = 250 * time.Millisecond
+
 // watch asks one endpoint until ctx ends.
 func (m *Monitor) watch(ctx context.Context, t *target) {
 	checker, generation := m.newChecker(t)
@@ -45,6 +49,10 @@ func (m *Monitor) watch(ctx context.Context, t *target) {
 		start := time.Now()
 		// What was live gets a second chance on a new connection; see Check.
 		r := checker.Check(ctx, live)
+		if r.Kind == apiserver.KindTimeout && time.Since(start) > m.cfg.Timeout+starved {
+			start = time.Now()
+			r = checker.Check(ctx, live)
+		}
 		if !live {
 			<-m.turns
 		}
@@ -55,7 +63,7 @@ func (m *Monitor) watch(ctx context.Context, t *target) {
 		if live = r.State == apiserver.Live; live {
 			wait = m.cfg.Interval
 		} else {
-			wait = min(wait*3/2, max(deadInterval, m.cfg.Interval))
+			wait = min(wait*3/2, m.slowest)
 		}
 		// Jitter goes down only, so that the promise of two seconds holds. It keeps
 		// the probes of all nodes, and of all endpoints of a node, apart.
