@@ -79,12 +79,12 @@ test-vm: setup-vm ## the kernel's part of the tests on Debian's kernels, and sho
 	bin/test-vm -boot +short -vm '$(VM)' -suite '$(SUITE)' -kernel '$(VM_KERNEL)' -modules '$(VM_MODULES)'
 
 .PHONY: test-boot
-test-boot: setup-vm vm-packages ## whole systems with their systemd, booted several times: install, reboot, cut of power, uninstall; SYSTEM=debian12 BOOT=life for one
+test-boot: setup-vm vm-packages image ## whole systems with their systemd, booted several times: install, reboot, cut of power, uninstall; SYSTEM=debian12 BOOT=life for one
 	$(GO) build -buildvcs=false -o bin/test-vm ./test/vm/run
 	bin/test-vm -boot all -system '$(SYSTEM)' -path '$(BOOT)'
 
 .PHONY: test-all
-test-all: test setup-vm vm-packages ## every test there is
+test-all: test setup-vm vm-packages image ## every test there is
 	$(GO) build -buildvcs=false -o bin/test-vm ./test/vm/run
 	bin/test-vm -boot +all
 

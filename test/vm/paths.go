@@ -29,7 +29,7 @@ type Stage struct {
 }
 
 // Paths are those that make test-boot boots.
-var Paths = slices.Concat(bootPaths, packagePaths)
+var Paths = slices.Concat(bootPaths, packagePaths, containerPaths)
 
 // On tells whether a path is for a system.
 func (p Path) On(system string) bool {
