@@ -57,10 +57,10 @@ type stage struct {
 
 	keptWarnings []string // one for each Service with kept backends
 
-	lock      *Lock   // of the run directory
-	tableLock *Lock   // of the bpffs, for instances that share one by mistake
-	volatile  *Ledger // undone by a reboot; nil in a dry run
-	durable   *Ledger // not undone by a reboot; nil in a dry run
+	lock      *Lock              // of the run directory
+	tableLock *natinit.TableLock // of the bpffs, for instances that share one by mistake
+	volatile  *Ledger            // undone by a reboot; nil in a dry run
+	durable   *Ledger            // not undone by a reboot; nil in a dry run
 	features  bpf.Features
 	balancer  bpf.Balancer
 	kept      []netip.AddrPort // backends that answer, kept in the place of given ones of which none does

@@ -10,10 +10,12 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/natinit"
 )
 
 // ErrLocked says that another firsthop held the lock for too long.
-var ErrLocked = errors.New("another firsthop is at work")
+var ErrLocked = natinit.ErrLocked
 
 // LockName is the file in the run directory whose flock every entry point
 // takes before it changes anything. The kernel releases it when its holder
@@ -60,34 +62,6 @@ func lockRunDir(ctx context.Context, runDir string) (l *Lock, made []string, err
 		l, err = AcquireLock(ctx, runDir)
 		if !errors.Is(err, os.ErrNotExist) || ctx.Err() != nil {
 			return l, made, err
-		}
-	}
-}
-
-// LockTable waits for the lock of the bpffs that holds a table, beside the one
-// of the run directory: two instances that share a table although their run
-// directories differ (an init container without the host's /run) must not write
-// it at once. It is to be released before the bpffs is unmounted.
-func LockTable(ctx context.Context, bpffs string) (*Lock, error) {
-	f, err := os.Open(bpffs)
-	if err != nil {
-		return nil, fmt.Errorf("lock bpffs: %w", err)
-	}
-	l := &Lock{f: f}
-	for wait := time.Millisecond; ; wait = min(wait*2, 20*time.Millisecond) {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return l, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			f.Close()
-			return nil, fmt.Errorf("lock bpffs %s: %w", bpffs, err)
-		}
-		select {
-		case <-ctx.Done():
-			f.Close()
-			return nil, fmt.Errorf("wait for the lock of bpffs %s: %w: another instance with another run directory uses the same bpffs", bpffs, ErrLocked)
-		case <-time.After(wait):
 		}
 	}
 }

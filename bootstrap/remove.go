@@ -13,6 +13,7 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
+	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/units"
 )
@@ -40,7 +41,7 @@ func (u *uninstall) locked(ctx context.Context) error {
 		return err
 	}
 	if u.bpffs.Err() == nil {
-		if u.tableLock, err = LockTable(wait, u.bpffs.Path); err != nil {
+		if u.tableLock, err = natinit.LockTable(wait, u.bpffs.Path); err != nil {
 			return err
 		}
 		defer u.tableLock.Release()

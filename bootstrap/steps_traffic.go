@@ -249,7 +249,7 @@ func (s *stage) newBalancer() (bpf.Balancer, error) {
 	b := bpf.Balancer{UDP: s.UDP, Off: s.scope == ScopeOff, HostOnly: s.scope == ScopeHost}
 	if s.scope != ScopeHost {
 		if s.features.NetnsCookie && !s.elsewhere() {
-			b.HostNetns, _ = netnsCookie() // without it, node ports don't serve loopback addresses
+			b.HostNetns, _ = natinit.NetnsCookie() // without it, node ports don't serve loopback addresses
 		}
 		return b, nil
 	}
@@ -259,7 +259,7 @@ func (s *stage) newBalancer() (bpf.Balancer, error) {
 	if s.elsewhere() {
 		return b, &UsageError{fmt.Errorf("--scope host: this process isn't in the host's network namespace: run it there (hostNetwork)")}
 	}
-	cookie, err := netnsCookie()
+	cookie, err := natinit.NetnsCookie()
 	if err != nil {
 		return b, &UsageError{fmt.Errorf("--scope host: %w", err)}
 	}
@@ -276,21 +276,6 @@ func (s *stage) elsewhere() bool {
 	var host, ours unix.Stat_t
 	err := errors.Join(unix.Stat(s.proc+"/1/ns/net", &host), unix.Stat("/proc/thread-self/ns/net", &ours))
 	return err == nil && host.Ino != ours.Ino
-}
-
-// netnsCookie is the cookie of this process's network namespace.
-func netnsCookie() (uint64, error) {
-	const soNetnsCookie = 71 // SO_NETNS_COOKIE, Linux 5.14
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, fmt.Errorf("open socket: %w", err)
-	}
-	defer unix.Close(fd)
-	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, soNetnsCookie)
-	if err != nil {
-		return 0, fmt.Errorf("read the network namespace's cookie (SO_NETNS_COOKIE, Linux 5.14): %w", err)
-	}
-	return cookie, nil
 }
 
 // otherServes refuses a scope that leaves Service addresses without anybody

@@ -67,7 +67,7 @@ type uninstall struct {
 	places
 	bpffs     mounts.BPFFS
 	cgroup    mounts.Cgroup2
-	tableLock *Lock
+	tableLock *natinit.TableLock
 	volatile  *Ledger
 	durable   *Ledger
 	vips      []TableService

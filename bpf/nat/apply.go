@@ -105,15 +105,24 @@ func (a *Applied) rewrite(key bpf.FrontendKey, fe bpf.Frontend) error {
 // any more (an RCU grace period, some 10 ms) and removes the sets. The plan
 // stays carried out if it fails: what is left over is collected by the next
 // plan. It may run beside a later plan that brings no frontends.
-func (a *Applied) Commit() error {
-	keys, _ := flatten(a.plan.OldSets)
-	if len(keys) == 0 && len(a.plan.Deletes) == 0 {
+func (a *Applied) Commit() error { return Retire(a.store, a.plan) }
+
+// Retire is Commit for plans that were applied one after the other: they share one grace period.
+func Retire(store Store, plans ...*Plan) error {
+	var keys []bpf.BackendKey
+	deletes := 0
+	for _, p := range plans {
+		old, _ := flatten(p.OldSets)
+		keys = append(keys, old...)
+		deletes += len(p.Deletes)
+	}
+	if len(keys)+deletes == 0 {
 		return nil
 	}
-	if err := a.store.Synchronize(); err != nil {
+	if err := store.Synchronize(); err != nil {
 		return fmt.Errorf("wait for programs that use old backends: %w", err)
 	}
-	if err := a.store.DeleteBackends(keys); err != nil {
+	if err := store.DeleteBackends(keys); err != nil {
 		return fmt.Errorf("remove %d old backends: %w", len(keys), err)
 	}
 	return nil

@@ -53,6 +53,12 @@ func (f *Fake) write(do func() error) error {
 	return nil
 }
 
+// Generation is the highest set id that any writer ever gave out.
+func (f *Fake) Generation() (uint64, error) { return f.state.Generation, nil }
+
+// ResetCounter makes a service index count from zero. A Fake has no traffic to count.
+func (f *Fake) ResetCounter(uint32) error { return nil }
+
 // PutGeneration implements Store.
 func (f *Fake) PutGeneration(g uint64) error {
 	return f.write(func() error { f.state.Generation = g; return nil })

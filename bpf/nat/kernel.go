@@ -117,6 +117,20 @@ func readOneByOne[K, V any](m *ebpf.Map, each func(K, V) bool) error {
 	return nil
 }
 
+// Generation is the highest set id that any writer ever gave out.
+func (k *Kernel) Generation() (uint64, error) {
+	meta, err := k.maps.Meta()
+	return meta.Generation, err
+}
+
+// ResetCounter makes a service index count from zero.
+func (k *Kernel) ResetCounter(index uint32) error {
+	if err := k.maps.Map(bpf.MapCounter).Put(index, bpf.Counters{}); err != nil {
+		return fmt.Errorf("reset counter %d: %w", index, err)
+	}
+	return nil
+}
+
 // PutGeneration implements Store.
 func (k *Kernel) PutGeneration(g uint64) error { return k.maps.PutGeneration(g) }
 

@@ -332,7 +332,9 @@ func (p *Planner) deleteFrontend(k bpf.FrontendKey) {
 		p.touchFrontend(k)
 		delete(p.state.Frontends, k)
 		p.index(k, fe, -1)
-		p.room.frontends++
+		if p.touched.frontends[k] == nil { // came with this plan; others keep their room until they are gone
+			p.room.frontends++
+		}
 	}
 }
 
@@ -385,7 +387,7 @@ func (p *Planner) putFrontend(k bpf.FrontendKey, fe bpf.Frontend) {
 	p.touchFrontend(k)
 	if ok {
 		p.index(k, old, -1)
-	} else {
+	} else if p.touched.frontends[k] == nil {
 		p.room.frontends--
 	}
 	p.state.Frontends[k] = fe

@@ -24,7 +24,9 @@ func (p *Planner) setRanges(index uint32, want []netip.Prefix) {
 			k := bpf.RangeKeyOf(index, r)
 			p.touchRange(k)
 			delete(p.state.Ranges, k)
-			p.room.ranges++
+			if !p.touched.ranges[k] {
+				p.room.ranges++
+			}
 		}
 	}
 	if len(next) == 0 {
@@ -37,7 +39,9 @@ func (p *Planner) setRanges(index uint32, want []netip.Prefix) {
 func (p *Planner) addRange(k bpf.RangeKey) {
 	p.touchRange(k)
 	p.state.Ranges[k] = true
-	p.room.ranges--
+	if !p.touched.ranges[k] {
+		p.room.ranges--
+	}
 }
 
 func distinctRanges(in []netip.Prefix) []netip.Prefix {

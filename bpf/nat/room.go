@@ -10,8 +10,8 @@ import (
 // Room is for how many entries a table has room; 0: nobody knows, a write will tell.
 type Room struct{ Frontends, Backends, Ranges int }
 
-// room is how many more entries there is room for. A set that goes keeps its
-// room until it was removed (Planner.Freed).
+// room is how many more entries there is room for. What goes keeps its room
+// until it was removed (Planner.Freed).
 type room struct {
 	limits                      Room
 	frontends, backends, ranges int
@@ -25,8 +25,10 @@ func roomOf(s *State) room {
 	return r
 }
 
-// Freed tells that the old sets of a plan are gone from the table.
+// Freed tells that what a plan removes is gone from the table.
 func (p *Planner) Freed(plan *Plan) {
+	p.room.frontends += len(plan.Deletes)
+	p.room.ranges += len(plan.OldRanges)
 	for _, set := range plan.OldSets {
 		p.room.backends += len(set.Backends)
 	}
@@ -35,15 +37,16 @@ func (p *Planner) Freed(plan *Plan) {
 // fits reports whether a service has room beside what it replaces. Its error matches ErrFull.
 func (p *Planner) fits(index uint32, svc Service) error {
 	var frontends, backends int
-	for _, k := range svc.Frontends {
-		if _, there := p.state.Frontends[k]; !there {
+	takes := func(k bpf.FrontendKey) {
+		if _, there := p.state.Frontends[k]; !there && p.touched.frontends[k] == nil {
 			frontends++
 		}
 	}
+	for _, k := range svc.Frontends {
+		takes(k)
+	}
 	for _, v := range svc.VIPs {
-		if _, there := p.state.Frontends[bpf.VIPKeyOf(v)]; !there {
-			frontends++
-		}
+		takes(bpf.VIPKeyOf(v))
 	}
 	for _, t := range p.targets(index, svc) {
 		if !t.same && !t.shared {
@@ -52,7 +55,7 @@ func (p *Planner) fits(index uint32, svc Service) error {
 	}
 	ranges := 0
 	for _, r := range distinctRanges(svc.Ranges) {
-		if !slices.Contains(p.ranges[index], r) || index == 0 {
+		if k := bpf.RangeKeyOf(index, r); index == 0 || !slices.Contains(p.ranges[index], r) && !p.touched.ranges[k] {
 			ranges++
 		}
 	}

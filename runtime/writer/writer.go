@@ -1,0 +1,363 @@
+package writer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/firsthop/firsthop/bpf/nat"
+	"github.com/firsthop/firsthop/runtime/services"
+)
+
+// Store is a table that tells whether another writer allocated anything.
+type Store interface {
+	nat.Store
+	// Generation is the highest set id that was ever given out.
+	Generation() (uint64, error)
+	// ResetCounter makes an index count from zero, for its new service.
+	ResetCounter(index uint32) error
+}
+
+// Config is what a Writer needs.
+type Config struct {
+	Store Store
+	// Lock takes the table's lock, which writers hold; the returned function releases it.
+	Lock func(context.Context) (release func() error, err error)
+	Log  *slog.Logger
+	// Room is called when a table that had no room for some Services has some
+	// again, by a goroutine of the Writer's. It may not wait for the Writer.
+	Room func()
+}
+
+// Writer writes one table. Its methods may be called by any goroutine.
+type Writer struct {
+	cfg Config
+
+	mu      sync.Mutex
+	ports   map[services.PortKey]*port
+	dirty   map[services.PortKey]bool
+	gone    []uint32 // indexes of ports that are not wanted any more
+	planner *nat.Planner
+	noted   uint64 // the table's generation as this writer left it
+	status  Status
+
+	retiring *retiring
+}
+
+// port is one that is wanted.
+type port struct {
+	svc   nat.Service
+	index uint32 // 0: it isn't in the table
+	err   error  // why it isn't, or isn't as it should be
+}
+
+// Status is what a Writer knows of its table.
+type Status struct {
+	Adopted   bool  // the first flush was carried out
+	Ports     int   // that are wanted
+	Out       []Out // of them, those that are not as they should be, sorted
+	Frontends int   // in the table, of all writers
+	Backends  int   // likewise
+	Room      nat.Room
+	Flushes   uint64 // that wrote something
+	Repairs   uint64 // times that the table was found changed by others, and mended
+	Reloads   uint64 // times that it was read as a whole
+}
+
+// Out is a port that is not in the table as it should be.
+type Out struct {
+	Port services.PortKey
+	Full bool // for lack of room
+	Err  string
+}
+
+// New makes a Writer. Close ends it.
+func New(cfg Config) *Writer {
+	w := &Writer{cfg: cfg, ports: map[services.PortKey]*port{}, dirty: map[services.PortKey]bool{}}
+	w.retiring = newRetiring(cfg.Store, cfg.Log, w.freed)
+	return w
+}
+
+// Close waits until what was replaced is removed.
+func (w *Writer) Close() { w.retiring.close() }
+
+// Set says what a Service's ports were and shall be. Nothing is written yet.
+func (w *Writer) Set(before, after []services.Port) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	stays := make(map[services.PortKey]bool, len(after))
+	for i := range after {
+		key := after[i].Key
+		stays[key] = true
+		p := w.ports[key]
+		if p == nil {
+			p = &port{}
+			w.ports[key] = p
+		}
+		p.svc = after[i].Service
+		w.dirty[key] = true
+	}
+	for i := range before {
+		key := before[i].Key
+		p := w.ports[key]
+		if stays[key] || p == nil {
+			continue
+		}
+		if p.index != 0 {
+			w.gone = append(w.gone, p.index)
+		}
+		delete(w.ports, key)
+		delete(w.dirty, key)
+	}
+}
+
+// Pending reports whether a flush would have something to look at.
+func (w *Writer) Pending() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.dirty)+len(w.gone) > 0
+}
+
+// Flush writes what was Set and isn't written. What can't be written, for lack
+// of room or because it makes no sense, is told by Status and logged once; the
+// rest is. After an error the table is as it was, and the next flush tries all
+// of it again.
+func (w *Writer) Flush(ctx context.Context) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.locked(ctx, func() error {
+		if err := w.current(); err != nil {
+			return err
+		}
+		return w.write()
+	})
+}
+
+// Verify reads the whole table and mends what others changed in it. It returns
+// whether there was anything.
+func (w *Writer) Verify(ctx context.Context) (mended bool, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.status.Adopted {
+		return false, nil
+	}
+	err = w.locked(ctx, func() error {
+		if err := w.current(); err != nil {
+			return err
+		}
+		if !w.retiring.pending() { // what is being removed is not what others changed
+			now, err := w.cfg.Store.Read()
+			if err != nil {
+				return err
+			}
+			if mended = !same(w.planner.State(), now); mended {
+				w.reload(now)
+				w.status.Repairs++
+				w.cfg.Log.Warn("the table was changed by others: mending it")
+			}
+		}
+		return w.write()
+	})
+	return mended, err
+}
+
+// locked runs do with the table's lock.
+func (w *Writer) locked(ctx context.Context, do func() error) error {
+	release, err := w.cfg.Lock(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(), release())
+}
+
+// current makes sure that the planner knows the table, which the init stage may have written to.
+func (w *Writer) current() error {
+	generation, err := w.cfg.Store.Generation()
+	if err != nil {
+		return err
+	}
+	if w.planner != nil && generation == w.noted {
+		return nil
+	}
+	state, err := w.cfg.Store.Read()
+	if err != nil {
+		return err
+	}
+	w.reload(state)
+	return nil
+}
+
+// reload starts from what the table holds: which index each port has there is told by its frontends.
+func (w *Writer) reload(state *nat.State) {
+	w.planner = nat.NewPlanner(state, nat.RuntimeIndexes)
+	w.noted = state.Generation
+	w.status.Reloads++
+	w.gone = nil
+	claimed := map[uint32]bool{}
+	for _, key := range w.sorted() {
+		p := w.ports[key]
+		p.index = 0
+		w.dirty[key] = true
+		index, found, err := w.planner.Owner(p.svc)
+		if err == nil && found && nat.RuntimeIndexes.Contains(index) && !claimed[index] {
+			p.index = index
+			claimed[index] = true
+		}
+	}
+	for _, index := range state.Indexes() {
+		if nat.RuntimeIndexes.Contains(index) && !claimed[index] {
+			w.gone = append(w.gone, index)
+		}
+	}
+}
+
+// sorted are the wanted ports, that of the API service first: it has room before all others.
+func (w *Writer) sorted() []services.PortKey { return sortKeys(slices.Collect(maps.Keys(w.ports))) }
+
+func sortKeys(keys []services.PortKey) []services.PortKey {
+	slices.SortFunc(keys, func(a, b services.PortKey) int {
+		if isAPI := a.Service == services.APIService; isAPI != (b.Service == services.APIService) {
+			if isAPI {
+				return -1
+			}
+			return 1
+		}
+		return a.Compare(b)
+	})
+	return keys
+}
+
+// write plans what is dirty or gone, and carries it out.
+func (w *Writer) write() error {
+	for _, index := range w.gone {
+		w.planner.Remove(index)
+	}
+	freed := len(w.gone) > 0
+	w.gone = nil
+	w.assignAll()
+	if freed {
+		w.retryOut()
+	}
+	plan := w.planner.Take()
+	if plan.Empty() {
+		w.status.Adopted = true
+		return nil
+	}
+	if len(plan.Puts) > 0 {
+		w.retiring.waitForFrontends()
+	}
+	applied, err := nat.Apply(w.cfg.Store, plan)
+	if err != nil {
+		w.planner = nil // what the table holds is to be read again
+		return fmt.Errorf("write the table: %w", err)
+	}
+	w.noted = max(w.noted, plan.Generation)
+	w.status.Adopted = true
+	w.status.Flushes++
+	w.retiring.add(applied, plan, w.planner)
+	return nil
+}
+
+func (w *Writer) assignAll() {
+	for _, key := range sortKeys(slices.Collect(maps.Keys(w.dirty))) {
+		w.assign(key)
+	}
+	clear(w.dirty)
+}
+
+func (w *Writer) assign(key services.PortKey) {
+	p := w.ports[key]
+	index, err := w.planner.Assign(p.index, p.svc)
+	switch {
+	case err == nil:
+		if p.index == 0 {
+			if err := w.cfg.Store.ResetCounter(index); err != nil {
+				w.cfg.Log.Warn("a Service counts on from another's number", "service", p.svc.Name, "err", err)
+			}
+		}
+		if p.err != nil {
+			w.cfg.Log.Info("a Service is as it should be again", "service", p.svc.Name)
+		}
+		p.index, p.err = index, nil
+		return
+	case p.err == nil || p.err.Error() != err.Error():
+		w.cfg.Log.Error("a Service stays as it is in the table", "service", p.svc.Name, "there", p.index != 0, "err", err)
+	}
+	p.err = err
+}
+
+// retryOut gives those that found no room another try.
+func (w *Writer) retryOut() {
+	var out []services.PortKey
+	for key, p := range w.ports {
+		if p.err != nil {
+			out = append(out, key)
+		}
+	}
+	for _, key := range sortKeys(out) {
+		w.assign(key)
+	}
+}
+
+// freed takes note that what a plan replaced is gone.
+func (w *Writer) freed(plan *nat.Plan, of *nat.Planner) {
+	w.mu.Lock()
+	again := false
+	if of == w.planner {
+		of.Freed(plan)
+		for key, p := range w.ports {
+			if p.err != nil {
+				w.dirty[key] = true
+				again = true
+			}
+		}
+	}
+	w.mu.Unlock()
+	if again && w.cfg.Room != nil {
+		w.cfg.Room()
+	}
+}
+
+// Status tells how things are.
+func (w *Writer) Status() Status {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	st := w.status
+	st.Ports = len(w.ports)
+	for _, key := range w.sorted() {
+		if p := w.ports[key]; p.err != nil {
+			st.Out = append(st.Out, Out{Port: key, Full: errors.Is(p.err, nat.ErrFull) || errors.Is(p.err, nat.ErrNoIndex), Err: p.err.Error()})
+		}
+	}
+	if w.planner != nil {
+		state := w.planner.State()
+		st.Frontends, st.Room = len(state.Frontends), state.Room
+		for _, set := range state.Sets {
+			st.Backends += len(set)
+		}
+	}
+	return st
+}
+
+// Indexes are the service indexes of the ports that are in the table.
+func (w *Writer) Indexes() map[uint32]services.PortKey {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := make(map[uint32]services.PortKey, len(w.ports))
+	for key, p := range w.ports {
+		if p.index != 0 {
+			out[p.index] = key
+		}
+	}
+	return out
+}
+
+// same compares what two states mean; an unused generation is no difference.
+func same(a, b *nat.State) bool {
+	return maps.Equal(a.Frontends, b.Frontends) && maps.Equal(a.Words, b.Words) && maps.Equal(a.Ranges, b.Ranges) &&
+		maps.EqualFunc(a.Sets, b.Sets, maps.Equal)
+}
