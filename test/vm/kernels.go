@@ -2,6 +2,8 @@ package vm
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/firsthop/firsthop/test/vm/qemu"
@@ -39,17 +41,34 @@ var modules = []string{
 	"veth", "dummy", "bridge", "vxlan", "cls_bpf", "sch_ingress", "inet_diag", "tcp_diag", "udp_diag", "nf_tables",
 }
 
-// GivenKernel is an image that somebody has. What it must have is read off its release.
+// GivenKernel is an image that somebody has. What it must have is read off its release. Without a directory of modules
+// they are looked for where packages have them, as seen from the image.
 func GivenKernel(image, modules string) (Kernel, error) {
 	read, err := qemu.ReadImage(image)
 	if err != nil {
 		return Kernel{}, err
+	}
+	if modules == "" {
+		modules = modulesBeside(image, read.Release)
 	}
 	k := Kernel{Name: read.Release, Arch: read.Arch, Image: image, Modules: modules}
 	if !strings.Contains(read.Release, ".el8") && !strings.Contains(read.Release, ".el9") { // they say one version and have more
 		k.Like = majorMinor(read.Release)
 	}
 	return k, nil
+}
+
+// modulesBeside finds the modules of an image in /boot or in the directory of its modules, "" if they aren't there.
+func modulesBeside(image, release string) string {
+	dir := filepath.Dir(image)
+	for _, candidate := range []string{
+		dir, filepath.Join(dir, "../lib/modules", release), filepath.Join(dir, "../usr/lib/modules", release), filepath.Join(dir, "lib/modules", release),
+	} {
+		if info, err := os.Stat(filepath.Join(candidate, "kernel")); err == nil && info.IsDir() {
+			return candidate
+		}
+	}
+	return ""
 }
 
 func majorMinor(release string) string {

@@ -1,21 +1,26 @@
 package vm
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/firsthop/firsthop/test/vm/debian"
 	"github.com/firsthop/firsthop/test/vm/qemu"
 	"github.com/firsthop/firsthop/test/vm/wire"
 )
 
-// Runner runs suites on kernels, one machine at a time.
+// Runner runs suites on kernels, and boots systems.
 type Runner struct {
 	Repository string
 	Cache      string // a directory that is kept: packages, binaries, logs
@@ -26,47 +31,114 @@ type Runner struct {
 
 const (
 	memoryMB = 2048
-	// grace is for a boot, which takes 5 to 10 s on a machine that has nothing else to do.
-	grace = 90 * time.Second
+	// atOnce is how many kernels are run at a time: a machine keeps one processor busy, and a second one sometimes.
+	atOnce = 2
+	// grace is for a boot, which takes 5 to 10 s on a machine that has nothing else to do, and 60 s on one with ten times
+	// as much to do as processors.
+	grace = 3 * time.Minute
 	// bootSuite is in the table when no test could be run.
 	bootSuite = "boot"
 )
 
-// Run runs the suites on all kernels and returns one result for each. An error is one of the runner's own.
+// ready is a kernel with all that it is run with.
+type ready struct {
+	Kernel
+	emulator   qemu.Emulator
+	suites     []Suite
+	bin, tools string
+}
+
+// Run runs the suites on all kernels, several at a time, and returns one result for each. An error is one of the runner's
+// own.
 func (r *Runner) Run(ctx context.Context, kernels []Kernel, suiteList string) ([]Result, error) {
 	suites, err := selectSuites(suiteList)
 	if err != nil {
 		return nil, err
 	}
-	var results []Result
+	var all []ready
 	for _, k := range kernels {
-		emulator, err := r.emulatorOf(ctx, k.Arch)
+		k, err := r.ready(ctx, k, suites)
 		if err != nil {
-			return results, fmt.Errorf("get a qemu for %s: %w", k.Arch, err)
+			return nil, err
 		}
-		if k, err = r.fetch(ctx, k); err != nil {
-			return results, fmt.Errorf("get the kernel %s: %w", k.Name, err)
-		}
-		run := suites
-		if TooOld(k.release) {
-			run = refusal
-		}
-		fmt.Fprintf(r.Out, "%s: %s on %s\n", k.Name, k.release, emulator.Name)
-		of, err := r.runKernel(ctx, emulator, k, run)
-		results = append(results, of...)
-		if err != nil {
-			return results, fmt.Errorf("run the kernel %s: %w", k.Name, err)
-		}
+		all = append(all, k)
 	}
-	return results, nil
+	results := make([][]Result, len(all))
+	var out sync.Mutex
+	var g errgroup.Group
+	g.SetLimit(atOnce)
+	for i, k := range all {
+		g.Go(func() error {
+			one := *r
+			one.Out = &lines{w: r.Out, before: fmt.Sprintf("%-*s", width(kernels), k.Name), mu: &out}
+			fmt.Fprintf(one.Out, "  %s on %s\n", k.release, k.emulator.Name)
+			if k.Modules == "" {
+				fmt.Fprintf(one.Out, "  without modules (VM_MODULES=DIRECTORY): tests fail if one of these isn't built in: %s\n", strings.Join(modules, " "))
+			}
+			var err error
+			if results[i], err = one.runKernel(ctx, k); err != nil {
+				return fmt.Errorf("run the kernel %s: %w", k.Name, err)
+			}
+			return nil
+		})
+	}
+	err = g.Wait()
+	return slices.Concat(results...), err
+}
+
+// ready fetches and builds what a kernel is run with.
+func (r *Runner) ready(ctx context.Context, k Kernel, suites []Suite) (ready, error) {
+	emulator, err := r.emulatorOf(ctx, k.Arch)
+	if err != nil {
+		return ready{}, fmt.Errorf("get a qemu for %s: %w", k.Arch, err)
+	}
+	if k, err = r.fetch(ctx, k); err != nil {
+		return ready{}, fmt.Errorf("get the kernel %s: %w", k.Name, err)
+	}
+	if TooOld(k.release) {
+		suites = refusal
+	}
+	tools, err := r.tools(ctx, k.Arch)
+	if err != nil {
+		return ready{}, err
+	}
+	bin, err := r.binaries(ctx, k.Arch, suites)
+	return ready{k, emulator, suites, bin, tools.Dir}, err
+}
+
+func width(kernels []Kernel) (w int) {
+	for _, k := range kernels {
+		w = max(w, len(k.Name))
+	}
+	return w
+}
+
+// lines puts a name before each line, so that several machines can tell of themselves at once.
+type lines struct {
+	w      io.Writer
+	before string
+	mu     *sync.Mutex // for all that write to w
+	rest   []byte      // of a line that is not ended
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rest = append(l.rest, p...)
+	for {
+		line, rest, ok := bytes.Cut(l.rest, []byte("\n"))
+		if !ok {
+			return len(p), nil
+		}
+		if _, err := fmt.Fprintf(l.w, "%s%s\n", l.before, line); err != nil {
+			return 0, err
+		}
+		l.rest = rest
+	}
 }
 
 // runKernel runs suites in one machine, and those after one that brought the machine down in a new one.
-func (r *Runner) runKernel(ctx context.Context, e qemu.Emulator, k Kernel, suites []Suite) ([]Result, error) {
-	bin, err := r.binaries(ctx, k.Arch, suites)
-	if err != nil {
-		return nil, err
-	}
+func (r *Runner) runKernel(ctx context.Context, k ready) ([]Result, error) {
 	logs := filepath.Join(r.Cache, "logs", k.Name)
 	if err := os.RemoveAll(logs); err != nil {
 		return nil, err
@@ -75,8 +147,8 @@ func (r *Runner) runKernel(ctx context.Context, e qemu.Emulator, k Kernel, suite
 		return nil, err
 	}
 	var results []Result
-	for boot := 1; len(results) < len(suites); boot++ {
-		of, err := r.boot(ctx, e, k, bin, suites[len(results):], filepath.Join(logs, fmt.Sprintf("console-%d.log", boot)))
+	for boot := 1; len(results) < len(k.suites); boot++ {
+		of, err := r.boot(ctx, k, k.suites[len(results):], filepath.Join(logs, fmt.Sprintf("console-%d.log", boot)))
 		results = append(results, of...)
 		if err != nil || !started(of) {
 			return results, err
@@ -89,21 +161,17 @@ func (r *Runner) runKernel(ctx context.Context, e qemu.Emulator, k Kernel, suite
 func started(results []Result) bool { return len(results) > 0 && results[0].Suite != bootSuite }
 
 // boot runs suites in one machine, until all are done or the machine is. It returns at least one result.
-func (r *Runner) boot(ctx context.Context, e qemu.Emulator, k Kernel, bin string, suites []Suite, console string) ([]Result, error) {
+func (r *Runner) boot(ctx context.Context, k ready, suites []Suite, console string) ([]Result, error) {
 	var root qemu.Initramfs
-	tools, err := r.tools(ctx, k.Arch)
-	if err != nil {
-		return nil, err
-	}
-	loaded, err := r.fill(&root, bin, tools.Dir, k, suites)
+	loaded, err := r.fill(&root, k.bin, k.tools, k.Kernel, suites)
 	if err != nil {
 		return nil, err
 	}
 	var jobs []wire.Job
 	for _, s := range suites {
-		jobs = append(jobs, s.job(k))
+		jobs = append(jobs, s.job(k.Kernel))
 	}
-	data, err := manifest(e.Port, jobs, loaded)
+	data, err := manifest(k.emulator.Port, jobs, loaded)
 	if err != nil {
 		return nil, err
 	}
@@ -117,9 +185,9 @@ func (r *Runner) boot(ctx context.Context, e qemu.Emulator, k Kernel, bin string
 	if err := root.WriteFile(image.Name()); err != nil {
 		return nil, err
 	}
-	c := collector{Runner: r, kernel: k, suites: suites, logs: filepath.Dir(console), began: time.Now()}
+	c := collector{Runner: r, kernel: k.Kernel, suites: suites, logs: filepath.Dir(console), began: time.Now()}
 	m := qemu.Machine{Kernel: k.Image, Initramfs: image.Name(), MemoryMB: memoryMB, Console: console, Grace: grace}
-	err = e.Boot(ctx, m, c.bound, c.event)
+	err = k.emulator.Boot(ctx, m, c.bound, c.event)
 	var broken *qemu.EmulatorError
 	if ctx.Err() != nil || errors.As(err, &broken) {
 		return c.results, err

@@ -20,12 +20,12 @@ type Suite struct {
 
 // Suites are run on every kernel, in this order.
 var Suites = []Suite{
-	{Name: "node", Package: "test/vm/inside", Seconds: 180},
+	{Name: "node", Package: "test/vm/inside", Seconds: 300},
 	{Name: "bpf", Package: "bpf", Seconds: 180, Files: []string{"bpf/lib", "bpf/include"}},
-	{Name: "nat", Package: "bpf/nat", Seconds: 180, Without: map[string]string{
+	{Name: "nat", Package: "bpf/nat", Seconds: 300, Without: map[string]string{
 		"TestRandomHistories": "long, and no matter of the kernel's",
 	}},
-	{Name: "natinit", Package: "natinit", Seconds: 240},
+	{Name: "natinit", Package: "natinit", Seconds: 480},
 	{Name: "kernel", Package: "kernel", Seconds: 120, Files: []string{"docs/kernels.md"}},
 	{Name: "mounts", Package: "mounts", Seconds: 120},
 	{Name: "lab", Package: "test/lab", Seconds: 120},

@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"bufio"
-	"compress/gzip"
 	"fmt"
 	"io"
 	"os"
@@ -106,8 +105,8 @@ func (i *Initramfs) parents(name string) {
 	i.entries = append(i.entries, entry{name: dir, mode: unix.S_IFDIR | perm})
 }
 
-// WriteFile writes the archive, cpio's newc format in gzip, which every kernel with an initramfs unpacks. It isn't
-// compressed: the emulated machine would take longer to inflate it than the host to copy it.
+// WriteFile writes the archive in cpio's newc format, which every kernel with an initramfs unpacks. It isn't compressed:
+// the emulated machine would take longer to inflate it than the host to copy it.
 func (i *Initramfs) WriteFile(hostPath string) error {
 	f, err := os.Create(hostPath)
 	if err != nil {
@@ -115,14 +114,7 @@ func (i *Initramfs) WriteFile(hostPath string) error {
 	}
 	defer f.Close()
 	buffered := bufio.NewWriterSize(f, 1<<20)
-	z, err := gzip.NewWriterLevel(buffered, gzip.NoCompression)
-	if err != nil {
-		return err
-	}
-	if err := i.write(z); err != nil {
-		return err
-	}
-	if err := z.Close(); err != nil {
+	if err := i.write(buffered); err != nil {
 		return err
 	}
 	if err := buffered.Flush(); err != nil {
@@ -131,7 +123,6 @@ func (i *Initramfs) WriteFile(hostPath string) error {
 	return f.Close()
 }
 
-// write writes the archive without gzip.
 func (i *Initramfs) write(w io.Writer) error {
 	console := entry{name: "dev/console", mode: unix.S_IFCHR | 0o600, dev: unix.Mkdev(5, 1)}
 	entries := append([]entry{{name: "dev", mode: unix.S_IFDIR | 0o755}, console}, i.entries...)

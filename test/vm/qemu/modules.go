@@ -71,7 +71,11 @@ func findModules(dir string) (map[string]string, error) {
 	if dir == "" {
 		return files, nil
 	}
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	dir, err := filepath.EvalSymlinks(dir) // WalkDir doesn't follow the one it begins with
+	if err != nil {
+		return nil, fmt.Errorf("look for modules: %w", err)
+	}
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}

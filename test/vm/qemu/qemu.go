@@ -54,7 +54,7 @@ func (e Emulator) Boot(ctx context.Context, m Machine, until func(job string) ti
 		"-chardev", "stdio,id=wire,signal=off", "-serial", "chardev:wire",
 		"-kernel", m.Kernel, "-initrd", m.Initramfs,
 		// An oops must end the test, and the end of PID 1 too; -no-reboot makes qemu end when the guest resets.
-		"-append", "console=" + e.console + " loglevel=5 oops=panic panic=-1 " + m.Cmdline,
+		"-append", strings.Join([]string{"console=" + e.console, "loglevel=5 oops=panic panic=-1", e.cmdline, m.Cmdline}, " "),
 	}...)
 	if m.Disk != "" {
 		args = append(args, "-drive", "file="+m.Disk+",format=raw,if=virtio,cache=writeback")
