@@ -1,0 +1,87 @@
+package netnss
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNoCookie says that the kernel doesn't tell user space the cookies of
+// network namespaces: below Linux 5.14 (kernel commit e8b9eab99232).
+var ErrNoCookie = errors.New("the kernel has no SO_NETNS_COOKIE (Linux 5.14)")
+
+// Cookie is the cookie of the calling thread's network namespace, which is
+// never 0. The error matches ErrNoCookie where the kernel doesn't tell.
+func Cookie() (uint64, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("read the network namespace's cookie: %w", err)
+	}
+	defer unix.Close(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if errors.Is(err, unix.ENOPROTOOPT) {
+		return 0, ErrNoCookie
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read the network namespace's cookie: %w", err)
+	}
+	return cookie, nil
+}
+
+// Addrs are the addresses of the calling thread's network namespace by which
+// others may know it, so without loopback and link-local ones, device by device;
+// secondary and temporary ones come last.
+func Addrs() ([]netip.Addr, error) {
+	dump, err := syscall.NetlinkRIB(unix.RTM_GETADDR, unix.AF_UNSPEC)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	return parseAddrs(dump)
+}
+
+// parseAddrs reads a dump of addresses.
+func parseAddrs(dump []byte) ([]netip.Addr, error) {
+	msgs, err := syscall.ParseNetlinkMessage(dump)
+	if err != nil {
+		return nil, fmt.Errorf("parse addresses: %w", err)
+	}
+	var first, second []netip.Addr
+	for i := range msgs {
+		m := &msgs[i]
+		if m.Header.Type == unix.NLMSG_DONE {
+			break
+		}
+		if m.Header.Type != unix.RTM_NEWADDR || len(m.Data) < unix.SizeofIfAddrmsg {
+			continue
+		}
+		addr := attrAddr(m)
+		flags := m.Data[2] // those below 0x100 of ifa_flags, in struct ifaddrmsg
+		switch {
+		case !addr.IsGlobalUnicast() || flags&unix.IFA_F_DADFAILED != 0: // unspecified, multicast, loopback, link-local
+		case flags&unix.IFA_F_SECONDARY != 0: // on IPv6 the same bit means temporary
+			second = append(second, addr)
+		default:
+			first = append(first, addr)
+		}
+	}
+	return append(first, second...), nil
+}
+
+// attrAddr is the device's own address of a message. On point-to-point devices
+// IFA_ADDRESS is the peer's, and IFA_LOCAL the own.
+func attrAddr(m *syscall.NetlinkMessage) netip.Addr {
+	attrs, err := syscall.ParseNetlinkRouteAttr(m)
+	if err != nil {
+		return netip.Addr{}
+	}
+	var addr netip.Addr
+	for _, a := range attrs {
+		if a.Attr.Type == unix.IFA_LOCAL || a.Attr.Type == unix.IFA_ADDRESS && !addr.IsValid() {
+			addr, _ = netip.AddrFromSlice(a.Value)
+		}
+	}
+	return addr
+}
