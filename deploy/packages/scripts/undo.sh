@@ -1,5 +1,8 @@
 unit=firsthop-init.service
 
+# others says that this node has firsthop by an install without the package too, whose unit has the same name.
+others() { [ -e "/etc/systemd/system/$unit" ]; }
+
 # undo takes away what firsthop does on this node if something else serves the Service addresses, and leaves it serving
 # until the next reboot if not: who removes a package does not ask for a node without its API server.
 undo() {
@@ -8,8 +11,8 @@ undo() {
 	if [ ! -d /run/systemd/system ] || [ ! / -ef /proc/1/root/. ]; then
 		return 0
 	fi
-	# Not for others: an install without the package, or a running firsthop such as the DaemonSet's.
-	if [ -e "/etc/systemd/system/$unit" ]; then
+	# Not what is of others too: of an install without the package, or of a running firsthop such as the DaemonSet's.
+	if others; then
 		echo "firsthop: /etc/systemd/system/$unit is not of this package: nothing is undone" >&2
 		return 0
 	fi
@@ -20,17 +23,12 @@ undo() {
 		fi
 	done
 	if said=$(/usr/bin/firsthop uninstall 2>&1); then
-		echo "$said"
+		printf "%s\n" "$said"
 		return 0
 	fi
-	echo "$said" >&2
+	printf "%s\n" "$said" >&2
 	echo "firsthop: what serves the Service addresses now stays until the next reboot, and does not come back after it." >&2
 }
 
 # forget removes what firsthop saved for the next boot.
-forget() {
-	if [ -e "/etc/systemd/system/$unit" ]; then # of an install without the package, which needs it
-		return 0
-	fi
-	rm -rf /var/lib/firsthop
-}
+forget() { rm -rf /var/lib/firsthop; }
