@@ -2,14 +2,21 @@ package apiservers
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"log"
 	"net"
+	"net/http"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
 	"github.com/firsthop/firsthop/test/standin"
 )
 
@@ -274,4 +281,92 @@ func saved(t *testing.T, r *rig) []string {
 	}
 	slices.Sort(out)
 	return out
+}
+
+// k3s' agent has a proxy on loopback, which can be no endpoint but knows the way to the API.
+func TestANodeLocalProxyIsAskedWhenNothingElseIsKnown(t *testing.T) {
+	r := newRig(t)
+	ca := apitest.NewCA(t)
+	cluster := &apitest.Cluster{CA: ca, Services: addrs(vip), Endpoints: addrs(a1)}
+	for _, at := range []string{"127.0.0.1:6444", a1} {
+		ln, err := r.l.Listen("tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pool := x509.NewCertPool()
+		pool.AppendCertsFromPEM(ca.PEM)
+		srv := &http.Server{Handler: cluster, ErrorLog: log.New(io.Discard, "", 0), TLSConfig: &tls.Config{
+			Certificates: []tls.Certificate{ca.Server(t, apitest.Names...)}, ClientCAs: pool, ClientAuth: tls.VerifyClientCertIfGiven}}
+		done := make(chan struct{})
+		go func() { defer close(done); _ = srv.ServeTLS(ln, "", "") }()
+		t.Cleanup(func() { srv.Close(); <-done })
+	}
+	r.cfg.CA = nil
+	r.file("var/lib/rancher/k3s/agent/kubelet.kubeconfig", ca.Kubeconfig(t, "https://127.0.0.1:6444", "system:node:n", "system:nodes"))
+	r.run()
+	r.await(a1)
+	if e := r.m.Status().endpoint(a1); e.Source != apiserver.SourceAPI || e.First {
+		t.Errorf("status says %+v", e)
+	}
+}
+
+// Nothing of a host that is odd may stop the rest.
+func TestDamagedFilesAreNoReasonToStop(t *testing.T) {
+	r := newRig(t)
+	r.file("etc/kubernetes/kubelet.conf", "{")
+	if err := os.MkdirAll(r.cfg.StateDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(apiserver.CachePath(r.cfg.StateDir), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.serve(a1)
+	r.run().SetEndpoints(addrs(a1))
+	r.await(a1)
+	r.until("saved", func(s Status) bool { return s.Counters.Saves == 1 })
+	if got := saved(t, r); len(got) != 1 || got[0] != a1 {
+		t.Errorf("saved are %q", got)
+	}
+}
+
+func TestAFileOfANewerFormatIsLeftAlone(t *testing.T) {
+	r := newRig(t)
+	newer := `{"format": 99}`
+	if err := os.MkdirAll(r.cfg.StateDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(apiserver.CachePath(r.cfg.StateDir), []byte(newer), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.serve(a1)
+	r.run().SetEndpoints(addrs(a1))
+	r.await(a1)
+	r.until("refused", func(s Status) bool { return s.Counters.SaveErrors == 1 && s.Counters.LastSaveError != "" })
+	if b, err := os.ReadFile(apiserver.CachePath(r.cfg.StateDir)); err != nil || string(b) != newer {
+		t.Errorf("now %q, %v", b, err)
+	}
+}
+
+func TestEveryChangeOfTheHostIsRecordedFirst(t *testing.T) {
+	r := newRig(t)
+	var mu sync.Mutex
+	var recorded []string
+	r.cfg.Record = func(kind, target, former string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if _, err := os.Stat(target); err == nil {
+			t.Errorf("%s is there before it is recorded", target)
+		}
+		recorded = append(recorded, kind)
+		return nil
+	}
+	r.serve(a1)
+	r.run().SetEndpoints(addrs(a1))
+	r.await(a1)
+	r.until("saved", func(s Status) bool { return s.Counters.Saves == 1 })
+	mu.Lock()
+	defer mu.Unlock()
+	if !slices.Equal(recorded, []string{"dir", "file"}) {
+		t.Errorf("recorded are %q", recorded)
+	}
 }

@@ -59,6 +59,7 @@ func TestADeadServerIsOutWithinTwoSecondsAndBackWhenItRecovers(t *testing.T) {
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel() // each waits most of the time
 			r := newRig(t)
 			r.cfg.Interval = 0 // the promise is about the defaults
 			var g *gate
