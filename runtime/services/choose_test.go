@@ -221,3 +221,21 @@ func TestCompareIsAnOrder(t *testing.T) {
 		t.Errorf("%b goes first", all[0].traits)
 	}
 }
+
+func TestHealthOfTwoFamilies(t *testing.T) {
+	web := service("web", "http:80/tcp a:81/tcp", clusterIPs("172.30.0.41", "fd00::41"), loadBalancer("1.2.3.4"), externalLocal, healthPort(32000))
+	table := tableOf(thisNode(), web, slice("1", "web", "http:80/tcp a:81/tcp", "10.0.0.1 local", "10.0.0.2 local"), slice("2", "web", "http:80/tcp", "fd01::1 local", "fd01::2"))
+	got, ok := HealthOf(table.Desired(named("web")))
+	if want := (Health{Port: 32000, Ready4: 2, Ready6: 1, Has4: true, Has6: true}); !ok || got != want {
+		t.Errorf("health is %+v, want %+v", got, want)
+	}
+	if changes := table.SetSlice(slice("1", "web", "http:80/tcp a:81/tcp", "10.0.0.1 local", "10.0.0.2 local terminating")); len(changes) != 1 {
+		t.Errorf("changes: %v", changes)
+	}
+	if got, _ := HealthOf(table.Desired(named("web"))); got.Ready4 != 1 {
+		t.Errorf("health is then %+v", got)
+	}
+	if got, ok := HealthOf(nil); ok {
+		t.Errorf("the health of nothing is %+v", got)
+	}
+}

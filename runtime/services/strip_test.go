@@ -52,7 +52,7 @@ func mustStrip[T any](t testing.TB, s *Stripper, obj T) T {
 func fatMeta(m *metav1.ObjectMeta) {
 	m.UID, m.ResourceVersion = "1-2-3", "77"
 	m.Annotations = map[string]string{"kubectl.kubernetes.io/last-applied-configuration": "{}", "firsthop.io/mode": "dsr"}
-	m.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl", FieldsV1: &metav1.FieldsV1{Raw: []byte("{}")}}}
+	m.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl"}}
 	m.OwnerReferences = []metav1.OwnerReference{{Name: "owner"}}
 	m.Finalizers = []string{"f"}
 	if m.Labels == nil {
