@@ -1,0 +1,31 @@
+// Package sockets destroys connected sockets whose backend is gone.
+//
+// A connected UDP socket keeps the backend that it was given at connect: no
+// packet comes back to tell it that nobody is there any more, and nothing else
+// makes it ask the Service again (projectcalico/calico#4509,
+// cilium/cilium#48096). Destroyed by SOCK_DESTROY, it fails its application
+// with ECONNABORTED, in a call that waits or in the next receive, and is as if
+// it had never been connected: a send then says EDESTADDRREQ, a connect reaches
+// a backend of today, from the same source port if it was bound to one.
+// (udp_abort and tcp_abort, Linux 4.9 with CONFIG_INET_DIAG_DESTROY, kernel
+// commits 5d77dca82839 and c1e64e298b8c.)
+//
+// # Which sockets
+//
+// Only those whose cookie the way back names together with the backend
+// (fh_reverse_v1 for UDP, fh_peer_v1 for TCP): sockets that went through a
+// Service. One that connected to the backend's own address is nobody's business.
+//
+// An unconnected UDP socket needs none of this: its next datagram chooses anew
+// when its backend is no longer a member of the Service's set. Its entry in
+// fh_reverse_v1 stays, as those of destroyed sockets do: late answers of a
+// backend that ends still find their way back by it, a cookie is never used
+// again (include/linux/cookie.h), and the map forgets its oldest by itself.
+//
+// # What it costs
+//
+// First the way back is read, in batches; only if it names a backend that is
+// gone are network namespaces entered, and only in those that have sockets of
+// the protocol are these listed. Nothing says in which namespace a cookie
+// lives, so it is all of them, until every cookie has been met.
+package sockets
