@@ -183,7 +183,15 @@ func probeRodata(Config) error {
 // probeDeadBranch hides a call that no kernel knows behind a constant. Since
 // 5.5 (commit a23740ec43ba) the verifier never looks there.
 func probeDeadBranch(Config) error {
-	return withFrozenZero(jeqImm(r2, 0, 1), call(fnUnknown))
+	err := withFrozenZero(jeqImm(r2, 0, 1), call(fnUnknown))
+	if !errors.Is(err, ErrNotSupported) {
+		return err
+	}
+	s, standingErr := standing()
+	if standingErr != nil {
+		return standingErr
+	}
+	return s.despiteSpeculation(err)
 }
 
 // withFrozenZero loads a program that reads the constant 0 into r2 and then

@@ -139,8 +139,7 @@ func TestLackOfRightsIsNotLackOfSupport(t *testing.T) {
 				t.Errorf("the verdict is %s, want %s: %s", report.Verdict, test.verdict, report.Sentence)
 			}
 			for _, result := range report.Results {
-				// Up to 6.15 the verifier does look into dead branches for who lacks CAP_PERFMON: the processor may speculate.
-				if result.Answer == No && there[result.Name] && result.Name != FeatureDeadBranch {
+				if result.Answer == No && there[result.Name] {
 					t.Errorf("%s: no (%s); this kernel has it", result.Name, result.Detail)
 				}
 			}
@@ -150,5 +149,24 @@ func TestLackOfRightsIsNotLackOfSupport(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The refusal of a dead branch says something of a kernel only to a process of which no speculation is feared.
+func TestADeadBranchIsNotJudgedWithoutPerfmon(t *testing.T) {
+	const perfmon, admin, bpf = 1 << unix.CAP_PERFMON, 1 << unix.CAP_SYS_ADMIN, 1 << unix.CAP_BPF
+	for name, tc := range map[string]struct {
+		s    Standing
+		want error
+	}{
+		"with CAP_PERFMON":               {Standing{LastCap: 40, Capabilities: bpf | perfmon}, ErrNotSupported},
+		"with CAP_SYS_ADMIN":             {Standing{LastCap: 40, Capabilities: admin}, ErrNotSupported},
+		"with CAP_BPF alone":             {Standing{LastCap: 40, Capabilities: bpf}, unix.EPERM},
+		"before there was a CAP_PERFMON": {Standing{LastCap: 37}, ErrNotSupported},
+	} {
+		err := tc.s.despiteSpeculation(fmt.Errorf("%w: x", ErrNotSupported))
+		if !errors.Is(err, tc.want) || errors.Is(err, ErrNotSupported) != (tc.want == ErrNotSupported) {
+			t.Errorf("%s: %v, want %v", name, err, tc.want)
+		}
 	}
 }

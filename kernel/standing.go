@@ -13,7 +13,7 @@ import (
 )
 
 // Standing is what this process may do. It explains probes that could not
-// tell; it never takes part in a yes or no.
+// tell, and keeps one from saying no (despiteSpeculation).
 type Standing struct {
 	Container     string   `json:"container,omitempty"` // how it shows that we are in one; empty: it does not
 	Capabilities  uint64   `json:"capabilities"`        // the effective set, bit n is capability n
@@ -40,6 +40,20 @@ func (s Standing) needed() []capability {
 		return []capability{{unix.CAP_BPF, "CAP_BPF"}, {unix.CAP_NET_ADMIN, "CAP_NET_ADMIN"}}
 	}
 	return []capability{{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN"}, {unix.CAP_NET_ADMIN, "CAP_NET_ADMIN"}}
+}
+
+// despiteSpeculation judges the verifier's refusal of a branch that is never
+// taken. Of a process without CAP_PERFMON the verifier looks into such
+// branches on kernels up to 6.15 too, as a processor may on speculation
+// (commit 9183671af6db, Linux 5.13, in stable releases from 5.10 on): that
+// says nothing of the kernel. The error is then EPERM, no longer
+// ErrNotSupported.
+func (s Standing) despiteSpeculation(refusal error) error {
+	may := s.Capabilities>>unix.CAP_PERFMON&1 == 1 || s.Capabilities>>unix.CAP_SYS_ADMIN&1 == 1
+	if may || s.LastCap < unix.CAP_PERFMON {
+		return refusal
+	}
+	return fmt.Errorf("without CAP_PERFMON the verifier reads dead branches on newer kernels too: %w", unix.EPERM)
 }
 
 // missing names the needed capabilities that the process lacks. CAP_SYS_ADMIN
