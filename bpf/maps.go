@@ -171,11 +171,14 @@ func (m *Maps) create(names []MapName, spec *ebpf.CollectionSpec) error {
 }
 
 // explainMemory says whose memory it is that isn't enough, where the kernel
-// only says ENOMEM: since 5.11 maps are charged to the cgroup of who creates
+// only says ENOMEM or EPERM: since 5.11 maps are charged to the cgroup of who creates
 // them ("bpf: switch to memcg-based memory accounting"), and a machine has the
 // few MiB.
 func explainMemory(err error) error {
-	if !errors.Is(err, unix.ENOMEM) {
+	switch {
+	case errors.Is(err, unix.EPERM): // what else it takes, the kernel's check has asked for
+		return fmt.Errorf("%w: before Linux 5.11 maps count against RLIMIT_MEMLOCK: add CAP_SYS_RESOURCE, or start with `ulimit -l unlimited`", err)
+	case !errors.Is(err, unix.ENOMEM):
 		return err
 	}
 	return fmt.Errorf("%w: maps are charged to the memory limit of this container or unit: raise it (docs/container.md)", err)

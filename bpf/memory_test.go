@@ -10,10 +10,13 @@ import (
 )
 
 func TestTooLittleMemoryIsToldWithItsLimit(t *testing.T) {
-	for errno, says := range map[error]bool{unix.ENOMEM: true, unix.EPERM: false} {
+	for errno, says := range map[error]string{unix.ENOMEM: "memory limit", unix.EPERM: "RLIMIT_MEMLOCK"} {
 		err := explainMemory(fmt.Errorf("map create: %w", errno))
-		if !errors.Is(err, errno) || strings.Contains(err.Error(), "memory limit") != says {
+		if !errors.Is(err, errno) || !strings.Contains(err.Error(), says) {
 			t.Errorf("%v", err)
 		}
+	}
+	if err := explainMemory(unix.EINVAL); err != unix.EINVAL {
+		t.Errorf("%v", err)
 	}
 }

@@ -59,11 +59,23 @@ func Check(c Config) (Report, error) {
 		return Report{}, err
 	}
 	report := Judge(host, results, c)
-	report.Memlock = &memlock
-	if memlock.Error != "" && report.Verdict == NoRights {
-		report.Advice += "; RLIMIT_MEMLOCK " + memlock.String()
-	}
+	report.note(memlock)
 	return report, nil
+}
+
+// note adds what became of RLIMIT_MEMLOCK: a limit that could not be raised is
+// a lack of rights that nothing else shows, as the kernel says EPERM for it.
+func (r *Report) note(m Memlock) {
+	r.Memlock = &m
+	if m.Error == "" || r.Verdict != NoRights {
+		return
+	}
+	former := r.Advice
+	r.Advice = "RLIMIT_MEMLOCK " + m.String()
+	if len(r.Host.Standing.Missing) > 0 {
+		r.Advice = former + "; " + r.Advice
+	}
+	r.Sentence = strings.Replace(r.Sentence, former, r.Advice, 1)
 }
 
 // Judge draws the verdict. It is pure: the same host, results and Config

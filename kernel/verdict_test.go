@@ -265,6 +265,36 @@ func TestAdviceFitsTheKernel(t *testing.T) {
 	}
 }
 
+func TestALimitThatCouldNotBeRaisedIsWhatTheVerdictSays(t *testing.T) {
+	m := Memlock{Needed: true, Before: 65536, Error: "set RLIMIT_MEMLOCK: operation not permitted"}
+	for _, test := range []struct {
+		sentence string
+		missing  []string
+		verdict  Verdict
+		says     []string
+		saysNot  string
+	}{
+		{"with all capabilities but this one, no security module is suspected", nil, NoRights, []string{"CAP_SYS_RESOURCE"}, "SELinux"},
+		{"with others missing too, all are named", []string{"CAP_BPF"}, NoRights, []string{"CAP_SYS_RESOURCE", "CAP_BPF"}, "SELinux"},
+		{"a kernel that is supported all the same needs no advice", nil, Supported, nil, "CAP_SYS_RESOURCE"},
+	} {
+		r := Report{Verdict: test.verdict, Host: Host{Standing: Standing{LastCap: 40, Missing: test.missing}}}
+		if r.Verdict == NoRights {
+			r.Advice = r.Host.Standing.Advice()
+		}
+		r.Sentence = "it is so: " + r.Advice
+		r.note(m)
+		for _, says := range test.says {
+			if !strings.Contains(r.Sentence, says) || !strings.Contains(r.Advice, says) {
+				t.Errorf("%s: %q and %q, want %q in both", test.sentence, r.Sentence, r.Advice, says)
+			}
+		}
+		if strings.Contains(r.Sentence+r.Advice, test.saysNot) {
+			t.Errorf("%s: %q, want nothing of %q", test.sentence, r.Sentence, test.saysNot)
+		}
+	}
+}
+
 func TestMemlockIsRaisedOnlyWhereItCounts(t *testing.T) {
 	for _, test := range []struct {
 		sentence, line string
