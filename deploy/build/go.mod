@@ -5,7 +5,7 @@ go 1.26.0
 require (
 	github.com/blakesmith/ar v0.0.0-20190502131153-809d4375e1fb
 	github.com/google/go-containerregistry v0.22.1
-	github.com/goreleaser/nfpm/v2 v2.45.2
+	github.com/goreleaser/nfpm/v2 v2.45.2 // tests of later ones need go-msix, which go mod tidy can not download everywhere
 	github.com/sassoftware/go-rpmutils v0.4.0
 )
 
