@@ -178,7 +178,11 @@ func (d *diag) dump(family uint8, proto bpf.Proto, port uint16, each func(socket
 // destroy makes a socket fail with ECONNABORTED. It must be the very one, by
 // its cookie, and still connected as it was: else an error that matches errMoved.
 func (d *diag) destroy(s *socket, proto bpf.Proto) error {
-	err := d.ask(destroyRequest(s, proto), func(socket) {})
+	return explain(d.ask(destroyRequest(s, proto), func(socket) {}), proto)
+}
+
+// explain says what an answer to a destroyRequest means.
+func explain(err error, proto bpf.Proto) error {
 	switch {
 	case err == nil:
 		return nil
