@@ -22,7 +22,8 @@ undo() {
 			return 0
 		fi
 	done
-	if said=$(/usr/bin/firsthop uninstall 2>&1); then
+	# Without its warning that the unit stays enabled: it goes with the package.
+	if said=$(/usr/bin/firsthop uninstall --log-level error 2>&1); then
 		printf "%s\n" "$said"
 		return 0
 	fi
