@@ -94,6 +94,26 @@ func TestFrontends(t *testing.T) {
 	}
 }
 
+// What is not for us is no problem of ours.
+func TestIgnoredServicesHaveNoProblems(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		more func(*corev1.Service)
+	}{
+		{"headless", clusterIPs("None")},
+		{"ExternalName", ofType(corev1.ServiceTypeExternalName)},
+		{"for another proxy", svcLabel(LabelProxyName, "cilium")},
+		{"without address yet", func(s *corev1.Service) { s.Spec.ClusterIP, s.Spec.ClusterIPs = "", nil }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			svc := service("a", "bad:0/tcp", clusterIPs("172.30.0.1"), externalIPs("bad"), tc.more)
+			if ports, problems := Ports(svc, nil, thisNode()); len(ports)+len(problems) > 0 {
+				t.Errorf("it has %v and the problems %v", ports, problems)
+			}
+		})
+	}
+}
+
 func TestFamiliesKeepApart(t *testing.T) {
 	table := tableOf(thisNode(),
 		service("web", "http:80/tcp@3001", clusterIPs("172.30.0.41", "fd00::41"), externalIPs("192.168.99.11", "2001:db8::11"),
