@@ -28,7 +28,7 @@ undo() {
 		return 0
 	fi
 	printf "%s\n" "$said" >&2
-	echo "firsthop: what serves the Service addresses now stays until the next reboot, and does not come back after it." >&2
+	echo "firsthop: what serves the Service addresses now stays until the next reboot. Before a removal, firsthop uninstall --force undoes it at once." >&2
 }
 
 # forget removes what firsthop saved for the next boot.
