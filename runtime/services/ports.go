@@ -29,7 +29,11 @@ func compile(svc *corev1.Service, endpointSlices []*discoveryv1.EndpointSlice, n
 	c.policy = c.readPolicy()
 	c.addrs = c.readAddresses()
 	c.fams = families(endpointSlices, node, &c.problems)
-	out := make([]Port, 0, len(svc.Spec.Ports)*len(c.addrs))
+	size := len(svc.Spec.Ports)
+	if len(c.addrs[0].cluster) > 0 && len(c.addrs[1].cluster) > 0 {
+		size *= 2
+	}
+	out := make([]Port, 0, size)
 	for i := range svc.Spec.Ports {
 		sp := &svc.Spec.Ports[i]
 		pr, ok := c.checkPort(sp)

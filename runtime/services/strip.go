@@ -83,6 +83,7 @@ func (s *Stripper) service(svc *corev1.Service) {
 	if len(spec.ClusterIPs) == 1 && spec.ClusterIPs[0] == spec.ClusterIP {
 		svc.Spec.ClusterIPs = nil // it says no more
 	}
+	svc.Spec.Ports = exactly(svc.Spec.Ports)
 	for i := range svc.Spec.Ports {
 		p := &svc.Spec.Ports[i]
 		*p = corev1.ServicePort{Name: *share(s, p.Name), Protocol: p.Protocol, Port: p.Port, NodePort: p.NodePort}
@@ -98,14 +99,21 @@ func (s *Stripper) service(svc *corev1.Service) {
 
 func (s *Stripper) slice(sl *discoveryv1.EndpointSlice) {
 	s.meta(&sl.ObjectMeta, []string{discoveryv1.LabelServiceName, LabelProxyName, corev1.IsHeadlessService})
+	sl.Ports = exactly(sl.Ports)
 	for i := range sl.Ports {
 		p := &sl.Ports[i]
 		*p = discoveryv1.EndpointPort{Name: shareAt(s, p.Name), Protocol: shareAt(s, p.Protocol), Port: shareAt(s, p.Port)}
 	}
+	sl.Endpoints = exactly(sl.Endpoints)
+	first := make([]string, len(sl.Endpoints)) // one array for all endpoints
 	for i := range sl.Endpoints {
 		ep := &sl.Endpoints[i]
+		addrs := first[i : i : i+1]
+		if len(ep.Addresses) > 0 {
+			addrs = append(addrs, ep.Addresses[0])
+		}
 		*ep = discoveryv1.Endpoint{
-			Addresses: ep.Addresses[:min(1, len(ep.Addresses))],
+			Addresses: addrs,
 			Conditions: discoveryv1.EndpointConditions{
 				Ready:       shareAt(s, ep.Conditions.Ready),
 				Serving:     shareAt(s, ep.Conditions.Serving),
@@ -156,6 +164,14 @@ func shareAt[T comparable](s *Stripper, v *T) *T {
 		return nil
 	}
 	return share(s, *v)
+}
+
+// exactly gives up the room that decoding left for more elements.
+func exactly[T any](list []T) []T {
+	if len(list) == cap(list) {
+		return list
+	}
+	return append(make([]T, 0, len(list)), list...)
 }
 
 // node keeps labels, taints, addresses and conditions of a node.
