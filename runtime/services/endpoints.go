@@ -27,7 +27,7 @@ const (
 
 func (t traits) has(all traits) bool { return t&all == all }
 
-// usable reports whether an endpoint gets connections when none is ready.
+// servesItsLast reports whether an endpoint is one to fall back on where none is ready.
 func (t traits) servesItsLast() bool { return t.has(serving | terminating) }
 
 // host is an endpoint of a slice; it is one of each of the slice's ports.

@@ -175,6 +175,9 @@ func TestSourceRanges(t *testing.T) {
 			if got := table.Problems(named("web")); len(got) != tc.problems {
 				t.Errorf("problems: %v, want %d", got, tc.problems)
 			}
+			if p := table.Desired(named("web"))[0]; tc.outside == in && tc.pod == in && len(p.Flags)+len(p.Ranges) > 0 {
+				t.Errorf("who lets everybody in has flags %v and ranges %v", p.Flags, p.Ranges)
+			}
 		})
 	}
 	t.Run("an address that is an external IP, too, is limited", func(t *testing.T) {
@@ -276,6 +279,12 @@ func TestProblems(t *testing.T) {
 			}
 		})
 	}
+	t.Run("an address of two kinds is none", func(t *testing.T) {
+		svc := service("a", "http:80/tcp", clusterIPs("172.30.0.1"), loadBalancer("1.2.3.4", "1.2.3.4"), externalIPs("1.2.3.4", ""))
+		if _, problems := Ports(svc, nil, thisNode()); len(problems) > 0 {
+			t.Errorf("problems are %v", problems)
+		}
+	})
 	t.Run("of a slice", func(t *testing.T) {
 		s := slice("a-1", "a", "http:80/tcp x:70000/tcp y:1/dccp nil", strings.Repeat("x", 100), "10.0.0.1", "127.0.0.1")
 		_, problems := Ports(service("a", "http:1/tcp", clusterIPs("172.30.0.1")), []*discoveryv1.EndpointSlice{s}, thisNode())

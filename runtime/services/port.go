@@ -57,15 +57,8 @@ type PortKey struct {
 
 // Compare orders by Service, name, protocol, IPv4 first.
 func (k PortKey) Compare(o PortKey) int {
-	family := 0
-	if k.IPv6 != o.IPv6 {
-		family = -1
-		if k.IPv6 {
-			family = 1
-		}
-	}
-	return cmp.Or(cmp.Compare(k.Service.Namespace, o.Service.Namespace), cmp.Compare(k.Service.Name, o.Service.Name),
-		cmp.Compare(k.Name, o.Name), cmp.Compare(k.Proto, o.Proto), family)
+	return cmp.Or(compareNames(k.Service, o.Service), cmp.Compare(k.Name, o.Name),
+		cmp.Compare(k.Proto, o.Proto), cmp.Compare(k.family(), o.family()))
 }
 
 func (k PortKey) String() string {

@@ -39,15 +39,6 @@ type entry struct {
 	told     []Problem // problems, and the frontends that others have
 }
 
-// Change is what a change of an object does to one Service. Its lists are
-// shared: don't change them.
-type Change struct {
-	Service  types.NamespacedName
-	Before   []Port    // what was wanted; none: nothing
-	After    []Port    // what is wanted now; none: nothing
-	Problems []Problem // all that there are now. A Change may be of them only.
-}
-
 // NewTable makes a table without Services for a node.
 func NewTable(node Node) *Table {
 	return &Table{

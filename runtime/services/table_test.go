@@ -321,22 +321,22 @@ func checkTable(t *testing.T, table *Table, said map[types.NamespacedName][]Port
 	}
 }
 
-func pick1[T any](r *rand.Rand, list ...T) T { return list[r.IntN(len(list))] }
+func oneOf[T any](r *rand.Rand, list ...T) T { return list[r.IntN(len(list))] }
 
 func randomNode(r *rand.Rand) Node {
-	return Node{Name: pick1(r, "test-node", "node2"), Zone: pick1(r, "", "zone-a", "zone-b"),
-		NodePortAddrs: pick1(r, nil, ips("192.168.0.2"), ips("192.168.0.2", "127.0.0.1", "::1", "fd00:9::2"))}
+	return Node{Name: oneOf(r, "test-node", "node2"), Zone: oneOf(r, "", "zone-a", "zone-b"),
+		NodePortAddrs: oneOf(r, nil, ips("192.168.0.2"), ips("192.168.0.2", "127.0.0.1", "::1", "fd00:9::2"))}
 }
 
-func randomName(r *rand.Rand) types.NamespacedName { return named(pick1(r, "a", "b", "c", "d", "e")) }
+func randomName(r *rand.Rand) types.NamespacedName { return named(oneOf(r, "a", "b", "c", "d", "e")) }
 
 // randomService makes one of few names that may claim what others claim.
 func randomService(r *rand.Rand) *corev1.Service {
-	ports := pick1(r, "", "http:80/tcp", "http:80/tcp@3001 dns:53/udp@3002", "dns:53/udp@3001 https:443/tcp@3001 sip:5060/sctp", "http:80/tcp x:80/tcp")
+	ports := oneOf(r, "", "http:80/tcp", "http:80/tcp@3001 dns:53/udp@3002", "dns:53/udp@3001 https:443/tcp@3001 sip:5060/sctp", "http:80/tcp x:80/tcp")
 	svc := service(randomName(r).Name, ports, created(time.Unix(int64(r.IntN(3)), 0)))
 	ip := func(f string) string { return fmt.Sprintf(f, r.IntN(5)) }
-	pick1(r, clusterIPs(ip("172.30.0.%d")), clusterIPs(ip("172.30.0.%d"), ip("fd00::%d")), clusterIPs(ip("fd00::%d")), clusterIPs("None"))(svc)
-	pick1(r, externalIPs(), externalIPs(ip("192.168.99.%d"), ip("2001:db8::%d")), externalIPs(ip("172.30.0.%d"), "no"))(svc)
+	oneOf(r, clusterIPs(ip("172.30.0.%d")), clusterIPs(ip("172.30.0.%d"), ip("fd00::%d")), clusterIPs(ip("fd00::%d")), clusterIPs("None"))(svc)
+	oneOf(r, externalIPs(), externalIPs(ip("192.168.99.%d"), ip("2001:db8::%d")), externalIPs(ip("172.30.0.%d"), "no"))(svc)
 	for _, some := range []func(*corev1.Service){
 		loadBalancer(ip("1.2.3.%d"), ip("192.168.99.%d")), sourceRanges("10.0.0.0/8", "2001:db8::/32"), internalLocal, externalLocal, healthPort(32000),
 	} {
@@ -358,14 +358,14 @@ func randomSlice(r *rand.Rand) *discoveryv1.EndpointSlice {
 		if v6 {
 			ep = fmt.Sprintf("fd01::%d", r.IntN(9))
 		}
-		for _, w := range []string{"local", pick1(r, "notready", "terminating", "gone"), pick1(r, "zone=a", "zone=b"), "node=test-node"} {
+		for _, w := range []string{"local", oneOf(r, "notready", "terminating", "gone"), oneOf(r, "zone=a", "zone=b"), "node=test-node"} {
 			if r.IntN(3) == 0 {
 				ep += " " + w
 			}
 		}
 		eps = append(eps, ep)
 	}
-	s := slice(fmt.Sprint("slice-", r.IntN(8)), randomName(r).Name, pick1(r, "http:80/tcp dns:53/udp", "http:8080/tcp https:8443/tcp sip:5060/sctp", "http x:1/tcp"), eps...)
+	s := slice(fmt.Sprint("slice-", r.IntN(8)), randomName(r).Name, oneOf(r, "http:80/tcp dns:53/udp", "http:8080/tcp https:8443/tcp sip:5060/sctp", "http x:1/tcp"), eps...)
 	if r.IntN(10) == 0 {
 		s.Labels[LabelProxyName] = "x"
 	}
