@@ -164,11 +164,24 @@ func stage(dir, format string, list []file) (files.Contents, error) {
 			c.Type = files.TypeConfigNoReplace
 		}
 		contents = append(contents, c)
-		// A directory of our own belongs to the package, or rpm would leave it behind.
-		if own := path.Dir(f.path); strings.HasSuffix(own, "/firsthop") && !dirs[own] {
-			dirs[own] = true
-			contents = append(contents, &files.Content{Destination: own, Type: files.TypeDir, FileInfo: &files.ContentFileInfo{Mode: 0o755}})
+		for _, own := range ownDirs(format, f.path) {
+			if !dirs[own] {
+				dirs[own] = true
+				contents = append(contents, &files.Content{Destination: own, Type: files.TypeDir, FileInfo: &files.ContentFileInfo{Mode: 0o755}})
+			}
 		}
 	}
 	return contents, nil
+}
+
+// ownDirs are the directories that come with a file: our own, and for rpm, which leaves the others behind, those that
+// are not of every system. dpkg removes all that are empty.
+func ownDirs(format, name string) (list []string) {
+	for dir := path.Dir(name); dir != "/"; dir = path.Dir(dir) {
+		shells := strings.HasPrefix(dir, "/usr/share/fish") || strings.HasPrefix(dir, "/usr/share/zsh")
+		if path.Base(dir) == "firsthop" || format == "rpm" && shells {
+			list = append(list, dir)
+		}
+	}
+	return list
 }
