@@ -96,27 +96,26 @@ func TestTwoBuildsGiveOneDigest(t *testing.T) {
 	}
 }
 
-// copySource copies what the product is built of.
+// copySource copies what the product may be built of.
 func copySource(t *testing.T, to string) {
 	t.Helper()
-	for _, name := range []string{"go.mod", "go.sum", "LICENSE", "cmd", "bootstrap", "bpf", "kernel", "mounts", "natinit", "units", "runtime"} {
-		from := filepath.Join(repository, name)
-		info, err := os.Stat(from)
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.MkdirAll(to, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if info.IsDir() {
-			err = os.CopyFS(filepath.Join(to, name), os.DirFS(from))
-		} else {
+	entries, err := os.ReadDir(repository)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		from, at := filepath.Join(repository, e.Name()), filepath.Join(to, e.Name())
+		switch {
+		case e.Name()[0] == '.' || e.Name() == "bin" || e.Name() == "test":
+		case e.IsDir():
+			err = os.CopyFS(at, os.DirFS(from))
+		default:
 			var data []byte
 			if data, err = os.ReadFile(from); err == nil {
-				err = os.WriteFile(filepath.Join(to, name), data, 0o644)
+				err = os.WriteFile(at, data, 0o644)
 			}
 		}
 		if err != nil {
