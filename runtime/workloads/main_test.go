@@ -1,0 +1,17 @@
+package workloads
+
+import (
+	"os"
+	"testing"
+
+	"github.com/firsthop/firsthop/test/lab"
+)
+
+func TestMain(m *testing.M) { os.Exit(lab.RunMain(m)) }
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

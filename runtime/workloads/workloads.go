@@ -1,0 +1,381 @@
+package workloads
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/runtime/netnss"
+)
+
+const (
+	// DefaultRescan is how often namespaces are looked for though no pod
+	// changed: containers that are no pods come and go without a word.
+	DefaultRescan = 30 * time.Second
+
+	// gatherTime is how long a change waits for more: pods come in crowds.
+	gatherTime = 30 * time.Millisecond
+	// A pod's address may be in the API before its namespace can be seen, as
+	// where its first process has yet to start. 100 ms, 200 ms … 6.4 s: 12.7 s in all.
+	firstRetry, maxRetries = 100 * time.Millisecond, 7
+	// keepTime is how long a pod that is still there keeps its entry though its
+	// namespace isn't seen: one that only has processes is out of sight while the
+	// kubelet waits to start its container again, for five minutes at most.
+	keepTime = 6 * time.Minute
+	// writeRetry is when to try again to reach a store that failed.
+	writeRetry = 2 * time.Second
+)
+
+// Config is what a Reconciler needs to know.
+type Config struct {
+	Log *slog.Logger
+	// Store is what it keeps up to date. Nobody else writes there.
+	Store Store
+	// Namespaces says where network namespaces are found.
+	Namespaces netnss.Config
+	// Programs: the programs can tell namespaces apart (bpf.Features.NetnsCookie).
+	Programs bool
+	// Rescan is DefaultRescan if 0.
+	Rescan time.Duration
+}
+
+// Status is what a Reconciler knows and does.
+type Status struct {
+	Synced   bool // the table is as it should be, for all that was told
+	Entries  int  // namespaces that the programs know
+	OptedOut int  // of these, pods that opted out
+	Problems []Problem
+
+	Scans      int           // how often namespaces were looked for
+	ScanTook   time.Duration // the last time
+	Namespaces int           // that were found then
+	// Err is why the table isn't as it should be: no rights to see namespaces
+	// (netnss.ErrRefused), none with a name (netnss.ErrNoCookie), no room (ErrFull).
+	Err error
+}
+
+// Reconciler keeps the table up to date while Run runs. Its other methods tell
+// it what the API says; they don't wait, and are safe for concurrent use.
+type Reconciler struct {
+	cfg  Config
+	wake chan struct{}
+
+	mu       sync.Mutex // guards what follows
+	pods     map[types.NamespacedName]pod
+	synced   bool
+	node     []netip.Addr
+	ranges   bool
+	fallback bool
+	changes  uint64
+	status   Status
+
+	run run // Run's own
+}
+
+// run is what Run remembers from one time to the next.
+type run struct {
+	table    *Table // what the store holds; nil: not known
+	kept     map[types.NamespacedName]place
+	noCookie bool
+	retries  int
+	scans    int
+	seen     uint64 // Reconciler.changes
+	rescan   time.Time
+	told     map[Problem]bool
+}
+
+// place is the namespace in which a pod was seen.
+type place struct {
+	cookie       uint64
+	uid          types.UID
+	addr4, addr6 netip.Addr
+	at           time.Time
+}
+
+// New makes a Reconciler.
+func New(cfg Config) *Reconciler {
+	if cfg.Rescan == 0 {
+		cfg.Rescan = DefaultRescan
+	}
+	return &Reconciler{
+		cfg: cfg, wake: make(chan struct{}, 1), pods: map[types.NamespacedName]pod{},
+		run: run{kept: map[types.NamespacedName]place{}, told: map[Problem]bool{}},
+	}
+}
+
+// SetPod tells of a pod of this node, new or changed.
+func (r *Reconciler) SetPod(p *corev1.Pod) {
+	next, ok := podOf(p)
+	if !ok {
+		r.DeletePod(types.NamespacedName{Namespace: p.Namespace, Name: p.Name})
+		return
+	}
+	r.change(func() bool {
+		if former, ok := r.pods[next.name]; ok && former == next {
+			return false
+		}
+		r.pods[next.name] = next
+		return true
+	})
+}
+
+// DeletePod tells that a pod is gone.
+func (r *Reconciler) DeletePod(name types.NamespacedName) {
+	r.change(func() bool {
+		_, ok := r.pods[name]
+		delete(r.pods, name)
+		return ok
+	})
+}
+
+// SetSynced tells that all pods of the node have been named. Nothing is written
+// before: what a former runtime wrote stays until then.
+func (r *Reconciler) SetSynced() {
+	r.change(func() bool { now := !r.synced; r.synced = true; return now })
+}
+
+// SetNode tells by which addresses the node is known, the primary ones first.
+func (r *Reconciler) SetNode(addrs []netip.Addr) {
+	r.change(func() bool {
+		if slices.Equal(r.node, addrs) {
+			return false
+		}
+		r.node = slices.Clone(addrs)
+		return true
+	})
+}
+
+// SetRanges tells whether any Service has source ranges.
+func (r *Reconciler) SetRanges(any bool) {
+	r.change(func() bool { now := r.ranges != any; r.ranges = any; return now })
+}
+
+// SetFallback tells whether something else on the node, such as kube-proxy,
+// serves Services. While nothing does, which is assumed at first, no pod can opt out.
+func (r *Reconciler) SetFallback(served bool) {
+	r.change(func() bool { now := r.fallback != served; r.fallback = served; return now })
+}
+
+func (r *Reconciler) change(fn func() bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !fn() {
+		return
+	}
+	r.changes++
+	r.status.Synced = false
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Status is a copy of what is known.
+func (r *Reconciler) Status() Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.status
+	s.Problems = slices.Clone(s.Problems)
+	return s
+}
+
+// Run works until the context ends, and returns nil then. It leaves the table as it is.
+func (r *Reconciler) Run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	gathering := true // the timer is not to be put off: changes may never end
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.wake:
+			if !gathering {
+				timer.Reset(gatherTime)
+				gathering = true
+			}
+			continue
+		case <-timer.C:
+		}
+		gathering = false
+		if wait := r.reconcile(ctx); wait > 0 {
+			timer.Reset(wait)
+		}
+	}
+}
+
+// reconcile makes the table what it should be, and says when to do it again; 0: at the next change.
+func (r *Reconciler) reconcile(ctx context.Context) time.Duration {
+	in, changes, ok := r.input()
+	if !ok {
+		return 0
+	}
+	if changes != r.run.seen {
+		r.run.seen, r.run.retries = changes, 0
+	}
+	st := Status{}
+	complete := true
+	var scanErr error
+	if in.needsNamespaces() {
+		if time.Now().After(r.run.rescan) {
+			r.run.table, r.run.rescan = nil, time.Now().Add(r.cfg.Rescan) // reads what others may have done
+		}
+		complete, scanErr = r.look(ctx, in, &st)
+		if ctx.Err() != nil {
+			return 0
+		}
+		if errors.Is(scanErr, netnss.ErrNoCookie) {
+			r.run.noCookie, in.noCookie, complete = true, true, true
+		}
+	}
+	if in.programs && in.noCookie && in.ranges {
+		scanErr = fmt.Errorf("source ranges let nobody in: %w", netnss.ErrNoCookie)
+	}
+	out := desired(in)
+	err := r.write(&out, complete)
+	r.keep(in, &out)
+	r.note(in, &out, st, changes, errors.Join(scanErr, err))
+	switch {
+	case err != nil:
+		return writeRetry
+	case !in.needsNamespaces():
+		return 0
+	case len(out.missing) > 0 && r.run.retries < maxRetries:
+		r.run.retries++
+		return min(firstRetry<<(r.run.retries-1), r.cfg.Rescan)
+	}
+	return r.cfg.Rescan
+}
+
+func (r *Reconciler) input() (in *input, changes uint64, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	in = &input{
+		pods: inOrder(r.pods), node: r.node, ranges: r.ranges, fallback: r.fallback,
+		programs: r.cfg.Programs, noCookie: r.run.noCookie, isOf: r.isOf,
+	}
+	return in, r.changes, r.synced
+}
+
+// look finds the namespaces. complete: none was left out.
+func (r *Reconciler) look(ctx context.Context, in *input, st *Status) (complete bool, err error) {
+	start := time.Now()
+	r.run.scans++
+	list, err := r.cfg.Namespaces.List()
+	if err != nil {
+		return false, err
+	}
+	var failed error
+	err = r.cfg.Namespaces.Visit(ctx, list, func(found netnss.Namespace) bool {
+		ns := namespace{host: found.Host, pids: found.Pids}
+		if ns.cookie, failed = netnss.Cookie(); failed == nil {
+			ns.addrs, failed = netnss.Addrs()
+		}
+		if failed != nil {
+			return false
+		}
+		in.namespaces = append(in.namespaces, ns)
+		return true
+	})
+	st.ScanTook, st.Namespaces = time.Since(start), len(in.namespaces)
+	in.kept = map[types.NamespacedName]uint64{}
+	for _, p := range in.pods {
+		if k, ok := r.run.kept[p.name]; ok && k.uid == p.uid && k.addr4 == p.addr4 && k.addr6 == p.addr6 && time.Since(k.at) < keepTime {
+			in.kept[p.name] = k.cookie
+		}
+	}
+	err = errors.Join(failed, err)
+	return err == nil, err
+}
+
+// write brings the store up to date. What wasn't seen in a look that failed keeps its entry.
+func (r *Reconciler) write(out *output, complete bool) error {
+	if r.run.table == nil {
+		t, err := r.cfg.Store.Read()
+		if err != nil {
+			return err
+		}
+		r.run.table = &t
+	}
+	if !complete {
+		for cookie, w := range r.run.table.Workloads {
+			if _, ok := out.table.Workloads[cookie]; !ok {
+				out.table.Workloads[cookie] = w
+				out.table.Control |= r.run.table.Control
+			}
+		}
+	}
+	writes, err := apply(r.cfg.Store, r.run.table, out.table)
+	if writes > 0 {
+		r.cfg.Log.Debug("told the programs of network namespaces", "writes", writes, "entries", len(r.run.table.Workloads))
+	}
+	if err != nil {
+		r.run.table = nil // read anew what it holds
+	}
+	return err
+}
+
+// keep remembers where pods were seen.
+func (r *Reconciler) keep(in *input, out *output) {
+	now := time.Now()
+	seen := map[uint64]bool{}
+	for _, ns := range in.namespaces {
+		seen[ns.cookie] = true
+	}
+	kept := map[types.NamespacedName]place{}
+	at := map[types.NamespacedName]uint64{}
+	for cookie, name := range out.owner {
+		at[name] = cookie
+	}
+	for _, p := range in.pods {
+		cookie, ok := at[p.name]
+		if former, was := r.run.kept[p.name]; was {
+			kept[p.name] = former
+		}
+		if ok && seen[cookie] {
+			kept[p.name] = place{cookie, p.uid, p.addr4, p.addr6, now}
+		}
+	}
+	r.run.kept = kept
+}
+
+// note publishes what came of it, and logs each problem once.
+func (r *Reconciler) note(in *input, out *output, st Status, changes uint64, err error) {
+	told := map[Problem]bool{}
+	for _, p := range out.problems {
+		if p.Reason == NoNamespace && r.run.retries < maxRetries {
+			continue // it may just be too early
+		}
+		if told[p] = true; !r.run.told[p] {
+			r.cfg.Log.Warn("pod: "+p.Message, "pod", p.Pod.String(), "reason", string(p.Reason))
+		}
+	}
+	r.run.told = told
+
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	former := r.status
+	st.Synced = err == nil && changes == r.changes
+	st.Problems, st.Err = out.problems, err
+	st.Entries = len(out.table.Workloads)
+	for _, w := range out.table.Workloads {
+		if w.Flags&bpf.WorkloadOptedOut != 0 {
+			st.OptedOut++
+		}
+	}
+	if st.Scans = r.run.scans; st.Scans == former.Scans {
+		st.ScanTook, st.Namespaces = former.ScanTook, former.Namespaces
+	}
+	if err != nil && (former.Err == nil || former.Err.Error() != err.Error()) {
+		r.cfg.Log.Warn("the programs do not know all network namespaces that they should", "error", err)
+	}
+	r.status = st
+}
