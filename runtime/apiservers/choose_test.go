@@ -31,6 +31,7 @@ func TestChoose(t *testing.T) {
 		{"the second tier waits behind the first", good, []candidate{second(a1, live), first(a2, live)}, a2, true},
 		{"and is used when the first is dead", good, []candidate{second(a1, live), first(a2, dead)}, a1, true},
 		{"nothing lives: the former stay", good, []candidate{first(a1, dead), first(a2, sick), second(a3, fresh)}, x, false},
+		{"nothing lives and all were asked: the former stay", good, []candidate{first(a1, dead), first(a2, sick), second(a3, sick)}, x, false},
 		{"nothing is known: the former stay", good, nil, x, false},
 		{"nothing lives and there are no former: who answers at all", choice{}, []candidate{first(a1, dead), first(a2, sick), second(a3, sick)}, a2, false},
 		{"or any", choice{}, []candidate{first(a1, dead), second(a2, dead)}, a1, false},

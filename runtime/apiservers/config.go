@@ -31,7 +31,7 @@ const (
 	// settleTime is how long new endpoints may take to answer for the first
 	// time before a set without them is given out: otherwise three new ones
 	// would make three changes, the first of them with one address.
-	settleTime = 250 * time.Millisecond
+	settleTime = 400 * time.Millisecond
 	// saveDelay is how long a change must last before it is worth saving, and
 	// saveInterval the least time between two writes.
 	saveDelay, saveInterval = 3 * time.Second, 15 * time.Second

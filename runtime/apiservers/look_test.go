@@ -207,7 +207,7 @@ func TestTheServiceIPIsNoEndpoint(t *testing.T) {
 }
 
 // save writes the addresses as an earlier run would have.
-func save(t *testing.T, r *rig, list ...apiserver.Endpoint) {
+func save(t testing.TB, r *rig, list ...apiserver.Endpoint) {
 	t.Helper()
 	k := &apiserver.Known{Services: addrs(vip), Source: "test"}
 	for _, e := range list {
@@ -368,5 +368,45 @@ func TestEveryChangeOfTheHostIsRecordedFirst(t *testing.T) {
 	defer mu.Unlock()
 	if !slices.Equal(recorded, []string{"dir", "file"}) {
 		t.Errorf("recorded are %q", recorded)
+	}
+}
+
+func TestAServerThatMovedWhileTheRuntimeWasDownIsFound(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		setUp func(r *rig)
+	}{
+		{"by its name in kubelet.conf", func(r *rig) {
+			r.kubeletConf("api.example:6443", r.ca)
+			save(r.t, r, endpoints(r.t, a1)...)
+			r.cfg.Adopted = addrs(a1)
+		}},
+		{"by its name in the saved addresses", func(r *rig) {
+			save(r.t, r, apiserver.Endpoint{Host: "api.example", Addr: netip.MustParseAddrPort(a1)})
+			r.cfg.Adopted = addrs(a1)
+		}},
+		{"by a name given by hand", func(r *rig) {
+			r.cfg.Explicit = endpoints(r.t, "api.example:6443")
+			save(r.t, r, apiserver.Endpoint{Host: "api.example", Addr: netip.MustParseAddrPort(a1)})
+			r.cfg.Adopted = addrs(a1)
+		}},
+		{"by a changed kubelet.conf", func(r *rig) {
+			r.kubeletConf(a2, r.ca)
+			r.cfg.Adopted = addrs(a1)
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := newRig(t)
+			z := &zone{}
+			z.set("api.example", "192.0.2.12")
+			r.cfg.Resolver = z
+			tc.setUp(r)
+			r.silence(a1)
+			r.serve(a2)
+			r.run()
+			if d := r.await(a2); d > promised {
+				t.Errorf("after %v", d)
+			}
+		})
 	}
 }
