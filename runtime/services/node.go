@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // Node is what of this node decides where connections go.
@@ -17,6 +19,31 @@ type Node struct {
 	// (NodePortAddresses.Select). With any loopback address of a family in it, they
 	// are served on all of that family's (bpf.LoopbackKey).
 	NodePortAddrs []netip.Addr
+}
+
+// NodeOf is what a Node object says, together with the host's addresses
+// (loopback ones included) that the option selects.
+func NodeOf(obj *corev1.Node, hostAddrs []netip.Addr, nodePorts NodePortAddresses) Node {
+	return Node{
+		Name:          obj.Name,
+		Zone:          obj.Labels[corev1.LabelTopologyZone],
+		NodePortAddrs: nodePorts.Select(hostAddrs, NodeIPs(obj)),
+	}
+}
+
+// NodeIPs are the addresses of a Node object, internal ones first, in its
+// order; the first of each family is the primary one
+// (k8s.io/component-helpers/node/util.GetNodeHostIPs).
+func NodeIPs(obj *corev1.Node) []netip.Addr {
+	var out []netip.Addr
+	for _, kind := range []corev1.NodeAddressType{corev1.NodeInternalIP, corev1.NodeExternalIP} {
+		for _, a := range obj.Status.Addresses {
+			if ip, ok := parseAddr(a.Address); ok && a.Type == kind {
+				out = append(out, ip)
+			}
+		}
+	}
+	return out
 }
 
 // normal is the node with its addresses sorted, each once.

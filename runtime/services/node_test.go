@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 func TestNodePortAddresses(t *testing.T) {
@@ -58,6 +60,21 @@ func TestSelectTakesAddressesOfAnyForm(t *testing.T) {
 	host := []netip.Addr{netip.MustParseAddr("::ffff:10.0.0.1"), netip.MustParseAddr("10.0.0.1"), {}, netip.IPv6Unspecified(), netip.MustParseAddr("2001:db8::1%eth0")}
 	if got := fmt.Sprint(NodePortAddresses{}.Select(host, nil)); got != "[10.0.0.1 2001:db8::1]" {
 		t.Errorf("selected are %s", got)
+	}
+}
+
+func TestNodeOf(t *testing.T) {
+	obj := &corev1.Node{}
+	obj.Name, obj.Labels = "test-node", map[string]string{corev1.LabelTopologyZone: "zone-a", corev1.LabelHostname: "h"}
+	obj.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: "192.168.0.9"}, {Type: corev1.NodeExternalIP, Address: "198.51.100.1"},
+		{Type: corev1.NodeInternalIP, Address: "no"}, {Type: corev1.NodeInternalIP, Address: "192.168.0.2"}, {Type: corev1.NodeExternalIP, Address: "2001:db8::2"}}
+	host := ips("192.168.0.2", "192.168.0.9", "198.51.100.1", "127.0.0.1", "2001:db8::2", "2001:db8::3")
+	got := NodeOf(obj, host, NodePortAddresses{Primary: true})
+	if want := (Node{Name: "test-node", Zone: "zone-a", NodePortAddrs: ips("192.168.0.2", "2001:db8::2")}); !got.equal(want) {
+		t.Errorf("the node is %+v, want %+v", got, want)
+	}
+	if got := len(NodeOf(obj, host, NodePortAddresses{}).NodePortAddrs); got != len(host) {
+		t.Errorf("%d addresses, want %d", got, len(host))
 	}
 }
 
