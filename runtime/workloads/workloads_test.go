@@ -1,0 +1,396 @@
+package workloads
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/runtime/netnss"
+	"github.com/firsthop/firsthop/test/lab"
+)
+
+// machine is a lab as a host of its own: a made-up /proc that leads to real namespaces.
+type machine struct {
+	t       testing.TB
+	l       *lab.Lab
+	c       netnss.Config
+	nextPID int
+}
+
+func newMachine(t testing.TB) *machine {
+	t.Helper()
+	lab.NeedsLinux(t, 5, 14, "SO_NETNS_COOKIE, to name namespaces")
+	m := &machine{t: t, l: lab.New(t), nextPID: 10}
+	m.c = netnss.Config{Proc: filepath.Join(m.l.Dir, "proc"), Root: filepath.Join(m.l.Dir, "root"), Host: m.l.Netns}
+	must(t, os.Mkdir(m.c.Proc, 0o755))
+	must(t, m.l.AddAddr("192.0.2.1/32"))
+	return m
+}
+
+func ips(i int) []string {
+	return []string{fmt.Sprint("198.51.100.", i), fmt.Sprintf("2001:db8:1::%d", i)}
+}
+
+// addPod makes a pod's namespace and returns it with its cookie. Nothing on the host shows it yet.
+func (m *machine) addPod(i int) (*lab.Pod, uint64) {
+	m.t.Helper()
+	p, err := m.l.AddPod(fmt.Sprint("pod", i), netip.MustParseAddr(ips(i)[0]), netip.MustParseAddr(ips(i)[1]))
+	must(m.t, err)
+	var cookie uint64
+	must(m.t, p.Do(func() (err error) { cookie, err = netnss.Cookie(); return err }))
+	return p, cookie
+}
+
+// start makes a process of the host that is in a pod's namespace.
+func (m *machine) start(p *lab.Pod) (pid int) {
+	m.t.Helper()
+	m.nextPID++
+	dir := filepath.Join(m.c.Proc, strconv.Itoa(m.nextPID), "ns")
+	must(m.t, os.MkdirAll(dir, 0o755))
+	must(m.t, os.Symlink(p.Netns, filepath.Join(dir, "net")))
+	return m.nextPID
+}
+
+func (m *machine) end(pid int) {
+	m.t.Helper()
+	must(m.t, os.RemoveAll(filepath.Join(m.c.Proc, strconv.Itoa(pid))))
+}
+
+// start runs a reconciler until the test ends.
+func start(t testing.TB, cfg Config) *Reconciler {
+	t.Helper()
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	r := New(cfg)
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := r.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(func() { cancel(); running.Wait() })
+	return r
+}
+
+func waitFor(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(15 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("waited in vain: ", what)
+		}
+	}
+}
+
+func settled(t testing.TB, r *Reconciler) Status {
+	t.Helper()
+	waitFor(t, "the table is as told", func() bool { return r.Status().Synced })
+	return r.Status()
+}
+
+// is asks for the content of the fake.
+func (f *fake) is(want Table) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.table.Control != want.Control || len(f.table.Workloads) != len(want.Workloads) {
+		return false
+	}
+	for c, w := range want.Workloads {
+		if f.table.Workloads[c] != w {
+			return false
+		}
+	}
+	return true
+}
+
+func (f *fake) String() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return fmt.Sprintf("%+v", f.table)
+}
+
+func (f *fake) want(t testing.TB, when string, want Table) {
+	t.Helper()
+	if !f.is(want) {
+		t.Errorf("%s: the programs know %s, want %+v", when, f, want)
+	}
+}
+
+func optedOut(m map[uint64]bpf.Workload) Table {
+	return Table{Workloads: m, Control: bpf.ControlOptOut}
+}
+
+func TestAPodOptsOutAndInAgain(t *testing.T) {
+	m := newMachine(t)
+	f := newFake(100)
+	r := start(t, Config{Store: f, Namespaces: m.c, Programs: true})
+	r.SetFallback(true)
+	a, b := ips(1), ips(2)
+	podA, cookieA := m.addPod(1)
+	podB, cookieB := m.addPod(2)
+	m.start(podA)
+	m.start(podB)
+	f.table = optedOut(map[uint64]bpf.Workload{cookieA: out(a[0], a[1]), 999: out("192.0.2.77", "")}) // by a former runtime
+	r.SetPod(newPod("a", a, says("off")))
+	if st := r.Status(); st.Synced || f.reads > 0 {
+		t.Errorf("before all pods are known: %+v", st)
+	}
+	r.SetSynced()
+	settled(t, r)
+	f.want(t, "as taken over", optedOut(map[uint64]bpf.Workload{cookieA: out(a[0], a[1])}))
+	if f.writes != 1 {
+		t.Errorf("%d writes, want the removal of what is gone", f.writes)
+	}
+	r.SetPod(newPod("b", b))
+	r.SetPod(newPod("b", b, says("off")))
+	settled(t, r)
+	f.want(t, "a second one", optedOut(map[uint64]bpf.Workload{cookieA: out(a[0], a[1]), cookieB: out(b[0], b[1])}))
+	r.SetPod(newPod("a", a, says("on")))
+	settled(t, r)
+	f.want(t, "the first is back", optedOut(map[uint64]bpf.Workload{cookieB: out(b[0], b[1])}))
+	r.SetFallback(false)
+	if st := settled(t, r); len(st.Problems) != 1 || st.Problems[0].Reason != NothingElse {
+		t.Errorf("problems: %v", st.Problems)
+	}
+	f.want(t, "kube-proxy is gone", Table{})
+	r.SetFallback(true)
+	settled(t, r)
+	r.DeletePod(types.NamespacedName{Namespace: "default", Name: "b"})
+	settled(t, r)
+	f.want(t, "the pod is gone", Table{})
+}
+
+func TestSourceRangesNameEveryNamespace(t *testing.T) {
+	m := newMachine(t)
+	f := newFake(100)
+	r := start(t, Config{Store: f, Namespaces: m.c, Programs: true})
+	pod, cookie := m.addPod(1)
+	other, otherCookie := m.addPod(2)
+	m.start(pod)
+	m.start(other)
+	var host uint64
+	must(t, m.l.Do(func() (err error) { host, err = netnss.Cookie(); return err }))
+	r.SetPod(newPod("a", ips(1)))
+	r.SetSynced()
+	settled(t, r)
+	f.want(t, "without ranges", Table{})
+	r.SetRanges(true)
+	settled(t, r)
+	want := map[uint64]bpf.Workload{host: in("192.0.2.1", ""), cookie: in(ips(1)[0], ips(1)[1]), otherCookie: in(ips(2)[0], ips(2)[1])}
+	f.want(t, "with ranges", Table{Workloads: want})
+	r.SetNode(addrs("192.0.2.9", "2001:db8::9"))
+	settled(t, r)
+	want[host] = in("192.0.2.9", "2001:db8::9")
+	f.want(t, "the node's addresses are known", Table{Workloads: want})
+	r.SetRanges(false)
+	settled(t, r)
+	f.want(t, "without ranges again", Table{})
+}
+
+// A container that is no pod comes without a word.
+func TestARescanFindsWhatNobodyNames(t *testing.T) {
+	m := newMachine(t)
+	f := newFake(100)
+	r := start(t, Config{Store: f, Namespaces: m.c, Programs: true, Rescan: 50 * time.Millisecond})
+	r.SetRanges(true)
+	r.SetSynced()
+	settled(t, r)
+	p, cookie := m.addPod(1)
+	pid := m.start(p)
+	has := func() bool { f.mu.Lock(); defer f.mu.Unlock(); _, ok := f.table.Workloads[cookie]; return ok }
+	waitFor(t, "the container's entry", has)
+	must(t, f.Delete(cookie))
+	waitFor(t, "the entry that somebody else removed", has)
+	m.end(pid)
+	waitFor(t, "its removal", func() bool { return !has() })
+}
+
+func TestAPodIsLookedForUntilItIsThere(t *testing.T) {
+	m := newMachine(t)
+	f := newFake(100)
+	var log syncBuffer
+	r := start(t, Config{Store: f, Namespaces: m.c, Programs: true, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	r.SetFallback(true)
+	r.SetSynced()
+	r.SetPod(newPod("a", ips(1), says("off")))
+	st := settled(t, r)
+	if len(st.Problems) != 1 || st.Problems[0].Reason != NoNamespace {
+		t.Errorf("%+v", st)
+	}
+	p, cookie := m.addPod(1)
+	m.start(p)
+	waitFor(t, "the pod's entry", func() bool { return f.is(optedOut(map[uint64]bpf.Workload{cookie: out(ips(1)[0], ips(1)[1])})) })
+	if log.String() != "" {
+		t.Errorf("it was only early, but logged is %q", log.String())
+	}
+	waitFor(t, "no problem", func() bool { return len(r.Status().Problems) == 0 })
+}
+
+// The pod's sandbox was made anew: another namespace, the same pod.
+func TestAnEntryGoesWithItsNamespace(t *testing.T) {
+	m := newMachine(t)
+	f := newFake(100)
+	r := start(t, Config{Store: f, Namespaces: m.c, Programs: true, Rescan: 50 * time.Millisecond})
+	r.SetFallback(true)
+	r.SetSynced()
+	first, cookie := m.addPod(1)
+	second, cookie2 := m.addPod(2)
+	pid := m.start(first)
+	r.SetPod(newPod("a", ips(1), says("off")))
+	settled(t, r)
+	f.want(t, "at first", optedOut(map[uint64]bpf.Workload{cookie: out(ips(1)[0], ips(1)[1])}))
+	m.end(pid) // its container crashed and is to be started again in the same namespace
+	scans := r.Status().Scans
+	waitFor(t, "two looks", func() bool { return r.Status().Scans > scans+1 })
+	f.want(t, "out of sight", optedOut(map[uint64]bpf.Workload{cookie: out(ips(1)[0], ips(1)[1])}))
+	m.start(second)
+	r.SetPod(newPod("a", ips(2), says("off")))
+	settled(t, r)
+	f.want(t, "anew", optedOut(map[uint64]bpf.Workload{cookie2: out(ips(2)[0], ips(2)[1])}))
+	r.DeletePod(types.NamespacedName{Namespace: "default", Name: "a"})
+	settled(t, r)
+	f.want(t, "at last", Table{})
+}
+
+func TestNothingIsDoneForNothing(t *testing.T) {
+	m := newMachine(t)
+	m.c.Proc = filepath.Join(m.l.Dir, "none") // a look would fail
+	f := newFake(100)
+	r := start(t, Config{Store: f, Namespaces: m.c, Programs: true, Rescan: time.Millisecond})
+	r.SetFallback(true)
+	r.SetSynced()
+	settled(t, r)
+	for i := range 20 {
+		r.SetPod(newPod(fmt.Sprint("p", i), ips(i+1)))
+		r.SetPod(newPod("host", ips(99), hostNetwork, says("off")))
+		settled(t, r)
+	}
+	if st := r.Status(); st.Scans != 0 || st.Err != nil || f.reads != 1 || f.writes != 0 {
+		t.Errorf("%+v, %d reads and %d writes; want one read", st, f.reads, f.writes)
+	}
+}
+
+func TestALookThatFailsTakesNothingAway(t *testing.T) {
+	m := newMachine(t)
+	f := newFake(100)
+	var log syncBuffer
+	broken := m.c
+	broken.Proc = filepath.Join(m.l.Dir, "none")
+	f.table = optedOut(map[uint64]bpf.Workload{77: out("198.51.100.1", "")})
+	r := start(t, Config{Store: f, Namespaces: broken, Programs: true, Rescan: 10 * time.Millisecond, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	r.SetFallback(true)
+	r.SetPod(newPod("a", ips(1), says("off")))
+	r.SetSynced()
+	waitFor(t, "a few looks", func() bool { st := r.Status(); return st.Scans > 3 && errors.Is(st.Err, os.ErrNotExist) })
+	f.want(t, "while nothing can be seen", optedOut(map[uint64]bpf.Workload{77: out("198.51.100.1", "")}))
+	if n := strings.Count(log.String(), "\n"); n > 2 {
+		t.Errorf("%d lines are logged:\n%s", n, log.String())
+	}
+	must(t, os.Symlink(m.c.Proc, broken.Proc))
+	p, cookie := m.addPod(1)
+	m.start(p)
+	waitFor(t, "all is well", func() bool { return f.is(optedOut(map[uint64]bpf.Workload{cookie: out(ips(1)[0], ips(1)[1])})) })
+}
+
+func TestAStoreThatFailsIsTriedAgain(t *testing.T) {
+	m := newMachine(t)
+	f := newFake(100)
+	f.broken = unix.EPERM
+	r := start(t, Config{Store: f, Namespaces: m.c, Programs: true})
+	r.SetFallback(true)
+	p, cookie := m.addPod(1)
+	m.start(p)
+	r.SetPod(newPod("a", ips(1), says("off")))
+	r.SetSynced()
+	waitFor(t, "the error", func() bool { return errors.Is(r.Status().Err, unix.EPERM) })
+	f.mu.Lock()
+	f.broken = nil
+	f.mu.Unlock()
+	waitFor(t, "all is well", func() bool { return f.is(optedOut(map[uint64]bpf.Workload{cookie: out(ips(1)[0], ips(1)[1])})) })
+}
+
+func TestACgroupNamesItsPod(t *testing.T) {
+	const uid = types.UID("1b2c3d4e-0000-4000-8000-123456789abc")
+	proc := t.TempDir()
+	r := New(Config{Namespaces: netnss.Config{Proc: proc}})
+	for i, tc := range []struct {
+		cgroup string
+		want   bool
+	}{
+		{"0::/kubepods/burstable/pod1b2c3d4e-0000-4000-8000-123456789abc/0123\n", true},
+		{"0::/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod1b2c3d4e_0000_4000_8000_123456789abc.slice/cri-containerd-01.scope\n", true},
+		{"11:memory:/kubepods/pod1b2c3d4e-0000-4000-8000-123456789abc/01\n0::/\n", true},
+		{"0::/../../podffffffff-0000-4000-8000-123456789abc/0123\n", false},
+		{"0::/system.slice/1b2c3d4e-0000-4000-8000-123456789abc.service\n", false},
+	} {
+		must(t, os.MkdirAll(filepath.Join(proc, strconv.Itoa(i)), 0o755))
+		must(t, os.WriteFile(filepath.Join(proc, strconv.Itoa(i), "cgroup"), []byte(tc.cgroup), 0o600))
+		if got := r.isOf([]int{i, 999}, uid); got != tc.want || r.isOf([]int{i}, "") {
+			t.Errorf("%q: %v", tc.cgroup, got)
+		}
+	}
+}
+
+// Pods come and go in crowds, told by many.
+func TestManyTellAtOnce(t *testing.T) {
+	m := newMachine(t)
+	f := newFake(100)
+	r := start(t, Config{Store: f, Namespaces: m.c, Programs: true, Rescan: 5 * time.Millisecond})
+	r.SetFallback(true)
+	r.SetSynced()
+	want := map[uint64]bpf.Workload{}
+	for i := 1; i <= 4; i++ {
+		p, cookie := m.addPod(i)
+		m.start(p)
+		want[cookie] = out(ips(i)[0], ips(i)[1])
+	}
+	var all sync.WaitGroup
+	for i := 1; i <= 4; i++ {
+		all.Go(func() {
+			for round := range 50 {
+				r.SetPod(newPod(fmt.Sprint(i), ips(i), says([]string{"on", "off"}[round%2])))
+				r.SetRanges(round%3 == 0)
+				r.SetNode(addrs(fmt.Sprint("192.0.2.", round+1)))
+				r.Status()
+				runtime.Gosched()
+			}
+		})
+	}
+	all.Wait()
+	r.SetRanges(false)
+	settled(t, r)
+	f.want(t, "in the end", optedOut(want))
+}
+
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
