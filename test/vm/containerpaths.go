@@ -15,5 +15,5 @@ var containerFiles = map[string]string{
 }
 
 func containers(name, tests string) Suite {
-	return Suite{Name: name, Package: "test/vm/container", Run: "^Test(" + tests + ")$", Seconds: 480}
+	return Suite{Name: name, Package: "test/vm/container", Run: "^Test(" + tests + ")$", Seconds: 900}
 }
