@@ -116,5 +116,8 @@ func (p *Port) Equal(o *Port) bool {
 
 // EqualPorts reports whether two lists of Ports ask for the same.
 func EqualPorts(a, b []Port) bool {
+	if len(a) > 0 && len(a) == len(b) && &a[0] == &b[0] {
+		return true
+	}
 	return slices.EqualFunc(a, b, func(x, y Port) bool { return x.Equal(&y) })
 }

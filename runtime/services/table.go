@@ -4,6 +4,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -31,9 +32,9 @@ type Table struct {
 // entry is a Service, or slices that wait for one.
 type entry struct {
 	name     types.NamespacedName
-	svc      *corev1.Service // nil: none
-	slices   []*discoveryv1.EndpointSlice
-	asked    []Port // by the Service, all its frontends in it
+	svc      *corev1.Service              // nil: none
+	slices   []*discoveryv1.EndpointSlice // by name
+	asked    []Port                       // by the Service, all its frontends in it
 	problems []Problem
 	wanted   []Port    // asked, without the frontends that others have
 	told     []Problem // problems, and the frontends that others have
@@ -116,9 +117,9 @@ func (t *Table) SetSlice(s *discoveryv1.EndpointSlice) []Change {
 	}
 	if owner.Name != "" && !ignoredSlice(s) {
 		e := t.entry(owner)
-		switch i := e.find(name.Name); {
-		case i < 0:
-			e.slices = append(e.slices, s)
+		switch i, found := e.find(name.Name); {
+		case !found:
+			e.slices = slices.Insert(e.slices, i, s)
 		case e.slices[i] == s:
 			return nil // a resync
 		default:
@@ -162,15 +163,15 @@ func (t *Table) entry(name types.NamespacedName) *entry {
 	return e
 }
 
-// find is the place of a slice, -1 if there is none of the name.
-func (e *entry) find(slice string) int {
-	return slices.IndexFunc(e.slices, func(s *discoveryv1.EndpointSlice) bool { return s.Name == slice })
+// find is the place of a slice, or where it would have to be.
+func (e *entry) find(slice string) (i int, found bool) {
+	return slices.BinarySearchFunc(e.slices, slice, func(s *discoveryv1.EndpointSlice, name string) int { return strings.Compare(s.Name, name) })
 }
 
 func (t *Table) dropSlice(slice, owner types.NamespacedName) {
 	delete(t.owners, slice)
 	e := t.entries[owner]
-	if i := e.find(slice.Name); i >= 0 {
+	if i, found := e.find(slice.Name); found {
 		e.slices = slices.Delete(e.slices, i, i+1)
 	}
 	t.recompile(e)

@@ -181,6 +181,15 @@ func TestSeveralServicesClaimAFrontend(t *testing.T) {
 			t.Errorf("changed are %q", got)
 		}
 	})
+	t.Run("made anew between two events, the older is the newer", func(t *testing.T) {
+		table := tableOf(thisNode(), objects...)
+		anew := older.DeepCopy()
+		at(9)(anew)
+		if got := changed(table.SetService(anew)); got != "newer older" {
+			t.Errorf("changed are %q", got)
+		}
+		tries{{"", pod, "192.168.99.1:80/tcp", "10.0.0.2:80"}}.run(t, table)
+	})
 	t.Run("of equal age, the first by name", func(t *testing.T) {
 		table := tableOf(thisNode(), service("b", "http:80/tcp@3001", clusterIPs("172.30.0.2")), service("a", "http:80/tcp@3001", clusterIPs("172.30.0.1")),
 			slice("a", "a", "http:80/tcp", "10.0.0.1"), slice("b", "b", "http:80/tcp", "10.0.0.2"))
@@ -220,6 +229,25 @@ func TestSeveralServicesClaimAFrontend(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+func TestProblemsDontDependOnTheOrderOfEvents(t *testing.T) {
+	objects := []any{slice("2", "web", "http:80/tcp", "bad2"), slice("1", "web", "http:80/tcp", "bad1"), everyKind(), slice("3", "web", "http:80/tcp", "bad3")}
+	want := fmt.Sprint(tableOf(thisNode(), objects...).Problems(named("web")))
+	if strings.Count(want, "bad") != 3 {
+		t.Errorf("problems are %v", want)
+	}
+	slices.Reverse(objects)
+	table := tableOf(thisNode(), objects...)
+	if got := fmt.Sprint(table.Problems(named("web"))); got != want {
+		t.Errorf("problems are %v, in another order of events %v", want, got)
+	}
+	if got := table.SetSlice(slice("2", "web", "http:80/tcp", "bad")); len(got) != 1 || !EqualPorts(got[0].Before, got[0].After) || len(got[0].Problems) != 3 {
+		t.Errorf("another problem changes %v", got)
+	}
+	if got := table.SetSlice(slice("2", "web", "http:80/tcp", "10.0.0.1")); len(got) != 1 || len(got[0].Problems) != 2 {
+		t.Errorf("a problem less changes %v", got)
+	}
 }
 
 // A table that lived through changes wants what one wants that is new, and what
