@@ -93,10 +93,16 @@ func isThere(path string) bool {
 	return err == nil
 }
 
-// Places gives what discovery needs of an instance: the prefix of the host's
-// files and the directory with the saved addresses, as this process reaches
-// them.
-func (d Dirs) Places() (hostRoot, stateDir string) {
+// Places are an instance's directories as this process reaches them.
+type Places struct {
+	HostRoot string // prefix of the host's files; "" where they are ours
+	Proc     string // the host's /proc
+	StateDir string
+	RunDir   string
+}
+
+// Places finds an instance's directories.
+func (d Dirs) Places() Places {
 	p := d.places()
-	return p.hostRoot, p.stateDir
+	return Places{HostRoot: p.hostRoot, Proc: p.proc, StateDir: p.stateDir, RunDir: p.runDir}
 }

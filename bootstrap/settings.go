@@ -12,17 +12,18 @@ import (
 	"github.com/firsthop/firsthop/bootstrap/discover"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/kernel"
+	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 )
 
 // Scope is whose sockets the load balancer serves.
-type Scope string
+type Scope = natinit.Scope
 
 // The scopes.
 const (
-	ScopeAll  Scope = "all"  // every process on the node
-	ScopeHost Scope = "host" // only those in the host's network namespace (Linux 5.7)
-	ScopeOff  Scope = "off"  // nobody: another serves the Service addresses
+	ScopeAll  = natinit.ScopeAll
+	ScopeHost = natinit.ScopeHost
+	ScopeOff  = natinit.ScopeOff
 )
 
 // Persist is what is installed for the next boot.

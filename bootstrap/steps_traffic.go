@@ -246,24 +246,10 @@ func (s *stage) attachConfig(maps *bpf.Maps) natinit.AttachConfig {
 
 // newBalancer is the load balancer that the settings ask for.
 func (s *stage) newBalancer() (bpf.Balancer, error) {
-	b := bpf.Balancer{UDP: s.UDP, Off: s.scope == ScopeOff, HostOnly: s.scope == ScopeHost}
-	if s.scope != ScopeHost {
-		if s.features.NetnsCookie && !s.elsewhere() {
-			b.HostNetns, _ = natinit.NetnsCookie() // without it, node ports don't serve loopback addresses
-		}
-		return b, nil
-	}
-	if !s.features.NetnsCookie {
-		return b, &UsageError{fmt.Errorf("--scope host: this kernel has no network namespace cookies for programs (Linux 5.7), so the host's sockets can't be told from a pod's")}
-	}
-	if s.elsewhere() {
-		return b, &UsageError{fmt.Errorf("--scope host: this process isn't in the host's network namespace: run it there (hostNetwork)")}
-	}
-	cookie, err := natinit.NetnsCookie()
+	b, err := natinit.NewBalancer(s.scope, s.UDP, s.features, s.elsewhere())
 	if err != nil {
-		return b, &UsageError{fmt.Errorf("--scope host: %w", err)}
+		return b, &UsageError{err}
 	}
-	b.HostNetns = cookie
 	return b, nil
 }
 

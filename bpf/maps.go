@@ -48,7 +48,7 @@ type Maps struct {
 	Created []MapName           // those that EnsureMaps created, in order
 }
 
-// Map is an open map of the table.
+// Map is an open map of the table; nil if a former version made the table, which didn't have it.
 func (m *Maps) Map(name MapName) *ebpf.Map { return m.byName[name] }
 
 // Services is the number of service indexes that the table has room for; index
@@ -65,7 +65,7 @@ func (m *Maps) Close() error {
 }
 
 // OpenMaps opens the pinned maps of a table that must exist: its error matches
-// os.ErrNotExist where one is missing. With readOnly nothing can be written
+// os.ErrNotExist where one is missing that every version has. With readOnly nothing can be written
 // through the handles.
 func OpenMaps(pins Pins, readOnly bool) (*Maps, error) {
 	spec, err := specs()
@@ -75,6 +75,9 @@ func OpenMaps(pins Pins, readOnly bool) (*Maps, error) {
 	m := &Maps{byName: map[MapName]*ebpf.Map{}}
 	for _, name := range MapNames() {
 		bm, err := openPinned(pins.Map(name), spec.Maps[name.Kernel()], readOnly)
+		if errors.Is(err, os.ErrNotExist) && name.later() {
+			continue
+		}
 		if err != nil {
 			m.Close()
 			return nil, err

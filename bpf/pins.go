@@ -65,6 +65,17 @@ func MapNames() []MapName {
 		MapRange, MapControl, MapWorkload, MapAffinity, MapCounter, MapPeer, MapReverse, MapFlow}
 }
 
+// later reports whether a map came to the layout after its first release. A
+// table without it is whole for the programs that were attached with it; the
+// next init or run adds it.
+func (n MapName) later() bool {
+	switch n {
+	case MapRange, MapControl, MapWorkload, MapAffinity:
+		return true
+	}
+	return false
+}
+
 // Pin is the file name of the map's pin.
 func (n MapName) Pin() string { return fmt.Sprintf("%s_v%d", n, LayoutVersion) }
 

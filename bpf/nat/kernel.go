@@ -38,7 +38,9 @@ func (k *Kernel) Read() (*State, error) {
 	s.Room = Room{
 		Frontends: int(k.maps.Map(bpf.MapFrontend).MaxEntries()),
 		Backends:  int(k.maps.Map(bpf.MapBackend).MaxEntries()),
-		Ranges:    int(k.maps.Map(bpf.MapRange).MaxEntries()),
+	}
+	if ranges := k.maps.Map(bpf.MapRange); ranges != nil {
+		s.Room.Ranges = int(ranges.MaxEntries())
 	}
 	highest := InitIndexes.Last
 	err = errors.Join(
@@ -62,15 +64,23 @@ func (k *Kernel) Read() (*State, error) {
 			s.Sets[key.Set][key.Slot] = be
 			return true
 		}),
-		readOneByOne(k.maps.Map(bpf.MapRange), func(key bpf.RangeKey, _ uint8) bool { // no batches on a trie before 5.19
-			s.Ranges[key] = true
-			return true
-		}),
+		k.readRanges(s),
 	)
 	if err != nil {
 		return nil, err
 	}
 	return s, nil
+}
+
+func (k *Kernel) readRanges(s *State) error {
+	ranges := k.maps.Map(bpf.MapRange)
+	if ranges == nil {
+		return nil
+	}
+	return readOneByOne(ranges, func(key bpf.RangeKey, _ uint8) bool { // no batches on a trie before 5.19
+		s.Ranges[key] = true
+		return true
+	})
 }
 
 // readChunk is how many entries one system call copies.

@@ -6,11 +6,13 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 // writer is one that lives on, as the runtime's does.
@@ -317,4 +319,23 @@ func TestAPlannerThatLivesOn(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Until init or run comes, a newer status looks at a table that lacks the maps which came later.
+func TestATableOfAFormerVersionIsRead(t *testing.T) {
+	pins := bpf.PinsBelow(lab.New(t).BPFFS)
+	m, err := bpf.EnsureMaps(pins, bpf.Sizes{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ensure(t, NewKernel(m, bpf.Features{}), InitIndexes, kubernetes("192.0.2.1:1"))
+	m.Close()
+	if err := os.Remove(pins.Map(bpf.MapRange)); err != nil {
+		t.Fatal(err)
+	}
+	if m, err = bpf.OpenMaps(pins, true); err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	wantVerdict(t, mustRead(t, NewKernel(m, bpf.Features{})), tcp("10.96.0.1:443"), "192.0.2.1:1")
 }

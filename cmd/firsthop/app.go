@@ -9,7 +9,7 @@ import (
 const description = `firsthop makes one thing true before anything else on a node needs it: a
 connection to the kubernetes Service IP reaches a live API server.
 
-Nouns read (check, status, discover, nat, units), verbs change (init,
+Nouns read (check, status, discover, nat, units), verbs change (init, run,
 install, uninstall).
 
 Exit codes: 0 done, 1 internal error, missing rights or a refusal, 2 bpffs,
@@ -33,6 +33,7 @@ func newApp(e env) *cli.App {
 			checkCommand(e),
 			statusCommand(e),
 			discoverCommand(e),
+			runCommand(e),
 			natCommand(e),
 			unitsCommand(e),
 			installCommand(e),

@@ -34,8 +34,8 @@ func discoverCommand(e env) *cli.Command {
 			}
 			ctx, cancel := context.WithTimeout(c.Context, c.Duration("timeout"))
 			defer cancel()
-			hostRoot, stateDir := d.Places()
-			found, err := discover.Run(ctx, discover.Config{Explicit: explicit, Root: hostRoot, StateDir: stateDir, Pod: pod(e), Thorough: true})
+			at := d.Places()
+			found, err := discover.Run(ctx, discover.Config{Explicit: explicit, Root: at.HostRoot, StateDir: at.StateDir, Pod: pod(e), Thorough: true})
 			if err != nil && !errors.Is(err, discover.ErrNotFound) {
 				return err
 			}

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 
+	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/runtime/services"
 )
@@ -163,6 +165,44 @@ func (w *Writer) Verify(ctx context.Context) (mended bool, err error) {
 		return w.write()
 	})
 	return mended, err
+}
+
+// Redirect leads what the table has for an address to other backends, before
+// anything was Set: for the API service, on which everything else waits. Each
+// family gets the backends of its own, if there are any. After the first Flush
+// it does nothing.
+func (w *Writer) Redirect(ctx context.Context, frontends, backends []netip.AddrPort) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.status.Adopted {
+		return nil
+	}
+	return w.locked(ctx, func() error {
+		state, err := w.cfg.Store.Read()
+		if err != nil {
+			return err
+		}
+		p := nat.NewPlanner(state, nat.InitIndexes)
+		for _, f := range frontends {
+			fe, there := state.Frontends[bpf.FrontendKeyOf(f, bpf.TCP)]
+			of := slices.DeleteFunc(slices.Clone(backends), func(b netip.AddrPort) bool { return b.Addr().Is4() != f.Addr().Is4() })
+			if !there || len(of) == 0 {
+				continue
+			}
+			if err := p.Replace(fe.Index, of); err != nil {
+				return err
+			}
+		}
+		plan := p.Take()
+		if plan.Empty() {
+			return nil
+		}
+		applied, err := nat.Apply(w.cfg.Store, plan)
+		if err != nil {
+			return err
+		}
+		return applied.Commit()
+	})
 }
 
 // locked runs do with the table's lock.

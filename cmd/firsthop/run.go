@@ -1,0 +1,117 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/urfave/cli/v2"
+
+	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/runtime"
+	"github.com/firsthop/firsthop/runtime/services"
+)
+
+const (
+	categoryCluster = "Cluster:"
+	categoryListen  = "Where to listen:"
+)
+
+func runCommand(e env) *cli.Command {
+	return &cli.Command{
+		Name:      "run",
+		Usage:     "serve every Service, from what init has made, until it is told to stop",
+		ArgsUsage: " ",
+		Description: `Takes over the NAT table and the programs that init left, follows Services and
+EndpointSlices, and keeps the table as they want it. Stopped, killed or cut off
+from every API server, it leaves the dataplane serving what it last knew. Give
+it the settings that init has (scope, udp, directories).`,
+		Flags: join([]cli.Flag{
+			stringFlag("kubeconfig", "", "`FILE` with the credentials (default: the pod's ServiceAccount)", categoryCluster),
+			&cli.StringFlag{Name: "node-name", Usage: "`NAME` of this node's Node object (default: $NODE_NAME, then the host name)", Category: categoryCluster, EnvVars: []string{"FIRSTHOP_NODE_NAME", "NODE_NAME"}},
+			&cli.StringSliceFlag{Name: "nodeport-addresses", Usage: "serve node ports on these `CIDRS` only, or on the node's own addresses (primary); comma-separated, repeatable (default: every address of the host)", EnvVars: envVar("nodeport-addresses")},
+			stringFlag("healthz-bind-address", ":10256", "`ADDRESS` of /healthz and /livez, empty for none", categoryListen),
+			stringFlag("metrics-bind-address", "127.0.0.1:10249", "`ADDRESS` of /metrics, empty for none", categoryListen),
+			stringFlag("scope", string(bootstrap.ScopeAll), "whose connections are served: all, host (not pods) or off", ""),
+			boolFlag("udp", true, "serve UDP too"),
+		}, kernelFlags(), addressFlags(), commonFlags()),
+		Action: func(c *cli.Context) error { return runRun(e, c) },
+	}
+}
+
+func runRun(e env, c *cli.Context) error {
+	cfg, err := runConfig(e, c)
+	if err != nil {
+		return err
+	}
+	return runtime.Run(c.Context, cfg)
+}
+
+func runConfig(e env, c *cli.Context) (runtime.Config, error) {
+	d, err := checkedDirs(c)
+	if err != nil {
+		return runtime.Config{}, err
+	}
+	log, err := newLogger(e, c)
+	if err != nil {
+		return runtime.Config{}, err
+	}
+	p := d.Places()
+	cfg := runtime.Config{
+		Version: version, Log: log,
+		HostRoot: p.HostRoot, Root: d.Root, Proc: p.Proc, BPFFS: d.BPFFS, Cgroup: d.Cgroup, StateDir: p.StateDir, RunDir: p.RunDir,
+		UDP: c.Bool("udp"), Forbid: atCommas(c.StringSlice("forbid-feature")), IgnoreKernelVersion: c.Bool("ignore-kernel-version"),
+		Kubeconfig: c.String("kubeconfig"), Pod: pod(e),
+		HealthAddr: c.String("healthz-bind-address"), MetricsAddr: c.String("metrics-bind-address"),
+	}
+	if cfg.Scope, err = natinit.ParseScope(c.String("scope")); err != nil {
+		return cfg, usagef("--scope: %w", err)
+	}
+	if cfg.NodeName, err = nodeName(c.String("node-name")); err != nil {
+		return cfg, err
+	}
+	if cfg.NodePorts, err = services.ParseNodePortAddresses(atCommas(c.StringSlice("nodeport-addresses"))); err != nil {
+		return cfg, usagef("--nodeport-addresses: %w", err)
+	}
+	for _, g := range given(e, c, "service-ips", apiserver.VarServices) {
+		if strings.TrimSpace(g.Value) != "" && cfg.Services == nil {
+			if cfg.Services, err = apiserver.ParseServices(g.Value); err != nil {
+				return cfg, usagef("%s: %w", g.Name, err)
+			}
+		}
+	}
+	for _, g := range given(e, c, "endpoints", apiserver.VarEndpoints) {
+		if strings.TrimSpace(g.Value) != "" && cfg.Endpoints == nil {
+			if cfg.Endpoints, err = apiserver.ParseEndpoints(g.Value); err != nil {
+				return cfg, usagef("%s: %w", g.Name, err)
+			}
+		}
+	}
+	if socket := e.getenv("NOTIFY_SOCKET"); socket != "" {
+		cfg.Notify = func(state string) {
+			if _, err := daemon.SdNotify(false, state); err != nil {
+				log.Warn("systemd could not be told", "state", state, "err", err)
+			}
+		}
+		if us, err := strconv.ParseInt(e.getenv("WATCHDOG_USEC"), 10, 64); err == nil {
+			cfg.Watchdog = time.Duration(us) * time.Microsecond
+		}
+	}
+	return cfg, nil
+}
+
+func nodeName(given string) (string, error) {
+	if given != "" {
+		return given, nil
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return "", fmt.Errorf("find the node's name: %w: give --node-name", err)
+	}
+	return strings.ToLower(strings.TrimSpace(name)), nil
+}

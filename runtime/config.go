@@ -1,0 +1,50 @@
+package runtime
+
+import (
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/runtime/services"
+)
+
+// Config is everything that the runtime is told.
+type Config struct {
+	Version  string
+	NodeName string
+	Log      *slog.Logger
+
+	// Where things are, as this process reaches them.
+	HostRoot string // prefix of the host's files
+	Root     string // the same as it was given; "" to find it out
+	Proc     string // the host's /proc
+	BPFFS    string // "": the host's
+	Cgroup   string // "": the host's true root
+	StateDir string
+	RunDir   string
+
+	// What the load balancer does: the init stage's settings, which are to be the same.
+	Scope               natinit.Scope
+	UDP                 bool
+	Forbid              []string
+	IgnoreKernelVersion bool
+
+	// How the API server is reached.
+	Kubeconfig string                   // "": the pod's ServiceAccount
+	Pod        apiserver.PodEnvironment // what the kubelet gave this container
+	Services   []netip.AddrPort         // addresses of the API service, where they are given
+	Endpoints  []apiserver.Endpoint     // API servers, where they are given: used alone
+
+	NodePorts services.NodePortAddresses
+
+	// Where to listen; "" for not at all.
+	HealthAddr  string // /healthz and /livez, for load balancers: ":10256"
+	MetricsAddr string // "127.0.0.1:10249"
+
+	// Notify tells systemd, as sd_notify(3); nil without one.
+	Notify func(state string)
+	// Watchdog is how often it wants to hear WATCHDOG=1 at least; 0: never.
+	Watchdog time.Duration
+}

@@ -1,0 +1,177 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/bpf/nat"
+	"github.com/firsthop/firsthop/kernel"
+	"github.com/firsthop/firsthop/mounts"
+	"github.com/firsthop/firsthop/natinit"
+)
+
+// ErrNoTable says that there is nothing to take over.
+var ErrNoTable = errors.New("the init stage has not run here: run `firsthop init` first")
+
+// dataplane is what is in the kernel: the table, and the programs at the cgroup.
+type dataplane struct {
+	pins     bpf.Pins
+	bpffs    string
+	maps     *bpf.Maps
+	store    *nat.Kernel
+	features bpf.Features
+	balancer bpf.Balancer
+	cgroup   mounts.Cgroup2
+	proc     string
+	log      *slog.Logger
+}
+
+// openDataplane takes over what the init stage has made. What of it is no longer
+// there (a pin, an attachment) or not of this version is made good.
+func openDataplane(ctx context.Context, cfg *Config) (*dataplane, error) {
+	rep, err := kernel.Check(kernel.Config{Root: cfg.HostRoot, IgnoreVersion: cfg.IgnoreKernelVersion, Forbid: cfg.Forbid})
+	if err == nil {
+		err = rep.Err()
+	}
+	if err != nil {
+		return nil, err
+	}
+	b, err := mounts.FindBPFFS(mounts.Config{Root: cfg.Root, Path: cfg.BPFFS, Explicit: cfg.BPFFS != "", RunDir: cfg.RunDir})
+	if err == nil {
+		err = b.Err()
+	}
+	if errors.Is(err, mounts.ErrAbsent) {
+		return nil, fmt.Errorf("%w (%w)", err, ErrNoTable)
+	}
+	if err != nil {
+		return nil, err
+	}
+	g, err := mounts.FindCgroup2(mounts.Config{Root: cfg.Root, Path: cfg.Cgroup, Explicit: cfg.Cgroup != "", RunDir: cfg.RunDir})
+	if err == nil {
+		err = g.Err()
+	}
+	if err != nil {
+		return nil, err
+	}
+	d := &dataplane{pins: bpf.PinsBelow(b.Path), bpffs: b.Path, features: rep.Features(), cgroup: g, proc: cfg.Proc, log: cfg.Log}
+	if d.balancer, err = natinit.NewBalancer(cfg.Scope, cfg.UDP, d.features, elsewhere(cfg)); err != nil {
+		return nil, err
+	}
+	release, err := d.lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return d, errors.Join(d.adopt(), release())
+}
+
+// elsewhere reports whether the node's instance runs in another network
+// namespace than the host's first process, as far as that can be seen.
+func elsewhere(cfg *Config) bool {
+	if cfg.BPFFS != "" || cfg.Cgroup != "" {
+		return false
+	}
+	var host, ours unix.Stat_t
+	err := errors.Join(unix.Stat(cfg.Proc+"/1/ns/net", &host), unix.Stat("/proc/thread-self/ns/net", &ours))
+	return err == nil && host.Ino != ours.Ino
+}
+
+// lock takes the table's lock.
+func (d *dataplane) lock(ctx context.Context) (release func() error, err error) {
+	l, err := natinit.LockTable(ctx, d.bpffs)
+	if err != nil {
+		return nil, err
+	}
+	return l.Release, nil
+}
+
+// adopt opens the table that is there, with the maps that a former version
+// didn't have, and attaches the programs of this one.
+func (d *dataplane) adopt() error {
+	if _, err := os.Stat(d.pins.Map(bpf.MapMeta)); errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("no NAT table at %s: %w", d.pins.Dir, ErrNoTable)
+	}
+	seeded, err := natinit.Seed(natinit.SeedConfig{Pins: d.pins, Features: d.features})
+	if err != nil {
+		return err
+	}
+	if err := seeded.Commit(); err != nil {
+		d.log.Warn("left-over backends are still in the table", "err", err)
+	}
+	d.maps, d.store = seeded.Maps, nat.NewKernel(seeded.Maps, d.features)
+	return d.attach()
+}
+
+// attach makes sure of the programs. It changes nothing where all is as it should be.
+func (d *dataplane) attach() error {
+	a, err := natinit.Attach(natinit.AttachConfig{
+		Pins: d.pins, Maps: d.maps, Cgroup: d.cgroup.Path, CgroupID: d.cgroup.ID,
+		Features: d.features, Balancer: d.balancer, Proc: d.proc,
+	})
+	if err != nil {
+		return err
+	}
+	defer a.Close()
+	for _, h := range a.Hooks {
+		if h.Change != natinit.Kept {
+			d.log.Info("attached", "hook", h.Hook, "change", h.Change, "program", h.Program, "note", h.Note)
+		}
+	}
+	if err := a.Commit(); err != nil {
+		d.log.Warn("a former program is still attached beside its successor", "err", err)
+	}
+	return nil
+}
+
+// attachInterval is how often it is made sure that the programs are attached.
+const attachInterval = 30 * time.Second
+
+// guard makes sure of the attachment until ctx ends: others may detach what they
+// don't know.
+func (d *dataplane) guard(ctx context.Context) {
+	tick := time.NewTicker(attachInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := d.ensure(ctx); err != nil && ctx.Err() == nil {
+			d.log.Error("the programs could not be made sure of", "err", err)
+		}
+	}
+}
+
+func (d *dataplane) ensure(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	release, err := d.lock(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.attach(), release())
+}
+
+// apiBackends are what the API service leads to now, under the given addresses.
+func (d *dataplane) apiBackends(vips []netip.AddrPort) ([]netip.AddrPort, error) {
+	state, err := d.store.Read()
+	if err != nil {
+		return nil, err
+	}
+	var out []netip.AddrPort
+	for _, v := range vips {
+		backends, _ := state.Resolve(bpf.FrontendKeyOf(v, bpf.TCP))
+		out = append(out, backends...)
+	}
+	return out, nil
+}
+
+func (d *dataplane) close() error { return d.maps.Close() }

@@ -1,0 +1,360 @@
+package runtime
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/runtime/apiservers"
+	"github.com/firsthop/firsthop/runtime/services"
+	"github.com/firsthop/firsthop/runtime/watch"
+	"github.com/firsthop/firsthop/runtime/writer"
+)
+
+// engine turns events into writes: one goroutine flushes, any may bring events.
+type engine struct {
+	log       *slog.Logger
+	writer    *writer.Writer
+	nodeName  string
+	nodePorts services.NodePortAddresses
+
+	// apiEndpoints is told which API servers the API itself names, and under which addresses it is a Service.
+	apiEndpoints func(endpoints, vips []netip.AddrPort)
+	// gone is told which backends no Service port has any more, after the flush.
+	gone func([]Backend)
+
+	wake chan struct{}
+
+	mu       sync.Mutex
+	table    *services.Table
+	node     services.Node
+	nodeIPs  []netip.Addr // of the Node object
+	hostIPs  []netip.Addr // of the host's interfaces
+	synced   map[watch.Resource]time.Time
+	live     apiservers.Set // what the API service leads to; empty: what its slices say
+	unheard  bool           // live changed, and nothing was written yet
+	vips     []netip.AddrPort
+	api      []services.Port
+	apiTold  []services.Port
+	queued   time.Time       // since when there is something to write; zero: nothing
+	serving  map[Backend]int // UDP backends, and by how many ports they are served
+	leaving  []Backend       // that the next flush takes away
+	problems map[types.NamespacedName][]services.Problem
+}
+
+// Backend is where connections went.
+type Backend struct {
+	Addr  netip.AddrPort
+	Proto bpf.Proto
+}
+
+func newEngine(log *slog.Logger, w *writer.Writer, nodeName string, nodePorts services.NodePortAddresses) *engine {
+	node := services.Node{Name: nodeName}
+	return &engine{
+		log: log, writer: w, nodeName: nodeName, nodePorts: nodePorts,
+		apiEndpoints: func(_, _ []netip.AddrPort) {}, gone: func([]Backend) {},
+		wake: make(chan struct{}, 1), table: services.NewTable(node), node: node,
+		synced: map[watch.Resource]time.Time{}, problems: map[types.NamespacedName][]services.Problem{}, serving: map[Backend]int{},
+	}
+}
+
+// nodeGrace is how long the first write waits for the Node object, after all
+// else is known: it may not be there, or not be ours to read.
+const nodeGrace = 5 * time.Second
+
+// ready reports whether all inputs are known: before, a write would take away
+// what only wasn't heard of yet (calico#12192).
+func (e *engine) ready() (bool, time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	svcs, slices := e.synced[watch.Services], e.synced[watch.EndpointSlices]
+	if svcs.IsZero() || slices.IsZero() {
+		return false, 0
+	}
+	if !e.synced[watch.Nodes].IsZero() {
+		return true, 0
+	}
+	since := svcs
+	if slices.After(since) {
+		since = slices
+	}
+	left := nodeGrace - time.Since(since)
+	return left <= 0, left
+}
+
+// handle takes events of the watches.
+func (e *engine) handle(events []watch.Event) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, ev := range events {
+		if ev.Synced {
+			if e.synced[ev.Resource].IsZero() {
+				e.synced[ev.Resource] = time.Now()
+				e.poke()
+			}
+			continue
+		}
+		e.apply(e.changes(ev))
+	}
+}
+
+func (e *engine) changes(ev watch.Event) []services.Change {
+	switch ev.Resource {
+	case watch.Services:
+		if ev.Object == nil {
+			return e.table.DeleteService(ev.Name)
+		}
+		return e.table.SetService(ev.Object.(*corev1.Service))
+	case watch.EndpointSlices:
+		if ev.Object == nil {
+			return e.table.DeleteSlice(ev.Name)
+		}
+		return e.table.SetSlice(ev.Object.(*discoveryv1.EndpointSlice))
+	case watch.Nodes:
+		if node, ok := ev.Object.(*corev1.Node); ok && node != nil {
+			e.node.Zone = node.Labels[corev1.LabelTopologyZone]
+			e.nodeIPs = addressesOf(node)
+			return e.setNode()
+		}
+	}
+	return nil
+}
+
+// setHostAddrs takes the addresses of the host's interfaces.
+func (e *engine) setHostAddrs(addrs []netip.Addr) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.hostIPs = addrs
+	e.apply(e.setNode())
+}
+
+func (e *engine) setNode() []services.Change {
+	e.node.NodePortAddrs = e.nodePorts.Select(e.hostIPs, e.nodeIPs)
+	return e.table.SetNode(e.node)
+}
+
+// setLive takes which API servers are alive.
+func (e *engine) setLive(set apiservers.Set) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.live, e.unheard = set, true
+	e.tellAPI(e.api)
+	e.poke()
+}
+
+// redirect leads the API service to the API servers that live, before all
+// inputs are known: it may be what they wait for.
+func (e *engine) redirect(ctx context.Context) error {
+	e.mu.Lock()
+	live, vips, unheard := e.live, e.vips, e.unheard
+	e.mu.Unlock()
+	if !unheard {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	if err := e.writer.Redirect(ctx, vips, slices.Concat(live.V4, live.V6)); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.unheard = false
+	return nil
+}
+
+// apply hands changes to the writer.
+func (e *engine) apply(changes []services.Change) {
+	for _, c := range changes {
+		if len(c.Problems) == 0 {
+			delete(e.problems, c.Service)
+		} else {
+			e.problems[c.Service] = c.Problems
+		}
+		if c.Service == services.APIService {
+			e.tellAPI(c.After)
+			continue
+		}
+		e.count(c.Before, c.After)
+		e.set(c.Before, c.After)
+	}
+}
+
+func (e *engine) set(before, after []services.Port) {
+	e.writer.Set(before, after)
+	if e.queued.IsZero() {
+		e.queued = time.Now()
+	}
+	e.poke()
+}
+
+// tellAPI hands the API service to the writer: with the API servers that live,
+// as its slices name those that once did. The Service going away is no news:
+// it is brought back by the API server at once, and who would tell us?
+func (e *engine) tellAPI(ports []services.Port) {
+	if len(ports) == 0 {
+		return
+	}
+	e.api = ports
+	var endpoints, vips []netip.AddrPort
+	told := slices.Clone(ports)
+	for i := range told {
+		endpoints = append(endpoints, ports[i].Backends...)
+		for _, k := range ports[i].Frontends {
+			vips = append(vips, k.AddrPort())
+		}
+		live := e.live.V4
+		if ports[i].Key.IPv6 {
+			live = e.live.V6
+		}
+		if len(live) > 0 && ports[i].Key.Proto == bpf.TCP {
+			told[i].Backends = live
+			told[i].AllowEmpty = false
+		}
+	}
+	e.apiEndpoints(endpoints, vips)
+	if services.EqualPorts(e.apiTold, told) {
+		return
+	}
+	before := e.apiTold
+	e.apiTold = told
+	e.set(before, told)
+}
+
+// count keeps the book of which UDP backends are served by how many ports: two
+// Services may share one.
+func (e *engine) count(before, after []services.Port) {
+	each := func(ports []services.Port, by int) {
+		for i := range ports {
+			if ports[i].Key.Proto != bpf.UDP {
+				continue
+			}
+			for _, a := range ports[i].Serving {
+				b := Backend{a, bpf.UDP}
+				if e.serving[b] += by; e.serving[b] == 0 {
+					delete(e.serving, b)
+					e.leaving = append(e.leaving, b)
+				}
+			}
+		}
+	}
+	each(after, +1)
+	each(before, -1)
+}
+
+func (e *engine) poke() {
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+const (
+	// verifyInterval is how often the whole table is compared with what it should be.
+	verifyInterval = 30 * time.Second
+	// retryLongest bounds the back-off after a write that failed.
+	retryLongest = 5 * time.Second
+)
+
+// run flushes until ctx ends.
+func (e *engine) run(ctx context.Context) {
+	verify := time.NewTicker(verifyInterval)
+	defer verify.Stop()
+	retry := 100 * time.Millisecond
+	var again <-chan time.Time
+	for {
+		check := false
+		select {
+		case <-ctx.Done():
+			return
+		case <-e.wake:
+		case <-again:
+		case <-verify.C:
+			check = true
+		}
+		again = nil
+		ready, left := e.ready()
+		if !ready {
+			if left > 0 {
+				again = time.After(left)
+			}
+			if err := e.redirect(ctx); err != nil && ctx.Err() == nil {
+				e.log.Error("the API service could not be led to live API servers", "err", err)
+				again = time.After(time.Second)
+			}
+			continue
+		}
+		if err := e.flush(ctx, check); err != nil && ctx.Err() == nil {
+			e.log.Error("the table could not be written; it stays as it was", "err", err, "retry_in", retry)
+			again = time.After(retry)
+			retry = min(retry*2, retryLongest)
+			continue
+		}
+		retry = 100 * time.Millisecond
+	}
+}
+
+// lockWait bounds how long a flush waits for an init stage that is at work.
+const lockWait = 30 * time.Second
+
+func (e *engine) flush(ctx context.Context, verify bool) error {
+	ctx, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	e.mu.Lock()
+	began := e.queued
+	leaving := e.leaving
+	e.leaving = nil
+	e.mu.Unlock()
+	err := e.writer.Flush(ctx)
+	if err == nil && verify {
+		_, err = e.writer.Verify(ctx)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err != nil {
+		e.leaving = append(leaving, e.leaving...)
+		return err
+	}
+	if e.queued.Equal(began) {
+		e.queued = time.Time{}
+	}
+	if e.writer.Pending() && e.queued.IsZero() {
+		e.queued = time.Now()
+	}
+	if len(leaving) > 0 {
+		e.gone(e.unused(leaving))
+	}
+	return nil
+}
+
+// unused leaves of backends those that did not come back meanwhile.
+func (e *engine) unused(leaving []Backend) []Backend {
+	return slices.DeleteFunc(leaving, func(b Backend) bool { return e.serving[b] > 0 })
+}
+
+// waiting is since when something is to be written; zero: nothing is.
+func (e *engine) waiting() time.Time {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.queued
+}
+
+func addressesOf(node *corev1.Node) []netip.Addr {
+	var out []netip.Addr
+	for _, a := range node.Status.Addresses {
+		if a.Type != corev1.NodeInternalIP && a.Type != corev1.NodeExternalIP {
+			continue
+		}
+		if addr, err := netip.ParseAddr(a.Address); err == nil {
+			out = append(out, addr.Unmap())
+		}
+	}
+	return out
+}

@@ -1,0 +1,83 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/vishvananda/netlink"
+)
+
+// addrSettle is how long changes of addresses are gathered: one interface that
+// comes brings several.
+const addrSettle = 100 * time.Millisecond
+
+// hostAddrs are the addresses of all interfaces of this network namespace, sorted.
+func hostAddrs() ([]netip.Addr, error) {
+	list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list the host's addresses: %w", err)
+	}
+	var out []netip.Addr
+	for _, a := range list {
+		if addr, ok := netip.AddrFromSlice(a.IP); ok && !addr.Unmap().IsLinkLocalUnicast() {
+			out = append(out, addr.Unmap())
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out), nil
+}
+
+// followHostAddrs tells of the addresses, and of each change, until ctx ends.
+func followHostAddrs(ctx context.Context, log *slog.Logger, tell func([]netip.Addr)) {
+	var last []netip.Addr
+	look := func() {
+		addrs, err := hostAddrs()
+		if err != nil {
+			log.Error("node ports stay on the addresses that were known", "err", err)
+		} else if !slices.Equal(addrs, last) {
+			last = addrs
+			tell(addrs)
+		}
+	}
+	for ctx.Err() == nil {
+		updates, done := make(chan netlink.AddrUpdate, 64), make(chan struct{})
+		err := netlink.AddrSubscribeWithOptions(updates, done, netlink.AddrSubscribeOptions{})
+		look()
+		if err != nil {
+			log.Error("the host's addresses can't be followed; they are read again and again", "err", err)
+			updates = nil
+		}
+		followUpdates(ctx, updates, look)
+		close(done)
+	}
+}
+
+// followUpdates looks after updates until ctx or the subscription ends, and
+// every half minute in any case: the kernel drops messages that nobody reads in time.
+func followUpdates(ctx context.Context, updates <-chan netlink.AddrUpdate, look func()) {
+	var settle <-chan time.Time
+	again := time.NewTicker(30 * time.Second)
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case _, ok := <-updates:
+			if !ok {
+				return
+			}
+			if settle == nil {
+				settle = time.After(addrSettle)
+			}
+		case <-settle:
+			settle = nil
+			look()
+		case <-again.C:
+			look()
+		}
+	}
+}

@@ -1,0 +1,194 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/runtime/apiservers"
+	"github.com/firsthop/firsthop/runtime/services"
+	"github.com/firsthop/firsthop/runtime/watch"
+	"github.com/firsthop/firsthop/runtime/writer"
+)
+
+// ErrRunning says that the instance has a runtime already.
+var ErrRunning = errors.New("a runtime is at work here already")
+
+// lockName is the file in the run directory whose flock a runtime holds for as
+// long as it lives. It is no lock of the table's: the init stage may run beside.
+const lockName = "runtime.lock"
+
+// Run serves until ctx ends, and then leaves the dataplane as it is. An error
+// is for what keeps it from starting; what fails later is logged and tried
+// again, for as long as it takes.
+func Run(ctx context.Context, cfg Config) error {
+	if cfg.Notify == nil {
+		cfg.Notify = func(string) {}
+	}
+	unlock, err := lockRuntime(cfg.RunDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	opening, cancel := context.WithTimeout(ctx, lockWait)
+	d, err := openDataplane(opening, &cfg)
+	cancel()
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	r, err := newRun(&cfg, d)
+	if err != nil {
+		return err
+	}
+	defer r.writer.Close()
+	cfg.Notify("READY=1\nSTATUS=serving what the table holds; waiting for the API")
+	cfg.Log.Info("took over", "table", d.pins.Dir, "cgroup", d.cgroup.HostPath, "api", r.adopted)
+	return r.run(ctx)
+}
+
+// run is the runtime's parts, put together.
+type run struct {
+	cfg     *Config
+	data    *dataplane
+	writer  *writer.Writer
+	engine  *engine
+	monitor *apiservers.Monitor
+	dialer  *apiservers.Dialer
+	watcher *watch.Watcher
+	adopted []netip.AddrPort // what the API service led to
+}
+
+func newRun(cfg *Config, d *dataplane) (*run, error) {
+	r := &run{cfg: cfg, data: d}
+	r.writer = writer.New(writer.Config{
+		Store: d.store, Log: cfg.Log, Lock: d.lock,
+		Room: func() { r.engine.poke() },
+	})
+	r.engine = newEngine(cfg.Log, r.writer, cfg.NodeName, cfg.NodePorts)
+	if err := r.connect(); err != nil {
+		r.writer.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// connect makes the ways to the API servers.
+func (r *run) connect() error {
+	vips := r.cfg.Services
+	if known, err := apiserver.Load(r.cfg.StateDir); err == nil && len(vips) == 0 {
+		vips = known.Services
+	}
+	r.engine.vips = vips
+	var err error
+	if r.adopted, err = r.data.apiBackends(vips); err != nil {
+		return err
+	}
+	rc, err := clientConfig(r.cfg)
+	if err != nil {
+		return err
+	}
+	ca := rc.CAData
+	if len(ca) == 0 && rc.CAFile != "" {
+		if ca, err = os.ReadFile(rc.CAFile); err != nil {
+			return fmt.Errorf("read the cluster's CA: %w", err)
+		}
+	}
+	r.monitor, err = apiservers.New(apiservers.Config{
+		Log: r.cfg.Log, Explicit: r.cfg.Endpoints, Services: vips, Adopted: r.adopted,
+		Root: r.cfg.HostRoot, StateDir: r.cfg.StateDir, Kubeconfig: r.cfg.Kubeconfig, Pod: r.cfg.Pod, CA: ca,
+		OnChange: r.engine.setLive,
+	})
+	if err != nil {
+		return err
+	}
+	r.engine.apiEndpoints = func(endpoints, vips []netip.AddrPort) {
+		r.monitor.SetEndpoints(endpoints)
+		r.monitor.SetServices(vips)
+	}
+	r.dialer, err = apiservers.NewDialer(apiservers.DialerConfig{Log: r.cfg.Log, Monitor: r.monitor, Root: r.cfg.HostRoot})
+	if err != nil {
+		return err
+	}
+	clients, err := watch.NewClients(dialBy(rc, r.dialer.DialContext))
+	if err != nil {
+		return err
+	}
+	r.watcher = watch.New(watch.Config{
+		Clients: clients, NodeName: r.cfg.NodeName, Log: r.cfg.Log, Stripper: &services.Stripper{}, Handle: r.engine.handle,
+	})
+	return nil
+}
+
+func (r *run) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var group sync.WaitGroup
+	group.Go(func() {
+		if err := r.monitor.Run(ctx); err != nil && ctx.Err() == nil {
+			cancel(err)
+		}
+	})
+	group.Go(func() { r.watcher.Run(ctx) })
+	group.Go(func() { followHostAddrs(ctx, r.cfg.Log, r.engine.setHostAddrs) })
+	group.Go(func() { r.engine.run(ctx) })
+	group.Go(func() { r.data.guard(ctx) })
+	group.Go(func() { r.watchdog(ctx) })
+	<-ctx.Done()
+	r.cfg.Notify("STOPPING=1")
+	group.Wait()
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// stuckAfter is for how long something may wait to be written before the runtime is taken for stuck.
+const stuckAfter = 2 * time.Minute
+
+// watchdog tells systemd that the runtime lives, while it does what it is there for.
+func (r *run) watchdog(ctx context.Context) {
+	if r.cfg.Watchdog <= 0 {
+		return
+	}
+	tick := time.NewTicker(r.cfg.Watchdog / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if since := r.engine.waiting(); since.IsZero() || time.Since(since) < stuckAfter {
+				r.cfg.Notify("WATCHDOG=1")
+			}
+		}
+	}
+}
+
+// lockRuntime makes sure that an instance has one runtime.
+func lockRuntime(runDir string) (unlock func(), err error) {
+	if err := os.MkdirAll(runDir, 0o755); err != nil {
+		return nil, fmt.Errorf("create run directory: %w", err)
+	}
+	path := filepath.Join(runDir, lockName)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the runtime's lock: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%s is held: %w: stop it first, or give this one directories of its own", path, ErrRunning)
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return func() { f.Close() }, nil
+}

@@ -1,0 +1,56 @@
+package watch
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/client-go/rest"
+)
+
+// Clients are the ways to the two API groups that are used. client-go's own
+// clientset would bring all others along (docs/decisions/0005).
+type Clients struct {
+	Core      rest.Interface
+	Discovery rest.Interface
+}
+
+// The rate of requests is no matter of ours: there are four watches.
+const unlimited = -1
+
+// NewClients makes clients of a configuration, which is not changed.
+func NewClients(cfg *rest.Config) (Clients, error) {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, discoveryv1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return Clients{}, fmt.Errorf("make a client for the API server: %w", err)
+		}
+	}
+	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
+	base := rest.CopyConfig(cfg)
+	base.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	base.ContentType = runtime.ContentTypeProtobuf
+	base.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+	base.QPS = unlimited
+	httpClient, err := rest.HTTPClientFor(base) // both groups share its connection
+	if err != nil {
+		return Clients{}, fmt.Errorf("make a client for the API server: %w", err)
+	}
+	client := func(gv schema.GroupVersion, path string) (rest.Interface, error) {
+		c := rest.CopyConfig(base)
+		c.GroupVersion, c.APIPath = &gv, path
+		return rest.RESTClientForConfigAndClient(c, httpClient)
+	}
+	var clients Clients
+	if clients.Core, err = client(corev1.SchemeGroupVersion, "/api"); err == nil {
+		clients.Discovery, err = client(discoveryv1.SchemeGroupVersion, "/apis")
+	}
+	if err != nil {
+		return Clients{}, fmt.Errorf("make a client for the API server: %w", err)
+	}
+	return clients, nil
+}

@@ -1,0 +1,93 @@
+package watch
+
+import (
+	"errors"
+	"fmt"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/firsthop/firsthop/runtime/services"
+)
+
+// errBadList says that a list can't be whole.
+var errBadList = errors.New("the list lacks the Service default/kubernetes, which every cluster has: it is not believed")
+
+// sink is what a reflector stores to: it keeps names only, and hands objects on.
+// A reflector calls it one call at a time.
+type sink struct {
+	w        *Watcher
+	resource Resource
+	known    map[types.NamespacedName]bool
+}
+
+var _ cache.TransformingStore = (*sink)(nil)
+
+// Transformer strips what a watch-list collects before it is whole.
+func (s *sink) Transformer() cache.TransformFunc { return s.w.cfg.Stripper.Strip }
+
+func (s *sink) Add(obj any) error    { return s.put(obj) }
+func (s *sink) Update(obj any) error { return s.put(obj) }
+func (s *sink) Resync() error        { return nil }
+
+func (s *sink) put(obj any) error {
+	o, err := s.w.strip(obj)
+	if err != nil {
+		return err
+	}
+	name := nameOf(o)
+	s.known[name] = true
+	s.w.well(s.resource, false, len(s.known))
+	s.w.cfg.Handle([]Event{{Resource: s.resource, Name: name, Object: o}})
+	return nil
+}
+
+func (s *sink) Delete(obj any) error {
+	if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		obj = gone.Obj
+	}
+	o, ok := obj.(metav1.Object)
+	if !ok {
+		return fmt.Errorf("watch: %T is no object", obj)
+	}
+	name := nameOf(o)
+	delete(s.known, name)
+	s.w.well(s.resource, false, len(s.known))
+	s.w.cfg.Handle([]Event{{Resource: s.resource, Name: name}})
+	return nil
+}
+
+// Replace takes a whole list. What it lacks has gone, unless the list can't be
+// true: an API server that lost its store, or reads one that is empty, says
+// that there is nothing. The reflector asks again after its back-off.
+func (s *sink) Replace(list []any, _ string) error {
+	events := make([]Event, 0, len(list)+1)
+	now := make(map[types.NamespacedName]bool, len(list))
+	for _, obj := range list {
+		o, err := s.w.strip(obj)
+		if err != nil {
+			return err
+		}
+		name := nameOf(o)
+		now[name] = true
+		events = append(events, Event{Resource: s.resource, Name: name, Object: o})
+	}
+	if s.resource == Services && !now[services.APIService] {
+		s.w.failed(s.resource, errBadList)
+		return errBadList
+	}
+	for name := range s.known {
+		if !now[name] {
+			events = append(events, Event{Resource: s.resource, Name: name})
+		}
+	}
+	s.known = now
+	s.w.well(s.resource, true, len(now))
+	s.w.cfg.Handle(append(events, Event{Resource: s.resource, Synced: true}))
+	return nil
+}
+
+func nameOf(o metav1.Object) types.NamespacedName {
+	return types.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetName()}
+}

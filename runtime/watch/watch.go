@@ -1,0 +1,234 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/firsthop/firsthop/runtime/services"
+)
+
+// Resource is what is watched.
+type Resource string
+
+// The resources.
+const (
+	Services       Resource = "services"
+	EndpointSlices Resource = "endpointslices"
+	Nodes          Resource = "nodes"
+	Pods           Resource = "pods"
+)
+
+// Event is an object that came or changed (Object), or went (Object is nil),
+// or says that all objects of a resource that there are have been told (Synced).
+type Event struct {
+	Resource Resource
+	Name     types.NamespacedName
+	Object   metav1.Object // *corev1.Service, *discoveryv1.EndpointSlice, *corev1.Node or *corev1.Pod, stripped
+	Synced   bool
+}
+
+// Config is what a Watcher needs.
+type Config struct {
+	Clients  Clients
+	NodeName string
+	Log      *slog.Logger
+	Pods     bool // watch the node's Pods too
+	Stripper *services.Stripper
+
+	// Handle is told of a list at once, or of one change. It may be called by
+	// several goroutines at once, for different resources.
+	Handle func([]Event)
+}
+
+// The labels of what is another proxy's, and of slices that nobody balances.
+const (
+	notOthers   = "!" + corev1LabelServiceProxyName
+	notHeadless = notOthers + ",!" + corev1.IsHeadlessService
+
+	corev1LabelServiceProxyName = "service.kubernetes.io/service-proxy-name"
+)
+
+// Watcher watches. Its methods may be called by any goroutine.
+type Watcher struct {
+	cfg Config
+
+	mu     sync.Mutex
+	status map[Resource]Status
+}
+
+// Status is how the watch of one resource is doing.
+type Status struct {
+	Synced    bool      // a whole list was told
+	Objects   int       // that are known
+	LastError string    // since the last event; empty: none
+	Since     time.Time // of that error
+}
+
+// New makes a Watcher.
+func New(cfg Config) *Watcher {
+	return &Watcher{cfg: cfg, status: map[Resource]Status{}}
+}
+
+// Run watches until ctx ends, through every failure of the API servers.
+func (w *Watcher) Run(ctx context.Context) {
+	var group sync.WaitGroup
+	for _, s := range w.sources() {
+		group.Go(func() { w.follow(ctx, s) })
+	}
+	group.Wait()
+}
+
+// source is one list and watch.
+type source struct {
+	resource Resource
+	client   rest.Interface
+	options  metav1.ListOptions
+	list     func() runtime.Object
+	item     runtime.Object
+}
+
+func (w *Watcher) sources() []source {
+	newServices := func() runtime.Object { return &corev1.ServiceList{} }
+	newSlices := func() runtime.Object { return &discoveryv1.EndpointSliceList{} }
+	newNodes := func() runtime.Object { return &corev1.NodeList{} }
+	newPods := func() runtime.Object { return &corev1.PodList{} }
+	c := w.cfg.Clients
+	sources := []source{
+		{Services, c.Core, metav1.ListOptions{LabelSelector: notOthers}, newServices, &corev1.Service{}},
+		{EndpointSlices, c.Discovery, metav1.ListOptions{LabelSelector: notHeadless}, newSlices, &discoveryv1.EndpointSlice{}},
+		{Nodes, c.Core, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", w.cfg.NodeName).String()}, newNodes, &corev1.Node{}},
+	}
+	if w.cfg.Pods {
+		sources = append(sources, source{Pods, c.Core,
+			metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", w.cfg.NodeName).String()}, newPods, &corev1.Pod{}})
+	}
+	return sources
+}
+
+// listWatch is the source as client-go wants it.
+func (s source) listWatch() cache.ListerWatcher {
+	merge := func(o metav1.ListOptions) metav1.ListOptions {
+		o.LabelSelector, o.FieldSelector = s.options.LabelSelector, s.options.FieldSelector
+		return o
+	}
+	return &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			o, list := merge(o), s.list()
+			err := s.client.Get().Resource(string(s.resource)).VersionedParams(&o, metav1.ParameterCodec).Do(ctx).Into(list)
+			return list, err
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			o = merge(o)
+			o.Watch = true
+			return s.client.Get().Resource(string(s.resource)).VersionedParams(&o, metav1.ParameterCodec).Watch(ctx)
+		},
+	}
+}
+
+// follow runs one reflector. Its back-off is bounded so that a control plane
+// that comes back is noticed soon: at most 10 s, not client-go's 30.
+func (w *Watcher) follow(ctx context.Context, s source) {
+	quiet := logr.Discard()
+	lw := &noting{ListerWatcher: s.listWatch(), note: func(err error) { w.failed(s.resource, err) }}
+	r := cache.NewReflectorWithOptions(lw, s.item, &sink{w: w, resource: s.resource, known: map[types.NamespacedName]bool{}}, cache.ReflectorOptions{
+		Logger: &quiet, // its words are for programmers; failed says it in ours
+		Name:   string(s.resource), TypeDescription: string(s.resource),
+		Backoff: &wait.Backoff{Duration: 500 * time.Millisecond, Factor: 1.6, Jitter: 0.5, Cap: 10 * time.Second, Steps: 20},
+	})
+	r.RunWithContext(ctx)
+}
+
+// failed notes why a watch does not go on, and logs it once.
+func (w *Watcher) failed(res Resource, err error) {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return
+	}
+	text := err.Error()
+	if apierrors.IsForbidden(err) {
+		text = fmt.Sprintf("%s: the runtime needs get, list and watch on them: bind its identity to the ClusterRole system:node-proxier, or use the manifests in deploy/", text)
+	}
+	w.mu.Lock()
+	st := w.status[res]
+	first := st.LastError == ""
+	if first {
+		st.Since = time.Now()
+	}
+	st.LastError = text
+	w.status[res] = st
+	w.mu.Unlock()
+	if first {
+		w.cfg.Log.Warn("the API can't be watched; what is programmed stays", "resource", res, "err", text)
+	}
+}
+
+func (w *Watcher) well(res Resource, synced bool, objects int) {
+	w.mu.Lock()
+	st := w.status[res]
+	failing := st.LastError != ""
+	st.LastError, st.Since, st.Objects = "", time.Time{}, objects
+	st.Synced = st.Synced || synced
+	w.status[res] = st
+	w.mu.Unlock()
+	if failing {
+		w.cfg.Log.Info("the API can be watched again", "resource", res)
+	}
+}
+
+// Status tells how each watch is doing.
+func (w *Watcher) Status() map[Resource]Status {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := make(map[Resource]Status, len(w.status))
+	for _, s := range w.sources() {
+		out[s.resource] = w.status[s.resource]
+	}
+	return out
+}
+
+// strip leaves of an object what is used.
+func (w *Watcher) strip(obj any) (metav1.Object, error) {
+	stripped, err := w.cfg.Stripper.Strip(obj)
+	if err != nil {
+		return nil, err
+	}
+	o, ok := stripped.(metav1.Object)
+	if !ok {
+		return nil, fmt.Errorf("watch: %T is no object", obj)
+	}
+	return o, nil
+}
+
+// noting tells of the errors of lists and watches.
+type noting struct {
+	cache.ListerWatcher
+	note func(error)
+}
+
+func (n *noting) ListWithContext(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+	list, err := cache.ToListerWatcherWithContext(n.ListerWatcher).ListWithContext(ctx, o)
+	n.note(err)
+	return list, err
+}
+
+func (n *noting) WatchWithContext(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+	wi, err := cache.ToListerWatcherWithContext(n.ListerWatcher).WatchWithContext(ctx, o)
+	n.note(err)
+	return wi, err
+}
