@@ -372,6 +372,9 @@ func randomService(r *rand.Rand) *corev1.Service {
 			some(svc)
 		}
 	}
+	for i := range svc.Status.LoadBalancer.Ingress {
+		svc.Status.LoadBalancer.Ingress[i].IPMode = oneOf(r, nil, new(corev1.LoadBalancerIPModeVIP), new(corev1.LoadBalancerIPModeProxy))
+	}
 	if r.IntN(10) == 0 {
 		svc.Labels = map[string]string{LabelProxyName: "x"}
 	}
@@ -386,7 +389,7 @@ func randomSlice(r *rand.Rand) *discoveryv1.EndpointSlice {
 		if v6 {
 			ep = fmt.Sprintf("fd01::%d", r.IntN(9))
 		}
-		for _, w := range []string{"local", oneOf(r, "notready", "terminating", "gone"), oneOf(r, "zone=a", "zone=b"), "node=test-node"} {
+		for _, w := range []string{"local", oneOf(r, "notready", "terminating", "gone"), oneOf(r, "zone=a", "zone=b"), "zone=c", "node=test-node", "node=node3"} {
 			if r.IntN(3) == 0 {
 				ep += " " + w
 			}
