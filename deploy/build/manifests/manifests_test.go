@@ -4,13 +4,16 @@ package manifests
 
 import (
 	"bytes"
-	"encoding/json"
+	stdjson "encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer/json"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"sigs.k8s.io/yaml"
 )
@@ -26,10 +29,15 @@ func read(t *testing.T, name string) []byte {
 	return data
 }
 
-// strictly decodes as an API server with fieldValidation=Strict does.
-func strictly(t *testing.T, text []byte, into any) {
+// strictly decodes as an API server with fieldValidation=Strict does: also upper and lower case count.
+func strictly(t *testing.T, text []byte, into runtime.Object) {
 	t.Helper()
-	if err := yaml.UnmarshalStrict(text, into); err != nil {
+	scheme := runtime.NewScheme()
+	if err := errors.Join(appsv1.AddToScheme(scheme), corev1.AddToScheme(scheme)); err != nil {
+		t.Fatal(err)
+	}
+	decoder := json.NewSerializerWithOptions(json.DefaultMetaFactory, scheme, scheme, json.SerializerOptions{Yaml: true, Strict: true})
+	if _, _, err := decoder.Decode(text, nil, into); err != nil {
 		t.Fatalf("%v\n%s", err, text)
 	}
 }
@@ -85,7 +93,7 @@ func TestThePatchesDoWhatTheySay(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := json.Unmarshal(merged, &ds); err != nil {
+		if err := stdjson.Unmarshal(merged, &ds); err != nil {
 			t.Fatal(err)
 		}
 		pod = ds.Spec.Template.Spec
