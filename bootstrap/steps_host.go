@@ -45,6 +45,12 @@ func (s *stage) fallBack(ctx context.Context, cause error) (outcome, error) {
 	if err != nil {
 		return outcome{}, fmt.Errorf("%w; whether kube-proxy is there could not be told: %s", cause, err)
 	}
+	if pods := kubeproxy.KubeletHas(s.hostRoot); s.Boot && p.Running != kubeproxy.Yes && len(pods) > 0 {
+		return outcome{
+			result: Skipped, stop: true,
+			reason: fmt.Sprintf("%s; the kubelet, which starts later, has a pod of kube-proxy (%s): it stays in charge of Services, nothing is attached", cause, pods[0]),
+		}, nil
+	}
 	if !s.leftTo(p) {
 		return outcome{}, fmt.Errorf("%w; and there is nothing to fall back to: %s", cause, p.Summary())
 	}

@@ -84,6 +84,20 @@ func TestAnUnsupportedKernelIsLeftToKubeProxy(t *testing.T) {
 	n.stateUnchanged(before)
 }
 
+// At a boot, kube-proxy can't run yet where it is a pod: that the kubelet has it is enough.
+func TestAnUnsupportedKernelIsLeftToTheKubeProxyToCome(t *testing.T) {
+	n := newNode(t, lab.WithoutBPFFS())
+	n.serving()
+	root := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(root, "var/lib/kubelet/pods/0815/containers/kube-proxy"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	line := initArgs("--forbid-feature", "connect4", "--root", root)
+	n.run(append(line, "--boot")...).exits(0).says("0815", "connect4", "nothing was attached")
+	n.run(line...).exits(bootstrap.ExitKernel)
+	n.run(initArgs("--forbid-feature", "connect4", "--boot")...).exits(bootstrap.ExitKernel)
+}
+
 // TestEachRungWorks: what a kernel may lack costs what the documentation says, and no more.
 func TestEachRungWorks(t *testing.T) {
 	for _, tc := range []struct {
