@@ -1,6 +1,7 @@
 package apiservers
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -70,9 +71,11 @@ type Config struct {
 	// Record is called before each change of the host, see apiserver.SaveConfig.
 	Record func(kind, target, former string) error
 
-	// CA holds the cluster's CA certificates (PEM). If it is empty, they come
-	// from the credentials found on the host, read anew with them. If there
-	// are none either, certificates are not verified.
+	// CA holds the cluster's CA certificates (PEM). If it is empty, which is
+	// better, they come from Kubeconfig, the ServiceAccount of Pod or the files
+	// of the host, in this order, and are read anew when an endpoint has a
+	// certificate that they did not sign: a CA may be replaced while we run. If
+	// there are none either, certificates are not verified.
 	CA []byte
 	// Dial is the way of probes; nil is a plain one. It must end with its context.
 	Dial apiserver.Dial
@@ -104,6 +107,8 @@ func (c *Config) check() error {
 		return errors.New("monitor API servers: nobody to tell")
 	case len(c.Explicit) > apiserver.MaxEndpoints:
 		return fmt.Errorf("monitor API servers: %d endpoints given, at most %d are accepted", len(c.Explicit), apiserver.MaxEndpoints)
+	case len(c.CA) > 0 && !hasCertificates(c.CA):
+		return errors.New("monitor API servers: the CA has no certificate in PEM form")
 	}
 	if c.Interval <= 0 {
 		c.Interval = DefaultInterval
@@ -114,3 +119,5 @@ func (c *Config) check() error {
 	c.Resolver = apiserver.NewResolver(c.Root, c.Resolver)
 	return nil
 }
+
+func hasCertificates(pem []byte) bool { return x509.NewCertPool().AppendCertsFromPEM(pem) }

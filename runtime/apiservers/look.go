@@ -66,7 +66,7 @@ func (m *Monitor) trust(creds []*apiserver.Credential) {
 		return
 	}
 	for _, c := range creds {
-		if ca := c.CA(); len(ca) > 0 {
+		if ca := c.CA(); hasCertificates(ca) {
 			if !bytes.Equal(ca, m.ca) {
 				m.ca = ca
 				m.generation.Add(1)
@@ -77,7 +77,7 @@ func (m *Monitor) trust(creds []*apiserver.Credential) {
 }
 
 // startLook starts a look if one is due. While something lives, that is a
-// look-up of the given names every half minute; while nothing does, all that
+// look-up of the given names every half minute, and of the CA if it may have changed; while nothing does, all that
 // can be read, looked up and asked, at first every two seconds.
 func (m *Monitor) startLook(ctx context.Context, now time.Time) {
 	if m.looking {
@@ -91,6 +91,7 @@ func (m *Monitor) startLook(ctx context.Context, now time.Time) {
 	if everything {
 		m.lookWait = min(max(m.lookWait*3/2, lookInterval), maxLookInterval)
 	}
+	stranger := m.stranger()
 	m.looking, m.lookDue = true, now.Add(lookTime)
 	m.counters.Looks++
 	m.tasks.Go(func() {
@@ -98,6 +99,8 @@ func (m *Monitor) startLook(ctx context.Context, now time.Time) {
 		defer cancel()
 		if everything {
 			m.lookEverywhere(ctx)
+		} else if stranger {
+			m.readFiles()
 		}
 		m.resolve(ctx, everything)
 		m.mu.Lock()
@@ -112,6 +115,17 @@ func (m *Monitor) startLook(ctx context.Context, now time.Time) {
 		m.looking, m.lookDue = false, time.Now().Add(wait)
 		m.poke()
 	})
+}
+
+// stranger reports whether an endpoint has a certificate that our CA did not
+// sign: perhaps there is another CA by now.
+func (m *Monitor) stranger() bool {
+	for _, t := range m.targets {
+		if t.kind == apiserver.KindTLS {
+			return true
+		}
+	}
+	return false
 }
 
 // lookEverywhere reads the files again, and asks the node-local proxies of k3s

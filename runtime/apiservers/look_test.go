@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -288,5 +289,43 @@ func TestAServerThatMovedWhileTheRuntimeWasDownIsFound(t *testing.T) {
 				t.Errorf("after %v", d)
 			}
 		})
+	}
+}
+
+// One server after the other gets a certificate of the new CA.
+func TestANewCAIsReadWhileTheOldOneStillServes(t *testing.T) {
+	r := newRig(t)
+	next, err := standin.NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	account := func(ca ...*standin.Authority) {
+		var pem []byte
+		for _, a := range ca {
+			pem = append(pem, a.PEM()...)
+		}
+		for name, content := range map[string][]byte{"token": []byte("t"), "ca.crt": pem} {
+			if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	account(r.ca)
+	r.cfg.CA = nil
+	r.cfg.Pod.ServiceAccountDir = dir
+	r.serve(a1)
+	r.serveAs(a2, next)
+	r.run().SetEndpoints(addrs(a1, a2))
+	r.await(a1)
+	r.until("a stranger", func(s Status) bool { return s.endpoint(a2).Kind == apiserver.KindTLS })
+	account(r.ca, next)
+	r.m.mu.Lock()
+	r.m.lookDue = time.Now() // half a minute has passed
+	r.m.poke()
+	r.m.mu.Unlock()
+	r.await(a1, a2)
+	if s := r.m.Status().endpoint(a1); s.Failures != 0 {
+		t.Errorf("the new CA made the old server fail: %+v", s)
 	}
 }

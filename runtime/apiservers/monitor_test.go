@@ -220,7 +220,7 @@ func TestRunTwiceIsRefusedAndAConfigNeedsItsParts(t *testing.T) {
 	if err := m.Run(t.Context()); err == nil {
 		t.Error("ran twice")
 	}
-	for _, cfg := range []Config{{}, {Log: r.cfg.Log}, {OnChange: r.cfg.OnChange}} {
+	for _, cfg := range []Config{{}, {Log: r.cfg.Log}, {OnChange: r.cfg.OnChange}, {Log: r.cfg.Log, OnChange: r.cfg.OnChange, CA: []byte("x")}} {
 		if _, err := New(cfg); err == nil {
 			t.Errorf("accepted %+v", cfg)
 		}
