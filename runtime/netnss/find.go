@@ -56,7 +56,8 @@ func (c Config) host() string {
 // stat for each process.
 //
 // Namespaces of threads that left their process's, and those that only an open
-// file or socket holds, are not found.
+// file or socket holds, are not found. Processes that we may not look at are
+// passed over, unless they are the most: then the error matches ErrRefused.
 func (c Config) List() ([]Namespace, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(c.host(), &st); err != nil {
@@ -99,7 +100,7 @@ func (f *finder) processes(proc string) error {
 	if err != nil {
 		return fmt.Errorf("list processes: %w", err)
 	}
-	refused := 0
+	seen, refused := 0, 0
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
 		if err != nil {
@@ -111,13 +112,15 @@ func (f *finder) processes(proc string) error {
 		case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
 			refused++
 		case err == nil && st.Dev == f.dev:
+			seen++
 			if ns := f.add(st); len(ns.Pids) < maxPids {
 				ns.Pids = append(ns.Pids, pid)
 			}
 		}
 		// Any other error: the process has ended.
 	}
-	if refused > 0 && len(f.list) == 1 {
+	// A few may be out of reach, as the first process is on some systems.
+	if refused > seen {
 		return explain("find the network namespaces of processes", proc, unix.EACCES, unix.CAP_SYS_PTRACE)
 	}
 	return nil

@@ -1,6 +1,7 @@
 package netnss
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -57,7 +58,7 @@ func parseAddrs(dump []byte) ([]netip.Addr, error) {
 		if m.Header.Type != unix.RTM_NEWADDR || len(m.Data) < unix.SizeofIfAddrmsg {
 			continue
 		}
-		addr := attrAddr(m)
+		addr := attrAddr(m.Data[unix.SizeofIfAddrmsg:])
 		flags := m.Data[2] // those below 0x100 of ifa_flags, in struct ifaddrmsg
 		switch {
 		case !addr.IsGlobalUnicast() || flags&unix.IFA_F_DADFAILED != 0: // unspecified, multicast, loopback, link-local
@@ -70,18 +71,21 @@ func parseAddrs(dump []byte) ([]netip.Addr, error) {
 	return append(first, second...), nil
 }
 
-// attrAddr is the device's own address of a message. On point-to-point devices
-// IFA_ADDRESS is the peer's, and IFA_LOCAL the own.
-func attrAddr(m *syscall.NetlinkMessage) netip.Addr {
-	attrs, err := syscall.ParseNetlinkRouteAttr(m)
-	if err != nil {
-		return netip.Addr{}
-	}
+// attrAddr is the device's own address among the attributes of a message. On
+// point-to-point devices IFA_ADDRESS is the peer's, and IFA_LOCAL the own.
+// (syscall.ParseNetlinkRouteAttr panics when the last attribute lacks its padding.)
+func attrAddr(b []byte) netip.Addr {
 	var addr netip.Addr
-	for _, a := range attrs {
-		if a.Attr.Type == unix.IFA_LOCAL || a.Attr.Type == unix.IFA_ADDRESS && !addr.IsValid() {
-			addr, _ = netip.AddrFromSlice(a.Value)
+	for len(b) >= unix.SizeofRtAttr {
+		size := int(binary.NativeEndian.Uint16(b))
+		if size < unix.SizeofRtAttr || size > len(b) {
+			break
 		}
+		kind := binary.NativeEndian.Uint16(b[2:])
+		if kind == unix.IFA_LOCAL || kind == unix.IFA_ADDRESS && !addr.IsValid() {
+			addr, _ = netip.AddrFromSlice(b[unix.SizeofRtAttr:size])
+		}
+		b = b[min(len(b), (size+unix.RTA_ALIGNTO-1)&^(unix.RTA_ALIGNTO-1)):]
 	}
 	return addr
 }

@@ -264,7 +264,7 @@ func TestNoThreadStaysAway(t *testing.T) {
 	}
 	list, err := h.c.List()
 	must(t, err)
-	home, before := inode(t, "/proc/self/ns/net"), threadsAway(t)
+	home, before, files := inode(t, "/proc/self/ns/net"), threadsAway(t), openFiles(t)
 	var all sync.WaitGroup
 	for i := range 40 {
 		all.Go(func() {
@@ -293,6 +293,16 @@ func TestNoThreadStaysAway(t *testing.T) {
 	}
 	all.Wait()
 	wantThreadsAtHome(t, before)
+	if now := openFiles(t); now > files { // one would keep a pod's namespace alive
+		t.Errorf("%d files are open, before it were %d", now, files)
+	}
+}
+
+func openFiles(t testing.TB) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	must(t, err)
+	return len(list)
 }
 
 func TestMissingRightsAreNamed(t *testing.T) {

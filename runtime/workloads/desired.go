@@ -2,6 +2,7 @@ package workloads
 
 import (
 	"net/netip"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -149,21 +150,22 @@ func (out *output) place(in *input, p *pod) {
 
 // find returns the namespace of a pod, and how many claim to be it.
 func (in *input) find(p *pod) (cookie uint64, claims int) {
-	var proven []uint64
-	for _, ns := range in.namespaces {
-		if ns.host || !p.hasOneOf(ns.addrs) {
-			continue
-		}
-		claims++
-		cookie = ns.cookie
-		if in.isOf != nil && in.isOf(ns.pids, p.uid) {
-			proven = append(proven, ns.cookie)
+	var list []*namespace
+	for i := range in.namespaces {
+		if ns := &in.namespaces[i]; !ns.host && p.hasOneOf(ns.addrs) {
+			list = append(list, ns)
 		}
 	}
-	if claims > 1 && len(proven) == 1 {
-		return proven[0], 1
+	if len(list) > 1 && in.isOf != nil {
+		proven := slices.DeleteFunc(slices.Clone(list), func(ns *namespace) bool { return !in.isOf(ns.pids, p.uid) })
+		if len(proven) > 0 {
+			list = proven
+		}
 	}
-	return cookie, claims
+	if len(list) == 0 {
+		return 0, 0
+	}
+	return list[0].cookie, len(list)
 }
 
 func (p *pod) hasOneOf(addrs []netip.Addr) bool {

@@ -51,7 +51,7 @@ type Config struct {
 // Status is what a Reconciler knows and does.
 type Status struct {
 	Synced   bool // the table is as it should be, for all that was told
-	Entries  int  // namespaces that the programs know
+	Entries  int  // namespaces that the programs know, or should
 	OptedOut int  // of these, pods that opted out
 	Problems []Problem
 
@@ -78,7 +78,8 @@ type Reconciler struct {
 	changes  uint64
 	status   Status
 
-	run run // Run's own
+	cookie func() (uint64, error) // netnss.Cookie, but for tests
+	run    run                    // Run's own
 }
 
 // run is what Run remembers from one time to the next.
@@ -107,7 +108,7 @@ func New(cfg Config) *Reconciler {
 		cfg.Rescan = DefaultRescan
 	}
 	return &Reconciler{
-		cfg: cfg, wake: make(chan struct{}, 1), pods: map[types.NamespacedName]pod{},
+		cfg: cfg, wake: make(chan struct{}, 1), pods: map[types.NamespacedName]pod{}, cookie: netnss.Cookie,
 		run: run{kept: map[types.NamespacedName]place{}, told: map[Problem]bool{}},
 	}
 }
@@ -244,7 +245,7 @@ func (r *Reconciler) reconcile(ctx context.Context) time.Duration {
 	r.keep(in, &out)
 	r.note(in, &out, st, changes, errors.Join(scanErr, err))
 	switch {
-	case err != nil:
+	case err != nil && !errors.Is(err, ErrFull):
 		return writeRetry
 	case !in.needsNamespaces():
 		return 0
@@ -276,7 +277,7 @@ func (r *Reconciler) look(ctx context.Context, in *input, st *Status) (complete 
 	var failed error
 	err = r.cfg.Namespaces.Visit(ctx, list, func(found netnss.Namespace) bool {
 		ns := namespace{host: found.Host, pids: found.Pids}
-		if ns.cookie, failed = netnss.Cookie(); failed == nil {
+		if ns.cookie, failed = r.cookie(); failed == nil {
 			ns.addrs, failed = netnss.Addrs()
 		}
 		if failed != nil {

@@ -77,7 +77,11 @@ func start(t testing.TB, cfg Config) *Reconciler {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	r := New(cfg)
+	return startThis(t, New(cfg))
+}
+
+func startThis(t testing.TB, r *Reconciler) *Reconciler {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() {
@@ -323,6 +327,60 @@ func TestAStoreThatFailsIsTriedAgain(t *testing.T) {
 	f.broken = nil
 	f.mu.Unlock()
 	waitFor(t, "all is well", func() bool { return f.is(optedOut(map[uint64]bpf.Workload{cookie: out(ips(1)[0], ips(1)[1])})) })
+}
+
+// Linux 5.7 to 5.13: the programs know cookies, and we don't.
+func TestWithoutCookiesNobodyLooksTwice(t *testing.T) {
+	m := newMachine(t)
+	f := newFake(100)
+	r := New(Config{Log: slog.New(slog.DiscardHandler), Store: f, Namespaces: m.c, Programs: true, Rescan: time.Millisecond})
+	r.cookie = func() (uint64, error) { return 0, netnss.ErrNoCookie }
+	startThis(t, r)
+	r.SetFallback(true)
+	r.SetPod(newPod("a", ips(1), says("off")))
+	r.SetSynced()
+	waitFor(t, "the problem", func() bool {
+		st := r.Status()
+		return len(st.Problems) == 1 && st.Problems[0].Reason == NoCookies
+	})
+	r.SetRanges(true)
+	waitFor(t, "the error", func() bool { return errors.Is(r.Status().Err, netnss.ErrNoCookie) })
+	r.SetRanges(false)
+	if st := settled(t, r); st.Scans != 1 || len(st.Problems) != 1 || st.Err != nil || f.writes != 0 {
+		t.Errorf("%+v, %d writes", st, f.writes)
+	}
+}
+
+// Below Linux 5.7, all of the node is one client.
+func TestWithoutCookiesInProgramsTheNodeIsOneClient(t *testing.T) {
+	f := newFake(100)
+	r := start(t, Config{Store: f, Namespaces: netnss.Config{Proc: t.TempDir()}, Rescan: time.Millisecond})
+	r.SetSynced()
+	r.SetRanges(true)
+	r.SetNode(addrs("192.0.2.1", "192.0.2.2", "2001:db8::1"))
+	st := settled(t, r)
+	f.want(t, "with ranges", Table{Workloads: map[uint64]bpf.Workload{0: in("192.0.2.1", "2001:db8::1")}})
+	r.SetRanges(false)
+	if st = settled(t, r); st.Scans != 0 {
+		t.Errorf("%+v", st)
+	}
+	f.want(t, "without", Table{})
+}
+
+// A map without room is no reason to look all the time.
+func TestAFullMapIsNotTriedAgainAtOnce(t *testing.T) {
+	m := newMachine(t)
+	f := newFake(0)
+	r := start(t, Config{Store: f, Namespaces: m.c, Programs: true})
+	r.SetFallback(true)
+	p, _ := m.addPod(1)
+	m.start(p)
+	r.SetPod(newPod("a", ips(1), says("off")))
+	r.SetSynced()
+	waitFor(t, "the error", func() bool { return errors.Is(r.Status().Err, ErrFull) })
+	if st := r.Status(); st.Scans != 1 || st.Synced {
+		t.Errorf("%+v", st)
+	}
 }
 
 func TestACgroupNamesItsPod(t *testing.T) {
