@@ -1,0 +1,141 @@
+package health
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// patience is how long anything may take on a machine that is busy with other tests.
+const patience = time.Minute
+
+func await(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !holds(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s: not within %v", what, patience)
+		}
+	}
+}
+
+// checkLeaks fails the test if goroutines of this package are left at its end.
+func checkLeaks(t *testing.T) {
+	t.Helper()
+	t.Cleanup(func() {
+		var left string
+		await(t, "no goroutine is left", func() bool {
+			stacks := make([]byte, 1<<20)
+			left = ""
+			for g := range strings.SplitSeq(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
+				if strings.Contains(g, "runtime/health.(*") || strings.Contains(g, "net/http.(*Server)") {
+					left += g + "\n\n"
+				}
+			}
+			return left == ""
+		})
+		if left != "" {
+			t.Error(left)
+		}
+	})
+}
+
+// logged keeps what is logged.
+type logged struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logged) count(s string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.b.String(), s)
+}
+
+func newLog() (*slog.Logger, *logged) {
+	l := &logged{}
+	return slog.New(slog.NewTextHandler(l, nil)), l
+}
+
+// freePort is one that nobody listens on, in both families.
+func freePort(t *testing.T) uint16 {
+	t.Helper()
+	for range 100 {
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		port := netip.MustParseAddrPort(l.Addr().String()).Port()
+		l.Close()
+		if l, err = net.Listen("tcp", fmt.Sprint(":", port)); err == nil {
+			l.Close()
+			return port
+		}
+	}
+	t.Fatal("no port is free")
+	return 0
+}
+
+// asked is an answer, or none.
+type asked struct {
+	code   int
+	header http.Header
+	body   map[string]any
+	err    error
+}
+
+// ask makes one connection for one question.
+func ask(t *testing.T, url string) asked {
+	t.Helper()
+	client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return asked{err: err}
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return asked{err: err}
+	}
+	a := asked{code: resp.StatusCode, header: resp.Header}
+	if err := json.Unmarshal(text, &a.body); err != nil {
+		t.Fatalf("%s: %v: %s", url, err, text)
+	}
+	return a
+}
+
+// run serves until the test ends, or until stop is called.
+func run(t *testing.T, s *Server) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.Run(ctx)
+	}()
+	stop = func() {
+		cancel()
+		<-done
+	}
+	t.Cleanup(stop)
+	return stop
+}

@@ -1,0 +1,172 @@
+package health
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The times that a Server keeps. Whoever asks is not known: nobody may keep a connection for long.
+const (
+	firstRetry    = 250 * time.Millisecond
+	slowestRetry  = 5 * time.Second
+	headerTimeout = 5 * time.Second
+	answerTimeout = 30 * time.Second
+	idleTimeout   = 2 * time.Minute
+	maxHeader     = 16 << 10 // bytes
+)
+
+// ServerConfig is what a Server needs.
+type ServerConfig struct {
+	// Name says what is served, for logs and errors.
+	Name string
+	// Network is "tcp", "tcp4" or "tcp6"; "" is "tcp".
+	Network string
+	// Addr is host:port. With "tcp" and an empty host it is all addresses of both families.
+	Addr    string
+	Handler http.Handler
+	Log     *slog.Logger
+	// Holder names who listens on a TCP port, "" if that can't be told; nil: nobody is named.
+	Holder func(port uint16) string
+	// Retry is the longest time between two tries to get the address. 0: 5 s.
+	Retry time.Duration
+}
+
+// Server serves HTTP at one address, which it gets when it gets it.
+type Server struct {
+	cfg ServerConfig
+
+	mu     sync.Mutex
+	status ServerStatus
+}
+
+// ServerStatus is how a Server is.
+type ServerStatus struct {
+	Name string
+	Addr string // as asked for; while it listens, as it is: with the port that the kernel chose for 0
+	// Listening is true while connections are accepted.
+	Listening bool
+	// Err is why not, "" before the first try.
+	Err string
+}
+
+// NewServer makes a Server; Run lets it serve.
+func NewServer(cfg ServerConfig) *Server {
+	if cfg.Network == "" {
+		cfg.Network = "tcp"
+	}
+	if cfg.Retry <= 0 {
+		cfg.Retry = slowestRetry
+	}
+	return &Server{cfg: cfg, status: ServerStatus{Name: cfg.Name, Addr: cfg.Addr}}
+}
+
+// Status may be asked for at any time, by any goroutine.
+func (s *Server) Status() ServerStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status
+}
+
+// Run serves until the context ends; connections are closed then, and nothing of it is left when it returns. An address
+// that can't be had is tried again and again, and logged once for each reason. Call it once.
+func (s *Server) Run(ctx context.Context) {
+	wait := min(firstRetry, s.cfg.Retry)
+	for ctx.Err() == nil {
+		began := time.Now()
+		s.failed(s.serve(ctx))
+		if time.Since(began) > s.cfg.Retry {
+			wait = min(firstRetry, s.cfg.Retry)
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		}
+		timer.Stop()
+		wait = min(2*wait, s.cfg.Retry)
+	}
+}
+
+// serve listens and serves once.
+func (s *Server) serve(ctx context.Context) error {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, s.cfg.Network, s.cfg.Addr)
+	if err != nil {
+		return s.explain(err)
+	}
+	srv := &http.Server{
+		Handler:           s.cfg.Handler,
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       answerTimeout,
+		WriteTimeout:      answerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug), // what strangers send
+	}
+	closed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(closed)
+		srv.Close()
+	})
+	s.listens(l.Addr().String())
+	err = srv.Serve(l)
+	if !stop() {
+		<-closed
+	}
+	srv.Close()
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serve %s at %s: %w", s.cfg.Name, s.cfg.Addr, err)
+}
+
+// explain says who has the address, where that is what is wrong.
+func (s *Server) explain(err error) error {
+	if !errors.Is(err, unix.EADDRINUSE) {
+		return fmt.Errorf("listen for %s: %w", s.cfg.Name, err)
+	}
+	holder := ""
+	if _, port, splitErr := net.SplitHostPort(s.cfg.Addr); splitErr == nil && s.cfg.Holder != nil {
+		if n, parseErr := strconv.ParseUint(port, 10, 16); parseErr == nil {
+			holder = s.cfg.Holder(uint16(n))
+		}
+	}
+	if holder == "" {
+		holder = "another program"
+	}
+	return fmt.Errorf("listen for %s at %s: %s has the port; it is taken when it gets free: %w", s.cfg.Name, s.cfg.Addr, holder, unix.EADDRINUSE)
+}
+
+func (s *Server) listens(addr string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	again := s.status.Err != ""
+	s.status.Addr, s.status.Listening, s.status.Err = addr, true, ""
+	level := slog.LevelDebug
+	if again {
+		level = slog.LevelInfo
+	}
+	s.cfg.Log.Log(context.Background(), level, "listening", "for", s.cfg.Name, "at", addr)
+}
+
+func (s *Server) failed(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.status.Addr, s.status.Listening = s.cfg.Addr, false
+	if err == nil {
+		return
+	}
+	if err.Error() != s.status.Err {
+		s.cfg.Log.Error("not listening", "for", s.cfg.Name, "err", err)
+	}
+	s.status.Err = err.Error()
+}

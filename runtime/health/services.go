@@ -1,0 +1,324 @@
+package health
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/firsthop/firsthop/runtime/services"
+)
+
+// ServicesConfig is what Services need.
+type ServicesConfig struct {
+	// Healthy reports whether the proxy keeps up (Proxy.Healthy).
+	Healthy func() bool
+	Log     *slog.Logger
+	// Holder and Retry: see ServerConfig.
+	Holder func(port uint16) string
+	Retry  time.Duration
+}
+
+// Services answer at the healthCheckNodePorts of Services: 200 where the Service has ready endpoints on this node and the
+// proxy keeps up, else 503. A question over IPv4 is answered from the Service's IPv4 endpoints, one over IPv6 from the
+// others, and not at all where it has no such family.
+//
+// A port that another program has is taken when it gets free; of several Services with the same port, the one that came
+// first has it, and the others are Unserved until it goes. Methods may be called by any goroutine.
+type Services struct {
+	cfg ServicesConfig
+
+	mu      sync.Mutex
+	closed  bool
+	addrs   []netip.Addr // nil: all
+	wanted  map[types.NamespacedName]services.Health
+	holders map[uint16]types.NamespacedName // of ports
+	waiting map[uint16][]types.NamespacedName
+	serving map[types.NamespacedName]*checks
+}
+
+// checks are the listeners of one Service.
+type checks struct {
+	name      types.NamespacedName
+	port      uint16
+	health    atomic.Pointer[services.Health]
+	listeners map[listenAt]*listening
+}
+
+// listenAt is where: an address, or all of a family.
+type listenAt struct {
+	addr netip.Addr
+	ipv6 bool
+}
+
+type listening struct {
+	server *Server
+	stop   context.CancelFunc
+	done   chan struct{}
+}
+
+// Unserved is a healthCheckNodePort that is not served.
+type Unserved struct {
+	Service types.NamespacedName
+	Port    uint16
+	Err     string
+}
+
+// NewServices makes Services that listen nowhere yet.
+func NewServices(cfg ServicesConfig) *Services {
+	return &Services{
+		cfg:     cfg,
+		wanted:  map[types.NamespacedName]services.Health{},
+		holders: map[uint16]types.NamespacedName{},
+		waiting: map[uint16][]types.NamespacedName{},
+		serving: map[types.NamespacedName]*checks{},
+	}
+}
+
+// SetAddrs says on which of the host's addresses the ports are served, as with node ports. nil: on all, those that are
+// yet to come too; empty: on none.
+func (s *Services) SetAddrs(addrs []netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if (addrs == nil) == (s.addrs == nil) && slices.Equal(addrs, s.addrs) {
+		return
+	}
+	s.addrs = slices.Clone(addrs)
+	for _, c := range s.serving {
+		s.listen(c)
+	}
+}
+
+// Set takes what a Service's healthCheckNodePort answers from now; a zero Port: it has none. It costs what that Service
+// costs. A changed count of endpoints leaves the listeners alone.
+func (s *Services) Set(name types.NamespacedName, h services.Health) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.set(name, h)
+}
+
+// Sync takes all Services that have a healthCheckNodePort; others have none.
+func (s *Services) Sync(all map[types.NamespacedName]services.Health) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name := range s.wanted {
+		if _, stays := all[name]; !stays {
+			s.set(name, services.Health{})
+		}
+	}
+	for _, name := range slices.SortedFunc(maps.Keys(all), compareNames) {
+		s.set(name, all[name])
+	}
+}
+
+func (s *Services) set(name types.NamespacedName, h services.Health) {
+	if s.closed {
+		return
+	}
+	if former := s.wanted[name]; former.Port != 0 && former.Port != h.Port {
+		s.release(name, former.Port)
+	}
+	if h.Port == 0 {
+		delete(s.wanted, name)
+		return
+	}
+	s.wanted[name] = h
+	switch holder, taken := s.holders[h.Port]; {
+	case !taken:
+		s.take(name, h)
+	case holder == name:
+		c := s.serving[name]
+		former := c.health.Swap(&h)
+		if former.Has4 != h.Has4 || former.Has6 != h.Has6 {
+			s.listen(c)
+		}
+	case !slices.Contains(s.waiting[h.Port], name):
+		s.waiting[h.Port] = append(s.waiting[h.Port], name)
+		s.cfg.Log.Error("two Services have the same healthCheckNodePort: the second one's is not served",
+			"port", h.Port, "first", holder, "second", name)
+	}
+}
+
+// take gives a port to a Service.
+func (s *Services) take(name types.NamespacedName, h services.Health) {
+	c := &checks{name: name, port: h.Port, listeners: map[listenAt]*listening{}}
+	c.health.Store(&h)
+	s.holders[h.Port] = name
+	s.serving[name] = c
+	s.listen(c)
+}
+
+// release takes a port from a Service, and gives it to the next that wants it.
+func (s *Services) release(name types.NamespacedName, port uint16) {
+	if s.holders[port] != name {
+		s.waiting[port] = slices.DeleteFunc(s.waiting[port], func(n types.NamespacedName) bool { return n == name })
+		return
+	}
+	s.serving[name].close()
+	delete(s.serving, name)
+	delete(s.holders, port)
+	if next := s.waiting[port]; len(next) > 0 {
+		s.waiting[port] = next[1:]
+		s.take(next[0], s.wanted[next[0]])
+	}
+	if len(s.waiting[port]) == 0 {
+		delete(s.waiting, port)
+	}
+}
+
+// listen opens what a Service's listeners lack, and closes what is too many.
+func (s *Services) listen(c *checks) {
+	want := map[listenAt]bool{}
+	h := c.health.Load()
+	for _, ipv6 := range []bool{false, true} {
+		if ipv6 && !h.Has6 || !ipv6 && !h.Has4 {
+			continue
+		}
+		if s.addrs == nil {
+			want[listenAt{ipv6: ipv6}] = true
+		}
+		for _, a := range s.addrs {
+			if a = a.Unmap(); a.Is6() == ipv6 {
+				want[listenAt{a, ipv6}] = true
+			}
+		}
+	}
+	for at, l := range c.listeners {
+		if !want[at] {
+			l.close()
+			delete(c.listeners, at)
+		}
+	}
+	for at := range want {
+		if c.listeners[at] == nil {
+			c.listeners[at] = s.open(c, at)
+		}
+	}
+}
+
+func (s *Services) open(c *checks, at listenAt) *listening {
+	network, host := "tcp4", ""
+	if at.ipv6 {
+		network = "tcp6" // with IPV6_V6ONLY: each family has its own
+	}
+	if at.addr.IsValid() {
+		host = at.addr.String()
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	l := &listening{
+		stop: stop,
+		done: make(chan struct{}),
+		server: NewServer(ServerConfig{
+			Name: "the healthCheckNodePort of " + c.name.String(), Network: network,
+			Addr:    net.JoinHostPort(host, strconv.Itoa(int(c.port))),
+			Handler: s.handler(c, at.ipv6), Log: s.cfg.Log, Holder: s.cfg.Holder, Retry: s.cfg.Retry,
+		}),
+	}
+	go func() {
+		defer close(l.done)
+		l.server.Run(ctx)
+	}()
+	return l
+}
+
+// close returns when the port is free.
+func (l *listening) close() {
+	l.stop()
+	<-l.done
+}
+
+func (c *checks) close() {
+	for _, l := range c.listeners {
+		l.stop()
+	}
+	for _, l := range c.listeners {
+		<-l.done
+	}
+}
+
+// check is the body of an answer, with kube-proxy's names.
+type check struct {
+	Service struct {
+		Namespace string `json:"namespace"`
+		Name      string `json:"name"`
+	} `json:"service"`
+	LocalEndpoints      int  `json:"localEndpoints"`
+	ServiceProxyHealthy bool `json:"serviceProxyHealthy"`
+}
+
+func (s *Services) handler(c *checks, ipv6 bool) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		h := c.health.Load()
+		body := check{LocalEndpoints: h.Ready4, ServiceProxyHealthy: s.cfg.Healthy()}
+		body.Service.Namespace, body.Service.Name = c.name.Namespace, c.name.Name
+		if ipv6 {
+			body.LocalEndpoints = h.Ready6
+		}
+		code := http.StatusServiceUnavailable
+		if body.LocalEndpoints > 0 && body.ServiceProxyHealthy {
+			code = http.StatusOK
+		}
+		w.Header().Set("X-Load-Balancing-Endpoint-Weight", strconv.Itoa(body.LocalEndpoints))
+		answer(w, code, body)
+	}
+}
+
+// Unserved are the healthCheckNodePorts that are not served, sorted.
+func (s *Services) Unserved() []Unserved {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []Unserved
+	for port, names := range s.waiting {
+		for _, name := range names {
+			out = append(out, Unserved{name, port, fmt.Sprintf("%s has the same healthCheckNodePort, and came first", s.holders[port])})
+		}
+	}
+	for name, c := range s.serving {
+		for _, l := range c.listeners {
+			if st := l.server.Status(); !st.Listening && st.Err != "" {
+				out = append(out, Unserved{name, c.port, st.Err})
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b Unserved) int {
+		if n := compareNames(a.Service, b.Service); n != 0 {
+			return n
+		}
+		return cmp.Compare(a.Err, b.Err)
+	})
+	return out
+}
+
+// Close closes all listeners; Set and Sync do nothing after it.
+func (s *Services) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for _, c := range s.serving {
+		for _, l := range c.listeners {
+			l.stop()
+		}
+	}
+	for _, c := range s.serving {
+		c.close()
+	}
+	clear(s.serving)
+	clear(s.holders)
+	clear(s.waiting)
+	clear(s.wanted)
+}
+
+func compareNames(a, b types.NamespacedName) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+}
