@@ -25,8 +25,12 @@ func TestContainerdTakesTheImage(t *testing.T) {
 		t.Errorf("no %s among the images:\n%s", pinned, list)
 	}
 	create := []string{"containers", "create", "--snapshotter", "native", "--seccomp", "--net-host"}
-	for _, added := range addressed(t).InitContainers[0].SecurityContext.Capabilities.Add {
-		create = append(create, "--cap-add", "CAP_"+added)
+	if help, _ := n.command("ctr", "containers", "create", "--help"); strings.Contains(help, "--cap-add") {
+		for _, added := range addressed(t).InitContainers[0].SecurityContext.Capabilities.Add {
+			create = append(create, "--cap-add", "CAP_"+added)
+		}
+	} else { // before 1.5 it takes all of them or none: the profile goes by the capabilities
+		create = append(create, "--privileged")
 	}
 	ctr(append(create, name, "profile")...)
 	var info struct {
