@@ -1,0 +1,143 @@
+package oracle
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/klog/v2"
+)
+
+var (
+	seed  = flag.Uint64("seed", 0, "the seed of all cases; 0 takes a new one")
+	cases = flag.Int("cases", defaultCases, "how many cases to try")
+	only  = flag.Int("case", -1, "the number of the one case to try")
+)
+
+// steps is how many worlds a case has: the first one, and others that follow from it by small changes.
+const steps = 3
+
+func TestMain(m *testing.M) {
+	// kube-proxy's packages log what they think odd, which is most of it.
+	klog.SetLogger(logr.Discard())
+	flag.Parse()
+	os.Exit(m.Run())
+}
+
+// TestOracle tries random cases. A case that fails is printed, as small as it can be made.
+func TestOracle(t *testing.T) {
+	if *seed == 0 {
+		*seed = uint64(time.Now().UnixNano())
+	}
+	first, end := 0, *cases
+	if *only >= 0 {
+		first, end = *only, *only+1
+	}
+	t.Logf("%d cases from seed %d; repeat one with: go test ./oracle -args -seed %[2]d -case NUMBER", end-first, *seed)
+	start := time.Now()
+	var next, compared, failed atomic.Int64
+	next.Store(int64(first))
+	var mu sync.Mutex
+	excused := map[string]int{}
+	var workers sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		workers.Go(func() {
+			for {
+				n := int(next.Add(1) - 1)
+				if n >= end || failed.Load() > 2 { // one more would tell nothing new
+					return
+				}
+				needed, worlds, err := try(*seed, n)
+				compared.Add(int64(worlds))
+				mu.Lock()
+				for _, name := range needed {
+					excused[name]++
+				}
+				mu.Unlock()
+				if err != nil {
+					failed.Add(1)
+					t.Errorf("seed %d case %d: %v", *seed, n, err)
+				}
+			}
+		})
+	}
+	workers.Wait()
+	t.Logf("compared %d worlds in %.1fs", compared.Load(), time.Since(start).Seconds())
+	for _, d := range Differences {
+		t.Logf("%6d worlds: %s", excused[d.Name], d.Name)
+		if excused[d.Name] == 0 && end-first >= 1000 {
+			t.Errorf("%q is no difference any more: take it out of Differences", d.Name)
+		}
+	}
+}
+
+// try compares all worlds of a case. It returns the names of the Differences that excused something, and how many
+// worlds there were.
+func try(seed uint64, n int) (needed []string, worlds int, err error) {
+	g := &Generator{Rand: rand.New(rand.NewPCG(seed, uint64(n)))}
+	if n%2 == 1 {
+		g.Odd = 0.03
+	}
+	w, former := g.World(), &World{}
+	theirs, table := newKubeProxy(w.Node), newOurTable(w.Node)
+	for range steps {
+		for _, c := range changes(former, w) {
+			theirs.follow(c)
+			table.follow(c)
+		}
+		ours := Ours(w)
+		if got := table.result(); !Equal(got, ours) {
+			return needed, worlds, fmt.Errorf("our Table, step by step, is not what it is at once (-at once +step by step):\n%s\nformer world:\n%s\nworld:\n%s",
+				Diff(ours, got), former.YAML(), w.YAML())
+		}
+		worlds++
+		got, panicked := theirs.result()
+		if panicked != nil {
+			theirs = newKubeProxy(w.Node)
+			for _, c := range changes(&World{}, w) {
+				theirs.follow(c)
+			}
+		}
+		if panicked != nil || !Equal(got, ours) {
+			e := Explain(w, ours)
+			if !e.OK {
+				return needed, worlds, complaint(w)
+			}
+			needed = append(needed, e.Needed...)
+		}
+		former, w = w, g.Change(w)
+	}
+	return needed, worlds, nil
+}
+
+// complaint describes a world in which we are not excused, after it has made it small.
+func complaint(w *World) error {
+	small := Minimise(w, func(w *World) bool { return !Explain(w, Ours(w)).OK })
+	ours := Ours(small)
+	e := Explain(small, ours)
+	if e.Panic != nil {
+		return fmt.Errorf("%w\nworld:\n%s", e.Panic, small.YAML())
+	}
+	return fmt.Errorf("we do something else than kube-proxy (-kube-proxy +we):\n%s\nworld:\n%s", Diff(e.Theirs, ours), small.YAML())
+}
+
+func TestEveryDifferenceHasAReason(t *testing.T) {
+	seen := map[string]bool{}
+	for i, d := range Differences {
+		if d.Name == "" || len(strings.Fields(d.Reason)) < 5 || seen[d.Name] {
+			t.Errorf("difference %d, %q: wants a name of its own and a reason", i, d.Name)
+		}
+		if d.Pick != nil && i != len(Differences)-1 {
+			t.Errorf("%q: only the last can have Pick", d.Name)
+		}
+		seen[d.Name] = true
+	}
+}

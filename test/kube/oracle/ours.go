@@ -1,0 +1,116 @@
+package oracle
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/runtime/services"
+)
+
+// Ours asks runtime/services about a world, as a pure function of each Service.
+func Ours(w *World) Result {
+	out := Result{}
+	for _, svc := range w.Services {
+		ports, _ := services.Ports(svc, w.slicesOf(nameOf(svc)), w.Node)
+		addPorts(out, ports)
+	}
+	return out
+}
+
+// ourTable is a services.Table that follows the world: what the running program has, stripped objects included.
+type ourTable struct {
+	table    *services.Table
+	stripper services.Stripper
+}
+
+func newOurTable(node services.Node) *ourTable {
+	return &ourTable{table: services.NewTable(node)}
+}
+
+// follow tells the table of a change. A nil object is one that there was not, or is no more.
+func (o *ourTable) follow(c change) {
+	switch {
+	case c.newService != nil:
+		o.table.SetService(strip(o, c.newService.DeepCopy()))
+	case c.oldService != nil:
+		o.table.DeleteService(nameOf(c.oldService))
+	case c.newSlice != nil:
+		o.table.SetSlice(strip(o, c.newSlice.DeepCopy()))
+	case c.oldSlice != nil:
+		o.table.DeleteSlice(nameOf(c.oldSlice))
+	}
+}
+
+func strip[T any](o *ourTable, object T) T {
+	stripped, err := o.stripper.Strip(object)
+	if err != nil {
+		panic(err) // it never returns one
+	}
+	return stripped.(T)
+}
+
+func (o *ourTable) result() Result {
+	out := Result{}
+	for _, ports := range o.table.All() {
+		addPorts(out, ports)
+	}
+	return out
+}
+
+func addPorts(out Result, ports []services.Port) {
+	for i := range ports {
+		p := &ports[i]
+		key := PortKey{p.Key.Service.Namespace, p.Key.Service.Name, p.Key.Name, p.Key.Proto.String(), p.Key.IPv6}
+		out[key] = portOf(p)
+	}
+}
+
+func portOf(p *services.Port) Port {
+	out := Port{
+		Frontends: make(map[Frontend]Reach, len(p.Frontends)),
+		Affinity:  int(p.Affinity / time.Second),
+		Serving:   texts(p.Serving),
+	}
+	if p.HealthCheckNodePort != 0 {
+		out.Health = Health{int(p.HealthCheckNodePort), p.LocalReady}
+	}
+	anywhere := len(p.Backends) > 0
+	cluster, local := choose(texts(p.Backends), anywhere), choose(texts(p.Local), anywhere)
+	for i, k := range p.Frontends {
+		r := Reach{Kind: p.Kinds[i], Inside: cluster}
+		flags := p.Flags[k]
+		if flags&bpf.FrontendLocal != 0 {
+			r.Inside = local
+		}
+		r.Outside = r.Inside
+		if r.Kind.External() && p.ExternalLocal {
+			r.Outside = local
+		}
+		if flags&bpf.FrontendLimited != 0 {
+			r.Limited, r.Ranges = true, slices.Clone(p.Ranges)
+			sortRanges(r.Ranges)
+		}
+		out.add(Frontend{k.AddrPort(), k.Proto.String()}, r)
+	}
+	return out
+}
+
+func texts(list []netip.AddrPort) []string {
+	var out []string
+	for _, a := range list {
+		out = append(out, a.String())
+	}
+	slices.Sort(out)
+	return out
+}
+
+func sortRanges(list []netip.Prefix) {
+	slices.SortFunc(list, func(a, b netip.Prefix) int {
+		if c := a.Addr().Compare(b.Addr()); c != 0 {
+			return c
+		}
+		return a.Bits() - b.Bits()
+	})
+}
