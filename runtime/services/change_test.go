@@ -64,6 +64,10 @@ func TestGoneFrontends(t *testing.T) {
 	if got := Gone(table.SetService(first)); len(got) > 0 {
 		t.Errorf("gone by its return are %v", got)
 	}
+	changes := table.DeleteService(named("a"))
+	if got := Gone(append(changes, changes...)); len(got) != 2 {
+		t.Errorf("gone by changes that come twice are %v", got)
+	}
 	if got := Gone(nil); got != nil {
 		t.Errorf("gone by nothing are %v", got)
 	}

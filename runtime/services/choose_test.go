@@ -214,6 +214,9 @@ func TestCompareIsAnOrder(t *testing.T) {
 			if !a.has(terminating) && b.has(terminating) && c > 0 {
 				t.Fatalf("%b that terminates goes before %b", b.traits, a.traits)
 			}
+			if a.has(terminating) == b.has(terminating) && a.has(ready) && !b.has(ready) && c > 0 {
+				t.Fatalf("%b that is not ready goes before %b", b.traits, a.traits)
+			}
 		}
 	}
 	slices.SortFunc(all, compare)

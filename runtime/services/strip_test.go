@@ -149,6 +149,11 @@ func TestStrippedObjectsShare(t *testing.T) {
 	if x.NodeName != y.NodeName || x.Hints != y.Hints || x.Conditions.Ready != y.Conditions.Ready || a.Ports[0].Name != b.Ports[0].Name {
 		t.Error("they have copies of their own")
 	}
+	room := append(make([]discoveryv1.Endpoint, 0, 16), endpointOf("10.0.0.1 local"), endpointOf("10.0.0.2"))
+	c := &discoveryv1.EndpointSlice{Endpoints: room}
+	if mustStrip(t, strip, c); cap(c.Endpoints) != 2 || c.Endpoints[1].Addresses[0] != "10.0.0.2" {
+		t.Errorf("decoding left room for %d, of which stays %d: %v", cap(room), cap(c.Endpoints), c.Endpoints)
+	}
 	if x.Conditions.Ready == x.Conditions.Serving || *x.Conditions.Ready || !*x.Conditions.Serving {
 		t.Errorf("ready %t, serving %t", *x.Conditions.Ready, *x.Conditions.Serving)
 	}
