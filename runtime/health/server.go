@@ -46,6 +46,7 @@ type Server struct {
 
 	mu     sync.Mutex
 	status ServerStatus
+	reason string // the last that was logged
 }
 
 // ServerStatus is how a Server is.
@@ -150,7 +151,7 @@ func (s *Server) listens(addr string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	again := s.status.Err != ""
-	s.status.Addr, s.status.Listening, s.status.Err = addr, true, ""
+	s.status.Addr, s.status.Listening, s.status.Err, s.reason = addr, true, "", ""
 	level := slog.LevelDebug
 	if again {
 		level = slog.LevelInfo
@@ -165,8 +166,13 @@ func (s *Server) failed(err error) {
 	if err == nil {
 		return
 	}
-	if err.Error() != s.status.Err {
+	reason := err.Error()
+	s.status.Err = reason
+	if errors.Is(err, unix.EADDRINUSE) {
+		reason = unix.EADDRINUSE.Error() // whether or not the holder could be found this time
+	}
+	if reason != s.reason {
 		s.cfg.Log.Error("not listening", "for", s.cfg.Name, "err", err)
 	}
-	s.status.Err = err.Error()
+	s.reason = reason
 }

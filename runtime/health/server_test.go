@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -23,7 +24,12 @@ func TestAServerWaitsForItsPortAndSaysWhoHasIt(t *testing.T) {
 	}
 	defer other.Close()
 	log, lines := newLog()
-	s := NewServer(ServerConfig{Name: "/healthz", Addr: fmt.Sprint(":", port), Handler: http.HandlerFunc(hello), Log: log, Holder: Holder, Retry: time.Millisecond})
+	var tries atomic.Int32
+	holder := func(port uint16) string {
+		tries.Add(1)
+		return Holder(port)
+	}
+	s := NewServer(ServerConfig{Name: "/healthz", Addr: fmt.Sprint(":", port), Handler: http.HandlerFunc(hello), Log: log, Holder: holder, Retry: time.Millisecond})
 	stop := run(t, s)
 
 	me, err := os.ReadFile("/proc/self/comm")
@@ -32,6 +38,7 @@ func TestAServerWaitsForItsPortAndSaysWhoHasIt(t *testing.T) {
 	}
 	want := fmt.Sprintf("%s (pid %d) has the port", strings.TrimSpace(string(me)), os.Getpid())
 	await(t, "it says who has the port", func() bool { return strings.Contains(s.Status().Err, want) })
+	await(t, "it tries again", func() bool { return tries.Load() > 3 })
 	if st := s.Status(); st.Listening {
 		t.Errorf("it listens where another program does: %+v", st)
 	}
