@@ -213,19 +213,25 @@ func RemoveMaps(pins Pins) error {
 	}
 	var errs []error
 	for _, name := range slices.Backward(MapNames()) {
-		m, err := openPinned(pins.Map(name), spec.Maps[name.Kernel()], true)
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err == nil {
-			m.Close()
-			err = os.Remove(pins.Map(name))
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("unpin map: %w", err))
+		for _, pin := range []string{pins.Map(name) + growSuffix, pins.Map(name)} {
+			if err := removeMap(pin, spec.Maps[name.Kernel()]); err != nil {
+				errs = append(errs, fmt.Errorf("unpin map: %w", err))
+			}
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func removeMap(pin string, want *ebpf.MapSpec) error {
+	m, err := openPinned(pin, want, true)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	m.Close()
+	return os.Remove(pin)
 }
 
 // ownMeta refuses a table that is marked as somebody else's.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +33,9 @@ type dataplane struct {
 	cgroup   mounts.Cgroup2
 	proc     string
 	log      *slog.Logger
+
+	mu     sync.Mutex  // of maps and store, once the runtime runs
+	former []*bpf.Maps // that the table has grown out of
 }
 
 // openDataplane takes over what the init stage has made. What of it is no longer
@@ -109,12 +113,16 @@ func (d *dataplane) adopt() error {
 	return d.attach()
 }
 
-// attach makes sure of the programs. It changes nothing where all is as it should be.
-func (d *dataplane) attach() error {
-	a, err := natinit.Attach(natinit.AttachConfig{
+func (d *dataplane) attachConfig() natinit.AttachConfig {
+	return natinit.AttachConfig{
 		Pins: d.pins, Maps: d.maps, Cgroup: d.cgroup.Path, CgroupID: d.cgroup.ID,
 		Features: d.features, Balancer: d.balancer, Proc: d.proc,
-	})
+	}
+}
+
+// attach makes sure of the programs. It changes nothing where all is as it should be.
+func (d *dataplane) attach() error {
+	a, err := natinit.Attach(d.attachConfig())
 	if err != nil {
 		return err
 	}
@@ -157,7 +165,41 @@ func (d *dataplane) ensure(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	return errors.Join(d.attach(), release())
+}
+
+// maxEntries bounds what a map grows to: 4 million entries are 0.5 GB.
+const maxEntries = 4 << 20
+
+// grow doubles the table's room, and returns what to write to from now on.
+func (d *dataplane) grow(ctx context.Context) (*nat.Kernel, error) {
+	ctx, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	release, err := d.lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	double := func(n uint32) uint32 { return min(n*2, maxEntries) }
+	sizes := bpf.Sizes{
+		Frontends: double(d.maps.Map(bpf.MapFrontend).MaxEntries()),
+		Services:  double(d.maps.Services()),
+		Backends:  double(d.maps.Map(bpf.MapBackend).MaxEntries()),
+	}
+	if sizes == (bpf.Sizes{Frontends: d.maps.Map(bpf.MapFrontend).MaxEntries(), Services: d.maps.Services(), Backends: d.maps.Map(bpf.MapBackend).MaxEntries()}) {
+		return nil, errors.Join(fmt.Errorf("the table is as large as it may become (%d entries)", maxEntries), release())
+	}
+	grown, err := natinit.Grow(d.attachConfig(), sizes)
+	if err != nil {
+		return nil, errors.Join(err, release())
+	}
+	d.former = append(d.former, d.maps) // a write may still be on its way; closed at the end
+	d.maps, d.store = grown, nat.NewKernel(grown, d.features)
+	d.log.Info("the table has more room", "frontends", sizes.Frontends, "services", sizes.Services, "backends", sizes.Backends)
+	return d.store, release()
 }
 
 // apiBackends are what the API service leads to now, under the given addresses.
@@ -174,4 +216,10 @@ func (d *dataplane) apiBackends(vips []netip.AddrPort) ([]netip.AddrPort, error)
 	return out, nil
 }
 
-func (d *dataplane) close() error { return d.maps.Close() }
+func (d *dataplane) close() error {
+	var errs []error
+	for _, m := range append(d.former, d.maps) {
+		errs = append(errs, m.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -31,6 +31,9 @@ type engine struct {
 	// gone is told which backends no Service port has any more, after the flush.
 	gone func([]Backend)
 
+	// grow gives the table more room; nil where there is none to have.
+	grow func(context.Context) error
+
 	wake chan struct{}
 
 	mu       sync.Mutex
@@ -261,6 +264,9 @@ const (
 	verifyInterval = 30 * time.Second
 	// retryLongest bounds the back-off after a write that failed.
 	retryLongest = 5 * time.Second
+	// growInterval is the least time between two attempts at more room.
+	growInterval = time.Second
+	growRetry    = time.Minute // after one that failed
 )
 
 // run flushes until ctx ends.
@@ -269,6 +275,7 @@ func (e *engine) run(ctx context.Context) {
 	defer verify.Stop()
 	retry := 100 * time.Millisecond
 	var again <-chan time.Time
+	var growAgain time.Time
 	for {
 		check := false
 		select {
@@ -298,6 +305,15 @@ func (e *engine) run(ctx context.Context) {
 			continue
 		}
 		retry = 100 * time.Millisecond
+		if e.writer.Full() && e.grow != nil && time.Now().After(growAgain) {
+			growAgain = time.Now().Add(growInterval)
+			if err := e.grow(ctx); err != nil {
+				growAgain = time.Now().Add(growRetry)
+				e.log.Error("the table is full and could not be given more room; Services are out (see status)", "err", err)
+				continue
+			}
+			e.poke()
+		}
 	}
 }
 

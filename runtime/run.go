@@ -74,6 +74,14 @@ func newRun(cfg *Config, d *dataplane) (*run, error) {
 		Room: func() { r.engine.poke() },
 	})
 	r.engine = newEngine(cfg.Log, r.writer, cfg.NodeName, cfg.NodePorts)
+	r.engine.grow = func(ctx context.Context) error {
+		store, err := d.grow(ctx)
+		if err != nil {
+			return err
+		}
+		r.writer.SetStore(store)
+		return nil
+	}
 	if err := r.connect(); err != nil {
 		r.writer.Close()
 		return nil, err

@@ -37,6 +37,14 @@ func newRetiring(store nat.Store, log *slog.Logger, freed func(*nat.Plan, *nat.P
 	return r
 }
 
+// setStore changes where plans are carried out that are added from now on. Those
+// before are of a table that goes as a whole.
+func (r *retiring) setStore(store nat.Store) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.store = store
+}
+
 func (r *retiring) add(applied *nat.Applied, plan *nat.Plan, planner *nat.Planner) {
 	if len(plan.OldSets)+len(plan.Deletes)+len(plan.OldRanges) == 0 {
 		return
@@ -78,7 +86,10 @@ func (r *retiring) run() {
 		for i, b := range batch {
 			plans[i] = b.plan
 		}
-		err := nat.Retire(r.store, plans...)
+		r.mu.Lock()
+		store := r.store
+		r.mu.Unlock()
+		err := nat.Retire(store, plans...)
 		if err != nil { // the next planner that reads the table collects it
 			r.log.Warn("what was replaced in the table is still there", "err", err)
 		}

@@ -46,6 +46,8 @@ type Writer struct {
 	planner *nat.Planner
 	noted   uint64 // the table's generation as this writer left it
 	status  Status
+	out     int // ports that are not as they should be
+	full    int // of them, those that found no room
 
 	retiring *retiring
 }
@@ -112,9 +114,26 @@ func (w *Writer) Set(before, after []services.Port) {
 		if p.index != 0 {
 			w.gone = append(w.gone, p.index)
 		}
+		w.setErr(p, nil)
 		delete(w.ports, key)
 		delete(w.dirty, key)
 	}
+}
+
+// SetStore makes the Writer write to another store, which holds the same.
+func (w *Writer) SetStore(store Store) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cfg.Store = store
+	w.planner = nil
+	w.retiring.setStore(store)
+}
+
+// Full reports whether some Services are out for lack of room.
+func (w *Writer) Full() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.full > 0
 }
 
 // Pending reports whether a flush would have something to look at.
@@ -302,6 +321,8 @@ func (w *Writer) write() error {
 	return nil
 }
 
+func isFull(err error) bool { return errors.Is(err, nat.ErrFull) || errors.Is(err, nat.ErrNoIndex) }
+
 func (w *Writer) assignAll() {
 	for _, key := range sortKeys(slices.Collect(maps.Keys(w.dirty))) {
 		w.assign(key)
@@ -322,16 +343,34 @@ func (w *Writer) assign(key services.PortKey) {
 		if p.err != nil {
 			w.cfg.Log.Info("a Service is as it should be again", "service", p.svc.Name)
 		}
-		p.index, p.err = index, nil
+		p.index = index
+		w.setErr(p, nil)
 		return
 	case p.err == nil || p.err.Error() != err.Error():
 		w.cfg.Log.Error("a Service stays as it is in the table", "service", p.svc.Name, "there", p.index != 0, "err", err)
 	}
+	w.setErr(p, err)
+}
+
+func (w *Writer) setErr(p *port, err error) {
+	count := func(err error, by int) {
+		if err != nil {
+			w.out += by
+		}
+		if isFull(err) {
+			w.full += by
+		}
+	}
+	count(p.err, -1)
+	count(err, +1)
 	p.err = err
 }
 
 // retryOut gives those that found no room another try.
 func (w *Writer) retryOut() {
+	if w.out == 0 {
+		return
+	}
 	var out []services.PortKey
 	for key, p := range w.ports {
 		if p.err != nil {
@@ -349,10 +388,12 @@ func (w *Writer) freed(plan *nat.Plan, of *nat.Planner) {
 	again := false
 	if of == w.planner {
 		of.Freed(plan)
-		for key, p := range w.ports {
-			if p.err != nil {
-				w.dirty[key] = true
-				again = true
+		again = w.out > 0
+		if again {
+			for key, p := range w.ports {
+				if p.err != nil {
+					w.dirty[key] = true
+				}
 			}
 		}
 	}
@@ -370,7 +411,7 @@ func (w *Writer) Status() Status {
 	st.Ports = len(w.ports)
 	for _, key := range w.sorted() {
 		if p := w.ports[key]; p.err != nil {
-			st.Out = append(st.Out, Out{Port: key, Full: errors.Is(p.err, nat.ErrFull) || errors.Is(p.err, nat.ErrNoIndex), Err: p.err.Error()})
+			st.Out = append(st.Out, Out{Port: key, Full: isFull(p.err), Err: p.err.Error()})
 		}
 	}
 	if w.planner != nil {

@@ -1,0 +1,98 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/cilium/ebpf"
+)
+
+// Grow makes the table that m would be with more room: new maps in place of
+// those that are smaller than sizes says, empty and not pinned, and the others
+// shared. A zero size stays as it is, and no map shrinks. What the new maps
+// lack is the caller's to copy; then programs are attached that use them, and
+// then Install gives them the pins. Killed before that, nothing has happened;
+// in the middle of it, the pins lead to maps with the same content.
+func (m *Maps) Grow(sizes Sizes) (*Maps, error) {
+	spec, err := specs()
+	if err != nil {
+		return nil, err
+	}
+	sizes.apply(spec)
+	grown := &Maps{byName: map[MapName]*ebpf.Map{}}
+	var larger []MapName
+	for _, name := range MapNames() {
+		old := m.Map(name)
+		want := spec.Maps[name.Kernel()]
+		if sizes.gives(name) && want.MaxEntries > old.MaxEntries() {
+			larger = append(larger, name)
+			continue
+		}
+		if grown.byName[name], err = old.Clone(); err != nil {
+			return nil, errors.Join(fmt.Errorf("share map %s: %w", name, err), grown.Close())
+		}
+	}
+	if err := grown.create(larger, spec); err != nil {
+		return nil, errors.Join(err, grown.Close())
+	}
+	grown.Created = larger
+	return grown, nil
+}
+
+// gives reports whether a size is given for a map.
+func (s Sizes) gives(name MapName) bool {
+	switch name {
+	case MapFrontend:
+		return s.Frontends != 0
+	case MapService, MapCounter:
+		return s.Services != 0
+	case MapBackend:
+		return s.Backends != 0
+	}
+	return false
+}
+
+// growSuffix marks a pin that is about to take its place by a rename.
+const growSuffix = "_new"
+
+// Install gives the maps that Grow created the pins of those that they take
+// the place of. What may fail comes first, for all of them.
+func (m *Maps) Install(pins Pins) error {
+	for _, name := range m.Created {
+		next := pins.Map(name) + growSuffix
+		if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("remove left-over pin: %w", err)
+		}
+		if err := m.Map(name).Pin(next); err != nil {
+			return fmt.Errorf("pin map: %w", err)
+		}
+	}
+	for _, name := range m.Created {
+		if err := os.Rename(pins.Map(name)+growSuffix, pins.Map(name)); err != nil {
+			return fmt.Errorf("move pinned map into place: %w", err)
+		}
+	}
+	m.Created = nil
+	return nil
+}
+
+// CopyCounters copies what a table has counted. What is counted meanwhile is lost.
+func (m *Maps) CopyCounters(to *Maps) error {
+	from, into := m.Map(MapCounter), to.Map(MapCounter)
+	var index uint32
+	var c Counters
+	it := from.Iterate()
+	for it.Next(&index, &c) {
+		if c == (Counters{}) {
+			continue
+		}
+		if err := into.Put(index, c); err != nil {
+			return fmt.Errorf("copy counter %d: %w", index, err)
+		}
+	}
+	if err := it.Err(); err != nil {
+		return fmt.Errorf("read counters: %w", err)
+	}
+	return nil
+}

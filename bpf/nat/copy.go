@@ -1,0 +1,33 @@
+package nat
+
+import "github.com/firsthop/firsthop/bpf"
+
+// Fill writes a whole state into an empty table that no program uses yet.
+func Fill(store Store, s *State) error {
+	if err := store.PutGeneration(s.Generation); err != nil {
+		return err
+	}
+	var backendKeys []bpf.BackendKey
+	var backends []bpf.Backend
+	for id, set := range s.Sets {
+		for slot, be := range set {
+			backendKeys = append(backendKeys, bpf.BackendKey{Set: id, Slot: slot})
+			backends = append(backends, be)
+		}
+	}
+	var frontendKeys []bpf.FrontendKey
+	var frontends []bpf.Frontend
+	for k, fe := range s.Frontends {
+		frontendKeys = append(frontendKeys, k)
+		frontends = append(frontends, fe)
+	}
+	if err := store.PutBackends(backendKeys, backends); err != nil {
+		return err
+	}
+	for at, w := range s.Words {
+		if err := store.PutWord(at, w); err != nil {
+			return err
+		}
+	}
+	return store.PutFrontends(frontendKeys, frontends)
+}
