@@ -86,10 +86,7 @@ func TestANameIsFollowedWhenItsServerHasMoved(t *testing.T) {
 	}
 	// A name server that is down takes nothing with it.
 	z.setDown(true)
-	r.m.mu.Lock()
-	r.m.lookDue = time.Now()
-	r.m.poke()
-	r.m.mu.Unlock()
+	r.lookNow()
 	r.until("the question without an answer", func(s Status) bool { return len(s.Names) == 1 && s.Names[0].Err != "" })
 	if s := r.m.Status(); !s.Live || r.set() != a2 || s.Names[0].Addresses != 1 {
 		t.Errorf("status is %+v", s)
@@ -107,10 +104,7 @@ func TestANameIsFollowedWhileItsServerLives(t *testing.T) {
 	r.await(a1)
 	r.until("the first look is over", func(s Status) bool { return len(s.Names) == 1 })
 	r.file("etc/hosts", "192.0.2.11 api.example\n192.0.2.12 api.example\n")
-	r.m.mu.Lock()
-	r.m.lookDue = time.Now() // half a minute has passed
-	r.m.poke()
-	r.m.mu.Unlock()
+	r.lookNow()
 	r.await(a1, a2)
 	r.until("the next look is in half a minute", func(Status) bool {
 		r.m.mu.Lock()
@@ -320,10 +314,7 @@ func TestANewCAIsReadWhileTheOldOneStillServes(t *testing.T) {
 	r.await(a1)
 	r.until("a stranger", func(s Status) bool { return s.endpoint(a2).Kind == apiserver.KindTLS })
 	account(r.ca, next)
-	r.m.mu.Lock()
-	r.m.lookDue = time.Now() // half a minute has passed
-	r.m.poke()
-	r.m.mu.Unlock()
+	r.lookNow()
 	r.await(a1, a2)
 	if s := r.m.Status().endpoint(a1); s.Failures != 0 {
 		t.Errorf("the new CA made the old server fail: %+v", s)

@@ -166,6 +166,21 @@ func until(t testing.TB, what string, ok func() bool) {
 	}
 }
 
+// lookNow makes the next look due, as when half a minute has passed.
+func (r *rig) lookNow() {
+	r.t.Helper()
+	until(r.t, "no look is under way", func() bool {
+		r.m.mu.Lock()
+		defer r.m.mu.Unlock()
+		if r.m.looking {
+			return false // it would set the time of the next one when it is over
+		}
+		r.m.lookDue = time.Now()
+		r.m.poke()
+		return true
+	})
+}
+
 // endpoint gives what is known about one address.
 func (s Status) endpoint(at string) EndpointStatus {
 	for _, e := range s.Endpoints {
