@@ -13,6 +13,7 @@ import (
 
 // claims say which Service has which frontend.
 type claims struct {
+	vips
 	holder map[bpf.FrontendKey]claim
 	rivals map[bpf.FrontendKey][]claim // of frontends with several claims, the holder's first
 }
@@ -24,7 +25,7 @@ type claim struct {
 }
 
 func newClaims() claims {
-	return claims{holder: map[bpf.FrontendKey]claim{}, rivals: map[bpf.FrontendKey][]claim{}}
+	return claims{vips: newVIPs(), holder: map[bpf.FrontendKey]claim{}, rivals: map[bpf.FrontendKey][]claim{}}
 }
 
 // compare puts the better claim first.
@@ -70,13 +71,15 @@ func (c *claims) contested(e *entry) bool {
 // affected are others whose frontends may have changed by it.
 func (c *claims) replace(e *entry, asked []Port) (affected []*entry) {
 	for i := range e.asked {
-		for _, k := range e.asked[i].Frontends {
+		for j, k := range e.asked[i].Frontends {
 			affected = c.release(k, e, affected)
+			affected = c.count(e, k, e.asked[i].Kinds[j], -1, affected)
 		}
 	}
 	for i := range asked {
 		for j, k := range asked[i].Frontends {
 			affected = c.claim(k, claim{e, asked[i].Kinds[j]}, affected)
+			affected = c.count(e, k, asked[i].Kinds[j], +1, affected)
 		}
 	}
 	return affected
@@ -125,7 +128,7 @@ func appendAll(affected []*entry, rivals []claim) []*entry {
 // with a Problem for each of those.
 func (c *claims) granted(e *entry) (wanted []Port, lost []Problem) {
 	if !c.contested(e) {
-		return e.asked, nil
+		return c.of(e.asked), nil
 	}
 	for i := range e.asked {
 		p := e.asked[i]
@@ -140,5 +143,5 @@ func (c *claims) granted(e *entry) (wanted []Port, lost []Problem) {
 			}
 		}
 	}
-	return wanted, lost
+	return c.of(wanted), lost
 }

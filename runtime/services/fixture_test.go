@@ -299,7 +299,10 @@ func resolve(t testing.TB, table *Table, key bpf.FrontendKey) string {
 	if state, err = fake.Read(); err != nil {
 		t.Fatal(err)
 	}
-	v := state.Lookup(key)
+	return verdictOf(state.Lookup(key))
+}
+
+func verdictOf(v nat.Verdict) string {
 	switch v.Kind {
 	case nat.Refused:
 		return "rejected"

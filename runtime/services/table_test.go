@@ -2,6 +2,7 @@ package services
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -201,6 +202,27 @@ func TestSeveralServicesClaimAFrontend(t *testing.T) {
 		table := tableOf(thisNode(), thief, dns, slice("d", "dns", "dns:80/tcp", "10.0.0.10"), slice("t", "thief", "http:80/tcp", "10.0.0.66"))
 		tries{{"", pod, "172.30.0.10:80/tcp", "10.0.0.10:80"}}.run(t, table)
 	})
+	t.Run("an external IP that is another's cluster IP, by another port", func(t *testing.T) {
+		dns := service("dns", "dns:53/tcp", clusterIPs("172.30.0.10"))
+		guest := service("guest", "http:80/tcp", clusterIPs("172.30.0.3"), externalIPs("172.30.0.10"))
+		table := tableOf(thisNode(), guest, slice("g", "guest", "http:80/tcp", "10.0.0.66"))
+		tries{{"nobody's cluster IP", pod, "172.30.0.10:99/tcp", "not ours"}}.run(t, table)
+		if got := changed(table.SetService(dns)); got != "dns guest" {
+			t.Errorf("changed are %q", got)
+		}
+		tries{
+			{"each has its port", pod, "172.30.0.10:80/tcp", "10.0.0.66:80"},
+			{"what neither serves is refused", pod, "172.30.0.10:99/tcp", "rejected"},
+		}.run(t, table)
+		if got := changed(table.DeleteService(named("dns"))); got != "dns guest" {
+			t.Errorf("changed are %q", got)
+		}
+		tries{{"nobody's cluster IP again", pod, "172.30.0.10:99/tcp", "not ours"}}.run(t, table)
+		table.DeleteService(named("guest"))
+		if len(table.claims.cluster)+len(table.claims.guests)+len(table.claims.holder) > 0 {
+			t.Errorf("of nothing is left %+v", table.claims)
+		}
+	})
 	t.Run("three of them, and the one in the middle goes", func(t *testing.T) {
 		table := tableOf(thisNode(), older, newer, service("third", "http:80/tcp", clusterIPs("172.30.0.3"), externalIPs("192.168.99.1"), at(3)))
 		table.DeleteService(named("newer"))
@@ -342,6 +364,9 @@ func checkTable(t *testing.T, table *Table, said map[types.NamespacedName][]Port
 		if changes := table.SetSlice(s.DeepCopy()); len(changes) > 0 {
 			t.Errorf("an unchanged slice changes %v", changes)
 		}
+	}
+	if !maps.Equal(table.claims.cluster, fresh.claims.cluster) || len(table.claims.guests) != len(fresh.claims.guests) {
+		t.Errorf("cluster IPs are %v, of a new table %v", table.claims.cluster, fresh.claims.cluster)
 	}
 	if len(table.claims.holder) != len(fresh.claims.holder) || len(table.claims.rivals) != len(fresh.claims.rivals) || len(table.entries) != len(fresh.entries) {
 		t.Errorf("%d frontends, %d contested, %d entries; of a new table %d, %d, %d", len(table.claims.holder), len(table.claims.rivals),
