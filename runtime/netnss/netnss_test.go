@@ -313,14 +313,12 @@ func TestMissingRightsAreNamed(t *testing.T) {
 		name, proc, want string
 		caps             []uintptr
 	}{
-		{"no right to look at others", "/proc", "CAP_SYS_PTRACE", []uintptr{unix.CAP_SYS_ADMIN}},
+		{"no right to look at others", othersProc(t), "CAP_SYS_PTRACE", []uintptr{unix.CAP_SYS_ADMIN}},
 		{"no right to enter", t.TempDir(), "CAP_SYS_ADMIN", []uintptr{unix.CAP_SYS_PTRACE}},
 		{"all rights", t.TempDir(), "false <nil>", []uintptr{unix.CAP_SYS_ADMIN}},
 	} {
 		exe := copySelf(t)
-		if tc.proc != "/proc" {
-			must(t, os.Chmod(filepath.Dir(tc.proc), 0o755))
-		}
+		must(t, os.Chmod(filepath.Dir(tc.proc), 0o755))
 		cmd := exec.CommandContext(t.Context(), exe)
 		cmd.Env = append(os.Environ(), childEnv+"="+tc.proc)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}, AmbientCaps: tc.caps}
@@ -330,6 +328,14 @@ func TestMissingRightsAreNamed(t *testing.T) {
 			t.Errorf("%s: %s, want %s", tc.name, got, tc.want)
 		}
 	}
+}
+
+// othersProc is a /proc with this process alone.
+func othersProc(t testing.TB) string {
+	t.Helper()
+	proc, pid := t.TempDir(), strconv.Itoa(os.Getpid())
+	must(t, os.Symlink(filepath.Join("/proc", pid), filepath.Join(proc, pid)))
+	return proc
 }
 
 // copySelf puts the test binary where everyone may execute it.

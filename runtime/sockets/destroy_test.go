@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"testing"
 
@@ -222,6 +223,7 @@ func TestDestroyersMayMeet(t *testing.T) {
 		all = append(all, a)
 	}
 	n.serve(1)
+	files := openFiles(t)
 	type result struct {
 		Result
 		error
@@ -244,9 +246,19 @@ func TestDestroyersMayMeet(t *testing.T) {
 	if destroyed != sockets {
 		t.Errorf("%d sockets were destroyed, want each of %d once", destroyed, sockets)
 	}
+	if now := openFiles(t); now > files { // one would keep a pod's namespace alive
+		t.Errorf("%d files are open, before it were %d", now, files)
+	}
 	for _, a := range all {
 		a.want("ECONNABORTED", "peek")
 	}
+}
+
+func openFiles(t testing.TB) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	must(t, err)
+	return len(list)
 }
 
 func TestNamespacesWithoutSocketsAreSkipped(t *testing.T) {

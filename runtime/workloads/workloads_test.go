@@ -436,6 +436,21 @@ func TestManyTellAtOnce(t *testing.T) {
 	f.want(t, "in the end", optedOut(want))
 }
 
+func TestChangesWithoutEndAreFollowed(t *testing.T) {
+	m := newMachine(t)
+	f := newFake(100)
+	r := start(t, Config{Store: f, Namespaces: m.c, Programs: true})
+	r.SetRanges(true)
+	r.SetSynced()
+	for i := 0; r.Status().Scans < 3; i++ {
+		r.SetNode(addrs(fmt.Sprintf("192.0.%d.%d", i>>8&0xff, i&0xff)))
+		time.Sleep(gatherTime / 10)
+		if i > 1000 {
+			t.Fatalf("after %d changes: %+v", i, r.Status())
+		}
+	}
+}
+
 type syncBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
