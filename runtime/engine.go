@@ -344,8 +344,8 @@ func (e *engine) flush(ctx context.Context, verify bool) error {
 	if e.writer.Pending() && e.queued.IsZero() {
 		e.queued = time.Now()
 	}
-	if len(leaving) > 0 {
-		e.gone(e.unused(leaving))
+	if gone := e.unused(leaving); len(gone) > 0 {
+		e.gone(gone)
 	}
 	return nil
 }
