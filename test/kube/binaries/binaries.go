@@ -27,8 +27,8 @@ const kubernetes = "k8s.io/kubernetes"
 // built are the programs of that module, by their directories below cmd.
 var built = []string{"kube-apiserver", "kube-proxy"}
 
-// etcdSuite is the release of Debian that etcd is of. Its version must be 3.5.13 or later: an API server with an older
-// etcd cannot ask how far a watch has come, and answers no watch-list (kubernetes#123072).
+// etcdSuite is the release of Debian that etcd is of. Its version must be 3.5.13 or later: an API server does not ask an
+// older one how far a watch has come (etcd#15220, etcd#17507), and then refuses watch-lists, so that clients list.
 const etcdSuite = "trixie"
 
 // Programs are the paths of what was built or fetched.

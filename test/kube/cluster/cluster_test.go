@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -18,10 +19,12 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/utils/ptr"
 
 	"github.com/firsthop/firsthop/test/kube/cluster"
+	"github.com/firsthop/firsthop/test/lab"
 )
+
+func TestMain(m *testing.M) { os.Exit(lab.RunMain(m)) }
 
 // deadline bounds every wait of these tests.
 const deadline = 2 * time.Minute
@@ -45,7 +48,7 @@ func web(name string, clusterIP string, endpoint netip.AddrPort, node string) (*
 		ObjectMeta:  metav1.ObjectMeta{Name: name + "-1", Labels: map[string]string{discoveryv1.LabelServiceName: name}},
 		AddressType: discoveryv1.AddressTypeIPv4,
 		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{endpoint.Addr().String()}, NodeName: &node}},
-		Ports:       []discoveryv1.EndpointPort{{Name: &port.Name, Protocol: &port.Protocol, Port: ptr.To(int32(endpoint.Port()))}},
+		Ports:       []discoveryv1.EndpointPort{{Name: &port.Name, Protocol: &port.Protocol, Port: new(int32(endpoint.Port()))}},
 	}
 	return svc, slice
 }
@@ -210,26 +213,26 @@ func testProxy(t *testing.T, c *cluster.Cluster, near, far *cluster.Node) {
 	}()
 	c.Apply(twoObjects(web("proxied", "10.96.9.2", backend, far.Name))...)
 
-	ask := func(ctx context.Context, address string) (string, error) {
-		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ask := func(address string, within time.Duration) (string, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), within)
 		defer cancel()
 		conn, err := client.DialContext(ctx, "tcp4", address)
 		if err != nil {
 			return "", err
 		}
 		defer conn.Close()
-		conn.SetDeadline(time.Now().Add(10 * time.Second))
+		conn.SetDeadline(time.Now().Add(within))
 		said, err := io.ReadAll(conn)
 		return string(said), err
 	}
-	if said, err := ask(t.Context(), backend.String()); err != nil || !strings.HasPrefix(said, near.Pod(1)[0].String()+":") {
+	if said, err := ask(backend.String(), 10*time.Second); err != nil || !strings.HasPrefix(said, near.Pod(1)[0].String()+":") {
 		t.Fatalf("the network of pods: got %q, %v", said, err)
 	}
 	for _, mode := range []string{"nftables", "iptables"} {
 		proxy := near.StartKubeProxy(mode)
 		near.AwaitHealthy()
 		for until := time.Now().Add(deadline); ; time.Sleep(50 * time.Millisecond) {
-			said, err := ask(t.Context(), "10.96.9.2:80")
+			said, err := ask("10.96.9.2:80", 10*time.Second)
 			if err == nil && strings.HasPrefix(said, near.Pod(1)[0].String()+":") {
 				break
 			}
@@ -240,9 +243,9 @@ func testProxy(t *testing.T, c *cluster.Cluster, near, far *cluster.Node) {
 		proxy.Kill()
 		cleanup, err := near.Command(t.Context(), c.ProgramDir()+"/kube-proxy", "--cleanup").CombinedOutput()
 		if err != nil {
-			t.Logf("kube-proxy --cleanup: %v\n%s", err, cleanup)
+			t.Errorf("kube-proxy --cleanup: %v\n%s", err, cleanup)
 		}
-		if said, err := ask(t.Context(), "10.96.9.2:80"); err == nil {
+		if said, err := ask("10.96.9.2:80", time.Second); err == nil {
 			t.Errorf("after kube-proxy --cleanup: still %q", said)
 		}
 	}
