@@ -43,8 +43,12 @@ func mountRecorded(dir, source string, record func(identity string) error) (iden
 	if err := record(identity); err != nil {
 		return "", err
 	}
-	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_SYMLINKS); err != nil {
-		return "", explainMount("bpf", dir, err)
+	err = unix.MoveMount(fd, "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_SYMLINKS)
+	switch {
+	case err == nil:
+		return identity, nil
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.ENOSYS):
+		return "", nil // a seccomp profile may know fsopen and not this
 	}
-	return identity, nil
+	return "", explainMount("bpf", dir, err)
 }

@@ -211,6 +211,11 @@ func searchCgroup(h *Host, c Config, root trueRoot) (Cgroup2, error) {
 	if g, ok := unsureRoot(h, v, root); ok {
 		return g, nil
 	}
+	for _, p := range []string{pureV2Path, hybridPath} { // what may not be looked at is not absent: nothing is mounted beside it
+		if _, err := CgroupID(v.open(p)); errors.Is(err, ErrRefused) {
+			return Cgroup2{}, err
+		}
+	}
 	g := Cgroup2{HostPath: c.cgroupDir(), Path: v.open(c.cgroupDir()), State: CgroupNotMounted, options: hierarchyOptions(table)}
 	g.problem = fmt.Errorf("cgroup2: %w: the true root of the hierarchy is mounted nowhere on the host", ErrAbsent)
 	g.Actions = []string{"mount cgroup2 at " + g.HostPath}

@@ -104,15 +104,9 @@ func (r *run) connect() error {
 	if err != nil {
 		return err
 	}
-	ca := rc.CAData
-	if len(ca) == 0 && rc.CAFile != "" {
-		if ca, err = os.ReadFile(rc.CAFile); err != nil {
-			return fmt.Errorf("read the cluster's CA: %w", err)
-		}
-	}
 	r.monitor, err = apiservers.New(apiservers.Config{
 		Log: r.cfg.Log, Explicit: r.cfg.Endpoints, Services: vips, Adopted: r.adopted,
-		Root: r.cfg.HostRoot, StateDir: r.cfg.StateDir, Kubeconfig: r.cfg.Kubeconfig, Pod: r.cfg.Pod, CA: ca,
+		Root: r.cfg.HostRoot, StateDir: r.cfg.StateDir, Kubeconfig: r.cfg.Kubeconfig, Pod: r.cfg.Pod,
 		OnChange: r.engine.setLive,
 	})
 	if err != nil {
