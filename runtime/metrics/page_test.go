@@ -1,0 +1,84 @@
+package metrics
+
+import (
+	"math"
+	"testing"
+)
+
+func TestAPageIsReadAsItWasMeant(t *testing.T) {
+	strange := []string{"", "a b", `quo"te`, `back\slash`, "new\nline", "naïve 日本", `\n`, "{a=\"b\"} 1"}
+	p := &Page{}
+	p.Counter("a_total", "First line.\nA back\\slash.", 3)
+	p.Gauges("b", "Values.", func(add adder) {
+		for i, s := range strange {
+			add(float64(i), Label{"x", s}, Label{"y", "1"})
+		}
+	})
+	p.Gauges("none", "Nothing to tell.", func(adder) {})
+	f := parse(t, p.b)
+	if got := f["a_total"].GetHelp(); got != "First line.\nA back\\slash." {
+		t.Errorf("%q", got)
+	}
+	if v := f.value(t, "a_total"); v != 3 {
+		t.Error(v)
+	}
+	for i, s := range strange {
+		if v := f.value(t, "b", "x", s, "y", "1"); v != float64(i) {
+			t.Errorf("%q: %v", s, v)
+		}
+	}
+}
+
+func TestBytesThatAreNoTextDoNotCostThePage(t *testing.T) {
+	p := &Page{}
+	p.Gauges("a", "Values.", func(add adder) { add(1, Label{"x", "\xff\xfe"}) })
+	if v := parse(t, p.b).value(t, "a", "x", "\uFFFD\uFFFD"); v != 1 {
+		t.Error(v)
+	}
+}
+
+func TestNumbersKeepTheirValue(t *testing.T) {
+	for _, v := range []float64{0, 1, -1, 0.25, 1e-9, 1 << 53, 1<<53 + 2, math.MaxUint64, 1.7e9 + 0.123456, math.Inf(+1), math.MaxFloat64, math.SmallestNonzeroFloat64} {
+		p := &Page{}
+		p.Gauge("a", "A value.", v)
+		if got := parse(t, p.b).value(t, "a"); got != v {
+			t.Errorf("%v is read as %v: %s", v, got, p.b)
+		}
+	}
+}
+
+func TestAHistogramCountsWhatIsUpToABound(t *testing.T) {
+	h := newTimes([]float64{0.1, 1, 10})
+	for _, v := range []float64{0.05, 0.1, 0.5, 1, 1.5, 100} {
+		h.observe(v)
+	}
+	p := &Page{}
+	h.write(p, "a_seconds", "Times.")
+	got := parse(t, p.b).metric("a_seconds").GetHistogram()
+	if got.GetSampleCount() != 6 || math.Abs(got.GetSampleSum()-103.15) > 1e-9 {
+		t.Errorf("%v", got)
+	}
+	want := []uint64{2, 4, 5, 6}
+	for i, b := range got.GetBucket() {
+		if b.GetCumulativeCount() != want[i] {
+			t.Errorf("up to %v: %d, want %d", b.GetUpperBound(), b.GetCumulativeCount(), want[i])
+		}
+	}
+}
+
+func FuzzLabels(f *testing.F) {
+	for _, s := range []string{"", "a", `"`, `\`, "\n", "\xff", `\"`, "\u2028", "}\nb 1\n"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		p := &Page{}
+		p.Gauges("a", s, func(add adder) { add(1, Label{"x", s}) })
+		got := parse(t, p.b)
+		if len(got) != 1 {
+			t.Fatalf("%q makes %d families", s, len(got))
+		}
+		if got.metric("a", "x", string([]rune(s))) == nil {
+			t.Errorf("%q is not there: %s", s, p.b)
+		}
+	})
+}
