@@ -60,6 +60,10 @@ func (b Build) contents(ctx context.Context, version string) ([]file, error) {
 	if err != nil {
 		return nil, err
 	}
+	runtimeUnit, err := units.RuntimeUnit()
+	if err != nil {
+		return nil, err
+	}
 	page, err := b.manPage(ctx, version)
 	if err != nil {
 		return nil, err
@@ -68,6 +72,7 @@ func (b Build) contents(ctx context.Context, version string) ([]file, error) {
 	list := []file{
 		{path: units.EnvironmentFile, data: settings, kept: true},
 		{path: "/usr/lib/systemd/system/" + units.ServiceName, data: unit},
+		{path: "/usr/lib/systemd/system/" + units.RuntimeServiceName, data: runtimeUnit},
 		{path: "/usr/share/man/man8/firsthop.8.gz", data: compress([]byte(page))},
 		{path: doc + "NEWS.gz", data: compress(news)},
 		{path: doc + "THIRD-PARTY-LICENSES.gz", data: compress(others)},

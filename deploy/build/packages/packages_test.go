@@ -93,6 +93,7 @@ var wantFiles = map[string]int64{
 	"/etc/default/firsthop":                              0o644,
 	"/usr/bin/firsthop":                                  0o755,
 	"/usr/lib/systemd/system/firsthop-init.service":      0o644,
+	"/usr/lib/systemd/system/firsthop.service":           0o644,
 	"/usr/share/bash-completion/completions/firsthop":    0o644,
 	"/usr/share/doc/firsthop/NEWS.gz":                    0o644,
 	"/usr/share/doc/firsthop/THIRD-PARTY-LICENSES.gz":    0o644,
