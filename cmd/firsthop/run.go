@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,10 +18,8 @@ import (
 	"github.com/firsthop/firsthop/runtime/services"
 )
 
-const (
-	categoryCluster = "Cluster:"
-	categoryListen  = "Where to listen:"
-)
+// off is for an address that is not to be listened on.
+const off = "off"
 
 func runCommand(e env) *cli.Command {
 	return &cli.Command{
@@ -32,14 +31,16 @@ EndpointSlices, and keeps the table as they want it. Stopped, killed or cut off
 from every API server, it leaves the dataplane serving what it last knew. Give
 it the settings that init has (scope, udp, directories).`,
 		Flags: join([]cli.Flag{
-			stringFlag("kubeconfig", "", "`FILE` with the credentials (default: the pod's ServiceAccount)", categoryCluster),
-			&cli.StringFlag{Name: "node-name", Usage: "`NAME` of this node's Node object (default: $NODE_NAME, then the host name)", Category: categoryCluster, EnvVars: []string{"FIRSTHOP_NODE_NAME", "NODE_NAME"}},
+			stringFlag("kubeconfig", "", "`FILE` with the credentials (default: the pod's ServiceAccount)", ""),
+			&cli.StringFlag{Name: "node-name", Usage: "`NAME` of this node's Node object (default: $NODE_NAME, then the host name)", EnvVars: []string{"FIRSTHOP_NODE_NAME", "NODE_NAME"}},
 			&cli.StringSliceFlag{Name: "nodeport-addresses", Usage: "serve node ports on these `CIDRS` only, or on the node's own addresses (primary); comma-separated, repeatable (default: every address of the host)", EnvVars: envVar("nodeport-addresses")},
-			stringFlag("healthz-bind-address", ":10256", "`ADDRESS` of /healthz and /livez, empty for none", categoryListen),
-			stringFlag("metrics-bind-address", "127.0.0.1:10249", "`ADDRESS` of /metrics, empty for none", categoryListen),
+			stringFlag("healthz-bind-address", ":10256", "`ADDRESS` of /healthz and /livez, or off", ""),
+			stringFlag("metrics-bind-address", "127.0.0.1:10249", "`ADDRESS` of /metrics, or off", ""),
 			stringFlag("scope", string(bootstrap.ScopeAll), "whose connections are served: all, host (not pods) or off", ""),
 			boolFlag("udp", true, "serve UDP too"),
-		}, kernelFlags(), addressFlags(), commonFlags()),
+		}, kernelFlags(), without("timeout", addressFlags()), without("log-level", commonFlags()), []cli.Flag{
+			stringFlag("log-level", "info", "`LEVEL` of the log on stderr: debug, info, warn, error", categoryOutput),
+		}),
 		Action: func(c *cli.Context) error { return runRun(e, c) },
 	}
 }
@@ -67,7 +68,7 @@ func runConfig(e env, c *cli.Context) (runtime.Config, error) {
 		HostRoot: p.HostRoot, Root: d.Root, Proc: p.Proc, BPFFS: d.BPFFS, Cgroup: d.Cgroup, StateDir: p.StateDir, RunDir: p.RunDir,
 		UDP: c.Bool("udp"), Forbid: atCommas(c.StringSlice("forbid-feature")), IgnoreKernelVersion: c.Bool("ignore-kernel-version"),
 		Kubeconfig: c.String("kubeconfig"), Pod: pod(e),
-		HealthAddr: c.String("healthz-bind-address"), MetricsAddr: c.String("metrics-bind-address"),
+		HealthAddr: listen(c.String("healthz-bind-address")), MetricsAddr: listen(c.String("metrics-bind-address")),
 	}
 	if cfg.Scope, err = natinit.ParseScope(c.String("scope")); err != nil {
 		return cfg, usagef("--scope: %w", err)
@@ -103,6 +104,19 @@ func runConfig(e env, c *cli.Context) (runtime.Config, error) {
 		}
 	}
 	return cfg, nil
+}
+
+// listen is an address as the runtime wants it: empty for none.
+func listen(addr string) string {
+	if addr == off {
+		return ""
+	}
+	return addr
+}
+
+// without leaves a flag out.
+func without(name string, flags []cli.Flag) []cli.Flag {
+	return slices.DeleteFunc(flags, func(f cli.Flag) bool { return f.Names()[0] == name })
 }
 
 func nodeName(given string) (string, error) {
