@@ -109,9 +109,9 @@ func (f *finder) processes(proc string) error {
 		var st unix.Stat_t
 		err = unix.Fstatat(int(dir.Fd()), name+"/ns/net", &st, 0)
 		switch {
-		case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-			refused++
-		case err == nil && st.Dev == f.dev:
+		case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), err == nil && st.Dev != f.dev:
+			refused++ // Debian's 5.10 doesn't say EACCES: its link leads to its own directory then
+		case err == nil:
 			seen++
 			if ns := f.add(st); len(ns.Pids) < maxPids {
 				ns.Pids = append(ns.Pids, pid)
