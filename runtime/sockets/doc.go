@@ -27,5 +27,15 @@
 // First the way back is read, in batches; only if it names a backend that is
 // gone are network namespaces entered, and only in those that have sockets of
 // the protocol are these listed. Nothing says in which namespace a cookie
-// lives, so it is all of them, until every cookie has been met.
+// lives, so it is all of them, until every cookie has been met. In processor
+// time, on a small virtual machine: 2 ms for 16,384 UDP sockets to read, 11 ms for
+// the 65,536 places of TCP, 2 ms to pass over 30 namespaces without sockets, 5 ms
+// with two in each.
+//
+// # What it can't reach
+//
+// A socket that shares both addresses and ports with one that is to live: the
+// kernel finds but one of them. Connections by MPTCP, whose subflows are sockets
+// with cookies of their own. One that was led to the backend, then connected to
+// the backend's own address, is taken for one that still is led.
 package sockets

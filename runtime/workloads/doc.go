@@ -28,7 +28,9 @@
 //
 // Nothing, while no pod opts out and no Service has source ranges: nobody looks
 // for namespaces then. Otherwise all are looked at when a pod comes, changes or
-// goes, a few times more until the pod's namespace is there, and every 30 s.
+// goes, a few times more until the pod's namespace is there, and every 30 s. One
+// look costs a stat for each process and a visit for each namespace: 1 ms of
+// processor time with 240 processes and 10 pods, 8 ms with 1,140 and 100.
 //
 // # Kernels
 //
