@@ -19,7 +19,10 @@ const childEnv = "FIRSTHOP_SOCKETS_CHILD"
 
 // The test binary is also the application: a process in a lab's cgroup with one socket.
 func TestMain(m *testing.M) {
-	if kind := os.Getenv(childEnv); kind != "" {
+	if kind := os.Getenv(childEnv); kind == "destroy" {
+		fmt.Println(destroyOwn())
+		return
+	} else if kind != "" {
 		fmt.Println("ended:", application(kind))
 		return
 	}

@@ -6,6 +6,9 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -66,6 +69,48 @@ func TestOnlyTheVerySocketIsDestroyed(t *testing.T) {
 	}
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNABORTED) {
 		t.Errorf("the socket says %v", err)
+	}
+}
+
+// destroyOwn is a process that destroys a socket of its own.
+func destroyOwn() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return err
+	}
+	if err := unix.Connect(fd, sockaddr(unix.AF_INET, netip.MustParseAddrPort("127.0.0.1:7001"))); err != nil {
+		return err
+	}
+	d, err := openDiag()
+	if err != nil {
+		return err
+	}
+	var s socket
+	if err := d.dump(unix.AF_INET, bpf.UDP, 7001, func(found socket) { s = found }); err != nil {
+		return err
+	}
+	return d.destroy(&s, bpf.UDP)
+}
+
+func TestTheMissingRightIsNamed(t *testing.T) {
+	l := lab.New(t)
+	exe, err := os.ReadFile("/proc/self/exe")
+	must(t, err)
+	self := filepath.Join(l.Dir, "self")
+	must(t, os.WriteFile(self, exe, 0o755))
+	for want, caps := range map[string][]uintptr{
+		"destroy a udp socket: operation not permitted: this process needs CAP_NET_ADMIN": {unix.CAP_SYS_ADMIN},
+		"<nil>": {unix.CAP_NET_ADMIN},
+	} {
+		cmd := l.Command(t.Context(), self)
+		cmd.Env = append(os.Environ(), childEnv+"=destroy")
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: 65534, Gid: 65534}
+		cmd.SysProcAttr.AmbientCaps = caps
+		out, err := cmd.CombinedOutput()
+		must(t, err)
+		if got := strings.TrimSpace(string(out)); got != want {
+			t.Errorf("with %v: %s, want %s", caps, got, want)
+		}
 	}
 }
 
