@@ -293,7 +293,7 @@ func TestCountersThatCannotBeReadAreCountedAndKeepTheirSum(t *testing.T) {
 		fails = true
 	}
 	f := parse(t, m.Page())
-	if e, n := f.value(t, "firsthop_counter_read_errors_total"), f.value(t, "firsthop_translated_total"); e != 2 || n != 5 {
+	if e, n := f.value(t, "firsthop_traffic_read_errors_total"), f.value(t, "firsthop_translated_total"); e != 2 || n != 5 {
 		t.Error(e, n)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/runtime/services"
 )
 
@@ -18,12 +19,17 @@ type CounterReader func(each func(index uint32, c bpf.Counters)) error
 // readChunk is how many counters one system call copies.
 const readChunk = 4096
 
-// ReadCounters reads the counters in the kernel, all that there are room for: it costs what the table's size costs, not
-// what is in it. Without batches (Linux 5.6) each is a system call: only those that index says are in use are then read.
+// ReadCounters reads the counters in the kernel, up to the highest index that inUse tells of, or of the init stage's.
+// Without batches (Linux 5.6) each is a system call, and only those in use are read.
 func ReadCounters(m *ebpf.Map, batch bool, inUse func() map[uint32]services.PortKey) CounterReader {
 	return func(each func(uint32, bpf.Counters)) error {
+		indexes := inUse()
 		if !batch {
-			return readSome(m, slices.Sorted(maps.Keys(inUse())), each)
+			return readSome(m, slices.Collect(maps.Keys(indexes)), each)
+		}
+		highest := nat.InitIndexes.Last
+		for index := range indexes {
+			highest = max(highest, index)
 		}
 		var cursor ebpf.MapBatchCursor
 		size := min(readChunk, int(m.MaxEntries()))
@@ -35,7 +41,7 @@ func ReadCounters(m *ebpf.Map, batch bool, inUse func() map[uint32]services.Port
 					each(keys[i], values[i])
 				}
 			}
-			if errors.Is(err, ebpf.ErrKeyNotExist) {
+			if errors.Is(err, ebpf.ErrKeyNotExist) || err == nil && n > 0 && keys[n-1] >= highest { // an array is read in order
 				return nil
 			}
 			if err != nil {
@@ -108,7 +114,7 @@ func (t *traffic) write(p *Page, cfg *Config) {
 	p.Counter("firsthop_translated_total", "Connections and datagrams that were sent to a backend.", float64(t.all.Translated))
 	p.Counter("firsthop_refused_total", "Connections and datagrams to Services that had no backend.", float64(t.all.Refused))
 	p.Counter("firsthop_unserved_port_refused_total", "Connections and datagrams to ports that a Service's address does not serve.", float64(t.unserved))
-	p.Counter("firsthop_counter_read_errors_total", "Times that these counters could not be read.", float64(t.errors))
+	p.Counter("firsthop_traffic_read_errors_total", "Times that these counters could not be read.", float64(t.errors))
 	if cfg.PerService && cfg.Indexes != nil {
 		t.perService(p, cfg.Indexes())
 	}
