@@ -12,6 +12,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 )
 
 // bpfObject is a program, map or link by its id. The kernel does not use an id twice before it has used all others.
@@ -68,15 +69,23 @@ func bpfObjects() (map[bpfObject]bool, error) {
 			objects[bpfObject{kind, id}] = true
 		}
 	}
+	err := listLinks(objects)
+	for errors.Is(err, unix.EAGAIN) { // another process is making a link just now: bpf_link_by_id
+		err = listLinks(objects)
+	}
+	if err != nil && !errors.Is(err, ebpf.ErrNotSupported) {
+		return nil, fmt.Errorf("list BPF links: %w", err)
+	}
+	return objects, nil
+}
+
+func listLinks(objects map[bpfObject]bool) error {
 	it := new(link.Iterator)
 	defer it.Close()
 	for it.Next() {
 		objects[bpfObject{"link", uint32(it.ID)}] = true
 	}
-	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrNotSupported) {
-		return nil, fmt.Errorf("list BPF links: %w", err)
-	}
-	return objects, nil
+	return it.Err()
 }
 
 // forgetHeldElsewhere removes the objects that something outside of this process's labs keeps alive: a file descriptor
