@@ -1,12 +1,9 @@
 package workloads
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -21,124 +18,7 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/runtime/netnss"
-	"github.com/firsthop/firsthop/test/lab"
 )
-
-// machine is a lab as a host of its own: a made-up /proc that leads to real namespaces.
-type machine struct {
-	t       testing.TB
-	l       *lab.Lab
-	c       netnss.Config
-	nextPID int
-}
-
-func newMachine(t testing.TB) *machine {
-	t.Helper()
-	lab.NeedsLinux(t, 5, 14, "SO_NETNS_COOKIE, to name namespaces")
-	m := &machine{t: t, l: lab.New(t), nextPID: 10}
-	m.c = netnss.Config{Proc: filepath.Join(m.l.Dir, "proc"), Root: filepath.Join(m.l.Dir, "root"), Host: m.l.Netns}
-	must(t, os.Mkdir(m.c.Proc, 0o755))
-	must(t, m.l.AddAddr("192.0.2.1/32"))
-	return m
-}
-
-func ips(i int) []string {
-	return []string{fmt.Sprint("198.51.100.", i), fmt.Sprintf("2001:db8:1::%d", i)}
-}
-
-// addPod makes a pod's namespace and returns it with its cookie. Nothing on the host shows it yet.
-func (m *machine) addPod(i int) (*lab.Pod, uint64) {
-	m.t.Helper()
-	p, err := m.l.AddPod(fmt.Sprint("pod", i), netip.MustParseAddr(ips(i)[0]), netip.MustParseAddr(ips(i)[1]))
-	must(m.t, err)
-	var cookie uint64
-	must(m.t, p.Do(func() (err error) { cookie, err = netnss.Cookie(); return err }))
-	return p, cookie
-}
-
-// start makes a process of the host that is in a pod's namespace.
-func (m *machine) start(p *lab.Pod) (pid int) {
-	m.t.Helper()
-	m.nextPID++
-	dir := filepath.Join(m.c.Proc, strconv.Itoa(m.nextPID), "ns")
-	must(m.t, os.MkdirAll(dir, 0o755))
-	must(m.t, os.Symlink(p.Netns, filepath.Join(dir, "net")))
-	return m.nextPID
-}
-
-func (m *machine) end(pid int) {
-	m.t.Helper()
-	must(m.t, os.RemoveAll(filepath.Join(m.c.Proc, strconv.Itoa(pid))))
-}
-
-// start runs a reconciler until the test ends.
-func start(t testing.TB, cfg Config) *Reconciler {
-	t.Helper()
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
-	}
-	return startThis(t, New(cfg))
-}
-
-func startThis(t testing.TB, r *Reconciler) *Reconciler {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	running.Go(func() {
-		if err := r.Run(ctx); err != nil {
-			t.Error(err)
-		}
-	})
-	t.Cleanup(func() { cancel(); running.Wait() })
-	return r
-}
-
-func waitFor(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(15 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("waited in vain: ", what)
-		}
-	}
-}
-
-func settled(t testing.TB, r *Reconciler) Status {
-	t.Helper()
-	waitFor(t, "the table is as told", func() bool { return r.Status().Synced })
-	return r.Status()
-}
-
-// is asks for the content of the fake.
-func (f *fake) is(want Table) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.table.Control != want.Control || len(f.table.Workloads) != len(want.Workloads) {
-		return false
-	}
-	for c, w := range want.Workloads {
-		if f.table.Workloads[c] != w {
-			return false
-		}
-	}
-	return true
-}
-
-func (f *fake) String() string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return fmt.Sprintf("%+v", f.table)
-}
-
-func (f *fake) want(t testing.TB, when string, want Table) {
-	t.Helper()
-	if !f.is(want) {
-		t.Errorf("%s: the programs know %s, want %+v", when, f, want)
-	}
-}
-
-func optedOut(m map[uint64]bpf.Workload) Table {
-	return Table{Workloads: m, Control: bpf.ControlOptOut}
-}
 
 func TestAPodOptsOutAndInAgain(t *testing.T) {
 	m := newMachine(t)
@@ -449,21 +329,4 @@ func TestChangesWithoutEndAreFollowed(t *testing.T) {
 			t.Fatalf("after %d changes: %+v", i, r.Status())
 		}
 	}
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }
