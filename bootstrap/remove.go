@@ -82,6 +82,7 @@ func (u *uninstall) files() []string {
 	cache := apiserver.CachePath(u.stateDir)
 	return slices.Concat(leftOvers(u.stateDir), leftOvers(u.runDir), []string{
 		cache, cache + ".damaged", filepath.Join(u.runDir, StatusName),
+		filepath.Join(u.runDir, natinit.RuntimeLockName), filepath.Join(u.runDir, natinit.RuntimeSocketName),
 	})
 }
 

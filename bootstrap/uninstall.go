@@ -53,6 +53,9 @@ func Uninstall(ctx context.Context, cfg UninstallConfig) ([]Removal, error) {
 	if len(u.removals) == 0 || u.DryRun {
 		return u.removals, nil
 	}
+	if err := natinit.RuntimeAbsent(u.runDir); err != nil {
+		return nil, fmt.Errorf("%w: it would bring back what is removed: stop it first (delete the DaemonSet, or systemctl stop firsthop)", err)
+	}
 	if err := u.refuse(ctx); err != nil { // before anything is touched, the lock included
 		return nil, err
 	}

@@ -6,25 +6,16 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/runtime/apiservers"
 	"github.com/firsthop/firsthop/runtime/services"
 	"github.com/firsthop/firsthop/runtime/watch"
 	"github.com/firsthop/firsthop/runtime/writer"
 )
-
-// ErrRunning says that the instance has a runtime already.
-var ErrRunning = errors.New("a runtime is at work here already")
-
-// lockName is the file in the run directory whose flock a runtime holds for as
-// long as it lives. It is no lock of the table's: the init stage may run beside.
-const lockName = "runtime.lock"
 
 // Run serves until ctx ends, and then leaves the dataplane as it is. An error
 // is for what keeps it from starting; what fails later is logged and tried
@@ -33,7 +24,13 @@ func Run(ctx context.Context, cfg Config) error {
 	if cfg.Notify == nil {
 		cfg.Notify = func(string) {}
 	}
-	unlock, err := lockRuntime(cfg.RunDir)
+	if err := os.MkdirAll(cfg.RunDir, 0o755); err != nil {
+		return fmt.Errorf("create run directory: %w", err)
+	}
+	unlock, err := natinit.LockRuntime(cfg.RunDir)
+	if errors.Is(err, natinit.ErrRuntime) {
+		return fmt.Errorf("%w: stop it first, or give this one directories of its own", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -173,24 +170,4 @@ func (r *run) watchdog(ctx context.Context) {
 			}
 		}
 	}
-}
-
-// lockRuntime makes sure that an instance has one runtime.
-func lockRuntime(runDir string) (unlock func(), err error) {
-	if err := os.MkdirAll(runDir, 0o755); err != nil {
-		return nil, fmt.Errorf("create run directory: %w", err)
-	}
-	path := filepath.Join(runDir, lockName)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open the runtime's lock: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%s is held: %w: stop it first, or give this one directories of its own", path, ErrRunning)
-		}
-		return nil, fmt.Errorf("lock %s: %w", path, err)
-	}
-	return func() { f.Close() }, nil
 }

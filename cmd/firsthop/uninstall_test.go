@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/test/clients"
 	"github.com/firsthop/firsthop/test/lab"
 )
@@ -28,6 +30,25 @@ func TestUninstallRefusesToCutOff(t *testing.T) {
 	n.run("uninstall").exits(0)
 	end()
 	n.run("status").exits(bootstrap.ExitProof)
+}
+
+// A runtime would bring back at once what an uninstall takes away, even a forced one.
+func TestUninstallRefusesBesideARuntime(t *testing.T) {
+	n := newNode(t)
+	n.serving()
+	n.init()
+	unlock, err := natinit.LockRuntime(n.RunDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := n.snapshot()
+	n.run("uninstall", "--force").exits(bootstrap.ExitInternal).says("a runtime is at work", fmt.Sprint(os.Getpid()), "systemctl stop firsthop")
+	n.unchanged(before)
+	unlock()
+	n.run("uninstall", "--force").exits(0)
+	if _, err := os.Stat(filepath.Join(n.RunDir, natinit.RuntimeLockName)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the runtime's lock is still there: %v", err)
+	}
 }
 
 // place is a way to lay out an instance: what is there before the first init.
