@@ -1,0 +1,109 @@
+package admin
+
+import "time"
+
+// SocketName is the socket's file in the run directory.
+const SocketName = "runtime.sock"
+
+// Service is one port of a Service in one family.
+type Service struct {
+	Index     uint32   `json:"index"` // in the table; 0: it isn't there
+	Namespace string   `json:"namespace"`
+	Name      string   `json:"name"`
+	Port      string   `json:"port,omitempty"` // its name; empty where a Service has one only
+	Proto     string   `json:"proto"`          // tcp, udp, sctp
+	Family    string   `json:"family"`         // IPv4, IPv6
+	Kinds     []string `json:"kinds"`          // of its frontends: cluster IP, node port …
+	Out       string   `json:"out,omitempty"`  // why it isn't in the table, or isn't there as it should be
+}
+
+// String is "default/web:http".
+func (s Service) String() string {
+	name := s.Namespace + "/" + s.Name
+	if s.Port != "" {
+		name += ":" + s.Port
+	}
+	return name
+}
+
+// Status is how a runtime is.
+type Status struct {
+	PID        int              `json:"pid"`
+	Version    string           `json:"version"`
+	Node       string           `json:"node"`
+	Since      time.Time        `json:"since"`
+	Adopted    bool             `json:"adopted"`                 // all inputs were known, and the table was written
+	Waiting    *time.Time       `json:"waiting_since,omitempty"` // something is to be written since then
+	Table      Table            `json:"table"`
+	Watches    map[string]Watch `json:"watches"` // by resource
+	APIServers APIServers       `json:"api_servers"`
+	Dialer     Dialer           `json:"dialer"`
+	Problems   []Problem        `json:"problems,omitempty"` // of objects
+}
+
+// Table is what the writer knows of the table.
+type Table struct {
+	Ports     int    `json:"ports"` // Service ports that are wanted
+	Out       []Out  `json:"out,omitempty"`
+	Frontends int    `json:"frontends"`
+	Backends  int    `json:"backends"`
+	Room      Room   `json:"room"`
+	Flushes   uint64 `json:"flushes"`
+	Repairs   uint64 `json:"repairs"`
+	Reloads   uint64 `json:"reloads"`
+}
+
+// Room is for how many entries the table has room.
+type Room struct {
+	Frontends int `json:"frontends"`
+	Backends  int `json:"backends"`
+	Ranges    int `json:"ranges"`
+}
+
+// Out is a Service port that is not in the table as it should be.
+type Out struct {
+	Service string `json:"service"`
+	Full    bool   `json:"full"` // for lack of room
+	Reason  string `json:"reason"`
+}
+
+// Watch is how the watch of one resource is doing.
+type Watch struct {
+	Synced    bool       `json:"synced"`
+	Objects   int        `json:"objects"`
+	LastError string     `json:"last_error,omitempty"` // since the last event
+	Since     *time.Time `json:"since,omitempty"`      // of that error
+}
+
+// APIServers is what the monitor of API servers knows.
+type APIServers struct {
+	Live      bool        `json:"live"` // some answer; otherwise the last known good ones are in use
+	Since     time.Time   `json:"since,omitzero"`
+	Endpoints []APIServer `json:"endpoints,omitempty"`
+	SaveError string      `json:"save_error,omitempty"` // why the addresses could not be saved
+}
+
+// APIServer is one API server.
+type APIServer struct {
+	Endpoint string    `json:"endpoint"`
+	State    string    `json:"state"`
+	InUse    bool      `json:"in_use"`
+	LastLive time.Time `json:"last_live,omitzero"`
+	Reason   string    `json:"reason,omitempty"` // why it isn't live
+}
+
+// Dialer tells how the runtime's own connections to the API came about.
+type Dialer struct {
+	Configured uint64    `json:"configured"` // at the configured address
+	Direct     uint64    `json:"direct"`     // at an API server itself
+	Failed     uint64    `json:"failed"`
+	LastDirect time.Time `json:"last_direct,omitzero"`
+}
+
+// Problem is something of an object that is ignored or wrong.
+type Problem struct {
+	Kind    string `json:"kind"`
+	Object  string `json:"object"`
+	Reason  string `json:"reason"`
+	Message string `json:"message"`
+}

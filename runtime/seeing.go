@@ -1,0 +1,123 @@
+package runtime
+
+import (
+	"cmp"
+	"context"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/firsthop/firsthop/runtime/admin"
+	"github.com/firsthop/firsthop/runtime/services"
+	"github.com/firsthop/firsthop/runtime/writer"
+)
+
+// serveAdmin lets the command line see this runtime until ctx ends. That it
+// can't is no reason not to serve traffic.
+func (r *run) serveAdmin(ctx context.Context) {
+	since := time.Now()
+	err := admin.Serve(ctx, admin.Config{
+		RunDir: r.cfg.RunDir, Log: r.cfg.Log, Services: r.seenServices,
+		Status: func() admin.Status { return r.seenStatus(since) },
+	})
+	if err != nil && ctx.Err() == nil {
+		r.cfg.Log.Error("`firsthop status` and `firsthop nat` can't see this runtime", "err", err)
+	}
+}
+
+// seenServices are the Service ports with the indexes that the table has for them.
+func (r *run) seenServices() []admin.Service {
+	ports := r.writer.Ports()
+	slices.SortFunc(ports, func(a, b writer.PortState) int { return a.Key.Compare(b.Key) })
+	kinds := r.engine.kinds()
+	out := make([]admin.Service, 0, len(ports))
+	for _, p := range ports {
+		out = append(out, admin.Service{
+			Index: p.Index, Namespace: p.Key.Service.Namespace, Name: p.Key.Service.Name, Port: p.Key.Name,
+			Proto: p.Key.Proto.String(), Family: family(p.Key), Kinds: kinds[p.Key], Out: p.Err,
+		})
+	}
+	return out
+}
+
+func family(k services.PortKey) string {
+	if k.IPv6 {
+		return "IPv6"
+	}
+	return "IPv4"
+}
+
+// kinds are those of each wanted port's frontends, in the order of services.Kind.
+func (e *engine) kinds() map[services.PortKey][]string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	out := map[services.PortKey][]string{}
+	for _, ports := range e.table.All() {
+		for i := range ports {
+			kinds := slices.Compact(slices.Sorted(slices.Values(ports[i].Kinds)))
+			for _, k := range kinds {
+				out[ports[i].Key] = append(out[ports[i].Key], k.String())
+			}
+		}
+	}
+	return out
+}
+
+func (r *run) seenStatus(since time.Time) admin.Status {
+	st := admin.Status{
+		PID: os.Getpid(), Version: r.cfg.Version, Node: r.cfg.NodeName, Since: since,
+		Watches: map[string]admin.Watch{}, APIServers: r.seenAPIServers(), Problems: r.engine.seenProblems(),
+	}
+	if w := r.engine.waiting(); !w.IsZero() {
+		st.Waiting = &w
+	}
+	w := r.writer.Status()
+	st.Adopted = w.Adopted
+	st.Table = admin.Table{
+		Ports: w.Ports, Frontends: w.Frontends, Backends: w.Backends, Flushes: w.Flushes, Repairs: w.Repairs, Reloads: w.Reloads,
+		Room: admin.Room{Frontends: w.Room.Frontends, Backends: w.Room.Backends, Ranges: w.Room.Ranges},
+	}
+	for _, o := range w.Out {
+		st.Table.Out = append(st.Table.Out, admin.Out{Service: o.Port.String(), Full: o.Full, Reason: o.Err})
+	}
+	for resource, w := range r.watcher.Status() {
+		seen := admin.Watch{Synced: w.Synced, Objects: w.Objects, LastError: w.LastError}
+		if !w.Since.IsZero() {
+			seen.Since = &w.Since
+		}
+		st.Watches[string(resource)] = seen
+	}
+	d := r.dialer.Status()
+	st.Dialer = admin.Dialer{Configured: d.Configured, Direct: d.Direct, Failed: d.Failed, LastDirect: d.LastDirect}
+	return st
+}
+
+func (r *run) seenAPIServers() admin.APIServers {
+	m := r.monitor.Status()
+	out := admin.APIServers{Live: m.Live, Since: m.Since}
+	if m.Counters.SaveErrors > 0 {
+		out.SaveError = m.Counters.LastSaveError
+	}
+	for _, e := range m.Endpoints {
+		out.Endpoints = append(out.Endpoints, admin.APIServer{
+			Endpoint: e.Endpoint.String(), State: e.State.String(), InUse: e.InUse, LastLive: e.LastLive, Reason: e.Err,
+		})
+	}
+	return out
+}
+
+// seenProblems are those of objects, by Service.
+func (e *engine) seenProblems() []admin.Problem {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var out []admin.Problem
+	for _, problems := range e.problems {
+		for _, p := range problems {
+			out = append(out, admin.Problem{Kind: p.Kind, Object: p.Object.String(), Reason: string(p.Reason), Message: p.Message})
+		}
+	}
+	slices.SortFunc(out, func(a, b admin.Problem) int {
+		return cmp.Or(cmp.Compare(a.Object, b.Object), cmp.Compare(a.Message, b.Message))
+	})
+	return out
+}
