@@ -141,6 +141,7 @@ func (r *run) run(ctx context.Context) error {
 	group.Go(func() { r.engine.run(ctx) })
 	group.Go(func() { r.data.guard(ctx) })
 	group.Go(func() { r.watchdog(ctx) })
+	group.Go(func() { r.serveAdmin(ctx) })
 	<-ctx.Done()
 	r.cfg.Notify("STOPPING=1")
 	group.Wait()
