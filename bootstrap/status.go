@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/apiserver"
 )
 
 // Status is what is true of an instance now, and what was proven when.
@@ -23,90 +25,20 @@ type Status struct {
 	Notes    []string            `json:"notes,omitempty"` // what to know, and no problem
 	Instance InstanceDirs        `json:"instance"`
 	Hooks    []natinit.HookState `json:"hooks,omitempty"`
-	Table    []TableService      `json:"table,omitempty"`
+	Table    []TableService      `json:"table,omitempty"` // of it, the API service and what else the init stage wrote
+	Services int                 `json:"services"`        // that the whole table holds
+	Runtime  *RuntimeStatus      `json:"runtime,omitempty"`
+	About    string              `json:"runtime_sentence"` // the runtime in one line
 	Last     *Report             `json:"last_init,omitempty"`
 
 	halved bool // there is a part of a table
 }
 
-// TableService is one service index of the table.
-type TableService struct {
-	Index     uint32           `json:"index"`
-	Owner     natinit.Owner    `json:"owner"`
-	Frontends []string         `json:"frontends"`
-	Backends  []netip.AddrPort `json:"backends"`
-	Sticky    bool             `json:"sticky,omitempty"`
-	Counters  bpf.Counters     `json:"counters"`
-}
-
-// ErrNoTable says that the instance has no NAT table: init didn't run, or its
-// bpffs is gone.
-var ErrNoTable = errors.New("no NAT table")
-
-// ReadTable reads the NAT table of an instance. The error matches ErrNoTable
-// if there is none.
-func ReadTable(d Dirs) ([]TableService, error) {
-	b, err := mounts.FindBPFFS(d.mountConfig(d.BPFFS))
-	if err != nil {
-		return nil, err
-	}
-	if err := b.Err(); err != nil {
-		return nil, fmt.Errorf("%w: %s", ErrNoTable, err)
-	}
-	maps, err := openTable(b)
-	if err != nil {
-		return nil, err
-	}
-	defer maps.Close()
-	return readTable(maps)
-}
-
-func (d Dirs) mountConfig(path string) mounts.Config {
-	return mounts.Config{Root: d.Root, Path: path, Explicit: path != "", RunDir: d.RunDir}
-}
-
-// openTable opens the table for reading. The error of one that lacks some of
-// its maps matches os.ErrNotExist beside ErrNoTable.
-func openTable(b mounts.BPFFS) (*bpf.Maps, error) {
-	maps, err := bpf.OpenMaps(bpf.PinsBelow(b.Path), true)
-	if errors.Is(err, os.ErrNotExist) {
-		pins := bpf.PinsBelow(b.Path)
-		if entries, _ := os.ReadDir(pins.Maps()); len(entries) > 0 {
-			return nil, fmt.Errorf("%w that is whole: %w: run `firsthop init`", ErrNoTable, err)
-		}
-		return nil, fmt.Errorf("%w below %s: run `firsthop init`", ErrNoTable, bpf.PinsBelow(b.HostPath).Dir)
-	}
-	return maps, err
-}
-
-func readTable(maps *bpf.Maps) ([]TableService, error) {
-	state, err := nat.NewKernel(maps, bpf.Features{}).Read()
-	if err != nil {
-		return nil, err
-	}
-	out := []TableService{}
-	for _, index := range state.Indexes() {
-		ts := TableService{Index: index, Owner: natinit.OwnerOf(index)}
-		local := false
-		for _, k := range state.FrontendsOf(index) {
-			ts.Frontends = append(ts.Frontends, k.String())
-			flags := state.Frontends[k].Flags
-			ts.Sticky = ts.Sticky || flags&bpf.FrontendSticky != 0
-			local = flags&bpf.FrontendLocal != 0
-		}
-		ts.Backends = state.Backends(state.Words[bpf.WordAt(index, local)])
-		if err := maps.Map(bpf.MapCounter).Lookup(index, &ts.Counters); err != nil {
-			return nil, fmt.Errorf("read counters of service %d: %w", index, err)
-		}
-		out = append(out, ts)
-	}
-	return out, nil
-}
-
-// ReadStatus looks at an instance and changes nothing.
-func ReadStatus(d Dirs) (*Status, error) {
+// ReadStatus looks at an instance and changes nothing. It is about the API
+// service; of the others it only tells how many there are, and what the runtime says.
+func ReadStatus(d Dirs, rt RuntimeView) (*Status, error) {
 	p := d.places()
-	st := &Status{Instance: InstanceDirs{StateDir: p.stateDir, RunDir: p.runDir}}
+	st := &Status{Instance: InstanceDirs{StateDir: p.stateDir, RunDir: p.runDir}, Runtime: rt.Runtime, About: rt.Sentence()}
 	last, err := LoadReport(p.runDir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		st.Notes = append(st.Notes, err.Error()) // it is no more than a memory
@@ -124,7 +56,7 @@ func ReadStatus(d Dirs) (*Status, error) {
 	st.problem(b.Err())
 	st.problem(g.Err())
 	if b.Err() == nil && g.Err() == nil {
-		if err := st.look(b, g); err != nil {
+		if err := st.look(b, g, p.stateDir, rt); err != nil {
 			return nil, err
 		}
 	}
@@ -142,7 +74,7 @@ func (st *Status) problem(err error) {
 }
 
 // look reads table and hooks.
-func (st *Status) look(b mounts.BPFFS, g mounts.Cgroup2) error {
+func (st *Status) look(b mounts.BPFFS, g mounts.Cgroup2, stateDir string, rt RuntimeView) error {
 	maps, err := openTable(b)
 	if errors.Is(err, ErrNoTable) {
 		st.problem(err)
@@ -153,26 +85,93 @@ func (st *Status) look(b mounts.BPFFS, g mounts.Cgroup2) error {
 		return err
 	}
 	defer maps.Close()
-	if st.Table, err = readTable(maps); err != nil {
+	state, err := readState(maps)
+	if err != nil {
 		return err
 	}
+	indexes := state.Indexes()
+	st.Services = len(indexes)
+	api := apiIndexes(state, st.Last, stateDir, rt)
+	indexes = slices.DeleteFunc(indexes, func(index uint32) bool { return !nat.InitIndexes.Contains(index) && !api[index] })
+	if st.Table, err = tableOf(state, maps, indexes); err != nil {
+		return err
+	}
+	st.Table = RuntimeView{Services: rt.inTable()}.name(st.Table, namesOfInit(st.Instance.RunDir))
 	if st.Hooks, err = natinit.Inspect(bpf.PinsBelow(b.Path), maps, g.Path); err != nil {
 		return err
 	}
-	for _, svc := range st.Table {
-		if len(svc.Backends) == 0 {
-			st.problem(fmt.Errorf("service %s has no backend", strings.Join(svc.Frontends, " ")))
-		}
-		for _, f := range svc.Frontends {
-			if strings.HasPrefix(f, bpf.SCTP.String()+"/") {
-				st.Notes = append(st.Notes, f+" is in the table, but not served: SCTP sockets never reach the connect-time hooks")
-			}
-		}
-	}
+	st.judgeTable(state)
 	for _, h := range st.Hooks {
 		st.problem(st.judgeHook(h))
 	}
 	return nil
+}
+
+// judgeTable looks at the part of the table that status is about.
+func (st *Status) judgeTable(state *nat.State) {
+	for _, svc := range st.Table {
+		if len(svc.Backends) == 0 {
+			st.problem(fmt.Errorf("service %s has no backend", strings.Join(svc.Frontends, " ")))
+		}
+	}
+	var sctp []string
+	for k := range state.Frontends {
+		if k.Proto == bpf.SCTP {
+			sctp = append(sctp, k.String())
+		}
+	}
+	slices.Sort(sctp)
+	if len(sctp) > 0 {
+		st.Notes = append(st.Notes, few(sctp)+": in the table, but not served: SCTP sockets never reach the connect-time hooks")
+	}
+}
+
+// few names the first of many.
+func few(list []string) string {
+	const most = 8
+	if len(list) <= most {
+		return strings.Join(list, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(list[:most], ", "), len(list)-most)
+}
+
+// apiIndexes are where the API service is in the table: that of the addresses
+// which the last init and the saved addresses name, and that which the runtime names.
+func apiIndexes(state *nat.State, last *Report, stateDir string, rt RuntimeView) map[uint32]bool {
+	out := map[uint32]bool{}
+	for _, s := range rt.inTable() {
+		if service, _, _ := strings.Cut(s.Name, ":"); service == "default/kubernetes" {
+			out[s.Index] = true
+		}
+	}
+	for _, a := range apiAddrs(last, stateDir) {
+		if fe, there := state.Frontends[bpf.FrontendKeyOf(a, bpf.TCP)]; there {
+			out[fe.Index] = true
+		}
+	}
+	return out
+}
+
+// apiAddrs are the addresses of the API service, as far as they are known:
+// those that the last init proved, and those that were saved.
+func apiAddrs(last *Report, stateDir string) []netip.AddrPort {
+	var out []netip.AddrPort
+	add := func(a netip.AddrPort) {
+		if a.IsValid() && !slices.Contains(out, a) {
+			out = append(out, a)
+		}
+	}
+	if last != nil {
+		for _, p := range slices.Concat(last.Proofs, last.Before) {
+			add(p.Service)
+		}
+	}
+	if known, err := apiserver.Load(stateDir); err == nil {
+		for _, a := range known.Services {
+			add(a)
+		}
+	}
+	return out
 }
 
 // judgeHook says what is wrong with a hook, as seen from the last report: what
@@ -201,7 +200,7 @@ func (st *Status) conclude() {
 			attached++
 		}
 	}
-	st.Serving = len(st.Problems) == 0 && attached > 0 && len(st.Table) > 0
+	st.Serving = len(st.Problems) == 0 && attached > 0 && st.Services > 0
 	switch {
 	case st.Serving && st.Last != nil && st.Last.Proven():
 		p := st.Last.Proofs[0]
@@ -218,7 +217,7 @@ func (st *Status) conclude() {
 		st.Sentence = "serving, as far as table and attachment tell; not proven, as far as is known: `firsthop init` proves it"
 	case st.Last != nil && st.Last.Scope == ScopeOff && len(st.Problems) == 0:
 		st.Sentence = "not attached, by --scope off; the table is ready, and something else serves the Service addresses"
-	case len(st.Table) == 0 && attached == 0 && !st.halved:
+	case st.Services == 0 && attached == 0 && !st.halved:
 		st.Sentence = "not serving: nothing is set up here"
 	default:
 		st.Sentence = fmt.Sprintf("not serving as it should: %d problems", len(st.Problems))

@@ -224,7 +224,7 @@ func (u *uninstall) refuse(ctx context.Context) error {
 		frontends = append(frontends, svc.Frontends...)
 	}
 	return fmt.Errorf("%w (%s): after an uninstall no connection to %s gets through: start what is to serve them first, or use --force",
-		ErrWouldCutOff, p.Summary(), strings.Join(frontends, ", "))
+		ErrWouldCutOff, p.Summary(), few(frontends))
 }
 
 // servedBy reports whether rules of kube-proxy's surely serve every TCP address

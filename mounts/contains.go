@@ -5,6 +5,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +20,11 @@ import (
 // process's directory and upwards, comparing ids. Where they can't, also not
 // from pid 1's cgroup namespace, sure is false and in too.
 func SelfIn(path string) (in, sure bool, err error) { return contains(path, "self") }
+
+// ProcessIn is SelfIn for another process, which our /proc shows.
+func ProcessIn(path string, pid int) (in, sure bool, err error) {
+	return contains(path, strconv.Itoa(pid))
+}
 
 // contains is SelfIn for any process that our /proc shows.
 func contains(dir, process string) (in, sure bool, err error) {

@@ -54,7 +54,7 @@ func (s *State) Lookup(key bpf.FrontendKey) Verdict {
 		v.Kind = Dropped
 		return v
 	}
-	v.Set, v.Affinity = w.Set(), s.affinityOf(w)
+	v.Set, v.Affinity = w.Set(), s.AffinityOf(w)
 	for slot := range w.Count() {
 		be, ok := s.Sets[w.Set()][slot]
 		if !ok {
@@ -68,8 +68,8 @@ func (s *State) Lookup(key bpf.FrontendKey) Verdict {
 	return v
 }
 
-// affinityOf is the affinity of the set that a word leads to.
-func (s *State) affinityOf(w bpf.Word) time.Duration {
+// AffinityOf is the affinity of the set that a word leads to; 0: none.
+func (s *State) AffinityOf(w bpf.Word) time.Duration {
 	if !w.Affinity() {
 		return 0
 	}
@@ -78,5 +78,5 @@ func (s *State) affinityOf(w bpf.Word) time.Duration {
 
 // affinity is that of the service at an index.
 func (s *State) affinity(index uint32) time.Duration {
-	return s.affinityOf(s.Words[bpf.WordAt(index, false)])
+	return s.AffinityOf(s.Words[bpf.WordAt(index, false)])
 }

@@ -124,7 +124,7 @@ func (p *Planner) same(w bpf.Word, want []netip.AddrPort, none bpf.Word, svc Ser
 		return false
 	}
 	set := p.state.Sets[w.Set()]
-	if len(set) != entries(len(want), svc) || p.state.affinityOf(w) != svc.Affinity {
+	if len(set) != entries(len(want), svc) || p.state.AffinityOf(w) != svc.Affinity {
 		return false
 	}
 	return sameBackends(p.state.Backends(w), want)

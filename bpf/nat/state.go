@@ -102,11 +102,12 @@ func (s *State) Indexes() []uint32 {
 	return out
 }
 
-func sortKeys(keys []bpf.FrontendKey) {
-	slices.SortFunc(keys, func(a, b bpf.FrontendKey) int {
-		return cmp.Or(a.AddrPort().Addr().Compare(b.AddrPort().Addr()),
-			cmp.Compare(a.Port.Uint16(), b.Port.Uint16()), cmp.Compare(a.Proto, b.Proto))
-	})
+func sortKeys(keys []bpf.FrontendKey) { slices.SortFunc(keys, CompareKeys) }
+
+// CompareKeys orders frontends by address, port and protocol.
+func CompareKeys(a, b bpf.FrontendKey) int {
+	return cmp.Or(a.AddrPort().Addr().Compare(b.AddrPort().Addr()),
+		cmp.Compare(a.Port.Uint16(), b.Port.Uint16()), cmp.Compare(a.Proto, b.Proto))
 }
 
 func (s *State) clone() *State {

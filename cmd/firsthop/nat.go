@@ -1,6 +1,9 @@
 package main
 
 import (
+	"fmt"
+	"strings"
+
 	"github.com/urfave/cli/v2"
 
 	"github.com/firsthop/firsthop/bootstrap"
@@ -10,9 +13,24 @@ func natCommand(e env) *cli.Command {
 	return &cli.Command{
 		Name:      "nat",
 		Usage:     "the NAT table: Services, frontends, backends, who wrote them, counters",
-		ArgsUsage: " ",
-		Flags:     join(commonFlags(), []cli.Flag{outputFlag()}),
+		ArgsUsage: "[NAME | ADDRESS]",
+		Description: `Lists all of the table, or the Services that a word is about: a name
+(default/web, default/web:http, web), or the address of a frontend or backend,
+with or without a port. The runtime, if it runs, knows the names, and which
+Services are not in the table.`,
+		Flags:       join(commonFlags(), []cli.Flag{outputFlag()}),
+		Subcommands: []*cli.Command{lookupCommand(e)},
 		Action: func(c *cli.Context) error {
+			words, err := positionals(c)
+			if err != nil {
+				return err
+			}
+			if err := checkCommonFlags(e, c); err != nil {
+				return err
+			}
+			if len(words) > 1 {
+				return usagef("nat takes one name or address, but was given %q", strings.Join(words, " "))
+			}
 			p, err := newPrinter(e, c)
 			if err != nil {
 				return err
@@ -21,11 +39,52 @@ func natCommand(e env) *cli.Command {
 			if err != nil {
 				return err
 			}
-			table, err := bootstrap.ReadTable(d)
+			table, err := bootstrap.ReadTable(d, runtimeView(c.Context, d))
 			if err != nil {
 				return err
 			}
-			return p.print(table, func(p *printer) { natText(p, table) })
+			if len(words) == 1 {
+				table = bootstrap.Filter(table, words[0])
+			}
+			return p.print(table, func(p *printer) {
+				if len(table) == 0 && len(words) == 1 {
+					p.linef("nothing in the table is about %s", words[0])
+					return
+				}
+				natText(p, table)
+			})
 		},
+	}
+}
+
+// natText writes a table of the Services that are in the NAT table, and a line
+// for each that is not, or not as it should be.
+func natText(p *printer, services []bootstrap.TableService) {
+	rows := [][]string{{"SERVICE", "NAME", "OWNER", "FRONTENDS", "BACKENDS", "CONNECTS", "REFUSED"}}
+	var out []string
+	for _, s := range services {
+		if s.Out != "" {
+			out = append(out, fmt.Sprintf("%s: %s", s.Name, s.Out))
+		}
+		if s.Index == 0 {
+			continue
+		}
+		backends := addrs(s.Backends)
+		if len(s.Local) > 0 {
+			backends += " local: " + addrs(s.Local)
+		}
+		rows = append(rows, []string{
+			fmt.Sprint(s.Index), orDash(s.Name), string(s.Owner), strings.Join(s.Frontends, " "), orDash(backends),
+			fmt.Sprint(s.Counters.Translated), fmt.Sprint(s.Counters.Refused),
+		})
+	}
+	if len(rows) > 1 {
+		p.table(rows)
+	}
+	if len(out) > 0 {
+		p.linef("\nnot in the table as they should be:")
+		for _, o := range out {
+			p.linef("  %s", o)
+		}
 	}
 }

@@ -26,7 +26,7 @@ func statusCommand(e env) *cli.Command {
 			if err != nil {
 				return err
 			}
-			st, err := bootstrap.ReadStatus(d)
+			st, err := bootstrap.ReadStatus(d, runtimeView(c.Context, d))
 			if err != nil {
 				return err
 			}
@@ -51,6 +51,10 @@ func statusText(p *printer, st *bootstrap.Status) {
 	}
 	p.linef("\nbpffs   %s", st.Instance.BPFFS)
 	p.linef("cgroup  %s (id %d)", st.Instance.Cgroup, st.Instance.CgroupID)
+	p.linef("runtime %s", st.About)
+	if others := st.Services - len(st.Table); others > 0 {
+		p.linef("table   %d Services beside those below: `firsthop nat` lists them", others)
+	}
 	if len(st.Hooks) > 0 {
 		p.linef("")
 		rows := [][]string{{"HOOK", "ATTACHED", "PROGRAM", "OTHERS"}}
@@ -91,17 +95,6 @@ func serversText(p *printer, servers []bootstrap.Server) {
 			state = fmt.Sprintf("live (%.2f ms)", s.Millis)
 		}
 		rows = append(rows, []string{s.Endpoint.String(), state, used, strings.Join(s.Sources, ","), orDash(s.Reason)})
-	}
-	p.table(rows)
-}
-
-func natText(p *printer, services []bootstrap.TableService) {
-	rows := [][]string{{"SERVICE", "OWNER", "FRONTENDS", "BACKENDS", "CONNECTS", "REFUSED"}}
-	for _, s := range services {
-		rows = append(rows, []string{
-			fmt.Sprint(s.Index), string(s.Owner), strings.Join(s.Frontends, " "), orDash(addrs(s.Backends)),
-			fmt.Sprint(s.Counters.Translated), fmt.Sprint(s.Counters.Refused),
-		})
 	}
 	p.table(rows)
 }

@@ -1,0 +1,94 @@
+package bootstrap
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/firsthop/firsthop/bpf/nat"
+	"github.com/firsthop/firsthop/natinit"
+)
+
+// RuntimeView is what the runtime of an instance says, as far as it matters
+// here. Who calls brings it: the runtime is another program's part. The zero
+// value stands for a runtime that doesn't run.
+type RuntimeView struct {
+	Runtime  *RuntimeStatus
+	Services []RuntimeService
+	Silent   error // why one that is there doesn't answer
+}
+
+// RuntimeStatus is how a running runtime is.
+type RuntimeStatus struct {
+	PID      int       `json:"pid"`
+	Version  string    `json:"version"`
+	Since    time.Time `json:"since"`
+	Synced   bool      `json:"synced"` // it knows all Services, and has written the table
+	Ports    int       `json:"service_ports"`
+	Out      []string  `json:"out,omitempty"`      // Service ports that are not in the table as they should be, and why
+	Troubles []string  `json:"troubles,omitempty"` // what else goes wrong now
+	Problems []string  `json:"problems,omitempty"` // of objects: what is ignored of them
+}
+
+// RuntimeService is a Service port that the runtime knows.
+type RuntimeService struct {
+	Index  uint32 // 0: it isn't in the table
+	Name   string // "default/web:http"
+	Family string
+	Kinds  []string
+	Out    string
+}
+
+// name gives the Services of a table their names, and adds those that are not in it.
+func (v RuntimeView) name(table []TableService, ofInit map[uint32]string) []TableService {
+	byIndex := make(map[uint32]RuntimeService, len(v.Services))
+	var out []TableService
+	for _, s := range v.Services {
+		if s.Index != 0 {
+			byIndex[s.Index] = s
+		} else {
+			out = append(out, TableService{
+				Name: s.Name + " (" + s.Family + ")", Kinds: s.Kinds, Owner: natinit.OwnerRuntime,
+				Frontends: []string{}, Backends: backendsOf(nat.NewState(0), 0), Out: cmp.Or(s.Out, "not written yet"),
+			})
+		}
+	}
+	for i := range table {
+		if s, known := byIndex[table[i].Index]; known {
+			table[i].Name, table[i].Kinds, table[i].Out = s.Name, s.Kinds, s.Out
+		} else {
+			table[i].Name = ofInit[table[i].Index]
+		}
+	}
+	return slices.Concat(table, out)
+}
+
+// Sentence is the runtime in one line.
+func (v RuntimeView) Sentence() string {
+	r := v.Runtime
+	switch {
+	case v.Silent != nil:
+		return "is there, but doesn't answer: " + v.Silent.Error()
+	case r == nil:
+		return "no runtime runs here"
+	}
+	s := fmt.Sprintf("pid %d, version %s, since %s; ", r.PID, r.Version, r.Since.Local().Format(time.DateTime))
+	if !r.Synced {
+		s += "waiting for the API; what the table holds is served"
+	} else {
+		s += fmt.Sprintf("%d Service ports are served", r.Ports-len(r.Out))
+	}
+	if n := len(r.Out); n > 0 {
+		s += fmt.Sprintf(", %d are out (`firsthop nat` says why)", n)
+	}
+	if len(r.Troubles) > 0 {
+		s += "; " + r.Troubles[0]
+	}
+	return s
+}
+
+// inTable are the Services that are in the table.
+func (v RuntimeView) inTable() []RuntimeService {
+	return slices.DeleteFunc(slices.Clone(v.Services), func(s RuntimeService) bool { return s.Index == 0 })
+}

@@ -1,0 +1,204 @@
+package bootstrap
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/bpf/nat"
+	"github.com/firsthop/firsthop/mounts"
+	"github.com/firsthop/firsthop/natinit"
+)
+
+// TableService is one service index of the table.
+type TableService struct {
+	Index     uint32           `json:"index"` // 0: a Service that is not in the table
+	Name      string           `json:"name,omitempty"`
+	Kinds     []string         `json:"kinds,omitempty"` // of the frontends, where the runtime tells
+	Owner     natinit.Owner    `json:"owner"`
+	Frontends []string         `json:"frontends"`
+	Backends  []netip.AddrPort `json:"backends"`
+	Local     []netip.AddrPort `json:"local_backends,omitempty"` // what frontends for local traffic lead to
+	Sticky    bool             `json:"sticky,omitempty"`
+	Affinity  int              `json:"affinity_seconds,omitempty"`
+	Ranges    []string         `json:"source_ranges,omitempty"`
+	Out       string           `json:"out,omitempty"` // why it isn't in the table, or not as it should be
+	Counters  bpf.Counters     `json:"counters"`
+}
+
+// ErrNoTable says that the instance has no NAT table: init didn't run, or its
+// bpffs is gone.
+var ErrNoTable = errors.New("no NAT table")
+
+// ReadTable reads the NAT table of an instance. The error matches ErrNoTable
+// if there is none. Names are those that the last init noted; rt brings those of
+// the runtime, and the Services that it could not put into the table.
+func ReadTable(d Dirs, rt RuntimeView) ([]TableService, error) {
+	maps, err := openTableOf(d)
+	if err != nil {
+		return nil, err
+	}
+	defer maps.Close()
+	state, err := readState(maps)
+	if err != nil {
+		return nil, err
+	}
+	table, err := tableOf(state, maps, state.Indexes())
+	if err != nil {
+		return nil, err
+	}
+	return rt.name(table, namesOfInit(d.places().runDir)), nil
+}
+
+// openTableOf finds and opens the table of an instance for reading.
+func openTableOf(d Dirs) (*bpf.Maps, error) {
+	b, err := mounts.FindBPFFS(d.mountConfig(d.BPFFS))
+	if err != nil {
+		return nil, err
+	}
+	if err := b.Err(); err != nil {
+		return nil, fmt.Errorf("%w: %s", ErrNoTable, err)
+	}
+	return openTable(b)
+}
+
+func (d Dirs) mountConfig(path string) mounts.Config {
+	return mounts.Config{Root: d.Root, Path: path, Explicit: path != "", RunDir: d.RunDir}
+}
+
+// openTable opens the table for reading. The error of one that lacks some of
+// its maps matches os.ErrNotExist beside ErrNoTable.
+func openTable(b mounts.BPFFS) (*bpf.Maps, error) {
+	maps, err := bpf.OpenMaps(bpf.PinsBelow(b.Path), true)
+	if errors.Is(err, os.ErrNotExist) {
+		pins := bpf.PinsBelow(b.Path)
+		if entries, _ := os.ReadDir(pins.Maps()); len(entries) > 0 {
+			return nil, fmt.Errorf("%w that is whole: %w: run `firsthop init`", ErrNoTable, err)
+		}
+		return nil, fmt.Errorf("%w below %s: run `firsthop init`", ErrNoTable, bpf.PinsBelow(b.HostPath).Dir)
+	}
+	return maps, err
+}
+
+// readState copies the table: by batches, which Linux 5.6 has and which take a
+// twentieth of the time, else one by one.
+func readState(maps *bpf.Maps) (*nat.State, error) {
+	state, err := nat.NewKernel(maps, bpf.Features{Batch: true}).Read()
+	if err != nil {
+		return nat.NewKernel(maps, bpf.Features{}).Read()
+	}
+	return state, nil
+}
+
+// readTable reads all of a table.
+func readTable(maps *bpf.Maps) ([]TableService, error) {
+	state, err := readState(maps)
+	if err != nil {
+		return nil, err
+	}
+	return tableOf(state, maps, state.Indexes())
+}
+
+// tableOf is what a table has at some indexes, in their order. It goes through
+// the frontends once: to look for those of each Service takes seconds with 10,000.
+func tableOf(state *nat.State, maps *bpf.Maps, indexes []uint32) ([]TableService, error) {
+	keys := map[uint32][]bpf.FrontendKey{}
+	for k, fe := range state.Frontends {
+		if fe.Flags&bpf.FrontendVIP == 0 {
+			keys[fe.Index] = append(keys[fe.Index], k)
+		}
+	}
+	ranges := map[uint32][]string{}
+	for r := range state.Ranges {
+		ranges[r.Index] = append(ranges[r.Index], r.Prefix().String())
+	}
+	out := make([]TableService, 0, len(indexes))
+	for _, index := range indexes {
+		ts := TableService{Index: index, Owner: natinit.OwnerOf(index), Frontends: []string{}, Ranges: ranges[index]}
+		slices.Sort(ts.Ranges)
+		local, cluster := false, false
+		slices.SortFunc(keys[index], nat.CompareKeys)
+		for _, k := range keys[index] {
+			ts.Frontends = append(ts.Frontends, k.String())
+			flags := state.Frontends[k].Flags
+			ts.Sticky = ts.Sticky || flags&bpf.FrontendSticky != 0
+			isLocal := flags&bpf.FrontendLocal != 0
+			local, cluster = local || isLocal, cluster || !isLocal
+		}
+		word := state.Words[bpf.WordAt(index, !cluster && local)]
+		ts.Backends = backendsOf(state, word)
+		ts.Affinity = int(state.AffinityOf(word) / time.Second)
+		if cluster && local {
+			ts.Local = backendsOf(state, state.Words[bpf.WordAt(index, true)])
+		}
+		if err := maps.Map(bpf.MapCounter).Lookup(index, &ts.Counters); err != nil {
+			return nil, fmt.Errorf("read counters of service %d: %w", index, err)
+		}
+		out = append(out, ts)
+	}
+	return out, nil
+}
+
+// backendsOf is never nil, so that it is a list in JSON.
+func backendsOf(state *nat.State, w bpf.Word) []netip.AddrPort {
+	return append([]netip.AddrPort{}, state.Backends(w)...)
+}
+
+// namesOfInit are the names of the Services that the last init put into the table, by
+// their indexes.
+func namesOfInit(runDir string) map[uint32]string {
+	names := map[uint32]string{}
+	last, err := LoadReport(runDir)
+	if err != nil {
+		return names
+	}
+	for _, svc := range last.Services {
+		if svc.Change != natinit.Removed {
+			names[svc.Index] = withoutFamily(svc.Name)
+		}
+	}
+	return names
+}
+
+// withoutFamily takes " (IPv4)" off a name: the addresses beside it say so.
+func withoutFamily(name string) string {
+	name, _, _ = strings.Cut(name, " (IPv")
+	return name
+}
+
+// Filter keeps of a table what a word is about: a Service's name, with or
+// without its namespace and its port's name, or an address, with or without a
+// port, of a frontend or backend.
+func Filter(table []TableService, word string) []TableService {
+	return slices.DeleteFunc(slices.Clone(table), func(ts TableService) bool { return !ts.matches(word) })
+}
+
+func (ts TableService) matches(word string) bool {
+	if addr, err := netip.ParseAddr(strings.Trim(word, "[]")); err == nil {
+		return ts.hasAddress(func(a netip.AddrPort) bool { return a.Addr() == addr.Unmap() })
+	}
+	if ap, err := netip.ParseAddrPort(word); err == nil {
+		ap = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+		return ts.hasAddress(func(a netip.AddrPort) bool { return a == ap })
+	}
+	full := withoutFamily(ts.Name)
+	service, _, _ := strings.Cut(full, ":")
+	_, name, _ := strings.Cut(full, "/")
+	_, bare, _ := strings.Cut(service, "/")
+	return word != "" && slices.Contains([]string{full, service, name, bare}, word)
+}
+
+func (ts TableService) hasAddress(is func(netip.AddrPort) bool) bool {
+	for _, f := range ts.Frontends {
+		_, text, _ := strings.Cut(f, "/")
+		if ap, err := netip.ParseAddrPort(text); err == nil && is(ap) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(ts.Backends, is) || slices.ContainsFunc(ts.Local, is)
+}

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bpf"
+)
+
+func lookupCommand(e env) *cli.Command {
+	return &cli.Command{
+		Name:      "lookup",
+		Usage:     "what a connect to an address would do, and why",
+		ArgsUsage: "IP:PORT",
+		Description: `Reads what the programs would read, and decides as they would: for a process in
+the host's network namespace, or for the one that --pid gives. Nothing is sent.
+Exits 0 whatever the answer is.`,
+		Flags: join([]cli.Flag{
+			&cli.StringFlag{Name: "proto", Value: "tcp", Usage: "`PROTOCOL`: tcp, udp or sctp"},
+			&cli.BoolFlag{Name: "udp", Usage: "the same as --proto udp"},
+			&cli.IntFlag{Name: "pid", Usage: "for the process with this `ID`: its network namespace and cgroup decide"},
+		}, commonFlags(), []cli.Flag{outputFlag()}),
+		OnUsageError:    onUsageError,
+		HideHelpCommand: true,
+		Action:          func(c *cli.Context) error { return runLookup(e, c) },
+	}
+}
+
+func runLookup(e env, c *cli.Context) error {
+	if err := inherit(c); err != nil {
+		return err
+	}
+	words, err := positionals(c)
+	if err != nil {
+		return err
+	}
+	if err := checkCommonFlags(e, c); err != nil {
+		return err
+	}
+	if len(words) != 1 {
+		return usagef("nat lookup wants one address, as 10.96.0.1:443, but was given %q", strings.Join(words, " "))
+	}
+	req := bootstrap.LookupRequest{Proto: bpf.UDP, PID: c.Int("pid")}
+	if req.Dest, err = bootstrap.ParseDest(words[0]); err != nil {
+		return usagef("nat lookup: %w", err)
+	}
+	if !c.Bool("udp") {
+		if req.Proto, err = bpf.ParseProto(c.String("proto")); err != nil {
+			return usagef("--proto: %w", err)
+		}
+	}
+	if req.PID < 0 {
+		return usagef("--pid %d: want more than 0", req.PID)
+	}
+	p, err := newPrinter(e, c)
+	if err != nil {
+		return err
+	}
+	d, err := checkedDirs(c)
+	if err != nil {
+		return err
+	}
+	l, err := bootstrap.LookUp(d, runtimeView(c.Context, d), req)
+	if err != nil {
+		return err
+	}
+	return p.print(l, func(p *printer) { lookupText(p, l) })
+}
+
+func lookupText(p *printer, l *bootstrap.Lookup) {
+	line := l.Asked + " would be " + string(l.Result)
+	if len(l.Backends) > 0 {
+		line += " to " + strings.Join(strings.Fields(addrs(l.Backends)), " or ")
+	}
+	p.linef("%s", line)
+	for _, why := range l.Why {
+		p.linef("  %s", why)
+	}
+	rows := [][]string{{"entry", orDash(l.Entry)}, {"flags", orDash(strings.Join(l.Flags, " "))}}
+	if s := l.Service; s != nil {
+		rows = append(rows, []string{"service", fmt.Sprintf("%s (index %d, written by %s)", orDash(s.Name), s.Index, s.Owner)})
+		if s.Out != "" {
+			rows = append(rows, []string{"", "not as it should be: " + s.Out})
+		}
+	}
+	if l.Affinity > 0 {
+		rows = append(rows, []string{"affinity", fmt.Sprintf("%d s", l.Affinity)})
+	}
+	if len(l.Ranges) > 0 {
+		rows = append(rows, []string{"source ranges", strings.Join(l.Ranges, " ")})
+	}
+	rows = append(rows, []string{"scope", string(l.Scope)}, []string{"client", clientText(l.Client)})
+	p.linef("")
+	p.table(rows)
+}
+
+func clientText(c bootstrap.LookupClient) string {
+	var parts []string
+	if c.PID != 0 {
+		parts = append(parts, fmt.Sprintf("process %d", c.PID))
+	}
+	where := "a network namespace of its own"
+	if c.Host {
+		where = "the host's network namespace"
+	}
+	parts = append(parts, fmt.Sprintf("in %s (cookie %d)", where, c.Netns))
+	if c.Addr.IsValid() {
+		parts = append(parts, "known by "+c.Addr.String())
+	}
+	if c.OptedOut {
+		parts = append(parts, "opted out")
+	}
+	return strings.Join(parts, ", ")
+}

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/runtime/admin"
+)
+
+// runtimeView asks the runtime of an instance how it is, and for the names of
+// Services. That none runs is an answer; so is that one doesn't say.
+func runtimeView(ctx context.Context, d bootstrap.Dirs) bootstrap.RuntimeView {
+	client := admin.NewClient(d.Places().RunDir)
+	st, err := client.Status(ctx)
+	switch {
+	case errors.Is(err, admin.ErrNoRuntime):
+		return bootstrap.RuntimeView{}
+	case err != nil:
+		return bootstrap.RuntimeView{Silent: err}
+	}
+	v := bootstrap.RuntimeView{Runtime: runtimeStatus(st)}
+	list, err := client.Services(ctx)
+	if err != nil {
+		v.Silent = err
+	}
+	for _, s := range list {
+		v.Services = append(v.Services, bootstrap.RuntimeService{Index: s.Index, Name: s.String(), Family: s.Family, Kinds: s.Kinds, Out: s.Out})
+	}
+	return v
+}
+
+func runtimeStatus(st *admin.Status) *bootstrap.RuntimeStatus {
+	r := &bootstrap.RuntimeStatus{PID: st.PID, Version: st.Version, Since: st.Since, Synced: st.Adopted, Ports: st.Table.Ports}
+	for _, o := range st.Table.Out {
+		r.Out = append(r.Out, o.Service+": "+o.Reason)
+	}
+	for _, p := range st.Problems {
+		r.Problems = append(r.Problems, fmt.Sprintf("%s %s: %s", p.Kind, p.Object, p.Message))
+	}
+	if !st.APIServers.Live && len(st.APIServers.Endpoints) > 0 {
+		e := st.APIServers.Endpoints[0]
+		r.Troubles = append(r.Troubles, fmt.Sprintf("no API server answers (%s is %s: %s)", e.Endpoint, e.State, e.Reason))
+	}
+	for _, resource := range slices.Sorted(maps.Keys(st.Watches)) {
+		if w := st.Watches[resource]; w.LastError != "" {
+			r.Troubles = append(r.Troubles, fmt.Sprintf("the watch on %s fails: %s", resource, w.LastError))
+		}
+	}
+	if st.APIServers.SaveError != "" {
+		r.Troubles = append(r.Troubles, "the API servers' addresses can't be saved: "+st.APIServers.SaveError)
+	}
+	return r
+}
