@@ -39,6 +39,10 @@ type Config struct {
 
 	NodePorts services.NodePortAddresses
 
+	// Pods are watched, so that they can opt out and source ranges can judge them.
+	// The ClusterRole system:node-proxier does not let.
+	Pods bool
+
 	// Where to listen; "" for not at all.
 	HealthAddr  string // /healthz and /livez, for load balancers: ":10256"
 	MetricsAddr string // "127.0.0.1:10249"

@@ -30,6 +30,13 @@ type engine struct {
 	apiEndpoints func(endpoints, vips []netip.AddrPort)
 	// gone is told which backends no Service port has any more, after the flush.
 	gone func([]Backend)
+	// pod, podGone and podsSynced are told of the node's Pods, nodeAddrs of its
+	// addresses, limited whether any Service has source ranges.
+	pod        func(*corev1.Pod)
+	podGone    func(types.NamespacedName)
+	podsSynced func()
+	nodeAddrs  func([]netip.Addr)
+	limited    func(bool)
 
 	// grow gives the table more room; nil where there is none to have.
 	grow func(context.Context) error
@@ -48,6 +55,7 @@ type engine struct {
 	api      []services.Port
 	apiTold  []services.Port
 	queued   time.Time       // since when there is something to write; zero: nothing
+	ranges   int             // ports with source ranges
 	serving  map[Backend]int // UDP backends, and by how many ports they are served
 	leaving  []Backend       // that the next flush takes away
 	problems map[types.NamespacedName][]services.Problem
@@ -64,6 +72,8 @@ func newEngine(log *slog.Logger, w *writer.Writer, nodeName string, nodePorts se
 	return &engine{
 		log: log, writer: w, nodeName: nodeName, nodePorts: nodePorts,
 		apiEndpoints: func(_, _ []netip.AddrPort) {}, gone: func([]Backend) {},
+		pod: func(*corev1.Pod) {}, podGone: func(types.NamespacedName) {}, podsSynced: func() {},
+		nodeAddrs: func([]netip.Addr) {}, limited: func(bool) {},
 		wake: make(chan struct{}, 1), table: services.NewTable(node), node: node,
 		synced: map[watch.Resource]time.Time{}, problems: map[types.NamespacedName][]services.Problem{}, serving: map[Backend]int{},
 	}
@@ -101,6 +111,9 @@ func (e *engine) handle(events []watch.Event) {
 		if ev.Synced {
 			if e.synced[ev.Resource].IsZero() {
 				e.synced[ev.Resource] = time.Now()
+				if ev.Resource == watch.Pods {
+					e.podsSynced()
+				}
 				e.poke()
 			}
 			continue
@@ -124,8 +137,15 @@ func (e *engine) changes(ev watch.Event) []services.Change {
 	case watch.Nodes:
 		if node, ok := ev.Object.(*corev1.Node); ok && node != nil {
 			e.node.Zone = node.Labels[corev1.LabelTopologyZone]
-			e.nodeIPs = addressesOf(node)
+			e.nodeIPs = services.NodeIPs(node)
+			e.nodeAddrs(e.nodeIPs)
 			return e.setNode()
+		}
+	case watch.Pods:
+		if pod, ok := ev.Object.(*corev1.Pod); ok && pod != nil {
+			e.pod(pod)
+		} else {
+			e.podGone(ev.Name)
 		}
 	}
 	return nil
@@ -231,11 +251,15 @@ func (e *engine) tellAPI(ports []services.Port) {
 	e.set(before, told)
 }
 
-// count keeps the book of which UDP backends are served by how many ports: two
-// Services may share one.
+// count keeps the books: which UDP backends are served by how many ports, as
+// two Services may share one, and how many ports have source ranges.
 func (e *engine) count(before, after []services.Port) {
+	hadRanges := e.ranges > 0
 	each := func(ports []services.Port, by int) {
 		for i := range ports {
+			if len(ports[i].Ranges) > 0 {
+				e.ranges += by
+			}
 			if ports[i].Key.Proto != bpf.UDP {
 				continue
 			}
@@ -250,6 +274,9 @@ func (e *engine) count(before, after []services.Port) {
 	}
 	each(after, +1)
 	each(before, -1)
+	if has := e.ranges > 0; has != hadRanges {
+		e.limited(has)
+	}
 }
 
 func (e *engine) poke() {
@@ -350,6 +377,13 @@ func (e *engine) flush(ctx context.Context, verify bool) error {
 	return nil
 }
 
+// stillGone reports whether no port serves a backend.
+func (e *engine) stillGone(b Backend) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.serving[b] == 0
+}
+
 // unused leaves of backends those that did not come back meanwhile.
 func (e *engine) unused(leaving []Backend) []Backend {
 	return slices.DeleteFunc(leaving, func(b Backend) bool { return e.serving[b] > 0 })
@@ -360,17 +394,4 @@ func (e *engine) waiting() time.Time {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.queued
-}
-
-func addressesOf(node *corev1.Node) []netip.Addr {
-	var out []netip.Addr
-	for _, a := range node.Status.Addresses {
-		if a.Type != corev1.NodeInternalIP && a.Type != corev1.NodeExternalIP {
-			continue
-		}
-		if addr, err := netip.ParseAddr(a.Address); err == nil {
-			out = append(out, addr.Unmap())
-		}
-	}
-	return out
 }

@@ -9,11 +9,15 @@ import (
 	"sync"
 	"time"
 
+	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/runtime/apiservers"
+	"github.com/firsthop/firsthop/runtime/netnss"
 	"github.com/firsthop/firsthop/runtime/services"
+	"github.com/firsthop/firsthop/runtime/sockets"
 	"github.com/firsthop/firsthop/runtime/watch"
+	"github.com/firsthop/firsthop/runtime/workloads"
 	"github.com/firsthop/firsthop/runtime/writer"
 )
 
@@ -62,6 +66,9 @@ type run struct {
 	dialer  *apiservers.Dialer
 	watcher *watch.Watcher
 	adopted []netip.AddrPort // what the API service led to
+
+	workloads *workloads.Reconciler
+	sockets   *sockets.Destroyer
 }
 
 func newRun(cfg *Config, d *dataplane) (*run, error) {
@@ -79,11 +86,50 @@ func newRun(cfg *Config, d *dataplane) (*run, error) {
 		r.writer.SetStore(store)
 		return nil
 	}
+	r.followPods()
+	r.endSockets()
 	if err := r.connect(); err != nil {
 		r.writer.Close()
 		return nil, err
 	}
 	return r, nil
+}
+
+// namespaces are where pods may be.
+func (r *run) namespaces() netnss.Config {
+	return netnss.Config{Proc: r.cfg.Proc, Root: r.cfg.HostRoot}
+}
+
+// followPods tells the programs who opted out, and who has which address.
+func (r *run) followPods() {
+	w := workloads.New(workloads.Config{
+		Log: r.cfg.Log, Store: workloads.NewKernel(r.data.maps), Namespaces: r.namespaces(), Programs: r.data.features.NetnsCookie,
+	})
+	r.workloads = w
+	r.engine.pod, r.engine.podGone, r.engine.podsSynced = w.SetPod, w.DeletePod, w.SetSynced
+	r.engine.nodeAddrs, r.engine.limited = w.SetNode, w.SetRanges
+	if !r.cfg.Pods {
+		w.SetSynced() // there will be no pods: what a former runtime wrote of them goes
+	}
+}
+
+// endSockets ends the UDP sockets of backends that are gone.
+func (r *run) endSockets() {
+	maps := r.data.maps // the maps of sockets never change, whatever the table grows to
+	r.sockets = sockets.NewDestroyer(sockets.DestroyerConfig{
+		Log: r.cfg.Log,
+		Config: func() (sockets.Config, error) {
+			return sockets.Config{
+				Reverse: maps.Map(bpf.MapReverse), Peer: maps.Map(bpf.MapPeer), Batch: r.data.features.Batch, Namespaces: r.namespaces(),
+			}, nil
+		},
+		StillGone: func(b sockets.Backend) bool { return r.engine.stillGone(Backend{b.Addr, b.Proto}) },
+	})
+	r.engine.gone = func(gone []Backend) {
+		for _, b := range gone {
+			r.sockets.Gone(sockets.Backend{Proto: b.Proto, Addr: b.Addr})
+		}
+	}
 }
 
 // connect makes the ways to the API servers.
@@ -122,7 +168,8 @@ func (r *run) connect() error {
 		return err
 	}
 	r.watcher = watch.New(watch.Config{
-		Clients: clients, NodeName: r.cfg.NodeName, Log: r.cfg.Log, Stripper: &services.Stripper{}, Handle: r.engine.handle,
+		Clients: clients, NodeName: r.cfg.NodeName, Log: r.cfg.Log, Pods: r.cfg.Pods, Handle: r.engine.handle,
+		Stripper: &services.Stripper{Annotations: []string{workloads.Annotation}},
 	})
 	return nil
 }
@@ -140,6 +187,8 @@ func (r *run) run(ctx context.Context) error {
 	group.Go(func() { followHostAddrs(ctx, r.cfg.Log, r.engine.setHostAddrs) })
 	group.Go(func() { r.engine.run(ctx) })
 	group.Go(func() { r.data.guard(ctx) })
+	group.Go(func() { r.until(ctx, "what pods want", r.workloads.Run) })
+	group.Go(func() { r.until(ctx, "sockets of backends that are gone", r.sockets.Run) })
 	group.Go(func() { r.watchdog(ctx) })
 	group.Go(func() { r.serveAdmin(ctx) })
 	<-ctx.Done()
@@ -149,6 +198,14 @@ func (r *run) run(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// until runs a part until ctx ends. One that gives up is missed, and said so;
+// the rest goes on.
+func (r *run) until(ctx context.Context, what string, part func(context.Context) error) {
+	if err := part(ctx); err != nil && ctx.Err() == nil {
+		r.cfg.Log.Error("a part of the runtime has given up until the next start", "part", what, "err", err)
+	}
 }
 
 // stuckAfter is for how long something may wait to be written before the runtime is taken for stuck.
