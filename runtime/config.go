@@ -43,6 +43,10 @@ type Config struct {
 	// The ClusterRole system:node-proxier does not let.
 	Pods bool
 
+	// EndTCP ends TCP connections too when no Service has their backend any more:
+	// a client then needs no timeout to notice. UDP sockets end always.
+	EndTCP bool
+
 	// Where to listen; "" for not at all.
 	HealthAddr  string // /healthz and /livez, for load balancers: ":10256"
 	MetricsAddr string // "127.0.0.1:10249"

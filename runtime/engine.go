@@ -25,6 +25,7 @@ type engine struct {
 	writer    *writer.Writer
 	nodeName  string
 	nodePorts services.NodePortAddresses
+	endTCP    bool // TCP sockets end with their backend too, not only UDP's
 
 	// apiEndpoints is told which API servers the API itself names, and under which addresses it is a Service.
 	apiEndpoints func(endpoints, vips []netip.AddrPort)
@@ -56,7 +57,7 @@ type engine struct {
 	apiTold  []services.Port
 	queued   time.Time       // since when there is something to write; zero: nothing
 	ranges   int             // ports with source ranges
-	serving  map[Backend]int // UDP backends, and by how many ports they are served
+	serving  map[Backend]int // backends whose sockets end with them, and by how many ports they are served
 	leaving  []Backend       // that the next flush takes away
 	problems map[types.NamespacedName][]services.Problem
 }
@@ -251,8 +252,9 @@ func (e *engine) tellAPI(ports []services.Port) {
 	e.set(before, told)
 }
 
-// count keeps the books: which UDP backends are served by how many ports, as
-// two Services may share one, and how many ports have source ranges.
+// count keeps the books: which backends, whose sockets are to end with them, are
+// served by how many ports, as two Services may share one; and how many ports
+// have source ranges.
 func (e *engine) count(before, after []services.Port) {
 	hadRanges := e.ranges > 0
 	each := func(ports []services.Port, by int) {
@@ -260,11 +262,12 @@ func (e *engine) count(before, after []services.Port) {
 			if len(ports[i].Ranges) > 0 {
 				e.ranges += by
 			}
-			if ports[i].Key.Proto != bpf.UDP {
+			proto := ports[i].Key.Proto
+			if proto != bpf.UDP && !(proto == bpf.TCP && e.endTCP) {
 				continue
 			}
 			for _, a := range ports[i].Serving {
-				b := Backend{a, bpf.UDP}
+				b := Backend{a, proto}
 				if e.serving[b] += by; e.serving[b] == 0 {
 					delete(e.serving, b)
 					e.leaving = append(e.leaving, b)

@@ -285,6 +285,20 @@ func TestGoneUDPBackendsAreToldOnce(t *testing.T) {
 	}
 }
 
+func TestTCPBackendsAreToldWhereTheyAreAskedFor(t *testing.T) {
+	r := newRig(t)
+	r.e.endTCP = true
+	r.tell(service("web", "10.96.1.3", 80, corev1.ProtocolTCP), slice("web", 80, corev1.ProtocolTCP, "10.0.0.3"))
+	r.syncAll()
+	r.flush()
+	r.tell(slice("web", 80, corev1.ProtocolTCP))
+	r.flush()
+	want := []Backend{{netip.MustParseAddrPort("10.0.0.3:80"), bpf.TCP}}
+	if len(r.gone) != 1 || !slices.Equal(r.gone[0], want) {
+		t.Errorf("told %v, want %v", r.gone, want)
+	}
+}
+
 // The loop itself: woken, it writes; what waits is seen from outside.
 func TestTheEngineWritesWhenItIsTold(t *testing.T) {
 	r := newRig(t)

@@ -113,14 +113,16 @@ func (r *run) followPods() {
 	}
 }
 
-// endSockets ends the UDP sockets of backends that are gone.
+// endSockets ends the sockets of backends that are gone.
 func (r *run) endSockets() {
+	r.engine.endTCP = r.cfg.EndTCP
 	maps := r.data.maps // the maps of sockets never change, whatever the table grows to
 	r.sockets = sockets.NewDestroyer(sockets.DestroyerConfig{
 		Log: r.cfg.Log,
 		Config: func() (sockets.Config, error) {
 			return sockets.Config{
 				Reverse: maps.Map(bpf.MapReverse), Peer: maps.Map(bpf.MapPeer), Batch: r.data.features.Batch, Namespaces: r.namespaces(),
+				TCP: r.cfg.EndTCP,
 			}, nil
 		},
 		StillGone: func(b sockets.Backend) bool { return r.engine.stillGone(Backend{b.Addr, b.Proto}) },
