@@ -151,12 +151,12 @@ func isOwn(a netip.Addr) bool {
 
 func dropOwnFrontends(w *World) (changed bool) {
 	for _, svc := range w.Services {
-		svc.Spec.ExternalIPs = slices.DeleteFunc(svc.Spec.ExternalIPs, func(s string) bool {
-			a, ok := parse(s)
-			bad := ok && (isOwn(a) || a.IsLinkLocalUnicast())
-			changed = changed || bad
-			return bad
-		})
+		for i, s := range svc.Spec.ExternalIPs {
+			if a, ok := parse(s); ok && (isOwn(a) || a.IsLinkLocalUnicast()) {
+				// An entry it stays: a Service with any has an externalTrafficPolicy, even if kube-proxy skips it.
+				svc.Spec.ExternalIPs[i], changed = "", true
+			}
+		}
 		lb := &svc.Status.LoadBalancer
 		lb.Ingress = slices.DeleteFunc(lb.Ingress, func(in corev1.LoadBalancerIngress) bool {
 			a, ok := parse(in.IP)
