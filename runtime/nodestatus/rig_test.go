@@ -52,6 +52,12 @@ func newAPI(t *testing.T) *api {
 		ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{"other": "x"}},
 		Status:     corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}},
 	}}
+	t.Cleanup(func() { // after all Reporters
+		stacks := make([]byte, 1<<20)
+		if s := string(stacks[:runtime.Stack(stacks, true)]); strings.Contains(s, "nodestatus.(*Reporter)") {
+			t.Error(s)
+		}
+	})
 	a.Server = httptest.NewServer(a)
 	t.Cleanup(a.Close)
 	return a
@@ -179,10 +185,6 @@ func newReporter(t *testing.T, a *api, change func(*Config)) (*Reporter, *logged
 	t.Cleanup(func() {
 		cancel()
 		<-done
-		stacks := make([]byte, 1<<20)
-		if s := string(stacks[:runtime.Stack(stacks, true)]); strings.Contains(s, "nodestatus.(*Reporter)") {
-			t.Error(s)
-		}
 	})
 	return r, l
 }
