@@ -68,12 +68,14 @@ func apply[P interface {
 	*T
 	metav1.Object
 }, T any](ctx context.Context, s store[P], o P) error {
-	got, err := s.Create(ctx, o, metav1.CreateOptions{})
-	if apierrors.IsAlreadyExists(err) {
-		var have P
-		if have, err = s.Get(ctx, o.GetName(), metav1.GetOptions{}); err != nil {
-			return err
-		}
+	// Not created first: a Service with an address is then refused for the address, which it has itself.
+	have, err := s.Get(ctx, o.GetName(), metav1.GetOptions{})
+	var got P
+	switch {
+	case apierrors.IsNotFound(err):
+		o.SetResourceVersion("")
+		got, err = s.Create(ctx, o, metav1.CreateOptions{})
+	case err == nil:
 		o.SetResourceVersion(have.GetResourceVersion())
 		got, err = s.Update(ctx, o, metav1.UpdateOptions{})
 	}
