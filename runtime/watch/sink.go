@@ -62,6 +62,7 @@ func (s *sink) Delete(obj any) error {
 // true: an API server that lost its store, or reads one that is empty, says
 // that there is nothing. The reflector asks again after its back-off.
 func (s *sink) Replace(list []any, _ string) error {
+	s.w.cfg.Log.Debug("the API told all that there is", "resource", s.resource, "objects", len(list))
 	events := make([]Event, 0, len(list)+1)
 	now := make(map[types.NamespacedName]bool, len(list))
 	for _, obj := range list {
