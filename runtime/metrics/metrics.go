@@ -68,6 +68,7 @@ type Metrics struct {
 	causes  causes
 
 	page sync.Mutex // one at a time
+	size int        // of the last one
 }
 
 // changes are objects that changed; pending are those that wait for the next write.
@@ -186,7 +187,7 @@ func unixSeconds(t time.Time) float64 {
 func (m *Metrics) Page() []byte {
 	m.page.Lock()
 	defer m.page.Unlock()
-	p := &Page{b: make([]byte, 0, 32<<10)}
+	p := &Page{b: make([]byte, 0, m.size+m.size/8+1<<14)}
 	m.kubeProxy(p)
 	m.own(p)
 	m.parts(p)
@@ -195,6 +196,7 @@ func (m *Metrics) Page() []byte {
 		more(p)
 	}
 	writeProcess(p, m.started)
+	m.size = len(p.b)
 	return p.b
 }
 
