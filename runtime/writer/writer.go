@@ -409,10 +409,15 @@ func (w *Writer) Status() Status {
 	defer w.mu.Unlock()
 	st := w.status
 	st.Ports = len(w.ports)
-	for _, key := range w.sorted() {
-		if p := w.ports[key]; p.err != nil {
-			st.Out = append(st.Out, Out{Port: key, Full: isFull(p.err), Err: p.err.Error()})
+	var out []services.PortKey
+	for key, p := range w.ports {
+		if p.err != nil {
+			out = append(out, key)
 		}
+	}
+	for _, key := range sortKeys(out) { // to sort all of them under the lock takes longer than a write
+		err := w.ports[key].err
+		st.Out = append(st.Out, Out{Port: key, Full: isFull(err), Err: err.Error()})
 	}
 	if w.planner != nil {
 		state := w.planner.State()
