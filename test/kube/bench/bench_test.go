@@ -1,0 +1,83 @@
+package bench_test
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/firsthop/firsthop/test/kube/bench"
+	"github.com/firsthop/firsthop/test/lab"
+)
+
+var (
+	sizes   = flag.String("sizes", "10,200", "numbers of Services, ascending")
+	pairs   = flag.Int("pairs", 30, "how many pairs of bursts of connects")
+	burst   = flag.Duration("burst", 250*time.Millisecond, "how long one is")
+	starts  = flag.Int("starts", 5, "how often each proxy is started")
+	changes = flag.Int("changes", 100, "how many changes of endpoints, one after the other")
+	many    = flag.Int("many", 1000, "how many changes in a row")
+	pace    = flag.Int("pace", 50, "of those, how many a second")
+	at      = flag.Int("change-size", 0, "number of Services at which changes are measured (default: the largest that is not above 10,000)")
+	program = flag.String("firsthop", "../../../bin/firsthop", "`FILE` to measure, as make builds it")
+	results = flag.String("results", "", "`FILE` to keep all figures in, as JSON")
+)
+
+func TestMain(m *testing.M) { os.Exit(lab.RunMain(m)) }
+
+// BenchmarkBesideKubeProxy is the whole comparison. It is no benchmark that is repeated: run it with -benchtime=1x.
+func BenchmarkBesideKubeProxy(b *testing.B) {
+	if b.N > 1 {
+		return
+	}
+	opts := bench.Options{
+		Pairs: *pairs, Burst: *burst, Starts: *starts, Changes: *changes, Many: *many, Pace: *pace, ChangeSize: *at,
+		Connector: build(b),
+		Log: func(format string, args ...any) {
+			fmt.Fprintf(os.Stderr, "%s %s\n", time.Now().Format(time.TimeOnly), fmt.Sprintf(format, args...))
+		},
+	}
+	for field := range strings.SplitSeq(*sizes, ",") {
+		n, err := strconv.Atoi(field)
+		if err != nil {
+			b.Fatal(err)
+		}
+		opts.Sizes = append(opts.Sizes, n)
+		if *at == 0 && n <= 10000 {
+			opts.ChangeSize = n
+		}
+	}
+	var err error
+	if opts.Firsthop, err = filepath.Abs(*program); err != nil {
+		b.Fatal(err)
+	}
+	r := bench.Measure(b, opts)
+	b.ReportMetric(0, "ns/op")
+	if *results == "" {
+		return
+	}
+	data, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := os.WriteFile(*results, data, 0o644); err != nil {
+		b.Fatal(err)
+	}
+}
+
+func build(t testing.TB) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "connector")
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", path, "./connector")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build the connector: %v\n%s", err, out)
+	}
+	return path
+}

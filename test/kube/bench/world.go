@@ -1,0 +1,132 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/firsthop/firsthop/test/kube/cluster"
+)
+
+// Options say what to measure.
+type Options struct {
+	Sizes   []int         // numbers of Services, ascending
+	Pairs   int           // of bursts
+	Burst   time.Duration // how long one is
+	Starts  int           // of each contender, with ChangeSize Services; with others there is one
+	Changes int           // of endpoints, one after the other
+	Many    int           // changes in a row
+	Pace    int           // of them, a second
+	// ChangeSize is the number of Services at which changes are measured.
+	ChangeSize int
+	Firsthop   string // path of the program
+	Connector  string // path of the program
+	Log        func(format string, args ...any)
+}
+
+// world is a cluster with its contenders.
+type world struct {
+	t          testing.TB
+	opts       Options
+	c          *cluster.Cluster
+	contenders []*contender
+	services   int // that there are
+	changed    int // of them, from the first on
+}
+
+func newWorld(t testing.TB, opts Options) *world {
+	w := &world{t: t, opts: opts, c: cluster.New(t, cluster.Config{})}
+	for _, name := range contenders {
+		w.contenders = append(w.contenders, newContender(t, w.c, name, opts.Firsthop, opts.Connector))
+	}
+	return w
+}
+
+// vip is the address of a Service by its number.
+func vip(i int) string { return fmt.Sprintf("10.96.%d.%d", 16+i/250, 1+i%250) }
+
+// target is where a Service is connected to.
+func target(i int) string { return vip(i) + ":80" }
+
+func serviceName(i int) string { return fmt.Sprintf("bench-%05d", i) }
+
+// writers is how many requests are made at once.
+const writers = 24
+
+// grow creates Services until there are size, each with a slice of the old backends.
+func (w *world) grow(size int) {
+	w.t.Helper()
+	begin := time.Now()
+	from := w.services
+	var next atomic.Int64
+	next.Store(int64(from))
+	errs := make(chan error, writers)
+	for range writers {
+		go func() {
+			for i := int(next.Add(1) - 1); i < size; i = int(next.Add(1) - 1) {
+				if err := w.create(w.t.Context(), i); err != nil {
+					errs <- err
+					return
+				}
+			}
+			errs <- nil
+		}()
+	}
+	for range writers {
+		must(w.t, <-errs)
+	}
+	w.services = size
+	w.opts.Log("created %d Services in %.1f s", size-from, time.Since(begin).Seconds())
+}
+
+func (w *world) create(ctx context.Context, i int) error {
+	ports := []corev1.ServicePort{{Name: "http", Protocol: corev1.ProtocolTCP, Port: 80}}
+	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: serviceName(i), Namespace: metav1.NamespaceDefault},
+		Spec: corev1.ServiceSpec{ClusterIP: vip(i), Ports: ports}}
+	if _, err := w.c.Client.CoreV1().Services(svc.Namespace).Create(ctx, svc, metav1.CreateOptions{}); err != nil {
+		return err
+	}
+	slice := sliceOf(i, oldBackends)
+	_, err := w.c.Client.DiscoveryV1().EndpointSlices(slice.Namespace).Create(ctx, slice, metav1.CreateOptions{})
+	return err
+}
+
+// sliceOf is the slice of a Service.
+func sliceOf(i int, backends []string) *discoveryv1.EndpointSlice {
+	s := &discoveryv1.EndpointSlice{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: serviceName(i) + "-1", Namespace: metav1.NamespaceDefault,
+			Labels: map[string]string{discoveryv1.LabelServiceName: serviceName(i)},
+		},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports:       []discoveryv1.EndpointPort{{Name: new("http"), Protocol: new(corev1.ProtocolTCP), Port: new(int32(backendPort))}},
+	}
+	for _, b := range backends {
+		s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{Addresses: []string{b}, Conditions: discoveryv1.EndpointConditions{Ready: new(true)}})
+	}
+	return s
+}
+
+// change leads a Service, by its number, to the new backends.
+func (w *world) change(ctx context.Context, i int) error {
+	slice := sliceOf(i, newBackends)
+	_, err := w.c.Client.DiscoveryV1().EndpointSlices(slice.Namespace).Update(ctx, slice, metav1.UpdateOptions{})
+	return err
+}
+
+// load is what the machine has to do.
+func load() string {
+	data, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return err.Error()
+	}
+	return strings.Join(strings.Fields(string(data))[:3], " ")
+}
