@@ -67,11 +67,25 @@ demo: setup-demo build ## see it work, in a network namespace of its own that go
 	$(AS_ROOT) bin/demo -firsthop bin/firsthop
 
 .PHONY: test
-test: setup-test build ## every test, with the race detector, as root (by sudo where it must); PKG=./kernel/... for some
-	.ci/test $(PKG)
 ifeq ($(PKG),./...)
-	for module in $(NESTED); do MODULE=$$module .ci/test ./...; done
+test: setup-test setup-kube build ## every test, with the race detector, as root (by sudo where it must); PKG=./kernel/... for some
+	$(WITH_KUBE) .ci/test ./...
+	for module in $(filter-out test/kube,$(NESTED)); do MODULE=$$module .ci/test ./...; done
+	$(MAKE) --no-print-directory test-kube
+else
+test: setup-test build
+	.ci/test $(PKG)
 endif
+
+# Builds Kubernetes once, in .cache/kube, unless FIRSTHOP_TEST_KUBE_BIN names a directory with its programs.
+WITH_KUBE = bin=$${FIRSTHOP_TEST_KUBE_BIN:-$$(cd test/kube && $(GO) run -buildvcs=false ./binaries/print)}; \
+	export FIRSTHOP_TEST_KUBE_BIN="$$bin";
+
+# The oracle goes without the race detector: what it asks is pure, and its hundred thousand cases would take minutes.
+.PHONY: test-kube
+test-kube: setup-test setup-kube build ## the tests with real API servers and kube-proxy, and the oracle: a part of test
+	$(WITH_KUBE) cd test/kube; MODULE=test/kube ../../.ci/test $$($(GO) list ./... | grep -v '/oracle$$')
+	RACE=no MODULE=test/kube .ci/test ./oracle
 
 .PHONY: test-vm
 test-vm: setup-vm ## the kernel's part of the tests on Debian's kernels, and short lives of whole systems; VM=5.10 for one, VM_KERNEL=FILE for another
@@ -127,8 +141,8 @@ check-generated: setup-bpf ## are the committed BPF objects those of the committ
 setup: ## install every Debian package that any target needs
 	.ci/setup all
 
-.PHONY: setup-test setup-bpf setup-demo setup-vm
-setup-test setup-bpf setup-demo setup-vm:
+.PHONY: setup-test setup-bpf setup-demo setup-vm setup-kube
+setup-test setup-bpf setup-demo setup-vm setup-kube:
 	@.ci/setup $(@:setup-%=%)
 
 .PHONY: clean

@@ -17,8 +17,8 @@ import (
 )
 
 // KubeBin is the environment variable with the directory of etcd and
-// kube-apiserver. docs/discovery.md says how to build them; without it the
-// tests against the real one are skipped, since a build takes five minutes.
+// kube-apiserver, which make test sets (docs/discovery.md). Without it the tests
+// against the real one are skipped, since a build takes minutes.
 const KubeBin = "FIRSTHOP_TEST_KUBE_BIN"
 
 // RealAddress is where StartReal's API server listens.
