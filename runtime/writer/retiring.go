@@ -22,6 +22,7 @@ type retiring struct {
 	deletes int // plans in queue or at work that took frontends away
 	closed  bool
 	done    chan struct{}
+	telling sync.WaitGroup // those who tell what is gone
 }
 
 type retired struct {
@@ -94,11 +95,15 @@ func (r *retiring) run() {
 			r.log.Warn("what was replaced in the table is still there", "err", err)
 		}
 		r.finish(batch)
-		for _, b := range batch {
-			if err == nil {
+		if err != nil {
+			continue
+		}
+		// Not here: the writer may hold its own lock while it waits for frontends that are still to be taken away.
+		r.telling.Go(func() {
+			for _, b := range batch {
 				r.freed(b.plan, b.planner)
 			}
-		}
+		})
 	}
 }
 
@@ -134,4 +139,5 @@ func (r *retiring) close() {
 	r.changed.Broadcast()
 	r.mu.Unlock()
 	<-r.done
+	r.telling.Wait()
 }

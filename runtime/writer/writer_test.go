@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -434,4 +435,38 @@ func TestNoFrontendComesBeforeOthersAreReallyGone(t *testing.T) {
 	close(r.f.holds)
 	<-flushed
 	r.wantVerdict("10.96.2.3:80", "[192.0.2.3:80]")
+}
+
+// What was replaced is told to be gone while the writer waits for the next to go: neither may wait for the other.
+func TestAWriteThatWaitsForFrontendsIsNotWaitedFor(t *testing.T) {
+	r := newRig(t, nil)
+	r.want("a", web("10.96.1.1:80", "192.0.2.1:8080"))
+	r.want("b", web("10.96.1.2:80", "192.0.2.1:8080"))
+	r.flush()
+	r.f.holds = make(chan struct{})
+	r.want("a")
+	r.flush()
+	r.want("b")
+
+	r.w.mu.Lock() // two flushes that get the Writer before that what the first replaced is told to be gone
+	close(r.f.holds)
+	for r.w.retiring.pending() {
+	}
+	if err := r.w.write(); err != nil {
+		t.Fatal(err)
+	}
+	key := services.PortKey{Service: types.NamespacedName{Namespace: "default", Name: "c"}}
+	r.w.ports[key], r.w.dirty[key] = &port{svc: web("10.96.1.3:80", "192.0.2.1:8080").Service}, true
+	done := make(chan error)
+	go func() { done <- r.w.write() }()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(3 * time.Second):
+		panic("a write waits for frontends that nobody takes away") // a failure would wait for the same
+	}
+	r.w.mu.Unlock()
+	r.wantVerdict("10.96.1.3:80", "[192.0.2.1:8080]")
 }
