@@ -110,6 +110,17 @@ fuzz: ## every fuzz test for FUZZTIME (10s)
 bench: setup-test build ## the benchmarks; BENCH=Connect for some
 	.ci/test -run '^$$' -bench '$(BENCH)' -timeout 30m $(PKG)
 
+# How many Services, and what else package test/kube/bench takes as flags. The whole is
+# KUBE_SIZES=10,1000,10000,30000, and writes docs/benchmarks.md; a quarter of an hour on two idle cores.
+KUBE_SIZES ?=
+KUBE_FLAGS ?=
+.PHONY: bench-kube
+bench-kube: setup-test setup-kube build ## firsthop beside the real kube-proxy, in short; KUBE_SIZES=10,1000,10000,30000 for docs/benchmarks.md
+	$(WITH_KUBE) MODULE=test/kube .ci/test -run '^$$' -bench BesideKubeProxy -benchtime 1x -timeout 2h ./bench -args \
+		-firsthop $(CURDIR)/bin/firsthop -results $(CURDIR)/.cache/kube/bench.json \
+		-command 'make bench-kube$(if $(KUBE_SIZES), KUBE_SIZES=$(KUBE_SIZES))$(if $(KUBE_FLAGS), KUBE_FLAGS="$(KUBE_FLAGS)")' \
+		$(if $(KUBE_SIZES),-sizes $(KUBE_SIZES) -docs $(CURDIR)/docs) $(KUBE_FLAGS)
+
 .PHONY: cover
 cover: setup-test build ## what the tests reach, by function and in total
 	mkdir -p .cache

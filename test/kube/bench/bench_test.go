@@ -27,6 +27,9 @@ var (
 	at      = flag.Int("change-size", 0, "number of Services at which changes are measured (default: the largest that is not above 10,000)")
 	program = flag.String("firsthop", "../../../bin/firsthop", "`FILE` to measure, as make builds it")
 	results = flag.String("results", "", "`FILE` to keep all figures in, as JSON")
+	docs    = flag.String("docs", "", "`DIR` with benchmarks.md, to write the figures into")
+	from    = flag.String("from", "", "`FILE` with the figures of a former run, to write the document of; nothing is measured")
+	command = flag.String("command", "go test", "how this run was asked for")
 )
 
 func TestMain(m *testing.M) { os.Exit(lab.RunMain(m)) }
@@ -57,17 +60,61 @@ func BenchmarkBesideKubeProxy(b *testing.B) {
 	if opts.Firsthop, err = filepath.Abs(*program); err != nil {
 		b.Fatal(err)
 	}
-	r := bench.Measure(b, opts)
+	r := measureOrRead(b, opts)
 	b.ReportMetric(0, "ns/op")
+	if *docs != "" {
+		write(b, *docs, r)
+	} else {
+		fmt.Fprintln(os.Stderr, bench.Markdown(r))
+	}
+}
+
+func measureOrRead(t testing.TB, opts bench.Options) (r bench.Result) {
+	t.Helper()
+	if *from != "" {
+		data, err := os.ReadFile(*from)
+		if err == nil {
+			err = json.Unmarshal(data, &r)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	r = bench.Measure(t, opts)
+	r.Command = *command
 	if *results == "" {
-		return
+		return r
 	}
-	data, err := json.MarshalIndent(r, "", " ")
+	data, err := json.Marshal(r)
+	if err == nil {
+		err = os.WriteFile(*results, data, 0o644)
+	}
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
-	if err := os.WriteFile(*results, data, 0o644); err != nil {
-		b.Fatal(err)
+	return r
+}
+
+// write puts the figures into the document, and the plots beside it.
+func write(t testing.TB, dir string, r bench.Result) {
+	t.Helper()
+	path := filepath.Join(dir, "benchmarks.md")
+	document, err := os.ReadFile(path)
+	if err == nil {
+		document, err = bench.Insert(document, r)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, content := range map[string][]byte{
+		path: document,
+		filepath.Join(dir, "benchmarks-connects.svg"): []byte(bench.ConnectsSVG(r)),
+		filepath.Join(dir, "benchmarks-costs.svg"):    []byte(bench.CostsSVG(r)),
+	} {
+		if err := os.WriteFile(path, content, 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -11,6 +11,7 @@ func Measure(t testing.TB, opts Options) Result {
 	r := Result{Began: time.Now(), Endpoints: len(oldBackends)}
 	r.Load[0] = load()
 	w := newWorld(t, opts)
+	r.describe(t, w)
 	for _, size := range opts.Sizes {
 		r.Sizes = append(r.Sizes, w.measureSize(size))
 	}
