@@ -1,0 +1,259 @@
+package running
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/firsthop/firsthop/test/kube/cluster"
+	"github.com/firsthop/firsthop/test/kube/running/probe"
+)
+
+// fixture is the cluster that cases are replayed on.
+type fixture struct {
+	t       testing.TB
+	cluster *cluster.Cluster
+	node    *node
+	from    map[string]*prober // "pod", "pod2": pods that are no endpoints; "p1": one that is; "node"
+	fence   *fence
+	slices  map[string]bool // that the API holds
+}
+
+// What attempts come to when no backend is reached. An address that nobody serves has no route beyond the hub.
+const (
+	refused  = "refused"
+	dropped  = "dropped"
+	unserved = "unserved"
+)
+
+var outcomes = map[string]string{
+	"connect ECONNREFUSED": refused, "send ECONNREFUSED": refused,
+	"connect EHOSTUNREACH": dropped, "send EHOSTUNREACH": dropped,
+	"connect ENETUNREACH": unserved, "send ENETUNREACH": unserved,
+}
+
+// look is what clients of a kind shall see at a frontend, in each family.
+type look struct {
+	from  string
+	proto probe.Proto
+	to    string // "cluster:80", "nodeport", "loopback", "external:80", "lb:80"
+	want  string // the backends that many attempts reach, sorted, or one of the outcomes
+}
+
+// step is a change of the world, and what is seen after it.
+type step struct {
+	change func(w *world)
+	looks  []look
+}
+
+func tcp(from, to, want string) look { return look{from, probe.TCP, to, want} }
+func udp(from, to, want string) look { return look{from, probe.UDP, to, want} }
+
+type row struct {
+	name  string
+	steps []step
+}
+
+func newFixture(t *testing.T) *fixture {
+	c := cluster.New(t, cluster.Config{})
+	// The hub says of each packet at once that there is no route for it.
+	for _, name := range []string{"net.ipv4.icmp_ratelimit", "net.ipv6.icmp.ratelimit"} {
+		if err := c.Hub.Sysctl(name, "0"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	serveRemote(t, c, 80, 81, 8443, 5353, fencePort)
+	f := &fixture{t: t, cluster: c, from: map[string]*prober{}, slices: map[string]bool{}}
+	f.node = newNode(t, c, here, ownZone)
+	for i, name := range []string{"p1", "p2", "pod", "pod2"} {
+		pod, err := f.node.AddPod(name, f.node.Pod(i+1)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i < 2 {
+			for _, port := range []uint16{80, 81, 8443, 5353} {
+				echoTCP(t, pod, netip.AddrPortFrom(netip.IPv6Unspecified(), port))
+			}
+			for family := range 2 {
+				echoUDP(t, pod, netip.AddrPortFrom(f.node.Pod(i + 1)[family], 53))
+			}
+		}
+		f.from[name] = newProber(t, pod)
+	}
+	for family := range 2 {
+		echoUDP(t, c.Hub, netip.AddrPortFrom(f.podAddr("p3", family), 53))
+	}
+	f.from["node"] = newProber(t, f.node.Lab)
+	f.fence = newFence(t, c, f.from["pod"])
+	f.node.init(c.Servers)
+	f.node.start()
+	f.fence.await()
+	return f
+}
+
+func TestCases(t *testing.T) {
+	f := newFixture(t)
+	for i, r := range rows() {
+		t.Run(r.name, func(t *testing.T) {
+			w := newWorld(fmt.Sprintf("case-%d", i))
+			for n, s := range r.steps {
+				s.change(w)
+				f.place(w, i+1)
+				w.put(f, f.cluster)
+				f.fence.await()
+				for _, l := range s.looks {
+					for family := range 2 {
+						f.see(t, n, w, l, family)
+					}
+				}
+			}
+		})
+	}
+	t.Run("affinity", func(t *testing.T) { f.affinity(t) })
+	t.Run("stops", func(t *testing.T) { f.node.stop() })
+}
+
+// place gives the Service of a case addresses that no other case has.
+func (f *fixture) place(w *world, number int) {
+	if len(w.svc.Spec.ExternalIPs) > 0 {
+		w.svc.Spec.ExternalIPs = []string{fmt.Sprintf("198.51.100.%d", number), fmt.Sprintf("fd00:51::%d", number)}
+	}
+	if w.svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		mode := corev1.LoadBalancerIPModeVIP
+		if in := w.svc.Status.LoadBalancer.Ingress; len(in) > 0 && in[0].IPMode != nil {
+			mode = *in[0].IPMode
+		}
+		w.svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{
+			{IP: fmt.Sprintf("203.0.113.%d", number), IPMode: &mode}, {IP: fmt.Sprintf("fd00:113::%d", number), IPMode: &mode},
+		}
+	}
+}
+
+// target is an address that a case names.
+func (f *fixture) target(w *world, to string, family int) string {
+	kind, port, _ := strings.Cut(to, ":")
+	host := ""
+	switch kind {
+	case "cluster":
+		host = w.svc.Spec.ClusterIPs[family]
+	case "external":
+		host = w.svc.Spec.ExternalIPs[family]
+	case "lb":
+		host = w.svc.Status.LoadBalancer.Ingress[family].IP
+	case "nodeport":
+		host = f.node.IPs[family].String()
+	case "loopback":
+		host = []string{"127.0.0.1", "::1"}[family]
+	default:
+		panic("no address " + to)
+	}
+	if port == "" {
+		port = fmt.Sprint(w.svc.Spec.Ports[0].NodePort)
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// tries is how many attempts show all backends: of six, one stays unseen once in 10^11.
+const tries = 140
+
+func (f *fixture) see(t *testing.T, step int, w *world, l look, family int) {
+	t.Helper()
+	target := ""
+	if strings.Contains(w.svc.Spec.ClusterIP, ":") { // the API server may have it so
+		t.Fatal("the first family is IPv6")
+	}
+	if host := net4(l.to); host != "" {
+		target = host
+	} else {
+		target = f.target(w, l.to, family)
+	}
+	count := tries
+	if !strings.Contains(l.want, " ") {
+		count = 20
+	}
+	if l.want == unserved {
+		count = 2
+	}
+	got := f.reach(l.from, l.proto, target, count)
+	if got != l.want {
+		t.Errorf("step %d: %s from %s to %s (%s) reaches %q, want %q", step, l.proto, l.from, l.to, target, got, l.want)
+	}
+}
+
+// net4 is for what is given as an address.
+func net4(to string) string {
+	if a, err := netip.ParseAddrPort(to); err == nil {
+		return a.String()
+	}
+	return ""
+}
+
+// reach is what attempts come to: all that was reached, or what else happened, sorted.
+func (f *fixture) reach(from string, proto probe.Proto, target string, count int) string {
+	seen := map[string]bool{}
+	for _, r := range f.from[from].ask(proto, target, count) {
+		what := f.podName(r.Server)
+		if r.Error != "" {
+			if what = outcomes[r.Error]; what == "" {
+				what = r.Error
+			}
+		}
+		seen[what] = true
+	}
+	var list []string
+	for what := range seen {
+		list = append(list, what)
+	}
+	slices.Sort(list)
+	return strings.Join(list, " ")
+}
+
+// affinity: clients are network namespaces; each stays with a backend over all frontends of a port.
+func (f *fixture) affinity(t *testing.T) {
+	w := newWorld("sticky")
+	w.svc.Spec.Type = corev1.ServiceTypeNodePort
+	w.svc.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
+	w.svc.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: new(int32(2))}}
+	w.endpoints = ep(pods...)
+	w.put(f, f.cluster)
+	f.fence.await()
+	for family := range 2 {
+		of := map[string]string{}
+		for _, from := range []string{"pod", "pod2", "node"} {
+			for _, to := range []string{"cluster:80", "nodeport"} {
+				got := f.reach(from, probe.TCP, f.target(w, to, family), 20)
+				if of[from] == "" {
+					of[from] = got
+				}
+				if strings.Contains(got, " ") || of[from] != got {
+					t.Errorf("%s reaches %q at %s, and %q before", from, got, to, of[from])
+				}
+			}
+		}
+		// One that is no longer usable is left; the others stay where they are.
+		left, _, _ := strings.Cut(of["pod"], ":")
+		w.endpoints = slices.DeleteFunc(w.endpoints, func(e endpoint) bool { return e.pod == left })
+		w.put(f, f.cluster)
+		f.fence.await()
+		got := f.reach("pod", probe.TCP, f.target(w, "cluster:80", family), 20)
+		if strings.Contains(got, " ") || got == of["pod"] {
+			t.Errorf("after %s went, pod reaches %q", of["pod"], got)
+		}
+		// With a timeout of 2 s, clients choose anew.
+		seen := map[string]bool{}
+		eventually(t, "an affinity ends", func() string {
+			seen[f.reach("pod2", probe.TCP, f.target(w, "cluster:80", family), 1)] = true
+			if len(seen) > 1 {
+				return ""
+			}
+			time.Sleep(3200 * time.Millisecond) // no condition: nothing may be asked while the time runs
+			return fmt.Sprintf("pod2 still reaches %v", seen)
+		})
+	}
+}
