@@ -20,6 +20,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/firsthop/firsthop/test/kube/cluster"
 	"github.com/firsthop/firsthop/test/lab"
 )
@@ -211,12 +213,16 @@ func testProxy(t *testing.T, c *cluster.Cluster, near, far *cluster.Node) {
 			conn.Close()
 		}
 	}()
-	c.Apply(twoObjects(web("proxied", "10.96.9.2", backend, far.Name))...)
+	svc, slice := web("proxied", "10.96.9.2", backend, far.Name)
+	svc.Spec.Type, svc.Spec.Ports[0].NodePort = corev1.ServiceTypeNodePort, 30080
+	c.Apply(svc, slice)
+	outside := c.AddClient(netip.MustParseAddr("203.0.113.2"))
+	nodePort := netip.AddrPortFrom(near.IPs[0], 30080).String()
 
-	ask := func(address string, within time.Duration) (string, error) {
+	ask := func(from *lab.Pod, address string, within time.Duration) (string, error) {
 		ctx, cancel := context.WithTimeout(t.Context(), within)
 		defer cancel()
-		conn, err := client.DialContext(ctx, "tcp4", address)
+		conn, err := from.DialContext(ctx, "tcp4", address)
 		if err != nil {
 			return "", err
 		}
@@ -225,14 +231,14 @@ func testProxy(t *testing.T, c *cluster.Cluster, near, far *cluster.Node) {
 		said, err := io.ReadAll(conn)
 		return string(said), err
 	}
-	if said, err := ask(backend.String(), 10*time.Second); err != nil || !strings.HasPrefix(said, near.Pod(1)[0].String()+":") {
+	if said, err := ask(client, backend.String(), 10*time.Second); err != nil || !strings.HasPrefix(said, near.Pod(1)[0].String()+":") {
 		t.Fatalf("the network of pods: got %q, %v", said, err)
 	}
 	for _, mode := range []string{"nftables", "iptables"} {
 		proxy := near.StartKubeProxy(mode)
 		near.AwaitHealthy()
 		for until := time.Now().Add(deadline); ; time.Sleep(50 * time.Millisecond) {
-			said, err := ask("10.96.9.2:80", 10*time.Second)
+			said, err := ask(client, "10.96.9.2:80", 10*time.Second)
 			if err == nil && strings.HasPrefix(said, near.Pod(1)[0].String()+":") {
 				break
 			}
@@ -240,51 +246,58 @@ func testProxy(t *testing.T, c *cluster.Cluster, near, far *cluster.Node) {
 				t.Fatalf("kube-proxy by %s: got %q, %v", mode, said, err)
 			}
 		}
+		if said, err := ask(outside, nodePort, 10*time.Second); err != nil || !strings.HasPrefix(said, near.IPs[0].String()+":") {
+			t.Errorf("kube-proxy by %s, from outside: got %q, %v, want the node's address", mode, said, err)
+		}
 		proxy.Kill()
 		cleanup, err := near.Command(t.Context(), c.ProgramDir()+"/kube-proxy", "--cleanup").CombinedOutput()
 		if err != nil {
 			t.Errorf("kube-proxy --cleanup: %v\n%s", err, cleanup)
 		}
-		if said, err := ask("10.96.9.2:80", time.Second); err == nil {
+		if said, err := ask(client, "10.96.9.2:80", time.Second); err == nil {
 			t.Errorf("after kube-proxy --cleanup: still %q", said)
 		}
 	}
 }
 
-func twoObjects(svc *corev1.Service, slice *discoveryv1.EndpointSlice) []metav1.Object {
-	return []metav1.Object{svc, slice}
-}
-
 func testServers(t *testing.T, c *cluster.Cluster) {
-	get := func(s *cluster.Server) error {
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	get := func(s *cluster.Server, within time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), within)
 		defer cancel()
 		_, err := c.ClientOf(cluster.Admin, s).CoreV1().Services("default").Get(ctx, "kubernetes", metav1.GetOptions{})
 		return err
 	}
+	serves := func(what string, s *cluster.Server) {
+		t.Helper()
+		if err := get(s, deadline); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	silent := func(what string, s *cluster.Server) {
+		t.Helper()
+		if err := get(s, time.Second); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: got %v, want silence", what, err)
+		}
+	}
 	first, second := c.Servers[0], c.Servers[1]
 	second.Kill()
-	if err := get(second); err == nil || errors.Is(err, context.DeadlineExceeded) {
+	if err := get(second, deadline); !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("a server that was killed: got %v, want a refusal", err)
 	}
-	if err := get(first); err != nil {
-		t.Errorf("the other server: %v", err)
-	}
+	serves("the other server", first)
 	second.Start()
-	if err := get(second); err != nil {
-		t.Errorf("a server that was started again: %v", err)
-	}
+	serves("a server that was started again", second)
+
 	first.Vanish()
-	if err := get(first); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("a server whose address vanished: got %v, want silence", err)
-	}
-	if err := get(second); err != nil {
-		t.Errorf("while the other's address is gone: %v", err)
-	}
+	silent("a server whose address vanished", first)
+	serves("while the other's address is gone", second)
 	first.Appear()
-	if err := get(first); err != nil {
-		t.Errorf("a server that appeared again: %v", err)
-	}
+	serves("a server that appeared again", first)
+
+	second.Pause()
+	silent("a server that is paused", second)
+	second.Resume()
+	serves("a server that was resumed", second)
 	if err := second.Stop(); err != nil {
 		t.Errorf("a server that was asked to end: %v", err)
 	}
