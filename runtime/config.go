@@ -51,6 +51,12 @@ type Config struct {
 	HealthAddr  string // /healthz and /livez, for load balancers: ":10256"
 	MetricsAddr string // "127.0.0.1:10249"
 
+	// ServiceMetrics has two counters for each Service port in /metrics.
+	ServiceMetrics bool
+	// NodeStatus says on the Node object how Services are served: its label
+	// firsthop.io/proxy and its condition FirsthopReady.
+	NodeStatus bool
+
 	// Notify tells systemd, as sd_notify(3); nil without one.
 	Notify func(state string)
 	// Watchdog is how often it wants to hear WATCHDOG=1 at least; 0: never.

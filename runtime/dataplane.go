@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
@@ -200,6 +201,13 @@ func (d *dataplane) grow(ctx context.Context) (*nat.Kernel, error) {
 	d.maps, d.store = grown, nat.NewKernel(grown, d.features)
 	d.log.Info("the table has more room", "frontends", sizes.Frontends, "services", sizes.Services, "backends", sizes.Backends)
 	return d.store, release()
+}
+
+// counters is the map that has them now.
+func (d *dataplane) counters() *ebpf.Map {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.maps.Map(bpf.MapCounter)
 }
 
 // apiBackends are what the API service leads to now, under the given addresses.

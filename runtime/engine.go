@@ -39,6 +39,9 @@ type engine struct {
 	nodeAddrs  func([]netip.Addr)
 	limited    func(bool)
 
+	// watched is told what happens, for those outside.
+	watched observer
+
 	// grow gives the table more room; nil where there is none to have.
 	grow func(context.Context) error
 
@@ -56,10 +59,22 @@ type engine struct {
 	api      []services.Port
 	apiTold  []services.Port
 	queued   time.Time       // since when there is something to write; zero: nothing
+	applied  time.Time       // when all that there was was written; zero: never
 	ranges   int             // ports with source ranges
 	serving  map[Backend]int // backends whose sockets end with them, and by how many ports they are served
 	leaving  []Backend       // that the next flush takes away
 	problems map[types.NamespacedName][]services.Problem
+}
+
+// observer is told what happens. It doesn't block, and calls nothing of the engine.
+type observer interface {
+	serviceChanged()
+	sliceChanged(service types.NamespacedName, annotations map[string]string, gone bool)
+	nodeChanged(*corev1.Node) // nil: it is deleted
+	portsChanged(types.NamespacedName, []services.Port)
+	addrsChanged([]netip.Addr)
+	queued(time.Time)
+	flush(queued time.Time) (done func(error))
 }
 
 // Backend is where connections went.
@@ -74,7 +89,7 @@ func newEngine(log *slog.Logger, w *writer.Writer, nodeName string, nodePorts se
 		log: log, writer: w, nodeName: nodeName, nodePorts: nodePorts,
 		apiEndpoints: func(_, _ []netip.AddrPort) {}, gone: func([]Backend) {},
 		pod: func(*corev1.Pod) {}, podGone: func(types.NamespacedName) {}, podsSynced: func() {},
-		nodeAddrs: func([]netip.Addr) {}, limited: func(bool) {},
+		nodeAddrs: func([]netip.Addr) {}, limited: func(bool) {}, watched: nobody{},
 		wake: make(chan struct{}, 1), table: services.NewTable(node), node: node,
 		synced: map[watch.Resource]time.Time{}, problems: map[types.NamespacedName][]services.Problem{}, serving: map[Backend]int{},
 	}
@@ -126,22 +141,28 @@ func (e *engine) handle(events []watch.Event) {
 func (e *engine) changes(ev watch.Event) []services.Change {
 	switch ev.Resource {
 	case watch.Services:
+		e.watched.serviceChanged()
 		if ev.Object == nil {
 			return e.table.DeleteService(ev.Name)
 		}
 		return e.table.SetService(ev.Object.(*corev1.Service))
 	case watch.EndpointSlices:
 		if ev.Object == nil {
+			e.watched.sliceChanged(types.NamespacedName{}, nil, true)
 			return e.table.DeleteSlice(ev.Name)
 		}
-		return e.table.SetSlice(ev.Object.(*discoveryv1.EndpointSlice))
+		slice := ev.Object.(*discoveryv1.EndpointSlice)
+		e.watched.sliceChanged(types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}, slice.Annotations, false)
+		return e.table.SetSlice(slice)
 	case watch.Nodes:
 		if node, ok := ev.Object.(*corev1.Node); ok && node != nil {
 			e.node.Zone = node.Labels[corev1.LabelTopologyZone]
 			e.nodeIPs = services.NodeIPs(node)
 			e.nodeAddrs(e.nodeIPs)
+			e.watched.nodeChanged(node)
 			return e.setNode()
 		}
+		e.watched.nodeChanged(nil)
 	case watch.Pods:
 		if pod, ok := ev.Object.(*corev1.Pod); ok && pod != nil {
 			e.pod(pod)
@@ -162,6 +183,9 @@ func (e *engine) setHostAddrs(addrs []netip.Addr) {
 
 func (e *engine) setNode() []services.Change {
 	e.node.NodePortAddrs = e.nodePorts.Select(e.hostIPs, e.nodeIPs)
+	if e.nodePorts.Primary || len(e.nodePorts.CIDRs) > 0 {
+		e.watched.addrsChanged(e.node.NodePortAddrs)
+	}
 	return e.table.SetNode(e.node)
 }
 
@@ -207,6 +231,7 @@ func (e *engine) apply(changes []services.Change) {
 			continue
 		}
 		e.count(c.Before, c.After)
+		e.watched.portsChanged(c.Service, c.After)
 		e.set(c.Before, c.After)
 	}
 }
@@ -215,6 +240,7 @@ func (e *engine) set(before, after []services.Port) {
 	e.writer.Set(before, after)
 	if e.queued.IsZero() {
 		e.queued = time.Now()
+		e.watched.queued(e.queued)
 	}
 	e.poke()
 }
@@ -243,7 +269,9 @@ func (e *engine) tellAPI(ports []services.Port) {
 			told[i].AllowEmpty = false
 		}
 	}
-	e.apiEndpoints(endpoints, vips)
+	if len(endpoints) > 0 || !e.synced[watch.EndpointSlices].IsZero() { // before, it is no news that there are none
+		e.apiEndpoints(endpoints, vips)
+	}
 	if services.EqualPorts(e.apiTold, told) {
 		return
 	}
@@ -358,7 +386,9 @@ func (e *engine) flush(ctx context.Context, verify bool) error {
 	leaving := e.leaving
 	e.leaving = nil
 	e.mu.Unlock()
+	done := e.watched.flush(began)
 	err := e.writer.Flush(ctx)
+	done(err)
 	if err == nil && verify {
 		_, err = e.writer.Verify(ctx)
 	}
@@ -368,6 +398,7 @@ func (e *engine) flush(ctx context.Context, verify bool) error {
 		e.leaving = append(leaving, e.leaving...)
 		return err
 	}
+	e.applied = time.Now()
 	if e.queued.Equal(began) {
 		e.queued = time.Time{}
 	}
@@ -392,9 +423,71 @@ func (e *engine) unused(leaving []Backend) []Backend {
 	return slices.DeleteFunc(leaving, func(b Backend) bool { return e.serving[b] > 0 })
 }
 
+// late is since when something waits that should have been written; zero: nothing
+// does. Before the first write nothing is late: it may have to wait for API servers.
+func (e *engine) late() time.Time {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.applied.IsZero() {
+		return time.Time{}
+	}
+	return e.queued
+}
+
+// appliedAt is when all that there was was written.
+func (e *engine) appliedAt() time.Time {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.applied
+}
+
+func (e *engine) hasApplied() bool { return !e.appliedAt().IsZero() }
+
+// apiAddrs are the addresses of the API service.
+func (e *engine) apiAddrs() []netip.AddrPort {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.api) == 0 {
+		return slices.Clone(e.vips)
+	}
+	var out []netip.AddrPort
+	for i := range e.api {
+		for j, k := range e.api[i].Frontends {
+			if e.api[i].Kinds[j] == services.ClusterIP && k.Proto == bpf.TCP {
+				out = append(out, k.AddrPort())
+			}
+		}
+	}
+	return out
+}
+
+// problemsByReason counts what is ignored of objects.
+func (e *engine) problemsByReason() map[services.Reason]int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	out := map[services.Reason]int{}
+	for _, list := range e.problems {
+		for _, p := range list {
+			out[p.Reason]++
+		}
+	}
+	return out
+}
+
 // waiting is since when something is to be written; zero: nothing is.
 func (e *engine) waiting() time.Time {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.queued
 }
+
+// nobody is an observer for those who need none.
+type nobody struct{}
+
+func (nobody) serviceChanged()                                            {}
+func (nobody) sliceChanged(types.NamespacedName, map[string]string, bool) {}
+func (nobody) nodeChanged(*corev1.Node)                                   {}
+func (nobody) portsChanged(types.NamespacedName, []services.Port)         {}
+func (nobody) addrsChanged([]netip.Addr)                                  {}
+func (nobody) queued(time.Time)                                           {}
+func (nobody) flush(time.Time) func(error)                                { return func(error) {} }

@@ -13,6 +13,7 @@ import (
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/runtime/apiservers"
+	"github.com/firsthop/firsthop/runtime/metrics"
 	"github.com/firsthop/firsthop/runtime/netnss"
 	"github.com/firsthop/firsthop/runtime/services"
 	"github.com/firsthop/firsthop/runtime/sockets"
@@ -69,6 +70,8 @@ type run struct {
 
 	workloads *workloads.Reconciler
 	sockets   *sockets.Destroyer
+	clients   watch.Clients
+	outside   *outside
 }
 
 func newRun(cfg *Config, d *dataplane) (*run, error) {
@@ -92,6 +95,7 @@ func newRun(cfg *Config, d *dataplane) (*run, error) {
 		r.writer.Close()
 		return nil, err
 	}
+	r.outside = newOutside(r)
 	return r, nil
 }
 
@@ -161,17 +165,17 @@ func (r *run) connect() error {
 		r.monitor.SetEndpoints(endpoints)
 		r.monitor.SetServices(vips)
 	}
-	r.dialer, err = apiservers.NewDialer(apiservers.DialerConfig{Log: r.cfg.Log, Monitor: r.monitor, Root: r.cfg.HostRoot})
+	r.dialer, err = apiservers.NewDialer(apiservers.DialerConfig{Log: r.cfg.Log, Monitor: r.monitor, Root: r.cfg.HostRoot, Proven: func() bool { return r.outside.provenNow() }})
 	if err != nil {
 		return err
 	}
-	clients, err := watch.NewClients(dialBy(rc, r.dialer.DialContext))
+	r.clients, err = watch.NewClients(dialBy(rc, r.dialer.DialContext))
 	if err != nil {
 		return err
 	}
 	r.watcher = watch.New(watch.Config{
-		Clients: clients, NodeName: r.cfg.NodeName, Log: r.cfg.Log, Pods: r.cfg.Pods, Handle: r.engine.handle,
-		Stripper: &services.Stripper{Annotations: []string{workloads.Annotation}},
+		Clients: r.clients, NodeName: r.cfg.NodeName, Log: r.cfg.Log, Pods: r.cfg.Pods, Handle: r.engine.handle,
+		Stripper: &services.Stripper{Annotations: []string{workloads.Annotation, metrics.TriggerAnnotation}},
 	})
 	return nil
 }
@@ -193,6 +197,7 @@ func (r *run) run(ctx context.Context) error {
 	group.Go(func() { r.until(ctx, "sockets of backends that are gone", r.sockets.Run) })
 	group.Go(func() { r.watchdog(ctx) })
 	group.Go(func() { r.serveAdmin(ctx) })
+	group.Go(func() { r.outside.serve(ctx) })
 	<-ctx.Done()
 	r.cfg.Notify("STOPPING=1")
 	group.Wait()
@@ -225,7 +230,7 @@ func (r *run) watchdog(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if since := r.engine.waiting(); since.IsZero() || time.Since(since) < stuckAfter {
+			if since := r.engine.late(); since.IsZero() || time.Since(since) < stuckAfter {
 				r.cfg.Notify("WATCHDOG=1")
 			}
 		}

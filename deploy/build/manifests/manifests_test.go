@@ -126,3 +126,47 @@ func TestThePatchesDoWhatTheySay(t *testing.T) {
 		}
 	})
 }
+
+// The runtime's patch makes of the placeholder what docs/container.md says.
+func TestTheRuntimeTakesThePlaceOfThePlaceholder(t *testing.T) {
+	original, base := daemonSet(t)
+	var patch, ds appsv1.DaemonSet
+	strictly(t, read(t, "../runtime/daemonset.yaml"), &patch)
+	change, err := yaml.YAMLToJSON(read(t, "../runtime/daemonset.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	merged, err := strategicpatch.StrategicMergePatch(original, change, appsv1.DaemonSet{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stdjson.Unmarshal(merged, &ds); err != nil {
+		t.Fatal(err)
+	}
+	pod, init := ds.Spec.Template.Spec, base.Spec.Template.Spec.InitContainers[0]
+	if len(pod.Containers) != 1 || len(pod.InitContainers) != 1 {
+		t.Fatalf("%d containers, %d init containers", len(pod.Containers), len(pod.InitContainers))
+	}
+	c := pod.Containers[0]
+	if c.Image != init.Image || len(c.Args) != 1 || c.Args[0] != "run" {
+		t.Errorf("it runs %s %v", c.Image, c.Args)
+	}
+	if pod.AutomountServiceAccountToken == nil || !*pod.AutomountServiceAccountToken {
+		t.Error("it has no credentials")
+	}
+	may := map[corev1.Capability]bool{}
+	for _, name := range init.SecurityContext.Capabilities.Add {
+		may[name] = true
+	}
+	for _, name := range c.SecurityContext.Capabilities.Add {
+		if !may[name] {
+			t.Errorf("it has %s, which init has not", name)
+		}
+	}
+	if s := c.SecurityContext; *s.Privileged || *s.AllowPrivilegeEscalation || !*s.ReadOnlyRootFilesystem || *s.RunAsUser != 0 {
+		t.Errorf("security context %+v", s)
+	}
+	if p := c.LivenessProbe; p == nil || p.HTTPGet == nil || p.HTTPGet.Path != "/livez" || c.Ports[0].ContainerPort != 10256 || c.ReadinessProbe != nil {
+		t.Errorf("probes %+v, ports %+v", p, c.Ports)
+	}
+}

@@ -1,0 +1,169 @@
+package runtime
+
+import (
+	"context"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/runtime/health"
+	"github.com/firsthop/firsthop/runtime/metrics"
+	"github.com/firsthop/firsthop/runtime/nodestatus"
+	"github.com/firsthop/firsthop/runtime/services"
+)
+
+// outside is what others see of the runtime: health, metrics, the Node's label
+// and condition.
+type outside struct {
+	run     *run
+	proxy   *health.Proxy
+	checks  *health.Services // healthCheckNodePorts
+	metrics *metrics.Metrics
+	node    *nodestatus.Reporter // nil: the Node is not written to
+
+	mu     sync.Mutex
+	proof  error // of the last proof; nil: it succeeded
+	proven bool  // there was one
+	fails  int   // in a row
+}
+
+// failsUntilFallback is how many proofs in a row fail before the node says that
+// firsthop doesn't serve it: one may have met a change of programs.
+const failsUntilFallback = 3
+
+func newOutside(r *run) *outside {
+	o := &outside{run: r}
+	m := metrics.New(metrics.Config{
+		Version: r.cfg.Version, Log: r.cfg.Log,
+		Table: r.writer.Status, Watches: r.watcher.Status, APIServers: r.monitor.Status, Dialer: r.dialer.Status,
+		Problems: r.engine.problemsByReason, Unserved: func() []health.Unserved { return o.checks.Unserved() },
+		Counters: func(each func(uint32, bpf.Counters)) error {
+			return metrics.ReadCounters(r.data.counters(), r.data.features.Batch, r.writer.Indexes)(each)
+		},
+		Indexes: r.writer.Indexes, PerService: r.cfg.ServiceMetrics,
+	})
+	o.metrics = m
+	o.proxy = health.NewProxy(health.ProxyConfig{Waiting: r.engine.late, Applied: r.engine.appliedAt, Answered: m.Answered})
+	o.checks = health.NewServices(health.ServicesConfig{Healthy: o.proxy.Healthy, Log: r.cfg.Log, Holder: health.Holder})
+	if r.cfg.NodeStatus {
+		o.node = nodestatus.New(nodestatus.Config{NodeName: r.cfg.NodeName, Client: r.clients.Core, Log: r.cfg.Log})
+	}
+	r.engine.watched = o
+	return o
+}
+
+// serviceChanged, sliceChanged, nodeChanged and queued are what the engine tells.
+func (o *outside) serviceChanged() { o.metrics.ServiceChanged() }
+
+func (o *outside) sliceChanged(service types.NamespacedName, annotations map[string]string, gone bool) {
+	o.metrics.SliceChanged(service, metrics.Trigger(annotations), gone)
+}
+
+func (o *outside) nodeChanged(node *corev1.Node) {
+	o.proxy.SetNode(node)
+	if o.node != nil && node != nil {
+		o.node.Saw(node)
+	}
+}
+
+func (o *outside) queued(at time.Time) { o.metrics.Queued(at) }
+
+func (o *outside) flush(queued time.Time) (done func(error)) { return o.metrics.BeginFlush(queued) }
+
+func (o *outside) portsChanged(name types.NamespacedName, ports []services.Port) {
+	h, ok := services.HealthOf(ports)
+	if !ok {
+		h = services.Health{}
+	}
+	o.checks.Set(name, h)
+}
+
+func (o *outside) addrsChanged(addrs []netip.Addr) { o.checks.SetAddrs(addrs) }
+
+// serve listens until ctx ends. What can't be listened on is tried again and again.
+func (o *outside) serve(ctx context.Context) {
+	var group sync.WaitGroup
+	serve := func(name, addr string, handler http.Handler) {
+		if addr != "" {
+			s := health.NewServer(health.ServerConfig{Name: name, Addr: addr, Handler: handler, Log: o.run.cfg.Log, Holder: health.Holder})
+			group.Go(func() { s.Run(ctx) })
+		}
+	}
+	serve("/healthz and /livez", o.run.cfg.HealthAddr, o.proxy.Handler())
+	page := http.NewServeMux()
+	page.Handle("/metrics", o.metrics)
+	o.proxy.Register(page)
+	serve("/metrics", o.run.cfg.MetricsAddr, page)
+	if o.node != nil {
+		group.Go(func() { o.node.Run(ctx) })
+	}
+	group.Go(func() { o.proveAgain(ctx) })
+	<-ctx.Done()
+	o.checks.Close()
+	group.Wait()
+}
+
+// proveAgain proves, again and again, that connections are served, and says so on the Node.
+func (o *outside) proveAgain(ctx context.Context) {
+	tick := time.NewTicker(proofInterval)
+	defer tick.Stop()
+	for {
+		err := o.run.data.proveAll(ctx, o.run.engine.apiAddrs())
+		if ctx.Err() != nil {
+			return
+		}
+		o.note(err)
+		if o.node != nil {
+			o.node.Set(o.report())
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (o *outside) note(err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err != nil && (o.proof == nil || !o.proven) {
+		o.run.cfg.Log.Warn("not proven", "err", err)
+	}
+	if err == nil && o.proven && o.proof != nil {
+		o.run.cfg.Log.Info("proven again")
+	}
+	o.proof, o.proven = err, true
+	o.fails++
+	if err == nil {
+		o.fails = 0
+	}
+}
+
+// provenNow reports whether the last proof succeeded, or is yet to come.
+func (o *outside) provenNow() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.proof == nil
+}
+
+// report is what the Node says: the label follows the proof, the condition also asks whether the table is whole.
+func (o *outside) report() nodestatus.Report {
+	o.mu.Lock()
+	proof, fails := o.proof, o.fails
+	o.mu.Unlock()
+	switch {
+	case fails >= failsUntilFallback:
+		return nodestatus.Report{Mode: nodestatus.Fallback, Ready: corev1.ConditionFalse, Reason: "ProofFailed", Message: proof.Error()}
+	case !o.run.engine.hasApplied():
+		return nodestatus.Report{Mode: nodestatus.Active, Ready: corev1.ConditionFalse, Reason: "WaitingForServices", Message: "the API service is served; other Services are not all known yet"}
+	case o.run.writer.Full():
+		return nodestatus.Report{Mode: nodestatus.Active, Ready: corev1.ConditionFalse, Reason: "TableFull", Message: "some Services have no room in the table: `firsthop status` names them"}
+	}
+	return nodestatus.Report{Mode: nodestatus.Active, Ready: corev1.ConditionTrue, Reason: "Serving", Message: "every Service is served at connect time"}
+}

@@ -1,0 +1,90 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/bpf"
+)
+
+const (
+	// proofInterval is how often it is proven that connections are served.
+	proofInterval = 10 * time.Second
+	// proofTime is for one connection: it counts when it leaves, whoever answers.
+	proofTime = time.Second
+)
+
+// prove connects to the API service for real, and looks whether the programs
+// remember that very socket. Attached is not effective: a program at another
+// cgroup, or one of others before ours, would not be seen otherwise.
+func (d *dataplane) prove(ctx context.Context, vip netip.AddrPort) error {
+	ctx, cancel := context.WithTimeout(ctx, proofTime)
+	defer cancel()
+	var cookie uint64
+	var cookieErr error
+	dialer := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) {
+			cookie, cookieErr = unix.GetsockoptUint64(int(fd), unix.SOL_SOCKET, unix.SO_COOKIE)
+		})
+	}}
+	conn, err := dialer.DialContext(ctx, "tcp", vip.String())
+	if err == nil {
+		conn.Close()
+	}
+	if cookieErr != nil {
+		return fmt.Errorf("read a socket's cookie: %w", cookieErr)
+	}
+	d.mu.Lock()
+	peers := d.maps.Map(bpf.MapPeer)
+	d.mu.Unlock()
+	var peer bpf.Peer
+	at := uint32(cookie) & (peers.MaxEntries() - 1)
+	if lookErr := peers.LookupWithFlags(at, &peer, ebpf.LookupLock); lookErr != nil {
+		return fmt.Errorf("read what the programs remember: %w", lookErr)
+	}
+	if cookie == 0 || peer.Cookie != cookie {
+		return fmt.Errorf("a connection to %s was not translated (it ended with: %v): is this process below %s? `firsthop doctor` says more", vip, err, d.cgroup.HostPath)
+	}
+	return nil
+}
+
+// served are the addresses of the API service that the table has.
+func (d *dataplane) served(vips []netip.AddrPort) ([]netip.AddrPort, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var out []netip.AddrPort
+	for _, v := range vips {
+		var fe bpf.Frontend
+		if err := d.maps.Map(bpf.MapFrontend).Lookup(bpf.FrontendKeyOf(v, bpf.TCP), &fe); err == nil {
+			out = append(out, v)
+		}
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("the table has no frontend for the API service (%v)", vips)
+	}
+	return out, nil
+}
+
+// proveAll proves each address of the API service; nil: all are served.
+func (d *dataplane) proveAll(ctx context.Context, vips []netip.AddrPort) error {
+	if d.balancer.Off {
+		return nil
+	}
+	served, err := d.served(vips)
+	if err != nil {
+		return err
+	}
+	for _, v := range served {
+		if err := d.prove(ctx, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
