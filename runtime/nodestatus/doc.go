@@ -3,7 +3,7 @@
 //
 // Both are written by one patch of the subresource nodes/status. That an update of it may change labels is what the
 // kubelet relies on, too (PatchNodeStatus of k8s.io/component-helpers: "Note that we don't reset ObjectMeta here"); it
-// spares the right to patch nodes, which is the right to cordon them, and to taint them. deploy/manifests/rbac.yaml has
+// spares the right to patch nodes, which is the right to cordon them, and to taint them. deploy/runtime/rbac.yaml has
 // the rest of the fence: a ValidatingAdmissionPolicy that lets the runtime change this label and this condition of its own
 // Node, and nothing else.
 //

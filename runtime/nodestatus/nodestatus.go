@@ -242,7 +242,7 @@ func (r *Reporter) failed(err error) {
 	text := fmt.Sprintf("write the label and condition of node %s: %v", r.cfg.NodeName, err)
 	switch {
 	case apierrors.IsForbidden(err):
-		text += ": the runtime needs get on nodes and patch on nodes/status; deploy/manifests/rbac.yaml has them. Services are served without"
+		text += ": the runtime needs get on nodes and patch on nodes/status; deploy/runtime/rbac.yaml has them. Services are served without"
 	case apierrors.IsNotFound(err):
 		text += ": is --node-name the name of the Node object?"
 	}

@@ -28,7 +28,7 @@ import (
 // manifest decodes rbac.yaml as an API server with fieldValidation=Strict does.
 func manifest(t *testing.T) (role rbacv1.ClusterRole, binding rbacv1.ClusterRoleBinding, policy admissionv1.ValidatingAdmissionPolicy, tie admissionv1.ValidatingAdmissionPolicyBinding) {
 	t.Helper()
-	text, err := os.ReadFile("../../deploy/manifests/rbac.yaml")
+	text, err := os.ReadFile("../../deploy/runtime/rbac.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}

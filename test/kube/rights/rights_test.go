@@ -1,4 +1,4 @@
-// Package rights tests what deploy/manifests/rbac.yaml lets the runtime do, on a real API server.
+// Package rights tests what deploy/runtime/rbac.yaml lets the runtime do, on a real API server.
 package rights
 
 import (
@@ -48,7 +48,7 @@ func must(t *testing.T, err error) {
 // apply creates what is in rbac.yaml, strictly decoded.
 func apply(t *testing.T, c *cluster.Cluster) {
 	t.Helper()
-	text, err := os.ReadFile("../../../deploy/manifests/rbac.yaml")
+	text, err := os.ReadFile("../../../deploy/runtime/rbac.yaml")
 	must(t, err)
 	ctx := t.Context()
 	for _, doc := range bytes.Split(text, []byte("\n---\n")) {

@@ -88,7 +88,7 @@ const role = "firsthop"
 // bindRole makes the cluster have it.
 func bindRole(t testing.TB, c *cluster.Cluster) {
 	t.Helper()
-	data, err := os.ReadFile("../../../deploy/manifests/rbac.yaml")
+	data, err := os.ReadFile("../../../deploy/runtime/rbac.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
