@@ -44,6 +44,26 @@ func (f *lockedFake) Read() (*nat.State, error) {
 	defer f.mu.Unlock()
 	return f.Fake.Read()
 }
+func (f *lockedFake) Generation() (uint64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.Fake.Generation()
+}
+func (f *lockedFake) PutGeneration(g uint64) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.Fake.PutGeneration(g)
+}
+func (f *lockedFake) PutRanges(k []bpf.RangeKey) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.Fake.PutRanges(k)
+}
+func (f *lockedFake) DeleteRanges(k []bpf.RangeKey) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.Fake.DeleteRanges(k)
+}
 func (f *lockedFake) DeleteBackends(k []bpf.BackendKey) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
