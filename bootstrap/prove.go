@@ -118,7 +118,7 @@ func (s *stage) proveThrough(ctx context.Context) error {
 		return err
 	}
 	for _, svc := range s.found.ServiceAddrs() {
-		p, err := s.proveOne(ctx, conn, svc)
+		p, err := prover{s.seeded.Maps, s.settings.prove}.one(ctx, conn, svc)
 		if err != nil {
 			return err
 		}
@@ -127,10 +127,16 @@ func (s *stage) proveThrough(ctx context.Context) error {
 	return nil
 }
 
-// proveOne connects until the proof is as strong as asked for, or time is up.
+// prover proves connections through the programs of a table.
+type prover struct {
+	maps  *bpf.Maps
+	asked Strength
+}
+
+// one connects until the proof is as strong as asked for, or time is up.
 // A backend may have died since it was probed, so a refusal isn't the end.
-func (s *stage) proveOne(ctx context.Context, conn connector, svc netip.AddrPort) (Proof, error) {
-	p := Proof{Service: svc, Asked: s.settings.prove, Time: time.Now().UTC()}
+func (pr prover) one(ctx context.Context, conn connector, svc netip.AddrPort) (Proof, error) {
+	p := Proof{Service: svc, Asked: pr.asked, Time: time.Now().UTC()}
 	start := time.Now()
 	for {
 		p.Attempts++
@@ -145,7 +151,7 @@ func (s *stage) proveOne(ctx context.Context, conn connector, svc netip.AddrPort
 		if err != nil {
 			return p, err
 		}
-		s.judge(&p, ans)
+		pr.judge(&p, ans)
 		p.Millis = millis(time.Since(start))
 		if p.OK || ctx.Err() != nil || time.Until(deadlineOf(ctx)) < retryPause {
 			return p, nil
@@ -164,9 +170,9 @@ func deadlineOf(ctx context.Context) time.Time {
 
 // judge puts one connection's answer into the proof. Only a socket that our
 // programs remember was translated by them: others move counters too.
-func (s *stage) judge(p *Proof, ans connectAnswer) {
+func (pr prover) judge(p *Proof, ans connectAnswer) {
 	p.Cookie, p.Reason, p.Got = ans.Cookie, ans.Error, ""
-	peer, ok := s.remembered(ans.Cookie)
+	peer, ok := pr.remembered(ans.Cookie)
 	if !ok || peer.Frontend.Addr() != p.Service.Addr() || peer.FrontendPort.Uint16() != p.Service.Port() {
 		p.OK = false
 		if p.Reason == "" {
@@ -187,8 +193,8 @@ func (s *stage) judge(p *Proof, ans connectAnswer) {
 }
 
 // remembered looks a socket up in the programs' own memory.
-func (s *stage) remembered(cookie uint64) (bpf.Peer, bool) {
-	m := s.seeded.Maps.Map(bpf.MapPeer)
+func (pr prover) remembered(cookie uint64) (bpf.Peer, bool) {
+	m := pr.maps.Map(bpf.MapPeer)
 	var peer bpf.Peer
 	at := uint32(cookie) & (m.MaxEntries() - 1)
 	if err := m.LookupWithFlags(at, &peer, ebpf.LookupLock); err != nil {

@@ -16,7 +16,7 @@ func TestOnlyTheProofsOwnSocketIsRemembered(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer seeded.Close()
-	s := &stage{seeded: seeded}
+	s := prover{maps: seeded.Maps}
 	peers := seeded.Maps.Map(bpf.MapPeer)
 	const cookie = 4711
 	if err := peers.Put(uint32(cookie), bpf.Peer{Cookie: cookie}); err != nil {

@@ -9,7 +9,7 @@ import (
 const description = `firsthop makes one thing true before anything else on a node needs it: a
 connection to the kubernetes Service IP reaches a live API server.
 
-Nouns read (check, status, discover, nat, units), verbs change (init, run,
+Nouns read (check, status, doctor, discover, nat, units), verbs change (init, run,
 install, uninstall).
 
 Exit codes: 0 done, 1 internal error, missing rights or a refusal, 2 bpffs,
@@ -32,6 +32,7 @@ func newApp(e env) *cli.App {
 			initCommand(e),
 			checkCommand(e),
 			statusCommand(e),
+			doctorCommand(e),
 			discoverCommand(e),
 			runCommand(e),
 			natCommand(e),

@@ -59,7 +59,7 @@ func (p *printer) paint(word string, width int) string {
 	}
 	colors := map[string]string{
 		"ok": "32", "good": "32", "live": "32", "yes": "32",
-		"failed": "31", "bad": "31", "dead": "31",
+		"failed": "31", "fail": "31", "bad": "31", "dead": "31",
 		"skipped": "33", "warn": "33", "not ready": "33",
 	}
 	code, known := colors[word]

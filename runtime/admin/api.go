@@ -1,9 +1,13 @@
 package admin
 
-import "time"
+import (
+	"time"
+
+	"github.com/firsthop/firsthop/natinit"
+)
 
 // SocketName is the socket's file in the run directory.
-const SocketName = "runtime.sock"
+const SocketName = natinit.RuntimeSocketName
 
 // Service is one port of a Service in one family.
 type Service struct {

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"github.com/urfave/cli/v2"
+
+	"github.com/firsthop/firsthop/bootstrap"
+)
+
+func doctorCommand(e env) *cli.Command {
+	return &cli.Command{
+		Name:      "doctor",
+		Usage:     "check every invariant on the live node, and say what to do",
+		ArgsUsage: " ",
+		Description: `Looks at what the dataplane stands on, at pins, programs and table, connects to the
+API's Service address for real, and looks at what keeps all of it going. It
+changes nothing. Exits 0 unless a check fails, then 6.`,
+		Flags: join(kernelFlags(), commonFlags(), []cli.Flag{outputFlag()}),
+		Action: func(c *cli.Context) error {
+			p, err := newPrinter(e, c)
+			if err != nil {
+				return err
+			}
+			d, err := checkedDirs(c)
+			if err != nil {
+				return err
+			}
+			r, err := bootstrap.Doctor(c.Context, bootstrap.DoctorConfig{
+				Dirs: d, Runtime: runtimeView(c.Context, d), Binary: e.self,
+				Forbid: atCommas(c.StringSlice("forbid-feature")), IgnoreKernelVersion: c.Bool("ignore-kernel-version"),
+			})
+			if err != nil {
+				return err
+			}
+			if err := p.print(r, func(p *printer) { doctorText(p, r) }); err != nil {
+				return err
+			}
+			if !r.Healthy {
+				return exitCode(r.ExitCode)
+			}
+			return nil
+		},
+	}
+}
+
+func doctorText(p *printer, r *bootstrap.DoctorReport) {
+	failed, warned := 0, 0
+	for _, g := range r.Diagnoses {
+		p.linef("%-10s %s  %s", g.Check, p.paint(string(g.Health), 4), g.Sentence)
+		for _, e := range g.Evidence {
+			p.linef("%18s%s", "", e)
+		}
+		if g.Remedy != "" {
+			p.linef("%18sremedy: %s", "", g.Remedy)
+		}
+		switch g.Health {
+		case bootstrap.Broken:
+			failed++
+		case bootstrap.Ailing:
+			warned++
+		}
+	}
+	p.linef("%d checks: %d failed, %d with a warning", len(r.Diagnoses), failed, warned)
+}

@@ -1,0 +1,309 @@
+package main
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/runtime/admin"
+	"github.com/firsthop/firsthop/test/standin"
+)
+
+// doctor examines the node, and returns what was said of each check.
+func (n node) doctor(code bootstrap.ExitCode, args ...string) map[string]bootstrap.Diagnosis {
+	n.Helper()
+	var rep bootstrap.DoctorReport
+	n.run(append([]string{"doctor", "-o", "json"}, args...)...).exits(code).decode(&rep)
+	out := map[string]bootstrap.Diagnosis{}
+	for _, g := range rep.Diagnoses {
+		if g.Sentence == "" || (g.Health == bootstrap.Healthy) != (g.Remedy == "") {
+			n.Errorf("check %s: %+v: want a sentence, and a remedy where one is needed", g.Check, g)
+		}
+		out[g.Check] = g
+	}
+	return out
+}
+
+// edit changes the table behind everybody's back.
+func (n node) edit(change func(maps *bpf.Maps) error) {
+	n.Helper()
+	maps, err := bpf.OpenMaps(n.pins(), false)
+	if err != nil {
+		n.Fatal(err)
+	}
+	defer maps.Close()
+	if err := change(maps); err != nil {
+		n.Fatal(err)
+	}
+}
+
+// install is an init that saves the addresses, as on a node.
+func (n node) install(more ...string) {
+	n.Helper()
+	n.run(append([]string{"init", "--service-ips", vips, "--endpoints", servers}, more...)...).exits(0)
+}
+
+// at makes another cgroup that of this node's instance. The lab, which ends later, gets back its own.
+func (n node) at(cgroup string) {
+	own := n.Cgroup
+	n.Cleanup(func() { n.Lab.Cgroup = own })
+	n.Lab.Cgroup = cgroup
+}
+
+func TestAHealthyNode(t *testing.T) {
+	n := newNode(t)
+	n.serving()
+	n.install()
+	before := n.snapshot()
+	for check, g := range n.doctor(0) {
+		if g.Health != bootstrap.Healthy {
+			t.Errorf("%s: %+v", check, g)
+		}
+	}
+	n.unchanged(before)
+	n.run("doctor").exits(0).says("17 checks: 0 failed, 0 with a warning", vip4+" answered by "+server4, "all 2 of the API service's backends answer")
+	index := n.put(service("tcp/10.96.0.20:80", "10.0.0.5:8080"))[0]
+	n.asRuntime(synced(1), admin.Service{Index: index, Namespace: "default", Name: "web", Proto: "tcp", Family: "IPv4"})
+	if g := n.doctor(0)["runtime"]; g.Health != bootstrap.Healthy {
+		t.Errorf("%+v", g)
+	}
+}
+
+// TestEveryCheckOfTheDoctorCanFail breaks a node in one way after the other: each is found, by the check that is about
+// it, and with a remedy.
+func TestEveryCheckOfTheDoctorCanFail(t *testing.T) {
+	const warn, fail = bootstrap.Ailing, bootstrap.Broken
+	var api *standin.APIServer // of the present node
+	write := func(path, text string) func(n *node) {
+		return func(n *node) {
+			if err := os.WriteFile(strings.ReplaceAll(path, "RUN", n.RunDir), []byte(text), 0o600); err != nil {
+				n.Fatal(err)
+			}
+		}
+	}
+	put := func(name bpf.MapName, key, value any) func(n *node) {
+		return func(n *node) { n.edit(func(maps *bpf.Maps) error { return maps.Map(name).Put(key, value) }) }
+	}
+	for _, tc := range []struct {
+		name   string
+		make   func(n *node)
+		args   []string
+		check  string
+		health bootstrap.Health
+		says   string
+		remedy string
+	}{
+		{"a kernel that lacks something", func(*node) {}, []string{"--forbid-feature", "set-retval"}, "hooks", warn, "another version", "firsthop init"},
+		{"a kernel that is not supported", func(*node) {}, []string{"--forbid-feature", "cgroup-attach"}, "kernel", fail, "", "leave the node to kube-proxy"},
+		{"no bpffs", func(n *node) {
+			if err := unix.Unmount(n.BPFFS, unix.MNT_DETACH); err != nil {
+				n.Fatal(err)
+			}
+		}, nil, "bpffs", fail, "not mounted", "firsthop init"},
+		{"a bpffs over the bpffs", func(n *node) {
+			if err := unix.Mount("over", n.BPFFS, "bpf", 0, "mode=0700"); err != nil {
+				n.Fatal(err)
+			}
+			n.Cleanup(func() { unix.Unmount(n.BPFFS, 0) })
+		}, nil, "bpffs", fail, "hides", "umount"},
+		{"a bpffs that is open to others", func(n *node) {
+			if err := os.Chmod(n.BPFFS, 0o755); err != nil {
+				n.Fatal(err)
+			}
+		}, nil, "bpffs", warn, "mode 0755", "chmod 0700"},
+		{"no cgroup", func(n *node) { n.at(n.Cgroup + "/gone") }, nil, "cgroup", fail, "", "firsthop init"},
+		{"a foreign map in our directory", func(n *node) { n.pinForeign(n.pins().Maps() + "/somebodys") }, nil, "pins", warn, "not ours", "move away"},
+		{"a foreign map at the place of a link", func(n *node) {
+			n.without(n.pins().Links() + "/connect4")
+			n.pinForeign(n.pins().Links() + "/connect4")
+		}, nil, "pins", fail, "not firsthop's", "move away"},
+		{"a directory of ours that is open to others", func(n *node) {
+			if err := os.Chmod(n.pins().Dir, 0o755); err != nil {
+				n.Fatal(err)
+			}
+		}, nil, "pins", warn, "mode 0755", "chmod 0700"},
+		{"a pin on its way to its place", func(n *node) { n.pinForeign(n.pins().Maps() + "/backend_v1_new") }, nil, "pins", warn, "was killed", "firsthop init"},
+		{"no pins at all", func(n *node) { n.run("uninstall", "--force").exits(0) }, nil, "pins", fail, "nothing is pinned", "firsthop init"},
+		{"a map's pin removed", func(n *node) { n.without(n.pins().Map(bpf.MapBackend)) }, nil, "layout", fail, "backend_v1", "firsthop init"},
+		{"a map's pin that a former version didn't have", func(n *node) { n.without(n.pins().Map(bpf.MapAffinity)) }, nil, "layout", warn, "affinity_v1", "restart of the runtime"},
+		{"a pin of an older layout", func(n *node) { n.pinForeign(n.pins().Maps() + "/frontend_v0") }, nil, "layout", warn, "another layout", "rm them"},
+		{"a table of a newer layout", put(bpf.MapMeta, uint32(0), bpf.Meta{ABI: bpf.LayoutVersion + 1, Owner: bpf.MetaOwner}), nil, "layout", fail, "layout 2", "newer firsthop"},
+		{"a table of another owner", put(bpf.MapMeta, uint32(0), bpf.Meta{ABI: bpf.LayoutVersion, Owner: 0xbad}), nil, "layout", fail, "0xbad", "move away"},
+		{"a damaged list of changes", write("RUN/"+bootstrap.LedgerName, "{"), nil, "changes", fail, "damaged", "mv "},
+		{"programs that were never proven", func(n *node) {
+			write("RUN/"+bootstrap.LedgerName, `[{"kind":"unproven","target":"`+n.pins().Dir+`","time":"2026-01-01T00:00:00Z"}]`)(n)
+		}, nil, "changes", fail, "never proven", "firsthop init"},
+		{"a link's pin removed", func(n *node) {
+			n.without(n.pins().Links() + "/recvmsg6")
+			eventually(n.T, "a link without a pin to detach", func() bool { return len(n.attached()) == len(bpf.Hooks())-1 })
+		}, nil, "hooks", fail, "recvmsg6", "firsthop init"},
+		{"another cgroup", func(n *node) {
+			cgroup, err := n.NewCgroup("other")
+			if err != nil {
+				n.Fatal(err)
+			}
+			n.at(cgroup)
+		}, nil, "hooks", fail, "not attached to", "firsthop init"},
+		{"another firsthop", func(n *node) {
+			dir := filepath.Join(n.Dir, "other")
+			if err := os.MkdirAll(dir, 0o700); err != nil {
+				n.Fatal(err)
+			}
+			if err := unix.Mount("other", dir, "bpf", 0, "mode=0700"); err != nil {
+				n.Fatal(err)
+			}
+			n.Cleanup(func() { unix.Unmount(dir, 0) })
+			seeded, err := natinit.Seed(natinit.SeedConfig{Pins: bpf.PinsBelow(dir)})
+			if err != nil {
+				n.Fatal(err)
+			}
+			n.Cleanup(func() { seeded.Maps.Close() })
+			a, err := natinit.Attach(natinit.AttachConfig{Pins: bpf.PinsBelow(dir), Maps: seeded.Maps, Cgroup: n.Cgroup, Balancer: bpf.Balancer{UDP: true}})
+			if err != nil {
+				n.Fatal(err)
+			}
+			n.Cleanup(func() { natinit.Remove(bpf.PinsBelow(dir), n.Cgroup); a.Close() })
+		}, nil, "others", fail, "another firsthop serves this cgroup", "--bpffs"},
+		{"a backend removed behind our back", func(n *node) {
+			state := n.table()
+			for id, set := range state.Sets {
+				for slot := range set {
+					n.edit(func(maps *bpf.Maps) error {
+						return maps.Map(bpf.MapBackend).Delete(bpf.BackendKey{Set: id, Slot: slot})
+					})
+					return
+				}
+			}
+		}, nil, "table", fail, "lead nowhere", "restart the runtime"},
+		{"a frontend without a Service", put(bpf.MapFrontend, bpf.FrontendKeyOf(netip.MustParseAddrPort("10.96.0.99:80"), bpf.TCP), bpf.Frontend{Index: 1 << 30}), nil, "table", fail, "lead nowhere", "restart the runtime"},
+		{"a set that nothing leads to", put(bpf.MapBackend, bpf.BackendKey{Set: 1 << 20}, bpf.Backend{ID: bpf.BackendMember}), nil, "table", warn, "left over", "restart the runtime"},
+		{"a table that is nearly full", func(n *node) {
+			n.run("uninstall", "--force").exits(0)
+			n.install("--max-frontends", "1024", "--max-backends", "1024", "--max-services", "2048")
+			svc := service("tcp/10.96.1.0:1", "10.0.0.5:80")
+			for port := uint16(2); len(svc.Frontends) < 950; port++ {
+				svc.Frontends = append(svc.Frontends, bpf.FrontendKeyOf(netip.AddrPortFrom(netip.MustParseAddr("10.96.1.0"), port), bpf.TCP))
+			}
+			n.put(svc)
+		}, nil, "room", warn, "frontends", "--max-frontends"},
+		{"an API service without a backend", func(n *node) {
+			for at := range n.table().Words {
+				put(bpf.MapService, at, bpf.Word(0))(n)
+			}
+		}, nil, "backends", fail, "no backend", "firsthop init"},
+		{"no API server that answers", func(*node) { api.Close() }, nil, "backends", fail, "none of the API service's 2 backends answers", "firsthop discover"},
+		{"one API server that doesn't answer", func(n *node) {
+			api.Close()
+			n.serve("two", server4)
+		}, nil, "backends", warn, "1 of the API service's 2", "take it out"},
+		{"connections that are led to dead API servers", func(*node) { api.Close() }, nil, "proof", warn, "don't answer", "backends"},
+		{"nothing attached", func(n *node) {
+			for _, h := range bpf.Hooks() {
+				n.without(n.pins().Links() + "/" + h.Name)
+			}
+			eventually(n.T, "links without pins to detach", func() bool { return len(n.attached()) == 0 })
+		}, nil, "proof", fail, "not effective", "firsthop init"},
+		{"no init on record", func(n *node) { n.without(filepath.Join(n.RunDir, bootstrap.StatusName)) }, nil, "init", warn, "no init is on record", "firsthop init"},
+		{"an init that failed", func(n *node) {
+			n.run(initArgs("--endpoints", "127.0.0.1:1,[::1]:1", "--timeout", "50ms")...).exits(bootstrap.ExitProof)
+		}, nil, "init", warn, "failed at", "firsthop init"},
+		{"Services of a runtime that is gone", func(n *node) { n.put(service("tcp/10.96.0.20:80", "10.0.0.5:80")) }, nil, "runtime", warn, "changes are not followed", "systemctl restart"},
+		{"a runtime that hangs", func(n *node) {
+			l, err := net.Listen("unix", filepath.Join(n.RunDir, natinit.RuntimeSocketName))
+			if err != nil {
+				n.Fatal(err)
+			}
+			n.Cleanup(func() { l.Close() })
+		}, nil, "runtime", fail, "doesn't answer", "systemctl restart"},
+		{"a runtime without a socket", func(n *node) {
+			unlock, err := natinit.LockRuntime(n.RunDir)
+			if err != nil {
+				n.Fatal(err)
+			}
+			n.Cleanup(unlock)
+		}, nil, "runtime", warn, "has no socket", "systemctl restart"},
+		{"a runtime that waits", func(n *node) {
+			st := synced(0)
+			st.Adopted = false
+			n.asRuntime(st)
+		}, nil, "runtime", warn, "has not heard all", "log"},
+		{"a runtime whose watch fails", func(n *node) {
+			st := synced(0)
+			st.Watches = map[string]admin.Watch{"services": {LastError: "services is forbidden"}}
+			n.asRuntime(st)
+		}, nil, "runtime", warn, "services is forbidden", "firsthop discover"},
+		{"a runtime that has no room", func(n *node) {
+			st := synced(2)
+			st.Table.Out = []admin.Out{{Service: "default/web (IPv4)", Full: true, Reason: "no room"}}
+			n.asRuntime(st)
+		}, nil, "runtime", warn, "1 Service ports are not", "firsthop nat"},
+		{"no saved addresses", func(n *node) { n.without(apiserver.CachePath(n.StateDir)) }, nil, "cache", warn, "is not there", "firsthop init"},
+		{"damaged saved addresses", func(n *node) {
+			if err := os.WriteFile(apiserver.CachePath(n.StateDir), []byte("{}"), 0o600); err != nil {
+				n.Fatal(err)
+			}
+		}, nil, "cache", fail, "", "rm "},
+		{"saved addresses of servers that are not in use", func(n *node) {
+			known := &apiserver.Known{Source: "test", Services: []netip.AddrPort{netip.MustParseAddrPort(vip4), netip.MustParseAddrPort(vip6)},
+				Endpoints: []apiserver.KnownEndpoint{{Endpoint: apiserver.Endpoint{Addr: netip.MustParseAddrPort("192.0.2.1:6443")}}, {Endpoint: apiserver.Endpoint{Addr: netip.MustParseAddrPort("[2001:db8::1]:6443")}}}}
+			if _, err := apiserver.Save(apiserver.SaveConfig{StateDir: n.StateDir}, known); err != nil {
+				n.Fatal(err)
+			}
+		}, nil, "cache", warn, "none of the saved API servers is in use", "firsthop init"},
+		{"old saved addresses beside a runtime", func(n *node) {
+			known, err := apiserver.Load(n.StateDir)
+			if err != nil {
+				n.Fatal(err)
+			}
+			n.without(apiserver.CachePath(n.StateDir))
+			past := func() time.Time { return time.Now().Add(-100 * time.Hour) }
+			if _, err := apiserver.Save(apiserver.SaveConfig{StateDir: n.StateDir, Now: past}, known); err != nil {
+				n.Fatal(err)
+			}
+			n.asRuntime(synced(0))
+		}, nil, "cache", warn, "are old", "log"},
+		{"rules of a kube-proxy that is gone", func(n *node) {
+			if out, err := n.Command(n.Context(), "nft", "add table ip kube-proxy").CombinedOutput(); err != nil {
+				n.Fatal(err, string(out))
+			}
+		}, nil, "kube-proxy", warn, "backends of long ago", "--cleanup"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			n := newNode(t)
+			api = n.serving()
+			n.install()
+			tc.make(&n)
+			var code bootstrap.ExitCode
+			if tc.health == fail {
+				code = bootstrap.ExitProof
+			}
+			got := map[string]bootstrap.Diagnosis{}
+			var rep bootstrap.DoctorReport
+			r := n.run(append([]string{"doctor", "-o", "json"}, tc.args...)...)
+			r.decode(&rep)
+			broken := false
+			for _, g := range rep.Diagnoses {
+				got[g.Check] = g
+				broken = broken || g.Health == bootstrap.Broken
+			}
+			if (r.code == int(bootstrap.ExitProof)) != broken || code != 0 && r.code != int(code) {
+				t.Errorf("exit code %d", r.code)
+			}
+			g := got[tc.check]
+			said := g.Sentence + " " + strings.Join(g.Evidence, " ")
+			if g.Health != tc.health || !strings.Contains(said, tc.says) || !strings.Contains(g.Remedy, tc.remedy) || g.Remedy == "" {
+				t.Errorf("%s: %+v\nwant %s, %q, remedy %q", tc.check, g, tc.health, tc.says, tc.remedy)
+			}
+		})
+	}
+}
