@@ -174,6 +174,11 @@ func TestEveryCheckOfTheDoctorCanFail(t *testing.T) {
 			}
 			n.Cleanup(func() { natinit.Remove(bpf.PinsBelow(dir), n.Cgroup); a.Close() })
 		}, nil, "others", fail, "another firsthop serves this cgroup", "--bpffs"},
+		{"a program of somebody else beside ours", func(n *node) { n.attachForeign("connect4", allowMulti) }, nil, "others", warn, "edr_agent", "ask its owner"},
+		{"a program of somebody else in the place of ours", func(n *node) {
+			n.run("uninstall", "--force").exits(0)
+			n.attachForeign("connect4", exclusive)
+		}, nil, "others", fail, "keeps ours out", "BPF_F_ALLOW_MULTI"},
 		{"a backend removed behind our back", func(n *node) {
 			state := n.table()
 			for id, set := range state.Sets {
