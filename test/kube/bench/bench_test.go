@@ -29,6 +29,7 @@ var (
 	results = flag.String("results", "", "`FILE` to keep all figures in, as JSON")
 	docs    = flag.String("docs", "", "`DIR` with benchmarks.md, to write the figures into")
 	from    = flag.String("from", "", "`FILE` with the figures of a former run, to write the document of; nothing is measured")
+	only    = flag.String("only", "", "of firsthop, iptables-legacy, iptables-nft and nftables, comma-separated, which to measure (default: all)")
 	command = flag.String("command", "go test", "how this run was asked for")
 )
 
@@ -59,6 +60,9 @@ func BenchmarkBesideKubeProxy(b *testing.B) {
 	var err error
 	if opts.Firsthop, err = filepath.Abs(*program); err != nil {
 		b.Fatal(err)
+	}
+	if *only != "" {
+		opts.Only = strings.Split(*only, ",")
 	}
 	r := measureOrRead(b, opts)
 	b.ReportMetric(0, "ns/op")

@@ -60,12 +60,13 @@ func (w *world) measureChanges() map[string][]Change {
 	seen := w.watch(ctx)
 	rng := rand.New(rand.NewPCG(3, 4))
 	results := map[string][]Change{}
+	full := w.full()
 	for _, k := range w.contenders {
 		k.proc.Pause()
 	}
 	for done := 0; done < w.opts.Changes; done += turn {
-		for i := range w.contenders {
-			k := w.contenders[(i+done/turn)%len(w.contenders)]
+		for i := range full {
+			k := full[(i+done/turn)%len(full)]
 			k.proc.Resume()
 			w.changeOne(ctx, k, seen) // what it has missed meanwhile comes before
 			for range min(turn, w.opts.Changes-done) {

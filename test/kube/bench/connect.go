@@ -88,7 +88,7 @@ func (w *world) measureConnects(size int) map[string]Connects {
 		direct[i] = fmt.Sprintf("%s:%d", a, backendPort)
 	}
 	var round []burstOf
-	for _, k := range w.contenders {
+	for _, k := range w.full() {
 		r := &Connects{}
 		results[k.name] = r
 		if k.bare != nil {

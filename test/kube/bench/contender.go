@@ -24,6 +24,7 @@ type contender struct {
 	t      testing.TB
 	c      *cluster.Cluster
 	binary string // firsthop's
+	path   string // PATH for the proxy's own programs
 	node   *cluster.Node
 	source []netip.Addr // the client's addresses
 
@@ -45,7 +46,10 @@ const backendPort = 8080
 
 // newContender makes the node, with a pod that connects and one that accepts.
 func newContender(t testing.TB, c *cluster.Cluster, name, binary, connectorPath string) *contender {
-	k := &contender{name: name, t: t, c: c, binary: binary, node: c.AddNode(cluster.NodeConfig{Name: name})}
+	k := &contender{name: name, t: t, c: c, binary: binary, node: c.AddNode(cluster.NodeConfig{Name: name}), path: os.Getenv("PATH")}
+	if _, variant, ok := strings.Cut(name, "-"); ok {
+		k.path = findIPTables(t, variant) + ":" + k.path
+	}
 	k.source = []netip.Addr{k.node.Pod(1)[0], k.node.Pod(2)[0]}
 	client, err := k.node.AddPod("client", k.source...)
 	must(t, err)
@@ -71,13 +75,29 @@ func newContender(t testing.TB, c *cluster.Cluster, name, binary, connectorPath 
 	return k
 }
 
+// findIPTables makes a directory with a variant of iptables, legacy or nft.
+func findIPTables(t testing.TB, variant string) string {
+	t.Helper()
+	multi, err := exec.LookPath("xtables-" + variant + "-multi")
+	must(t, err)
+	dir := t.TempDir()
+	for _, family := range []string{"iptables", "ip6tables"} {
+		for _, name := range []string{family, family + "-save", family + "-restore"} {
+			must(t, os.Symlink(multi, filepath.Join(dir, name)))
+		}
+	}
+	return dir
+}
+
 // start starts the proxy on a node that has nothing of it, and returns when that was, by CLOCK_MONOTONIC, and how long
 // the init stage took before it.
 func (k *contender) start() (at, initTook time.Duration) {
 	k.t.Helper()
 	if k.name != firsthop {
+		mode, _, _ := strings.Cut(k.name, "-")
+		k.t.Setenv("PATH", k.path) // the first of its programs that are found there
 		at = monotonic()
-		k.proc = k.node.StartKubeProxy(k.name, "-v=2") // 2 is what its DaemonSet has; it tells when caches are synced
+		k.proc = k.node.StartKubeProxy(mode, "-v=2") // 2 is what its DaemonSet has; it tells when caches are synced
 		return at, 0
 	}
 	begin := monotonic()
@@ -108,6 +128,7 @@ func (k *contender) stop() {
 	if k.name == firsthop {
 		k.run(k.binary, append([]string{"uninstall", "--force"}, k.node.Flags()...)...)
 	} else {
+		k.t.Setenv("PATH", k.path)
 		k.run(k.c.ProgramDir()+"/kube-proxy", "--cleanup")
 	}
 	k.flush()

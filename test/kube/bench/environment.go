@@ -20,7 +20,7 @@ func (r *Result) describe(t testing.TB, w *world) {
 	r.Go = runtime.Version()
 	r.Firsthop = strings.TrimPrefix(strings.Fields(output(t, w.opts.Firsthop, "version"))[1], "v")
 	r.Proxy = strings.TrimPrefix(output(t, w.c.ProgramDir()+"/kube-proxy", "--version"), "Kubernetes ")
-	r.Tools = output(t, "iptables", "--version") + ", " + output(t, "nft", "--version")
+	r.Tools = output(t, "iptables", "--version") + ", " + output(t, "iptables-legacy", "--version") + ", " + output(t, "nft", "--version")
 }
 
 // output is the first line that a program says.

@@ -93,27 +93,34 @@ func changeVerdicts(s Size, add func(what, target, measured string, met bool)) {
 	p99 := func(name string) float64 { return quantile(seconds(s.Changes[name]), 0.99) }
 	ours := p99(firsthop)
 	add("first connect after a change, p99"+at, "under 20 ms", fmt.Sprintf("%.1f ms", 1000*ours), ours < 0.020)
-	for _, name := range contenders[1:] {
+	for _, name := range full[1:] {
 		share := ours / p99(name)
-		add("the same, of kube-proxy's by "+name, "under 1/10", times(share), share < 0.1)
+		add("the same, of "+label(name)+"'s", "under 1/10", times(share), share < 0.1)
 	}
 	for _, which := range []struct {
 		what  string
 		of    func(Start) float64
 		limit map[string]float64
 	}{
-		{"all Services programmed, from sync", func(st Start) float64 { return st.FromSync }, map[string]float64{iptables: 0.1, nftables: 0.5}},
-		{"all Services programmed, from the start", func(st Start) float64 { return st.FromExec }, map[string]float64{iptables: 0.1, nftables: 0.5}},
+		{"all Services programmed, from sync", func(st Start) float64 { return st.FromSync }, map[string]float64{iptables: 0.1, iptablesNFT: 0.1, nftables: 0.5}},
+		{"all Services programmed, from the start", func(st Start) float64 { return st.FromExec }, map[string]float64{iptables: 0.1, iptablesNFT: 0.1, nftables: 0.5}},
 	} {
 		for _, name := range contenders[1:] {
-			i := ratioOf(values(s.Starts[firsthop], which.of), values(s.Starts[name], which.of))
-			add(which.what+", of kube-proxy's by "+name, "under "+fraction(which.limit[name]),
+			n := min(len(s.Starts[firsthop]), len(s.Starts[name]))
+			if n == 0 {
+				continue
+			}
+			i := ratioOf(values(s.Starts[firsthop][:n], which.of), values(s.Starts[name][:n], which.of))
+			add(which.what+", of "+label(name)+"'s", "under "+fraction(which.limit[name]),
 				fmt.Sprintf("%s (%s, %d pairs)", times(i.Mean), i, i.N), i.Mean < which.limit[name])
 		}
 	}
 	for _, name := range contenders[1:] {
+		if s.Memory[name].Peak == 0 {
+			continue
+		}
 		share := s.Memory[firsthop].Peak / s.Memory[name].Peak
-		add("peak memory"+at+", of kube-proxy's by "+name, "at most 1/2", times(share), share <= 0.5)
+		add("peak memory"+at+", of "+label(name)+"'s", "at most 1/2", times(share), share <= 0.5)
 	}
 }
 
@@ -141,7 +148,7 @@ func connectRows(r Result) [][]string {
 		bare := s.Connects[firsthop].Bare
 		rows = append(rows, []string{count(s.Services), "none (bare)", fmt.Sprintf("%.0f", quantile(bare.Rates, 0.5)), "", "", "", "",
 			micros(bare.P50), micros(bare.P99), "", "", failures(bare), s.Load})
-		for _, name := range contenders {
+		for _, name := range full {
 			c := s.Connects[name]
 			of, ofDirect := ratioOf(c.VIP.Rates, bare.Rates), ratioOf(c.VIP.Rates, c.Direct.Rates)
 			rows = append(rows, []string{"", label(name), fmt.Sprintf("%.0f", quantile(c.VIP.Rates, 0.5)), fmt.Sprintf("%.3f", of.Mean), of.String(),
@@ -172,13 +179,6 @@ func failures(all ...Bursts) string {
 	return strings.Join(list, ", ")
 }
 
-func label(name string) string {
-	if name == firsthop {
-		return name
-	}
-	return "kube-proxy " + name
-}
-
 func values[T any](of []T, value func(T) float64) []float64 {
 	var out []float64
 	for _, v := range of {
@@ -192,6 +192,9 @@ func startRows(r Result) [][]string {
 	for _, s := range r.Sizes {
 		for i, name := range contenders {
 			st := s.Starts[name]
+			if len(st) == 0 {
+				continue
+			}
 			services := ""
 			if i == 0 {
 				services = count(s.Services)
@@ -230,8 +233,15 @@ func changeRows(r Result) [][]string {
 			for _, c := range s.Changes[name] {
 				refused += c.Refused
 			}
+			if _, there := s.Many.CPU[name]; !there {
+				continue
+			}
 			row := []string{services, label(name)}
 			for _, q := range []float64{0.5, 0.9, 0.99, 1} {
+				if len(sec) == 0 {
+					row = append(row, "")
+					continue
+				}
 				row = append(row, fmt.Sprintf("%.1f", 1000*quantile(sec, q)))
 			}
 			rows = append(rows, append(row, fmt.Sprint(len(sec)), fmt.Sprint(refused),
@@ -249,7 +259,7 @@ func costRows(r Result) [][]string {
 	small, large := r.Sizes[0], r.Sizes[len(r.Sizes)-1]
 	thousands := float64(large.Services-small.Services) / 1000
 	var rows [][]string
-	for _, name := range contenders {
+	for _, name := range full {
 		per := func(of func(Size) float64) float64 { return (of(large) - of(small)) / thousands }
 		bare := 1e6 / quantile(large.Connects[firsthop].Bare.Rates, 0.5)
 		change := math.NaN()

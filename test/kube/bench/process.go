@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -25,6 +26,27 @@ func cpuSeconds(t testing.TB, pid int) float64 {
 		ticks += n
 	}
 	return float64(ticks) / 100 // USER_HZ is 100 on all architectures that we build for
+}
+
+// awaitChildren waits until a process has none, as far as the kernel tells (CONFIG_PROC_CHILDREN): what a child has used
+// is its parent's only after its end.
+func awaitChildren(t testing.TB, pid int) {
+	t.Helper()
+	for limit := time.Now().Add(time.Minute); time.Now().Before(limit); time.Sleep(20 * time.Millisecond) {
+		lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+		must(t, err)
+		children := 0
+		for _, list := range lists {
+			data, err := os.ReadFile(list)
+			if err == nil { // a thread may end
+				children += len(strings.Fields(string(data)))
+			}
+		}
+		if children == 0 {
+			return
+		}
+	}
+	t.Fatalf("process %d still has children", pid)
 }
 
 // peakMiB is the most memory that a process has had resident.

@@ -5,12 +5,32 @@ import "time"
 // The contenders' names.
 const (
 	firsthop = "firsthop"
-	iptables = "iptables"
+	iptables = "iptables-legacy"
 	nftables = "nftables"
+	// iptablesNFT is kube-proxy in its mode iptables, with the iptables that writes to nf_tables. Making its tens of
+	// thousands of chains takes that program so long, and the longer the more there are, that it is there only where
+	// changes are measured, and only its starts, processor time and memory are.
+	iptablesNFT = "iptables-nft"
 )
 
-// contenders are in the order of the tables.
-var contenders = []string{firsthop, iptables, nftables}
+// contenders are in the order of the tables; full are those of which all is measured.
+var (
+	contenders = []string{firsthop, iptables, iptablesNFT, nftables}
+	full       = []string{firsthop, iptables, nftables}
+)
+
+// label is a contender's name for people.
+func label(name string) string {
+	switch name {
+	case firsthop:
+		return name
+	case iptables:
+		return "kube-proxy iptables (legacy)"
+	case iptablesNFT:
+		return "kube-proxy iptables (nft)"
+	}
+	return "kube-proxy " + name
+}
 
 // Result is all of what a run has measured. It is kept as JSON, of which the document is made.
 type Result struct {

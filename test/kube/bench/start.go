@@ -28,7 +28,6 @@ func (k *contender) measureStart(services int) Start {
 	if r.At == 0 {
 		k.t.Fatalf("%s: the last of %d Services does not answer: %v", k.name, services, r.Failures)
 	}
-	cpu := cpuSeconds(k.t, k.proc.PID())
 	programmed := r.At
 	for missing, limit := all, time.Now().Add(long); ; {
 		s := k.client.ask(wire.Request{Do: wire.Sweep, Targets: missing})
@@ -47,7 +46,8 @@ func (k *contender) measureStart(services int) Start {
 		}
 		missing = still
 	}
-	start := Start{FromExec: (programmed - at).Seconds(), Init: initTook.Seconds(), CPU: cpu}
+	awaitChildren(k.t, k.proc.PID())
+	start := Start{FromExec: (programmed - at).Seconds(), Init: initTook.Seconds(), CPU: cpuSeconds(k.t, k.proc.PID())}
 	offset := time.Now().Add(-monotonic()) // when CLOCK_MONOTONIC was zero
 	synced, err := k.syncedAt()
 	must(k.t, err)

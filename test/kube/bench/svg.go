@@ -14,7 +14,7 @@ type drawing struct {
 }
 
 // colours of the contenders, one that can be told apart by everybody, on both grounds (after Okabe and Ito).
-var colours = map[string]string{firsthop: "#0a8f6c", iptables: "#d55e00", nftables: "#3b82c4"}
+var colours = map[string]string{firsthop: "#0a8f6c", iptables: "#d55e00", iptablesNFT: "#a855a5", nftables: "#3b82c4"}
 
 func newDrawing(width, height float64, title string) *drawing {
 	d := &drawing{width: width, height: height}
@@ -46,11 +46,11 @@ func (d *drawing) line(x1, y1, x2, y2 float64, attributes string) {
 	fmt.Fprintf(d, "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" %s/>\n", x1, y1, x2, y2, attributes)
 }
 
-func (d *drawing) legend(x, y float64) {
-	for _, name := range contenders {
+func (d *drawing) legend(x, y float64, names []string) {
+	for _, name := range names {
 		fmt.Fprintf(d, "<rect x=\"%.1f\" y=\"%.1f\" width=\"11\" height=\"11\" rx=\"2\" fill=\"%s\"/>\n", x, y-10, colours[name])
 		d.text(x+16, y, "", "start", label(name))
-		x += 30 + 7.5*float64(len(label(name)))
+		x += 34 + 6.6*float64(len(label(name)))
 	}
 }
 
@@ -60,10 +60,10 @@ func (d *drawing) end() string { return d.String() + "</svg>\n" }
 func ConnectsSVG(r Result) string {
 	const left, right, top, bottom = 60.0, 20.0, 70.0, 50.0
 	d := newDrawing(760, 380, "Connects per second through a Service, as a share of bare ones")
-	d.legend(16, 48)
+	d.legend(16, 48, full)
 	highest := 1.1
 	for _, s := range r.Sizes {
-		for _, name := range contenders {
+		for _, name := range full {
 			highest = max(highest, ratioOf(s.Connects[name].VIP.Rates, s.Connects[firsthop].Bare.Rates).High)
 		}
 	}
@@ -78,7 +78,7 @@ func ConnectsSVG(r Result) string {
 		d.text(x(i), d.height-bottom+20, "", "middle", count(s.Services))
 	}
 	d.text(left+(d.width-left-right)/2, d.height-12, "small", "middle", "Services; bars are 95% intervals of the pairs")
-	for n, name := range contenders {
+	for n, name := range full {
 		var points []string
 		shift := float64(n-1) * 7 // so that bars don't hide each other
 		for i, s := range r.Sizes {
@@ -108,8 +108,12 @@ func CostsSVG(r Result) string {
 	}
 	groups := barsOf(at)
 	const left, right, top, row, gap = 250.0, 90.0, 70.0, 15.0, 14.0
-	d := newDrawing(760, top+float64(len(groups))*(3*row+gap)+10, "With "+count(at.Services)+" Services: less is better, each bar on a logarithmic scale")
-	d.legend(16, 48)
+	bars := 0
+	for _, g := range groups {
+		bars += len(g.of)
+	}
+	d := newDrawing(760, top+float64(bars)*row+float64(len(groups))*gap+10, "With "+count(at.Services)+" Services: less is better, each bar on a logarithmic scale")
+	d.legend(16, 48, contenders)
 	y := top
 	for _, g := range groups {
 		least, most := math.Inf(1), 0.0
@@ -118,9 +122,12 @@ func CostsSVG(r Result) string {
 				least, most = min(least, v), max(most, v)
 			}
 		}
-		d.text(left-12, y+1.5*row+4, "", "end", g.what)
+		d.text(left-12, y+float64(len(g.of))*row/2+3, "", "end", g.what)
 		for _, name := range contenders {
-			v := g.of[name]
+			v, there := g.of[name]
+			if !there {
+				continue
+			}
 			share := 0.0
 			if v > 0 && most > 0 { // three decades from the shortest to the longest bar there is room for
 				share = max(0.02, 1+math.Log10(v/most)/3)
@@ -139,7 +146,9 @@ func barsOf(s Size) []bar {
 	each := func(of func(name string) float64) map[string]float64 {
 		m := map[string]float64{}
 		for _, name := range contenders {
-			m[name] = of(name)
+			if v := of(name); !math.IsNaN(v) && v != 0 {
+				m[name] = v
+			}
 		}
 		return m
 	}

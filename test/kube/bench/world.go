@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -27,8 +28,9 @@ type Options struct {
 	Pace    int           // of them, a second
 	// ChangeSize is the number of Services at which changes are measured.
 	ChangeSize int
-	Firsthop   string // path of the program
-	Connector  string // path of the program
+	Only       []string // of the contenders; nil for all
+	Firsthop   string   // path of the program
+	Connector  string   // path of the program
 	Log        func(format string, args ...any)
 }
 
@@ -45,6 +47,9 @@ type world struct {
 func newWorld(t testing.TB, opts Options) *world {
 	w := &world{t: t, opts: opts, c: cluster.New(t, cluster.Config{})}
 	for _, name := range contenders {
+		if len(opts.Only) > 0 && !slices.Contains(opts.Only, name) {
+			continue
+		}
 		w.contenders = append(w.contenders, newContender(t, w.c, name, opts.Firsthop, opts.Connector))
 	}
 	return w
