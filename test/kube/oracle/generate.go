@@ -44,12 +44,7 @@ func maybe[T any](g *Generator, list ...T) *T {
 
 // World makes a new world.
 func (g *Generator) World() *World {
-	w := &World{Node: services.Node{Name: nodes[0], Zone: pick(g, zones[0], zones[0], zones[1], "")}}
-	for _, a := range []string{"127.0.0.1", "192.168.0.2", "::1", "fd00:168::2"} {
-		if g.chance(0.8) {
-			w.Node.NodePortAddrs = append(w.Node.NodePortAddrs, netip.MustParseAddr(a))
-		}
-	}
+	w := &World{Node: g.node()}
 	for i := range 1 + g.Rand.IntN(3) {
 		w.Services = append(w.Services, g.service(i))
 	}
@@ -57,6 +52,17 @@ func (g *Generator) World() *World {
 		w.Slices = append(w.Slices, g.slice(i, pick(g, w.Services...)))
 	}
 	return w
+}
+
+// node makes the node: its name stays, its zone and addresses may not.
+func (g *Generator) node() services.Node {
+	node := services.Node{Name: nodes[0], Zone: pick(g, zones[0], zones[0], zones[1], "")}
+	for _, a := range []string{"127.0.0.1", "192.168.0.2", "::1", "fd00:168::2"} {
+		if g.chance(0.8) {
+			node.NodePortAddrs = append(node.NodePortAddrs, netip.MustParseAddr(a))
+		}
+	}
+	return node
 }
 
 // names are those of Services, by their number.
@@ -306,11 +312,13 @@ func (g *Generator) address(family discoveryv1.AddressType) string {
 	return "backend.example.com"
 }
 
-// Change makes a world that differs from another by one object, which it shares no memory with.
+// Change makes a world that differs from another by the node or one object, which it shares no memory with.
 func (g *Generator) Change(w *World) *World {
 	out := &World{Node: w.Node, Services: append([]*corev1.Service(nil), w.Services...), Slices: append([]*discoveryv1.EndpointSlice(nil), w.Slices...)}
-	n := g.Rand.IntN(10)
+	n := g.Rand.IntN(11)
 	switch {
+	case n == 10:
+		out.Node = g.node()
 	case n == 0 && len(out.Services) > 1:
 		out.Services = without(out.Services, g.Rand.IntN(len(out.Services)))
 	case n == 1 && len(out.Slices) > 0:

@@ -87,6 +87,8 @@ func try(seed uint64, n int, excused []atomic.Int64) (worlds int, err error) {
 	w, former := g.World(), &World{}
 	theirs, table := newKubeProxy(w.Node), newOurTable(w.Node)
 	for range steps {
+		theirs.node = w.Node
+		table.table.SetNode(w.Node)
 		for _, c := range changes(former, w) {
 			theirs.follow(c)
 			table.follow(c)
