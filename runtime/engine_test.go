@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
@@ -25,11 +24,10 @@ import (
 	"github.com/firsthop/firsthop/runtime/writer"
 )
 
-// rig is an engine that writes to a table in memory. All of the engine's own
-// writes come from one goroutine; tests that look take turns with it.
+// rig is an engine that writes to a table in memory. All writes come from one
+// goroutine; tests look when it rests.
 type rig struct {
 	t    *testing.T
-	mu   sync.Mutex // the table's lock
 	f    *nat.Fake
 	e    *engine
 	gone [][]Backend
