@@ -41,7 +41,7 @@ type RuntimeService struct {
 }
 
 // name gives the Services of a table their names, and adds those that are not in it.
-func (v RuntimeView) name(table []TableService, ofInit map[uint32]string) []TableService {
+func (v RuntimeView) name(table []TableService, ofInit map[string]string) []TableService {
 	byIndex := make(map[uint32]RuntimeService, len(v.Services))
 	var out []TableService
 	for _, s := range v.Services {
@@ -57,8 +57,8 @@ func (v RuntimeView) name(table []TableService, ofInit map[uint32]string) []Tabl
 	for i := range table {
 		if s, known := byIndex[table[i].Index]; known {
 			table[i].Name, table[i].Kinds, table[i].Out = s.Name, s.Kinds, s.Out
-		} else {
-			table[i].Name = ofInit[table[i].Index]
+		} else if len(table[i].Frontends) > 0 {
+			table[i].Name = ofInit[table[i].Frontends[0]]
 		}
 	}
 	return slices.Concat(table, out)

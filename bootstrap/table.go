@@ -149,17 +149,20 @@ func backendsOf(state *nat.State, w bpf.Word) []netip.AddrPort {
 	return append([]netip.AddrPort{}, state.Backends(w)...)
 }
 
-// namesOfInit are the names of the Services that the last init put into the table, by
-// their indexes.
-func namesOfInit(runDir string) map[uint32]string {
-	names := map[uint32]string{}
+// namesOfInit are the names of the Services that the last init knew, by their
+// frontends: a Service that the runtime took over has another index since.
+func namesOfInit(runDir string) map[string]string {
+	names := map[string]string{}
 	last, err := LoadReport(runDir)
 	if err != nil {
 		return names
 	}
 	for _, svc := range last.Services {
-		if svc.Change != natinit.Removed {
-			names[svc.Index] = withoutFamily(svc.Name)
+		if svc.Change == natinit.Removed {
+			continue
+		}
+		for _, f := range svc.Frontends {
+			names[f] = withoutFamily(svc.Name)
 		}
 	}
 	return names
