@@ -178,3 +178,11 @@ const runInit = "firsthop init"
 func unseen(what string, err error) Diagnosis {
 	return warn("mend what is above first", "could not be looked at: %s: %s", what, err)
 }
+
+// count is "1 pin" or "2 pins".
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

@@ -102,7 +102,7 @@ func (d *doctor) lastInit(context.Context) Diagnosis {
 	return ok("proven %s: %s", discover.Ago(time.Since(d.last.Proofs[0].Time)), describeProofs(d.last.Proofs))
 }
 
-const startRuntime = "systemctl restart firsthop, or look at the DaemonSet's pod: kubectl -n kube-system describe pod"
+const startRuntime = "systemctl restart firsthop; where it is a pod, kubectl -n kube-system describe daemonset firsthop"
 
 func (d *doctor) runtime(context.Context) Diagnosis {
 	r := d.Runtime.Runtime
@@ -155,7 +155,7 @@ func (d *doctor) cache(context.Context) Diagnosis {
 	case err != nil:
 		return fail("rm "+path+" && "+runInit, "%s", err)
 	}
-	age := fmt.Sprintf("saved %s by %s: %d API servers", discover.Ago(known.Age(time.Now())), known.Source, len(known.Endpoints))
+	age := fmt.Sprintf("saved %s by %s: %s", discover.Ago(known.Age(time.Now())), known.Source, count(len(known.Endpoints), "API server"))
 	if d.Runtime.Runtime != nil && known.Age(time.Now()) > 2*apiserver.CacheRefresh {
 		return warn("the runtime's log says why it can't save them", "the saved addresses of the API servers are old, though a runtime runs").because(age)
 	}

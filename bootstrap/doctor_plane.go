@@ -295,11 +295,11 @@ func (d *doctor) backends(ctx context.Context) Diagnosis {
 	}
 	switch {
 	case live == 0:
-		return fail("start an API server, or find where they are now: firsthop discover; then "+runInit, "none of the API service's %d backends answers", len(seen)).because(seen...)
+		return fail("start an API server, or find where they are now: firsthop discover; then "+runInit, "the API service has %s, of which none answers", count(len(seen), "backend")).because(seen...)
 	case live < len(seen):
 		return warn("mend it, or let the runtime take it out: firsthop status", "%d of the API service's %d backends don't answer: their share of connections fails", len(seen)-live, len(seen)).because(seen...)
 	}
-	return ok("all %d of the API service's backends answer", len(seen)).because(seen...)
+	return ok("the API service has %s, and all answer", count(len(seen), "backend")).because(seen...)
 }
 
 func (d *doctor) proof(ctx context.Context) Diagnosis {

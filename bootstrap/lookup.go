@@ -248,7 +248,11 @@ func (l *looker) decide() {
 		return
 	}
 	l.Backends = v.Backends
-	l.because("one of %d backends, by chance", len(v.Backends))
+	if len(v.Backends) == 1 {
+		l.because("it is the only backend")
+	} else {
+		l.because("one of %d backends, by chance", len(v.Backends))
+	}
 	if v.Flags&bpf.FrontendLocal != 0 {
 		l.because("local: only backends for traffic that stays on this node are chosen among")
 	}

@@ -71,7 +71,7 @@ func TestAHealthyNode(t *testing.T) {
 		}
 	}
 	n.unchanged(before)
-	n.run("doctor").exits(0).says("17 checks: 0 failed, 0 with a warning", vip4+" answered by "+server4, "all 2 of the API service's backends answer")
+	n.run("doctor").exits(0).says("17 checks: 0 failed, 0 with a warning", vip4+" answered by "+server4, "the API service has 2 backends, and all answer")
 	index := n.put(service("tcp/10.96.0.20:80", "10.0.0.5:8080"))[0]
 	n.asRuntime(synced(1), admin.Service{Index: index, Namespace: "default", Name: "web", Proto: "tcp", Family: "IPv4"})
 	if g := n.doctor(0)["runtime"]; g.Health != bootstrap.Healthy {
@@ -206,7 +206,7 @@ func TestEveryCheckOfTheDoctorCanFail(t *testing.T) {
 				put(bpf.MapService, at, bpf.Word(0))(n)
 			}
 		}, nil, "backends", fail, "no backend", "firsthop init"},
-		{"no API server that answers", func(*node) { api.Close() }, nil, "backends", fail, "none of the API service's 2 backends answers", "firsthop discover"},
+		{"no API server that answers", func(*node) { api.Close() }, nil, "backends", fail, "has 2 backends, of which none answers", "firsthop discover"},
 		{"one API server that doesn't answer", func(n *node) {
 			api.Close()
 			n.serve("two", server4)
@@ -310,5 +310,50 @@ func TestEveryCheckOfTheDoctorCanFail(t *testing.T) {
 				t.Errorf("%s: %+v\nwant %s, %q, remedy %q", tc.check, g, tc.health, tc.says, tc.remedy)
 			}
 		})
+	}
+}
+
+// TestTheDoctorOnANodeOfItsOwn looks where nothing says where anything is: before init, after it, and when what is
+// mounted at the usual place is not the true root any more.
+func TestTheDoctorOnANodeOfItsOwn(t *testing.T) {
+	n := newNode(t)
+	n.serving()
+	out, err := n.onMachine(`
+		examine() { echo "== $1"; firsthop doctor || echo "exit code $?"; }
+		examine before
+		firsthop init >/dev/null
+		examine after
+		mkdir /sys/fs/cgroup/sub
+		mount --bind /sys/fs/cgroup/sub /sys/fs/cgroup
+		examine covered
+		umount /sys/fs/cgroup
+		rmdir /sys/fs/cgroup/sub
+		firsthop uninstall --force >/dev/null`)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	parts := map[string]string{}
+	for _, part := range strings.Split(out, "== ")[1:] {
+		name, text, _ := strings.Cut(part, "\n")
+		parts[name] = text
+	}
+	for _, tc := range []struct {
+		when  string
+		says  []string
+		fails bool
+	}{
+		{"before", []string{"bpffs      fail  ", "not mounted", "remedy: firsthop init", "is the true root", "layout     fail", "proof      warn  could not be looked at", "runtime    ok    no runtime runs here"}, true},
+		{"after", []string{"is the true root", "proof      ok", "boot       warn", "remedy: firsthop units", "cache      ok", " 0 failed"}, false},
+		{"covered", []string{"cgroup     fail", "the true root of the hierarchy is mounted nowhere", "hooks      warn  could not be looked at"}, true},
+	} {
+		text := parts[tc.when]
+		for _, want := range tc.says {
+			if !strings.Contains(text, want) {
+				t.Errorf("%s: doesn't say %q:\n%s", tc.when, want, text)
+			}
+		}
+		if strings.Contains(text, "exit code 6") != tc.fails {
+			t.Errorf("%s: fails is not %t:\n%s", tc.when, tc.fails, text)
+		}
 	}
 }

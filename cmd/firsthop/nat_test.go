@@ -15,6 +15,7 @@ import (
 	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
+	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/runtime/admin"
 	"github.com/firsthop/firsthop/test/clients"
 	"github.com/firsthop/firsthop/test/lab"
@@ -163,6 +164,40 @@ func TestALargeTableIsPrintedQuickly(t *testing.T) {
 			t.Errorf("status is too long:\n%s", r.stdout)
 		}
 	}
+}
+
+// TestStatusIsAboutTheAPI: an ordinary Service may have no backend; the API service may not, wherever it is in the table.
+func TestStatusIsAboutTheAPI(t *testing.T) {
+	n := newNode(t)
+	n.serving()
+	n.run("init", "--service-ips", vips, "--endpoints", servers).exits(0)
+	n.run("status").exits(0).says("no runtime runs here")
+	index := n.put(service("tcp/10.96.0.20:80"), service("sctp/10.96.0.21:80", "10.0.0.5:80"))[0]
+	r := n.run("status").exits(0).says("serving; proven", "2 Services beside those below", "sctp/10.96.0.21:80: in the table, but not served")
+	if strings.Contains(r.stdout, "10.96.0.20") {
+		t.Errorf("an ordinary Service without a backend is told of:\n%s", r.stdout)
+	}
+	status := synced(3)
+	status.Table.Out = []admin.Out{{Service: "default/web (IPv4)", Reason: "no room"}}
+	status.Watches = map[string]admin.Watch{"services": {LastError: "services is forbidden"}}
+	stop := n.asRuntime(status)
+	n.run("status").exits(0).says(fmt.Sprintf("pid %d, version dev", os.Getpid()), "2 Service ports are served, 1 are out", "the watch on services fails: services is forbidden")
+	var st bootstrap.Status
+	n.run("status", "-o", "json").exits(0).decode(&st)
+	if st.Runtime == nil || st.Runtime.Ports != 3 || len(st.Runtime.Out) != 1 || st.Services != 4 || len(st.Table) != 2 {
+		t.Errorf("%+v", st)
+	}
+	stop()
+
+	// The API service at an index of the runtime's, which the last init's proof or the saved addresses name.
+	key := bpf.FrontendKeyOf(netip.MustParseAddrPort(vip4), bpf.TCP)
+	n.edit(func(maps *bpf.Maps) error { return maps.Map(bpf.MapFrontend).Put(key, bpf.Frontend{Index: index}) })
+	n.run("status").exits(bootstrap.ExitProof).says("service tcp/" + vip4 + " tcp/10.96.0.20:80 has no backend")
+	n.without(n.RunDir + "/" + bootstrap.StatusName)
+	n.run("status").exits(bootstrap.ExitProof).says("service tcp/" + vip4 + " tcp/10.96.0.20:80 has no backend")
+	n.without(apiserver.CachePath(n.StateDir))
+	n.asRuntime(synced(1), admin.Service{Index: index, Namespace: "default", Name: "kubernetes", Port: "https", Proto: "tcp", Family: "IPv4"})
+	n.run("status").exits(bootstrap.ExitProof).says("service tcp/"+vip4+" tcp/10.96.0.20:80 has no backend", "default/kubernetes:https")
 }
 
 // TestLookupSaysWhatAConnectDoes asks for each case, and holds the answer against a real connect where one can be made.
