@@ -202,11 +202,12 @@ int fh_connect6(struct bpf_sock_addr *ctx)
 	return verdict;
 }
 
-/* The backend that this socket used for this service before, if it still is one; else a new one. */
-static __always_inline struct backend *keep_backend(__u64 cookie, const struct frontend *fe, __u64 netns)
+/* A backend for a datagram: a sticky frontend's is the one that this socket used before, while it is one. */
+static __always_inline struct backend *datagram_backend(__u64 cookie, const struct frontend *fe, __u64 netns)
 {
 	struct flow_key key = {.cookie = cookie, .index = fe->index, .local = !!(fe->flags & FRONTEND_LOCAL)};
-	struct flow *old = bpf_map_lookup_elem(&fh_flow_v1, &key);
+	bool sticky = fe->flags & FRONTEND_STICKY;
+	struct flow *old = sticky ? bpf_map_lookup_elem(&fh_flow_v1, &key) : 0;
 	struct flow new = {};
 	struct backend *be;
 
@@ -216,7 +217,7 @@ static __always_inline struct backend *keep_backend(__u64 cookie, const struct f
 			return be;
 	}
 	be = choose_backend(fe, netns);
-	if (be) {
+	if (be && sticky) {
 		new.id = be->id;
 		bpf_map_update_elem(&fh_flow_v1, &key, &new, BPF_ANY);
 	}
@@ -235,7 +236,7 @@ static __always_inline int forward_datagram(struct bpf_sock_addr *ctx, struct fr
 	if (!fe)
 		return verdict;
 	cookie = bpf_get_socket_cookie(ctx);
-	*to = fe->flags & FRONTEND_STICKY ? keep_backend(cookie, fe, netns) : choose_backend(fe, netns);
+	*to = datagram_backend(cookie, fe, netns);
 	if (!*to)
 		return without_backend(fe);
 	remember_reverse(cookie, key, fe->index, *to);

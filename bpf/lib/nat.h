@@ -97,41 +97,31 @@ static __always_inline struct backend *member_of(word w, __u32 id)
 	return backend_at(WORD_SET(w), id | BACKEND_MEMBER);
 }
 
-/*
- * The backend that a client keeps for a service, or a new one for it to keep.
- * Time is that of the client's last connection, as kube-proxy's is.
- */
-static __always_inline struct backend *keep_for(__u64 client, __u32 index, word w)
+static __always_inline __u32 seconds(void)
 {
-	struct affinity_key key = {.client = client, .index = index};
-	__u32 now = bpf_ktime_get_ns() / 1000000000;
-	struct backend *limit = backend_at(WORD_SET(w), SLOT_AFFINITY), *be;
-	volatile affinity *old = bpf_map_lookup_elem(&fh_affinity_v1, &key);
-	affinity new;
-
-	if (old && limit) {
-		affinity a = *old;
-
-		be = now - AFFINITY_USED(a) <= limit->id ? member_of(w, AFFINITY_ID(a)) : 0;
-		if (be) {
-			if (AFFINITY_USED(a) != now)
-				*old = AFFINITY_OF(AFFINITY_ID(a), now);
-			return be;
-		}
-	}
-	be = random_backend(w);
-	if (be) {
-		new = AFFINITY_OF(be->id, now);
-		bpf_map_update_elem(&fh_affinity_v1, &key, &new, BPF_ANY);
-	}
-	return be;
+	return bpf_ktime_get_ns() / 1000000000;
 }
 
-static __always_inline struct backend *backend_by(word w, const struct frontend *fe, __u64 client)
+/*
+ * The backend that a client keeps for a service; NULL: none, or not any more.
+ * Time is that of the client's last connection, as kube-proxy's is.
+ */
+static __always_inline struct backend *kept_backend(struct affinity_key *key, word w, __u32 now)
 {
-	if (WORD_SET(w) & SET_AFFINITY)
-		return keep_for(client, fe->index, w);
-	return random_backend(w);
+	volatile affinity *old = bpf_map_lookup_elem(&fh_affinity_v1, key);
+	struct backend *limit, *be;
+	affinity a;
+
+	if (!old)
+		return 0;
+	a = *old;
+	limit = backend_at(WORD_SET(w), SLOT_AFFINITY);
+	if (!limit || now - AFFINITY_USED(a) > limit->id)
+		return 0;
+	be = member_of(w, AFFINITY_ID(a));
+	if (be && AFFINITY_USED(a) != now)
+		*old = AFFINITY_OF(AFFINITY_ID(a), now);
+	return be;
 }
 
 /*
@@ -142,10 +132,26 @@ static __always_inline struct backend *backend_by(word w, const struct frontend 
  */
 static __always_inline struct backend *choose_backend(const struct frontend *fe, __u64 client)
 {
-	struct backend *be = backend_by(read_word(fe), fe, client);
+	struct affinity_key key = {.client = client, .index = fe->index};
+	word w = read_word(fe);
+	bool keeps = WORD_SET(w) & SET_AFFINITY;
+	struct backend *be;
+	affinity new;
+	__u32 now = 0;
 
+	if (keeps) {
+		now = seconds();
+		be = kept_backend(&key, w, now);
+		if (be)
+			return be;
+	}
+	be = random_backend(w);
 	if (unlikely(!be))
-		be = backend_by(read_word(fe), fe, client);
+		be = random_backend(read_word(fe));
+	if (be && keeps) {
+		new = AFFINITY_OF(be->id, now);
+		bpf_map_update_elem(&fh_affinity_v1, &key, &new, BPF_ANY);
+	}
 	return be;
 }
 
