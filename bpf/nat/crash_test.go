@@ -60,6 +60,13 @@ func changes() []change {
 		}, InitIndexes, []Service{kubernetes("192.0.2.1:1")}},
 		{"removed: everything", two, InitIndexes, nil},
 		{"a mark taken away", two, InitIndexes, []Service{unmarked(kubernetes("192.0.2.9:1"))}},
+		{"a Local policy begins", two, InitIndexes, []Service{localOnly(kubernetes("192.0.2.1:1", "192.0.2.2:2"), "192.0.2.2:2"), dns("192.0.2.7:53", "192.0.2.8:53")}},
+		{"a Local policy ends", func(t testing.TB, f *Fake) {
+			ensure(t, f, InitIndexes, localOnly(kubernetes("192.0.2.1:1", "192.0.2.2:2"), "192.0.2.2:2"), localOnly(dns("192.0.2.7:53"), "192.0.2.7:53"))
+		}, InitIndexes, []Service{kubernetes("192.0.2.1:1", "192.0.2.2:2"), dns("192.0.2.7:53")}},
+		{"a Local policy that drops ends", func(t testing.TB, f *Fake) {
+			ensure(t, f, InitIndexes, localOnly(kubernetes("192.0.2.1:1", "192.0.2.2:2")))
+		}, InitIndexes, []Service{kubernetes("192.0.2.3:3")}},
 		{"an index with a left-over word and no backends", func(t testing.TB, f *Fake) {
 			f.state.Sets[3] = map[uint32]bpf.Backend{0: {Port: bpf.PortOf(1)}}
 			f.state.Words[bpf.WordAt(1, false)] = bpf.WordOf(3, 1)
@@ -75,6 +82,15 @@ func changes() []change {
 			f.Writes++ // nothing fails before the first write otherwise
 		}, InitIndexes, []Service{kubernetes("192.0.2.5:5"), dns("192.0.2.7:53")}},
 	}
+}
+
+// localOnly is a Service whose frontends lead to local backends only.
+func localOnly(s Service, local ...string) Service {
+	s.Local, s.Flags = addrs(local...), map[bpf.FrontendKey]bpf.FrontendFlags{}
+	for _, k := range s.Frontends {
+		s.Flags[k] = bpf.FrontendLocal
+	}
+	return s
 }
 
 func unmarked(s Service) Service { s.VIPs = nil; return s }

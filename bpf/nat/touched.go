@@ -85,12 +85,23 @@ func (p *Planner) planWords(plan *Plan) {
 		change := WordChange{At: at, From: p.touched.words[at], To: p.state.Words[at]}
 		switch {
 		case change.From == change.To:
-		case change.To == 0 && len(p.keys[at/2]) == 0:
+		case change.To == 0 && !p.pointedTo(at):
 			plan.LastWords = append(plan.LastWords, change)
 		default:
 			plan.Words = append(plan.Words, change)
 		}
 	}
+}
+
+// pointedTo reports whether a frontend leads to a word after the plan. One that none does may have had some before: it is
+// cleared after these have changed.
+func (p *Planner) pointedTo(at uint32) bool {
+	for k := range p.keys[at/2] {
+		if bpf.WordAt(at/2, p.state.Frontends[k].Flags&bpf.FrontendLocal != 0) == at {
+			return true
+		}
+	}
+	return false
 }
 
 func (p *Planner) planRanges(plan *Plan) {
