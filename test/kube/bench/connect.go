@@ -70,6 +70,23 @@ func (b *Bursts) add(r wire.Reply) {
 	}
 }
 
+// parts is in how many parts a burst is made, those of all kinds by turns: what else the machine does then meets all of
+// them.
+const parts = 10
+
+// merge adds a part of a burst.
+func merge(sum *wire.Reply, part wire.Reply) {
+	sum.Connects += part.Connects
+	sum.Elapsed += part.Elapsed
+	sum.Nanos = append(sum.Nanos, part.Nanos...)
+	for name, n := range part.Failures {
+		if sum.Failures == nil {
+			sum.Failures = map[string]int{}
+		}
+		sum.Failures[name] += n
+	}
+}
+
 // burstOf is one burst of a round.
 type burstOf struct {
 	of      *Bursts
@@ -97,15 +114,23 @@ func (w *world) measureConnects(size int) map[string]Connects {
 		round = append(round, burstOf{&r.VIP, k.client, k, vips, false}, burstOf{&r.Direct, k.client, k, direct, true})
 	}
 	for pair := range w.opts.Pairs {
-		for i := range round {
-			// The order turns, too: what comes first differs.
-			b := round[(i+pair)%len(round)]
-			b.node.flush()
-			source := b.node.source[0]
-			if b.second == (pair%2 == 0) {
-				source = b.node.source[1]
+		for _, k := range w.full() {
+			k.flush()
+		}
+		sums := make([]wire.Reply, len(round))
+		for part := range parts {
+			for i := range round {
+				n := (i + pair + part) % len(round) // what comes first differs
+				b := round[n]
+				source := b.node.source[0]
+				if b.second == (pair%2 == 0) {
+					source = b.node.source[1]
+				}
+				merge(&sums[n], b.by.ask(wire.Request{Do: wire.Burst, Source: source.String(), Targets: b.targets, For: w.opts.Burst / parts}))
 			}
-			b.of.add(b.by.ask(wire.Request{Do: wire.Burst, Source: source.String(), Targets: b.targets, For: w.opts.Burst}))
+		}
+		for i := range round {
+			round[i].of.add(sums[i])
 		}
 	}
 	out := map[string]Connects{}

@@ -14,6 +14,10 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
 
 	"github.com/firsthop/firsthop/test/kube/cluster"
 )
@@ -104,7 +108,7 @@ func (k *contender) start() (at, initTook time.Duration) {
 	k.run(k.binary, append([]string{"init", "--persist", "off"}, k.flags()...)...)
 	at = monotonic()
 	k.proc = k.node.Start("firsthop", k.binary, append([]string{"run", "--log-level", "debug",
-		"--kubeconfig", k.c.Kubeconfig(cluster.KubeProxy, k.c.Servers[0].URL()), "--node-name", k.node.Name}, k.flags()...)...)
+		"--kubeconfig", k.c.Kubeconfig(account(k.t, k.c), k.c.Servers[0].URL()), "--node-name", k.node.Name}, k.flags()...)...)
 	return at, at - begin
 }
 
@@ -156,6 +160,25 @@ func (k *contender) flush() {
 	if err := nl.ConntrackTableFlush(netlink.ConntrackTable); err != nil {
 		k.t.Fatalf("flush connections of %s: %v", k.name, err)
 	}
+}
+
+// account is who firsthop is, with the rights that deploy gives it.
+func account(t testing.TB, c *cluster.Cluster) cluster.Identity {
+	t.Helper()
+	data, err := os.ReadFile("../../../deploy/runtime/rbac.yaml")
+	must(t, err)
+	for doc := range strings.SplitSeq(string(data), "\n---\n") {
+		var role rbacv1.ClusterRole
+		must(t, yaml.Unmarshal([]byte(doc), &role))
+		if role.Kind != "ClusterRole" || role.Name != firsthop {
+			continue
+		}
+		_, err := c.Client.RbacV1().ClusterRoles().Create(t.Context(), &role, metav1.CreateOptions{})
+		if !apierrors.IsAlreadyExists(err) {
+			must(t, err)
+		}
+	}
+	return c.ServiceAccount("kube-system", firsthop, firsthop)
 }
 
 func must(t testing.TB, err error) {

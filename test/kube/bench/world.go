@@ -6,7 +6,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,6 +40,7 @@ type world struct {
 	c          *cluster.Cluster
 	contenders []*contender
 	services   int // that there are
+	copier     *copier
 	changed    int // of them, from the first on
 }
 
@@ -65,44 +65,6 @@ func serviceName(i int) string { return fmt.Sprintf("bench-%05d", i) }
 
 // writers is how many requests are made at once.
 const writers = 24
-
-// grow creates Services until there are size, each with a slice of the old backends.
-func (w *world) grow(size int) {
-	w.t.Helper()
-	begin := time.Now()
-	from := w.services
-	var next atomic.Int64
-	next.Store(int64(from))
-	errs := make(chan error, writers)
-	for range writers {
-		go func() {
-			for i := int(next.Add(1) - 1); i < size; i = int(next.Add(1) - 1) {
-				if err := w.create(w.t.Context(), i); err != nil {
-					errs <- err
-					return
-				}
-			}
-			errs <- nil
-		}()
-	}
-	for range writers {
-		must(w.t, <-errs)
-	}
-	w.services = size
-	w.opts.Log("created %d Services in %.1f s", size-from, time.Since(begin).Seconds())
-}
-
-func (w *world) create(ctx context.Context, i int) error {
-	ports := []corev1.ServicePort{{Name: "http", Protocol: corev1.ProtocolTCP, Port: 80}}
-	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: serviceName(i), Namespace: metav1.NamespaceDefault},
-		Spec: corev1.ServiceSpec{ClusterIP: vip(i), Ports: ports}}
-	if _, err := w.c.Client.CoreV1().Services(svc.Namespace).Create(ctx, svc, metav1.CreateOptions{}); err != nil {
-		return err
-	}
-	slice := sliceOf(i, oldBackends)
-	_, err := w.c.Client.DiscoveryV1().EndpointSlices(slice.Namespace).Create(ctx, slice, metav1.CreateOptions{})
-	return err
-}
 
 // sliceOf is the slice of a Service.
 func sliceOf(i int, backends []string) *discoveryv1.EndpointSlice {
