@@ -2,6 +2,8 @@ package boot
 
 import (
 	"bytes"
+	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,7 +49,7 @@ func TestAfterCut(t *testing.T) {
 // TestCutInstall leaves install at work when something is there that it makes, and then the power is cut.
 func TestCutInstall(t *testing.T) {
 	needsSystem(t)
-	leaveAt(t, "install")
+	leaveAt(t, "install", servers)
 }
 
 // TestInstallAgain repairs by a second install what a cut has left of the first.
@@ -57,7 +59,8 @@ func TestInstallAgain(t *testing.T) {
 	wantState(t, "is-enabled", unit, "enabled")
 }
 
-// TestCutInit comes after TestBoot, in the same boot. Without its bpffs and its file, init has all to do once more.
+// TestCutInit comes after TestBoot, in the same boot. Without its bpffs and its list of changes, init has all to do once
+// more. The saved addresses stay, as the next boot needs them; other ones are given, so that they are saved anew.
 func TestCutInit(t *testing.T) {
 	needsSystem(t)
 	if err := unix.Unmount("/sys/fs/bpf", 0); err != nil {
@@ -68,23 +71,23 @@ func TestCutInit(t *testing.T) {
 			t.Fatalf("still attached: %q", attached(t))
 		}
 	}
-	for _, path := range []string{"/run/firsthop/changes.json", "/var/lib/firsthop/apiserver.json"} {
-		if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
-			t.Fatal(err)
-		}
+	if err := os.Remove("/run/firsthop/changes.json"); err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
 	}
-	leaveAt(t, "init")
+	fewer, _, _ := strings.Cut(servers, ",")
+	if saved, err := os.ReadFile("/var/lib/firsthop/apiserver.json"); err == nil && !strings.Contains(string(saved), "192.0.2.12") {
+		fewer = servers
+	}
+	leaveAt(t, "init", fewer)
 }
 
-// leaveAt starts a command and returns, while it still runs, when the file FIRSTHOP_VM_CUT_AT is there, or a file that
-// begins with it: one that is being written has a name of its own.
-func leaveAt(t *testing.T, command string) {
+// leaveAt starts a command and returns, while it still runs, when the file FIRSTHOP_VM_CUT_AT comes or changes, or one
+// whose name has it in it: a file that is being written has a name of its own.
+func leaveAt(t *testing.T, command, endpoints string) {
 	t.Helper()
 	at := os.Getenv("FIRSTHOP_VM_CUT_AT")
-	if there(t, at) != nil {
-		t.Fatalf("%s is there before", there(t, at))
-	}
-	cmd := exec.Command(filepath.Join(wire.SystemDir, "firsthop"), command, "--service-ips", vip, "--endpoints", servers)
+	before := there(t, at)
+	cmd := exec.Command(filepath.Join(wire.SystemDir, "firsthop"), command, "--service-ips", vip, "--endpoints", endpoints)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // or else it would end with the test
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -94,13 +97,13 @@ func leaveAt(t *testing.T, command string) {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for {
-		if found := there(t, at); found != nil {
-			t.Logf("leaving %s at %s", command, strings.Join(found, ", "))
+		if found := there(t, at); !maps.Equal(found, before) {
+			t.Logf("leaving %s at %v, which was %v", command, found, before)
 			return
 		}
 		select {
 		case err := <-ended:
-			if there(t, at) == nil {
+			if maps.Equal(there(t, at), before) {
 				t.Fatalf("%s ended without making %s: %v", command, at, err)
 			}
 		case <-tick.C:
@@ -108,11 +111,22 @@ func leaveAt(t *testing.T, command string) {
 	}
 }
 
-func there(t *testing.T, prefix string) []string {
+// there are the files that a path or its beginning names, those among them that are being written, and what tells each
+// from its successor.
+func there(t *testing.T, prefix string) map[string]string {
 	t.Helper()
-	found, err := filepath.Glob(prefix + "*")
-	if err != nil {
-		t.Fatal(err)
+	found := map[string]string{}
+	for _, pattern := range []string{prefix + "*", filepath.Dir(prefix) + "/.*" + filepath.Base(prefix) + "*"} {
+		paths, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range paths {
+			var st unix.Stat_t
+			if unix.Lstat(p, &st) == nil {
+				found[p] = fmt.Sprint(st.Dev, st.Ino)
+			}
+		}
 	}
 	return found
 }
