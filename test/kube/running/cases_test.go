@@ -36,6 +36,7 @@ var outcomes = map[string]string{
 	"connect ECONNREFUSED": refused, "send ECONNREFUSED": refused,
 	"connect EHOSTUNREACH": dropped, "send EHOSTUNREACH": dropped,
 	"connect ENETUNREACH": unserved, "send ENETUNREACH": unserved,
+	"recv timeout": unserved, // UDP isn't told of a net that is unreachable: udp(7)
 }
 
 // look is what clients of a kind shall see at a frontend, in each family.

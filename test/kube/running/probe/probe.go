@@ -19,8 +19,10 @@ type Request struct {
 type Proto string
 
 // The protocols. Kept is one TCP connection for all attempts, each of which sends a line and gets it back; it is made
-// anew when it breaks, which is an attempt that failed. UDPLoose is one unconnected socket for all.
+// anew when it breaks, which is an attempt that failed. UDPLoose is one unconnected socket for all. Connect only connects,
+// over TCP: for servers that are none of ours.
 const (
+	Connect  Proto = "connect"
 	TCP      Proto = "tcp"
 	UDP      Proto = "udp"
 	UDPLoose Proto = "udp-loose"

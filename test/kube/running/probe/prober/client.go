@@ -39,7 +39,7 @@ func (c *client) close() {
 
 func (c *client) attempt() (standin.Reply, error) {
 	switch c.r.Proto {
-	case probe.TCP:
+	case probe.TCP, probe.Connect:
 		conn, err := dial("tcp", c.r.Target)
 		if err != nil {
 			return standin.Reply{}, err
@@ -47,6 +47,9 @@ func (c *client) attempt() (standin.Reply, error) {
 		defer conn.Close()
 		// With a RST: no TIME_WAIT uses up the ports.
 		_ = conn.(*net.TCPConn).SetLinger(0)
+		if c.r.Proto == probe.Connect {
+			return standin.Reply{}, nil
+		}
 		return exchange(conn, bufio.NewReader(conn))
 	case probe.UDP:
 		conn, err := dial("udp", c.r.Target)
