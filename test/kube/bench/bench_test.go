@@ -85,18 +85,21 @@ func measureOrRead(t testing.TB, opts bench.Options) (r bench.Result) {
 		}
 		return r
 	}
+	opts.Keep = func(r bench.Result) {
+		if *results == "" {
+			return
+		}
+		r.Command = *command
+		data, err := json.Marshal(r)
+		if err == nil {
+			err = os.WriteFile(*results, data, 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 	r = bench.Measure(t, opts)
 	r.Command = *command
-	if *results == "" {
-		return r
-	}
-	data, err := json.Marshal(r)
-	if err == nil {
-		err = os.WriteFile(*results, data, 0o644)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
 	return r
 }
 

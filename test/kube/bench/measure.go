@@ -15,11 +15,14 @@ func Measure(t testing.TB, opts Options) Result {
 	r.describe(t, w)
 	for _, size := range opts.Sizes {
 		r.Sizes = append(r.Sizes, w.measureSize(size))
+		r.Load[1], r.Ended = load(), time.Now()
+		if opts.Keep != nil {
+			opts.Keep(r)
+		}
 	}
 	for _, k := range w.contenders {
 		k.stop()
 	}
-	r.Load[1], r.Ended = load(), time.Now()
 	return r
 }
 

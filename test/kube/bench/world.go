@@ -27,9 +27,10 @@ type Options struct {
 	Pace    int           // of them, a second
 	// ChangeSize is the number of Services at which changes are measured.
 	ChangeSize int
-	Only       []string // of the contenders; nil for all
-	Firsthop   string   // path of the program
-	Connector  string   // path of the program
+	Only       []string     // of the contenders; nil for all
+	Firsthop   string       // path of the program
+	Connector  string       // path of the program
+	Keep       func(Result) // is told what there is after each size; nil for nobody
 	Log        func(format string, args ...any)
 }
 
