@@ -12,6 +12,7 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/kubeproxy"
 	"github.com/firsthop/firsthop/runtime/apiservers"
 	"github.com/firsthop/firsthop/runtime/metrics"
 	"github.com/firsthop/firsthop/runtime/netnss"
@@ -117,6 +118,27 @@ func (r *run) followPods() {
 	}
 }
 
+// fallbackInterval is how often it is looked whether a kube-proxy runs.
+const fallbackInterval = time.Minute
+
+// followFallback tells whether somebody else serves Services here: only then
+// may a pod opt out.
+func (r *run) followFallback(ctx context.Context) {
+	tick := time.NewTicker(fallbackInterval)
+	defer tick.Stop()
+	for {
+		p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: r.cfg.HostRoot, Proc: r.cfg.Proc})
+		if err == nil {
+			r.workloads.SetFallback(p.Running == kubeproxy.Yes)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
 // endSockets ends the sockets of backends that are gone.
 func (r *run) endSockets() {
 	r.engine.endTCP = r.cfg.EndTCP
@@ -193,6 +215,7 @@ func (r *run) run(ctx context.Context) error {
 	group.Go(func() { followHostAddrs(ctx, r.cfg.Log, r.engine.setHostAddrs) })
 	group.Go(func() { r.engine.run(ctx) })
 	group.Go(func() { r.data.guard(ctx) })
+	group.Go(func() { r.followFallback(ctx) })
 	group.Go(func() { r.until(ctx, "what pods want", r.workloads.Run) })
 	group.Go(func() { r.until(ctx, "sockets of backends that are gone", r.sockets.Run) })
 	group.Go(func() { r.watchdog(ctx) })
