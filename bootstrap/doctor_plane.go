@@ -203,7 +203,8 @@ func (d *doctor) table(ctx context.Context) Diagnosis {
 		return unseen("the table", d.mapsErr)
 	}
 	broken, loose := inspectTable(d.state)
-	// A copy that is made while another writes may mix two states.
+	// A copy that is made while another writes may mix two states, and what was
+	// replaced goes a little later: what is wrong stays so.
 	for try := 0; len(broken)+len(loose) > 0 && try < 3 && ctx.Err() == nil; try++ {
 		time.Sleep(100 * time.Millisecond)
 		state, err := readState(d.maps)
@@ -211,7 +212,8 @@ func (d *doctor) table(ctx context.Context) Diagnosis {
 			return unseen("the table", err)
 		}
 		d.state = state
-		broken, loose = inspectTable(state)
+		stillBroken, stillLoose := inspectTable(state)
+		broken, loose = both(broken, stillBroken), both(loose, stillLoose)
 	}
 	const mend = "restart the runtime, which mends the table; where none runs, firsthop init"
 	switch {
@@ -221,6 +223,11 @@ func (d *doctor) table(ctx context.Context) Diagnosis {
 		return warn(mend, "%d entries are left over: nothing leads to them", len(loose)).because(few(loose))
 	}
 	return ok("%d frontends, %d words, %d sets, %d source ranges: each leads where it should", len(d.state.Frontends), len(d.state.Words), len(d.state.Sets), len(d.state.Ranges))
+}
+
+// both are the texts that two lists have.
+func both(a, b []string) []string {
+	return slices.DeleteFunc(a, func(s string) bool { return !slices.Contains(b, s) })
 }
 
 // nearlyFull is from how many hundredths on a map is nearly full.
