@@ -131,7 +131,7 @@ func (k *contender) stop() {
 	k.proc = nil
 	if k.name == firsthop {
 		k.run(k.binary, append([]string{"uninstall", "--force"}, k.node.Flags()...)...)
-	} else {
+	} else if k.name != iptablesNFT { // that one takes as long to clean up, and is not started again
 		k.t.Setenv("PATH", k.path)
 		k.run(k.c.ProgramDir()+"/kube-proxy", "--cleanup")
 	}

@@ -26,9 +26,6 @@ func Measure(t testing.TB, opts Options) Result {
 	return r
 }
 
-// slowStarts is how often the contender is started that takes minutes.
-const slowStarts = 2
-
 // full are the contenders of which all is measured.
 func (w *world) full() []*contender {
 	return slices.DeleteFunc(slices.Clone(w.contenders), func(k *contender) bool { return k.name == iptablesNFT })
@@ -48,7 +45,7 @@ func (w *world) measureSize(size int) Size {
 	for n := range starts {
 		for i := range w.contenders {
 			k := w.contenders[(i+n)%len(w.contenders)]
-			if k.name == iptablesNFT && (size != w.opts.ChangeSize || n < starts-slowStarts) {
+			if k.name == iptablesNFT && (size != w.opts.ChangeSize || n < starts-1) {
 				continue
 			}
 			start := k.measureStart(size)

@@ -98,7 +98,7 @@ type bar struct {
 	of         map[string]float64
 }
 
-// CostsSVG shows what changes, starts and memory cost, on a logarithmic scale.
+// CostsSVG shows what changes, starts and memory cost.
 func CostsSVG(r Result) string {
 	var at Size
 	for _, s := range r.Sizes {
@@ -112,15 +112,13 @@ func CostsSVG(r Result) string {
 	for _, g := range groups {
 		bars += len(g.of)
 	}
-	d := newDrawing(760, top+float64(bars)*row+float64(len(groups))*gap+10, "With "+count(at.Services)+" Services: less is better, each bar on a logarithmic scale")
+	d := newDrawing(760, top+float64(bars)*row+float64(len(groups))*gap+10, "With "+count(at.Services)+" Services: less is better")
 	d.legend(16, 48, contenders)
 	y := top
 	for _, g := range groups {
-		least, most := math.Inf(1), 0.0
+		most := 0.0
 		for _, v := range g.of {
-			if v > 0 {
-				least, most = min(least, v), max(most, v)
-			}
+			most = max(most, v)
 		}
 		d.text(left-12, y+float64(len(g.of))*row/2+3, "", "end", g.what)
 		for _, name := range contenders {
@@ -128,11 +126,7 @@ func CostsSVG(r Result) string {
 			if !there {
 				continue
 			}
-			share := 0.0
-			if v > 0 && most > 0 { // three decades from the shortest to the longest bar there is room for
-				share = max(0.02, 1+math.Log10(v/most)/3)
-			}
-			width := share * (d.width - left - right)
+			width := max(2, v/most*(d.width-left-right))
 			fmt.Fprintf(d, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" rx=\"2\" fill=\"%s\"/>\n", left, y, width, row-3, colours[name])
 			d.text(left+width+6, y+row-4, "small", "start", figure(v)+" "+g.unit)
 			y += row

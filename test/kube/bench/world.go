@@ -22,7 +22,7 @@ type Options struct {
 	Pairs   int           // of bursts
 	Burst   time.Duration // how long one is
 	Starts  int           // of each contender, with ChangeSize Services; with others there is one
-	Changes int           // of endpoints, one after the other
+	Changes int           // of endpoints, one after the other; with kube-proxy half as many
 	Many    int           // changes in a row
 	Pace    int           // of them, a second
 	// ChangeSize is the number of Services at which changes are measured.
