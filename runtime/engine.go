@@ -209,7 +209,7 @@ func (e *engine) redirect(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
-	if err := e.writer.Redirect(ctx, vips, slices.Concat(live.V4, live.V6)); err != nil {
+	if err := e.writer.Redirect(ctx, vips, without(slices.Concat(live.V4, live.V6), vips)); err != nil {
 		return err
 	}
 	e.mu.Lock()
@@ -255,15 +255,18 @@ func (e *engine) tellAPI(ports []services.Port) {
 	e.api = ports
 	var endpoints, vips []netip.AddrPort
 	told := slices.Clone(ports)
-	for i := range told {
+	for i := range ports {
 		endpoints = append(endpoints, ports[i].Backends...)
 		for _, k := range ports[i].Frontends {
 			vips = append(vips, k.AddrPort())
 		}
+	}
+	for i := range told {
 		live := e.live.V4
 		if ports[i].Key.IPv6 {
 			live = e.live.V6
 		}
+		live = without(live, vips)
 		if len(live) > 0 && ports[i].Key.Proto == bpf.TCP {
 			told[i].Backends = live
 			told[i].AllowEmpty = false
@@ -278,6 +281,12 @@ func (e *engine) tellAPI(ports []services.Port) {
 	before := e.apiTold
 	e.apiTold = told
 	e.set(before, told)
+}
+
+// without leaves the API service's own addresses out of where it shall lead to: a
+// kubeconfig may name one, and it answers until it leads to itself.
+func without(endpoints, vips []netip.AddrPort) []netip.AddrPort {
+	return slices.DeleteFunc(slices.Clone(endpoints), func(a netip.AddrPort) bool { return slices.Contains(vips, a) })
 }
 
 // count keeps the books: which backends, whose sockets are to end with them, are

@@ -24,18 +24,17 @@ import (
 	"github.com/firsthop/firsthop/runtime/writer"
 )
 
-// rig is an engine that writes to a table in memory. All writes come from one
-// goroutine; tests look when it rests.
+// rig is an engine that writes to a table in memory.
 type rig struct {
 	t    *testing.T
-	f    *nat.Fake
+	f    *lockedFake
 	e    *engine
 	gone [][]Backend
 }
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{t: t, f: nat.NewFake(8192)}
+	r := &rig{t: t, f: &lockedFake{Fake: nat.NewFake(8192)}}
 	log := slog.New(slog.NewTextHandler(&bytes.Buffer{}, nil))
 	w := writer.New(writer.Config{Store: r.f, Log: log, Lock: func(context.Context) (func() error, error) {
 		return func() error { return nil }, nil
@@ -164,11 +163,11 @@ func TestNothingIsWrittenBeforeAllInputsAreKnown(t *testing.T) {
 	r.seed("192.0.2.10:6443")
 	r.tell(kubernetes("192.0.2.10", "192.0.2.11")...)
 	r.tell(service("web", "10.96.1.1", 80, corev1.ProtocolTCP), slice("web", 80, corev1.ProtocolTCP, "10.0.0.1"))
-	writes := r.f.Writes
+	writes := r.f.writes()
 	for _, res := range []watch.Resource{watch.Services, watch.EndpointSlices} {
 		r.flush()
-		if r.f.Writes != writes {
-			t.Errorf("before %s were known: %d writes", res, r.f.Writes-writes)
+		if r.f.writes() != writes {
+			t.Errorf("before %s were known: %d writes", res, r.f.writes()-writes)
 		}
 		r.sync(res)
 	}
@@ -192,10 +191,10 @@ func TestTheAPIServiceIsLedToLiveServersBeforeAllElse(t *testing.T) {
 	r.e.setLive(apiservers.Set{V4: addrPorts("192.0.2.77:6443")})
 	r.flush()
 	r.want("10.96.0.1:443", "[192.0.2.77:6443]")
-	writes := r.f.Writes
+	writes := r.f.writes()
 	r.flush()
-	if r.f.Writes != writes {
-		t.Errorf("%d writes for nothing", r.f.Writes-writes)
+	if r.f.writes() != writes {
+		t.Errorf("%d writes for nothing", r.f.writes()-writes)
 	}
 	r.tell(kubernetes("192.0.2.77", "192.0.2.78")...)
 	r.syncAll()
@@ -318,4 +317,20 @@ func TestTheEngineWritesWhenItIsTold(t *testing.T) {
 	cancel()
 	<-done
 	r.want("10.96.0.1:443", "[192.0.2.10:6443]")
+}
+
+// A kubeconfig may name the Service IP, and a runtime that has not been told of it may find it alive.
+func TestTheAPIServiceNeverLeadsToItself(t *testing.T) {
+	r := newRig(t)
+	r.seed("192.0.2.10:6443")
+	r.e.setLive(apiservers.Set{V4: addrPorts("10.96.0.1:443")})
+	r.flush()
+	r.want("10.96.0.1:443", "[192.0.2.10:6443]")
+	r.tell(kubernetes("192.0.2.11")...)
+	r.syncAll()
+	r.flush()
+	r.want("10.96.0.1:443", "[192.0.2.11:6443]")
+	r.e.setLive(apiservers.Set{V4: addrPorts("10.96.0.1:443", "192.0.2.12:6443")})
+	r.flush()
+	r.want("10.96.0.1:443", "[192.0.2.12:6443]")
 }

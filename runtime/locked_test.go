@@ -1,0 +1,57 @@
+package runtime
+
+import (
+	"sync"
+
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/bpf/nat"
+)
+
+// lockedFake lets an engine, what its writer retires, and a test meet.
+type lockedFake struct {
+	*nat.Fake
+	mu sync.Mutex
+}
+
+func locked[T any](f *lockedFake, do func() T) T {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return do()
+}
+
+func (f *lockedFake) writes() int { return locked(f, func() int { return f.Writes }) }
+
+func (f *lockedFake) Read() (*nat.State, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.Fake.Read()
+}
+func (f *lockedFake) Generation() (uint64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.Fake.Generation()
+}
+func (f *lockedFake) PutGeneration(g uint64) error {
+	return locked(f, func() error { return f.Fake.PutGeneration(g) })
+}
+func (f *lockedFake) PutBackends(k []bpf.BackendKey, v []bpf.Backend) error {
+	return locked(f, func() error { return f.Fake.PutBackends(k, v) })
+}
+func (f *lockedFake) DeleteBackends(k []bpf.BackendKey) error {
+	return locked(f, func() error { return f.Fake.DeleteBackends(k) })
+}
+func (f *lockedFake) PutFrontends(k []bpf.FrontendKey, v []bpf.Frontend) error {
+	return locked(f, func() error { return f.Fake.PutFrontends(k, v) })
+}
+func (f *lockedFake) DeleteFrontends(k []bpf.FrontendKey) error {
+	return locked(f, func() error { return f.Fake.DeleteFrontends(k) })
+}
+func (f *lockedFake) PutRanges(k []bpf.RangeKey) error {
+	return locked(f, func() error { return f.Fake.PutRanges(k) })
+}
+func (f *lockedFake) DeleteRanges(k []bpf.RangeKey) error {
+	return locked(f, func() error { return f.Fake.DeleteRanges(k) })
+}
+func (f *lockedFake) PutWord(at uint32, w bpf.Word) error {
+	return locked(f, func() error { return f.Fake.PutWord(at, w) })
+}
