@@ -21,7 +21,8 @@ var (
 	pairs   = flag.Int("pairs", 30, "how many pairs of bursts of connects")
 	burst   = flag.Duration("burst", 250*time.Millisecond, "how long one is")
 	starts  = flag.Int("starts", 5, "how often each proxy is started")
-	changes = flag.Int("changes", 100, "how many changes of endpoints, one after the other")
+	changes = flag.Int("changes", 100, "how many changes of endpoints, one after the other, with firsthop")
+	slow    = flag.Int("slow-changes", 30, "the same with kube-proxy, whose changes take seconds")
 	many    = flag.Int("many", 1000, "how many changes in a row")
 	pace    = flag.Int("pace", 50, "of those, how many a second")
 	at      = flag.Int("change-size", 0, "number of Services at which changes are measured (default: the largest that is not above 10,000)")
@@ -41,7 +42,7 @@ func BenchmarkBesideKubeProxy(b *testing.B) {
 		return
 	}
 	opts := bench.Options{
-		Pairs: *pairs, Burst: *burst, Starts: *starts, Changes: *changes, Many: *many, Pace: *pace, ChangeSize: *at,
+		Pairs: *pairs, Burst: *burst, Starts: *starts, Changes: *changes, Slow: min(*slow, *changes), Many: *many, Pace: *pace, ChangeSize: *at,
 		Connector: build(b),
 		Log: func(format string, args ...any) {
 			fmt.Fprintf(os.Stderr, "%s %s\n", time.Now().Format(time.TimeOnly), fmt.Sprintf(format, args...))

@@ -47,7 +47,7 @@ func (w *world) watch(ctx context.Context) *seen {
 	return s
 }
 
-// turn is how many changes are measured with firsthop before it is another's turn; with kube-proxy it is half as many.
+// turn is how many changes are measured with firsthop before it is another's turn; with kube-proxy it is a share of that.
 const turn = 10
 
 // measureChanges changes one Service after the other and sees when connects reach its new backends. While it is one
@@ -69,11 +69,11 @@ func (w *world) measureChanges() map[string][]Change {
 			k := full[(i+done/turn)%len(full)]
 			k.proc.Resume()
 			w.changeOne(ctx, k, seen) // what it has missed meanwhile comes before
-			n := min(turn, w.opts.Changes-done)
+			upTo := min(done+turn, w.opts.Changes)
 			if k.name != firsthop {
-				n = (n + 1) / 2 // they take their time
+				upTo = upTo * w.opts.Slow / w.opts.Changes
 			}
-			for range n {
+			for len(results[k.name]) < upTo {
 				time.Sleep(time.Duration(rng.Int64N(int64(time.Second))))
 				results[k.name] = append(results[k.name], w.changeOne(ctx, k, seen))
 			}

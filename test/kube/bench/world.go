@@ -22,7 +22,8 @@ type Options struct {
 	Pairs   int           // of bursts
 	Burst   time.Duration // how long one is
 	Starts  int           // of each contender, with ChangeSize Services; with others there is one
-	Changes int           // of endpoints, one after the other; with kube-proxy half as many
+	Changes int           // of endpoints, one after the other, with firsthop
+	Slow    int           // the same with each kube-proxy, whose changes take seconds
 	Many    int           // changes in a row
 	Pace    int           // of them, a second
 	// ChangeSize is the number of Services at which changes are measured.
