@@ -116,6 +116,7 @@ KUBE_SIZES ?=
 KUBE_FLAGS ?=
 .PHONY: bench-kube
 bench-kube: setup-test setup-kube build ## firsthop beside the real kube-proxy, in short; KUBE_SIZES=10,1000,10000,30000 for docs/benchmarks.md
+	mkdir -p .cache/kube
 	$(WITH_KUBE) MODULE=test/kube .ci/test -run '^$$' -bench BesideKubeProxy -benchtime 1x -timeout 2h ./bench -args \
 		-firsthop $(CURDIR)/bin/firsthop -results $(CURDIR)/.cache/kube/bench.json \
 		-command 'make bench-kube$(if $(KUBE_SIZES), KUBE_SIZES=$(KUBE_SIZES))$(if $(KUBE_FLAGS), KUBE_FLAGS="$(KUBE_FLAGS)")' \
