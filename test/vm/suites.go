@@ -20,23 +20,23 @@ type Suite struct {
 
 // Suites are run on every kernel, in this order.
 var Suites = []Suite{
-	{Name: "node", Package: "test/vm/inside", Seconds: 300},
-	{Name: "bpf", Package: "bpf", Seconds: 180, Files: []string{"bpf/lib", "bpf/include"}},
-	{Name: "nat", Package: "bpf/nat", Seconds: 300, Without: map[string]string{
+	{Name: "node", Package: "test/vm/inside", Seconds: 600},
+	{Name: "bpf", Package: "bpf", Seconds: 360, Files: []string{"bpf/lib", "bpf/include"}},
+	{Name: "nat", Package: "bpf/nat", Seconds: 600, Without: map[string]string{
 		"TestRandomHistories": "long, and no matter of the kernel's",
 	}},
-	{Name: "natinit", Package: "natinit", Seconds: 480},
-	{Name: "netnss", Package: "runtime/netnss", Seconds: 120},
-	{Name: "workloads", Package: "runtime/workloads", Seconds: 240},
-	{Name: "sockets", Package: "runtime/sockets", Seconds: 240},
-	{Name: "kernel", Package: "kernel", Seconds: 120, Files: []string{"docs/kernels.md"}},
-	{Name: "mounts", Package: "mounts", Seconds: 120},
-	{Name: "lab", Package: "test/lab", Seconds: 120},
+	{Name: "natinit", Package: "natinit", Seconds: 960},
+	{Name: "netnss", Package: "runtime/netnss", Seconds: 240},
+	{Name: "workloads", Package: "runtime/workloads", Seconds: 480},
+	{Name: "sockets", Package: "runtime/sockets", Seconds: 480},
+	{Name: "kernel", Package: "kernel", Seconds: 240, Files: []string{"docs/kernels.md"}},
+	{Name: "mounts", Package: "mounts", Seconds: 240},
+	{Name: "lab", Package: "test/lab", Seconds: 240},
 }
 
 // refusal is what is run on a kernel that firsthop must refuse.
 var refusal = []Suite{
-	{Name: "refusal", Package: "test/vm/inside", Run: "Refuses", Seconds: 120, Env: []string{"FIRSTHOP_VM_REFUSED=1"}},
+	{Name: "refusal", Package: "test/vm/inside", Run: "Refuses", Seconds: 240, Env: []string{"FIRSTHOP_VM_REFUSED=1"}},
 }
 
 // programs are what tests run or build, by the name that their package's path ends in.
