@@ -253,7 +253,8 @@ func (l *looker) decide() {
 	} else {
 		l.because("one of %d backends, by chance", len(v.Backends))
 	}
-	if v.Flags&bpf.FrontendLocal != 0 {
+	// A policy that ended leaves the flag, and a word that leads to all: see nat.Planner.
+	if words := l.state.Words; v.Flags&bpf.FrontendLocal != 0 && words[bpf.WordAt(v.Index, true)] != words[bpf.WordAt(v.Index, false)] {
 		l.because("local: only backends for traffic that stays on this node are chosen among")
 	}
 	if v.Flags&bpf.FrontendLimited != 0 {

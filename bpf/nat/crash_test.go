@@ -63,7 +63,7 @@ func changes() []change {
 		{"a Local policy begins", two, InitIndexes, []Service{localOnly(kubernetes("192.0.2.1:1", "192.0.2.2:2"), "192.0.2.2:2"), dns("192.0.2.7:53", "192.0.2.8:53")}},
 		{"a Local policy ends", func(t testing.TB, f *Fake) {
 			ensure(t, f, InitIndexes, localOnly(kubernetes("192.0.2.1:1", "192.0.2.2:2"), "192.0.2.2:2"), localOnly(dns("192.0.2.7:53"), "192.0.2.7:53"))
-		}, InitIndexes, []Service{kubernetes("192.0.2.1:1", "192.0.2.2:2"), dns("192.0.2.7:53")}},
+		}, InitIndexes, []Service{kubernetes("192.0.2.1:1", "192.0.2.3:3"), dns("192.0.2.7:53")}},
 		{"a Local policy that drops ends", func(t testing.TB, f *Fake) {
 			ensure(t, f, InitIndexes, localOnly(kubernetes("192.0.2.1:1", "192.0.2.2:2")))
 		}, InitIndexes, []Service{kubernetes("192.0.2.3:3")}},

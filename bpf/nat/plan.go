@@ -246,6 +246,7 @@ func (p *Planner) surplus(index uint32, svc Service) []bpf.FrontendKey {
 
 // put plans a service at an index, or, for 0, at a free one.
 func (p *Planner) put(index uint32, svc Service) (uint32, error) {
+	svc = p.keepLocal(index, svc)
 	if err := p.fits(index, svc); err != nil {
 		return 0, fmt.Errorf("service %s: %w", svc.Name, err)
 	}
@@ -277,6 +278,28 @@ func (p *Planner) put(index uint32, svc Service) (uint32, error) {
 		}
 	}
 	return index, nil
+}
+
+// keepLocal lets frontends whose Local policy ended go on using the word for local traffic, which then leads to the same
+// set as the other: that takes one store, while each frontend that changes takes a grace period (see Applied.rewrite).
+func (p *Planner) keepLocal(index uint32, svc Service) Service {
+	if index == 0 || svc.hasLocal() {
+		return svc
+	}
+	var flags map[bpf.FrontendKey]bpf.FrontendFlags
+	for _, k := range svc.Frontends {
+		if fe := p.state.Frontends[k]; fe.Index == index && fe.Flags&bpf.FrontendLocal != 0 {
+			if flags == nil {
+				flags = make(map[bpf.FrontendKey]bpf.FrontendFlags, len(svc.Frontends))
+				maps.Copy(flags, svc.Flags)
+			}
+			flags[k] |= bpf.FrontendLocal
+		}
+	}
+	if flags != nil {
+		svc.Flags, svc.Local = flags, svc.Backends
+	}
+	return svc
 }
 
 // mark plans the marks of a Service's VIPs, and takes those away that its

@@ -177,6 +177,32 @@ func TestLocalTraffic(t *testing.T) {
 	}
 }
 
+// A frontend that changes takes a grace period, in which no other write can be made: a policy that comes and goes may not.
+func TestAPolicyThatEndsChangesNoFrontend(t *testing.T) {
+	w := newWriter(t, NewFake(4096))
+	plain := cluster(1, "192.0.2.1:1", "192.0.2.2:2")
+	limited := cluster(1, "192.0.2.1:1", "192.0.2.2:2")
+	limited.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{limited.Frontends[0]: bpf.FrontendLocal}
+	limited.Local = addrs("192.0.2.2:2")
+	index := w.assign(0, limited)
+	w.carryOut()
+	for range 2 {
+		for _, svc := range []Service{plain, limited} {
+			w.assign(index, svc)
+			if plan := w.carryOut(); len(plan.Puts)+len(plan.Deletes) > 0 || len(plan.Words) == 0 {
+				t.Errorf("plan %+v, want words and no frontends", plan)
+			}
+			want := svc.Backends
+			if svc.Local != nil {
+				want = svc.Local
+			}
+			if v := mustRead(t, w.f).Lookup(svc.Frontends[0]); !slices.Equal(sorted(v.Backends), sorted(want)) {
+				t.Errorf("leads to %v, want %v", v.Backends, want)
+			}
+		}
+	}
+}
+
 func TestAffinityOfASet(t *testing.T) {
 	w := newWriter(t, NewFake(4096))
 	svc := cluster(1, "192.0.2.1:1", "192.0.2.2:2")
