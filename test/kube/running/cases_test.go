@@ -61,6 +61,9 @@ type row struct {
 	steps []step
 }
 
+// clientPods are the pods of the node, all of which have clients.
+var clientPods = []string{"p1", "p2", "pod", "pod2"}
+
 func newFixture(t *testing.T) *fixture {
 	c := cluster.New(t, cluster.Config{})
 	// The hub says of each packet at once that there is no route for it.
@@ -72,7 +75,7 @@ func newFixture(t *testing.T) *fixture {
 	serveRemote(t, c, 80, 81, 8443, 5353, fencePort)
 	f := &fixture{t: t, cluster: c, from: map[string]*prober{}, slices: map[string]bool{}}
 	f.node = newNode(t, c, here, ownZone)
-	for i, name := range []string{"p1", "p2", "pod", "pod2"} {
+	for i, name := range clientPods {
 		pod, err := f.node.AddPod(name, f.node.Pod(i+1)...)
 		if err != nil {
 			t.Fatal(err)
@@ -117,6 +120,7 @@ func TestCases(t *testing.T) {
 		})
 	}
 	t.Run("affinity", func(t *testing.T) { f.affinity(t) })
+	t.Run("source ranges", func(t *testing.T) { f.sourceRanges(t) })
 	t.Run("stops", func(t *testing.T) { f.node.stop() })
 }
 
@@ -256,5 +260,41 @@ func (f *fixture) affinity(t *testing.T) {
 			time.Sleep(3200 * time.Millisecond) // no condition: nothing may be asked while the time runs
 			return fmt.Sprintf("pod2 still reaches %v", seen)
 		})
+	}
+}
+
+// sourceRanges: load balancer addresses let in the clients of ranges only, by the addresses of their pod.
+func (f *fixture) sourceRanges(t *testing.T) {
+	w := newWorld("limited")
+	everywhere(w)
+	allowed := f.node.Pod(slices.Index(clientPods, "pod") + 1)
+	w.svc.Spec.LoadBalancerSourceRanges = []string{" " + allowed[0].String() + "/32", allowed[1].String() + "/128 "}
+	w.endpoints = ep("p3")
+	f.place(w, 200)
+	w.put(f, f.cluster)
+	f.fence.await()
+	for family := range 2 {
+		for _, l := range []look{tcp("pod", "lb:80", "p3:80"), tcp("pod2", "lb:80", dropped), tcp("node", "lb:80", dropped)} {
+			target := f.target(w, l.to, family)
+			// Who has which address is found out when the first Service asks for it.
+			eventually(t, "wait for who has which address", func() string {
+				if got := f.reach(l.from, l.proto, target, 3); got != l.want {
+					return fmt.Sprintf("%s at %s reaches %q, want %q", l.from, target, got, l.want)
+				}
+				return ""
+			})
+		}
+		for _, from := range []string{"pod", "pod2", "node"} {
+			for _, to := range []string{"cluster:80", "nodeport", "external:80"} {
+				f.see(t, 0, w, tcp(from, to, "p3:80"), family)
+			}
+		}
+		f.see(t, 0, w, tcp("pod2", "lb:80", dropped), family)
+	}
+	w.svc.Spec.LoadBalancerSourceRanges = nil
+	w.put(f, f.cluster)
+	f.fence.await()
+	for family := range 2 {
+		f.see(t, 1, w, tcp("pod2", "lb:80", "p3:80"), family)
 	}
 }

@@ -77,12 +77,20 @@ func TestChaos(t *testing.T) {
 	}
 
 	var out outages
+	var watcher sync.WaitGroup
+	watcher.Go(func() { out.watchMachine(ctx) })
 	writes := s.storm(ctx, list, &out)
 	s.fence.await()
 
 	connects, bad := 0, 0
+	ended := make([][]probe.Result, len(clients))
 	for i, c := range clients {
-		results := c.end()
+		ended[i] = c.end()
+	}
+	cancel()
+	watcher.Wait()
+	out.join()
+	for i, results := range ended {
 		connects += len(results)
 		seen.note(&list[i].history)
 		for _, r := range results {
@@ -93,7 +101,8 @@ func TestChaos(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d changes, %d connects, %d of them wrong, runtime killed %d times", writes, connects, bad, len(out.list))
+	t.Logf("%d changes, %d connects, %d of them wrong; %d times, the runtime was killed; it was away for %s, and the machine for %s",
+		writes, connects, bad, out.kills, out.sum(killed), out.sum(stalled))
 	if bad > 5 {
 		t.Errorf("%d connects were wrong; these are the first 5", bad)
 	}
@@ -139,7 +148,7 @@ func (s *site) storm(ctx context.Context, list []*churned, out *outages) int {
 		from := monotonic()
 		s.node.run.Kill()
 		s.node.start()
-		out.add(from, s.node.awaitSynced())
+		out.add(killed, from, s.node.awaitSynced())
 	}
 }
 

@@ -1,6 +1,8 @@
 package running
 
 import (
+	"cmp"
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -45,27 +47,86 @@ func (h *history) add(f fact) {
 	h.facts = append(h.facts, f)
 }
 
-// outages are the times when nothing kept the table, in the order of time.
+// outages are the times when nothing kept the table: the runtime was killed, or the machine did not get on.
 type outages struct {
-	mu   sync.Mutex
-	list [][2]int64 // from, to
+	mu    sync.Mutex
+	list  []outage // in the order of their ends
+	kills int
 }
 
-func (o *outages) add(from, to int64) {
+type outage struct {
+	what     string
+	from, to int64
+}
+
+func (o *outages) add(what string, from, to int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.list = append(o.list, [2]int64{from, to})
+	o.list = append(o.list, outage{what, from, to})
+	if what == killed {
+		o.kills++
+	}
 }
 
-// served is how much of the time from a to b was none of outages.
+const (
+	killed  = "runtime killed"
+	stalled = "machine stalled"
+)
+
+// stall is how long ten milliseconds and a grace period of RCU may take on a machine that gets on; a change of the table
+// waits for several of these. On an idle machine they take 20 ms together, beside busy virtual machines 100 and more.
+const stall = 40 * time.Millisecond
+
+// watchMachine notes when the machine did not get on, until the context ends.
+func (o *outages) watchMachine(ctx context.Context) {
+	const global = 1 // MEMBARRIER_CMD_GLOBAL
+	for ctx.Err() == nil {
+		from := monotonic()
+		time.Sleep(10 * time.Millisecond)
+		_, _, _ = unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0)
+		if to := monotonic(); to-from > int64(stall) {
+			o.add(stalled, from+int64(stall), to)
+		}
+	}
+}
+
+// join makes outages that overlap one, in the order of their begins.
+func (o *outages) join() {
+	slices.SortFunc(o.list, func(a, b outage) int { return cmp.Compare(a.from, b.from) })
+	var list []outage
+	for _, out := range o.list {
+		if last := len(list) - 1; last >= 0 && out.from <= list[last].to {
+			list[last].to = max(list[last].to, out.to)
+			if out.what == killed {
+				list[last].what = killed
+			}
+			continue
+		}
+		list = append(list, out)
+	}
+	o.list = list
+}
+
+// served is how much of the time from a to b was none of the outages, which are joined.
 func (o *outages) served(a, b int64) time.Duration {
 	left := b - a
 	for _, out := range o.list {
-		if from, to := max(a, out[0]), min(b, out[1]); from < to {
+		if from, to := max(a, out.from), min(b, out.to); from < to {
 			left -= to - from
 		}
 	}
 	return time.Duration(max(0, left))
+}
+
+// sum is how long all of them took.
+func (o *outages) sum(what string) time.Duration {
+	sum := int64(0)
+	for _, out := range o.list {
+		if out.what == what {
+			sum += out.to - out.from
+		}
+	}
+	return time.Duration(sum)
 }
 
 // late is how long something that the API says may take to be true for a connect, outages aside.
@@ -123,12 +184,12 @@ func (h *history) timeline(at int64, out *outages, results []probe.Result) strin
 		lines = append(lines, line{f.begin, fmt.Sprintf("API: %s, written at %s, watched at %s: %s", f.what, ms(f.end), ms(f.seen), to)})
 	}
 	for _, o := range out.list {
-		lines = append(lines, line{o[0], "runtime killed"}, line{o[1], "runtime synced"})
+		lines = append(lines, line{o.from, o.what}, line{o.to, "over: " + o.what})
 	}
 	for _, r := range results {
 		lines = append(lines, line{r.Begin, fmt.Sprintf("connect until %s: %s%s", ms(r.End), r.Server, r.Error)})
 	}
-	slices.SortStableFunc(lines, func(a, b line) int { return int(min(1, max(-1, a.at-b.at))) })
+	slices.SortStableFunc(lines, func(a, b line) int { return cmp.Compare(a.at, b.at) })
 	var text strings.Builder
 	const around = int64(6 * time.Second)
 	for _, l := range lines {
