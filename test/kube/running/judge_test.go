@@ -19,35 +19,35 @@ func TestJudge(t *testing.T) {
 		{begin: at(30), end: at(30.1), otherwise: dropped},
 		{begin: at(40), end: at(40.1), usable: one, otherwise: refused},
 	}
-	away := outages{list: []outage{{killed, at(10.3), at(13.3)}}}
+	never, away := &outages{}, &outages{list: []outage{{killed, at(10.3), at(13.3)}}}
 	for _, tc := range []struct {
 		name   string
 		begin  float64
 		server string
 		err    string
-		out    outages
+		out    *outages
 		wrong  bool
 	}{
-		{"the backend that there is", 5, "a:1", "", outages{}, false},
-		{"one that comes later", 5, "b:1", "", outages{}, true},
-		{"a refusal while there is one", 5, "", "connect ECONNREFUSED", outages{}, true},
-		{"one that has just gone", 11.1, "a:1", "", outages{}, false},
-		{"one that went more than a second ago", 11.3, "a:1", "", outages{}, true},
+		{"the backend that there is", 5, "a:1", "", never, false},
+		{"one that comes later", 5, "b:1", "", never, true},
+		{"a refusal while there is one", 5, "", "connect ECONNREFUSED", never, true},
+		{"one that has just gone", 11.1, "a:1", "", never, false},
+		{"one that went more than a second ago", 11.3, "a:1", "", never, true},
 		{"one that went while the runtime was away", 14, "a:1", "", away, false},
 		{"one that went long before the runtime was away", 14.4, "a:1", "", away, true},
-		{"one of the new ones at once", 10.01, "c:1", "", outages{}, false},
-		{"a refusal between one set and the next", 10.5, "", "connect ECONNREFUSED", outages{}, true},
-		{"a refusal when all are gone", 25, "", "connect ECONNREFUSED", outages{}, false},
-		{"a drop when all are gone", 25, "", "connect EHOSTUNREACH", outages{}, true},
-		{"a drop when none is here", 35, "", "connect EHOSTUNREACH", outages{}, false},
-		{"a drop when one has just come", 40.5, "", "connect EHOSTUNREACH", outages{}, false},
-		{"a drop when one came more than a second ago", 41.5, "", "connect EHOSTUNREACH", outages{}, true},
-		{"another failure", 5, "", "recv ECONNRESET", outages{}, true},
-		{"a backend of nobody", 45, "z:1", "", outages{}, true},
+		{"one of the new ones at once", 10.01, "c:1", "", never, false},
+		{"a refusal between one set and the next", 10.5, "", "connect ECONNREFUSED", never, true},
+		{"a refusal when all are gone", 25, "", "connect ECONNREFUSED", never, false},
+		{"a drop when all are gone", 25, "", "connect EHOSTUNREACH", never, true},
+		{"a drop when none is here", 35, "", "connect EHOSTUNREACH", never, false},
+		{"a drop when one has just come", 40.5, "", "connect EHOSTUNREACH", never, false},
+		{"a drop when one came more than a second ago", 41.5, "", "connect EHOSTUNREACH", never, true},
+		{"another failure", 5, "", "recv ECONNRESET", never, true},
+		{"a backend of nobody", 45, "z:1", "", never, true},
 	} {
 		h := history{facts: facts}
 		r := probe.Result{Begin: at(tc.begin), End: at(tc.begin) + int64(time.Millisecond), Server: tc.server, Error: tc.err}
-		if got := h.judge(r, &tc.out); (got != "") != tc.wrong {
+		if got := h.judge(r, tc.out); (got != "") != tc.wrong {
 			t.Errorf("%s: %q", tc.name, got)
 		}
 	}
