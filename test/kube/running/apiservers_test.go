@@ -115,7 +115,7 @@ func TestAPIServers(t *testing.T) {
 	t.Run("all are down: what is served is served on, and changes are followed when one is back", func(t *testing.T) {
 		clients := s.load(svc)
 		s.killAll()
-		down := 10 * time.Second
+		down := 5 * time.Second
 		if long() {
 			down = 5 * time.Minute
 		}
@@ -142,7 +142,7 @@ func TestAPIServers(t *testing.T) {
 			}
 			return ""
 		})
-		for until := time.Now().Add(5 * time.Second); time.Now().Before(until); time.Sleep(100 * time.Millisecond) {
+		for until := time.Now().Add(3 * time.Second); time.Now().Before(until); time.Sleep(100 * time.Millisecond) {
 			if after := s.indexes(); len(after) != len(before) {
 				t.Fatalf("the table has %v, had %v", after, before)
 			}

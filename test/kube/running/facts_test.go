@@ -136,6 +136,9 @@ const late = time.Second
 // it began, less late, to when it ended.
 func (h *history) judge(r probe.Result, out *outages) string {
 	got := r.Server
+	if r.Error == ended {
+		return h.judgeEnd(r, out)
+	}
 	if r.Error != "" {
 		if got = outcomes[r.Error]; got == "" {
 			return r.Error
@@ -166,6 +169,25 @@ func (h *history) judge(r probe.Result, out *outages) string {
 		}
 	}
 	return fmt.Sprintf("came to %s%s", got, last)
+}
+
+// ended is what a connected UDP socket is told whose backend is gone: the runtime ends it.
+const ended = "recv ECONNABORTED"
+
+// judgeEnd says what is wrong when a socket was ended.
+func (h *history) judgeEnd(r probe.Result, out *outages) string {
+	for i := 1; i < len(h.facts); i++ {
+		f, before := h.facts[i], h.facts[i-1]
+		if f.begin > r.End || out.served(f.known(), r.Begin) > late {
+			continue
+		}
+		for backend := range before.usable {
+			if !f.usable[backend] {
+				return ""
+			}
+		}
+	}
+	return "was ended, though no backend had gone"
 }
 
 // timeline is what happened around a time, for people.

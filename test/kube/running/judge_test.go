@@ -43,6 +43,8 @@ func TestJudge(t *testing.T) {
 		{"a drop when one has just come", 40.5, "", "connect EHOSTUNREACH", never, false},
 		{"a drop when one came more than a second ago", 41.5, "", "connect EHOSTUNREACH", never, true},
 		{"another failure", 5, "", "recv ECONNRESET", never, true},
+		{"a socket that is ended with its backend", 10.5, "", "recv ECONNABORTED", never, false},
+		{"a socket that is ended without reason", 15, "", "recv ECONNABORTED", never, true},
 		{"a backend of nobody", 45, "z:1", "", never, true},
 	} {
 		h := history{facts: facts}
