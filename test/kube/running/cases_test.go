@@ -72,7 +72,7 @@ func newFixture(t *testing.T) *fixture {
 			t.Fatal(err)
 		}
 	}
-	serveRemote(t, c, 80, 81, 8443, 5353, fencePort)
+	serveRemote(t, c, 80, 81, 843, 853, fencePort)
 	f := &fixture{t: t, cluster: c, from: map[string]*prober{}, slices: map[string]bool{}}
 	f.node = newNode(t, c, here, ownZone)
 	for i, name := range clientPods {
@@ -81,7 +81,7 @@ func newFixture(t *testing.T) *fixture {
 			t.Fatal(err)
 		}
 		if i < 2 {
-			for _, port := range []uint16{80, 81, 8443, 5353} {
+			for _, port := range []uint16{80, 81, 843, 853} {
 				echoTCP(t, pod, netip.AddrPortFrom(netip.IPv6Unspecified(), port))
 			}
 			for family := range 2 {

@@ -60,13 +60,13 @@ func rows() []row {
 			{func(w *world) {
 				w.endpoints = ep("p1", "p3")
 				w.svc.Spec.Ports = []corev1.ServicePort{
-					sp("http", corev1.ProtocolTCP, 80, 80), sp("https", corev1.ProtocolTCP, 443, 8443),
-					sp("dns-udp", corev1.ProtocolUDP, 53, 53), sp("dns-tcp", corev1.ProtocolTCP, 53, 5353),
+					sp("http", corev1.ProtocolTCP, 80, 80), sp("https", corev1.ProtocolTCP, 443, 843),
+					sp("dns-udp", corev1.ProtocolUDP, 53, 53), sp("dns-tcp", corev1.ProtocolTCP, 53, 853),
 					sp("dns-sctp", corev1.ProtocolSCTP, 53, 53),
 				}
 			}, []look{
-				tcp("pod", "cluster:80", "p1:80 p3:80"), tcp("pod", "cluster:443", "p1:8443 p3:8443"),
-				tcp("pod", "cluster:53", "p1:5353 p3:5353"), udp("pod", "cluster:53", "p1:53 p3:53"),
+				tcp("pod", "cluster:80", "p1:80 p3:80"), tcp("pod", "cluster:443", "p1:843 p3:843"),
+				tcp("pod", "cluster:53", "p1:853 p3:853"), udp("pod", "cluster:53", "p1:53 p3:53"),
 				udp("pod", "cluster:80", refused), tcp("pod", "cluster:444", refused), tcp("node", "cluster:81", refused),
 			}},
 		}},

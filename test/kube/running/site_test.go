@@ -22,7 +22,7 @@ type site struct {
 }
 
 // The ports of pods elsewhere.
-const firstPort, secondPort = fencePort, 8081
+const firstPort, secondPort = fencePort, 881
 
 func newSite(t testing.TB, servers int) *site {
 	t.Helper()
