@@ -29,7 +29,7 @@ var (
 	program = flag.String("firsthop", "../../../bin/firsthop", "`FILE` to measure, as make builds it")
 	results = flag.String("results", "", "`FILE` to keep all figures in, as JSON")
 	docs    = flag.String("docs", "", "`DIR` with benchmarks.md, to write the figures into")
-	from    = flag.String("from", "", "`FILE` with the figures of a former run, to write the document of; nothing is measured")
+	from    = flag.String("from", "", "`FILES` with the figures of former runs, comma-separated, to write the document of; nothing is measured")
 	only    = flag.String("only", "", "of firsthop, iptables-legacy, iptables-nft and nftables, comma-separated, which to measure (default: all)")
 	command = flag.String("command", "go test", "how this run was asked for")
 )
@@ -77,14 +77,7 @@ func BenchmarkBesideKubeProxy(b *testing.B) {
 func measureOrRead(t testing.TB, opts bench.Options) (r bench.Result) {
 	t.Helper()
 	if *from != "" {
-		data, err := os.ReadFile(*from)
-		if err == nil {
-			err = json.Unmarshal(data, &r)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		return r
+		return read(t, strings.Split(*from, ","))
 	}
 	opts.Keep = func(r bench.Result) {
 		if *results == "" {
@@ -101,6 +94,30 @@ func measureOrRead(t testing.TB, opts bench.Options) (r bench.Result) {
 	}
 	r = bench.Measure(t, opts)
 	r.Command = *command
+	return r
+}
+
+// read reads what runs have kept; of those after the first one, the sizes that it has not.
+func read(t testing.TB, paths []string) (r bench.Result) {
+	t.Helper()
+	for i, path := range paths {
+		var next bench.Result
+		data, err := os.ReadFile(path)
+		if err == nil {
+			err = json.Unmarshal(data, &next)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			r = next
+			continue
+		}
+		for _, s := range next.Sizes {
+			s.Run = fmt.Sprintf("`%s` on %s", next.Command, next.Began.UTC().Format("2006-01-02 15:04 UTC"))
+			r.Sizes = append(r.Sizes, s)
+		}
+	}
 	return r
 }
 

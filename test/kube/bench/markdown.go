@@ -35,6 +35,11 @@ func Markdown(r Result) string {
 		r.Command, r.Began.UTC().Format("2006-01-02 15:04 UTC"), r.Ended.Sub(r.Began).Minutes(), r.CPUs, r.CPU, r.Kernel, r.Load[0], r.Load[1])
 	fmt.Fprintf(&b, "firsthop %s and kube-proxy %s, both of %s; %s. Each Service has one port and %d endpoints.\n\n",
 		r.Firsthop, r.Proxy, r.Go, r.Tools, r.Endpoints)
+	for _, s := range r.Sizes {
+		if s.Run != "" {
+			fmt.Fprintf(&b, "What there is of %s Services is of a run of its own: %s.\n\n", count(s.Services), s.Run)
+		}
+	}
 	b.WriteString("![connects through a Service, as a share of direct ones](benchmarks-connects.svg)\n\n![what changes, starts and memory cost](benchmarks-costs.svg)\n\n")
 	b.WriteString("### Against what was asked for\n\n")
 	table(&b, []string{"what", "target", "measured", ""}, verdicts(r))
@@ -94,6 +99,9 @@ func changeVerdicts(s Size, add func(what, target, measured string, met bool)) {
 	ours := p99(firsthop)
 	add("first connect after a change, p99"+at, "under 20 ms", fmt.Sprintf("%.1f ms", 1000*ours), ours < 0.020)
 	for _, name := range full[1:] {
+		if len(s.Changes[name]) == 0 {
+			continue
+		}
 		share := ours / p99(name)
 		add("the same, of "+label(name)+"'s", "under 1/10", times(share), share < 0.1)
 	}
@@ -150,6 +158,9 @@ func connectRows(r Result) [][]string {
 			micros(bare.P50), micros(bare.P99), "", "", failures(bare), s.Load})
 		for _, name := range full {
 			c := s.Connects[name]
+			if len(c.VIP.Rates) == 0 {
+				continue
+			}
 			of, ofDirect := ratioOf(c.VIP.Rates, bare.Rates), ratioOf(c.VIP.Rates, c.Direct.Rates)
 			rows = append(rows, []string{"", label(name), fmt.Sprintf("%.0f", quantile(c.VIP.Rates, 0.5)), fmt.Sprintf("%.3f", of.Mean), of.String(),
 				fmt.Sprintf("%.3f", ofDirect.Mean), ofDirect.String(), micros(c.VIP.P50), micros(c.VIP.P99), micros(c.Direct.P50), micros(c.Direct.P99),
@@ -253,13 +264,24 @@ func changeRows(r Result) [][]string {
 
 // costRows compare the largest size with the smallest one.
 func costRows(r Result) [][]string {
-	if len(r.Sizes) < 2 {
+	if len(r.Sizes) == 0 {
 		return nil
 	}
-	small, large := r.Sizes[0], r.Sizes[len(r.Sizes)-1]
+	small, large := r.Sizes[0], r.Sizes[0]
+	for _, s := range r.Sizes {
+		if len(s.Connects) == len(small.Connects) {
+			large = s // that all were measured at
+		}
+	}
 	thousands := float64(large.Services-small.Services) / 1000
+	if thousands == 0 {
+		return nil
+	}
 	var rows [][]string
 	for _, name := range full {
+		if len(large.Connects[name].VIP.Rates) == 0 || len(small.Connects[name].VIP.Rates) == 0 {
+			continue
+		}
 		per := func(of func(Size) float64) float64 { return (of(large) - of(small)) / thousands }
 		bare := 1e6 / quantile(large.Connects[firsthop].Bare.Rates, 0.5)
 		change := math.NaN()

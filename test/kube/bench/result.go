@@ -52,6 +52,7 @@ type Result struct {
 // Size is what was measured with a number of Services.
 type Size struct {
 	Services int
+	Run      string `json:",omitempty"` // the command and the time of its run, if that is not the whole's
 	Load     string // /proc/loadavg when its connects began
 	Starts   map[string][]Start
 	Connects map[string]Connects

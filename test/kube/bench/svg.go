@@ -82,6 +82,9 @@ func ConnectsSVG(r Result) string {
 		var points []string
 		shift := float64(n-1) * 7 // so that bars don't hide each other
 		for i, s := range r.Sizes {
+			if len(s.Connects[name].VIP.Rates) == 0 {
+				continue
+			}
 			of := ratioOf(s.Connects[name].VIP.Rates, s.Connects[firsthop].Bare.Rates)
 			points = append(points, fmt.Sprintf("%.1f,%.1f", x(i)+shift, y(of.Mean)))
 			d.line(x(i)+shift, y(of.Low), x(i)+shift, y(of.High), fmt.Sprintf(`stroke="%s" stroke-width="3"`, colours[name]))
