@@ -98,6 +98,8 @@ test-boot: setup-vm vm-packages image ## whole systems with their systemd, boote
 	bin/test-vm -boot all -system '$(SYSTEM)' -path '$(BOOT)'
 
 .PHONY: test-all
+test-all: export FIRSTHOP_TEST_LONG = 1
+test-all: export TEST_TIMEOUT = 60m
 test-all: test setup-vm vm-packages image ## every test there is
 	$(GO) build -buildvcs=false -o bin/test-vm ./test/vm/run
 	bin/test-vm -boot +all

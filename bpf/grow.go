@@ -77,6 +77,19 @@ func (m *Maps) Install(pins Pins) error {
 	return nil
 }
 
+// ReleaseTable closes the maps that Grow exchanges: what has grown out of them
+// uses them no more. Those that all generations share stay open.
+func (m *Maps) ReleaseTable() error {
+	var errs []error
+	for _, name := range []MapName{MapFrontend, MapService, MapBackend, MapCounter} {
+		if bm := m.byName[name]; bm != nil {
+			errs = append(errs, bm.Close())
+			delete(m.byName, name)
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // CopyCounters copies what a table has counted. What is counted meanwhile is lost.
 func (m *Maps) CopyCounters(to *Maps) error {
 	from, into := m.Map(MapCounter), to.Map(MapCounter)

@@ -130,6 +130,12 @@ func TestAffinityEnds(t *testing.T) {
 			t.Fatalf("after 9 s the client moved from %s to %s", first, now)
 		}
 		must(t, m.Map(bpf.MapAffinity).Lookup(key, &value)) // the connection counts as use
+		ahead := value
+		ahead.Used += 2 // of another CPU, whose second has begun
+		must(t, m.Map(bpf.MapAffinity).Put(key, ahead))
+		if now := only(servers(t, p, n.l, waysToVIP()[0], 1)); now != first {
+			t.Fatalf("beside a connection of a later second the client moved from %s to %s", first, now)
+		}
 		aged := value
 		aged.Used -= 11
 		must(t, m.Map(bpf.MapAffinity).Put(key, aged))

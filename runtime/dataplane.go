@@ -197,6 +197,11 @@ func (d *dataplane) grow(ctx context.Context) (*nat.Kernel, error) {
 	if err != nil {
 		return nil, errors.Join(err, release())
 	}
+	for _, m := range d.former { // nobody writes to the one before the last any more
+		if err := m.ReleaseTable(); err != nil {
+			d.log.Warn("a table that was grown out of is still open", "err", err)
+		}
+	}
 	d.former = append(d.former, d.maps) // a write may still be on its way; closed at the end
 	d.maps, d.store = grown, nat.NewKernel(grown, d.features)
 	d.log.Info("the table has more room", "frontends", sizes.Frontends, "services", sizes.Services, "backends", sizes.Backends)

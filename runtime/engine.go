@@ -3,6 +3,7 @@ package runtime
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -25,6 +26,7 @@ type engine struct {
 	writer    *writer.Writer
 	nodeName  string
 	nodePorts services.NodePortAddresses
+	withPods  bool // the node's Pods are watched
 	endTCP    bool // TCP sockets end with their backend too, not only UDP's
 
 	// apiEndpoints is told which API servers the API itself names, and under which addresses it is a Service.
@@ -47,23 +49,24 @@ type engine struct {
 
 	wake chan struct{}
 
-	mu       sync.Mutex
-	table    *services.Table
-	node     services.Node
-	nodeIPs  []netip.Addr // of the Node object
-	hostIPs  []netip.Addr // of the host's interfaces
-	synced   map[watch.Resource]time.Time
-	live     apiservers.Set // what the API service leads to; empty: what its slices say
-	unheard  bool           // live changed, and nothing was written yet
-	vips     []netip.AddrPort
-	api      []services.Port
-	apiTold  []services.Port
-	queued   time.Time       // since when there is something to write; zero: nothing
-	applied  time.Time       // when all that there was was written; zero: never
-	ranges   int             // ports with source ranges
-	serving  map[Backend]int // backends whose sockets end with them, and by how many ports they are served
-	leaving  []Backend       // that the next flush takes away
-	problems map[types.NamespacedName][]services.Problem
+	mu                                 sync.Mutex
+	table                              *services.Table
+	node                               services.Node
+	nodeIPs                            []netip.Addr // of the Node object
+	hostIPs                            []netip.Addr // of the host's interfaces
+	hostKnown, fallbackKnown, podsTold bool
+	synced                             map[watch.Resource]time.Time
+	live                               apiservers.Set // what the API service leads to; empty: what its slices say
+	unheard                            bool           // live changed, and nothing was written yet
+	vips                               []netip.AddrPort
+	api                                []services.Port
+	apiTold                            []services.Port
+	queued                             time.Time       // since when there is something to write; zero: nothing
+	applied                            time.Time       // when all that there was was written; zero: never
+	ranges                             int             // ports with source ranges
+	serving                            map[Backend]int // backends whose sockets end with them, and by how many ports they are served
+	leaving                            []Backend       // that the next flush takes away
+	problems                           map[types.NamespacedName][]services.Problem
 }
 
 // observer is told what happens. It doesn't block, and calls nothing of the engine.
@@ -105,7 +108,7 @@ func (e *engine) ready() (bool, time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	svcs, slices := e.synced[watch.Services], e.synced[watch.EndpointSlices]
-	if svcs.IsZero() || slices.IsZero() {
+	if svcs.IsZero() || slices.IsZero() || !e.hostKnown {
 		return false, 0
 	}
 	if !e.synced[watch.Nodes].IsZero() {
@@ -127,9 +130,7 @@ func (e *engine) handle(events []watch.Event) {
 		if ev.Synced {
 			if e.synced[ev.Resource].IsZero() {
 				e.synced[ev.Resource] = time.Now()
-				if ev.Resource == watch.Pods {
-					e.podsSynced()
-				}
+				e.tellPodsSynced()
 				e.poke()
 			}
 			continue
@@ -178,7 +179,42 @@ func (e *engine) setHostAddrs(addrs []netip.Addr) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.hostIPs = addrs
+	if !e.hostKnown {
+		e.hostKnown = true
+		e.poke()
+	}
 	e.apply(e.setNode())
+}
+
+// adopt takes what the API service leads to already, until more is known.
+func (e *engine) adopt(backends []netip.AddrPort) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, b := range backends {
+		if b.Addr().Is4() {
+			e.live.V4 = append(e.live.V4, b)
+		} else {
+			e.live.V6 = append(e.live.V6, b)
+		}
+	}
+}
+
+// knowFallback says that it is known whether somebody else serves Services here.
+func (e *engine) knowFallback() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.fallbackKnown = true
+	e.tellPodsSynced()
+}
+
+// tellPodsSynced says, once, that all is known that decides what the programs
+// must know of pods: before, what a former runtime told them would be taken away.
+func (e *engine) tellPodsSynced() {
+	if e.podsTold || !e.fallbackKnown || e.synced[watch.Services].IsZero() || e.withPods && e.synced[watch.Pods].IsZero() {
+		return
+	}
+	e.podsTold = true
+	e.podsSynced()
 }
 
 func (e *engine) setNode() []services.Change {
@@ -214,7 +250,10 @@ func (e *engine) redirect(ctx context.Context) error {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.unheard = false
+	e.unheard = !slices.Equal(e.live.V4, live.V4) || !slices.Equal(e.live.V6, live.V6)
+	if e.unheard {
+		e.poke()
+	}
 	return nil
 }
 
@@ -270,6 +309,7 @@ func (e *engine) tellAPI(ports []services.Port) {
 		if len(live) > 0 && ports[i].Key.Proto == bpf.TCP {
 			told[i].Backends = live
 			told[i].AllowEmpty = false
+			liveOnly(&told[i])
 		}
 	}
 	if len(endpoints) > 0 || !e.synced[watch.EndpointSlices].IsZero() { // before, it is no news that there are none
@@ -287,6 +327,22 @@ func (e *engine) tellAPI(ports []services.Port) {
 // kubeconfig may name one, and it answers until it leads to itself.
 func without(endpoints, vips []netip.AddrPort) []netip.AddrPort {
 	return slices.DeleteFunc(slices.Clone(endpoints), func(a netip.AddrPort) bool { return slices.Contains(vips, a) })
+}
+
+// liveOnly takes dead API servers out of local traffic too. Where none of this
+// node's lives, its clients go where all others go.
+func liveOnly(p *services.Port) {
+	if p.Local == nil {
+		return
+	}
+	p.Local = slices.DeleteFunc(slices.Clone(p.Local), func(a netip.AddrPort) bool { return !slices.Contains(p.Backends, a) })
+	if len(p.Local) > 0 {
+		return
+	}
+	p.Local, p.Flags = nil, maps.Clone(p.Flags)
+	for k, flags := range p.Flags {
+		p.Flags[k] = flags &^ bpf.FrontendLocal
+	}
 }
 
 // count keeps the books: which backends, whose sockets are to end with them, are

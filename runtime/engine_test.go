@@ -42,6 +42,7 @@ func newRig(t *testing.T) *rig {
 	t.Cleanup(w.Close)
 	r.e = newEngine(log, w, "node-a", services.NodePortAddresses{})
 	r.e.gone = func(b []Backend) { r.gone = append(r.gone, b) }
+	r.e.hostKnown = true
 	return r
 }
 
@@ -225,6 +226,70 @@ func TestTheAPIServiceFollowsWhoLives(t *testing.T) {
 	r.e.setLive(apiservers.Set{V4: addrPorts("192.0.2.10:6443")})
 	r.flush()
 	r.want("10.96.0.1:443", "[192.0.2.10:6443]")
+}
+
+// A former runtime, or init, has put a dead API server out, or was told which to use: its choice stays until there is news.
+func TestWhatTheAPIServiceLedToStays(t *testing.T) {
+	r := newRig(t)
+	r.seed("192.0.2.11:6443")
+	r.e.adopt(addrPorts("192.0.2.11:6443"))
+	r.tell(kubernetes("192.0.2.10", "192.0.2.11")...)
+	r.syncAll()
+	r.flush()
+	r.want("10.96.0.1:443", "[192.0.2.11:6443]")
+	r.e.setLive(apiservers.Set{V4: addrPorts("192.0.2.10:6443", "192.0.2.11:6443")})
+	r.flush()
+	r.want("10.96.0.1:443", "[192.0.2.10:6443 192.0.2.11:6443]")
+}
+
+// A Local policy on the API service must not lead to the dead one of this node.
+func TestDeadAPIServersAreOutOfLocalTrafficToo(t *testing.T) {
+	r := newRig(t)
+	svc, s := service("kubernetes", "10.96.0.1", 443, corev1.ProtocolTCP), slice("kubernetes", 6443, corev1.ProtocolTCP, "192.0.2.10", "192.0.2.11")
+	local, node := corev1.ServiceInternalTrafficPolicyLocal, "node-a"
+	svc.Spec.InternalTrafficPolicy = &local
+	s.Endpoints[0].NodeName = &node
+	r.tell(svc, s)
+	r.syncAll()
+	r.flush()
+	r.want("10.96.0.1:443", "[192.0.2.10:6443]")
+	r.e.setLive(apiservers.Set{V4: addrPorts("192.0.2.11:6443")})
+	r.flush()
+	r.want("10.96.0.1:443", "[192.0.2.11:6443]")
+}
+
+// Before it is known which addresses the host has, node ports would be taken away.
+func TestNodePortsWaitForTheHostsAddresses(t *testing.T) {
+	r := newRig(t)
+	r.e.hostKnown = false
+	r.tell(service("web", "10.96.1.1", 80, corev1.ProtocolTCP), slice("web", 80, corev1.ProtocolTCP, "10.0.0.1"))
+	r.syncAll()
+	r.flush()
+	r.want("10.96.1.1:80", "not a frontend")
+	r.e.setHostAddrs(nil)
+	r.flush()
+	r.want("10.96.1.1:80", "[10.0.0.1:80]")
+}
+
+// What a former runtime told the programs of pods stays until all is known that decides it.
+func TestPodsAreToldWhenAllIsKnown(t *testing.T) {
+	for _, withPods := range []bool{true, false} {
+		r := newRig(t)
+		r.e.withPods = withPods
+		told := 0
+		r.e.podsSynced = func() { told++ }
+		r.sync(watch.Pods)
+		r.e.knowFallback()
+		if told != 0 {
+			t.Errorf("pods %v: told before the Services are known", withPods)
+		}
+		r.sync(watch.Services)
+		r.sync(watch.Services, watch.Pods)
+		r.e.knowFallback()
+		if told != 1 {
+			t.Errorf("pods %v: told %d times", withPods, told)
+		}
+	}
 }
 
 func TestNodePortsFollowTheHostsAddresses(t *testing.T) {

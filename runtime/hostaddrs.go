@@ -15,14 +15,24 @@ import (
 // comes brings several.
 const addrSettle = 100 * time.Millisecond
 
+// ipvsDevice has all cluster IPs on it where kube-proxy runs, or ran, with IPVS.
+const ipvsDevice = "kube-ipvs0"
+
 // hostAddrs are the addresses of all interfaces of this network namespace, sorted.
 func hostAddrs() ([]netip.Addr, error) {
 	list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, fmt.Errorf("list the host's addresses: %w", err)
 	}
+	ipvs := -1
+	if link, err := netlink.LinkByName(ipvsDevice); err == nil {
+		ipvs = link.Attrs().Index
+	}
 	var out []netip.Addr
 	for _, a := range list {
+		if a.LinkIndex == ipvs {
+			continue
+		}
 		if addr, ok := netip.AddrFromSlice(a.IP); ok && !addr.Unmap().IsLinkLocalUnicast() {
 			out = append(out, addr.Unmap())
 		}
@@ -36,9 +46,16 @@ func followHostAddrs(ctx context.Context, log *slog.Logger, tell func([]netip.Ad
 	var last []netip.Addr
 	look := func() {
 		addrs, err := hostAddrs()
+		for range 10 { // a list that changes while it is read
+			if err == nil || ctx.Err() != nil {
+				break
+			}
+			time.Sleep(addrSettle)
+			addrs, err = hostAddrs()
+		}
 		if err != nil {
 			log.Error("node ports stay on the addresses that were known", "err", err)
-		} else if !slices.Equal(addrs, last) {
+		} else if last == nil || !slices.Equal(addrs, last) {
 			last = addrs
 			tell(addrs)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -113,9 +114,7 @@ func (r *run) followPods() {
 	r.workloads = w
 	r.engine.pod, r.engine.podGone, r.engine.podsSynced = w.SetPod, w.DeletePod, w.SetSynced
 	r.engine.nodeAddrs, r.engine.limited = w.SetNode, w.SetRanges
-	if !r.cfg.Pods {
-		w.SetSynced() // there will be no pods: what a former runtime wrote of them goes
-	}
+	r.engine.withPods = r.cfg.Pods
 }
 
 // fallbackInterval is how often it is looked whether a kube-proxy runs.
@@ -126,10 +125,20 @@ const fallbackInterval = time.Minute
 func (r *run) followFallback(ctx context.Context) {
 	tick := time.NewTicker(fallbackInterval)
 	defer tick.Stop()
+	misses := 0
 	for {
 		p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: r.cfg.HostRoot, Proc: r.cfg.Proc})
+		// One inside of another program is known by its health port, which may be ours.
+		there := err == nil && p.Running == kubeproxy.Yes && slices.ContainsFunc(p.Processes, func(p kubeproxy.Process) bool { return !p.Embedded })
+		misses++
+		if there {
+			misses = 0
+			r.workloads.SetFallback(true)
+		} else if misses > 1 { // it may be between two starts
+			r.workloads.SetFallback(false)
+		}
 		if err == nil {
-			r.workloads.SetFallback(p.Running == kubeproxy.Yes)
+			r.engine.knowFallback()
 		}
 		select {
 		case <-ctx.Done():
@@ -171,6 +180,7 @@ func (r *run) connect() error {
 	if r.adopted, err = r.data.apiBackends(vips); err != nil {
 		return err
 	}
+	r.engine.adopt(r.adopted)
 	rc, err := clientConfig(r.cfg)
 	if err != nil {
 		return err
@@ -223,12 +233,20 @@ func (r *run) run(ctx context.Context) error {
 	group.Go(func() { r.outside.serve(ctx) })
 	<-ctx.Done()
 	r.cfg.Notify("STOPPING=1")
-	group.Wait()
+	ended := make(chan struct{})
+	go func() { group.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(endTime): // client-go sleeps through its back-off
+	}
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
 		return err
 	}
 	return nil
 }
+
+// endTime bounds how long the end waits for what has not noticed it yet.
+const endTime = 3 * time.Second
 
 // until runs a part until ctx ends. One that gives up is missed, and said so;
 // the rest goes on.

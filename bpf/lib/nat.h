@@ -116,7 +116,8 @@ static __always_inline struct backend *kept_backend(struct affinity_key *key, wo
 		return 0;
 	a = *old;
 	limit = backend_at(WORD_SET(w), SLOT_AFFINITY);
-	if (!limit || now - AFFINITY_USED(a) > limit->id)
+	/* Signed: another CPU may have connected for this client in a second that has begun since. */
+	if (!limit || (__s32)(now - AFFINITY_USED(a)) > (__s32)limit->id)
 		return 0;
 	be = member_of(w, AFFINITY_ID(a));
 	if (be && AFFINITY_USED(a) != now)

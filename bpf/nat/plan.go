@@ -389,8 +389,16 @@ func (p *Planner) Replace(index uint32, backends []netip.AddrPort) error {
 			svc.Sticky = true
 		}
 	}
+	if local := bpf.WordAt(index, true); p.state.Words[local] != 0 { // its frontends may be for local traffic
+		if err := p.setWord(local, backends, svc); err != nil {
+			return err
+		}
+	}
 	return p.setWord(bpf.WordAt(index, false), backends, svc)
 }
+
+// Has reports whether an index has frontends after the plan.
+func (p *Planner) Has(index uint32) bool { return len(p.keys[index]) > 0 }
 
 func (p *Planner) allocate() (uint32, error) {
 	for ; p.free <= p.own.Last && p.free >= p.own.First; p.free++ {

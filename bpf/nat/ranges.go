@@ -9,18 +9,23 @@ import (
 
 // The part of the planner that is about source ranges: of the clients that the
 // limited frontends of a service let in. New ones come before old ones go, so
-// that a client which both have is let in all the time.
+// that a client which both have is let in all the time. A Service may have tens
+// of thousands.
 
 func (p *Planner) setRanges(index uint32, want []netip.Prefix) {
 	have := p.ranges[index]
+	if slices.Equal(have, want) {
+		return
+	}
 	next := distinctRanges(want)
+	had, wanted := setOf(have), setOf(next)
 	for _, r := range next {
-		if !slices.Contains(have, r) {
+		if !had[r] {
 			p.addRange(bpf.RangeKeyOf(index, r))
 		}
 	}
 	for _, r := range have {
-		if !slices.Contains(next, r) {
+		if !wanted[r] {
 			k := bpf.RangeKeyOf(index, r)
 			p.touchRange(k)
 			delete(p.state.Ranges, k)
@@ -44,12 +49,37 @@ func (p *Planner) addRange(k bpf.RangeKey) {
 	}
 }
 
+// moreRanges is how many entries more the source ranges of a service take.
+func (p *Planner) moreRanges(index uint32, svc Service) int {
+	if slices.Equal(p.ranges[index], svc.Ranges) {
+		return 0
+	}
+	had := setOf(p.ranges[index])
+	n := 0
+	for _, r := range distinctRanges(svc.Ranges) {
+		if index == 0 || !had[r] && !p.touched.ranges[bpf.RangeKeyOf(index, r)] {
+			n++
+		}
+	}
+	return n
+}
+
 func distinctRanges(in []netip.Prefix) []netip.Prefix {
-	var out []netip.Prefix
+	out := make([]netip.Prefix, 0, len(in))
+	seen := make(map[netip.Prefix]bool, len(in))
 	for _, r := range in {
-		if r = r.Masked(); !slices.Contains(out, r) {
+		if r = r.Masked(); !seen[r] {
+			seen[r] = true
 			out = append(out, r)
 		}
 	}
 	return out
+}
+
+func setOf(in []netip.Prefix) map[netip.Prefix]bool {
+	set := make(map[netip.Prefix]bool, len(in))
+	for _, r := range in {
+		set[r] = true
+	}
+	return set
 }

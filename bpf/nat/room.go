@@ -1,11 +1,15 @@
 package nat
 
 import (
+	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/firsthop/firsthop/bpf"
 )
+
+// ErrRangesFull says that a table has no room for a Service's source ranges. To
+// give the rest of the table more room would not help.
+var ErrRangesFull = errors.New("source ranges full")
 
 // Room is for how many entries a table has room; 0: nobody knows, a write will tell.
 type Room struct{ Frontends, Backends, Ranges int }
@@ -53,22 +57,17 @@ func (p *Planner) fits(index uint32, svc Service) error {
 			backends += entries(len(t.backends), svc)
 		}
 	}
-	ranges := 0
-	for _, r := range distinctRanges(svc.Ranges) {
-		if k := bpf.RangeKeyOf(index, r); index == 0 || !slices.Contains(p.ranges[index], r) && !p.touched.ranges[k] {
-			ranges++
-		}
-	}
 	for _, x := range []struct {
 		what               string
 		want, left, limits int
+		full               error
 	}{
-		{"frontends", frontends, p.room.limits.Frontends + p.room.frontends, p.room.limits.Frontends},
-		{"backends", backends, p.room.backends, p.room.limits.Backends},
-		{"source ranges", ranges, p.room.ranges, p.room.limits.Ranges},
+		{"frontends", frontends, p.room.limits.Frontends + p.room.frontends, p.room.limits.Frontends, ErrFull},
+		{"backends", backends, p.room.backends, p.room.limits.Backends, ErrFull},
+		{"source ranges", p.moreRanges(index, svc), p.room.ranges, p.room.limits.Ranges, ErrRangesFull},
 	} {
 		if x.limits > 0 && x.want > x.left {
-			return fmt.Errorf("needs room for %d %s, of %d there are %d left: %w", x.want, x.what, x.limits, max(x.left, 0), ErrFull)
+			return fmt.Errorf("needs room for %d %s, of %d there are %d left: %w", x.want, x.what, x.limits, max(x.left, 0), x.full)
 		}
 	}
 	return nil

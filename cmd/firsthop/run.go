@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/go-logr/logr"
 	"github.com/urfave/cli/v2"
+	"k8s.io/klog/v2"
 
 	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/natinit"
@@ -57,6 +59,7 @@ func runRun(e env, c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	klog.SetLogger(logr.Discard()) // client-go's words are for its programmers; runtime/watch says it in ours
 	return runtime.Run(c.Context, cfg)
 }
 

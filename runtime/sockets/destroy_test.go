@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
-
+	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/runtime/netnss"
 	"github.com/firsthop/firsthop/test/clients"
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 // way is a kind of socket, and where it connects to.
@@ -263,15 +266,24 @@ func openFiles(t testing.TB) int {
 
 func TestNamespacesWithoutSocketsAreSkipped(t *testing.T) {
 	n := newNode(t)
+	var pods []clients.Machine
 	for i := range 5 {
-		n.addPod(i + 1)
+		pods = append(pods, n.addPod(i+1))
 	}
 	pod := n.addPod(9)
 	a, other := open(t, pod, "udp4", 0), open(t, n.l, "udp4", 0)
 	a.connects(vip4)
 	other.connects(fmt.Sprint(backend4(0)))
 	cfg := n.config()
-	cfg.Namespaces = netnss.Config{Host: n.l.Netns, Proc: t.TempDir(), Root: "/"}
+	root := t.TempDir() // with this lab's namespaces alone
+	must(t, os.MkdirAll(filepath.Join(root, "run/netns"), 0o755))
+	for i, p := range append(pods, pod) {
+		at := filepath.Join(root, "run/netns", fmt.Sprint(i))
+		must(t, os.WriteFile(at, nil, 0o600))
+		must(t, unix.Mount(p.(*lab.Pod).Netns, at, "", unix.MS_BIND, ""))
+		t.Cleanup(func() { must(t, unix.Unmount(at, unix.MNT_DETACH)) })
+	}
+	cfg.Namespaces = netnss.Config{Host: n.l.Netns, Proc: t.TempDir(), Root: root}
 	if res := n.destroy(cfg, gone(0, bpf.UDP)); res.UDP != 1 || res.Looked > 2 {
 		t.Errorf("%+v: want the pod looked at, and perhaps the node", res)
 	}

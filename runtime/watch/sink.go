@@ -14,12 +14,19 @@ import (
 // errBadList says that a list can't be whole.
 var errBadList = errors.New("the list lacks the Service default/kubernetes, which every cluster has: it is not believed")
 
+// errHalf says that a list lacks most of what there was.
+var errHalf = errors.New("the list lacks more than half of what there was: it is asked for again")
+
+// manyObjects is from how many on a list that lacks most of them is doubted.
+const manyObjects = 20
+
 // sink is what a reflector stores to: it keeps names only, and hands objects on.
 // A reflector calls it one call at a time.
 type sink struct {
 	w        *Watcher
 	resource Resource
 	known    map[types.NamespacedName]bool
+	doubted  bool // the last list lacked most of what is known
 }
 
 var _ cache.TransformingStore = (*sink)(nil)
@@ -78,6 +85,12 @@ func (s *sink) Replace(list []any, _ string) error {
 		s.w.failed(s.resource, errBadList)
 		return errBadList
 	}
+	if few := len(s.known) >= manyObjects && len(now) < len(s.known)/2; few && !s.doubted {
+		s.doubted = true
+		s.w.failed(s.resource, errHalf)
+		return errHalf
+	}
+	s.doubted = false
 	for name := range s.known {
 		if !now[name] {
 			events = append(events, Event{Resource: s.resource, Name: name})

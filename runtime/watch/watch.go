@@ -146,7 +146,7 @@ func (s source) listWatch() cache.ListerWatcher {
 // that comes back is noticed soon: at most 10 s, not client-go's 30.
 func (w *Watcher) follow(ctx context.Context, s source) {
 	quiet := logr.Discard()
-	lw := &noting{ListerWatcher: s.listWatch(), note: func(err error) { w.failed(s.resource, err) }}
+	lw := &noting{ListerWatcher: s.listWatch(), note: func(err error) { w.noted(s.resource, err) }}
 	r := cache.NewReflectorWithOptions(lw, s.item, &sink{w: w, resource: s.resource, known: map[types.NamespacedName]bool{}}, cache.ReflectorOptions{
 		Logger: &quiet, // its words are for programmers; failed says it in ours
 		Name:   string(s.resource), TypeDescription: string(s.resource),
@@ -175,6 +175,21 @@ func (w *Watcher) failed(res Resource, err error) {
 	w.mu.Unlock()
 	if first {
 		w.cfg.Log.Warn("the API can't be watched; what is programmed stays", "resource", res, "err", text)
+	}
+}
+
+// noted takes what came of a list or watch. One that goes on where it was brings
+// no list, so this is how it is known to be well again.
+func (w *Watcher) noted(res Resource, err error) {
+	if err != nil {
+		w.failed(res, err)
+		return
+	}
+	w.mu.Lock()
+	objects, synced := w.status[res].Objects, w.status[res].Synced
+	w.mu.Unlock()
+	if synced {
+		w.well(res, false, objects)
 	}
 }
 

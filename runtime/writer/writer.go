@@ -301,6 +301,7 @@ func (w *Writer) write() error {
 	if freed {
 		w.retryOut()
 	}
+	w.forgetLost()
 	plan := w.planner.Take()
 	if plan.Empty() {
 		w.status.Adopted = true
@@ -321,6 +322,7 @@ func (w *Writer) write() error {
 	return nil
 }
 
+// isFull reports whether a larger table would help.
 func isFull(err error) bool { return errors.Is(err, nat.ErrFull) || errors.Is(err, nat.ErrNoIndex) }
 
 func (w *Writer) assignAll() {
@@ -350,6 +352,19 @@ func (w *Writer) assign(key services.PortKey) {
 		w.cfg.Log.Error("a Service stays as it is in the table", "service", p.svc.Name, "there", p.index != 0, "err", err)
 	}
 	w.setErr(p, err)
+}
+
+// forgetLost takes the index from ports that could not be planned and whose
+// frontends have all gone to others: another port may get it.
+func (w *Writer) forgetLost() {
+	if w.out == 0 {
+		return
+	}
+	for _, p := range w.ports {
+		if p.err != nil && p.index != 0 && !w.planner.Has(p.index) {
+			p.index = 0
+		}
+	}
 }
 
 func (w *Writer) setErr(p *port, err error) {

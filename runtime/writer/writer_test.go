@@ -347,6 +347,34 @@ func TestAFullTableKeepsWhatItHas(t *testing.T) {
 	}
 }
 
+// A Service that lost all frontends to another, and found no room itself, must not have an index that a third one gets.
+func TestAnIndexHasOneOwner(t *testing.T) {
+	f := nat.NewFake(8192)
+	f.MaxBackends = 4
+	r := newRig(t, f)
+	r.want("x", web("10.96.2.1:80", "192.0.2.1:80"))
+	r.flush()
+	big := web("10.96.2.9:80", "192.0.2.1:80", "192.0.2.2:80", "192.0.2.3:80", "192.0.2.4:80")
+	big.Key.Name = "10.96.2.1:80" // the same port, elsewhere
+	r.want("x", big)
+	y := web("10.96.2.1:80", "192.0.2.2:80")
+	y.Key.Name = "y"
+	r.want("y", y)
+	r.flush()
+	r.settle()
+	r.want("z", web("10.96.2.3:80", "192.0.2.3:80"))
+	r.flush()
+	r.settle()
+	f.MaxBackends = 100
+	small := web("10.96.2.9:80", "192.0.2.1:80")
+	small.Key.Name = big.Key.Name
+	r.want("x", small)
+	r.want("w", web("10.96.2.4:80", "192.0.2.4:80"))
+	r.flush()
+	r.wantVerdict("10.96.2.1:80", "[192.0.2.2:80]")
+	r.wantVerdict("10.96.2.3:80", "[192.0.2.3:80]")
+}
+
 // Room for backends comes back only when what was replaced is removed: the writer asks to be flushed then.
 func TestRoomOfReplacedBackends(t *testing.T) {
 	f := nat.NewFake(8192)
