@@ -41,18 +41,49 @@ func (d *dataplane) prove(ctx context.Context, vip netip.AddrPort) error {
 	if cookieErr != nil {
 		return fmt.Errorf("read a socket's cookie: %w", cookieErr)
 	}
-	d.mu.Lock()
-	peers := d.maps.Map(bpf.MapPeer)
-	d.mu.Unlock()
-	var peer bpf.Peer
-	at := uint32(cookie) & (peers.MaxEntries() - 1)
-	if lookErr := peers.LookupWithFlags(at, &peer, ebpf.LookupLock); lookErr != nil {
+	peer, lookErr := d.remembered(cookie)
+	if lookErr != nil {
 		return fmt.Errorf("read what the programs remember: %w", lookErr)
 	}
 	if cookie == 0 || peer.Cookie != cookie {
 		return fmt.Errorf("a connection to %s was not translated (it ended with: %v): is this process below %s? `firsthop doctor` says more", vip, err, d.cgroup.HostPath)
 	}
 	return nil
+}
+
+// remembered is what the programs remember of a socket, or of another one that
+// has its place.
+func (d *dataplane) remembered(cookie uint64) (peer bpf.Peer, err error) {
+	d.mu.Lock()
+	peers := d.maps.Map(bpf.MapPeer)
+	d.mu.Unlock()
+	err = peers.LookupWithFlags(uint32(cookie)&(peers.MaxEntries()-1), &peer, ebpf.LookupLock)
+	return peer, err
+}
+
+// peerOf tells to which backend the programs led a connection; not ok: they
+// don't remember it, as they need not have.
+func (d *dataplane) peerOf(conn net.Conn) (netip.AddrPort, bool) {
+	sc, ok := conn.(syscall.Conn)
+	if !ok {
+		return netip.AddrPort{}, false
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return netip.AddrPort{}, false
+	}
+	var cookie uint64
+	var cookieErr error
+	if err := raw.Control(func(fd uintptr) {
+		cookie, cookieErr = unix.GetsockoptUint64(int(fd), unix.SOL_SOCKET, unix.SO_COOKIE)
+	}); err != nil || cookieErr != nil || cookie == 0 {
+		return netip.AddrPort{}, false
+	}
+	peer, err := d.remembered(cookie)
+	if err != nil || peer.Cookie != cookie {
+		return netip.AddrPort{}, false
+	}
+	return netip.AddrPortFrom(peer.Backend.Addr(), peer.BackendPort.Uint16()), true
 }
 
 // served are the addresses of the API service that the table has.

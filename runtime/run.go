@@ -189,6 +189,7 @@ func (r *run) connect() error {
 		Log: r.cfg.Log, Explicit: r.cfg.Endpoints, Services: vips, Adopted: r.adopted,
 		Root: r.cfg.HostRoot, StateDir: r.cfg.StateDir, Kubeconfig: r.cfg.Kubeconfig, Pod: r.cfg.Pod,
 		OnChange: r.engine.setLive,
+		OnLost:   func(endpoint netip.AddrPort) { r.dialer.Lost(endpoint) },
 	})
 	if err != nil {
 		return err
@@ -197,7 +198,7 @@ func (r *run) connect() error {
 		r.monitor.SetEndpoints(endpoints)
 		r.monitor.SetServices(vips)
 	}
-	r.dialer, err = apiservers.NewDialer(apiservers.DialerConfig{Log: r.cfg.Log, Monitor: r.monitor, Root: r.cfg.HostRoot, Proven: func() bool { return r.outside.provenNow() }})
+	r.dialer, err = apiservers.NewDialer(apiservers.DialerConfig{Log: r.cfg.Log, Monitor: r.monitor, Root: r.cfg.HostRoot, Proven: func() bool { return r.outside.provenNow() }, Peer: r.data.peerOf})
 	if err != nil {
 		return err
 	}

@@ -90,6 +90,9 @@ type Config struct {
 	// returns no other is made, while probing goes on. It may call Status, but
 	// nothing that waits for Run.
 	OnChange func(Set)
+	// OnLost is called, each time by a goroutine of its own, with an endpoint that
+	// answered and does no more: not one that says it is not ready. nil: nobody is.
+	OnLost func(netip.AddrPort)
 }
 
 // Set is where the API service shall lead to.

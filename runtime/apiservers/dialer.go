@@ -43,6 +43,9 @@ type DialerConfig struct {
 	Proven func() bool
 	// Dial is the way out; nil is a plain one that notices dead peers.
 	Dial apiserver.Dial
+	// Peer tells which endpoint a connection through the Service IP was led to;
+	// not ok, or nil: what its socket says.
+	Peer func(net.Conn) (netip.AddrPort, bool)
 	// Root and Resolver are for the name of the configured server.
 	Root     string
 	Resolver apiserver.Resolver
@@ -56,6 +59,7 @@ type DialerConfig struct {
 type Dialer struct {
 	cfg  DialerConfig
 	turn atomic.Uint64 // for the round robin
+	kept kept
 
 	mu     sync.Mutex
 	status DialerStatus
@@ -135,7 +139,7 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 	if conn == nil {
 		return nil, &DialError{Address: address, Tries: tries}
 	}
-	return conn, nil
+	return d.keep(conn), nil
 }
 
 // dialConfigured dials the address of the configuration, or what its name

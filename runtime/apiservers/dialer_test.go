@@ -294,3 +294,52 @@ func sockopt(t *testing.T, conn net.Conn, level, opt int) (v int) {
 	}
 	return v
 }
+
+// A client whose server hangs would wait for HTTP/2's own time-outs, 45 s, and follow nothing meanwhile.
+func TestConnectionsToALostServerAreClosed(t *testing.T) {
+	r := newRig(t)
+	for _, at := range []string{a1, a2} {
+		r.serve(at)
+	}
+	var d atomic.Pointer[Dialer]
+	r.cfg.OnLost = func(endpoint netip.AddrPort) { d.Load().Lost(endpoint) }
+	r.run().SetEndpoints(addrs(a1, a2))
+	d.Store(r.dialer(DialerConfig{Peer: func(c net.Conn) (netip.AddrPort, bool) {
+		return netip.AddrPort{}, false
+	}}))
+	r.await(a1, a2)
+	open := map[string]net.Conn{}
+	for _, at := range []string{a1, a2} {
+		conn, err := d.Load().DialContext(t.Context(), "tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		open[at] = conn
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := open[a1].Read(make([]byte, 1))
+		ended <- err
+	}()
+	r.silence(a1)
+	select {
+	case err := <-ended:
+		if !errors.Is(err, net.ErrClosed) {
+			t.Errorf("it ended with %v", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("a connection to a server that is lost stays open")
+	}
+	if err := open[a2].SetReadDeadline(time.Now().Add(time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	var timeout net.Error
+	if _, err := open[a2].Read(make([]byte, 1)); !errors.As(err, &timeout) || !timeout.Timeout() {
+		t.Errorf("the connection to the other server: %v", err)
+	}
+	open[a2].Close()
+	if n := len(d.Load().kept.conns); n != 0 {
+		t.Errorf("%d addresses are kept in mind of connections that are closed", n)
+	}
+}

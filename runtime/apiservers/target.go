@@ -133,6 +133,9 @@ func (m *Monitor) report(t *target, r apiserver.ProbeResult) {
 	}
 	t.state, t.since = r.State, now
 	m.sayState(t, was)
+	if was == apiserver.Live && r.Kind != apiserver.KindHTTP && m.cfg.OnLost != nil {
+		go m.cfg.OnLost(t.endpoint.Addr)
+	}
 	m.poke()
 }
 
