@@ -153,8 +153,8 @@ func TestReplaceKeepsStickiness(t *testing.T) {
 	}
 }
 
-// Traffic to local backends has a word of its own, which may name the same set.
-func TestReplaceLeavesASetThatTheLocalWordUses(t *testing.T) {
+// Traffic to local backends has a word of its own, which may name the same set: what is replaced must not stay in use by it.
+func TestReplaceLeadsLocalTrafficThereToo(t *testing.T) {
 	f := NewFake(2048)
 	ensure(t, f, runtimeIndexes, kubernetes("192.0.2.1:1"))
 	w := f.state.Words[bpf.WordAt(1024, false)]
@@ -168,7 +168,7 @@ func TestReplaceLeavesASetThatTheLocalWordUses(t *testing.T) {
 	carryOut(t, f, p.Plan())
 	s := mustRead(t, f)
 	wantVerdict(t, s, tcp("10.96.0.1:443"), "192.0.2.2:2")
-	wantVerdict(t, s, local, "192.0.2.1:1")
+	wantVerdict(t, s, local, "192.0.2.2:2")
 	checkWhole(t, s)
 }
 
