@@ -394,20 +394,15 @@ const (
 
 // run flushes until ctx ends.
 func (e *engine) run(ctx context.Context) {
-	verify := time.NewTicker(verifyInterval)
-	defer verify.Stop()
 	retry := 100 * time.Millisecond
 	var again <-chan time.Time
 	var growAgain time.Time
 	for {
-		check := false
 		select {
 		case <-ctx.Done():
 			return
 		case <-e.wake:
 		case <-again:
-		case <-verify.C:
-			check = true
 		}
 		again = nil
 		ready, left := e.ready()
@@ -421,7 +416,7 @@ func (e *engine) run(ctx context.Context) {
 			}
 			continue
 		}
-		if err := e.flush(ctx, check); err != nil && ctx.Err() == nil {
+		if err := e.flush(ctx); err != nil && ctx.Err() == nil {
 			e.log.Error("the table could not be written; it stays as it was", "err", err, "retry_in", retry)
 			again = time.After(retry)
 			retry = min(retry*2, retryLongest)
@@ -440,10 +435,29 @@ func (e *engine) run(ctx context.Context) {
 	}
 }
 
+// verify compares the table with what it should be until ctx ends, beside the
+// flushes: to read a large one takes longer than a change may wait.
+func (e *engine) verify(ctx context.Context) {
+	tick := time.NewTicker(verifyInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		wait, cancel := context.WithTimeout(ctx, lockWait)
+		if _, err := e.writer.Verify(wait); err != nil && ctx.Err() == nil {
+			e.log.Error("the table could not be compared with what it should be", "err", err)
+		}
+		cancel()
+	}
+}
+
 // lockWait bounds how long a flush waits for an init stage that is at work.
 const lockWait = 30 * time.Second
 
-func (e *engine) flush(ctx context.Context, verify bool) error {
+func (e *engine) flush(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
 	e.mu.Lock()
@@ -454,9 +468,6 @@ func (e *engine) flush(ctx context.Context, verify bool) error {
 	done := e.watched.flush(began)
 	err := e.writer.Flush(ctx)
 	done(err)
-	if err == nil && verify {
-		_, err = e.writer.Verify(ctx)
-	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err != nil {

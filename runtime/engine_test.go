@@ -55,7 +55,7 @@ func (r *rig) flush() {
 		}
 		return
 	}
-	if err := r.e.flush(r.t.Context(), false); err != nil {
+	if err := r.e.flush(r.t.Context()); err != nil {
 		r.t.Fatal(err)
 	}
 }

@@ -225,6 +225,7 @@ func (r *run) run(ctx context.Context) error {
 	group.Go(func() { r.watcher.Run(ctx) })
 	group.Go(func() { followHostAddrs(ctx, r.cfg.Log, r.engine.setHostAddrs) })
 	group.Go(func() { r.engine.run(ctx) })
+	group.Go(func() { r.engine.verify(ctx) })
 	group.Go(func() { r.data.guard(ctx) })
 	group.Go(func() { r.followFallback(ctx) })
 	group.Go(func() { r.until(ctx, "what pods want", r.workloads.Run) })

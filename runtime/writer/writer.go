@@ -46,8 +46,9 @@ type Writer struct {
 	planner *nat.Planner
 	noted   uint64 // the table's generation as this writer left it
 	status  Status
-	out     int // ports that are not as they should be
-	full    int // of them, those that found no room
+	writes  uint64 // plans that were begun to be carried out
+	out     int    // ports that are not as they should be
+	full    int    // of them, those that found no room
 
 	retiring *retiring
 }
@@ -159,13 +160,21 @@ func (w *Writer) Flush(ctx context.Context) error {
 }
 
 // Verify reads the whole table and mends what others changed in it. It returns
-// whether there was anything.
+// whether there was anything. Flushes go on meanwhile, but for the mending; where
+// they come so often that the table is never read between two, it is read while
+// they wait.
 func (w *Writer) Verify(ctx context.Context) (mended bool, err error) {
+	for range 3 {
+		whole, quiet, err := w.look()
+		if err != nil || whole {
+			return false, err
+		}
+		if quiet {
+			break
+		}
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.status.Adopted {
-		return false, nil
-	}
 	err = w.locked(ctx, func() error {
 		if err := w.current(); err != nil {
 			return err
@@ -184,6 +193,27 @@ func (w *Writer) Verify(ctx context.Context) (mended bool, err error) {
 		return w.write()
 	})
 	return mended, err
+}
+
+// look reads the table beside flushes. whole says that it is as it should be, or
+// not this writer's yet; quiet that nothing was written meanwhile, so that what
+// differs does so for good.
+func (w *Writer) look() (whole, quiet bool, err error) {
+	w.mu.Lock()
+	store, seen, adopted := w.cfg.Store, w.writes, w.status.Adopted
+	busy := w.retiring.pending()
+	w.mu.Unlock()
+	if !adopted {
+		return true, true, nil
+	}
+	now, err := store.Read()
+	if err != nil {
+		return false, false, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	quiet = !busy && w.writes == seen && w.planner != nil && !w.retiring.pending()
+	return quiet && same(w.planner.State(), now), quiet, nil
 }
 
 // Redirect leads what the table has for an address to other backends, before
@@ -310,6 +340,7 @@ func (w *Writer) write() error {
 	if len(plan.Puts) > 0 {
 		w.retiring.waitForFrontends()
 	}
+	w.writes++
 	applied, err := nat.Apply(w.cfg.Store, plan)
 	if err != nil {
 		w.planner = nil // what the table holds is to be read again
