@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -25,6 +26,9 @@ func (l *Lab) Command(ctx context.Context, name string, args ...string) *Cmd {
 	return newCmd(ctx, l.starter, int(l.cgroupFD.Fd()), l.Cgroup, name, args)
 }
 
+// waitDelay is how long the output of a killed process is waited for.
+const waitDelay = time.Second
+
 // newCmd prepares a process that l.starter starts in a cgroup, which is given twice: open, and by its path.
 func newCmd(ctx context.Context, s *starter, cgroupFD int, cgroup, name string, args []string) *Cmd {
 	var cmd *exec.Cmd
@@ -38,6 +42,8 @@ func newCmd(ctx context.Context, s *starter, cgroupFD int, cgroup, name string, 
 		cmd = exec.CommandContext(ctx, "/bin/sh", append([]string{"-c", join, cgroup, name}, args...)...)
 	}
 	cmd.SysProcAttr = attr
+	// A shell that is killed may leave a child that has its output open, and for which Wait would wait.
+	cmd.WaitDelay = waitDelay
 	return &Cmd{Cmd: cmd, starter: s}
 }
 
