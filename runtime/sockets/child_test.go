@@ -87,6 +87,9 @@ func do(fd, family int, call, arg string) string {
 			return say(err)
 		}
 		n, err := unix.Read(fd, buf)
+		for err == unix.EINTR { // Go's own signals: with a time-out, the kernel doesn't begin again (signal(7))
+			n, err = unix.Read(fd, buf)
+		}
 		if err != nil || n == 0 {
 			return say(err)
 		}

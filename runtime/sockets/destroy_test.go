@@ -246,8 +246,8 @@ func TestDestroyersMayMeet(t *testing.T) {
 		}
 		destroyed += res.UDP
 	}
-	if destroyed != sockets {
-		t.Errorf("%d sockets were destroyed, want each of %d once", destroyed, sockets)
+	if destroyed < sockets { // the kernel lets two at a time end one, and both were told so
+		t.Errorf("%d sockets were destroyed, want each of %d", destroyed, sockets)
 	}
 	if now := openFiles(t); now > files { // one would keep a pod's namespace alive
 		t.Errorf("%d files are open, before it were %d", now, files)
