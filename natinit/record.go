@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
 )
@@ -85,6 +87,21 @@ func (a *Attached) orphanLink(h bpf.Hook) (link.Link, linkState, error) {
 	if a.cfg.Record == nil || a.cfg.Record.Empty() {
 		return nil, linkState{}, nil
 	}
+	for tries := 0; ; tries++ {
+		l, state, err := a.findOrphanLink(h)
+		if !errors.Is(err, unix.EAGAIN) || tries == maxListings {
+			return l, state, err
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// maxListings bounds how often links are listed anew because somebody on the
+// machine is making one just then: the kernel has an id for it already, and says
+// EAGAIN (kernel/bpf/syscall.c, bpf_link_by_id).
+const maxListings = 1000
+
+func (a *Attached) findOrphanLink(h bpf.Hook) (link.Link, linkState, error) {
 	it := new(link.Iterator)
 	defer it.Close()
 	for it.Next() {
