@@ -91,7 +91,7 @@ func runConfig(e env, c *cli.Context) (runtime.Config, error) {
 		HealthAddr: listen(c.String("healthz-bind-address")), MetricsAddr: listen(c.String("metrics-bind-address")),
 	}
 	if cfg.Scope, err = natinit.ParseScope(c.String("scope")); err != nil {
-		return cfg, usagef("--scope: %w", err)
+		return cfg, usagef("--scope %w", err)
 	}
 	if cfg.NodeName, err = nodeName(c.String("node-name")); err != nil {
 		return cfg, err
