@@ -19,7 +19,8 @@ var (
 	zones = []string{"zone-a", "zone-b", "zone-c"}
 )
 
-// Generator makes worlds. Small pools of names and addresses make things meet.
+// Generator makes worlds. Small pools of names and addresses make things meet, but no two Services ask for one frontend:
+// which of them has it is runtime/services' to test, as kube-proxy gives it to whichever it comes to last.
 type Generator struct {
 	Rand *rand.Rand
 	// Odd, from 0 to 1, is how often a field has what no API server of today accepts. See Differences.
@@ -196,7 +197,7 @@ func (g *Generator) loadBalancer(i int, svc *corev1.Service) {
 	}
 	if g.odd() {
 		svc.Status.LoadBalancer.Ingress = append(svc.Status.LoadBalancer.Ingress,
-			corev1.LoadBalancerIngress{IP: pick(g, "127.0.0.8", "224.0.0.8", "::1", "0.0.0.0", "169.254.0.8")})
+			corev1.LoadBalancerIngress{IP: pick(g, "127.0.0.8", "224.0.0.8", "::1", "0.0.0.0", fmt.Sprintf("169.254.0.%d", i+8))})
 	}
 	if g.chance(0.5) {
 		for range g.Rand.IntN(3) {

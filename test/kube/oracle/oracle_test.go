@@ -14,13 +14,24 @@ import (
 
 	"github.com/go-logr/logr"
 	"k8s.io/klog/v2"
+
+	"github.com/firsthop/firsthop/runtime/services"
 )
 
 var (
-	seed  = flag.Uint64("seed", 0, "the seed of all cases; 0 takes a new one")
+	seed  = flag.Uint64("seed", defaultSeed(), "the seed of all cases; 0 takes a new one")
 	cases = flag.Int("cases", defaultCases, "how many cases to try")
 	only  = flag.Int("case", -1, "the number of the one case to try")
 )
+
+// defaultSeed is the same for each commit, so that a test that turns red says something of the commit. The long tests
+// take a new one each time: what they find was there before.
+func defaultSeed() uint64 {
+	if os.Getenv("FIRSTHOP_TEST_LONG") != "" {
+		return 0
+	}
+	return 1
+}
 
 // steps is how many worlds a case has: the first one, and others that follow from it by small changes.
 const steps = 3
@@ -120,6 +131,25 @@ func try(seed uint64, n int, excused []atomic.Int64) (worlds int, err error) {
 		former, w = w, g.Change(w)
 	}
 	return worlds, nil
+}
+
+// TestServicesShareNoFrontend: what a Service has must follow from it alone, or Ours cannot say.
+func TestServicesShareNoFrontend(t *testing.T) {
+	g := &Generator{Rand: rand.New(rand.NewPCG(1, 1)), Odd: 0.3}
+	for range 3000 {
+		w := g.World()
+		table := newOurTable(w.Node)
+		for _, c := range changes(&World{}, w) {
+			table.follow(c)
+		}
+		for _, svc := range w.Services {
+			for _, p := range table.table.Problems(nameOf(svc)) {
+				if p.Reason == services.FrontendTaken {
+					t.Fatalf("%v\nworld:\n%s", p, w.YAML())
+				}
+			}
+		}
+	}
 }
 
 // complaint describes a world in which we are not excused, after it has made it small.
