@@ -111,15 +111,15 @@ static __always_inline bool is_v4(const struct frontend_key *key)
 
 /*
  * What connect and sendmsg of both families have in common. The frontend of
- * key; NULL: return *verdict. *netns is that of the socket, 0 where the kernel
+ * key, copied to *found; NULL: return *verdict. *netns is that of the socket, 0 where the kernel
  * can't tell.
  */
-static __always_inline struct frontend *admit(struct bpf_sock_addr *ctx, struct frontend_key *key, __u64 *netns,
-                                              int *verdict)
+static __always_inline struct frontend *admit(struct bpf_sock_addr *ctx, struct frontend_key *key,
+                                              struct frontend *found, __u64 *netns, int *verdict)
 {
 	struct address asked = key->addr;
 	bool loopback;
-	struct frontend *fe = find_frontend(key, &loopback);
+	struct frontend *fe = find_frontend(key, &loopback, found);
 
 	*verdict = PROCEED;
 	if (!fe)
@@ -150,12 +150,12 @@ static __always_inline int without_backend(const struct frontend *fe)
  */
 static __always_inline int forward_connect(struct bpf_sock_addr *ctx, struct frontend_key *key, struct backend **to)
 {
-	struct frontend *fe;
+	struct frontend found, *fe;
 	__u64 cookie, netns;
 	int verdict;
 
 	*to = 0;
-	fe = admit(ctx, key, &netns, &verdict);
+	fe = admit(ctx, key, &found, &netns, &verdict);
 	if (!fe)
 		return verdict;
 	*to = choose_backend(fe, netns);
@@ -227,12 +227,12 @@ static __always_inline struct backend *datagram_backend(__u64 cookie, const stru
 /* As forward_connect, for one datagram of an unconnected UDP socket. */
 static __always_inline int forward_datagram(struct bpf_sock_addr *ctx, struct frontend_key *key, struct backend **to)
 {
-	struct frontend *fe;
+	struct frontend found, *fe;
 	__u64 cookie, netns;
 	int verdict;
 
 	*to = 0;
-	fe = admit(ctx, key, &netns, &verdict);
+	fe = admit(ctx, key, &found, &netns, &verdict);
 	if (!fe)
 		return verdict;
 	cookie = bpf_get_socket_cookie(ctx);

@@ -123,8 +123,9 @@ func LoopbackKey(is4 bool, port uint16, p Proto) FrontendKey {
 	return FrontendKey{Addr: addr, Port: PortOf(port), Proto: p}
 }
 
-// Frontend says which service a frontend belongs to. It isn't rewritten while
-// the Service lives: the update of a hash element isn't atomic for readers.
+// Frontend says which service a frontend belongs to. One that is in the table
+// changes by one 8-byte store (nat.Store.ChangeFrontends): the update of a hash
+// element isn't atomic for readers.
 type Frontend struct {
 	Index uint32
 	Flags FrontendFlags

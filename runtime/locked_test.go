@@ -43,6 +43,9 @@ func (f *lockedFake) DeleteBackends(k []bpf.BackendKey) error {
 func (f *lockedFake) PutFrontends(k []bpf.FrontendKey, v []bpf.Frontend) error {
 	return locked(f, func() error { return f.Fake.PutFrontends(k, v) })
 }
+func (f *lockedFake) ChangeFrontends(k []bpf.FrontendKey, v []bpf.Frontend) error {
+	return locked(f, func() error { return f.Fake.ChangeFrontends(k, v) })
+}
 func (f *lockedFake) DeleteFrontends(k []bpf.FrontendKey) error {
 	return locked(f, func() error { return f.Fake.DeleteFrontends(k) })
 }

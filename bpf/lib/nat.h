@@ -45,24 +45,41 @@ static __always_inline bool loopback_of(struct address *addr)
 }
 
 /*
- * The frontend behind key; NULL: not ours, leave it alone. A hit is one
+ * Copies an entry by one aligned load: a writer changes index and flags
+ * together, by one store, while programs run (nat.Kernel.ChangeFrontends). A
+ * program goes on with what it read.
+ */
+static __always_inline struct frontend *read_frontend(const struct frontend *entry, struct frontend *fe)
+{
+	__u64 both;
+
+	if (!entry)
+		return 0;
+	both = *(const volatile __u64 *)entry;
+	fe->index = (__u32)both;
+	fe->flags = both >> 32;
+	return fe;
+}
+
+/*
+ * The frontend behind key, copied to *fe; NULL: not ours, leave it alone. A hit is one
  * lookup. A miss is two: the address may be a loopback address with a node
  * port, or a VIP that doesn't serve this port. On a miss key is changed;
  * *loopback says that a hit is for the host's own namespace only.
  */
-static __always_inline struct frontend *find_frontend(struct frontend_key *key, bool *loopback)
+static __always_inline struct frontend *find_frontend(struct frontend_key *key, bool *loopback, struct frontend *fe)
 {
-	struct frontend *fe = bpf_map_lookup_elem(&fh_frontend_v1, key);
+	struct frontend *entry = bpf_map_lookup_elem(&fh_frontend_v1, key);
 
 	*loopback = false;
-	if (fe)
-		return fe;
+	if (entry)
+		return read_frontend(entry, fe);
 	*loopback = loopback_of(&key->addr);
 	if (!*loopback) {
 		key->port = 0;
 		key->proto = 0;
 	}
-	return bpf_map_lookup_elem(&fh_frontend_v1, key);
+	return read_frontend(bpf_map_lookup_elem(&fh_frontend_v1, key), fe);
 }
 
 static __always_inline word read_word(const struct frontend *fe)

@@ -29,7 +29,7 @@ struct frontend_key {
 };
 _Static_assert(sizeof(struct frontend_key) == 20, "layout");
 
-/* Flags of a frontend. Rarely rewritten while its Service lives: see nat.Applied in bpf/nat. */
+/* Flags of a frontend. */
 enum frontend_flags {
 	FRONTEND_VIP = 1 << 0,     /* marks an address: no service behind it, refuse */
 	FRONTEND_LOCAL = 1 << 1,   /* use the service's word for local traffic */
@@ -37,6 +37,7 @@ enum frontend_flags {
 	FRONTEND_LIMITED = 1 << 3, /* only clients of the service's source ranges are let in */
 };
 
+/* Changed by one 8-byte store, and read by one load: read_frontend() in lib/nat.h. */
 struct frontend {
 	__u32 index; /* of the service, host byte order; 0: none */
 	__u32 flags; /* enum frontend_flags */

@@ -16,8 +16,8 @@ type Applied struct {
 	plan  *Plan
 }
 
-// Apply carries a plan out up to, but without, the removal of old sets. On an
-// error everything is taken back, and the table is as it was.
+// Apply carries a plan out up to, but without, the removal of what it replaced.
+// It never waits. On an error everything is taken back, and the table is as it was.
 func Apply(store Store, plan *Plan) (*Applied, error) {
 	a := &Applied{store: store, plan: plan}
 	if err := a.write(); err != nil {
@@ -50,10 +50,8 @@ func (a *Applied) write() error {
 		return err
 	}
 	changed, added := a.puts()
-	for _, put := range changed {
-		if err := a.rewrite(put.Key, put.Frontend); err != nil {
-			return err
-		}
+	if err := s.ChangeFrontends(split(changed)); err != nil {
+		return err
 	}
 	if keys, values := split(added); len(keys) > 0 {
 		if err := s.PutFrontends(keys, values); err != nil {
@@ -63,14 +61,6 @@ func (a *Applied) write() error {
 	if keys, _ := split(p.Deletes); len(keys) > 0 {
 		if err := s.DeleteFrontends(keys); err != nil {
 			return fmt.Errorf("remove %d frontends: %w", len(keys), err)
-		}
-	}
-	if err := putWords(s, p.LastWords); err != nil {
-		return err
-	}
-	if len(p.OldRanges) > 0 {
-		if err := s.DeleteRanges(p.OldRanges); err != nil {
-			return fmt.Errorf("remove %d source ranges: %w", len(p.OldRanges), err)
 		}
 	}
 	return nil
@@ -88,39 +78,37 @@ func (a *Applied) puts() (changed, added []FrontendPut) {
 	return changed, added
 }
 
-// rewrite changes a frontend. A program may still read the former element,
-// whose memory the next one that is written may get: so none is, until no
-// program reads it any more.
-func (a *Applied) rewrite(key bpf.FrontendKey, fe bpf.Frontend) error {
-	if err := a.store.PutFrontends([]bpf.FrontendKey{key}, []bpf.Frontend{fe}); err != nil {
-		return fmt.Errorf("change frontend %v: %w", key, err)
-	}
-	if err := a.store.Synchronize(); err != nil {
-		return fmt.Errorf("wait for programs that use frontend %v as it was: %w", key, err)
-	}
-	return nil
-}
-
-// Commit waits until no program uses the old sets and the frontends that went
-// any more (an RCU grace period, some 10 ms) and removes the sets. The plan
-// stays carried out if it fails: what is left over is collected by the next
-// plan. It may run beside a later plan that brings no frontends.
+// Commit waits until no program uses what the plan replaced any more (an RCU
+// grace period, some 10 ms) and removes it: words that no frontend points to,
+// source ranges, sets. The plan stays carried out if it fails: what is left over
+// is collected by the next planner. It may run beside a later plan that brings
+// no frontends and needs none of what goes.
 func (a *Applied) Commit() error { return Retire(a.store, a.plan) }
 
 // Retire is Commit for plans that were applied one after the other: they share one grace period.
 func Retire(store Store, plans ...*Plan) error {
+	var words []WordChange
+	var ranges []bpf.RangeKey
 	var keys []bpf.BackendKey
-	deletes := 0
+	waits := false
 	for _, p := range plans {
 		old, _ := flatten(p.OldSets)
-		keys = append(keys, old...)
-		deletes += len(p.Deletes)
+		words, ranges, keys = append(words, p.LastWords...), append(ranges, p.OldRanges...), append(keys, old...)
+		waits = waits || p.Retires()
 	}
-	if len(keys)+deletes == 0 {
+	if !waits {
 		return nil
 	}
 	if err := store.Synchronize(); err != nil {
-		return fmt.Errorf("wait for programs that use old backends: %w", err)
+		return fmt.Errorf("wait for programs that use what was replaced: %w", err)
+	}
+	if err := putWords(store, words); err != nil {
+		return err
+	}
+	if len(ranges) > 0 {
+		if err := store.DeleteRanges(ranges); err != nil {
+			return fmt.Errorf("remove %d source ranges: %w", len(ranges), err)
+		}
 	}
 	if err := store.DeleteBackends(keys); err != nil {
 		return fmt.Errorf("remove %d old backends: %w", len(keys), err)
@@ -133,10 +121,6 @@ func Retire(store Store, plans ...*Plan) error {
 func (a *Applied) Rollback() error {
 	p, s := a.plan, a.store
 	var errs []error
-	if len(p.OldRanges) > 0 {
-		errs = append(errs, s.PutRanges(p.OldRanges))
-	}
-	errs = append(errs, putWords(s, inverse(p.LastWords)))
 	if keys, values := split(p.Deletes); len(keys) > 0 {
 		slices.Reverse(keys) // frontends before their marks
 		slices.Reverse(values)
@@ -153,16 +137,21 @@ func (a *Applied) Rollback() error {
 	return errors.Join(errs...)
 }
 
-// takeBackPuts removes the frontends that came and restores those that were
-// changed, the last one first: a VIP's mark goes before its frontends.
+// takeBackPuts removes the frontends that came, the last one first: a VIP's mark
+// goes before its frontends. It restores those that were changed, and waits for
+// the programs that go where they led meanwhile.
 func (a *Applied) takeBackPuts() error {
 	changed, added := a.puts()
 	var errs []error
 	for _, put := range slices.Backward(added) {
 		errs = append(errs, a.store.DeleteFrontends([]bpf.FrontendKey{put.Key}))
 	}
-	for _, put := range slices.Backward(changed) {
-		errs = append(errs, a.rewrite(put.Key, *put.Former))
+	if keys, _ := split(changed); len(keys) > 0 {
+		former := make([]bpf.Frontend, len(changed))
+		for i, put := range changed {
+			former[i] = *put.Former
+		}
+		errs = append(errs, a.store.ChangeFrontends(keys, former), a.store.Synchronize())
 	}
 	return errors.Join(errs...)
 }

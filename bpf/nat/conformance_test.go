@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 	"testing"
 
 	"github.com/firsthop/firsthop/bpf"
@@ -51,6 +52,7 @@ func TestConformance(t *testing.T) {
 		{"an empty table reads as empty", readsEmpty},
 		{"what is written is read", readsWhatIsWritten},
 		{"keys that are not there can be deleted", deletesWhatIsNotThere},
+		{"frontends that are there change, others don't come", changesWhatIsThere},
 		{"a word past the end is an error", refusesWordsPastTheEnd},
 		{"a full map takes back what it took, and says so", saysWhenFull},
 		{"a copy that was read isn't the table", copies},
@@ -130,6 +132,20 @@ func deletesWhatIsNotThere(t *testing.T, s Store) {
 	must(t, s.PutBackends(nil, nil))
 	must(t, s.PutFrontends(nil, nil))
 	readsEmpty(t, s)
+}
+
+func changesWhatIsThere(t *testing.T, s Store) {
+	a, b, gone := tcp("10.96.0.1:443"), udp("[fd00::1]:53"), tcp("10.96.0.1:80")
+	must(t, s.PutFrontends([]bpf.FrontendKey{a, b}, []bpf.Frontend{{Index: 1}, {Index: 2, Flags: bpf.FrontendSticky}}))
+	must(t, s.ChangeFrontends(nil, nil))
+	to := bpf.Frontend{Index: 1<<32 - 1, Flags: bpf.FrontendLocal | bpf.FrontendLimited}
+	if err := s.ChangeFrontends([]bpf.FrontendKey{b, gone, a}, []bpf.Frontend{to, to, to}); !errors.Is(err, errGone) || !strings.Contains(err.Error(), "10.96.0.1:80") {
+		t.Errorf("one that isn't there: %v", err)
+	}
+	want := map[bpf.FrontendKey]bpf.Frontend{a: {Index: 1}, b: to}
+	if got := mustRead(t, s).Frontends; !maps.Equal(got, want) {
+		t.Errorf("read %+v, want %+v", got, want)
+	}
 }
 
 func refusesWordsPastTheEnd(t *testing.T, s Store) {

@@ -54,7 +54,7 @@ func changes() []change {
 		{"removed: the service that isn't wanted", two, InitIndexes, []Service{dns("192.0.2.7:53", "192.0.2.8:53")}},
 		{"removed: one of two that share an address", func(t testing.TB, f *Fake) {
 			b := dns("192.0.2.7:53")
-			b.Frontends = []bpf.FrontendKey{udp("10.96.0.1:53")}
+			b.Frontends = []bpf.FrontendKey{udp("10.96.0.1:53"), tcp("10.96.0.1:53")}
 			b.VIPs = addrsOnly("10.96.0.1")
 			ensure(t, f, InitIndexes, kubernetes("192.0.2.1:1"), b)
 		}, InitIndexes, []Service{kubernetes("192.0.2.1:1")}},

@@ -127,6 +127,23 @@ func (f *Fake) PutFrontends(keys []bpf.FrontendKey, values []bpf.Frontend) error
 	return nil
 }
 
+// ChangeFrontends implements Store.
+func (f *Fake) ChangeFrontends(keys []bpf.FrontendKey, values []bpf.Frontend) error {
+	for i, k := range keys {
+		err := f.write(func() error {
+			if _, there := f.state.Frontends[k]; !there {
+				return fmt.Errorf("change frontend %v: %w", k, errGone)
+			}
+			f.state.Frontends[k] = values[i]
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // DeleteFrontends implements Store.
 func (f *Fake) DeleteFrontends(keys []bpf.FrontendKey) error {
 	for _, k := range keys {

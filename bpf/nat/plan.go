@@ -24,9 +24,12 @@ type Plan struct {
 	Words      []WordChange  // in order
 	Puts       []FrontendPut // in order
 	Deletes    []FrontendPut // in order; Frontend is the value that goes
-	LastWords  []WordChange  // words that no frontend points to
-	OldRanges  []bpf.RangeKey
-	OldSets    []Set // after a grace period
+
+	// After a grace period.
+	LastWords []WordChange // words that no frontend points to
+	OldRanges []bpf.RangeKey
+	OldSets   []Set
+	Left      []uint32 // indexes without frontends now: nobody may have them before (Planner.Freed)
 }
 
 // Set is the content of one backend set: slots, then member entries.
@@ -58,6 +61,17 @@ func (p *Plan) Visible() bool {
 	return len(p.Words)+len(p.Puts)+len(p.Deletes)+len(p.LastWords) > 0
 }
 
+// Brings reports whether the plan writes frontends that are not there. Their
+// memory may be that of others which went: no program may use these any more.
+func (p *Plan) Brings() bool {
+	return slices.ContainsFunc(p.Puts, func(put FrontendPut) bool { return put.Former == nil })
+}
+
+// Retires reports whether there is anything to do, or to wait for, after the plan was applied.
+func (p *Plan) Retires() bool {
+	return len(p.Deletes)+len(p.LastWords)+len(p.OldRanges)+len(p.OldSets)+len(p.Left) > 0
+}
+
 // Planner turns desired Services into plans for one writer. It changes its
 // copy of the state as it plans, as if the plan were carried out. One that lives
 // on hands out a plan at a time (Take), each at a cost that depends on what it
@@ -66,7 +80,7 @@ func (p *Plan) Visible() bool {
 type Planner struct {
 	state *State
 	own   Indexes
-	free  uint32 // every index of own below it is used
+	free  uint32 // every index of own below it is used, or was left
 
 	keys    map[uint32]map[bpf.FrontendKey]bool // of each service index, marks left out
 	shared  map[bpf.Address]int                 // how many frontends an address has, marks left out
@@ -74,6 +88,7 @@ type Planner struct {
 	ranges  map[uint32][]netip.Prefix           // of each service index
 	room    room
 
+	left    map[uint32]int // indexes that plans left which are not Freed yet, and how many plans did
 	touched touched
 }
 
@@ -90,6 +105,7 @@ func NewPlanner(state *State, own Indexes) *Planner {
 		shared:  map[bpf.Address]int{},
 		foreign: map[bpf.Address]int{},
 		ranges:  map[uint32][]netip.Prefix{},
+		left:    map[uint32]int{},
 		touched: newTouched(),
 	}
 	for k, fe := range p.state.Frontends {
@@ -281,7 +297,7 @@ func (p *Planner) put(index uint32, svc Service) (uint32, error) {
 }
 
 // keepLocal lets frontends whose Local policy ended go on using the word for local traffic, which then leads to the same
-// set as the other: that takes one store, while each frontend that changes takes a grace period (see Applied.rewrite).
+// set as the other: that takes one store, and leaves nothing to be removed.
 func (p *Planner) keepLocal(index uint32, svc Service) Service {
 	if index == 0 || svc.hasLocal() {
 		return svc
@@ -402,7 +418,7 @@ func (p *Planner) Has(index uint32) bool { return len(p.keys[index]) > 0 }
 
 func (p *Planner) allocate() (uint32, error) {
 	for ; p.free <= p.own.Last && p.free >= p.own.First; p.free++ {
-		if i := p.free; len(p.keys[i]) == 0 && !p.touched.emptied[i] {
+		if i := p.free; len(p.keys[i]) == 0 && !p.touched.emptied[i] && p.left[i] == 0 {
 			p.free++
 			return i, nil
 		}

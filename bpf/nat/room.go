@@ -29,8 +29,13 @@ func roomOf(s *State) room {
 	return r
 }
 
-// Freed tells that what a plan removes is gone from the table.
+// Freed tells that what a plan removes is gone from the table, and that no program uses it.
 func (p *Planner) Freed(plan *Plan) {
+	for _, index := range plan.Left {
+		if add(p.left, index, -1); p.left[index] == 0 && p.own.Contains(index) {
+			p.free = min(p.free, index)
+		}
+	}
 	p.room.frontends += len(plan.Deletes)
 	p.room.ranges += len(plan.OldRanges)
 	for _, set := range plan.OldSets {

@@ -12,16 +12,20 @@
 //
 //  1. backends of new sets, which nothing points to yet, and new source ranges
 //  2. words: each flips one service from its old set to its new one
-//  3. frontends that change, each followed by an RCU grace period: the update
-//     of a hash element isn't atomic for a reader once its memory is used again
+//  3. frontends that change, each by one store (see ChangeFrontends)
 //  4. frontends of new services, then the marks of their VIPs
-//  5. frontends that go, marks first, then words that no frontend points to,
-//     then source ranges
-//  6. after an RCU grace period, old sets
+//  5. frontends that go, marks first
+//  6. after one RCU grace period, what programs may have used until then: words
+//     that no frontend points to, source ranges, old sets
+//
+// A plan never waits, whatever it changes, and many share the grace period of
+// step 6. Until that is over, an index without frontends has no new owner
+// (Planner.Freed), and no frontend comes that may get the memory of one that
+// went (Plan.Brings).
 //
 // Steps 1 to 5 can be taken back (Applied.Rollback) until step 6
-// (Applied.Commit). A writer that is killed between any two leaves sets or words
-// that nothing points to; the next plan collects them.
+// (Applied.Commit). A writer that is killed between any two leaves sets, words or
+// source ranges that nothing points to; the next plan collects them.
 //
 // Writers hold the instance's lock. Readers need none.
 package nat

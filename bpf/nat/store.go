@@ -15,7 +15,11 @@ type Store interface {
 	PutBackends([]bpf.BackendKey, []bpf.Backend) error
 	// DeleteBackends and DeleteFrontends don't mind keys that are not there.
 	DeleteBackends([]bpf.BackendKey) error
+	// PutFrontends is for frontends that are not there.
 	PutFrontends([]bpf.FrontendKey, []bpf.Frontend) error
+	// ChangeFrontends changes frontends that are there, each by one store: who
+	// looks one up at any time finds it, as it was or as it is.
+	ChangeFrontends([]bpf.FrontendKey, []bpf.Frontend) error
 	DeleteFrontends([]bpf.FrontendKey) error
 
 	PutRanges([]bpf.RangeKey) error

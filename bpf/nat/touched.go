@@ -65,19 +65,43 @@ func (p *Planner) Plan() *Plan {
 	p.planWords(plan)
 	p.planRanges(plan)
 	p.planFrontends(plan)
+	plan.Left = p.leaves(plan)
 	return plan
 }
 
 // Take is Plan, after which the next one begins. Whoever takes it carries it out.
 func (p *Planner) Take() *Plan {
 	plan := p.Plan()
-	for index := range p.touched.emptied {
-		if p.own.Contains(index) && len(p.keys[index]) == 0 {
+	for _, index := range plan.Left {
+		add(p.left, index, +1)
+	}
+	for index := range p.touched.emptied { // those that came and went with this plan are free at once
+		if p.own.Contains(index) && len(p.keys[index]) == 0 && p.left[index] == 0 {
 			p.free = min(p.free, index)
 		}
 	}
 	p.touched = newTouched()
 	return plan
+}
+
+// leaves are the indexes that had frontends before a plan and have none after it, sorted.
+func (p *Planner) leaves(plan *Plan) []uint32 {
+	var out []uint32
+	note := func(fe bpf.Frontend) {
+		if fe.Flags&bpf.FrontendVIP == 0 && len(p.keys[fe.Index]) == 0 {
+			out = append(out, fe.Index)
+		}
+	}
+	for _, put := range plan.Puts {
+		if put.Former != nil {
+			note(*put.Former)
+		}
+	}
+	for _, going := range plan.Deletes {
+		note(going.Frontend)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 func (p *Planner) planWords(plan *Plan) {
@@ -94,7 +118,7 @@ func (p *Planner) planWords(plan *Plan) {
 }
 
 // pointedTo reports whether a frontend leads to a word after the plan. One that none does may have had some before: it is
-// cleared after these have changed.
+// cleared when no program uses these as they were.
 func (p *Planner) pointedTo(at uint32) bool {
 	for k := range p.keys[at/2] {
 		if bpf.WordAt(at/2, p.state.Frontends[k].Flags&bpf.FrontendLocal != 0) == at {

@@ -2,8 +2,10 @@ package writer
 
 import (
 	"log/slog"
+	"slices"
 	"sync"
 
+	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 )
 
@@ -19,20 +21,23 @@ type retiring struct {
 	changed *sync.Cond
 	queue   []retired
 	working int // plans that a grace period is waited for
-	deletes int // plans in queue or at work that took frontends away
+
+	// Of the plans in queue or at work:
+	deletes int                  // how many took frontends away
+	words   map[uint32]int       // what is to be cleared or removed, and by how many
+	ranges  map[bpf.RangeKey]int // likewise
 	closed  bool
 	done    chan struct{}
 	telling sync.WaitGroup // those who tell what is gone
 }
 
 type retired struct {
-	applied *nat.Applied
 	plan    *nat.Plan
 	planner *nat.Planner
 }
 
 func newRetiring(store nat.Store, log *slog.Logger, freed func(*nat.Plan, *nat.Planner)) *retiring {
-	r := &retiring{store: store, log: log, freed: freed, done: make(chan struct{})}
+	r := &retiring{store: store, log: log, freed: freed, done: make(chan struct{}), words: map[uint32]int{}, ranges: map[bpf.RangeKey]int{}}
 	r.changed = sync.NewCond(&r.mu)
 	go r.run()
 	return r
@@ -46,17 +51,32 @@ func (r *retiring) setStore(store nat.Store) {
 	r.store = store
 }
 
-func (r *retiring) add(applied *nat.Applied, plan *nat.Plan, planner *nat.Planner) {
-	if len(plan.OldSets)+len(plan.Deletes)+len(plan.OldRanges) == 0 {
+func (r *retiring) add(plan *nat.Plan, planner *nat.Planner) {
+	if !plan.Retires() {
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.queue = append(r.queue, retired{applied, plan, planner})
-	if len(plan.Deletes) > 0 {
-		r.deletes++
-	}
+	r.queue = append(r.queue, retired{plan, planner})
+	r.note(plan, +1)
 	r.changed.Broadcast()
+}
+
+// note keeps the books of what is to go, with the lock held.
+func (r *retiring) note(plan *nat.Plan, by int) {
+	if len(plan.Deletes) > 0 {
+		r.deletes += by
+	}
+	for _, w := range plan.LastWords {
+		if r.words[w.At] += by; r.words[w.At] == 0 {
+			delete(r.words, w.At)
+		}
+	}
+	for _, k := range plan.OldRanges {
+		if r.ranges[k] += by; r.ranges[k] == 0 {
+			delete(r.ranges, k)
+		}
+	}
 }
 
 // pending reports whether anything is still to be removed.
@@ -66,12 +86,28 @@ func (r *retiring) pending() bool {
 	return len(r.queue)+r.working > 0
 }
 
-// waitForFrontends returns when no program uses a frontend that went: its memory
-// may then hold another.
-func (r *retiring) waitForFrontends() {
+// waitFor returns when a plan may be carried out. One that brings frontends waits
+// until no program uses any that went: their memory may then hold others. And
+// what an earlier plan is about to remove can't come back before it did.
+func (r *retiring) waitFor(plan *nat.Plan) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for r.deletes > 0 {
+	for r.deletes > 0 && plan.Brings() || r.removes(plan) {
+		r.changed.Wait()
+	}
+}
+
+// removes reports whether anything is to be removed that a plan brings, with the lock held.
+func (r *retiring) removes(plan *nat.Plan) bool {
+	return len(r.words) > 0 && slices.ContainsFunc(plan.Words, func(w nat.WordChange) bool { return r.words[w.At] > 0 }) ||
+		len(r.ranges) > 0 && slices.ContainsFunc(plan.NewRanges, func(k bpf.RangeKey) bool { return r.ranges[k] > 0 })
+}
+
+// drain returns when nothing is still to be removed.
+func (r *retiring) drain() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for len(r.queue)+r.working > 0 {
 		r.changed.Wait()
 	}
 }
@@ -126,9 +162,7 @@ func (r *retiring) finish(batch []retired) {
 	defer r.mu.Unlock()
 	r.working = 0
 	for _, b := range batch {
-		if len(b.plan.Deletes) > 0 {
-			r.deletes--
-		}
+		r.note(b.plan, -1)
 	}
 	r.changed.Broadcast()
 }

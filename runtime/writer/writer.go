@@ -272,6 +272,7 @@ func (w *Writer) current() error {
 	if w.planner != nil && generation == w.noted {
 		return nil
 	}
+	w.retiring.drain() // the next planner doesn't know what the former ones still remove
 	state, err := w.cfg.Store.Read()
 	if err != nil {
 		return err
@@ -337,9 +338,7 @@ func (w *Writer) write() error {
 		w.status.Adopted = true
 		return nil
 	}
-	if len(plan.Puts) > 0 {
-		w.retiring.waitForFrontends()
-	}
+	w.retiring.waitFor(plan)
 	w.writes++
 	applied, err := nat.Apply(w.cfg.Store, plan)
 	if err != nil {
@@ -349,8 +348,22 @@ func (w *Writer) write() error {
 	w.noted = max(w.noted, plan.Generation)
 	w.status.Adopted = true
 	w.status.Flushes++
-	w.retiring.add(applied, plan, w.planner)
+	if !takesOver(plan) {
+		w.retiring.add(plan, w.planner)
+		return nil
+	}
+	if err := applied.Commit(); err != nil {
+		w.planner = nil
+		return fmt.Errorf("take over what the init stage wrote: %w", err)
+	}
+	w.planner.Freed(plan)
 	return nil
+}
+
+// takesOver reports whether a plan clears words of the init stage. Once the
+// table's lock is released, that may use their indexes for others.
+func takesOver(plan *nat.Plan) bool {
+	return slices.ContainsFunc(plan.LastWords, func(c nat.WordChange) bool { return nat.InitIndexes.Contains(c.At / 2) })
 }
 
 // isFull reports whether a larger table would help.

@@ -88,6 +88,12 @@ func (f *lockedFake) PutFrontends(k []bpf.FrontendKey, v []bpf.Frontend) error {
 	}
 	return f.Fake.PutFrontends(k, v)
 }
+func (f *lockedFake) ChangeFrontends(k []bpf.FrontendKey, v []bpf.Frontend) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.Fake.ChangeFrontends(k, v)
+}
+
 func (f *lockedFake) DeleteFrontends(k []bpf.FrontendKey) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
