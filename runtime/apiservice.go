@@ -96,7 +96,7 @@ func (e *engine) tellAPI(ports []services.Port) {
 	}
 	before := e.apiTold
 	e.apiTold = told
-	e.set(before, told)
+	e.set(services.Change{Service: services.APIService, Before: before, After: told})
 }
 
 // liveOnly takes dead API servers out of local traffic too. Where none of this

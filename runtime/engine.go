@@ -46,8 +46,10 @@ type engine struct {
 	// grow gives the table more room; nil where there is none to have.
 	grow func(context.Context) error
 
-	wake chan struct{}
+	wake  chan struct{}
+	pulse pulse
 
+	// mu is never held while the writer works: who waits for it may be answering the world.
 	mu                                 sync.Mutex
 	table                              *services.Table
 	node                               services.Node
@@ -60,8 +62,7 @@ type engine struct {
 	vips                               []netip.AddrPort
 	api                                []services.Port
 	apiTold                            []services.Port
-	queued                             time.Time       // since when there is something to write; zero: nothing
-	applied                            time.Time       // when all that there was was written; zero: never
+	untold                             untold          // what the writer has not heard of yet
 	ranges                             int             // ports with source ranges
 	serving                            map[Backend]int // backends whose sockets end with them, and by how many ports they are served
 	leaving                            []Backend       // that the next flush takes away
@@ -112,6 +113,7 @@ func (e *engine) ready() (bool, time.Duration) {
 
 // handle takes events of the watches.
 func (e *engine) handle(events []watch.Event) {
+	defer e.pulse.begin()()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, ev := range events {
@@ -214,16 +216,16 @@ func (e *engine) apply(changes []services.Change) {
 		}
 		e.count(c.Before, c.After)
 		e.watched.portsChanged(c.Service, c.After)
-		e.set(c.Before, c.After)
+		e.set(c)
 	}
 }
 
-func (e *engine) set(before, after []services.Port) {
-	e.writer.Set(before, after)
-	if e.queued.IsZero() {
-		e.queued = time.Now()
-		e.watched.queued(e.queued)
-	}
+// set keeps a change for the next flush.
+func (e *engine) set(c services.Change) {
+	now := time.Now()
+	e.untold.add(c)
+	e.pulse.queue(now)
+	e.watched.queued(now)
 	e.poke()
 }
 
@@ -292,13 +294,13 @@ func (e *engine) run(ctx context.Context) {
 			if left > 0 {
 				again = time.After(left)
 			}
-			if err := e.redirect(ctx); err != nil && ctx.Err() == nil {
+			if err := e.work(ctx, e.redirect); err != nil && ctx.Err() == nil {
 				e.log.Error("the API service could not be led to live API servers", "err", err)
 				again = time.After(time.Second)
 			}
 			continue
 		}
-		if err := e.flush(ctx); err != nil && ctx.Err() == nil {
+		if err := e.work(ctx, e.flush); err != nil && ctx.Err() == nil {
 			e.log.Error("the table could not be written; it stays as it was", "err", err, "retry_in", retry)
 			again = time.After(retry)
 			retry = min(retry*2, retryLongest)
@@ -307,7 +309,7 @@ func (e *engine) run(ctx context.Context) {
 		retry = 100 * time.Millisecond
 		if e.writer.Full() && e.grow != nil && time.Now().After(growAgain) {
 			growAgain = time.Now().Add(growInterval)
-			if err := e.grow(ctx); err != nil {
+			if err := e.work(ctx, e.grow); err != nil {
 				growAgain = time.Now().Add(growRetry)
 				e.log.Error("the table is full and could not be given more room; Services are out (see status)", "err", err)
 				continue
@@ -328,12 +330,23 @@ func (e *engine) verify(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		wait, cancel := context.WithTimeout(ctx, lockWait)
-		if _, err := e.writer.Verify(wait); err != nil && ctx.Err() == nil {
+		if err := e.work(ctx, e.verifyOnce); err != nil && ctx.Err() == nil {
 			e.log.Error("the table could not be compared with what it should be", "err", err)
 		}
-		cancel()
 	}
+}
+
+func (e *engine) verifyOnce(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	_, err := e.writer.Verify(ctx)
+	return err
+}
+
+// work does a piece of work so that the watchdog sees when it hangs.
+func (e *engine) work(ctx context.Context, do func(context.Context) error) error {
+	defer e.pulse.begin()()
+	return do(ctx)
 }
 
 // lockWait bounds how long a flush waits for an init stage that is at work.
@@ -343,26 +356,24 @@ func (e *engine) flush(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
 	e.mu.Lock()
-	began := e.queued
-	leaving := e.leaving
+	began := e.pulse.take()
+	leaving, changes := e.leaving, e.untold.take()
 	e.leaving = nil
 	e.mu.Unlock()
 	done := e.watched.flush(began)
+	for _, c := range changes {
+		e.writer.Set(c.Before, c.After)
+	}
 	err := e.writer.Flush(ctx)
 	done(err)
+	pending := e.writer.Pending()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err != nil {
 		e.leaving = append(leaving, e.leaving...)
 		return err
 	}
-	e.applied = time.Now()
-	if e.queued.Equal(began) {
-		e.queued = time.Time{}
-	}
-	if e.writer.Pending() && e.queued.IsZero() {
-		e.queued = time.Now()
-	}
+	e.pulse.wrote(time.Now(), pending)
 	if gone := e.unused(leaving); len(gone) > 0 {
 		e.gone(gone)
 	}
@@ -381,26 +392,6 @@ func (e *engine) unused(leaving []Backend) []Backend {
 	return slices.DeleteFunc(leaving, func(b Backend) bool { return e.serving[b] > 0 })
 }
 
-// late is since when something waits that should have been written; zero: nothing
-// does. Before the first write nothing is late: it may have to wait for API servers.
-func (e *engine) late() time.Time {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.applied.IsZero() {
-		return time.Time{}
-	}
-	return e.queued
-}
-
-// appliedAt is when all that there was was written.
-func (e *engine) appliedAt() time.Time {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.applied
-}
-
-func (e *engine) hasApplied() bool { return !e.appliedAt().IsZero() }
-
 // problemsByReason counts what is ignored of objects.
 func (e *engine) problemsByReason() map[services.Reason]int {
 	e.mu.Lock()
@@ -412,11 +403,4 @@ func (e *engine) problemsByReason() map[services.Reason]int {
 		}
 	}
 	return out
-}
-
-// waiting is since when something is to be written; zero: nothing is.
-func (e *engine) waiting() time.Time {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.queued
 }

@@ -368,12 +368,12 @@ func TestTheEngineWritesWhenItIsTold(t *testing.T) {
 	done := make(chan struct{})
 	go func() { r.e.run(ctx); close(done) }()
 	r.tell(kubernetes("192.0.2.10")...)
-	if r.e.waiting().IsZero() {
+	if r.e.pulse.waiting().IsZero() {
 		t.Error("nothing waits, though nothing can have been written")
 	}
 	r.syncAll()
 	deadline := time.Now().Add(30 * time.Second)
-	for !r.e.waiting().IsZero() {
+	for !r.e.pulse.waiting().IsZero() {
 		if time.Now().After(deadline) {
 			t.Fatal("nothing was written")
 		}

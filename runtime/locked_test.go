@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
@@ -10,7 +11,8 @@ import (
 // lockedFake lets an engine, what its writer retires, and a test meet.
 type lockedFake struct {
 	*nat.Fake
-	mu sync.Mutex
+	mu     sync.Mutex
+	before atomic.Pointer[func()] // is called before each write of backends
 }
 
 func locked[T any](f *lockedFake, do func() T) T {
@@ -35,6 +37,9 @@ func (f *lockedFake) PutGeneration(g uint64) error {
 	return locked(f, func() error { return f.Fake.PutGeneration(g) })
 }
 func (f *lockedFake) PutBackends(k []bpf.BackendKey, v []bpf.Backend) error {
+	if before := f.before.Load(); before != nil {
+		(*before)()
+	}
 	return locked(f, func() error { return f.Fake.PutBackends(k, v) })
 }
 func (f *lockedFake) DeleteBackends(k []bpf.BackendKey) error {

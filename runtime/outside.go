@@ -48,7 +48,7 @@ func newOutside(r *run) *outside {
 		Indexes: r.writer.Indexes, PerService: r.cfg.ServiceMetrics,
 	})
 	o.metrics = m
-	o.proxy = health.NewProxy(health.ProxyConfig{Waiting: r.engine.late, Applied: r.engine.appliedAt, Answered: m.Answered})
+	o.proxy = health.NewProxy(health.ProxyConfig{Waiting: r.engine.pulse.late, Applied: r.engine.pulse.appliedAt, Answered: m.Answered})
 	o.checks = health.NewServices(health.ServicesConfig{Healthy: o.proxy.Healthy, Log: r.cfg.Log, Holder: health.Holder})
 	if r.cfg.NodeStatus {
 		o.node = nodestatus.New(nodestatus.Config{NodeName: r.cfg.NodeName, Client: r.clients.Core, Log: r.cfg.Log})
@@ -160,7 +160,7 @@ func (o *outside) report() nodestatus.Report {
 	switch {
 	case fails >= failsUntilFallback:
 		return nodestatus.Report{Mode: nodestatus.Fallback, Ready: corev1.ConditionFalse, Reason: "ProofFailed", Message: proof.Error()}
-	case !o.run.engine.hasApplied():
+	case o.run.engine.pulse.appliedAt().IsZero():
 		return nodestatus.Report{Mode: nodestatus.Active, Ready: corev1.ConditionFalse, Reason: "WaitingForServices", Message: "the API service is served; other Services are not all known yet"}
 	case o.run.writer.Full():
 		return nodestatus.Report{Mode: nodestatus.Active, Ready: corev1.ConditionFalse, Reason: "TableFull", Message: "some Services have no room in the table: `firsthop status` names them"}

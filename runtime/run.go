@@ -230,7 +230,7 @@ func (r *run) run(ctx context.Context) error {
 	group.Go(func() { r.followFallback(ctx) })
 	group.Go(func() { r.until(ctx, "what pods want", r.workloads.Run) })
 	group.Go(func() { r.until(ctx, "sockets of backends that are gone", r.sockets.Run) })
-	group.Go(func() { r.watchdog(ctx) })
+	group.Go(func() { r.engine.watchdog(ctx, r.cfg.Watchdog, stuckAfter, r.cfg.Notify) })
 	group.Go(func() { r.serveAdmin(ctx) })
 	group.Go(func() { r.outside.serve(ctx) })
 	<-ctx.Done()
@@ -255,27 +255,5 @@ const endTime = 3 * time.Second
 func (r *run) until(ctx context.Context, what string, part func(context.Context) error) {
 	if err := part(ctx); err != nil && ctx.Err() == nil {
 		r.cfg.Log.Error("a part of the runtime has given up until the next start", "part", what, "err", err)
-	}
-}
-
-// stuckAfter is for how long something may wait to be written before the runtime is taken for stuck.
-const stuckAfter = 2 * time.Minute
-
-// watchdog tells systemd that the runtime lives, while it does what it is there for.
-func (r *run) watchdog(ctx context.Context) {
-	if r.cfg.Watchdog <= 0 {
-		return
-	}
-	tick := time.NewTicker(r.cfg.Watchdog / 3)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			if since := r.engine.late(); since.IsZero() || time.Since(since) < stuckAfter {
-				r.cfg.Notify("WATCHDOG=1")
-			}
-		}
 	}
 }

@@ -68,7 +68,7 @@ func (r *run) seenStatus(since time.Time) admin.Status {
 		PID: os.Getpid(), Version: r.cfg.Version, Node: r.cfg.NodeName, Since: since,
 		Watches: map[string]admin.Watch{}, APIServers: r.seenAPIServers(), Problems: r.engine.seenProblems(),
 	}
-	if w := r.engine.waiting(); !w.IsZero() {
+	if w := r.engine.pulse.waiting(); !w.IsZero() {
 		st.Waiting = &w
 	}
 	w := r.writer.Status()

@@ -39,6 +39,10 @@ type Config struct {
 type Writer struct {
 	cfg Config
 
+	// work is held by who writes the table or waits for its lock, which takes as long as it takes; mu, taken after it,
+	// for the time of a thought: to tell the Writer something, or to ask it, is to wait for no system call.
+	work sync.Mutex
+
 	mu      sync.Mutex
 	ports   map[services.PortKey]*port
 	dirty   map[services.PortKey]bool
@@ -47,6 +51,7 @@ type Writer struct {
 	noted   uint64 // the table's generation as this writer left it
 	status  Status
 	writes  uint64 // plans that were begun to be carried out
+	writing bool   // one of them isn't yet
 	out     int    // ports that are not as they should be
 	full    int    // of them, those that found no room
 
@@ -123,6 +128,8 @@ func (w *Writer) Set(before, after []services.Port) {
 
 // SetStore makes the Writer write to another store, which holds the same.
 func (w *Writer) SetStore(store Store) {
+	w.work.Lock()
+	defer w.work.Unlock()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.cfg.Store = store
@@ -149,8 +156,8 @@ func (w *Writer) Pending() bool {
 // rest is. After an error the table is as it was, and the next flush tries all
 // of it again.
 func (w *Writer) Flush(ctx context.Context) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	w.work.Lock()
+	defer w.work.Unlock()
 	return w.locked(ctx, func() error {
 		if err := w.current(); err != nil {
 			return err
@@ -173,8 +180,8 @@ func (w *Writer) Verify(ctx context.Context) (mended bool, err error) {
 			break
 		}
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	w.work.Lock()
+	defer w.work.Unlock()
 	err = w.locked(ctx, func() error {
 		if err := w.current(); err != nil {
 			return err
@@ -184,15 +191,24 @@ func (w *Writer) Verify(ctx context.Context) (mended bool, err error) {
 			if err != nil {
 				return err
 			}
-			if mended = !same(w.planner.State(), now); mended {
-				w.reload(now)
-				w.status.Repairs++
-				w.cfg.Log.Warn("the table was changed by others: mending it")
-			}
+			mended = w.compare(now)
 		}
 		return w.write()
 	})
 	return mended, err
+}
+
+// compare makes the planner start from what the table holds where that is not what it should be.
+func (w *Writer) compare(now *nat.State) (differs bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if same(w.planner.State(), now) {
+		return false
+	}
+	w.reload(now)
+	w.status.Repairs++
+	w.cfg.Log.Warn("the table was changed by others: mending it")
+	return true
 }
 
 // look reads the table beside flushes. whole says that it is as it should be, or
@@ -201,7 +217,7 @@ func (w *Writer) Verify(ctx context.Context) (mended bool, err error) {
 func (w *Writer) look() (whole, quiet bool, err error) {
 	w.mu.Lock()
 	store, seen, adopted := w.cfg.Store, w.writes, w.status.Adopted
-	busy := w.retiring.pending()
+	busy := w.writing || w.retiring.pending()
 	w.mu.Unlock()
 	if !adopted {
 		return true, true, nil
@@ -221,9 +237,9 @@ func (w *Writer) look() (whole, quiet bool, err error) {
 // family gets the backends of its own, if there are any. After the first Flush
 // it does nothing.
 func (w *Writer) Redirect(ctx context.Context, frontends, backends []netip.AddrPort) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.status.Adopted {
+	w.work.Lock()
+	defer w.work.Unlock()
+	if w.adopted() {
 		return nil
 	}
 	return w.locked(ctx, func() error {
@@ -269,7 +285,7 @@ func (w *Writer) current() error {
 	if err != nil {
 		return err
 	}
-	if w.planner != nil && generation == w.noted {
+	if w.knows(generation) {
 		return nil
 	}
 	w.retiring.drain() // the next planner doesn't know what the former ones still remove
@@ -277,8 +293,23 @@ func (w *Writer) current() error {
 	if err != nil {
 		return err
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.reload(state)
 	return nil
+}
+
+// knows reports whether the planner has the table as it is at a generation.
+func (w *Writer) knows(generation uint64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.planner != nil && generation == w.noted
+}
+
+func (w *Writer) adopted() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.status.Adopted
 }
 
 // reload starts from what the table holds: which index each port has there is told by its frontends.
@@ -323,6 +354,46 @@ func sortKeys(keys []services.PortKey) []services.PortKey {
 
 // write plans what is dirty or gone, and carries it out.
 func (w *Writer) write() error {
+	plan := w.plan()
+	if plan == nil {
+		return nil
+	}
+	w.retiring.waitFor(plan)
+	applied, err := nat.Apply(w.cfg.Store, plan)
+	if err != nil {
+		err = fmt.Errorf("write the table: %w", err)
+	} else if takesOver(plan) {
+		if err = applied.Commit(); err != nil {
+			err = fmt.Errorf("take over what the init stage wrote: %w", err)
+		}
+	}
+	w.wrote(plan, err)
+	return err
+}
+
+// wrote takes note of how a plan went.
+func (w *Writer) wrote(plan *nat.Plan, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.writing = false
+	if err != nil {
+		w.planner = nil // what the table holds is to be read again
+		return
+	}
+	w.noted = max(w.noted, plan.Generation)
+	w.status.Adopted = true
+	w.status.Flushes++
+	if takesOver(plan) {
+		w.planner.Freed(plan)
+		return
+	}
+	w.retiring.add(plan, w.planner)
+}
+
+// plan is what write has to carry out, nil for nothing.
+func (w *Writer) plan() *nat.Plan {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	for _, index := range w.gone {
 		w.planner.Remove(index)
 	}
@@ -338,26 +409,9 @@ func (w *Writer) write() error {
 		w.status.Adopted = true
 		return nil
 	}
-	w.retiring.waitFor(plan)
 	w.writes++
-	applied, err := nat.Apply(w.cfg.Store, plan)
-	if err != nil {
-		w.planner = nil // what the table holds is to be read again
-		return fmt.Errorf("write the table: %w", err)
-	}
-	w.noted = max(w.noted, plan.Generation)
-	w.status.Adopted = true
-	w.status.Flushes++
-	if !takesOver(plan) {
-		w.retiring.add(plan, w.planner)
-		return nil
-	}
-	if err := applied.Commit(); err != nil {
-		w.planner = nil
-		return fmt.Errorf("take over what the init stage wrote: %w", err)
-	}
-	w.planner.Freed(plan)
-	return nil
+	w.writing = true
+	return plan
 }
 
 // takesOver reports whether a plan clears words of the init stage. Once the

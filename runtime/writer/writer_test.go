@@ -502,7 +502,7 @@ func TestAWriteThatWaitsForFrontendsIsNotWaitedFor(t *testing.T) {
 	r.flush()
 	r.want("b")
 
-	r.w.mu.Lock() // two flushes that get the Writer before that what the first replaced is told to be gone
+	r.w.work.Lock() // two flushes that get the Writer before that what the first replaced is told to be gone
 	close(r.f.holds)
 	for r.w.retiring.pending() {
 	}
@@ -510,7 +510,9 @@ func TestAWriteThatWaitsForFrontendsIsNotWaitedFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := services.PortKey{Service: types.NamespacedName{Namespace: "default", Name: "c"}}
+	r.w.mu.Lock()
 	r.w.ports[key], r.w.dirty[key] = &port{svc: web("10.96.1.3:80", "192.0.2.1:8080").Service}, true
+	r.w.mu.Unlock()
 	done := make(chan error)
 	go func() { done <- r.w.write() }()
 	select {
@@ -521,6 +523,6 @@ func TestAWriteThatWaitsForFrontendsIsNotWaitedFor(t *testing.T) {
 	case <-time.After(3 * time.Second):
 		panic("a write waits for frontends that nobody takes away") // a failure would wait for the same
 	}
-	r.w.mu.Unlock()
+	r.w.work.Unlock()
 	r.wantVerdict("10.96.1.3:80", "[192.0.2.1:8080]")
 }

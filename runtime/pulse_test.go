@@ -1,0 +1,208 @@
+package runtime
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/runtime/health"
+	"github.com/firsthop/firsthop/runtime/services"
+)
+
+// hang makes the table's next write wait until release is called, as one that waits for the kernel or for a disk does.
+func (r *rig) hang() (hangs func() bool, release func()) {
+	gate := make(chan struct{})
+	var begun atomic.Bool
+	r.f.before.Store(new(func() {
+		begun.Store(true)
+		<-gate
+	}))
+	return begun.Load, func() {
+		r.f.before.Store(nil)
+		close(gate)
+	}
+}
+
+// starts runs the engine's loop until the test ends.
+func (r *rig) starts() {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { r.e.run(ctx); close(done) }()
+	r.t.Cleanup(func() { cancel(); <-done })
+}
+
+// soon waits for something that takes no time on an idle machine.
+func soon(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !holds(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("not within 30 s: " + what)
+		}
+	}
+}
+
+// atOnce is what an answer takes, on a machine that has other work.
+const atOnce = time.Second
+
+// quick fails the test where do takes longer than an answer may.
+func quick(t *testing.T, what string, do func()) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() { do(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(atOnce):
+		t.Fatalf("%s hangs with the write", what)
+	}
+}
+
+// A write that hangs is what /livez is there to tell of: it must not hang along, nor may what else is asked or told.
+func TestAWriteThatHangsIsSeen(t *testing.T) {
+	r := newRig(t)
+	var fed atomic.Int32
+	const overdue = 300 * time.Millisecond
+	proxy := health.NewProxy(health.ProxyConfig{Waiting: r.e.pulse.late, Applied: r.e.pulse.appliedAt, Timeout: overdue})
+	livez := func() (code int) {
+		t.Helper()
+		quick(t, "/livez", func() {
+			w := httptest.NewRecorder()
+			proxy.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/livez", nil))
+			code = w.Code
+			var body struct{ Healthy bool }
+			if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil || body.Healthy != (code == http.StatusOK) {
+				t.Errorf("%d with %s (%v)", code, w.Body, err)
+			}
+		})
+		return code
+	}
+	r.starts()
+	go r.e.watchdog(t.Context(), 3*time.Millisecond, overdue, func(s string) {
+		if s == "WATCHDOG=1" {
+			fed.Add(1)
+		}
+	})
+	if code := livez(); code != http.StatusOK {
+		t.Errorf("before the first update: %d", code)
+	}
+	r.tell(kubernetes("192.0.2.10")...)
+	r.syncAll()
+	soon(t, "the first write", func() bool { return !r.e.pulse.appliedAt().IsZero() && r.e.pulse.waiting().IsZero() })
+	if code := livez(); code != http.StatusOK {
+		t.Errorf("idle: %d", code)
+	}
+	soon(t, "the watchdog is fed", func() bool { return fed.Load() > 0 })
+
+	hangs, release := r.hang()
+	defer func() { release() }()
+	r.tell(slice("kubernetes", 6443, corev1.ProtocolTCP, "192.0.2.11"))
+	soon(t, "the write hangs", hangs)
+	for _, what := range []string{"a", "b"} { // two: the first might only be kept for later
+		quick(t, "news", func() { r.tell(service("web-"+what, "10.96.1.1", 80, corev1.ProtocolTCP)) })
+	}
+	quick(t, "what status says", func() {
+		if r.e.pulse.waiting().IsZero() {
+			t.Error("status knows of nothing that waits")
+		}
+		r.e.seenProblems()
+		r.e.problemsByReason()
+		r.e.apiAddrs()
+		r.e.kinds()
+		if r.e.writer.Full() || !r.e.writer.Status().Adopted || len(r.e.writer.Ports()) == 0 || len(r.e.writer.Indexes()) == 0 {
+			t.Errorf("%+v", r.e.writer.Status())
+		}
+	})
+	soon(t, "/livez says 503", func() bool { return livez() == http.StatusServiceUnavailable })
+	soon(t, "the watchdog is not fed any more", func() bool {
+		before := fed.Load()
+		time.Sleep(50 * time.Millisecond)
+		return fed.Load() == before
+	})
+
+	release()
+	release = func() {}
+	soon(t, "/livez says 200 again", func() bool { return livez() == http.StatusOK })
+	before := fed.Load()
+	soon(t, "the watchdog is fed again", func() bool { return fed.Load() > before })
+	soon(t, "all is written", func() bool { return r.e.pulse.waiting().IsZero() })
+	r.want("10.96.0.1:443", "[192.0.2.11:6443]")
+}
+
+// Before the first write nothing is late, and of a comparison nobody waits for the end: that they hang is seen all the same.
+func TestWorkWithoutEndIsSeen(t *testing.T) {
+	const overdue = 100 * time.Millisecond
+	r := newRig(t)
+	hangs, release := r.hang()
+	defer release()
+	r.tell(kubernetes("192.0.2.10")...)
+	r.syncAll()
+	if r.e.pulse.stuck(overdue) {
+		t.Error("stuck before anything was tried")
+	}
+	r.starts()
+	soon(t, "the first write hangs", hangs)
+	soon(t, "that is seen", func() bool { return r.e.pulse.stuck(overdue) })
+	if late := r.e.pulse.late(); !late.IsZero() {
+		t.Errorf("/livez is told that the first write is late (%v): it may be waiting for API servers", late)
+	}
+}
+
+// A client that hangs on to what was, because the change that came during a write was forgotten, would never be told.
+func TestWhatComesDuringAWriteWaitsForTheNext(t *testing.T) {
+	var p pulse
+	at := func(s int) time.Time { return time.Unix(int64(s), 0) }
+	for _, tc := range []struct {
+		name string
+		do   func()
+		want time.Time
+	}{
+		{"nothing was queued", func() {}, time.Time{}},
+		{"the first of two changes counts", func() { p.queue(at(1)); p.queue(at(2)) }, at(1)},
+		{"a write that begins ends nothing", func() { p.take() }, at(1)},
+		{"nor does one that fails", func() { p.queue(at(3)); p.take() }, at(1)},
+		{"what came after its begin waits on", func() { p.queue(at(4)); p.queue(at(5)); p.wrote(at(6), false) }, at(4)},
+		{"all is written", func() { p.take(); p.wrote(at(7), false) }, time.Time{}},
+		{"but for what found no end", func() { p.queue(at(8)); p.take(); p.wrote(at(9), true) }, at(9)},
+	} {
+		tc.do()
+		if got := p.waiting(); !got.Equal(tc.want) {
+			t.Errorf("%s: waits since %v, want %v", tc.name, got, tc.want)
+		}
+	}
+	if !p.appliedAt().Equal(at(9)) {
+		t.Errorf("applied at %v", p.appliedAt())
+	}
+}
+
+func TestChangesOfOneServiceBecomeOne(t *testing.T) {
+	var u untold
+	port := func(backend string) []services.Port {
+		var p services.Port
+		p.Key = services.PortKey{Service: types.NamespacedName{Name: "web"}, Proto: bpf.TCP}
+		p.Backends = addrPorts(backend)
+		return []services.Port{p}
+	}
+	change := func(name string, before, after []services.Port) services.Change {
+		return services.Change{Service: types.NamespacedName{Name: name}, Before: before, After: after}
+	}
+	one, two, three := port("10.0.0.1:80"), port("10.0.0.2:80"), port("10.0.0.3:80")
+	u.add(change("web", one, two))
+	u.add(change("shop", nil, one))
+	u.add(change("web", two, nil))
+	u.add(change("web", nil, three))
+	got := u.take()
+	if len(got) != 2 || got[0].Service.Name != "web" || got[1].Service.Name != "shop" ||
+		!services.EqualPorts(got[0].Before, one) || !services.EqualPorts(got[0].After, three) {
+		t.Errorf("%+v", got)
+	}
+	if len(u.take()) != 0 {
+		t.Error("told twice")
+	}
+}
