@@ -195,6 +195,8 @@ func (l *looker) describe(rt RuntimeView, runDir string) error {
 		return nil
 	}
 	switch {
+	case v.Index == 0 && v.Flags == 0:
+		l.Entry = "the Service range"
 	case v.Flags&bpf.FrontendVIP != 0:
 		l.Entry = v.Frontend.String() + ", which marks the address as a Service's"
 	case v.Frontend != l.key:
@@ -233,6 +235,9 @@ func (l *looker) decide() {
 	v := l.verdict
 	l.Result = v.Kind
 	switch {
+	case v.Kind == nat.Refused && v.Index == 0 && v.Flags == 0:
+		l.because("the address is one of the Service range that no Service has")
+		return
 	case v.Flags&bpf.FrontendVIP != 0:
 		l.because("the address is a Service's, and this port of it is not served")
 		return

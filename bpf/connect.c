@@ -122,12 +122,12 @@ static __always_inline struct frontend *admit(struct bpf_sock_addr *ctx, struct 
 	struct frontend *fe = find_frontend(key, &loopback, found);
 
 	*verdict = PROCEED;
-	if (!fe)
+	if (!fe && (loopback || !unallocated(&asked)))
 		return 0;
 	*netns = bpf_get_netns_cookie(ctx);
 	if (!in_scope(*netns, loopback))
 		return 0;
-	if (fe->flags & FRONTEND_VIP) {
+	if (!fe || fe->flags & FRONTEND_VIP) {
 		*verdict = refuse(0);
 		return 0;
 	}

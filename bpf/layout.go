@@ -192,11 +192,11 @@ func (b Backend) AddrPort() netip.AddrPort {
 	return netip.AddrPortFrom(b.Addr.Addr(), b.Port.Uint16())
 }
 
-// Counters count what a service did. Index 0 counts refused
-// connections to unserved ports of VIPs.
+// Counters count what a service did. Index 0 counts refused connections to
+// unserved ports of VIPs, and to addresses of the Service range that no Service has.
 type Counters struct {
 	Translated uint64 `json:"translated"` // connects and datagrams sent to a backend
-	Refused    uint64 `json:"refused"`    // had no backend, or an unserved port
+	Refused    uint64 `json:"refused"`    // had no backend, or an unserved port or address
 }
 
 // Peer is the way back of a TCP socket. Lock belongs to the kernel.
@@ -239,12 +239,18 @@ type Flow struct {
 	Pad uint32
 }
 
-// RangeKey is a client range of a service's limited frontends: a key of an LPM trie.
+// RangeKey is a client range of a service's limited frontends, or a part of the Service range: a key of an LPM trie.
 type RangeKey struct {
 	PrefixLen uint32 // of Index and Addr together, so 32 more than Addr's (and 96 more for IPv4)
-	Index     uint32 // of the service
+	Index     uint32 // of the service, or RangeServices or RangeOthers
 	Addr      Address
 }
+
+// The indexes of ranges that are no service's clients.
+const (
+	RangeServices uint32 = 0         // addresses of Services: who connects to one that is no frontend is refused
+	RangeOthers   uint32 = 1<<32 - 1 // of them, those that are not ours to refuse
+)
 
 // RangeKeyOf gives the key of a range, which need not be masked.
 func RangeKeyOf(index uint32, r netip.Prefix) RangeKey {

@@ -1,12 +1,15 @@
 package natinit
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -260,6 +263,64 @@ func TestSourceRangesJudgeTheWorkload(t *testing.T) {
 			if e := p.Run(t, client, w.mode, w.vip, "hello", w.options()...)[0]; e.Error != call+want {
 				t.Errorf("%s, %s: %+v, want %s", w.name, who, e, call+want)
 			}
+		}
+	}
+}
+
+func TestAddressesThatNoServiceHasAreRefused(t *testing.T) {
+	n := newNode(t)
+	p := goClient(t)
+	m := n.serve(t, bpf.Balancer{UDP: true}, services(0, 1, 2)...)
+	want := "ECONNREFUSED"
+	if !allFeatures().SetRetval {
+		want = "EPERM"
+	}
+	ways := waysToVIP()
+	for i := range ways { // 10.96.0.1 becomes 10.96.0.77, a v4-mapped one too, and fd00:96::1 fd00:96::77
+		addr := netip.MustParseAddrPort(ways[i].vip)
+		bytes := addr.Addr().AsSlice()
+		bytes[len(bytes)-1] = 0x77
+		a, _ := netip.AddrFromSlice(bytes)
+		ways[i].vip = netip.AddrPortFrom(a, addr.Port()).String()
+	}
+	refused := func(w toVIP) bool {
+		e := p.Run(t, n.l, w.mode, w.vip, "hello", w.options()...)[0]
+		return strings.HasSuffix(e.Error, " "+want)
+	}
+	change := func(index uint32, put bool) {
+		for _, w := range ways {
+			a := netip.MustParseAddrPort(w.vip).Addr()
+			r := netip.PrefixFrom(a, a.BitLen()-12)
+			if index == bpf.RangeOthers {
+				r = netip.PrefixFrom(a, a.BitLen())
+			}
+			if put {
+				must(t, m.Map(bpf.MapRange).Put(bpf.RangeKeyOf(index, r), uint8(0)))
+			} else if err := m.Map(bpf.MapRange).Delete(bpf.RangeKeyOf(index, r)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, step := range []struct {
+		name  string
+		index uint32
+		put   bool
+		want  bool
+	}{
+		{"no Service range is known", bpf.RangeServices, false, false},
+		{"the address is in the range", bpf.RangeServices, true, true},
+		{"another serves the address", bpf.RangeOthers, true, false},
+		{"nobody else serves it any more", bpf.RangeOthers, false, true},
+		{"the range went", bpf.RangeServices, false, false},
+	} {
+		change(step.index, step.put)
+		for _, w := range ways {
+			if got := refused(w); got != step.want {
+				t.Errorf("%s, %s to %s: refused %v", step.name, w.name, w.vip, got)
+			}
+		}
+		for _, w := range waysToVIP() {
+			servers(t, p, n.l, w, 1)
 		}
 	}
 }

@@ -82,6 +82,17 @@ static __always_inline struct frontend *find_frontend(struct frontend_key *key, 
 	return read_frontend(bpf_map_lookup_elem(&fh_frontend_v1, key), fe);
 }
 
+/* Whether an address that is no frontend is of the Service range, and nobody else's to serve. */
+static __always_inline bool unallocated(const struct address *addr)
+{
+	struct range_key key = {.prefix_len = 160, .index = RANGE_SERVICES, .addr = *addr};
+
+	if (!bpf_map_lookup_elem(&fh_range_v1, &key))
+		return false;
+	key.index = RANGE_OTHERS;
+	return !bpf_map_lookup_elem(&fh_range_v1, &key);
+}
+
 static __always_inline word read_word(const struct frontend *fe)
 {
 	__u32 at = fe->index * 2 + !!(fe->flags & FRONTEND_LOCAL);

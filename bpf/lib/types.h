@@ -83,10 +83,10 @@ struct backend {
 };
 _Static_assert(sizeof(struct backend) == 24, "layout");
 
-/* By service index; all CPUs add to one. Index 0 counts VIPs' unserved ports. */
+/* By service index; all CPUs add to one. Index 0 counts VIPs' unserved ports and unallocated addresses. */
 struct counters {
 	__u64 translated; /* connects, and datagrams of unconnected sockets, sent to a backend */
-	__u64 refused;    /* no backend, or an unserved port */
+	__u64 refused;    /* no backend, an unserved port or address */
 };
 _Static_assert(sizeof(struct counters) == 16, "layout");
 
@@ -142,13 +142,20 @@ struct flow {
 };
 _Static_assert(sizeof(struct flow) == 8, "layout");
 
-/* The clients that a service's limited frontends let in. An LPM trie; the value says nothing. */
+/*
+ * The clients that a service's limited frontends let in, and, at indexes that
+ * no service has, the addresses that Services have. An LPM trie; the value says
+ * nothing.
+ */
 struct range_key {
 	__u32 prefix_len; /* bits of index and addr together */
-	__u32 index;      /* of the service */
+	__u32 index;      /* of the service, or one of the two below */
 	struct address addr;
 };
 _Static_assert(sizeof(struct range_key) == 24, "layout");
+
+#define RANGE_SERVICES 0          /* addresses of Services: who connects to one that is no frontend is refused */
+#define RANGE_OTHERS 0xffffffffu /* of them, those that are not ours to refuse */
 
 /* The backend that a client keeps: one entry a service, over all its frontends. */
 struct affinity_key {

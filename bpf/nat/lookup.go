@@ -21,7 +21,7 @@ const (
 // Verdict is what the table says of a new connection.
 type Verdict struct {
 	Kind     Kind
-	Index    uint32            // of the service; 0: none
+	Index    uint32            // of the service; 0: none (the mark of a VIP, or an address of the Service range that none has)
 	Frontend bpf.FrontendKey   // the entry that decides: maybe the mark of a VIP, or that of all loopback addresses
 	Flags    bpf.FrontendFlags // its flags
 	Set      uint32            // of the backends
@@ -43,6 +43,9 @@ func (s *State) Lookup(key bpf.FrontendKey) Verdict {
 	}
 	if !ok {
 		v.Frontend = key
+		if s.unallocated(key.Addr.Addr()) {
+			v.Kind = Refused
+		}
 		return v
 	}
 	v.Index, v.Flags, v.Kind = fe.Index, fe.Flags, Refused

@@ -1,14 +1,15 @@
 package nat
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 
 	"github.com/firsthop/firsthop/bpf"
 )
 
-// The part of the planner that is about source ranges: of the clients that the
-// limited frontends of a service let in. New ones come before old ones go, so
+// The part of the planner that is about ranges: of the clients that the limited
+// frontends of a service let in, and of the addresses that Services have. New ones come before old ones go, so
 // that a client which both have is let in all the time. A Service may have tens
 // of thousands.
 
@@ -49,19 +50,64 @@ func (p *Planner) addRange(k bpf.RangeKey) {
 	}
 }
 
-// moreRanges is how many entries more the source ranges of a service take.
-func (p *Planner) moreRanges(index uint32, svc Service) int {
-	if slices.Equal(p.ranges[index], svc.Ranges) {
+// moreRanges is how many entries more the ranges of an index take.
+func (p *Planner) moreRanges(index uint32, want []netip.Prefix) int {
+	if slices.Equal(p.ranges[index], want) {
 		return 0
 	}
 	had := setOf(p.ranges[index])
 	n := 0
-	for _, r := range distinctRanges(svc.Ranges) {
-		if index == 0 || !had[r] && !p.touched.ranges[bpf.RangeKeyOf(index, r)] {
+	for _, r := range distinctRanges(want) {
+		if !had[r] && !p.touched.ranges[bpf.RangeKeyOf(index, r)] {
 			n++
 		}
 	}
 	return n
+}
+
+// SetServiceRanges plans which addresses are those of Services: connections to
+// one that is no frontend are refused, unless others names it. Written to by the
+// runtime alone, but the ranges are no writer's. An error matches ErrRangesFull;
+// nothing was planned then.
+func (p *Planner) SetServiceRanges(ranges, others []netip.Prefix) error {
+	more := p.moreRanges(bpf.RangeServices, ranges) + p.moreRanges(bpf.RangeOthers, others)
+	if p.room.limits.Ranges > 0 && more > p.room.ranges {
+		return fmt.Errorf("the Service range needs room for %d ranges, of %d there are %d left: %w",
+			more, p.room.limits.Ranges, max(p.room.ranges, 0), ErrRangesFull)
+	}
+	p.setRanges(bpf.RangeServices, ranges)
+	p.setRanges(bpf.RangeOthers, others)
+	return nil
+}
+
+// unallocated does what the programs do with an address that is no frontend.
+func (s *State) unallocated(a netip.Addr) bool {
+	return s.inRange(bpf.RangeServices, a) && !s.inRange(bpf.RangeOthers, a)
+}
+
+// inRange does what a lookup in the trie does.
+func (s *State) inRange(index uint32, a netip.Addr) bool {
+	for bits := a.BitLen(); bits >= 0; bits-- {
+		if s.Ranges[bpf.RangeKeyOf(index, netip.PrefixFrom(a, bits))] {
+			return true
+		}
+	}
+	return false
+}
+
+// ServiceRanges are the addresses of Services, and those of them that others serve, sorted.
+func (s *State) ServiceRanges() (ranges, others []netip.Prefix) {
+	for k := range s.Ranges {
+		switch k.Index {
+		case bpf.RangeServices:
+			ranges = append(ranges, k.Prefix())
+		case bpf.RangeOthers:
+			others = append(others, k.Prefix())
+		}
+	}
+	slices.SortFunc(ranges, netip.Prefix.Compare)
+	slices.SortFunc(others, netip.Prefix.Compare)
+	return ranges, others
 }
 
 func distinctRanges(in []netip.Prefix) []netip.Prefix {

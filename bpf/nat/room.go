@@ -62,6 +62,10 @@ func (p *Planner) fits(index uint32, svc Service) error {
 			backends += entries(len(t.backends), svc)
 		}
 	}
+	ranges := len(distinctRanges(svc.Ranges)) // of an index that none has yet
+	if index != 0 {
+		ranges = p.moreRanges(index, svc.Ranges)
+	}
 	for _, x := range []struct {
 		what               string
 		want, left, limits int
@@ -69,7 +73,7 @@ func (p *Planner) fits(index uint32, svc Service) error {
 	}{
 		{"frontends", frontends, p.room.limits.Frontends + p.room.frontends, p.room.limits.Frontends, ErrFull},
 		{"backends", backends, p.room.backends, p.room.limits.Backends, ErrFull},
-		{"source ranges", p.moreRanges(index, svc), p.room.ranges, p.room.limits.Ranges, ErrRangesFull},
+		{"source ranges", ranges, p.room.ranges, p.room.limits.Ranges, ErrRangesFull},
 	} {
 		if x.limits > 0 && x.want > x.left {
 			return fmt.Errorf("needs room for %d %s, of %d there are %d left: %w", x.want, x.what, x.limits, max(x.left, 0), x.full)

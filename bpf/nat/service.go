@@ -19,7 +19,7 @@ var InitIndexes = Indexes{First: 1, Last: 1023}
 func (r Indexes) Contains(index uint32) bool { return r.First <= index && index <= r.Last }
 
 // RuntimeIndexes belong to the runtime; how many there really are, the table's size says.
-var RuntimeIndexes = Indexes{First: InitIndexes.Last + 1, Last: 1<<32 - 1}
+var RuntimeIndexes = Indexes{First: InitIndexes.Last + 1, Last: bpf.RangeOthers - 1}
 
 // MaxAffinity is the longest that a client may keep a backend: Kubernetes allows 86,400 s.
 const MaxAffinity = 24 * time.Hour
