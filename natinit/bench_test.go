@@ -38,6 +38,7 @@ func fullNode(b *testing.B, others int) *node {
 			Backends:  []netip.AddrPort{netip.AddrPortFrom(backend4(0), 80), netip.AddrPortFrom(backend4(1), 80)},
 		}))
 	}
+	must(b, p.SetServiceRanges([]netip.Prefix{netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("fd00:96::/112")}, nil))
 	applied, err := nat.Apply(store, p.Plan())
 	must(b, err)
 	must(b, applied.Commit())

@@ -39,6 +39,10 @@ type Config struct {
 
 	NodePorts services.NodePortAddresses
 
+	// ServiceCIDRs are the addresses that Services are given: those that none has
+	// are refused. nil: those that the API names; empty: nothing is refused.
+	ServiceCIDRs []netip.Prefix
+
 	// Pods are watched, so that they can opt out and source ranges can judge them.
 	// The ClusterRole system:node-proxier does not let.
 	Pods bool

@@ -62,7 +62,8 @@ type engine struct {
 	vips                               []netip.AddrPort
 	api                                []services.Port
 	apiTold                            []services.Port
-	untold                             untold          // what the writer has not heard of yet
+	untold                             untold // what the writer has not heard of yet
+	serviceRange                       serviceRange
 	ranges                             int             // ports with source ranges
 	serving                            map[Backend]int // backends whose sockets end with them, and by how many ports they are served
 	leaving                            []Backend       // that the next flush takes away
@@ -83,7 +84,8 @@ func newEngine(log *slog.Logger, w *writer.Writer, nodeName string, nodePorts se
 		pod: func(*corev1.Pod) {}, podGone: func(types.NamespacedName) {}, podsSynced: func() {},
 		nodeAddrs: func([]netip.Addr) {}, limited: func(bool) {}, watched: nobody{},
 		wake: make(chan struct{}, 1), table: services.NewTable(node), node: node,
-		synced: map[watch.Resource]time.Time{}, problems: map[types.NamespacedName][]services.Problem{}, serving: map[Backend]int{},
+		serviceRange: newServiceRange(nil),
+		synced:       map[watch.Resource]time.Time{}, problems: map[types.NamespacedName][]services.Problem{}, serving: map[Backend]int{},
 	}
 }
 
@@ -120,6 +122,10 @@ func (e *engine) handle(events []watch.Event) {
 		if ev.Synced {
 			if e.synced[ev.Resource].IsZero() {
 				e.synced[ev.Resource] = time.Now()
+				if ev.Resource == watch.ServiceCIDRs {
+					e.serviceRange.known = true
+					e.queueRange()
+				}
 				e.tellPodsSynced()
 				e.poke()
 			}
@@ -134,9 +140,12 @@ func (e *engine) changes(ev watch.Event) []services.Change {
 	case watch.Services:
 		e.watched.serviceChanged()
 		if ev.Object == nil {
+			e.serviceOfOthers(ev.Name, nil)
 			return e.table.DeleteService(ev.Name)
 		}
-		return e.table.SetService(ev.Object.(*corev1.Service))
+		svc := ev.Object.(*corev1.Service)
+		e.serviceOfOthers(ev.Name, svc)
+		return e.table.SetService(svc)
 	case watch.EndpointSlices:
 		if ev.Object == nil {
 			e.watched.sliceChanged(types.NamespacedName{}, nil, true)
@@ -150,6 +159,7 @@ func (e *engine) changes(ev watch.Event) []services.Change {
 			e.node.Zone = node.Labels[corev1.LabelTopologyZone]
 			e.nodeIPs = services.NodeIPs(node)
 			e.nodeAddrs(e.nodeIPs)
+			e.rangeChanged()
 			e.watched.nodeChanged(node)
 			return e.setNode()
 		}
@@ -160,6 +170,8 @@ func (e *engine) changes(ev watch.Event) []services.Change {
 		} else {
 			e.podGone(ev.Name)
 		}
+	case watch.ServiceCIDRs:
+		e.cidrChanged(ev)
 	}
 	return nil
 }
@@ -174,6 +186,7 @@ func (e *engine) setHostAddrs(addrs []netip.Addr) {
 		e.poke()
 	}
 	e.apply(e.setNode())
+	e.rangeChanged()
 }
 
 // knowFallback says that it is known whether somebody else serves Services here.
@@ -359,10 +372,14 @@ func (e *engine) flush(ctx context.Context) error {
 	began := e.pulse.take()
 	leaving, changes := e.leaving, e.untold.take()
 	e.leaving = nil
+	ranges, others, tellRange := e.takeRange()
 	e.mu.Unlock()
 	done := e.watched.flush(began)
 	for _, c := range changes {
 		e.writer.Set(c.Before, c.After)
+	}
+	if tellRange {
+		e.writer.SetServiceRange(ranges, others)
 	}
 	err := e.writer.Flush(ctx)
 	done(err)
@@ -374,6 +391,7 @@ func (e *engine) flush(ctx context.Context) error {
 		return err
 	}
 	e.pulse.wrote(time.Now(), pending)
+	e.queueRange()
 	if gone := e.unused(leaving); len(gone) > 0 {
 		e.gone(gone)
 	}

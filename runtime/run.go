@@ -83,6 +83,7 @@ func newRun(cfg *Config, d *dataplane) (*run, error) {
 		Room: func() { r.engine.poke() },
 	})
 	r.engine = newEngine(cfg.Log, r.writer, cfg.NodeName, cfg.NodePorts)
+	r.engine.serviceRange = newServiceRange(cfg.ServiceCIDRs)
 	r.engine.grow = func(ctx context.Context) error {
 		store, err := d.grow(ctx)
 		if err != nil {
@@ -207,7 +208,7 @@ func (r *run) connect() error {
 		return err
 	}
 	r.watcher = watch.New(watch.Config{
-		Clients: r.clients, NodeName: r.cfg.NodeName, Log: r.cfg.Log, Pods: r.cfg.Pods, Handle: r.engine.handle,
+		Clients: r.clients, NodeName: r.cfg.NodeName, Log: r.cfg.Log, Pods: r.cfg.Pods, CIDRs: r.cfg.ServiceCIDRs == nil, Handle: r.engine.handle,
 		Stripper: &services.Stripper{Annotations: []string{workloads.Annotation, metrics.TriggerAnnotation}},
 	})
 	return nil

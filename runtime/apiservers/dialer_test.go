@@ -16,6 +16,8 @@ import (
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/test/standin"
+
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 func (r *rig) dialer(cfg DialerConfig) *Dialer {
@@ -228,9 +230,9 @@ func TestADialEndsWithItsContextAndClosesWhatComesLate(t *testing.T) {
 		t.Fatal(err)
 	}
 	close(release)
-	until(t, "the late one is closed", func() bool { return open.Load() == 1 })
+	lab.Await(t, "the late one is closed", func() bool { return open.Load() == 1 })
 	conn.Close()
-	until(t, "both are closed", func() bool { return open.Load() == 0 })
+	lab.Await(t, "both are closed", func() bool { return open.Load() == 0 })
 
 	if err := r.l.Drop("10.96.0.1/32"); err != nil {
 		t.Fatal(err)

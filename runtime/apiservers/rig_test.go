@@ -154,22 +154,13 @@ func (r *rig) await(want ...string) time.Duration {
 // until waits for a condition on the status.
 func (r *rig) until(what string, ok func(Status) bool) {
 	r.t.Helper()
-	until(r.t, what, func() bool { return ok(r.m.Status()) })
-}
-
-func until(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain: %s", what)
-		}
-	}
+	lab.Await(r.t, what, func() bool { return ok(r.m.Status()) })
 }
 
 // lookNow makes the next look due, as when half a minute has passed.
 func (r *rig) lookNow() {
 	r.t.Helper()
-	until(r.t, "no look is under way", func() bool {
+	lab.Await(r.t, "no look is under way", func() bool {
 		r.m.mu.Lock()
 		defer r.m.mu.Unlock()
 		if r.m.looking {

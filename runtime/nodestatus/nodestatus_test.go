@@ -7,6 +7,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 var (
@@ -18,7 +20,7 @@ func TestTheNodeSaysWhatIsSet(t *testing.T) {
 	a := newAPI(t)
 	r, _ := newReporter(t, a, nil)
 	r.Set(good)
-	await(t, "it is said", func() bool { return r.Status().Writes == 1 })
+	lab.Await(t, "it is said", func() bool { return r.Status().Writes == 1 })
 	first := a.says()
 	if first.report != good {
 		t.Errorf("%+v", first)
@@ -36,16 +38,16 @@ func TestTheNodeSaysWhatIsSet(t *testing.T) {
 	}
 	r.Saw(node)
 	r.Set(Report{Fallback, good.Ready, "Other", good.Message})
-	await(t, "the reason changes", func() bool { return a.says().report.Reason == "Other" })
+	lab.Await(t, "the reason changes", func() bool { return a.says().report.Reason == "Other" })
 	if s := a.says(); time.Since(s.changed) < 30*time.Minute || s.report.Mode != Fallback {
 		t.Errorf("the condition's status is the same as an hour ago: %+v", s)
 	}
 	r.Set(bad)
-	await(t, "the status changes", func() bool { return a.says().report == bad })
+	lab.Await(t, "the status changes", func() bool { return a.says().report == bad })
 	if s := a.says(); time.Since(s.changed) > patience {
 		t.Errorf("it changed just now: %+v", s)
 	}
-	await(t, "Status knows", func() bool {
+	lab.Await(t, "Status knows", func() bool {
 		st := r.Status()
 		return st.Writes == 3 && st.Err == "" && !st.Written.IsZero() && st.Report == bad
 	})
@@ -58,14 +60,14 @@ func TestNothingIsWrittenTwice(t *testing.T) {
 	a := newAPI(t)
 	r, _ := newReporter(t, a, nil)
 	r.Set(good)
-	await(t, "it is said", func() bool { return r.Status().Writes == 1 })
+	lab.Await(t, "it is said", func() bool { return r.Status().Writes == 1 })
 	for range 10 {
 		r.Set(good)
 		r.Saw(a.edit(func(*corev1.Node) {}))
 	}
 	again, _ := newReporter(t, a, nil) // the runtime starts again
 	again.Set(good)
-	await(t, "the second has looked", func() bool { return !again.Status().Written.IsZero() })
+	lab.Await(t, "the second has looked", func() bool { return !again.Status().Written.IsZero() })
 	if s := again.Status(); s.Writes != 0 {
 		t.Errorf("%+v", s)
 	}
@@ -78,20 +80,20 @@ func TestWhatOthersChangeIsMadeGood(t *testing.T) {
 	a := newAPI(t)
 	r, _ := newReporter(t, a, nil)
 	r.Set(good)
-	await(t, "it is said", func() bool { return a.says().report == good })
+	lab.Await(t, "it is said", func() bool { return a.says().report == good })
 	r.Saw(a.edit(func(n *corev1.Node) { delete(n.Labels, Label) }))
-	await(t, "the label is back", func() bool { return a.says().report == good })
+	lab.Await(t, "the label is back", func() bool { return a.says().report == good })
 	r.Saw(a.edit(func(n *corev1.Node) { n.Status.Conditions = n.Status.Conditions[:1] }))
-	await(t, "the condition is back", func() bool { return a.says().report == good })
+	lab.Await(t, "the condition is back", func() bool { return a.says().report == good })
 }
 
 func TestAHeartbeatSaysTheSameAgainAndHeals(t *testing.T) {
 	a := newAPI(t)
 	r, _ := newReporter(t, a, func(c *Config) { c.Heartbeat = 20 * time.Millisecond })
 	r.Set(good)
-	await(t, "it is said again and again", func() bool { return r.Status().Writes > 2 })
+	lab.Await(t, "it is said again and again", func() bool { return r.Status().Writes > 2 })
 	a.edit(func(n *corev1.Node) { delete(n.Labels, Label) }) // and nobody tells
-	await(t, "the label is back", func() bool { return a.says().report == good })
+	lab.Await(t, "the label is back", func() bool { return a.says().report == good })
 }
 
 func TestWritesKeepADistance(t *testing.T) {
@@ -130,7 +132,7 @@ func TestWhatFailsIsTriedAgainAndLoggedOnce(t *testing.T) {
 			a.fail(code)
 			r, l := newReporter(t, a, func(c *Config) { c.NodeName = name })
 			r.Set(good)
-			await(t, "it is tried again", func() bool { return len(a.asked()) > 3 })
+			lab.Await(t, "it is tried again", func() bool { return len(a.asked()) > 3 })
 			if s := r.Status(); !strings.Contains(s.Err, tc.says) || s.Writes != 0 {
 				t.Errorf("%+v", s)
 			}
@@ -141,8 +143,8 @@ func TestWhatFailsIsTriedAgainAndLoggedOnce(t *testing.T) {
 				return
 			}
 			a.fail(0)
-			await(t, "it is said", func() bool { return a.says().report == good })
-			await(t, "all is well", func() bool { return r.Status().Err == "" })
+			lab.Await(t, "it is said", func() bool { return a.says().report == good })
+			lab.Await(t, "all is well", func() bool { return r.Status().Err == "" })
 		})
 	}
 }

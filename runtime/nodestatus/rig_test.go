@@ -25,15 +25,6 @@ import (
 // patience is how long anything may take on a machine that is busy with other tests.
 const patience = time.Minute
 
-func await(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !holds(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within %v", what, patience)
-		}
-	}
-}
-
 // api is an API server that knows one Node, and patches it as the real one does.
 type api struct {
 	t *testing.T

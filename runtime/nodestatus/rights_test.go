@@ -23,6 +23,8 @@ import (
 
 	"github.com/firsthop/firsthop/runtime/services"
 	"github.com/firsthop/firsthop/runtime/watch"
+
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 // manifest decodes rbac.yaml as an API server with fieldValidation=Strict does.
@@ -126,7 +128,7 @@ func (s *rights) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		body = corev1.ServiceList{TypeMeta: metav1.TypeMeta{Kind: "ServiceList", APIVersion: "v1"}, ListMeta: meta,
 			Items: []corev1.Service{{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "kubernetes"}}}}
 	case verb == "list":
-		kind := map[string]string{"endpointslices": "EndpointSliceList", "nodes": "NodeList", "pods": "PodList"}[resource]
+		kind := map[string]string{"endpointslices": "EndpointSliceList", "nodes": "NodeList", "pods": "PodList", "servicecidrs": "ServiceCIDRList"}[resource]
 		version := strings.TrimPrefix(group+"/v1", "/")
 		body = map[string]any{"kind": kind, "apiVersion": version, "metadata": meta, "items": []any{}}
 	default:
@@ -166,7 +168,7 @@ func TestTheRoleGrantsWhatTheRuntimeAsksForAndNothingElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	w := watch.New(watch.Config{Clients: clients, NodeName: "n1", Log: log, Pods: true, Stripper: &services.Stripper{}, Handle: func([]watch.Event) {}})
+	w := watch.New(watch.Config{Clients: clients, NodeName: "n1", Log: log, Pods: true, CIDRs: true, Stripper: &services.Stripper{}, Handle: func([]watch.Event) {}})
 	r := New(Config{NodeName: "n1", Client: clients.Core, Log: log})
 	ctx, cancel := context.WithCancel(t.Context())
 	var group sync.WaitGroup
@@ -175,7 +177,7 @@ func TestTheRoleGrantsWhatTheRuntimeAsksForAndNothingElse(t *testing.T) {
 	defer group.Wait()
 	defer cancel()
 	r.Set(good)
-	await(t, "all is asked for that is granted", func() bool {
+	lab.Await(t, "all is asked for that is granted", func() bool {
 		asked := server.list()
 		return !slices.ContainsFunc(granted, func(g string) bool { return !slices.Contains(asked, g) })
 	})

@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -19,7 +20,7 @@ type Stripper struct {
 	shared sync.Map // sharedKey -> pointer
 }
 
-// Strip strips a Service, EndpointSlice, Node or Pod in place; anything else it
+// Strip strips a Service, EndpointSlice, Node, Pod or ServiceCIDR in place; anything else it
 // leaves alone. Twice is once. The object must not be in use by others yet.
 func (s *Stripper) Strip(obj any) (any, error) {
 	switch o := obj.(type) {
@@ -31,6 +32,9 @@ func (s *Stripper) Strip(obj any) (any, error) {
 		s.node(o)
 	case *corev1.Pod:
 		s.pod(o)
+	case *networkingv1.ServiceCIDR:
+		s.meta(&o.ObjectMeta, nil)
+		o.Status = networkingv1.ServiceCIDRStatus{}
 	}
 	return obj, nil
 }

@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -12,20 +13,21 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// Clients are the ways to the two API groups that are used. client-go's own
+// Clients are the ways to the API groups that are used. client-go's own
 // clientset would bring all others along (docs/decisions/0005).
 type Clients struct {
-	Core      rest.Interface
-	Discovery rest.Interface
+	Core       rest.Interface
+	Discovery  rest.Interface
+	Networking rest.Interface
 }
 
-// The rate of requests is no matter of ours: there are four watches.
+// The rate of requests is no matter of ours: there are five watches.
 const unlimited = -1
 
 // NewClients makes clients of a configuration, which is not changed.
 func NewClients(cfg *rest.Config) (Clients, error) {
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, discoveryv1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, discoveryv1.AddToScheme, addServiceCIDRs} {
 		if err := add(scheme); err != nil {
 			return Clients{}, fmt.Errorf("make a client for the API server: %w", err)
 		}
@@ -36,7 +38,7 @@ func NewClients(cfg *rest.Config) (Clients, error) {
 	base.ContentType = runtime.ContentTypeProtobuf
 	base.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	base.QPS = unlimited
-	httpClient, err := rest.HTTPClientFor(base) // both groups share its connection
+	httpClient, err := rest.HTTPClientFor(base) // all groups share its connection
 	if err != nil {
 		return Clients{}, fmt.Errorf("make a client for the API server: %w", err)
 	}
@@ -49,8 +51,18 @@ func NewClients(cfg *rest.Config) (Clients, error) {
 	if clients.Core, err = client(corev1.SchemeGroupVersion, "/api"); err == nil {
 		clients.Discovery, err = client(discoveryv1.SchemeGroupVersion, "/apis")
 	}
+	if err == nil {
+		clients.Networking, err = client(networkingv1.SchemeGroupVersion, "/apis")
+	}
 	if err != nil {
 		return Clients{}, fmt.Errorf("make a client for the API server: %w", err)
 	}
 	return clients, nil
+}
+
+// addServiceCIDRs adds what is used of its group, and not all of it to every binary.
+func addServiceCIDRs(scheme *runtime.Scheme) error {
+	scheme.AddKnownTypes(networkingv1.SchemeGroupVersion, &networkingv1.ServiceCIDR{}, &networkingv1.ServiceCIDRList{})
+	metav1.AddToGroupVersion(scheme, networkingv1.SchemeGroupVersion)
+	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -33,6 +34,7 @@ const (
 	EndpointSlices Resource = "endpointslices"
 	Nodes          Resource = "nodes"
 	Pods           Resource = "pods"
+	ServiceCIDRs   Resource = "servicecidrs" // of Kubernetes 1.33 and later
 )
 
 // Event is an object that came or changed (Object), or went (Object is nil),
@@ -40,7 +42,7 @@ const (
 type Event struct {
 	Resource Resource
 	Name     types.NamespacedName
-	Object   metav1.Object // *corev1.Service, *discoveryv1.EndpointSlice, *corev1.Node or *corev1.Pod, stripped
+	Object   metav1.Object // *corev1.Service, *discoveryv1.EndpointSlice, *corev1.Node, *corev1.Pod or *networkingv1.ServiceCIDR, stripped
 	Synced   bool
 }
 
@@ -50,6 +52,7 @@ type Config struct {
 	NodeName string
 	Log      *slog.Logger
 	Pods     bool // watch the node's Pods too
+	CIDRs    bool // watch the ServiceCIDRs too, where the API has them and lets
 	Stripper *services.Stripper
 
 	// Handle is told of a list at once, or of one change. It may be called by
@@ -57,13 +60,9 @@ type Config struct {
 	Handle func([]Event)
 }
 
-// The labels of what is another proxy's, and of slices that nobody balances.
-const (
-	notOthers   = "!" + corev1LabelServiceProxyName
-	notHeadless = notOthers + ",!" + corev1.IsHeadlessService
-
-	corev1LabelServiceProxyName = "service.kubernetes.io/service-proxy-name"
-)
+// notHeadless leaves out the slices of another proxy's Services, and those that
+// nobody balances. Services of another proxy are told: their addresses are theirs.
+const notHeadless = "!" + services.LabelProxyName + ",!" + corev1.IsHeadlessService
 
 // Watcher watches. Its methods may be called by any goroutine.
 type Watcher struct {
@@ -102,6 +101,7 @@ type source struct {
 	options  metav1.ListOptions
 	list     func() runtime.Object
 	item     runtime.Object
+	optional bool // not every API server has it, or lets everybody see it
 }
 
 func (w *Watcher) sources() []source {
@@ -109,15 +109,19 @@ func (w *Watcher) sources() []source {
 	newSlices := func() runtime.Object { return &discoveryv1.EndpointSliceList{} }
 	newNodes := func() runtime.Object { return &corev1.NodeList{} }
 	newPods := func() runtime.Object { return &corev1.PodList{} }
+	newCIDRs := func() runtime.Object { return &networkingv1.ServiceCIDRList{} }
 	c := w.cfg.Clients
 	sources := []source{
-		{Services, c.Core, metav1.ListOptions{LabelSelector: notOthers}, newServices, &corev1.Service{}},
-		{EndpointSlices, c.Discovery, metav1.ListOptions{LabelSelector: notHeadless}, newSlices, &discoveryv1.EndpointSlice{}},
-		{Nodes, c.Core, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", w.cfg.NodeName).String()}, newNodes, &corev1.Node{}},
+		{Services, c.Core, metav1.ListOptions{}, newServices, &corev1.Service{}, false},
+		{EndpointSlices, c.Discovery, metav1.ListOptions{LabelSelector: notHeadless}, newSlices, &discoveryv1.EndpointSlice{}, false},
+		{Nodes, c.Core, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", w.cfg.NodeName).String()}, newNodes, &corev1.Node{}, false},
 	}
 	if w.cfg.Pods {
 		sources = append(sources, source{Pods, c.Core,
-			metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", w.cfg.NodeName).String()}, newPods, &corev1.Pod{}})
+			metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", w.cfg.NodeName).String()}, newPods, &corev1.Pod{}, false})
+	}
+	if w.cfg.CIDRs {
+		sources = append(sources, source{ServiceCIDRs, c.Networking, metav1.ListOptions{}, newCIDRs, &networkingv1.ServiceCIDR{}, true})
 	}
 	return sources
 }
@@ -143,14 +147,19 @@ func (s source) listWatch() cache.ListerWatcher {
 }
 
 // follow runs one reflector. Its back-off is bounded so that a control plane
-// that comes back is noticed soon: at most 10 s, not client-go's 30.
+// that comes back is noticed soon: at most 10 s, not client-go's 30. What an API
+// server may not have is asked for every ten minutes.
 func (w *Watcher) follow(ctx context.Context, s source) {
 	quiet := logr.Discard()
-	lw := &noting{ListerWatcher: s.listWatch(), note: func(err error) { w.noted(s.resource, err) }}
+	longest := 10 * time.Second
+	if s.optional {
+		longest = 10 * time.Minute
+	}
+	lw := &noting{ListerWatcher: s.listWatch(), note: func(err error) { w.noted(s, err) }}
 	r := cache.NewReflectorWithOptions(lw, s.item, &sink{w: w, resource: s.resource, known: map[types.NamespacedName]bool{}}, cache.ReflectorOptions{
 		Logger: &quiet, // its words are for programmers; failed says it in ours
 		Name:   string(s.resource), TypeDescription: string(s.resource),
-		Backoff: &wait.Backoff{Duration: 500 * time.Millisecond, Factor: 1.6, Jitter: 0.5, Cap: 10 * time.Second, Steps: 20},
+		Backoff: &wait.Backoff{Duration: 500 * time.Millisecond, Factor: 1.6, Jitter: 0.5, Cap: longest, Steps: 20},
 	})
 	r.RunWithContext(ctx)
 }
@@ -180,7 +189,12 @@ func (w *Watcher) failed(res Resource, err error) {
 
 // noted takes what came of a list or watch. One that goes on where it was brings
 // no list, so this is how it is known to be well again.
-func (w *Watcher) noted(res Resource, err error) {
+func (w *Watcher) noted(s source, err error) {
+	res := s.resource
+	if s.optional && (apierrors.IsNotFound(err) || apierrors.IsForbidden(err)) {
+		w.cfg.Log.Debug("the API does not offer this, and it is done without", "resource", res, "err", err)
+		return
+	}
 	if err != nil {
 		w.failed(res, err)
 		return
@@ -206,13 +220,16 @@ func (w *Watcher) well(res Resource, synced bool, objects int) {
 	}
 }
 
-// Status tells how each watch is doing.
+// Status tells how each watch is doing. One that may be done without is not
+// there while it was never heard.
 func (w *Watcher) Status() map[Resource]Status {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	out := make(map[Resource]Status, len(w.status))
 	for _, s := range w.sources() {
-		out[s.resource] = w.status[s.resource]
+		if st := w.status[s.resource]; st.Synced || !s.optional {
+			out[s.resource] = st
+		}
 	}
 	return out
 }

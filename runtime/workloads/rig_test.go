@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/runtime/netnss"
@@ -87,18 +86,9 @@ func startThis(t testing.TB, r *Reconciler) *Reconciler {
 	return r
 }
 
-func waitFor(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(15 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("waited in vain: ", what)
-		}
-	}
-}
-
 func settled(t testing.TB, r *Reconciler) Status {
 	t.Helper()
-	waitFor(t, "the table is as told", func() bool { return r.Status().Synced })
+	lab.Await(t, "the table is as told", func() bool { return r.Status().Synced })
 	return r.Status()
 }
 

@@ -18,6 +18,8 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/runtime/netnss"
+
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 func TestAPodOptsOutAndInAgain(t *testing.T) {
@@ -98,11 +100,11 @@ func TestARescanFindsWhatNobodyNames(t *testing.T) {
 	p, cookie := m.addPod(1)
 	pid := m.start(p)
 	has := func() bool { f.mu.Lock(); defer f.mu.Unlock(); _, ok := f.table.Workloads[cookie]; return ok }
-	waitFor(t, "the container's entry", has)
+	lab.Await(t, "the container's entry", has)
 	must(t, f.Delete(cookie))
-	waitFor(t, "the entry that somebody else removed", has)
+	lab.Await(t, "the entry that somebody else removed", has)
 	m.end(pid)
-	waitFor(t, "its removal", func() bool { return !has() })
+	lab.Await(t, "its removal", func() bool { return !has() })
 }
 
 func TestAPodIsLookedForUntilItIsThere(t *testing.T) {
@@ -119,11 +121,11 @@ func TestAPodIsLookedForUntilItIsThere(t *testing.T) {
 	}
 	p, cookie := m.addPod(1)
 	m.start(p)
-	waitFor(t, "the pod's entry", func() bool { return f.is(optedOut(map[uint64]bpf.Workload{cookie: out(ips(1)[0], ips(1)[1])})) })
+	lab.Await(t, "the pod's entry", func() bool { return f.is(optedOut(map[uint64]bpf.Workload{cookie: out(ips(1)[0], ips(1)[1])})) })
 	if log.String() != "" {
 		t.Errorf("it was only early, but logged is %q", log.String())
 	}
-	waitFor(t, "no problem", func() bool { return len(r.Status().Problems) == 0 })
+	lab.Await(t, "no problem", func() bool { return len(r.Status().Problems) == 0 })
 }
 
 // The pod's sandbox was made anew: another namespace, the same pod.
@@ -141,7 +143,7 @@ func TestAnEntryGoesWithItsNamespace(t *testing.T) {
 	f.want(t, "at first", optedOut(map[uint64]bpf.Workload{cookie: out(ips(1)[0], ips(1)[1])}))
 	m.end(pid) // its container crashed and is to be started again in the same namespace
 	scans := r.Status().Scans
-	waitFor(t, "two looks", func() bool { return r.Status().Scans > scans+1 })
+	lab.Await(t, "two looks", func() bool { return r.Status().Scans > scans+1 })
 	f.want(t, "out of sight", optedOut(map[uint64]bpf.Workload{cookie: out(ips(1)[0], ips(1)[1])}))
 	m.start(second)
 	r.SetPod(newPod("a", ips(2), says("off")))
@@ -181,7 +183,7 @@ func TestALookThatFailsTakesNothingAway(t *testing.T) {
 	r.SetFallback(true)
 	r.SetPod(newPod("a", ips(1), says("off")))
 	r.SetSynced()
-	waitFor(t, "a few looks", func() bool { st := r.Status(); return st.Scans > 3 && errors.Is(st.Err, os.ErrNotExist) })
+	lab.Await(t, "a few looks", func() bool { st := r.Status(); return st.Scans > 3 && errors.Is(st.Err, os.ErrNotExist) })
 	f.want(t, "while nothing can be seen", optedOut(map[uint64]bpf.Workload{77: out("198.51.100.1", "")}))
 	if n := strings.Count(log.String(), "\n"); n > 2 {
 		t.Errorf("%d lines are logged:\n%s", n, log.String())
@@ -189,7 +191,7 @@ func TestALookThatFailsTakesNothingAway(t *testing.T) {
 	must(t, os.Symlink(m.c.Proc, broken.Proc))
 	p, cookie := m.addPod(1)
 	m.start(p)
-	waitFor(t, "all is well", func() bool { return f.is(optedOut(map[uint64]bpf.Workload{cookie: out(ips(1)[0], ips(1)[1])})) })
+	lab.Await(t, "all is well", func() bool { return f.is(optedOut(map[uint64]bpf.Workload{cookie: out(ips(1)[0], ips(1)[1])})) })
 }
 
 func TestAStoreThatFailsIsTriedAgain(t *testing.T) {
@@ -202,11 +204,11 @@ func TestAStoreThatFailsIsTriedAgain(t *testing.T) {
 	m.start(p)
 	r.SetPod(newPod("a", ips(1), says("off")))
 	r.SetSynced()
-	waitFor(t, "the error", func() bool { return errors.Is(r.Status().Err, unix.EPERM) })
+	lab.Await(t, "the error", func() bool { return errors.Is(r.Status().Err, unix.EPERM) })
 	f.mu.Lock()
 	f.broken = nil
 	f.mu.Unlock()
-	waitFor(t, "all is well", func() bool { return f.is(optedOut(map[uint64]bpf.Workload{cookie: out(ips(1)[0], ips(1)[1])})) })
+	lab.Await(t, "all is well", func() bool { return f.is(optedOut(map[uint64]bpf.Workload{cookie: out(ips(1)[0], ips(1)[1])})) })
 }
 
 // Linux 5.7 to 5.13: the programs know cookies, and we don't.
@@ -219,12 +221,12 @@ func TestWithoutCookiesNobodyLooksTwice(t *testing.T) {
 	r.SetFallback(true)
 	r.SetPod(newPod("a", ips(1), says("off")))
 	r.SetSynced()
-	waitFor(t, "the problem", func() bool {
+	lab.Await(t, "the problem", func() bool {
 		st := r.Status()
 		return len(st.Problems) == 1 && st.Problems[0].Reason == NoCookies
 	})
 	r.SetRanges(true)
-	waitFor(t, "the error", func() bool { return errors.Is(r.Status().Err, netnss.ErrNoCookie) })
+	lab.Await(t, "the error", func() bool { return errors.Is(r.Status().Err, netnss.ErrNoCookie) })
 	r.SetRanges(false)
 	if st := settled(t, r); st.Scans != 1 || len(st.Problems) != 1 || st.Err != nil || f.writes != 0 {
 		t.Errorf("%+v, %d writes", st, f.writes)
@@ -257,7 +259,7 @@ func TestAFullMapIsNotTriedAgainAtOnce(t *testing.T) {
 	m.start(p)
 	r.SetPod(newPod("a", ips(1), says("off")))
 	r.SetSynced()
-	waitFor(t, "the error", func() bool { return errors.Is(r.Status().Err, ErrFull) })
+	lab.Await(t, "the error", func() bool { return errors.Is(r.Status().Err, ErrFull) })
 	if st := r.Status(); st.Scans != 1 || st.Synced {
 		t.Errorf("%+v", st)
 	}

@@ -47,6 +47,7 @@ type Writer struct {
 	ports   map[services.PortKey]*port
 	dirty   map[services.PortKey]bool
 	gone    []uint32 // indexes of ports that are not wanted any more
+	ranges  *serviceRange
 	planner *nat.Planner
 	noted   uint64 // the table's generation as this writer left it
 	status  Status
@@ -137,6 +138,19 @@ func (w *Writer) SetStore(store Store) {
 	w.retiring.setStore(store)
 }
 
+// SetServiceRange says which addresses Services are given: connections to those
+// that none has are refused, but not to others. Nothing is written yet. Before the
+// first call what the table has stays.
+func (w *Writer) SetServiceRange(ranges, others []netip.Prefix) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r := &serviceRange{ranges: ranges, others: others}
+	if old := w.ranges; old != nil && slices.Equal(old.ranges, ranges) && slices.Equal(old.others, others) {
+		return
+	}
+	w.ranges = r
+}
+
 // Full reports whether some Services are out for lack of room.
 func (w *Writer) Full() bool {
 	w.mu.Lock()
@@ -148,7 +162,7 @@ func (w *Writer) Full() bool {
 func (w *Writer) Pending() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return len(w.dirty)+len(w.gone) > 0
+	return len(w.dirty)+len(w.gone) > 0 || w.ranges.pending()
 }
 
 // Flush writes what was Set and isn't written. What can't be written, for lack
@@ -318,6 +332,7 @@ func (w *Writer) reload(state *nat.State) {
 	w.noted = state.Generation
 	w.status.Reloads++
 	w.gone = nil
+	w.ranges.again()
 	claimed := map[uint32]bool{}
 	for _, key := range w.sorted() {
 		p := w.ports[key]
@@ -404,6 +419,7 @@ func (w *Writer) plan() *nat.Plan {
 		w.retryOut()
 	}
 	w.forgetLost()
+	w.assignRange()
 	plan := w.planner.Take()
 	if plan.Empty() {
 		w.status.Adopted = true

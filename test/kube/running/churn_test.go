@@ -40,7 +40,7 @@ func newChurned(number int, proto corev1.Protocol) *churned {
 // usable is what the first port leads to, by the rules, and what a connect comes to without.
 func (ch *churned) usable(absent bool) (usable map[string]bool, otherwise string) {
 	if absent {
-		return nil, unserved
+		return nil, refused
 	}
 	port := ch.slice.Ports[0]
 	if *port.Name != ch.svc.Spec.Ports[0].Name {

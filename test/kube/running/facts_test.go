@@ -29,7 +29,7 @@ type fact struct {
 	begin, end, seen int64
 	version          string // of the object that was written
 	usable           map[string]bool
-	otherwise        string // what a connect comes to when nothing is usable: refused, dropped or unserved
+	otherwise        string // what a connect comes to when nothing is usable: refused or dropped
 }
 
 // known is when everybody knew of a fact.

@@ -190,9 +190,9 @@ func rows() []row {
 			}, []look{tcp("node", "127.0.0.1:30999", refused), tcp("node", "192.168.0.21:30999", refused), tcp("pod", "cluster:80", "p3:80")}},
 			{everywhere, all("p3:80")},
 		}},
-		{"a Service that is deleted is served no more, and again when it is back", []step{
+		{"a Service that is deleted is refused, as an address of the Service range that none has, and served again when it is back", []step{
 			{func(w *world) { w.endpoints = ep("p3") }, cluster80("p3:80")},
-			{func(w *world) { w.absent = true }, cluster80(unserved)},
+			{func(w *world) { w.absent = true }, cluster80(refused)},
 			{func(w *world) { w.absent = false }, cluster80("p3:80")},
 		}},
 	}

@@ -1,0 +1,106 @@
+package runtime
+
+import (
+	"net/netip"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/runtime/services"
+	"github.com/firsthop/firsthop/runtime/watch"
+	"github.com/firsthop/firsthop/test/lab"
+)
+
+// settle flushes until nothing is left to do, as the loop does.
+func (r *rig) settle() {
+	r.t.Helper()
+	r.flush()
+	for range 3 {
+		if !r.e.pulse.waiting().IsZero() {
+			r.flush()
+		}
+	}
+	if r.e.writer.Pending() || !r.e.pulse.late().IsZero() {
+		r.t.Fatal("something is always pending")
+	}
+}
+
+// becomes is want, of what is taken away after a grace period.
+func (r *rig) becomes(front, want string) {
+	r.t.Helper()
+	lab.Await(r.t, front+": "+want, func() bool { return r.goes(front, bpf.TCP) == want })
+}
+
+func (r *rig) cidr(name string, cidrs ...string) {
+	ev := watch.Event{Resource: watch.ServiceCIDRs, Name: types.NamespacedName{Name: name}}
+	if len(cidrs) > 0 {
+		ev.Object = &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: cidrs}}
+	}
+	r.e.handle([]watch.Event{ev})
+}
+
+func TestAddressesThatNoServiceHasAreRefusedAfterTheFirstWrite(t *testing.T) {
+	r := newRig(t)
+	r.cidr("kubernetes", "10.96.0.0/12", "fd00:96::/112")
+	r.sync(watch.ServiceCIDRs, watch.Services, watch.Nodes)
+	r.flush()
+	r.want("10.96.0.77:80", "not a frontend") // the slices are still missing
+	r.sync(watch.EndpointSlices)
+	r.flush()
+	r.want("10.96.0.77:80", "not a frontend") // it may be of a Service that this very write brings
+	r.settle()
+	r.want("10.96.0.77:80", "refused")
+	r.want("[fd00:96::77]:80", "refused")
+	r.becomes("10.95.255.255:80", "not a frontend")
+
+	other := service("mesh", "10.96.0.77", 80, corev1.ProtocolTCP)
+	other.Labels = map[string]string{services.LabelProxyName: "mesh"}
+	r.tell(other)
+	r.settle()
+	r.becomes("10.96.0.77:80", "not a frontend")
+	r.becomes("10.96.0.78:80", "refused")
+	r.tell(service("mesh", "10.96.0.77", 80, corev1.ProtocolTCP)) // ours now, without endpoints
+	r.settle()
+	r.becomes("10.96.0.77:80", "refused")
+	r.e.handle([]watch.Event{{Resource: watch.Services, Name: types.NamespacedName{Namespace: "default", Name: "mesh"}}})
+	r.settle()
+	r.becomes("10.96.0.77:80", "refused")
+
+	r.e.setHostAddrs([]netip.Addr{netip.MustParseAddr("10.96.0.77")})
+	r.settle()
+	r.becomes("10.96.0.77:80", "not a frontend")
+
+	r.cidr("kubernetes")
+	r.settle()
+	r.becomes("10.96.0.78:80", "not a frontend")
+}
+
+func TestWithoutServiceCIDRsTheRangeStaysAsTheTableHasIt(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		given []netip.Prefix
+		want  string
+	}{
+		{"the API does not say", nil, "refused"},
+		{"none are wanted", []netip.Prefix{}, "not a frontend"},
+		{"another one is given", []netip.Prefix{netip.MustParsePrefix("10.200.0.0/16")}, "not a frontend"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := newRig(t)
+			if err := r.f.PutRanges([]bpf.RangeKey{bpf.RangeKeyOf(bpf.RangeServices, netip.MustParsePrefix("10.96.0.0/12"))}); err != nil {
+				t.Fatal(err)
+			}
+			r.e.serviceRange = newServiceRange(tc.given)
+			r.sync(watch.Services, watch.EndpointSlices, watch.Nodes)
+			r.settle()
+			r.becomes("10.96.0.77:80", tc.want)
+			if len(tc.given) > 0 {
+				r.becomes("10.200.0.1:80", "refused")
+			}
+		})
+	}
+}
