@@ -38,6 +38,8 @@ type ServerConfig struct {
 	Holder func(port uint16) string
 	// Retry is the longest time between two tries to get the address. 0: 5 s.
 	Retry time.Duration
+	// NoIPv6 is told, once, that the host has no IPv6, where this was to be served over it; nil: it is logged.
+	NoIPv6 func()
 }
 
 // Server serves HTTP at one address, which it gets when it gets it.
@@ -78,12 +80,18 @@ func (s *Server) Status() ServerStatus {
 }
 
 // Run serves until the context ends; connections are closed then, and nothing of it is left when it returns. An address
-// that can't be had is tried again and again, and logged once for each reason. Call it once.
+// that can't be had is tried again and again, and logged once for each reason; one of a family that the kernel doesn't
+// have is given up. Call it once.
 func (s *Server) Run(ctx context.Context) {
 	wait := min(firstRetry, s.cfg.Retry)
 	for ctx.Err() == nil {
 		began := time.Now()
-		s.failed(s.serve(ctx))
+		err := s.serve(ctx)
+		if errors.Is(err, unix.EAFNOSUPPORT) { // it won't come before the next boot
+			s.withoutIPv6()
+			return
+		}
+		s.failed(err)
 		if time.Since(began) > s.cfg.Retry {
 			wait = min(firstRetry, s.cfg.Retry)
 		}
@@ -128,6 +136,15 @@ func (s *Server) serve(ctx context.Context) error {
 		return nil
 	}
 	return fmt.Errorf("serve %s at %s: %w", s.cfg.Name, s.cfg.Addr, err)
+}
+
+// withoutIPv6 says that the host has no IPv6. Where both families are asked for, Go has listened on IPv4 alone then.
+func (s *Server) withoutIPv6() {
+	if s.cfg.NoIPv6 != nil {
+		s.cfg.NoIPv6()
+		return
+	}
+	s.cfg.Log.Warn("this host has no IPv6: not served", "what", s.cfg.Name, "at", s.cfg.Addr)
 }
 
 // explain says who has the address, where that is what is wrong.

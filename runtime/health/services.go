@@ -37,7 +37,8 @@ type ServicesConfig struct {
 // A port that another program has is taken when it gets free; of several Services with the same port, the one that came
 // first has it, and the others are Unserved until it goes. Methods may be called by any goroutine.
 type Services struct {
-	cfg ServicesConfig
+	cfg    ServicesConfig
+	noIPv6 sync.Once // to say so
 
 	mu      sync.Mutex
 	closed  bool
@@ -223,6 +224,7 @@ func (s *Services) open(c *checks, at listenAt) *listening {
 			Name: "the healthCheckNodePort of " + c.name.String(), Network: network,
 			Addr:    net.JoinHostPort(host, strconv.Itoa(int(c.port))),
 			Handler: s.handler(c, at.ipv6), Log: s.cfg.Log, Holder: s.cfg.Holder, Retry: s.cfg.Retry,
+			NoIPv6: s.withoutIPv6,
 		}),
 	}
 	go func() {
@@ -230,6 +232,10 @@ func (s *Services) open(c *checks, at listenAt) *listening {
 		l.server.Run(ctx)
 	}()
 	return l
+}
+
+func (s *Services) withoutIPv6() {
+	s.noIPv6.Do(func() { s.cfg.Log.Warn("this host has no IPv6: healthCheckNodePorts are served over IPv4 only") })
 }
 
 // close returns when the port is free.
