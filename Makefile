@@ -109,8 +109,11 @@ fuzz: ## every fuzz test for FUZZTIME (10s)
 	.ci/fuzz $(FUZZTIME) $(PKG)
 
 .PHONY: bench
-bench: setup-test build ## the benchmarks; BENCH=Connect for some
+bench: setup-test build ## the benchmarks, and bench-kube; BENCH=Connect for some of the former only
 	.ci/test -run '^$$' -bench '$(BENCH)' -timeout 30m $(PKG)
+ifeq ($(BENCH) $(PKG),. ./...)
+	$(MAKE) --no-print-directory bench-kube
+endif
 
 # How many Services, and what else package test/kube/bench takes as flags. The whole is
 # KUBE_SIZES=10,1000,10000,30000, and writes docs/benchmarks.md; a quarter of an hour on two idle cores.

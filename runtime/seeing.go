@@ -77,6 +77,12 @@ func (r *run) seenStatus(since time.Time) admin.Status {
 		Ports: w.Ports, Frontends: w.Frontends, Backends: w.Backends, Flushes: w.Flushes, Repairs: w.Repairs, Reloads: w.Reloads,
 		Room: admin.Room{Frontends: w.Room.Frontends, Backends: w.Room.Backends, Ranges: w.Room.Ranges},
 	}
+	for _, p := range w.ServiceRange {
+		st.Table.ServiceRange = append(st.Table.ServiceRange, p.String())
+	}
+	if w.ServiceRangeErr != nil {
+		st.Table.ServiceRangeErr = w.ServiceRangeErr.Error()
+	}
 	for _, o := range w.Out {
 		st.Table.Out = append(st.Table.Out, admin.Out{Service: o.Port.String(), Full: o.Full, Reason: o.Err})
 	}

@@ -55,6 +55,9 @@ func TestAddressesThatNoServiceHasAreRefusedAfterTheFirstWrite(t *testing.T) {
 	r.settle()
 	r.want("10.96.0.77:80", "refused")
 	r.want("[fd00:96::77]:80", "refused")
+	if got := r.e.writer.Status().ServiceRange; len(got) != 2 || got[0].String() != "10.96.0.0/12" {
+		t.Errorf("status names %v", got)
+	}
 	r.becomes("10.95.255.255:80", "not a frontend")
 
 	other := service("mesh", "10.96.0.77", 80, corev1.ProtocolTCP)

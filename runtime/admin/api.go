@@ -52,6 +52,10 @@ type Table struct {
 	Frontends int    `json:"frontends"`
 	Backends  int    `json:"backends"`
 	Room      Room   `json:"room"`
+
+	ServiceRange    []string `json:"service_range,omitempty"`       // addresses of it that no Service has are refused
+	ServiceRangeErr string   `json:"service_range_error,omitempty"` // why they are not
+
 	Flushes   uint64 `json:"flushes"`
 	Repairs   uint64 `json:"repairs"`
 	Reloads   uint64 `json:"reloads"`

@@ -6,6 +6,7 @@ import "net/netip"
 type serviceRange struct {
 	ranges, others []netip.Prefix
 	planned        bool
+	err            error // why they are not in the table
 }
 
 func (r *serviceRange) pending() bool { return r != nil && !r.planned }
@@ -24,7 +25,7 @@ func (w *Writer) assignRange() {
 		return
 	}
 	r.planned = true
-	if err := w.planner.SetServiceRanges(r.ranges, r.others); err != nil {
-		w.cfg.Log.Error("addresses of the Service range that no Service has are not refused", "err", err)
+	if r.err = w.planner.SetServiceRanges(r.ranges, r.others); r.err != nil {
+		w.cfg.Log.Error("addresses of the Service range that no Service has are not refused", "err", r.err)
 	}
 }

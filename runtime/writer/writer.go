@@ -77,6 +77,9 @@ type Status struct {
 	Flushes   uint64 // that wrote something
 	Repairs   uint64 // times that the table was found changed by others, and mended
 	Reloads   uint64 // times that it was read as a whole
+
+	ServiceRange    []netip.Prefix // addresses of it that no Service has are refused
+	ServiceRangeErr error          // why they are not
 }
 
 // Out is a port that is not in the table as it should be.
@@ -548,8 +551,12 @@ func (w *Writer) Status() Status {
 		err := w.ports[key].err
 		st.Out = append(st.Out, Out{Port: key, Full: isFull(err), Err: err.Error()})
 	}
+	if r := w.ranges; r != nil {
+		st.ServiceRangeErr = r.err
+	}
 	if w.planner != nil {
 		state := w.planner.State()
+		st.ServiceRange, _ = state.ServiceRanges()
 		st.Frontends, st.Room = len(state.Frontends), state.Room
 		for _, set := range state.Sets {
 			st.Backends += len(set)
