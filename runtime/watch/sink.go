@@ -27,6 +27,10 @@ type sink struct {
 	resource Resource
 	known    map[types.NamespacedName]bool
 	doubted  bool // the last list lacked most of what is known
+
+	early map[types.NamespacedName]bool // told of before a list was whole
+	whole bool                          // a list was taken
+	told  bool                          // by look; what the reflector has of it is to be ignored
 }
 
 var _ cache.TransformingStore = (*sink)(nil)
@@ -65,11 +69,12 @@ func (s *sink) Delete(obj any) error {
 	return nil
 }
 
-// Replace takes a whole list. What it lacks has gone, unless the list can't be
-// true: an API server that lost its store, or reads one that is empty, says
-// that there is nothing. The reflector asks again after its back-off.
+// Replace takes a whole list. The reflector has none of what look told.
 func (s *sink) Replace(list []any, _ string) error {
-	s.w.cfg.Log.Debug("the API told all that there is", "resource", s.resource, "objects", len(list))
+	if s.told {
+		s.told = false
+		return nil
+	}
 	events := make([]Event, 0, len(list)+1)
 	now := make(map[types.NamespacedName]bool, len(list))
 	for _, obj := range list {
@@ -81,6 +86,44 @@ func (s *sink) Replace(list []any, _ string) error {
 		now[name] = true
 		events = append(events, Event{Resource: s.resource, Name: name, Object: o})
 	}
+	return s.take(now, events)
+}
+
+// lookBatch is how many objects of a list are told at once while it comes.
+const lookBatch = 256
+
+// look takes a first list while it comes, so that most was made of it when it is whole.
+func (s *sink) look(list func(each func(object) error) (version string, err error)) (version string, err error) {
+	events := make([]Event, 0, lookBatch)
+	now := map[types.NamespacedName]bool{}
+	if s.early == nil {
+		s.early = map[types.NamespacedName]bool{}
+	}
+	version, err = list(func(obj object) error {
+		o, err := s.w.strip(obj)
+		if err != nil {
+			return err
+		}
+		name := nameOf(o)
+		now[name], s.early[name] = true, true
+		events = append(events, Event{Resource: s.resource, Name: name, Object: o})
+		if len(events) == lookBatch {
+			s.w.cfg.Handle(events)
+			events = make([]Event, 0, lookBatch) // whoever handles them may keep them
+		}
+		return nil
+	})
+	if err != nil {
+		return "", err
+	}
+	return version, s.take(now, events)
+}
+
+// take takes a whole list, of which events are still to be told. What it lacks has gone, unless the list can't be
+// true: an API server that lost its store, or reads one that is empty, says
+// that there is nothing. The reflector asks again after its back-off.
+func (s *sink) take(now map[types.NamespacedName]bool, events []Event) error {
+	s.w.cfg.Log.Debug("the API told all that there is", "resource", s.resource, "objects", len(now))
 	if s.resource == Services && !now[services.APIService] {
 		s.w.failed(s.resource, errBadList)
 		return errBadList
@@ -91,12 +134,14 @@ func (s *sink) Replace(list []any, _ string) error {
 		return errHalf
 	}
 	s.doubted = false
-	for name := range s.known {
-		if !now[name] {
-			events = append(events, Event{Resource: s.resource, Name: name})
+	for _, told := range []map[types.NamespacedName]bool{s.known, s.early} {
+		for name := range told {
+			if !now[name] {
+				events = append(events, Event{Resource: s.resource, Name: name})
+			}
 		}
 	}
-	s.known = now
+	s.known, s.early, s.whole = now, nil, true
 	s.w.well(s.resource, true, len(now))
 	s.w.cfg.Handle(append(events, Event{Resource: s.resource, Synced: true}))
 	return nil

@@ -100,7 +100,8 @@ type source struct {
 	client   rest.Interface
 	options  metav1.ListOptions
 	list     func() runtime.Object
-	item     runtime.Object
+	object   func() object
+	looked   bool // the first list is asked for by a list: see looking
 	optional bool // not every API server has it, or lets everybody see it
 }
 
@@ -112,18 +113,26 @@ func (w *Watcher) sources() []source {
 	newCIDRs := func() runtime.Object { return &networkingv1.ServiceCIDRList{} }
 	c := w.cfg.Clients
 	sources := []source{
-		{Services, c.Core, metav1.ListOptions{}, newServices, &corev1.Service{}, false},
-		{EndpointSlices, c.Discovery, metav1.ListOptions{LabelSelector: notHeadless}, newSlices, &discoveryv1.EndpointSlice{}, false},
-		{Nodes, c.Core, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", w.cfg.NodeName).String()}, newNodes, &corev1.Node{}, false},
+		{Services, c.Core, metav1.ListOptions{}, newServices, newObject[corev1.Service], true, false},
+		{EndpointSlices, c.Discovery, metav1.ListOptions{LabelSelector: notHeadless}, newSlices, newObject[discoveryv1.EndpointSlice], true, false},
+		{Nodes, c.Core, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", w.cfg.NodeName).String()}, newNodes, newObject[corev1.Node], false, false},
 	}
 	if w.cfg.Pods {
 		sources = append(sources, source{Pods, c.Core,
-			metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", w.cfg.NodeName).String()}, newPods, &corev1.Pod{}, false})
+			metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", w.cfg.NodeName).String()}, newPods, newObject[corev1.Pod], false, false})
 	}
 	if w.cfg.CIDRs {
-		sources = append(sources, source{ServiceCIDRs, c.Networking, metav1.ListOptions{}, newCIDRs, &networkingv1.ServiceCIDR{}, true})
+		sources = append(sources, source{ServiceCIDRs, c.Networking, metav1.ListOptions{}, newCIDRs, newObject[networkingv1.ServiceCIDR], false, true})
 	}
 	return sources
+}
+
+// newObject makes an object of one of Kubernetes' types.
+func newObject[T any, P interface {
+	*T
+	object
+}]() object {
+	return P(new(T))
 }
 
 // listWatch is the source as client-go wants it.
@@ -155,8 +164,13 @@ func (w *Watcher) follow(ctx context.Context, s source) {
 	if s.optional {
 		longest = 10 * time.Minute
 	}
-	lw := &noting{ListerWatcher: s.listWatch(), note: func(err error) { w.noted(s, err) }}
-	r := cache.NewReflectorWithOptions(lw, s.item, &sink{w: w, resource: s.resource, known: map[types.NamespacedName]bool{}}, cache.ReflectorOptions{
+	to := &sink{w: w, resource: s.resource, known: map[types.NamespacedName]bool{}}
+	lw := s.listWatch()
+	if s.looked {
+		lw = &looking{ListerWatcher: lw, source: s, sink: to}
+	}
+	lw = &noting{ListerWatcher: lw, note: func(err error) { w.noted(s, err) }}
+	r := cache.NewReflectorWithOptions(lw, s.object(), to, cache.ReflectorOptions{
 		Logger: &quiet, // its words are for programmers; failed says it in ours
 		Name:   string(s.resource), TypeDescription: string(s.resource),
 		Backoff: &wait.Backoff{Duration: 500 * time.Millisecond, Factor: 1.6, Jitter: 0.5, Cap: longest, Steps: 20},

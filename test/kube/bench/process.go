@@ -94,7 +94,7 @@ func (k *contender) syncedAt() (time.Time, error) {
 	return last, nil
 }
 
-// ourSync reads a line of slog's: all objects of a resource have come, and nothing was made of them yet.
+// ourSync reads a line of slog's: all objects of a resource have come.
 func ourSync(line string) (time.Time, bool) {
 	if !strings.Contains(line, `msg="the API told all that there is"`) ||
 		!strings.Contains(line, "resource=services") && !strings.Contains(line, "resource=endpointslices") {
