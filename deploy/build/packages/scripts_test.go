@@ -48,7 +48,7 @@ func newNode(t *testing.T) node {
 	}
 	// It undoes its job unless a file says that nothing else serves.
 	n.write(t, "/usr/bin/firsthop", "#!/bin/sh\necho \"$@\" >>"+said+"\nif [ -e /alone ]; then echo 'nothing else serves'; exit 1; fi\necho undone\n")
-	for _, name := range []string{"systemctl", "deb-systemd-helper"} {
+	for _, name := range []string{"systemctl", "deb-systemd-helper", "deb-systemd-invoke"} {
 		n.write(t, "/usr/bin/"+name, "#!/bin/sh\necho "+name+" \"$@\" >>"+said+"\n")
 	}
 	n.write(t, "/run/systemd/system/x", "")
@@ -177,7 +177,7 @@ func TestRemovalScripts(t *testing.T) {
 				if script == "postrm" && n.has("/etc/systemd/system/multi-user.target.wants/firsthop-init.service") != tc.state {
 					t.Errorf("the link that enables the unit is there: %v", !tc.state)
 				}
-				if strings.Contains(called, "systemctl stop") || strings.Contains(called, "--now") {
+				if strings.Contains(called, "stop") || strings.Contains(called, "start") || strings.Contains(called, "--now") {
 					t.Errorf("something is stopped:\n%s", called)
 				}
 			})
@@ -187,14 +187,25 @@ func TestRemovalScripts(t *testing.T) {
 
 func TestInstallationScripts(t *testing.T) {
 	scripts := packageScripts(t)
-	for _, tc := range []struct{ name, call, says, calls, not string }{
-		{"a first .deb enables", "postinst configure", "runs at the next boot", "deb-systemd-helper enable", " start"},
-		{"the next one is quiet", "postinst configure 0.1.0", "", "deb-systemd-helper enable", " start"},
-		{"a first .rpm asks the presets", "post 1", "runs at the next boot", "systemctl --no-reload preset", " start"},
-		{"the next one does not", "post 2", "", "systemctl daemon-reload", "preset"},
+	const restart = "systemctl daemon-reload\nsystemctl try-restart firsthop.service\n"
+	for _, tc := range []struct{ name, call, says, calls, not, removed string }{
+		{"a first .deb enables", "postinst configure", "runs at the next boot", "deb-systemd-helper enable", "start", ""},
+		{"the next one is quiet", "postinst configure 0.1.0", "", "deb-systemd-helper enable", " start", ""},
+		{"the next one restarts a runtime that runs, as policy-rc.d lets it", "postinst configure 0.1.0", "", "systemctl daemon-reload\ndeb-systemd-invoke try-restart firsthop.service\n", "\nsystemctl try-restart", ""},
+		{"where there is nobody to ask, it does so too", "postinst configure 0.1.0", "", restart, "deb-systemd-invoke", "/usr/bin/deb-systemd-invoke"},
+		{"an upgrade that was taken back restarts nothing", "postinst abort-upgrade 0.2.0", "", "systemctl daemon-reload", "start", ""},
+		{"nor does one where systemd does not run", "postinst configure 0.1.0", "", "deb-systemd-helper enable", "start", "/run/systemd/system"},
+		{"a first .rpm asks the presets", "post 1", "runs at the next boot", "systemctl --no-reload preset", "start", ""},
+		{"the next one does not", "post 2", "", "systemctl daemon-reload", "preset", ""},
+		{"it restarts a runtime that runs", "post 2", "", restart, " start", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			n := newNode(t)
+			if tc.removed != "" {
+				if err := os.RemoveAll(n.dir + tc.removed); err != nil {
+					t.Fatal(err)
+				}
+			}
 			script, arguments, _ := strings.Cut(tc.call, " ")
 			out, called := n.run(t, scripts[script], arguments, false)
 			if !strings.Contains(out, tc.says) || tc.says == "" && out != "" {
