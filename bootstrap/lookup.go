@@ -158,7 +158,7 @@ func (l *looker) lookAtClient(proc string) error {
 			return fmt.Errorf("find the cgroup of process %d: %w", l.req.PID, err)
 		}
 		c.InCgroup = in || !sure
-		if c.Netns, err = netnsCookieOf(proc, l.req.PID); err != nil {
+		if c.Netns, err = netnsCookieOf(proc, l.req.PID, l.cgroup.Path); err != nil {
 			return err
 		}
 	}

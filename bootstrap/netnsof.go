@@ -9,12 +9,26 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
 )
 
-// netnsCookieOf is the cookie of a process's network namespace. The thread that
-// enters it is not used for anything else again: it ends with its goroutine.
-func netnsCookieOf(proc string, pid int) (uint64, error) {
+// netnsCookieOf is the cookie of a process's network namespace. Where only
+// programs can tell (Linux 5.7 to 5.13) one is attached for that, for an instant,
+// to this process's cgroup, which is cgroup or below it.
+func netnsCookieOf(proc string, pid int, cgroup string) (uint64, error) {
+	cookies := natinit.NewCookies(natinit.CookiesConfig{
+		Features: bpf.Features{NetnsCookie: true, Link: true}, // else the answer is why not
+		Cgroups:  func() ([]string, error) { return mounts.OwnCgroups(cgroup) },
+	})
+	defer cookies.Close()
+	return askInNetnsOf(proc, pid, cookies.Cookie)
+}
+
+// askInNetnsOf asks in the network namespace of a process. The thread that enters
+// it is not used for anything else again: it ends with its goroutine.
+func askInNetnsOf(proc string, pid int, ask func() (uint64, error)) (uint64, error) {
 	ns, err := os.Open(filepath.Join(proc, strconv.Itoa(pid), "ns/net"))
 	if err != nil {
 		return 0, fmt.Errorf("open the network namespace of process %d: %w", pid, err)
@@ -31,7 +45,7 @@ func netnsCookieOf(proc string, pid int) (uint64, error) {
 			answers <- answer{0, fmt.Errorf("enter the network namespace of process %d: %w", pid, err)}
 			return
 		}
-		cookie, err := natinit.NetnsCookie()
+		cookie, err := ask()
 		answers <- answer{cookie, err}
 	}()
 	a := <-answers

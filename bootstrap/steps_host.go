@@ -30,7 +30,10 @@ func (s *stage) checkKernel(ctx context.Context) (outcome, error) {
 	err = rep.Err()
 	switch {
 	case err == nil:
-		s.balancer, err = s.newBalancer()
+		s.balancer, err = s.newBalancer(s.netnsCookie)
+		if errors.Is(err, natinit.ErrNoCookie) && s.features.Link { // a program may tell, once the cgroup is known
+			err = nil
+		}
 		return outcome{reason: rep.Sentence, warnings: rep.Losses}, err
 	case !errors.Is(err, kernel.ErrUnsupported):
 		return outcome{}, &exitError{ExitInternal, err}
@@ -120,6 +123,9 @@ func (s *stage) ensureCgroup(ctx context.Context) (outcome, error) {
 		return outcome{}, err
 	}
 	s.report.Instance.Cgroup, s.report.Instance.CgroupID = g.HostPath, g.ID
+	if err := s.completeBalancer(); err != nil {
+		return outcome{}, err
+	}
 	if !s.DryRun && s.scope != ScopeOff {
 		s.connector = prepareConnector(ctx, g.Path, s.Binary)
 	}

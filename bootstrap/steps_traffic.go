@@ -10,8 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/firsthop/firsthop/bootstrap/discover"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
@@ -242,26 +240,6 @@ func (s *stage) attach(ctx context.Context) (outcome, error) {
 
 func (s *stage) attachConfig(maps *bpf.Maps) natinit.AttachConfig {
 	return natinit.AttachConfig{Pins: s.pins(), Maps: maps, Cgroup: s.cgroup.Path, CgroupID: s.cgroup.ID, Features: s.features, Balancer: s.balancer, Proc: s.proc, Record: programRecord{s.volatile}}
-}
-
-// newBalancer is the load balancer that the settings ask for.
-func (s *stage) newBalancer() (bpf.Balancer, error) {
-	b, err := natinit.NewBalancer(s.scope, s.UDP, s.features, s.elsewhere())
-	if err != nil {
-		return b, &UsageError{err}
-	}
-	return b, nil
-}
-
-// elsewhere reports whether the node's instance runs in another network
-// namespace than the host's first process, as far as that can be seen.
-func (s *stage) elsewhere() bool {
-	if s.Own() {
-		return false
-	}
-	var host, ours unix.Stat_t
-	err := errors.Join(unix.Stat(s.proc+"/1/ns/net", &host), unix.Stat("/proc/thread-self/ns/net", &ours))
-	return err == nil && host.Ino != ours.Ino
 }
 
 // otherServes refuses a scope that leaves Service addresses without anybody

@@ -126,7 +126,7 @@ func optionalProbes() []Probe {
 		{FeatureCapBPF, "CAP_BPF", 5, 8, "", nil, "", "loading needs CAP_SYS_ADMIN", false, probeCapBPF},
 		{FeatureRingBuffer, "ring buffer maps", 5, 8, rhelNewer, el89, "", "events come through per-CPU buffers", false, probeRingBuffer},
 		{FeatureLPMTrie, "longest-prefix-match maps", 4, 11, rhelFloor, el82, "", "source ranges of Services are not honoured", false, mapType(mapLPMTrie, 8, 8, flagNoPrealloc)},
-		{FeatureSONetnsCookie, "the socket option SO_NETNS_COOKIE", 5, 14, "", nil, "", "user space can't name its own network namespace to the programs", false, probeSONetnsCookie},
+		{FeatureSONetnsCookie, "the socket option SO_NETNS_COOKIE", 5, 14, "", nil, "", "a program of firsthop's own tells which network namespace is which, where netns-cookie and cgroup-link are there", false, probeSONetnsCookie},
 		{FeatureSchedCLS, "programs at traffic control", 4, 1, rhelFloor, el82, "", "traffic from outside the cluster is not served", false, schedCLS()},
 		{FeatureRedirectNeigh, "the helper redirect_neigh", 5, 10, rhelNewer, el89, "", "packets take the way through the stack", false, schedCLS(movImm(r1, 1), movImm(r2, 0), movImm(r3, 0), movImm(r4, 0), call(fnRedirectNeigh))},
 		{FeatureRedirectPeer, "the helper redirect_peer", 5, 10, rhelNewer, el89, "", "packets to local pods take the way through the stack", false, schedCLS(movImm(r1, 1), movImm(r2, 0), call(fnRedirectPeer))},

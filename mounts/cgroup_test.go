@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -220,6 +221,7 @@ func checkCgroup(t *testing.T, row cgroupRow, id uint64, prefix string) {
 	if in, sure, err := SelfIn(g.Path); !in || !sure || err != nil {
 		t.Errorf("self in %s: %v %v %v", g.Path, in, sure, err)
 	}
+	checkOwn(t, g.Path)
 	n := len(records)
 	must(t, UnmountCgroup2(t.Context(), c, ""))
 	must(t, UnmountCgroup2(t.Context(), c, ""))
@@ -228,6 +230,19 @@ func checkCgroup(t *testing.T, row cgroupRow, id uint64, prefix string) {
 	}
 	if tableText(t) != before {
 		t.Error("the mounts are not what they were")
+	}
+}
+
+// checkOwn asks for this process's own cgroup, which is below the one at path.
+func checkOwn(t *testing.T, path string) {
+	t.Helper()
+	dirs, err := OwnCgroups(path)
+	if err != nil || len(dirs) == 0 || dirs[len(dirs)-1] != path || len(dirs) > 2 {
+		t.Fatalf("our own cgroups from %s on: %q, %v", path, dirs, err)
+	}
+	procs, err := os.ReadFile(dirs[0] + "/cgroup.procs")
+	if err != nil || !slices.Contains(strings.Fields(string(procs)), strconv.Itoa(os.Getpid())) {
+		t.Errorf("our own cgroup from %s on: %q with %q, %v", path, dirs, procs, err)
 	}
 }
 
@@ -263,6 +278,9 @@ func stageCgroupUnsure(t *testing.T) {
 	}
 	if in, sure, err := SelfIn(g.Path + "/pod"); in || sure || err != nil {
 		t.Errorf("in a cgroup whose name cannot be known: %v %v %v", in, sure, err)
+	}
+	if dirs, err := OwnCgroups(g.Path); !slices.Equal(dirs, []string{g.Path}) || err != nil {
+		t.Errorf("our own cgroup, whose name cannot be known: %q, %v", dirs, err)
 	}
 	_, err = EnsureBPFFS(t.Context(), Config{})
 	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "setns /proc/1/ns/mnt") || !strings.Contains(err.Error(), "lacks CAP_SYS_ADMIN") {
@@ -366,6 +384,10 @@ func TestContains(t *testing.T) {
 	}
 	if in, sure, err := SelfIn(cg); in || !sure || err != nil {
 		t.Errorf("this process: %v %v %v", in, sure, err)
+	}
+	checkOwn(t, v2Root(t))
+	if dirs, err := OwnCgroups(cg); len(dirs) > 0 || err != nil {
+		t.Errorf("our own cgroup below another: %q, %v", dirs, err)
 	}
 	if _, _, err := SelfIn(t.TempDir()); !errors.Is(err, ErrNotCgroup) {
 		t.Errorf("no cgroup: %v", err)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,40 +27,67 @@ func ProcessIn(path string, pid int) (in, sure bool, err error) {
 	return contains(path, strconv.Itoa(pid))
 }
 
+// OwnCgroups returns those directories among the cgroup v2 directory at path and
+// the ones below it where a program that is attached sees this process: its own
+// cgroup, where that has a path that is known (as for SelfIn), then path itself.
+// There are none if this process is surely elsewhere.
+func OwnCgroups(path string) (dirs []string, err error) {
+	l, err := locate(path, "self", func(l location) bool { return l.dir != "" || l.sure && !l.in })
+	if err != nil || l.sure && !l.in {
+		return nil, err
+	}
+	if l.dir != "" && l.dir != filepath.Clean(path) {
+		dirs = append(dirs, l.dir)
+	}
+	return append(dirs, path), nil
+}
+
 // contains is SelfIn for any process that our /proc shows.
 func contains(dir, process string) (in, sure bool, err error) {
+	if id, err := CgroupID(dir); err != nil || IsTopCgroup(id) {
+		return err == nil, err == nil, err // all are below the top
+	}
+	l, err := locate(dir, process, func(l location) bool { return l.sure })
+	return l.in, l.sure, err
+}
+
+// location says whether a process is in a cgroup or below it.
+type location struct {
+	in, sure bool
+	dir      string // of the process's own cgroup, where it is in and that has a path; else ""
+}
+
+// locate looks where a process is, as seen from dir, until that is known enough.
+func locate(dir, process string, enough func(location) bool) (location, error) {
 	fd, err := ownView().openDir(dir)
 	if err != nil {
-		return false, false, err
+		return location{}, err
 	}
 	defer unix.Close(fd)
 	want, err := cgroupID(fd, dir)
 	if err != nil {
-		return false, false, err
+		return location{}, err
 	}
-	if IsTopCgroup(want) {
-		return true, true, nil // all are below the top
-	}
-	in, sure, err = containsHere(ownView(), fd, want, process)
-	if sure || err != nil {
-		return in, sure, err
+	l, err := locateHere(ownView(), fd, want, process)
+	if enough(l) || err != nil {
+		return l, err
 	}
 	h, err := FindHost(Config{})
 	if err != nil || h.entry == "" {
-		return false, false, nil
+		return l, nil
 	}
 	// A path through /proc/1/root is on a mount that only pid 1's table has.
 	if !h.own {
-		in, sure, err = containsHere(h.view(), fd, want, process)
-		if sure || err != nil || h.ownCgroup {
-			return in, sure, err
+		l, err = locateHere(h.view(), fd, want, process)
+		if enough(l) || err != nil || h.ownCgroup {
+			return l, err
 		}
 	}
 	// The same look from pid 1's cgroup namespace. That it may be refused is
 	// only another reason not to be sure.
 	entry, err := os.Open(h.entry)
 	if err != nil {
-		return false, false, nil
+		return l, nil
 	}
 	defer entry.Close()
 	err = onThread(func() error {
@@ -68,48 +96,53 @@ func contains(dir, process string) (in, sure bool, err error) {
 		}
 		for _, v := range []view{ownView(), h.view()} {
 			var err error
-			if in, sure, err = containsHere(v, fd, want, process); sure || err != nil {
+			if l, err = locateHere(v, fd, want, process); enough(l) || err != nil {
 				return err
 			}
 		}
 		return nil
 	})
 	if err != nil {
-		return false, false, nil
+		return location{}, nil
 	}
-	return in, sure, nil
+	return l, nil
 }
 
-// containsHere looks from the cgroup namespace of the calling thread, for a
+// locateHere looks from the cgroup namespace of the calling thread, for a
 // directory that is on a mount of v.
-func containsHere(v view, fd int, want uint64, process string) (in, sure bool, err error) {
+func locateHere(v view, fd int, want uint64, process string) (location, error) {
 	data, err := os.ReadFile("/proc/" + process + "/cgroup")
 	if err != nil {
-		return false, false, fmt.Errorf("read the cgroup of process %s: %w", process, err)
+		return location{}, fmt.Errorf("read the cgroup of process %s: %w", process, err)
 	}
 	rel, ok := cgroup2Path(string(data))
 	if !ok {
-		return false, false, nil
+		return location{}, nil
 	}
 	table, err := v.mounts(typeIs("cgroup2"))
 	if err != nil {
-		return false, false, err
+		return location{}, err
 	}
 	m, ok := byID(table, mountID(fd))
 	if !ok {
-		return false, false, nil
+		return location{}, nil
 	}
 	point := v.open(strings.TrimPrefix(m.Point, v.inTable))
 	at, where := position(m.Root, rel)
 	switch where {
 	case outside:
-		return false, true, nil
+		return location{sure: true}, nil
 	case somewhereBelow:
 		id, err := CgroupID(point)
 		root := err == nil && id == want
-		return root, root, nil
+		return location{in: root, sure: root}, nil
 	}
-	return climb(path.Join(point, at), m.ID, want)
+	dir := path.Join(point, at)
+	l := location{dir: dir}
+	if l.in, l.sure, err = climb(dir, m.ID, want); !l.in {
+		l.dir = ""
+	}
+	return l, err
 }
 
 // climb goes from a directory upwards to the root of its mount.

@@ -17,7 +17,7 @@ func TestMain(m *testing.M) {
 	if mode := os.Getenv(childEnv); mode != "" {
 		os.Exit(child(mode, os.Args[1:]))
 	}
-	code := lab.RunMain(m)
+	code := lab.RunMainInCgroup(m)
 	os.RemoveAll(clientDir)
 	os.Exit(code)
 }

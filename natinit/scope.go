@@ -27,8 +27,10 @@ func ParseScope(s string) (Scope, error) {
 }
 
 // NewBalancer is the load balancer of a scope. elsewhere says that this process
-// isn't in the host's network namespace, whose cookie it then can't tell.
-func NewBalancer(scope Scope, udp bool, f bpf.Features, elsewhere bool) (bpf.Balancer, error) {
+// isn't in the host's network namespace, whose cookie it then can't tell. cookie
+// tells it otherwise (NetnsCookie, Cookies.Cookie); its error is returned if the
+// scope needs it.
+func NewBalancer(scope Scope, udp bool, f bpf.Features, elsewhere bool, cookie func() (uint64, error)) (bpf.Balancer, error) {
 	b := bpf.Balancer{UDP: udp, Off: scope == ScopeOff, HostOnly: scope == ScopeHost}
 	var err error
 	switch {
@@ -37,7 +39,7 @@ func NewBalancer(scope Scope, udp bool, f bpf.Features, elsewhere bool) (bpf.Bal
 	case elsewhere:
 		err = errors.New("this process isn't in the host's network namespace: run it there (hostNetwork)")
 	default:
-		b.HostNetns, err = NetnsCookie()
+		b.HostNetns, err = cookie()
 	}
 	if err != nil && b.HostOnly {
 		return b, fmt.Errorf("--scope host: %w", err)

@@ -198,7 +198,6 @@ func TestFrontendsForLocalTraffic(t *testing.T) {
 }
 
 func TestNodePortsOnLoopbackServeTheHostAlone(t *testing.T) {
-	lab.NeedsLinux(t, 5, 14, "SO_NETNS_COOKIE, to name the host's namespace")
 	n := newNode(t)
 	p := goClient(t)
 	svcs := services(0, 1, 2)
@@ -232,7 +231,6 @@ func TestNodePortsOnLoopbackServeTheHostAlone(t *testing.T) {
 }
 
 func TestSourceRangesJudgeTheWorkload(t *testing.T) {
-	lab.NeedsLinux(t, 5, 14, "SO_NETNS_COOKIE, to name namespaces")
 	n := newNode(t)
 	p := goClient(t)
 	svcs := services(0, 1, 2)
@@ -244,7 +242,7 @@ func TestSourceRangesJudgeTheWorkload(t *testing.T) {
 	m := n.serve(t, bpf.Balancer{UDP: true}, svcs...)
 	near, far := n.newPod(t, 1), n.newPod(t, 9)
 	for i, pod := range map[int]*lab.Pod{1: near, 9: far} {
-		must(t, m.Map(bpf.MapWorkload).Put(podCookie(t, pod), bpf.Workload{
+		must(t, m.Map(bpf.MapWorkload).Put(netnsCookie(t, pod), bpf.Workload{
 			Addr4: bpf.AddressOf(netip.AddrFrom4([4]byte{198, 51, 100, byte(i)})),
 			Addr6: bpf.AddressOf(netip.MustParseAddr(fmt.Sprintf("2001:db8:1::%d", i))),
 		}))
@@ -325,27 +323,12 @@ func TestAddressesThatNoServiceHasAreRefused(t *testing.T) {
 	}
 }
 
-func podCookie(t testing.TB, pod *lab.Pod) (cookie uint64) {
-	t.Helper()
-	must(t, pod.Do(func() error {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, 71)
-		return err
-	}))
-	return cookie
-}
-
 func TestAWorkloadOptsOut(t *testing.T) {
-	lab.NeedsLinux(t, 5, 14, "SO_NETNS_COOKIE, to name namespaces")
 	n := newNode(t)
 	p := goClient(t)
 	m := n.serve(t, bpf.Balancer{UDP: true}, services(0, 1, 2)...)
 	in, out := n.newPod(t, 1), n.newPod(t, 2)
-	must(t, m.Map(bpf.MapWorkload).Put(podCookie(t, out), bpf.Workload{Flags: bpf.WorkloadOptedOut}))
+	must(t, m.Map(bpf.MapWorkload).Put(netnsCookie(t, out), bpf.Workload{Flags: bpf.WorkloadOptedOut}))
 	for _, optOut := range []bpf.Control{0, bpf.ControlOptOut, 0} {
 		must(t, m.Map(bpf.MapControl).Put(uint32(0), optOut))
 		for _, w := range waysToVIP() {

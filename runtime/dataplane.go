@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,6 +32,7 @@ type dataplane struct {
 	store    *nat.Kernel
 	features bpf.Features
 	balancer bpf.Balancer
+	cookies  *natinit.Cookies // of network namespaces
 	cgroup   mounts.Cgroup2
 	proc     string
 	log      *slog.Logger
@@ -67,14 +69,33 @@ func openDataplane(ctx context.Context, cfg *Config) (*dataplane, error) {
 		return nil, err
 	}
 	d := &dataplane{pins: bpf.PinsBelow(b.Path), bpffs: b.Path, features: rep.Features(), cgroup: g, proc: cfg.Proc, log: cfg.Log}
-	if d.balancer, err = natinit.NewBalancer(cfg.Scope, cfg.UDP, d.features, elsewhere(cfg)); err != nil {
-		return nil, err
+	d.cookies = natinit.NewCookies(natinit.CookiesConfig{
+		Features: d.features, NoOption: slices.Contains(cfg.Forbid, kernel.FeatureSONetnsCookie),
+		Cgroups: func() ([]string, error) { return mounts.OwnCgroups(g.Path) },
+	})
+	if err := d.open(ctx, cfg); err != nil {
+		return nil, errors.Join(err, d.close())
+	}
+	return d, nil
+}
+
+// open is the rest of openDataplane: what has to be closed.
+func (d *dataplane) open(ctx context.Context, cfg *Config) (err error) {
+	d.balancer, err = natinit.NewBalancer(cfg.Scope, cfg.UDP, d.features, elsewhere(cfg), func() (uint64, error) {
+		cookie, err := d.cookies.Cookie()
+		if err != nil {
+			d.log.Warn("node ports are not served on loopback addresses: which network namespace is the host's is not known", "err", err)
+		}
+		return cookie, err
+	})
+	if err != nil {
+		return err
 	}
 	release, err := d.lock(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return d, errors.Join(d.adopt(), release())
+	return errors.Join(d.adopt(), release())
 }
 
 // elsewhere reports whether the node's instance runs in another network
@@ -230,9 +251,11 @@ func (d *dataplane) apiBackends(vips []netip.AddrPort) ([]netip.AddrPort, error)
 }
 
 func (d *dataplane) close() error {
-	var errs []error
+	errs := []error{d.cookies.Close()}
 	for _, m := range append(d.former, d.maps) {
-		errs = append(errs, m.Close())
+		if m != nil {
+			errs = append(errs, m.Close())
+		}
 	}
 	return errors.Join(errs...)
 }

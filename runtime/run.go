@@ -111,6 +111,7 @@ func (r *run) namespaces() netnss.Config {
 func (r *run) followPods() {
 	w := workloads.New(workloads.Config{
 		Log: r.cfg.Log, Store: workloads.NewKernel(r.data.maps), Namespaces: r.namespaces(), Programs: r.data.features.NetnsCookie,
+		Cookie: r.data.cookies.Cookie,
 	})
 	r.workloads = w
 	r.engine.pod, r.engine.podGone, r.engine.podsSynced = w.SetPod, w.DeletePod, w.SetSynced

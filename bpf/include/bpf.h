@@ -44,12 +44,16 @@ typedef _Bool bool;
 #define BPF_MAP_TYPE_ARRAY 2
 #define BPF_MAP_TYPE_LRU_HASH 9
 #define BPF_MAP_TYPE_LPM_TRIE 11
+#define BPF_MAP_TYPE_SK_STORAGE 24
 
 /* map flags */
 #define BPF_F_NO_PREALLOC 1
 
 /* flags of bpf_map_update_elem */
 #define BPF_ANY 0
+
+/* flags of bpf_sk_storage_get */
+#define BPF_SK_STORAGE_GET_F_CREATE 1
 
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
@@ -58,7 +62,7 @@ typedef _Bool bool;
 #define ECONNREFUSED 111
 #define EHOSTUNREACH 113
 
-/* The context of the connect, sendmsg, recvmsg and getpeername hooks. */
+/* The context of the bind, connect, sendmsg, recvmsg and getpeername hooks. */
 struct bpf_sock_addr {
 	__u32 user_family;
 	__be32 user_ip4;    /* 1, 2, 4 byte read; 4 byte write */
@@ -80,9 +84,10 @@ static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)
 static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value, __u64 flags) = (void *)2;
 static __u64 (*const bpf_ktime_get_ns)(void) = (void *)5;
 static __u32 (*const bpf_get_prandom_u32)(void) = (void *)7;
-static __u64 (*const bpf_get_socket_cookie)(void *ctx) = (void *)46;           /* 4.19 */
-static long (*const bpf_spin_lock)(struct bpf_spin_lock *lock) = (void *)93;   /* 5.1 */
-static long (*const bpf_spin_unlock)(struct bpf_spin_lock *lock) = (void *)94; /* 5.1 */
+static __u64 (*const bpf_get_socket_cookie)(void *ctx) = (void *)46;                                   /* 4.19 */
+static long (*const bpf_spin_lock)(struct bpf_spin_lock *lock) = (void *)93;                           /* 5.1 */
+static long (*const bpf_spin_unlock)(struct bpf_spin_lock *lock) = (void *)94;                         /* 5.1 */
+static void *(*const bpf_sk_storage_get)(void *map, void *sk, void *value, __u64 flags) = (void *)107; /* 5.3 */
 
 /*
  * Newer than the floor. The loader replaces these calls with "r0 = 0" on a

@@ -94,16 +94,22 @@ func TestScopes(t *testing.T) {
 		scope     string
 		host, pod bool
 		hooks     int
+		forbid    string
 	}{
-		{"host", true, false, 8},
-		{"all", true, true, 8},
-		{"off", false, false, 0},
-		{"off", false, false, 0},
-		{"host", true, false, 8},
+		{"host", true, false, 8, "so-netns-cookie"},
+		{"all", true, true, 8, ""},
+		{"off", false, false, 0, ""},
+		{"off", false, false, 0, "so-netns-cookie"},
+		{"host", true, false, 8, ""},
+		{"host", true, false, 8, "so-netns-cookie"},
 	} {
-		t.Run(tc.scope, func(t *testing.T) {
-			n.T = t
-			r := n.run(scopeArgs("--scope", tc.scope, "-o", "json")...).exits(0).report()
+		t.Run(tc.scope+" "+tc.forbid, func(t *testing.T) {
+			n.T, n.inside = t, tc.forbid != ""
+			args := scopeArgs("--scope", tc.scope, "-o", "json")
+			if tc.forbid != "" {
+				args = append(args, "--forbid-feature", tc.forbid)
+			}
+			r := n.run(args...).exits(0).report()
 			if len(r.Hooks) != tc.hooks || len(n.attached()) != tc.hooks {
 				t.Errorf("%d hooks reported, %d attached; want %d", len(r.Hooks), len(n.attached()), tc.hooks)
 			}
@@ -137,7 +143,11 @@ func TestScopeHostNeedsCookies(t *testing.T) {
 	n.echo("tcp", "b4", nodeAddr)
 	n.nft(kubeProxyRules)
 	before := n.state()
-	n.run(scopeArgs("--scope", "host", "--forbid-feature", "netns-cookie")...).exits(bootstrap.ExitUsage).says("--scope host", "cookies")
+	for _, forbid := range []string{"netns-cookie", "so-netns-cookie,cgroup-link"} {
+		n.run(scopeArgs("--scope", "host", "--forbid-feature", forbid)...).exits(bootstrap.ExitUsage).says("--scope host", "cookie")
+	}
+	// A program could tell, but not from outside of what it may be attached to.
+	n.run(scopeArgs("--scope", "host", "--forbid-feature", "so-netns-cookie")...).exits(bootstrap.ExitUsage).says("--scope host", "this process is not in the cgroup")
 	n.stateUnchanged(before)
 }
 

@@ -8,7 +8,7 @@
 // twice: a counter of 64 bits that only grows until the next boot
 // (include/linux/cookie.h, gen_cookie_next, kernel commit 92acdc58ab11). The
 // inode number of its file is used again for the next namespace, so nothing
-// here outlives one visit but by its cookie.
+// here outlives one visit but by its cookie, which natinit.Cookies tells from inside.
 //
 // [Config.Visit] enters namespaces on a thread that ends afterwards. No thread
 // that other goroutines use is ever elsewhere, whatever fails.

@@ -2,35 +2,12 @@ package netnss
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
-
-// ErrNoCookie says that the kernel doesn't tell user space the cookies of
-// network namespaces: below Linux 5.14 (kernel commit e8b9eab99232).
-var ErrNoCookie = errors.New("the kernel has no SO_NETNS_COOKIE (Linux 5.14)")
-
-// Cookie is the cookie of the calling thread's network namespace, which is
-// never 0. The error matches ErrNoCookie where the kernel doesn't tell.
-func Cookie() (uint64, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, fmt.Errorf("read the network namespace's cookie: %w", err)
-	}
-	defer unix.Close(fd)
-	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-	if errors.Is(err, unix.ENOPROTOOPT) {
-		return 0, ErrNoCookie
-	}
-	if err != nil {
-		return 0, fmt.Errorf("read the network namespace's cookie: %w", err)
-	}
-	return cookie, nil
-}
 
 // Addrs are the addresses of the calling thread's network namespace by which
 // others may know it, so without loopback and link-local ones, device by device;

@@ -18,6 +18,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/test/lab"
 )
 
@@ -28,7 +30,7 @@ func TestMain(m *testing.M) {
 		child()
 		return
 	}
-	os.Exit(lab.RunMain(m))
+	os.Exit(lab.RunMainInCgroup(m))
 }
 
 // child says what becomes of looking with fewer rights.
@@ -154,14 +156,25 @@ func TestTheRunningSystemsNamespacesAreFound(t *testing.T) {
 }
 
 func TestAVisitLooksFromInside(t *testing.T) {
-	lab.NeedsLinux(t, 5, 14, "SO_NETNS_COOKIE")
+	lab.NeedsLinux(t, 5, 7, "network namespaces have no cookies")
+	for name, byProgram := range map[string]bool{"cookies by what the kernel has": false, "cookies by a program": true} {
+		own := []string{lab.MainCgroup(t)}
+		cookies := natinit.NewCookies(natinit.CookiesConfig{
+			Features: bpf.Features(lab.KernelFeatures()), NoOption: byProgram, Cgroups: func() ([]string, error) { return own, nil },
+		})
+		t.Run(name, func(t *testing.T) { lookFromInside(t, cookies.Cookie) })
+		must(t, cookies.Close())
+	}
+}
+
+func lookFromInside(t *testing.T, tell func() (uint64, error)) {
 	h := newHost(t, 2)
 	h.process(20, h.pods[0].Netns)
 	h.mount("run/netns/cni-2", h.pods[1].Netns)
 	want := map[uint64]string{}
 	for i, p := range h.pods {
 		must(t, p.Do(func() error {
-			cookie, err := Cookie()
+			cookie, err := tell()
 			want[cookie] = fmt.Sprintf("[198.51.100.%d 2001:db8:1::%d]", i+1, i+1)
 			return err
 		}))
@@ -170,7 +183,7 @@ func TestAVisitLooksFromInside(t *testing.T) {
 	must(t, err)
 	seen := map[uint64]string{}
 	err = h.c.Visit(t.Context(), list, func(ns Namespace) bool {
-		cookie, err := Cookie()
+		cookie, err := tell()
 		if err != nil || cookie == 0 {
 			t.Error(cookie, err)
 		}

@@ -35,7 +35,7 @@ func BenchmarkRescan(b *testing.B) {
 				processes++
 			}
 		}
-		r := New(Config{Log: slog.New(slog.DiscardHandler), Store: newFake(1 << 14), Namespaces: netnss.Config{Host: m.l.Netns}, Programs: true})
+		r := New(Config{Log: slog.New(slog.DiscardHandler), Store: newFake(1 << 14), Namespaces: netnss.Config{Host: m.l.Netns}, Cookie: m.cookie, Programs: true})
 		r.SetRanges(true)
 		for i := range pods {
 			r.SetPod(newPod(fmt.Sprint(i), ips(i+1)))

@@ -96,7 +96,7 @@ func wishes(in *input) (list []Problem) {
 		case p.hostNetwork:
 			list = append(list, p.problem(HostNetwork, "annotation %s: %q is ignored: a pod with hostNetwork shares the node's network namespace with all others", Annotation, Off))
 		case !in.named():
-			list = append(list, p.problem(NoCookies, "annotation %s: %q is ignored: the kernel does not name network namespaces (Linux 5.14)", Annotation, Off))
+			list = append(list, p.problem(NoCookies, "annotation %s: %q is ignored: this kernel does not tell which network namespace is which (docs/kernels.md: netns-cookie, so-netns-cookie)", Annotation, Off))
 		case !in.fallback:
 			list = append(list, p.problem(NothingElse, "annotation %s: %q is ignored: nothing else on this node serves Services, the pod would have none", Annotation, Off))
 		}

@@ -34,8 +34,10 @@
 //
 // # Kernels
 //
-// Programs know namespaces from Linux 5.7, user space can name them from 5.14.
-// Below 5.7 all of a node is one client, with the cookie 0: source ranges judge
-// it by the node's addresses, nobody can opt out. Between the two, source ranges
-// let nobody in, as no client's address can be given.
+// Programs know namespaces from Linux 5.7, processes can ask for their names from
+// 5.14; in between a program tells them (natinit.Cookies). Below 5.7 all of a node
+// is one client, with the cookie 0: source ranges judge it by the node's
+// addresses, nobody can opt out. Where programs know names and nobody tells us
+// (natinit.ErrNoCookie), source ranges let nobody in, as no client's address can be
+// given, and nobody can opt out either.
 package workloads

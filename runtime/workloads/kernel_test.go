@@ -95,7 +95,16 @@ func blackhole(t testing.TB, p *lab.Pod) {
 }
 
 func TestProgramsTreatPodsAsTheyAsk(t *testing.T) {
-	m := newMachine(t)
+	for name, byProgram := range map[string]bool{"cookies by what the kernel has": false, "cookies by a program": true} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t)
+			m.setCookies(byProgram)
+			treatPods(t, m)
+		})
+	}
+}
+
+func treatPods(t *testing.T, m *machine) {
 	store := NewKernel(m.serve())
 	p := clients.Go(t)
 	near, _ := m.addPod(1)
@@ -104,7 +113,7 @@ func TestProgramsTreatPodsAsTheyAsk(t *testing.T) {
 	m.start(far)
 	blackhole(t, near)
 	blackhole(t, far)
-	r := start(t, Config{Store: store, Namespaces: m.c, Programs: lab.KernelFeatures().NetnsCookie})
+	r := start(t, Config{Store: store, Namespaces: m.c, Cookie: m.cookie, Programs: lab.KernelFeatures().NetnsCookie})
 	r.SetFallback(true)
 	r.SetPod(newPod("near", ips(1)))
 	r.SetPod(newPod("far", ips(9)))

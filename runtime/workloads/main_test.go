@@ -7,7 +7,7 @@ import (
 	"github.com/firsthop/firsthop/test/lab"
 )
 
-func TestMain(m *testing.M) { os.Exit(lab.RunMain(m)) }
+func TestMain(m *testing.M) { os.Exit(lab.RunMainInCgroup(m)) }
 
 func must(t testing.TB, err error) {
 	t.Helper()

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/runtime/netnss"
 	"github.com/firsthop/firsthop/test/lab"
 )
@@ -22,13 +23,25 @@ type machine struct {
 	t       testing.TB
 	l       *lab.Lab
 	c       netnss.Config
+	cookie  func() (uint64, error)
 	nextPID int
+}
+
+// setCookies says how cookies are told from now on: by whatever the kernel has, or by a program in any case.
+func (m *machine) setCookies(byProgram bool) {
+	own := []string{lab.MainCgroup(m.t)}
+	cookies := natinit.NewCookies(natinit.CookiesConfig{
+		Features: bpf.Features(lab.KernelFeatures()), NoOption: byProgram, Cgroups: func() ([]string, error) { return own, nil },
+	})
+	m.t.Cleanup(func() { must(m.t, cookies.Close()) })
+	m.cookie = cookies.Cookie
 }
 
 func newMachine(t testing.TB) *machine {
 	t.Helper()
-	lab.NeedsLinux(t, 5, 14, "SO_NETNS_COOKIE, to name namespaces")
+	lab.NeedsLinux(t, 5, 7, "network namespaces have no cookies")
 	m := &machine{t: t, l: lab.New(t), nextPID: 10}
+	m.setCookies(false)
 	m.c = netnss.Config{Proc: filepath.Join(m.l.Dir, "proc"), Root: filepath.Join(m.l.Dir, "root"), Host: m.l.Netns}
 	must(t, os.Mkdir(m.c.Proc, 0o755))
 	must(t, m.l.AddAddr("192.0.2.1/32"))
@@ -45,7 +58,7 @@ func (m *machine) addPod(i int) (*lab.Pod, uint64) {
 	p, err := m.l.AddPod(fmt.Sprint("pod", i), netip.MustParseAddr(ips(i)[0]), netip.MustParseAddr(ips(i)[1]))
 	must(m.t, err)
 	var cookie uint64
-	must(m.t, p.Do(func() (err error) { cookie, err = netnss.Cookie(); return err }))
+	must(m.t, p.Do(func() (err error) { cookie, err = m.cookie(); return err }))
 	return p, cookie
 }
 

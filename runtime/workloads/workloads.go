@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/runtime/netnss"
 )
 
@@ -44,6 +45,9 @@ type Config struct {
 	Namespaces netnss.Config
 	// Programs: the programs can tell namespaces apart (bpf.Features.NetnsCookie).
 	Programs bool
+	// Cookie tells the cookie of the calling thread's network namespace
+	// (natinit.Cookies). An error that matches natinit.ErrNoCookie is for good.
+	Cookie func() (uint64, error)
 	// Rescan is DefaultRescan if 0.
 	Rescan time.Duration
 }
@@ -59,7 +63,7 @@ type Status struct {
 	ScanTook   time.Duration // the last time
 	Namespaces int           // that were found then
 	// Err is why the table isn't as it should be: no rights to see namespaces
-	// (netnss.ErrRefused), none with a name (netnss.ErrNoCookie), no room (ErrFull).
+	// (netnss.ErrRefused), none with a name (natinit.ErrNoCookie), no room (ErrFull).
 	Err error
 }
 
@@ -78,15 +82,14 @@ type Reconciler struct {
 	changes  uint64
 	status   Status
 
-	cookie func() (uint64, error) // netnss.Cookie, but for tests
-	run    run                    // Run's own
+	run run // Run's own
 }
 
 // run is what Run remembers from one time to the next.
 type run struct {
 	table    *Table // what the store holds; nil: not known
 	kept     map[types.NamespacedName]place
-	noCookie bool
+	noCookie error // the reason that namespaces can't be named, nil if they can
 	retries  int
 	scans    int
 	seen     uint64 // Reconciler.changes
@@ -108,7 +111,7 @@ func New(cfg Config) *Reconciler {
 		cfg.Rescan = DefaultRescan
 	}
 	return &Reconciler{
-		cfg: cfg, wake: make(chan struct{}, 1), pods: map[types.NamespacedName]pod{}, cookie: netnss.Cookie,
+		cfg: cfg, wake: make(chan struct{}, 1), pods: map[types.NamespacedName]pod{},
 		run: run{kept: map[types.NamespacedName]place{}, told: map[Problem]bool{}},
 	}
 }
@@ -233,12 +236,12 @@ func (r *Reconciler) reconcile(ctx context.Context) time.Duration {
 		if ctx.Err() != nil {
 			return 0
 		}
-		if errors.Is(scanErr, netnss.ErrNoCookie) {
-			r.run.noCookie, in.noCookie, complete = true, true, true
+		if errors.Is(scanErr, natinit.ErrNoCookie) {
+			r.run.noCookie, in.noCookie, complete = scanErr, true, true
 		}
 	}
 	if in.programs && in.noCookie && in.ranges {
-		scanErr = fmt.Errorf("source ranges let nobody in: %w", netnss.ErrNoCookie)
+		scanErr = fmt.Errorf("source ranges let nobody in: %w", r.run.noCookie)
 	}
 	out := desired(in)
 	err := r.write(&out, complete)
@@ -261,7 +264,7 @@ func (r *Reconciler) input() (in *input, changes uint64, ok bool) {
 	defer r.mu.Unlock()
 	in = &input{
 		pods: inOrder(r.pods), node: r.node, ranges: r.ranges, fallback: r.fallback,
-		programs: r.cfg.Programs, noCookie: r.run.noCookie, isOf: r.isOf,
+		programs: r.cfg.Programs, noCookie: r.run.noCookie != nil, isOf: r.isOf,
 	}
 	return in, r.changes, r.synced
 }
@@ -277,7 +280,7 @@ func (r *Reconciler) look(ctx context.Context, in *input, st *Status) (complete 
 	var failed error
 	err = r.cfg.Namespaces.Visit(ctx, list, func(found netnss.Namespace) bool {
 		ns := namespace{host: found.Host, pids: found.Pids}
-		if ns.cookie, failed = r.cookie(); failed == nil {
+		if ns.cookie, failed = r.cfg.Cookie(); failed == nil {
 			ns.addrs, failed = netnss.Addrs()
 		}
 		if failed != nil {

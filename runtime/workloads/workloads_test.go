@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/runtime/netnss"
 
 	"github.com/firsthop/firsthop/test/lab"
@@ -25,7 +26,7 @@ import (
 func TestAPodOptsOutAndInAgain(t *testing.T) {
 	m := newMachine(t)
 	f := newFake(100)
-	r := start(t, Config{Store: f, Namespaces: m.c, Programs: true})
+	r := start(t, Config{Store: f, Namespaces: m.c, Cookie: m.cookie, Programs: true})
 	r.SetFallback(true)
 	a, b := ips(1), ips(2)
 	podA, cookieA := m.addPod(1)
@@ -65,13 +66,13 @@ func TestAPodOptsOutAndInAgain(t *testing.T) {
 func TestSourceRangesNameEveryNamespace(t *testing.T) {
 	m := newMachine(t)
 	f := newFake(100)
-	r := start(t, Config{Store: f, Namespaces: m.c, Programs: true})
+	r := start(t, Config{Store: f, Namespaces: m.c, Cookie: m.cookie, Programs: true})
 	pod, cookie := m.addPod(1)
 	other, otherCookie := m.addPod(2)
 	m.start(pod)
 	m.start(other)
 	var host uint64
-	must(t, m.l.Do(func() (err error) { host, err = netnss.Cookie(); return err }))
+	must(t, m.l.Do(func() (err error) { host, err = m.cookie(); return err }))
 	r.SetPod(newPod("a", ips(1)))
 	r.SetSynced()
 	settled(t, r)
@@ -93,7 +94,7 @@ func TestSourceRangesNameEveryNamespace(t *testing.T) {
 func TestARescanFindsWhatNobodyNames(t *testing.T) {
 	m := newMachine(t)
 	f := newFake(100)
-	r := start(t, Config{Store: f, Namespaces: m.c, Programs: true, Rescan: 50 * time.Millisecond})
+	r := start(t, Config{Store: f, Namespaces: m.c, Cookie: m.cookie, Programs: true, Rescan: 50 * time.Millisecond})
 	r.SetRanges(true)
 	r.SetSynced()
 	settled(t, r)
@@ -111,7 +112,7 @@ func TestAPodIsLookedForUntilItIsThere(t *testing.T) {
 	m := newMachine(t)
 	f := newFake(100)
 	var log syncBuffer
-	r := start(t, Config{Store: f, Namespaces: m.c, Programs: true, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	r := start(t, Config{Store: f, Namespaces: m.c, Cookie: m.cookie, Programs: true, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	r.SetFallback(true)
 	r.SetSynced()
 	r.SetPod(newPod("a", ips(1), says("off")))
@@ -132,7 +133,7 @@ func TestAPodIsLookedForUntilItIsThere(t *testing.T) {
 func TestAnEntryGoesWithItsNamespace(t *testing.T) {
 	m := newMachine(t)
 	f := newFake(100)
-	r := start(t, Config{Store: f, Namespaces: m.c, Programs: true, Rescan: 50 * time.Millisecond})
+	r := start(t, Config{Store: f, Namespaces: m.c, Cookie: m.cookie, Programs: true, Rescan: 50 * time.Millisecond})
 	r.SetFallback(true)
 	r.SetSynced()
 	first, cookie := m.addPod(1)
@@ -158,7 +159,7 @@ func TestNothingIsDoneForNothing(t *testing.T) {
 	m := newMachine(t)
 	m.c.Proc = filepath.Join(m.l.Dir, "none") // a look would fail
 	f := newFake(100)
-	r := start(t, Config{Store: f, Namespaces: m.c, Programs: true, Rescan: time.Millisecond})
+	r := start(t, Config{Store: f, Namespaces: m.c, Cookie: m.cookie, Programs: true, Rescan: time.Millisecond})
 	r.SetFallback(true)
 	r.SetSynced()
 	settled(t, r)
@@ -179,7 +180,7 @@ func TestALookThatFailsTakesNothingAway(t *testing.T) {
 	broken := m.c
 	broken.Proc = filepath.Join(m.l.Dir, "none")
 	f.table = optedOut(map[uint64]bpf.Workload{77: out("198.51.100.1", "")})
-	r := start(t, Config{Store: f, Namespaces: broken, Programs: true, Rescan: 10 * time.Millisecond, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	r := start(t, Config{Store: f, Namespaces: broken, Cookie: m.cookie, Programs: true, Rescan: 10 * time.Millisecond, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	r.SetFallback(true)
 	r.SetPod(newPod("a", ips(1), says("off")))
 	r.SetSynced()
@@ -198,7 +199,7 @@ func TestAStoreThatFailsIsTriedAgain(t *testing.T) {
 	m := newMachine(t)
 	f := newFake(100)
 	f.broken = unix.EPERM
-	r := start(t, Config{Store: f, Namespaces: m.c, Programs: true})
+	r := start(t, Config{Store: f, Namespaces: m.c, Cookie: m.cookie, Programs: true})
 	r.SetFallback(true)
 	p, cookie := m.addPod(1)
 	m.start(p)
@@ -211,13 +212,12 @@ func TestAStoreThatFailsIsTriedAgain(t *testing.T) {
 	lab.Await(t, "all is well", func() bool { return f.is(optedOut(map[uint64]bpf.Workload{cookie: out(ips(1)[0], ips(1)[1])})) })
 }
 
-// Linux 5.7 to 5.13: the programs know cookies, and we don't.
+// The programs know cookies, and we don't: an ancestor of our cgroup has a program that lets no other in, for example.
 func TestWithoutCookiesNobodyLooksTwice(t *testing.T) {
 	m := newMachine(t)
 	f := newFake(100)
-	r := New(Config{Log: slog.New(slog.DiscardHandler), Store: f, Namespaces: m.c, Programs: true, Rescan: time.Millisecond})
-	r.cookie = func() (uint64, error) { return 0, netnss.ErrNoCookie }
-	startThis(t, r)
+	m.cookie = func() (uint64, error) { return 0, fmt.Errorf("%w: because", natinit.ErrNoCookie) }
+	r := start(t, Config{Store: f, Namespaces: m.c, Cookie: m.cookie, Programs: true, Rescan: time.Millisecond})
 	r.SetFallback(true)
 	r.SetPod(newPod("a", ips(1), says("off")))
 	r.SetSynced()
@@ -226,7 +226,10 @@ func TestWithoutCookiesNobodyLooksTwice(t *testing.T) {
 		return len(st.Problems) == 1 && st.Problems[0].Reason == NoCookies
 	})
 	r.SetRanges(true)
-	lab.Await(t, "the error", func() bool { return errors.Is(r.Status().Err, netnss.ErrNoCookie) })
+	lab.Await(t, "the error, with what follows and why", func() bool {
+		err := r.Status().Err
+		return errors.Is(err, natinit.ErrNoCookie) && strings.Contains(err.Error(), "let nobody in") && strings.Contains(err.Error(), "because")
+	})
 	r.SetRanges(false)
 	if st := settled(t, r); st.Scans != 1 || len(st.Problems) != 1 || st.Err != nil || f.writes != 0 {
 		t.Errorf("%+v, %d writes", st, f.writes)
@@ -253,7 +256,7 @@ func TestWithoutCookiesInProgramsTheNodeIsOneClient(t *testing.T) {
 func TestAFullMapIsNotTriedAgainAtOnce(t *testing.T) {
 	m := newMachine(t)
 	f := newFake(0)
-	r := start(t, Config{Store: f, Namespaces: m.c, Programs: true})
+	r := start(t, Config{Store: f, Namespaces: m.c, Cookie: m.cookie, Programs: true})
 	r.SetFallback(true)
 	p, _ := m.addPod(1)
 	m.start(p)
@@ -291,7 +294,7 @@ func TestACgroupNamesItsPod(t *testing.T) {
 func TestManyTellAtOnce(t *testing.T) {
 	m := newMachine(t)
 	f := newFake(100)
-	r := start(t, Config{Store: f, Namespaces: m.c, Programs: true, Rescan: 5 * time.Millisecond})
+	r := start(t, Config{Store: f, Namespaces: m.c, Cookie: m.cookie, Programs: true, Rescan: 5 * time.Millisecond})
 	r.SetFallback(true)
 	r.SetSynced()
 	want := map[uint64]bpf.Workload{}
@@ -321,7 +324,7 @@ func TestManyTellAtOnce(t *testing.T) {
 func TestChangesWithoutEndAreFollowed(t *testing.T) {
 	m := newMachine(t)
 	f := newFake(100)
-	r := start(t, Config{Store: f, Namespaces: m.c, Programs: true})
+	r := start(t, Config{Store: f, Namespaces: m.c, Cookie: m.cookie, Programs: true})
 	r.SetRanges(true)
 	r.SetSynced()
 	for i := 0; r.Status().Scans < 3; i++ {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"testing"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -298,4 +299,19 @@ var cgroupAttachTypes = []ebpf.AttachType{
 	ebpf.AttachCgroupInet4GetPeername, ebpf.AttachCgroupInet6GetPeername,
 	ebpf.AttachCGroupInetIngress, ebpf.AttachCGroupInetEgress,
 	ebpf.AttachCGroupDevice, ebpf.AttachCGroupInetSockCreate,
+}
+
+// AttachedToBind counts the programs that are attached to a cgroup itself where IPv4 sockets are bound.
+func AttachedToBind(t testing.TB, cgroup string) int {
+	t.Helper()
+	dir, err := os.Open(cgroup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	q, err := link.QueryPrograms(link.QueryOptions{Target: int(dir.Fd()), Attach: ebpf.AttachCGroupInet4Bind})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(q.Programs)
 }

@@ -18,5 +18,6 @@
 //
 // A lab is removed by t.Cleanup, after failures and panics too. What a killed test process leaves behind carries its
 // process id and start time in its name and is removed by [Sweep], which the first lab of every process calls.
-// [VerifyNoLeaks] and [RunMain] assert that nothing is left.
+// [VerifyNoLeaks] and [RunMain] assert that nothing is left. [RunMainInCgroup] has the tests' own process in a cgroup of
+// its own, for what attaches to that.
 package lab

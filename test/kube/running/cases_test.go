@@ -1,6 +1,7 @@
 package running
 
 import (
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/netip"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/firsthop/firsthop/test/kube/cluster"
 	"github.com/firsthop/firsthop/test/kube/running/probe"
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 // fixture is the cluster that cases are replayed on.
@@ -64,7 +66,8 @@ type row struct {
 // clientPods are the pods of the node, all of which have clients.
 var clientPods = []string{"p1", "p2", "pod", "pod2"}
 
-func newFixture(t *testing.T) *fixture {
+// newFixture makes a node that serves, with more flags for init and run.
+func newFixture(t *testing.T, flags ...string) *fixture {
 	c := cluster.New(t, cluster.Config{})
 	// The hub says of each packet at once that there is no route for it.
 	for _, name := range []string{"net.ipv4.icmp_ratelimit", "net.ipv6.icmp.ratelimit"} {
@@ -95,8 +98,8 @@ func newFixture(t *testing.T) *fixture {
 	}
 	f.from["node"] = newProber(t, f.node.Lab)
 	f.fence = newFence(t, c, f.from["pod"])
-	f.node.init(c.Servers)
-	f.node.start()
+	f.node.init(c.Servers, flags...)
+	f.node.start(flags...)
 	f.fence.await()
 	return f
 }
@@ -122,6 +125,46 @@ func TestCases(t *testing.T) {
 	t.Run("affinity", func(t *testing.T) { f.affinity(t) })
 	t.Run("source ranges", func(t *testing.T) { f.sourceRanges(t) })
 	t.Run("stops", func(t *testing.T) { f.node.stop() })
+}
+
+// What needs the cookies of network namespaces goes on where only programs know them, as from Linux 5.7 to 5.13.
+func TestCasesWithoutTheCookiesSocketOption(t *testing.T) {
+	forbid := "--forbid-feature=so-netns-cookie"
+	f := newFixture(t, forbid)
+	t.Run("source ranges", func(t *testing.T) { f.sourceRanges(t) })
+	w := newWorld("everywhere")
+	everywhere(w)
+	w.endpoints = ep("p3")
+	f.place(w, 1)
+	w.put(f, f.cluster)
+	f.fence.await()
+	for family := range 2 {
+		for _, l := range all("p3:80") { // on loopback, too
+			f.see(t, 0, w, l, family)
+		}
+	}
+	if n := lab.AttachedToBind(t, f.node.Cgroup); n != 1 {
+		t.Errorf("%d programs tell the runtime cookies, want one", n)
+	}
+	var again struct {
+		Hooks []struct{ Hook, Change string }
+	}
+	out, code := f.node.command("init", "--service-ips="+vip, "--endpoints="+f.cluster.Servers[0].Address.String(), forbid, "-o", "json")
+	if err := json.Unmarshal([]byte(out), &again); err != nil || code != 0 || len(again.Hooks) == 0 {
+		t.Fatalf("init beside the runtime: exit code %d, %v\n%s", code, err, out)
+	}
+	for _, h := range again.Hooks {
+		if h.Change != "kept" {
+			t.Errorf("init and run load different programs: %s is %s", h.Hook, h.Change)
+		}
+	}
+	f.node.run.Kill()
+	eventually(t, "the killed runtime's program goes", func() string {
+		if n := lab.AttachedToBind(t, f.node.Cgroup); n != 0 {
+			return fmt.Sprintf("%d are attached", n)
+		}
+		return ""
+	})
 }
 
 // place gives the Service of a case addresses that no other case has.

@@ -2,6 +2,8 @@ package inside
 
 import (
 	"net/netip"
+	"os"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -14,6 +16,7 @@ var rungs = []struct{ name, forbidden string }{
 	{"without bpf_link", "cgroup-link"},
 	{"without batches", "batch"},
 	{"without the cookie of a network namespace", "netns-cookie"},
+	{"without that cookie for processes", "so-netns-cookie"},
 	{"without getpeername", "getpeername"},
 	{"without set_retval", "set-retval"},
 	{"as on the floor", "cgroup-link,batch,attach-replace,netns-cookie,getpeername,set-retval,tcx"},
@@ -60,6 +63,7 @@ func TestTheServiceAnswersOnEveryRung(t *testing.T) {
 			firsthop(t, line...).exits(0).decode(&r)
 			checkHooks(t, r, rung.forbidden)
 			checkClients(t, rung.forbidden)
+			checkNamespace(t, rung.forbidden)
 			firsthop(t, "status").exits(0).says("serving; proven", vip4, vip6, "udp/"+dns4)
 
 			serving := takeServing(t)
@@ -112,6 +116,26 @@ func checkHooks(t *testing.T, r report, forbidden string) {
 		if h.By != by {
 			t.Errorf("%s is attached by %s, want %s", h.Hook, h.By, by)
 		}
+	}
+}
+
+// checkNamespace asks whether the programs know the host's network namespace: processes are told by the kernel, or by a
+// program of ours where that can be attached for an instant.
+func checkNamespace(t *testing.T, forbidden string) {
+	t.Helper()
+	if !there(t, "netns-cookie") {
+		return
+	}
+	var seen struct {
+		Client struct {
+			Netns uint64 `json:"netns_cookie"`
+			Host  bool   `json:"host_netns"`
+		} `json:"client"`
+	}
+	firsthop(t, "nat", "lookup", vip4, "--pid", strconv.Itoa(os.Getpid()), "-o", "json").exits(0).decode(&seen)
+	told := !missing(t, forbidden, "so-netns-cookie") || !missing(t, forbidden, "cgroup-link")
+	if want := told && !missing(t, forbidden, "netns-cookie"); seen.Client.Netns == 0 || seen.Client.Host != want {
+		t.Errorf("this process, in the host's network namespace: %+v, want it known as the host's: %t", seen.Client, want)
 	}
 }
 

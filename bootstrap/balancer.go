@@ -1,0 +1,57 @@
+package bootstrap
+
+import (
+	"errors"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/kernel"
+	"github.com/firsthop/firsthop/mounts"
+	"github.com/firsthop/firsthop/natinit"
+)
+
+// newBalancer is the load balancer that the settings ask for.
+func (s *stage) newBalancer(cookie func() (uint64, error)) (bpf.Balancer, error) {
+	b, err := natinit.NewBalancer(s.scope, s.UDP, s.features, s.elsewhere(), cookie)
+	if err != nil {
+		return b, &UsageError{err}
+	}
+	return b, nil
+}
+
+// netnsCookie is natinit.NetnsCookie, unless that is forbidden.
+func (s *stage) netnsCookie() (uint64, error) {
+	if slices.Contains(s.Forbid, kernel.FeatureSONetnsCookie) {
+		return 0, natinit.ErrNoCookie
+	}
+	return natinit.NetnsCookie()
+}
+
+// completeBalancer asks a program for the cookie of the host's network
+// namespace where the kernel doesn't tell processes (Linux 5.7 to 5.13). It is
+// attached for that instant only, to the cgroup of this process.
+func (s *stage) completeBalancer() error {
+	if s.scope == ScopeOff || s.balancer.HostNetns != 0 || s.elsewhere() || s.cgroup.Err() != nil {
+		return nil
+	}
+	cookies := natinit.NewCookies(natinit.CookiesConfig{
+		Features: s.features, NoOption: slices.Contains(s.Forbid, kernel.FeatureSONetnsCookie),
+		Cgroups: func() ([]string, error) { return mounts.OwnCgroups(s.cgroup.Path) },
+	})
+	var err error
+	s.balancer, err = s.newBalancer(cookies.Cookie)
+	return errors.Join(err, cookies.Close())
+}
+
+// elsewhere reports whether the node's instance runs in another network
+// namespace than the host's first process, as far as that can be seen.
+func (s *stage) elsewhere() bool {
+	if s.Own() {
+		return false
+	}
+	var host, ours unix.Stat_t
+	err := errors.Join(unix.Stat(s.proc+"/1/ns/net", &host), unix.Stat("/proc/thread-self/ns/net", &ours))
+	return err == nil && host.Ino != ours.Ino
+}
