@@ -66,6 +66,7 @@ func (c *Cluster) ServiceAccount(namespace, name string, clusterRoles ...string)
 func (c *Cluster) RESTConfig(id Identity, s *Server) *rest.Config {
 	c.t.Helper()
 	cfg := &rest.Config{
+		WarningHandler:  rest.NoWarnings{}, // deprecated things are tested, too
 		Host:            s.URL(),
 		BearerToken:     id.Token,
 		TLSClientConfig: rest.TLSClientConfig{CAData: c.ca.PEM},

@@ -124,6 +124,8 @@ func TestCases(t *testing.T) {
 	}
 	t.Run("affinity", func(t *testing.T) { f.affinity(t) })
 	t.Run("source ranges", func(t *testing.T) { f.sourceRanges(t) })
+	t.Run("UDP clients", func(t *testing.T) { f.udpClients(t) })
+	t.Run("addresses of node ports", func(t *testing.T) { f.nodePortAddresses(t) })
 	t.Run("stops", func(t *testing.T) { f.node.stop() })
 }
 

@@ -20,7 +20,7 @@ const (
 	churnedServices = 200
 	churners        = 3
 	pause           = 20 * time.Millisecond // of a churner between two changes
-	chaosEvery      = 200                   // ms between two attempts of a client
+	chaosEvery      = 400                   // ms between two attempts of a client, of which each family has one
 )
 
 // chaosTime is how long the storm lasts.
@@ -31,8 +31,8 @@ func chaosTime() time.Duration {
 	return 2 * time.Minute
 }
 
-// TestChaos changes 200 Services all the time, and kills the runtime every few seconds, while a client connects through
-// each. No connect may reach a backend that was gone for more than a second, nor be refused while one is usable.
+// TestChaos changes 200 dual-stack Services all the time, and kills the runtime every few seconds, while clients of both
+// families connect through each. No connect may reach a backend that was gone for more than a second, nor be refused while one is usable.
 func TestChaos(t *testing.T) {
 	s := newSite(t, 1)
 	s.node.init(s.cluster.Servers)
@@ -44,16 +44,14 @@ func TestChaos(t *testing.T) {
 			proto = corev1.ProtocolUDP
 			for pod := range poolSize {
 				for _, port := range []uint16{firstPort, secondPort} {
-					echoUDP(t, s.cluster.Hub, netip.AddrPortFrom(remoteAddr(0, 8*i+pod), port))
+					for family := range 2 {
+						echoUDP(t, s.cluster.Hub, netip.AddrPortFrom(remoteAddr(family, 8*i+pod), port))
+					}
 				}
 			}
 		}
 		ch := newChurned(i, proto)
-		for e := range ch.slice.Endpoints {
-			c := &ch.slice.Endpoints[e].Conditions
-			c.Ready, c.Serving, c.Terminating = new(true), new(true), new(false)
-		}
-		s.cluster.Apply(ch.slice)
+		s.cluster.Apply(ch.slices[0], ch.slices[1])
 		if err := ch.write(t.Context(), s.cluster, "created", ch.svc); err != nil {
 			t.Fatal(err)
 		}
@@ -73,7 +71,9 @@ func TestChaos(t *testing.T) {
 		if ch.svc.Spec.Ports[0].Protocol == corev1.ProtocolUDP {
 			proto = probe.UDP
 		}
-		clients = append(clients, s.pod.keep(proto, ch.svc.Spec.ClusterIP+":80", chaosEvery))
+		for family := range 2 {
+			clients = append(clients, s.pod.keep(proto, ch.target(family), chaosEvery))
+		}
 	}
 
 	var out outages
@@ -92,11 +92,13 @@ func TestChaos(t *testing.T) {
 	out.join()
 	for i, results := range ended {
 		connects += len(results)
-		seen.note(&list[i].history)
+		ch, family := list[i/2], i%2
+		h := &ch.histories[family]
+		seen.note(h)
 		for _, r := range results {
-			if wrong := list[i].judge(r, &out); wrong != "" {
+			if wrong := h.judge(r, &out); wrong != "" {
 				if bad++; bad <= 5 {
-					t.Errorf("%s: a connect %s%s", list[i].svc.Name, wrong, list[i].timeline(r.Begin, &out, results))
+					t.Errorf("%s: a connect to %s %s%s", ch.svc.Name, ch.target(family), wrong, h.timeline(r.Begin, &out, results))
 				}
 			}
 		}
@@ -193,33 +195,40 @@ func monotonicOf(t testing.TB, line string) int64 {
 func (s *site) calm(t *testing.T, list []*churned) {
 	wrong := 0
 	for _, ch := range list {
-		proto := probe.TCP
-		if ch.svc.Spec.Ports[0].Protocol == corev1.ProtocolUDP {
-			proto = probe.UDP
-		}
-		usable, otherwise := ch.usable(false)
-		reached := map[string]bool{}
-		for _, r := range s.pod.ask(proto, ch.svc.Spec.ClusterIP+":80", 30) {
-			switch {
-			case r.Error != "" && (len(usable) > 0 || outcomes[r.Error] != otherwise), r.Error == "" && !usable[r.Server]:
-				wrong++
-				t.Errorf("%s: in the end, %s%s is reached: want %v or %s", ch.svc.Name, r.Server, r.Error, usable, otherwise)
-			}
-			if r.Error == "" {
-				reached[r.Server] = true
-			}
-		}
-		if sticky := ch.svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP; !sticky && len(reached) != len(usable) {
-			// Of four backends, one stays unseen in thirty attempts with a probability of 0.0007.
-			for _, r := range s.pod.ask(proto, ch.svc.Spec.ClusterIP+":80", 100) {
-				reached[r.Server] = r.Error == ""
-			}
-			if len(reached) != len(usable) {
-				t.Errorf("%s: in the end, %v are reached, want %v", ch.svc.Name, reached, usable)
-			}
+		for family := range 2 {
+			wrong += s.calmAt(t, ch, family)
 		}
 		if wrong > 10 {
 			return
 		}
 	}
+}
+
+func (s *site) calmAt(t *testing.T, ch *churned, family int) (wrong int) {
+	proto := probe.TCP
+	if ch.svc.Spec.Ports[0].Protocol == corev1.ProtocolUDP {
+		proto = probe.UDP
+	}
+	usable, otherwise := ch.usable(family, false)
+	reached := map[string]bool{}
+	for _, r := range s.pod.ask(proto, ch.target(family), 30) {
+		switch {
+		case r.Error != "" && (len(usable) > 0 || outcomes[r.Error] != otherwise), r.Error == "" && !usable[r.Server]:
+			wrong++
+			t.Errorf("%s: in the end, %s%s is reached: want %v or %s", ch.svc.Name, r.Server, r.Error, usable, otherwise)
+		}
+		if r.Error == "" {
+			reached[r.Server] = true
+		}
+	}
+	if sticky := ch.svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP; !sticky && len(reached) != len(usable) {
+		// Of four backends, one stays unseen in thirty attempts with a probability of 0.0007.
+		for _, r := range s.pod.ask(proto, ch.target(family), 100) {
+			reached[r.Server] = r.Error == ""
+		}
+		if len(reached) != len(usable) {
+			t.Errorf("%s: in the end, %v are reached, want %v", ch.svc.Name, reached, usable)
+		}
+	}
+	return wrong
 }

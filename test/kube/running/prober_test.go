@@ -135,8 +135,13 @@ type stream struct {
 
 // keep makes attempts until end.
 func (p *prober) keep(proto probe.Proto, target string, every int) *stream {
-	s := &stream{p: p, what: fmt.Sprintf("%s %s", proto, target), done: make(chan struct{})}
-	s.id = p.begin(probe.Request{Proto: proto, Target: target, Every: every}, func(r probe.Result) {
+	return p.follow(probe.Request{Proto: proto, Target: target, Every: every})
+}
+
+// follow is keep for any request.
+func (p *prober) follow(r probe.Request) *stream {
+	s := &stream{p: p, what: fmt.Sprintf("%s %s", r.Proto, r.Target), done: make(chan struct{})}
+	s.id = p.begin(r, func(r probe.Result) {
 		if r.Done {
 			close(s.done)
 			return

@@ -124,6 +124,21 @@ func rows() []row {
 			}, cluster80("p5:80")},
 			{func(w *world) { w.endpoints[2].state = "not ready" }, cluster80("p4:80")},
 		}},
+		{"hints for nodes choose this node's, before those for zones, until one ready endpoint has none", []step{
+			{func(w *world) {
+				w.svc.Spec.TrafficDistribution = new(corev1.ServiceTrafficDistributionPreferSameNode)
+				w.endpoints = []endpoint{
+					{pod: "p1", nodes: []string{here}, zones: []string{ownZone}}, {pod: "p3", nodes: []string{there}, zones: []string{ownZone}},
+					{pod: "p4", nodes: []string{there}, zones: []string{"zone-b"}},
+				}
+			}, cluster80("p1:80")},
+			{func(w *world) { w.endpoints[1].nodes = []string{there, here} }, cluster80("p1:80 p3:80")},
+			{func(w *world) { w.endpoints[1].nodes = []string{there}; w.endpoints[0].state = "not ready" }, cluster80("p3:80")},
+			{func(w *world) { w.endpoints[0].state = ""; w.endpoints[2].nodes = nil }, cluster80("p1:80 p3:80")},
+			{func(w *world) { w.endpoints[2].zones = nil }, cluster80("p1:80 p3:80 p4:80")},
+			{func(w *world) { w.endpoints[2].state = "not ready" }, cluster80("p1:80")},
+			{func(w *world) { w.endpoints = w.endpoints[1:]; w.endpoints[0].state = "terminating" }, cluster80("p3:80")},
+		}},
 		{"local endpoints under a Local policy are not filtered by hints", []step{
 			{func(w *world) {
 				w.svc.Spec.InternalTrafficPolicy = internalLocal

@@ -62,6 +62,7 @@ type endpoint struct {
 	node  string   // "": here for p1 and p2, there for the others
 	state string   // "": ready; "not ready", "terminating" (and serving), "gone" (terminating, not serving)
 	zones []string // hints
+	nodes []string // likewise
 	slice string   // which slice of the Service it is in
 }
 
@@ -144,8 +145,11 @@ func (e endpoint) object(f *fixture, family int) discoveryv1.Endpoint {
 			Ready: new(e.state == ""), Serving: &serving, Terminating: new(e.state == "terminating" || e.state == "gone"),
 		},
 	}
-	if e.zones != nil {
+	if e.zones != nil || e.nodes != nil {
 		o.Hints = &discoveryv1.EndpointHints{}
+		for _, n := range e.nodes {
+			o.Hints.ForNodes = append(o.Hints.ForNodes, discoveryv1.ForNode{Name: n})
+		}
 		for _, z := range e.zones {
 			o.Hints.ForZones = append(o.Hints.ForZones, discoveryv1.ForZone{Name: z})
 		}

@@ -11,6 +11,10 @@ type Request struct {
 	Count int `json:"count,omitempty"`
 	// Every is the time from the begin of one attempt to that of the next, in milliseconds.
 	Every int `json:"every,omitempty"`
+	// Timeout bounds an attempt, in milliseconds; 0: five seconds.
+	Timeout int `json:"timeout,omitempty"`
+	// Source is the port that UDP sockets are bound to; 0: any.
+	Source uint16 `json:"source,omitempty"`
 	// Stop ends the request that has this ID.
 	Stop bool `json:"stop,omitempty"`
 }
@@ -19,13 +23,14 @@ type Request struct {
 type Proto string
 
 // The protocols. Kept is one TCP connection for all attempts, each of which sends a line and gets it back; it is made
-// anew when it breaks, which is an attempt that failed. UDPLoose is one unconnected socket for all. Connect only connects,
-// over TCP: for servers that are none of ours.
+// anew when it breaks, which is an attempt that failed. UDPKept is the same of a connected UDP socket; UDPLoose is one
+// unconnected socket for all. Connect only connects, over TCP: for servers that are none of ours.
 const (
 	Connect  Proto = "connect"
 	TCP      Proto = "tcp"
 	UDP      Proto = "udp"
 	UDPLoose Proto = "udp-loose"
+	UDPKept  Proto = "udp-kept"
 	Kept     Proto = "kept"
 )
 

@@ -15,18 +15,25 @@ import (
 	"github.com/firsthop/firsthop/test/standin"
 )
 
-// timeout bounds an attempt: it is for a busy machine, not for what is lost.
-const timeout = 5 * time.Second
+// usual bounds an attempt: it is for a busy machine, not for what is lost.
+const usual = 5 * time.Second
 
 // client makes the attempts of one request, one after another.
 type client struct {
-	r     probe.Request
-	kept  net.Conn
-	lines *bufio.Reader
-	loose net.PacketConn
+	r       probe.Request
+	timeout time.Duration
+	kept    net.Conn
+	lines   *bufio.Reader
+	loose   net.PacketConn
 }
 
-func newClient(r probe.Request) *client { return &client{r: r} }
+func newClient(r probe.Request) *client {
+	c := &client{r: r, timeout: time.Duration(r.Timeout) * time.Millisecond}
+	if r.Timeout == 0 {
+		c.timeout = usual
+	}
+	return c
+}
 
 func (c *client) close() {
 	if c.kept != nil {
@@ -40,7 +47,7 @@ func (c *client) close() {
 func (c *client) attempt() (standin.Reply, error) {
 	switch c.r.Proto {
 	case probe.TCP, probe.Connect:
-		conn, err := dial("tcp", c.r.Target)
+		conn, err := c.dial("tcp")
 		if err != nil {
 			return standin.Reply{}, err
 		}
@@ -50,31 +57,33 @@ func (c *client) attempt() (standin.Reply, error) {
 		if c.r.Proto == probe.Connect {
 			return standin.Reply{}, nil
 		}
-		return exchange(conn, bufio.NewReader(conn))
+		return c.exchange(conn, bufio.NewReader(conn))
 	case probe.UDP:
-		conn, err := dial("udp", c.r.Target)
+		conn, err := c.dial("udp")
 		if err != nil {
 			return standin.Reply{}, err
 		}
 		defer conn.Close()
-		return exchange(conn, bufio.NewReader(conn))
+		return c.exchange(conn, bufio.NewReader(conn))
 	case probe.Kept:
-		return c.attemptKept()
+		return c.attemptKept("tcp")
+	case probe.UDPKept:
+		return c.attemptKept("udp")
 	case probe.UDPLoose:
 		return c.attemptLoose()
 	}
 	return standin.Reply{}, fmt.Errorf("unknown protocol %q", c.r.Proto)
 }
 
-func (c *client) attemptKept() (standin.Reply, error) {
+func (c *client) attemptKept(network string) (standin.Reply, error) {
 	if c.kept == nil {
-		conn, err := dial("tcp", c.r.Target)
+		conn, err := c.dial(network)
 		if err != nil {
 			return standin.Reply{}, err
 		}
 		c.kept, c.lines = conn, bufio.NewReader(conn)
 	}
-	reply, err := exchange(c.kept, c.lines)
+	reply, err := c.exchange(c.kept, c.lines)
 	if err != nil {
 		c.kept.Close()
 		c.kept = nil
@@ -92,11 +101,11 @@ func (c *client) attemptLoose() (standin.Reply, error) {
 		if to.IP.To4() != nil {
 			family = "udp4"
 		}
-		if c.loose, err = net.ListenPacket(family, ":0"); err != nil {
+		if c.loose, err = net.ListenPacket(family, fmt.Sprint(":", c.r.Source)); err != nil {
 			return standin.Reply{}, named("bind", err)
 		}
 	}
-	_ = c.loose.SetDeadline(time.Now().Add(timeout))
+	_ = c.loose.SetDeadline(time.Now().Add(c.timeout))
 	if _, err := c.loose.WriteTo([]byte("x\n"), to); err != nil {
 		return standin.Reply{}, named("send", err)
 	}
@@ -111,13 +120,17 @@ func (c *client) attemptLoose() (standin.Reply, error) {
 	return standin.ParseReply(buf[:n])
 }
 
-func dial(network, target string) (net.Conn, error) {
-	conn, err := net.DialTimeout(network, target, timeout)
+func (c *client) dial(network string) (net.Conn, error) {
+	d := net.Dialer{Timeout: c.timeout}
+	if network == "udp" && c.r.Source != 0 {
+		d.LocalAddr = &net.UDPAddr{Port: int(c.r.Source)}
+	}
+	conn, err := d.Dial(network, c.r.Target)
 	return conn, named("connect", err)
 }
 
-func exchange(conn net.Conn, lines *bufio.Reader) (standin.Reply, error) {
-	_ = conn.SetDeadline(time.Now().Add(timeout))
+func (c *client) exchange(conn net.Conn, lines *bufio.Reader) (standin.Reply, error) {
+	_ = conn.SetDeadline(time.Now().Add(c.timeout))
 	if _, err := io.WriteString(conn, "x\n"); err != nil {
 		return standin.Reply{}, named("send", err)
 	}
