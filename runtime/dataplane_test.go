@@ -1,0 +1,100 @@
+package runtime
+
+import (
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/bpf/nat"
+	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/test/lab"
+)
+
+// TestMain leaves nothing behind.
+func TestMain(m *testing.M) { os.Exit(lab.RunMain(m)) }
+
+// openMaps are the BPF maps that this process has open, by their id.
+func openMaps(t *testing.T) map[string]bool {
+	t.Helper()
+	fds, err := filepath.Glob("/proc/self/fdinfo/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	maps := map[string]bool{}
+	for _, fd := range fds {
+		info, err := os.ReadFile(fd)
+		if err != nil {
+			continue // that of the directory itself
+		}
+		if _, id, ok := strings.Cut(string(info), "map_id:\t"); ok {
+			id, _, _ = strings.Cut(id, "\n")
+			maps[id] = true
+		}
+	}
+	return maps
+}
+
+// A table that grows for a day must not hold on to all that it has grown out of: maps are memory.
+func TestATableThatGrowsHoldsNoMoreThanItsLastForm(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	l := lab.New(t)
+	vip, backend := netip.MustParseAddrPort("10.96.0.1:443"), netip.MustParseAddrPort("192.0.2.1:6443")
+	seeded, err := natinit.Seed(natinit.SeedConfig{
+		Pins: bpf.PinsBelow(l.BPFFS), Features: bpf.Features(lab.KernelFeatures()),
+		Sizes: bpf.Sizes{Frontends: 64, Services: 2048, Backends: 64},
+		Services: []nat.Service{{
+			Name: "api", Frontends: []bpf.FrontendKey{bpf.FrontendKeyOf(vip, bpf.TCP)}, VIPs: []netip.Addr{vip.Addr()},
+			Backends: []netip.AddrPort{backend},
+		}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := seeded.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if err := seeded.Maps.Close(); err != nil {
+		t.Fatal(err)
+	}
+	before := len(openMaps(t))
+	d, err := openDataplane(t.Context(), &Config{
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), BPFFS: l.BPFFS, Cgroup: l.Cgroup, Proc: "/proc", RunDir: t.TempDir(),
+		Scope: natinit.ScopeAll, UDP: true, IgnoreKernelVersion: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var counts []int
+	for range 5 {
+		if _, err := d.grow(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		counts = append(counts, len(openMaps(t))-before)
+	}
+	if got := d.maps.Map(bpf.MapFrontend).MaxEntries(); got != 64<<5 {
+		t.Errorf("grew to %d frontends, want %d", got, 64<<5)
+	}
+	if backends, err := d.apiBackends([]netip.AddrPort{vip}); err != nil || len(backends) != 1 || backends[0] != backend {
+		t.Errorf("the table leads to %v, %v", backends, err)
+	}
+	// The last but one is open: a write may be on its way to it.
+	for i := 2; i < len(counts); i++ {
+		if counts[i] > counts[1] {
+			t.Errorf("open maps after each growth: %v", counts)
+			break
+		}
+	}
+	if err := d.close(); err != nil {
+		t.Error(err)
+	}
+	if after := len(openMaps(t)); after != before {
+		t.Errorf("%d maps are open after the end, %d were before", after, before)
+	}
+}
