@@ -212,7 +212,7 @@ func searchCgroup(h *Host, c Config, root trueRoot) (Cgroup2, error) {
 		return g, nil
 	}
 	for _, p := range []string{pureV2Path, hybridPath} { // what may not be looked at is not absent: nothing is mounted beside it
-		if _, err := CgroupID(v.open(p)); errors.Is(err, ErrRefused) {
+		if _, err := CgroupID(v.open(p)); errors.Is(err, ErrRefused) || errors.Is(err, unix.ENOSYS) {
 			return Cgroup2{}, err
 		}
 	}

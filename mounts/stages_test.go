@@ -25,6 +25,10 @@ func stageNamed(name string) func(*testing.T) {
 		return stageContainer
 	case "pause":
 		return stagePause
+	case "move_mount refused":
+		return stageMoveMountRefused
+	case "handle refused":
+		return stageHandleRefused
 	case "move_mount":
 		return stageMoveMount
 	case "cgroup node":
