@@ -56,6 +56,7 @@ type engine struct {
 	nodeIPs                            []netip.Addr // of the Node object
 	hostIPs                            []netip.Addr // of the host's interfaces
 	hostKnown, fallbackKnown, podsTold bool
+	released                           bool // the table works out Services as they come
 	synced                             map[watch.Resource]time.Time
 	live                               apiservers.Set // what the API service leads to; empty: what its slices say
 	unheard                            bool           // live changed, and nothing was written yet
@@ -78,12 +79,14 @@ type Backend struct {
 
 func newEngine(log *slog.Logger, w *writer.Writer, nodeName string, nodePorts services.NodePortAddresses) *engine {
 	node := services.Node{Name: nodeName}
+	table := services.NewTable(node)
+	table.Hold()
 	return &engine{
 		log: log, writer: w, nodeName: nodeName, nodePorts: nodePorts,
 		apiEndpoints: func(_, _ []netip.AddrPort) {}, gone: func([]Backend) {},
 		pod: func(*corev1.Pod) {}, podGone: func(types.NamespacedName) {}, podsSynced: func() {},
 		nodeAddrs: func([]netip.Addr) {}, limited: func(bool) {}, watched: nobody{},
-		wake: make(chan struct{}, 1), table: services.NewTable(node), node: node,
+		wake: make(chan struct{}, 1), table: table, node: node,
 		serviceRange: newServiceRange(nil),
 		synced:       map[watch.Resource]time.Time{}, problems: map[types.NamespacedName][]services.Problem{}, serving: map[Backend]int{},
 	}
@@ -126,12 +129,21 @@ func (e *engine) handle(events []watch.Event) {
 					e.serviceRange.known = true
 					e.queueRange()
 				}
+				e.release()
 				e.tellPodsSynced()
 				e.poke()
 			}
 			continue
 		}
 		e.apply(e.changes(ev))
+	}
+}
+
+// release works out the Services that have waited for slices, once all slices and Services have come.
+func (e *engine) release() {
+	if !e.released && !e.synced[watch.Services].IsZero() && !e.synced[watch.EndpointSlices].IsZero() {
+		e.released = true
+		e.apply(e.table.Release())
 	}
 }
 

@@ -60,6 +60,6 @@ func (f *lockedFake) PutRanges(k []bpf.RangeKey) error {
 func (f *lockedFake) DeleteRanges(k []bpf.RangeKey) error {
 	return locked(f, func() error { return f.Fake.DeleteRanges(k) })
 }
-func (f *lockedFake) PutWord(at uint32, w bpf.Word) error {
-	return locked(f, func() error { return f.Fake.PutWord(at, w) })
+func (f *lockedFake) PutWords(at []uint32, w []bpf.Word) error {
+	return locked(f, func() error { return f.Fake.PutWords(at, w) })
 }

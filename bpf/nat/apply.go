@@ -157,10 +157,15 @@ func (a *Applied) takeBackPuts() error {
 }
 
 func putWords(s Store, changes []WordChange) error {
-	for _, c := range changes {
-		if err := s.PutWord(c.At, c.To); err != nil {
-			return fmt.Errorf("switch service %d: %w", c.At/2, err)
-		}
+	if len(changes) == 0 {
+		return nil
+	}
+	at, words := make([]uint32, len(changes)), make([]bpf.Word, len(changes))
+	for i, c := range changes {
+		at[i], words[i] = c.At, c.To
+	}
+	if err := s.PutWords(at, words); err != nil {
+		return fmt.Errorf("switch services: %w", err)
 	}
 	return nil
 }

@@ -91,9 +91,12 @@ func readsWhatIsWritten(t *testing.T, s Store) {
 
 	keys, values := flatten([]Set{{7, want.Sets[7]}, {1<<32 - 1, want.Sets[1<<32-1]}})
 	must(t, s.PutBackends(keys, values))
+	var places []uint32
+	var words []bpf.Word
 	for at, w := range want.Words {
-		must(t, s.PutWord(at, w))
+		places, words = append(places, at), append(words, w)
 	}
+	must(t, s.PutWords(places, words))
 	for k, fe := range want.Frontends {
 		must(t, s.PutFrontends([]bpf.FrontendKey{k}, []bpf.Frontend{fe}))
 	}
@@ -102,7 +105,7 @@ func readsWhatIsWritten(t *testing.T, s Store) {
 		t.Errorf("read %+v, want %+v", got, want)
 	}
 
-	must(t, s.PutWord(bpf.WordAt(1, true), 0))
+	must(t, s.PutWords([]uint32{bpf.WordAt(1, true)}, []bpf.Word{0}))
 	must(t, s.DeleteBackends([]bpf.BackendKey{{Set: 7, Slot: 1}}))
 	must(t, s.DeleteFrontends([]bpf.FrontendKey{udp("[fd00::1]:53")}))
 	must(t, s.PutFrontends([]bpf.FrontendKey{tcp("10.96.0.1:443")}, []bpf.Frontend{{Index: 1031}})) // so that word 1030 is still read
@@ -149,8 +152,9 @@ func changesWhatIsThere(t *testing.T, s Store) {
 }
 
 func refusesWordsPastTheEnd(t *testing.T, s Store) {
-	must(t, s.PutWord(2*testServices-1, bpf.WordOf(1, 1)))
-	if err := s.PutWord(2*testServices, bpf.WordOf(1, 1)); err == nil {
+	word := []bpf.Word{bpf.WordOf(1, 1)}
+	must(t, s.PutWords([]uint32{2*testServices - 1}, word))
+	if err := s.PutWords([]uint32{2 * testServices}, word); err == nil {
 		t.Error("a word past the end was taken")
 	}
 }
@@ -249,7 +253,7 @@ func TestKernelReadsMoreThanOneChunk(t *testing.T) {
 	must(t, k.PutBackends(keys, values))
 	must(t, k.PutFrontends([]bpf.FrontendKey{tcp("10.0.0.1:1")}, []bpf.Frontend{{Index: entries - 1}}))
 	for i := range uint32(entries) {
-		must(t, k.PutWord(bpf.WordAt(i, false), bpf.WordOf(i, 1)))
+		must(t, k.PutWords([]uint32{bpf.WordAt(i, false)}, []bpf.Word{bpf.WordOf(i, 1)}))
 	}
 	for name, f := range waysToWrite() {
 		s := mustRead(t, NewKernel(m, f))

@@ -24,10 +24,12 @@ func Fill(store Store, s *State) error {
 	if err := store.PutBackends(backendKeys, backends); err != nil {
 		return err
 	}
-	for at, w := range s.Words {
-		if err := store.PutWord(at, w); err != nil {
-			return err
-		}
+	at, words := make([]uint32, 0, len(s.Words)), make([]bpf.Word, 0, len(s.Words))
+	for place, w := range s.Words {
+		at, words = append(at, place), append(words, w)
+	}
+	if err := store.PutWords(at, words); err != nil {
+		return err
 	}
 	return store.PutFrontends(frontendKeys, frontends)
 }

@@ -56,8 +56,8 @@ func (f *Fake) write(do func() error) error {
 // Generation is the highest set id that any writer ever gave out.
 func (f *Fake) Generation() (uint64, error) { return f.state.Generation, nil }
 
-// ResetCounter makes a service index count from zero. A Fake has no traffic to count.
-func (f *Fake) ResetCounter(uint32) error { return nil }
+// ResetCounters makes service indexes count from zero. A Fake has no traffic to count.
+func (f *Fake) ResetCounters([]uint32) error { return nil }
 
 // PutGeneration implements Store.
 func (f *Fake) PutGeneration(g uint64) error {
@@ -174,19 +174,25 @@ func (f *Fake) DeleteRanges(keys []bpf.RangeKey) error {
 	return nil
 }
 
-// PutWord implements Store.
-func (f *Fake) PutWord(at uint32, w bpf.Word) error {
-	return f.write(func() error {
-		if at >= 2*f.state.Services {
-			return fmt.Errorf("word %d is past the end of the array", at)
+// PutWords implements Store.
+func (f *Fake) PutWords(at []uint32, words []bpf.Word) error {
+	for i, w := range words {
+		err := f.write(func() error {
+			if at[i] >= 2*f.state.Services {
+				return fmt.Errorf("word %d is past the end of the array", at[i])
+			}
+			if w == 0 {
+				delete(f.state.Words, at[i])
+			} else {
+				f.state.Words[at[i]] = w
+			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
-		if w == 0 {
-			delete(f.state.Words, at)
-		} else {
-			f.state.Words[at] = w
-		}
-		return nil
-	})
+	}
+	return nil
 }
 
 // Synchronize implements Store. In memory, nobody is held up.

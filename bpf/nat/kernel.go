@@ -135,10 +135,10 @@ func (k *Kernel) Generation() (uint64, error) {
 	return meta.Generation, err
 }
 
-// ResetCounter makes a service index count from zero.
-func (k *Kernel) ResetCounter(index uint32) error {
-	if err := k.maps.Map(bpf.MapCounter).Put(index, bpf.Counters{}); err != nil {
-		return fmt.Errorf("reset counter %d: %w", index, err)
+// ResetCounters makes service indexes count from zero.
+func (k *Kernel) ResetCounters(indexes []uint32) error {
+	if err := put(k.maps.Map(bpf.MapCounter), k.batch, indexes, make([]bpf.Counters, len(indexes))); err != nil {
+		return fmt.Errorf("reset counters: %w", err)
 	}
 	return nil
 }
@@ -176,12 +176,9 @@ func (k *Kernel) DeleteRanges(keys []bpf.RangeKey) error {
 	return remove(k.maps.Map(bpf.MapRange), keys)
 }
 
-// PutWord implements Store.
-func (k *Kernel) PutWord(at uint32, w bpf.Word) error {
-	if err := k.maps.Map(bpf.MapService).Put(at, w); err != nil {
-		return fmt.Errorf("write word %d: %w", at, err)
-	}
-	return nil
+// PutWords implements Store. In a batch, too, the kernel stores one element after the other as it would by itself.
+func (k *Kernel) PutWords(at []uint32, words []bpf.Word) error {
+	return put(k.maps.Map(bpf.MapService), k.batch, at, words)
 }
 
 func put[K, V any](m *ebpf.Map, batch bool, keys []K, values []V) error {

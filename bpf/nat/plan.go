@@ -119,6 +119,29 @@ func NewPlanner(state *State, own Indexes) *Planner {
 	return p
 }
 
+// Expect makes room for a number of Services before they are planned: to let the
+// planner's maps grow to 10,000 is a tenth of what they cost it.
+func (p *Planner) Expect(services int) {
+	if services < 2*len(p.keys) {
+		return
+	}
+	roomy(&p.keys, services)
+	roomy(&p.shared, services)
+	roomy(&p.state.Frontends, 2*services) // with the marks
+	roomy(&p.state.Words, services)
+	roomy(&p.state.Sets, services)
+	roomy(&p.touched.frontends, 2*services)
+	roomy(&p.touched.words, services)
+	roomy(&p.touched.newSets, services)
+}
+
+// roomy gives a map room for n entries.
+func roomy[K comparable, V any](m *map[K]V, n int) {
+	larger := make(map[K]V, n)
+	maps.Copy(larger, *m)
+	*m = larger
+}
+
 // index notes a frontend that comes (+1) or goes (-1).
 func (p *Planner) index(k bpf.FrontendKey, fe bpf.Frontend, by int) {
 	if k.Proto == 0 {
@@ -263,7 +286,8 @@ func (p *Planner) surplus(index uint32, svc Service) []bpf.FrontendKey {
 // put plans a service at an index, or, for 0, at a free one.
 func (p *Planner) put(index uint32, svc Service) (uint32, error) {
 	svc = p.keepLocal(index, svc)
-	if err := p.fits(index, svc); err != nil {
+	targets := p.targets(index, svc)
+	if err := p.fits(index, svc, targets); err != nil {
 		return 0, fmt.Errorf("service %s: %w", svc.Name, err)
 	}
 	if index == 0 {
@@ -273,7 +297,7 @@ func (p *Planner) put(index uint32, svc Service) (uint32, error) {
 		}
 	}
 	p.setRanges(index, svc.Ranges)
-	if err := p.setBackends(index, svc); err != nil {
+	if err := p.setBackends(index, svc, targets); err != nil {
 		return 0, fmt.Errorf("service %s: %w", svc.Name, err)
 	}
 	joined := map[uint32]bool{}

@@ -44,7 +44,7 @@ func (p *Planner) Freed(plan *Plan) {
 }
 
 // fits reports whether a service has room beside what it replaces. Its error matches ErrFull.
-func (p *Planner) fits(index uint32, svc Service) error {
+func (p *Planner) fits(index uint32, svc Service, targets [2]target) error {
 	var frontends, backends int
 	takes := func(k bpf.FrontendKey) {
 		if _, there := p.state.Frontends[k]; !there && p.touched.frontends[k] == nil {
@@ -57,7 +57,7 @@ func (p *Planner) fits(index uint32, svc Service) error {
 	for _, v := range svc.VIPs {
 		takes(bpf.VIPKeyOf(v))
 	}
-	for _, t := range p.targets(index, svc) {
+	for _, t := range targets {
 		if !t.same && !t.shared {
 			backends += entries(len(t.backends), svc)
 		}

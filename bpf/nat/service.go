@@ -70,9 +70,11 @@ func (s Service) Validate() error {
 			return fmt.Errorf("service %s: frontend %v has no port or protocol", s.Name, k)
 		}
 	}
-	for _, b := range slices.Concat(s.Backends, s.Local) {
-		if b.Addr().Unmap().Is4() != is4 {
-			return fmt.Errorf("service %s: backend %v is not of the frontends' family", s.Name, b)
+	for _, list := range [...][]netip.AddrPort{s.Backends, s.Local} {
+		for _, b := range list {
+			if b.Addr().Unmap().Is4() != is4 {
+				return fmt.Errorf("service %s: backend %v is not of the frontends' family", s.Name, b)
+			}
 		}
 	}
 	for _, v := range s.VIPs {

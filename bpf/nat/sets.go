@@ -2,7 +2,6 @@ package nat
 
 import (
 	"errors"
-	"hash/fnv"
 	"net/netip"
 	"slices"
 	"time"
@@ -22,12 +21,12 @@ type target struct {
 }
 
 // targets are what the words of a service at an index (0: a new one) are to lead to: cluster traffic first.
-func (p *Planner) targets(index uint32, svc Service) []target {
+func (p *Planner) targets(index uint32, svc Service) [2]target {
 	cluster := target{backends: distinct(svc.Backends)}
 	cluster.same = p.same(p.word(index, false), cluster.backends, 0, svc)
 	if !svc.hasLocal() {
 		old := p.word(index, true)
-		return []target{cluster, {local: true, same: old == 0}}
+		return [2]target{cluster, {local: true, same: old == 0}}
 	}
 	local := target{local: true, backends: distinct(svc.Local)}
 	if len(local.backends) == 0 && len(cluster.backends) > 0 {
@@ -39,7 +38,7 @@ func (p *Planner) targets(index uint32, svc Service) []target {
 	} else {
 		local.same = p.same(p.word(index, true), local.backends, local.none, svc)
 	}
-	return []target{cluster, local}
+	return [2]target{cluster, local}
 }
 
 func (p *Planner) word(index uint32, local bool) bpf.Word {
@@ -64,8 +63,8 @@ func entries(backends int, svc Service) int {
 	return n
 }
 
-func (p *Planner) setBackends(index uint32, svc Service) error {
-	for _, t := range p.targets(index, svc) {
+func (p *Planner) setBackends(index uint32, svc Service, targets [2]target) error {
+	for _, t := range targets {
 		at := bpf.WordAt(index, t.local)
 		switch {
 		case t.same:
@@ -202,48 +201,71 @@ func makeSet(id uint32, backends []netip.AddrPort, svc Service, former map[uint3
 // in the former set keeps its id; a new one gets a hash of its address, moved on
 // while that is taken.
 func memberIDs(backends []netip.AddrPort, former map[uint32]bpf.Backend) []uint32 {
-	before := make(map[netip.AddrPort]uint32, len(former))
+	var before map[netip.AddrPort]uint32
+	if len(former) > 0 {
+		before = make(map[netip.AddrPort]uint32, len(former))
+	}
 	for slot, be := range former {
 		if slot != bpf.SlotAffinity {
 			before[be.AddrPort()] = be.ID
 		}
 	}
 	ids := make([]uint32, len(backends))
-	taken := make(map[uint32]bool, len(backends))
+	var many map[uint32]bool
+	if len(backends) > few {
+		many = make(map[uint32]bool, len(backends))
+	}
+	taken := func(id uint32) bool { return many[id] || many == nil && slices.Contains(ids, id) }
 	for i, b := range backends {
 		ids[i] = before[b]
-		taken[ids[i]] = true
+		if many != nil {
+			many[ids[i]] = true
+		}
 	}
 	for i, b := range backends {
 		if ids[i] != 0 {
 			continue
 		}
 		id := hash(b) | bpf.BackendMember
-		for taken[id] {
+		for taken(id) {
 			id = (id + 1) | bpf.BackendMember
 		}
 		ids[i] = id
-		taken[id] = true
+		if many != nil {
+			many[id] = true
+		}
 	}
 	return ids
 }
 
+// hash is FNV-1a of the address as text. It must stay what it is: ids outlive the program.
 func hash(b netip.AddrPort) uint32 {
-	h := fnv.New32a()
-	text, _ := b.MarshalText() // fails for no address that Validate lets through
-	h.Write(text)
-	return h.Sum32()
+	var text [64]byte
+	h := uint32(2166136261)
+	for _, c := range b.AppendTo(text[:0]) {
+		h = (h ^ uint32(c)) * 16777619
+	}
+	return h
 }
+
+// few is up to how many elements a list is searched faster than a map is made.
+const few = 16
 
 func distinct(in []netip.AddrPort) []netip.AddrPort {
 	out := make([]netip.AddrPort, 0, len(in))
-	seen := make(map[netip.AddrPort]bool, len(in))
+	var seen map[netip.AddrPort]bool
+	if len(in) > few {
+		seen = make(map[netip.AddrPort]bool, len(in))
+	}
 	for _, b := range in {
 		b = netip.AddrPortFrom(b.Addr().Unmap(), b.Port())
-		if !seen[b] {
-			seen[b] = true
-			out = append(out, b)
+		if seen == nil && slices.Contains(out, b) || seen[b] {
+			continue
 		}
+		if seen != nil {
+			seen[b] = true
+		}
+		out = append(out, b)
 	}
 	return out
 }

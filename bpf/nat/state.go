@@ -110,8 +110,10 @@ func sortKeys(keys []bpf.FrontendKey) { slices.SortFunc(keys, CompareKeys) }
 
 // CompareKeys orders frontends by address, port and protocol.
 func CompareKeys(a, b bpf.FrontendKey) int {
-	return cmp.Or(a.AddrPort().Addr().Compare(b.AddrPort().Addr()),
-		cmp.Compare(a.Port.Uint16(), b.Port.Uint16()), cmp.Compare(a.Proto, b.Proto))
+	if a.Addr != b.Addr {
+		return a.Addr.Addr().Compare(b.Addr.Addr())
+	}
+	return cmp.Or(cmp.Compare(a.Port.Uint16(), b.Port.Uint16()), cmp.Compare(a.Proto, b.Proto))
 }
 
 func (s *State) clone() *State {

@@ -26,8 +26,8 @@ type Store interface {
 	// DeleteRanges doesn't mind keys that are not there.
 	DeleteRanges([]bpf.RangeKey) error
 
-	// PutWord changes a word by one store; zero clears it.
-	PutWord(at uint32, w bpf.Word) error
+	// PutWords changes words in order, each by one store; zero clears one.
+	PutWords(at []uint32, words []bpf.Word) error
 
 	// Synchronize returns when no program uses what it read before the call.
 	Synchronize() error

@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/firsthop/firsthop/bpf"
@@ -37,6 +38,56 @@ func TestChangesAddUp(t *testing.T) {
 				t.Fatalf("seed %d, step %d", seed, step)
 			}
 		}
+	}
+}
+
+// While lists come a table may hold Services back until their slices are there; what comes of it is the same.
+func TestWhatIsHeldIsWorkedOutInTheEnd(t *testing.T) {
+	held := 0
+	for seed := range uint64(30) {
+		r := rand.New(rand.NewPCG(seed, 8))
+		table, said := NewTable(randomNode(r)), map[types.NamespacedName][]Port{}
+		table.Hold()
+		svcs, sls := map[types.NamespacedName]*corev1.Service{}, map[types.NamespacedName]*discoveryv1.EndpointSlice{}
+		var changes []Change
+		for range 100 {
+			changes = append(changes, randomChange(r, table, svcs, sls)...)
+		}
+		held += len(table.held)
+		for _, c := range append(changes, table.Release()...) {
+			if !EqualPorts(said[c.Service], c.Before) {
+				t.Fatalf("seed %d: before, %v wanted %v, not %v", seed, c.Service, said[c.Service], c.Before)
+			}
+			said[c.Service] = c.After
+		}
+		if checkTable(t, table, said, svcs, sls); t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+	if held == 0 {
+		t.Error("nothing was held")
+	}
+}
+
+func TestAServiceWaitsForASliceOfEachFamily(t *testing.T) {
+	table := NewTable(Node{Name: "n"})
+	table.Hold()
+	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "a"}, Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.9",
+		ClusterIPs: []string{"10.96.0.9", "fd00::9"}, Ports: []corev1.ServicePort{{Port: 80, Protocol: corev1.ProtocolTCP}}}}
+	slice := func(n string, is discoveryv1.AddressType, addr string) *discoveryv1.EndpointSlice {
+		return &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: n, Labels: map[string]string{discoveryv1.LabelServiceName: "a"}},
+			AddressType: is, Ports: []discoveryv1.EndpointPort{{Name: new(""), Port: new(int32(80))}}, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{addr}}}}
+	}
+	for _, changes := range [][]Change{table.SetService(svc), table.SetSlice(slice("a-4", discoveryv1.AddressTypeIPv4, "10.1.1.1"))} {
+		if len(changes) > 0 {
+			t.Errorf("before all slices: %+v", changes)
+		}
+	}
+	if changes := table.SetSlice(slice("a-6", discoveryv1.AddressTypeIPv6, "fd01::1")); len(changes) != 1 || len(changes[0].After) != 2 {
+		t.Errorf("with both: %+v", changes)
+	}
+	if changes := table.Release(); len(changes) > 0 {
+		t.Errorf("at the end: %+v", changes)
 	}
 }
 

@@ -27,6 +27,7 @@ type Table struct {
 	owners  map[types.NamespacedName]types.NamespacedName // of slices, by their label
 	claims  claims
 	dirty   map[*entry]bool // whose wanted Ports may have changed
+	held    map[*entry]bool // that wait for their slices; nil: none has to, see Hold
 }
 
 // entry is a Service, or slices that wait for one.
@@ -49,6 +50,25 @@ func NewTable(node Node) *Table {
 		claims:  newClaims(),
 		dirty:   map[*entry]bool{},
 	}
+}
+
+// Hold makes Services wait for their slices until Release: while lists come, each is then worked out once and not first
+// without endpoints. It is for a table that is not to be used before Release.
+func (t *Table) Hold() { t.held = map[*entry]bool{} }
+
+// Release ends Hold, and works out what waits.
+func (t *Table) Release() []Change {
+	held := t.held
+	t.held = nil
+	for e := range held {
+		t.recompile(e)
+	}
+	return t.settle()
+}
+
+// waits reports whether an entry is still to get slices: one for each family.
+func (t *Table) waits(e *entry) bool {
+	return t.held != nil && e.svc != nil && len(e.slices) < max(1, len(e.svc.Spec.ClusterIPs))
 }
 
 // Desired are the Ports that a Service should have in the table, sorted.
@@ -179,6 +199,11 @@ func (t *Table) dropSlice(slice, owner types.NamespacedName) {
 
 // recompile works out what an entry asks for, and claims its frontends.
 func (t *Table) recompile(e *entry) {
+	if t.waits(e) && len(e.asked) == 0 {
+		t.held[e] = true
+		return
+	}
+	delete(t.held, e)
 	asked, problems := compile(e.svc, e.slices, &t.node)
 	t.dirty[e] = true
 	if !sameClaims(e.asked, asked) || t.claims.contested(e) {
@@ -194,6 +219,9 @@ func (t *Table) recompile(e *entry) {
 		delete(t.entries, e.name)
 	}
 }
+
+// manyDirty is more entries than a change of one Service touches.
+const manyDirty = 64
 
 // settle gives the dirty entries what they have now, and says what changed.
 func (t *Table) settle() []Change {
@@ -212,7 +240,11 @@ func (t *Table) settle() []Change {
 		out = append(out, Change{e.name, e.wanted, wanted, told})
 		e.wanted, e.told = wanted, told
 	}
-	clear(t.dirty)
+	if len(t.dirty) > manyDirty {
+		t.dirty = map[*entry]bool{} // one that is cleared keeps its size, and each look at it costs that
+	} else {
+		clear(t.dirty)
+	}
 	slices.SortFunc(out, func(a, b Change) int { return compareNames(a.Service, b.Service) })
 	return out
 }

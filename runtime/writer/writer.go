@@ -20,8 +20,8 @@ type Store interface {
 	nat.Store
 	// Generation is the highest set id that was ever given out.
 	Generation() (uint64, error)
-	// ResetCounter makes an index count from zero, for its new service.
-	ResetCounter(index uint32) error
+	// ResetCounters makes indexes count from zero, for their new services.
+	ResetCounters(indexes []uint32) error
 }
 
 // Config is what a Writer needs.
@@ -46,7 +46,9 @@ type Writer struct {
 	mu      sync.Mutex
 	ports   map[services.PortKey]*port
 	dirty   map[services.PortKey]bool
-	gone    []uint32 // indexes of ports that are not wanted any more
+	gone    []uint32           // indexes of ports that are not wanted any more
+	order   []services.PortKey // all ports as reload has sorted them, until the next plan; nil: none
+	fresh   []uint32           // indexes that the next plan gives to ports
 	ranges  *serviceRange
 	planner *nat.Planner
 	noted   uint64 // the table's generation as this writer left it
@@ -336,8 +338,10 @@ func (w *Writer) reload(state *nat.State) {
 	w.status.Reloads++
 	w.gone = nil
 	w.ranges.again()
+	w.planner.Expect(len(w.ports))
 	claimed := map[uint32]bool{}
-	for _, key := range w.sorted() {
+	w.order = w.sorted()
+	for _, key := range w.order {
 		p := w.ports[key]
 		p.index = 0
 		w.dirty[key] = true
@@ -372,9 +376,14 @@ func sortKeys(keys []services.PortKey) []services.PortKey {
 
 // write plans what is dirty or gone, and carries it out.
 func (w *Writer) write() error {
-	plan := w.plan()
+	plan, fresh := w.plan()
 	if plan == nil {
 		return nil
+	}
+	if len(fresh) > 0 {
+		if err := w.cfg.Store.ResetCounters(fresh); err != nil {
+			w.cfg.Log.Warn("Services count on from others' numbers", "services", len(fresh), "err", err)
+		}
 	}
 	w.retiring.waitFor(plan)
 	applied, err := nat.Apply(w.cfg.Store, plan)
@@ -408,8 +417,8 @@ func (w *Writer) wrote(plan *nat.Plan, err error) {
 	w.retiring.add(plan, w.planner)
 }
 
-// plan is what write has to carry out, nil for nothing.
-func (w *Writer) plan() *nat.Plan {
+// plan is what write has to carry out, nil for nothing, and the indexes that are new in it.
+func (w *Writer) plan() (plan *nat.Plan, fresh []uint32) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, index := range w.gone {
@@ -423,14 +432,15 @@ func (w *Writer) plan() *nat.Plan {
 	}
 	w.forgetLost()
 	w.assignRange()
-	plan := w.planner.Take()
+	plan = w.planner.Take()
+	fresh, w.fresh = w.fresh, nil
 	if plan.Empty() {
 		w.status.Adopted = true
-		return nil
+		return nil, nil
 	}
 	w.writes++
 	w.writing = true
-	return plan
+	return plan, fresh
 }
 
 // takesOver reports whether a plan clears words of the init stage. Once the
@@ -443,10 +453,13 @@ func takesOver(plan *nat.Plan) bool {
 func isFull(err error) bool { return errors.Is(err, nat.ErrFull) || errors.Is(err, nat.ErrNoIndex) }
 
 func (w *Writer) assignAll() {
-	for _, key := range sortKeys(slices.Collect(maps.Keys(w.dirty))) {
+	if len(w.order) != len(w.dirty) || slices.ContainsFunc(w.order, func(key services.PortKey) bool { return !w.dirty[key] }) {
+		w.order = sortKeys(slices.Collect(maps.Keys(w.dirty)))
+	}
+	for _, key := range w.order {
 		w.assign(key)
 	}
-	clear(w.dirty)
+	w.order, w.dirty = nil, map[services.PortKey]bool{} // a map that is cleared keeps its size, and each look at it costs that
 }
 
 func (w *Writer) assign(key services.PortKey) {
@@ -455,9 +468,7 @@ func (w *Writer) assign(key services.PortKey) {
 	switch {
 	case err == nil:
 		if p.index == 0 {
-			if err := w.cfg.Store.ResetCounter(index); err != nil {
-				w.cfg.Log.Warn("a Service counts on from another's number", "service", p.svc.Name, "err", err)
-			}
+			w.fresh = append(w.fresh, index)
 		}
 		if p.err != nil {
 			w.cfg.Log.Info("a Service is as it should be again", "service", p.svc.Name)

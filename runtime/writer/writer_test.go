@@ -74,10 +74,10 @@ func (f *lockedFake) PutBackends(k []bpf.BackendKey, v []bpf.Backend) error {
 	defer f.mu.Unlock()
 	return f.Fake.PutBackends(k, v)
 }
-func (f *lockedFake) PutWord(at uint32, w bpf.Word) error {
+func (f *lockedFake) PutWords(at []uint32, w []bpf.Word) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.Fake.PutWord(at, w)
+	return f.Fake.PutWords(at, w)
 }
 func (f *lockedFake) PutFrontends(k []bpf.FrontendKey, v []bpf.Frontend) error {
 	f.mu.Lock()
@@ -409,7 +409,7 @@ func TestEditsOfOthersAreMended(t *testing.T) {
 		{"a frontend that leads elsewhere", func(r *rig) {
 			r.f.PutFrontends([]bpf.FrontendKey{tcp("10.96.2.1:80")}, []bpf.Frontend{{Index: 1025}})
 		}},
-		{"a word that is empty", func(r *rig) { r.f.PutWord(bpf.WordAt(1024, false), 0) }},
+		{"a word that is empty", func(r *rig) { r.f.PutWords([]uint32{bpf.WordAt(1024, false)}, []bpf.Word{0}) }},
 		{"a backend that is gone", func(r *rig) { r.f.DeleteBackends([]bpf.BackendKey{{Set: 1, Slot: 0}}) }},
 		{"a backend that is another", func(r *rig) {
 			r.f.PutBackends([]bpf.BackendKey{{Set: 1, Slot: 0}}, []bpf.Backend{{Port: bpf.PortOf(6666)}})
