@@ -237,12 +237,7 @@ func (r *run) run(ctx context.Context) error {
 	group.Go(func() { r.outside.serve(ctx) })
 	<-ctx.Done()
 	r.cfg.Notify("STOPPING=1")
-	ended := make(chan struct{})
-	go func() { group.Wait(); close(ended) }()
-	select {
-	case <-ended:
-	case <-time.After(endTime): // client-go sleeps through its back-off
-	}
+	await(endTime, group.Wait) // client-go sleeps through its back-off
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -251,6 +246,16 @@ func (r *run) run(ctx context.Context) error {
 
 // endTime bounds how long the end waits for what has not noticed it yet.
 const endTime = 3 * time.Second
+
+// await returns when wait does, and after a time in any case.
+func await(limit time.Duration, wait func()) {
+	ended := make(chan struct{})
+	go func() { wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(limit):
+	}
+}
 
 // until runs a part until ctx ends. One that gives up is missed, and said so;
 // the rest goes on.
