@@ -47,18 +47,18 @@ type Status struct {
 
 // Table is what the writer knows of the table.
 type Table struct {
-	Ports     int    `json:"ports"` // Service ports that are wanted
-	Out       []Out  `json:"out,omitempty"`
-	Frontends int    `json:"frontends"`
-	Backends  int    `json:"backends"`
-	Room      Room   `json:"room"`
+	Ports     int   `json:"ports"` // Service ports that are wanted
+	Out       []Out `json:"out,omitempty"`
+	Frontends int   `json:"frontends"`
+	Backends  int   `json:"backends"`
+	Room      Room  `json:"room"`
 
 	ServiceRange    []string `json:"service_range,omitempty"`       // addresses of it that no Service has are refused
 	ServiceRangeErr string   `json:"service_range_error,omitempty"` // why they are not
 
-	Flushes   uint64 `json:"flushes"`
-	Repairs   uint64 `json:"repairs"`
-	Reloads   uint64 `json:"reloads"`
+	Flushes uint64 `json:"flushes"`
+	Repairs uint64 `json:"repairs"`
+	Reloads uint64 `json:"reloads"`
 }
 
 // Room is for how many entries the table has room.
