@@ -2,6 +2,7 @@ package bootstrap
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -31,18 +32,24 @@ func (s *stage) netnsCookie() (uint64, error) {
 
 // completeBalancer asks a program for the cookie of the host's network
 // namespace where the kernel doesn't tell processes (Linux 5.7 to 5.13). It is
-// attached for that instant only, to the cgroup of this process.
-func (s *stage) completeBalancer() error {
-	if s.scope == ScopeOff || s.balancer.HostNetns != 0 || s.elsewhere() || s.cgroup.Err() != nil {
-		return nil
+// attached for that instant only, to the cgroup of this process. Where that
+// fails and the scope can do without, the warning says what is lost.
+func (s *stage) completeBalancer() (warning string, err error) {
+	if s.scope == ScopeOff || s.balancer.HostNetns != 0 || !s.features.NetnsCookie || s.elsewhere() || s.cgroup.Err() != nil {
+		return "", nil
 	}
 	cookies := natinit.NewCookies(natinit.CookiesConfig{
 		Features: s.features, NoOption: slices.Contains(s.Forbid, kernel.FeatureSONetnsCookie),
 		Cgroups: func() ([]string, error) { return mounts.OwnCgroups(s.cgroup.Path) },
 	})
-	var err error
-	s.balancer, err = s.newBalancer(cookies.Cookie)
-	return errors.Join(err, cookies.Close())
+	s.balancer, err = s.newBalancer(func() (uint64, error) {
+		cookie, err := cookies.Cookie()
+		if err != nil {
+			warning = fmt.Sprintf("node ports are not served on loopback addresses: which network namespace is the host's is not known: %v", err)
+		}
+		return cookie, err
+	})
+	return warning, errors.Join(err, cookies.Close())
 }
 
 // elsewhere reports whether the node's instance runs in another network

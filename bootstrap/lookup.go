@@ -61,8 +61,8 @@ type LookupClient struct {
 	Addr     netip.Addr `json:"address,omitzero"` // that source ranges judge
 }
 
-// LookUp says what a connect would do, and changes nothing. The error matches
-// ErrNoTable if there is no table.
+// LookUp says what a connect would do, and changes nothing that lasts (see
+// netnsCookieOf). The error matches ErrNoTable if there is no table.
 func LookUp(d Dirs, rt RuntimeView, req LookupRequest) (*Lookup, error) {
 	l := &looker{req: req, key: bpf.FrontendKeyOf(netip.AddrPortFrom(req.Dest.Addr().Unmap(), req.Dest.Port()), req.Proto)}
 	l.Lookup = &Lookup{Asked: l.key.String(), Backends: []netip.AddrPort{}}
@@ -77,7 +77,7 @@ func LookUp(d Dirs, rt RuntimeView, req LookupRequest) (*Lookup, error) {
 	if err := l.lookAtPrograms(d); err != nil {
 		return nil, err
 	}
-	if err := l.lookAtClient(d.places().proc); err != nil {
+	if err := l.lookAtClient(d.places()); err != nil {
 		return nil, err
 	}
 	l.verdict = l.state.Lookup(l.key)
@@ -146,7 +146,7 @@ func settingsOf(id ebpf.ProgramID, maps *bpf.Maps) (bpf.Settings, error) {
 }
 
 // lookAtClient finds out about the client what the programs would.
-func (l *looker) lookAtClient(proc string) error {
+func (l *looker) lookAtClient(at places) error {
 	c := &l.Client
 	c.InCgroup, c.PID = true, l.req.PID
 	if l.settings.HostNetns != math.MaxUint64 {
@@ -158,7 +158,7 @@ func (l *looker) lookAtClient(proc string) error {
 			return fmt.Errorf("find the cgroup of process %d: %w", l.req.PID, err)
 		}
 		c.InCgroup = in || !sure
-		if c.Netns, err = netnsCookieOf(proc, l.req.PID, l.cgroup.Path); err != nil {
+		if c.Netns, err = netnsCookieOf(at, l.req.PID, l.cgroup.Path); err != nil {
 			return err
 		}
 	}

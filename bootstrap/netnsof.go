@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
 )
@@ -17,13 +18,16 @@ import (
 // netnsCookieOf is the cookie of a process's network namespace. Where only
 // programs can tell (Linux 5.7 to 5.13) one is attached for that, for an instant,
 // to this process's cgroup, which is cgroup or below it.
-func netnsCookieOf(proc string, pid int, cgroup string) (uint64, error) {
+func netnsCookieOf(at places, pid int, cgroup string) (uint64, error) {
 	cookies := natinit.NewCookies(natinit.CookiesConfig{
 		Features: bpf.Features{NetnsCookie: true, Link: true}, // else the answer is why not
-		Cgroups:  func() ([]string, error) { return mounts.OwnCgroups(cgroup) },
+		Cgroups: func() ([]string, error) {
+			kernel.RaiseMemlock(kernel.Inspect(at.hostRoot)) // before Linux 5.11 the program's map counts
+			return mounts.OwnCgroups(cgroup)
+		},
 	})
 	defer cookies.Close()
-	return askInNetnsOf(proc, pid, cookies.Cookie)
+	return askInNetnsOf(at.proc, pid, cookies.Cookie)
 }
 
 // askInNetnsOf asks in the network namespace of a process. The thread that enters

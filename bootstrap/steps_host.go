@@ -123,8 +123,12 @@ func (s *stage) ensureCgroup(ctx context.Context) (outcome, error) {
 		return outcome{}, err
 	}
 	s.report.Instance.Cgroup, s.report.Instance.CgroupID = g.HostPath, g.ID
-	if err := s.completeBalancer(); err != nil {
+	unknown, err := s.completeBalancer()
+	if err != nil {
 		return outcome{}, err
+	}
+	if unknown != "" {
+		g.Warnings = append(g.Warnings, unknown)
 	}
 	if !s.DryRun && s.scope != ScopeOff {
 		s.connector = prepareConnector(ctx, g.Path, s.Binary)
