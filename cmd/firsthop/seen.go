@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/runtime/admin"
@@ -22,7 +23,7 @@ func runtimeView(ctx context.Context, d bootstrap.Dirs) bootstrap.RuntimeView {
 	case err != nil:
 		return bootstrap.RuntimeView{Silent: err}
 	}
-	v := bootstrap.RuntimeView{Runtime: runtimeStatus(st)}
+	v := bootstrap.RuntimeView{Runtime: runtimeStatus(st, time.Now())}
 	list, err := client.Services(ctx)
 	if err != nil {
 		v.Silent = err
@@ -33,13 +34,20 @@ func runtimeView(ctx context.Context, d bootstrap.Dirs) bootstrap.RuntimeView {
 	return v
 }
 
-func runtimeStatus(st *admin.Status) *bootstrap.RuntimeStatus {
+// writeTakes is more than changes take to be written, on a busy machine.
+const writeTakes = 5 * time.Second
+
+func runtimeStatus(st *admin.Status, now time.Time) *bootstrap.RuntimeStatus {
 	r := &bootstrap.RuntimeStatus{PID: st.PID, Version: st.Version, Since: st.Since, Synced: st.Adopted, Ports: st.Table.Ports}
 	for _, o := range st.Table.Out {
 		r.Out = append(r.Out, o.Service+": "+o.Reason)
 	}
 	for _, p := range st.Problems {
 		r.Problems = append(r.Problems, fmt.Sprintf("%s %s: %s", p.Kind, p.Object, p.Message))
+	}
+	if st.Adopted && st.Waiting != nil && now.Sub(*st.Waiting) > writeTakes {
+		r.Troubles = append(r.Troubles, fmt.Sprintf("changes wait to be written for %s: a write hangs or fails, the runtime's log says more",
+			now.Sub(*st.Waiting).Round(time.Second)))
 	}
 	if !st.APIServers.Live && len(st.APIServers.Endpoints) > 0 {
 		e := st.APIServers.Endpoints[0]
