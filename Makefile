@@ -50,6 +50,12 @@ vm-packages:
 	for v in 0.1.0 0.2.0; do \
 		$(MAKE) --no-print-directory packages VERSION=v$$v PACKAGES=bin/vm/packages/$$v ARCHS='$(sort amd64 $(shell $(GO) env GOARCH))'; done
 
+# A control plane for the paths with a real API server. Their system may have an older C library than etcd is linked to.
+.PHONY: vm-kube
+vm-kube: setup-kube
+	$(WITH_KUBE) rm -rf bin/vm/kube; mkdir -p bin/vm/kube; \
+		cp -L "$$bin"/etcd "$$bin"/kube-apiserver $$(ldd "$$bin"/etcd | grep -o '/[^ ]*\(libc.so.6\|ld-linux-x86-64.so.2\)') bin/vm/kube/
+
 .PHONY: generate
 generate: setup-bpf ## compile the BPF programs; the objects are committed, so building needs no clang
 	$(GO) generate ./bpf/...
@@ -93,14 +99,14 @@ test-vm: setup-vm ## the kernel's part of the tests on Debian's kernels, and sho
 	bin/test-vm -boot +short -vm '$(VM)' -suite '$(SUITE)' -kernel '$(VM_KERNEL)' -modules '$(VM_MODULES)'
 
 .PHONY: test-boot
-test-boot: setup-vm vm-packages image ## whole systems with their systemd, booted several times: install, reboot, cut of power, uninstall; SYSTEM=debian12 BOOT=life for one
+test-boot: setup-vm vm-packages vm-kube image ## whole systems with their systemd, booted several times: install, reboot, cut of power, uninstall; SYSTEM=debian12 BOOT=life for one
 	$(GO) build -buildvcs=false -o bin/test-vm ./test/vm/run
 	bin/test-vm -boot all -system '$(SYSTEM)' -path '$(BOOT)'
 
 .PHONY: test-all
 test-all: export FIRSTHOP_TEST_LONG = 1
 test-all: export TEST_TIMEOUT = 60m
-test-all: test setup-vm vm-packages image ## every test there is
+test-all: test setup-vm vm-packages vm-kube image ## every test there is
 	$(GO) build -buildvcs=false -o bin/test-vm ./test/vm/run
 	bin/test-vm -boot +all
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -108,18 +109,24 @@ func (o *outside) serve(ctx context.Context) {
 	group.Wait()
 }
 
-// proveAgain proves, again and again, that connections are served, and says so on the Node.
+// proveAgain proves, again and again, that connections are served, and says so on the Node and to systemd.
 func (o *outside) proveAgain(ctx context.Context) {
 	tick := time.NewTicker(proofInterval)
 	defer tick.Stop()
+	told := ""
 	for {
 		err := o.run.data.proveAll(ctx, o.run.engine.apiAddrs())
 		if ctx.Err() != nil {
 			return
 		}
 		o.note(err)
+		rep := o.report()
 		if o.node != nil {
-			o.node.Set(o.report())
+			o.node.Set(rep)
+		}
+		if rep.Message != told { // what `systemctl status` says
+			told = rep.Message
+			o.run.cfg.Notify("STATUS=" + strings.ReplaceAll(told, "\n", "; "))
 		}
 		select {
 		case <-ctx.Done():

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -164,7 +165,11 @@ func (r *Runner) writeSystemInitramfs(file string, k Kernel, p Path, stage Stage
 		return err
 	}
 	for _, to := range slices.Sorted(maps.Keys(stage.Put)) {
-		if err := r.put(&root, ours+wire.SystemRun+"/"+to, stage.Put[to]); err != nil {
+		at := ours + wire.SystemRun + "/" + to
+		if below, ok := strings.CutPrefix(to, path.Base(wire.SystemDir)+"/"); ok {
+			at = ours + below
+		}
+		if err := r.put(&root, at, stage.Put[to]); err != nil {
 			return err
 		}
 	}

@@ -11,6 +11,7 @@ var containerPaths = []Path{
 // containerFiles are put below /run.
 var containerFiles = map[string]string{
 	"container-test/deploy/manifests": "deploy/manifests", "container-test/deploy/seccomp": "deploy/seccomp",
+	"container-test/deploy/runtime":   "deploy/runtime",
 	"container-test/firsthop-oci.tar": "bin/image/firsthop-oci.tar", "container-test/digest": "bin/image/digest",
 }
 

@@ -24,12 +24,12 @@ type Stage struct {
 	Cut     bool   // the power is cut at the end; otherwise the system is shut down
 	Cmdline string // for the kernel; units can depend on it (ConditionKernelCommandLine=)
 	// Put is what the system finds below /run in this boot: paths below /run, and files or directories below the
-	// repository that are copied to them.
+	// repository that are copied to them. What is below vm/ costs its memory once only: it is for what is large.
 	Put map[string]string
 }
 
 // Paths are those that make test-boot boots.
-var Paths = slices.Concat(bootPaths, packagePaths, containerPaths)
+var Paths = slices.Concat(bootPaths, packagePaths, runtimePaths, containerPaths)
 
 // On tells whether a path is for a system.
 func (p Path) On(system string) bool {

@@ -218,10 +218,10 @@ func checkScripts(t *testing.T, format string, c contents) {
 		}
 		for line := range strings.Lines(text) {
 			// Nothing is started or stopped, by no means: what serves is touched by `firsthop uninstall` alone. A runtime
-			// that runs is the exception: its restart touches no traffic.
-			line = strings.ReplaceAll(line, "systemctl try-restart firsthop.service", "")
-			line = strings.ReplaceAll(line, "deb-systemd-invoke try-restart firsthop.service", "")
-			line = strings.ReplaceAll(line, "command -v deb-systemd-invoke", "")
+			// that runs is the exception: neither its restart nor its end touches traffic, and it must not outlive its program.
+			for _, may := range []string{"systemctl try-restart firsthop.service", "deb-systemd-invoke try-restart firsthop.service", "command -v deb-systemd-invoke", `systemctl stop "$runtime"`} {
+				line = strings.ReplaceAll(line, may, "")
+			}
 			if regexp.MustCompile(`systemctl.*(--now|start|stop)|deb-systemd-invoke|firsthop init( |$)|--force`).MatchString(line) && !strings.Contains(line, "echo") && !strings.HasPrefix(strings.TrimSpace(line), "#") {
 				t.Errorf("%s has %q", name, line)
 			}

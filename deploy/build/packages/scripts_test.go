@@ -55,6 +55,7 @@ func newNode(t *testing.T) node {
 	n.write(t, "/dev/null", "")
 	n.write(t, "/var/lib/firsthop/apiserver.json", "{}")
 	n.write(t, "/etc/systemd/system/multi-user.target.wants/firsthop-init.service", "")
+	n.write(t, runtimeLink, "")
 	return n
 }
 
@@ -113,6 +114,9 @@ func packageScripts(t *testing.T) map[string]string {
 
 // own is the unit of `firsthop install`.
 const own = "/etc/systemd/system/firsthop-init.service"
+
+// runtimeLink is what systemctl enable makes.
+const runtimeLink = "/etc/systemd/system/multi-user.target.wants/firsthop.service"
 
 func TestRemovalScripts(t *testing.T) {
 	scripts := packageScripts(t)
@@ -177,8 +181,19 @@ func TestRemovalScripts(t *testing.T) {
 				if script == "postrm" && n.has("/etc/systemd/system/multi-user.target.wants/firsthop-init.service") != tc.state {
 					t.Errorf("the link that enables the unit is there: %v", !tc.state)
 				}
-				if strings.Contains(called, "stop") || strings.Contains(called, "start") || strings.Contains(called, "--now") {
-					t.Errorf("something is stopped:\n%s", called)
+				// Its program goes, so the runtime must not go on with it; an upgrade has a new one.
+				removal := (call == "prerm remove" || call == "preun 0") && !tc.chroot && tc.removed != "/run/systemd/system"
+				if stops := strings.Contains(called, "systemctl stop firsthop.service\n"); stops != removal {
+					t.Errorf("the runtime is stopped: %v\n%s", stops, called)
+				}
+				if strings.Contains(called, "stop firsthop-init") || strings.Contains(called, "start") || strings.Contains(called, "--now") {
+					t.Errorf("something else is stopped:\n%s", called)
+				}
+				if disabled := strings.Contains(called, "disable firsthop.service\n"); disabled != (call == "preun 0") {
+					t.Errorf("the runtime's unit is disabled: %v\n%s", disabled, called)
+				}
+				if call == "postrm purge" && n.has(runtimeLink) {
+					t.Error("the link that enables the runtime is there")
 				}
 			})
 		}

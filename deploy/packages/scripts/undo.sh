@@ -1,7 +1,15 @@
 unit=firsthop-init.service
+runtime=firsthop.service
 
 # others says that this node has firsthop by an install without the package too, whose unit has the same name.
 others() { [ -e "/etc/systemd/system/$unit" ]; }
+
+# halt ends the package's runtime, whose program goes. What it has made serves on.
+halt() {
+	if [ -d /run/systemd/system ] && [ / -ef /proc/1/root/. ]; then
+		systemctl stop "$runtime" >/dev/null 2>&1 || true
+	fi
+}
 
 # undo takes away what firsthop does on this node if something else serves the Service addresses, and leaves it serving
 # until the next reboot if not: who removes a package does not ask for a node without its API server.

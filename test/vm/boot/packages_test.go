@@ -139,6 +139,35 @@ func TestPackageTakesOver(t *testing.T) {
 	}
 }
 
+// whileConnecting connects again and again, and wants each connection to be answered.
+func whileConnecting(t *testing.T, address, want string, do func()) {
+	t.Helper()
+	stop, refusals := make(chan struct{}), make(chan []string)
+	visits := 0
+	go func() {
+		var bad []string
+		for {
+			select {
+			case <-stop:
+				refusals <- bad
+				return
+			default:
+				visits++
+				if saw := visit(address); saw != want {
+					bad = append(bad, saw)
+				}
+			}
+		}
+	}()
+	do()
+	close(stop)
+	bad := <-refusals
+	t.Logf("meanwhile %d connections to %s", visits, address)
+	if len(bad) > 0 || visits == 0 {
+		t.Errorf("meanwhile: %q", bad)
+	}
+}
+
 // TestPackageUpgrade comes after TestBoot: programs stay as they are, connections come through at any moment, and what
 // the administrator has said holds.
 func TestPackageUpgrade(t *testing.T) {
@@ -148,26 +177,7 @@ func TestPackageUpgrade(t *testing.T) {
 	}
 	wantSaid(t, mustRun(t, "/usr/bin/firsthop", "version"), "v0.1.0")
 	before := attached(t)
-	stop, refusals := make(chan struct{}), make(chan []string)
-	go func() {
-		var bad []string
-		for {
-			select {
-			case <-stop:
-				refusals <- bad
-				return
-			default:
-				if saw := visit(vip); saw != greeting {
-					bad = append(bad, saw)
-				}
-			}
-		}
-	}()
-	mustRun(t, "dpkg", "--install", debFile(t, "0.2.0"))
-	close(stop)
-	if bad := <-refusals; len(bad) > 0 {
-		t.Errorf("during the upgrade: %q", bad)
-	}
+	whileConnecting(t, vip, greeting, func() { mustRun(t, "dpkg", "--install", debFile(t, "0.2.0")) })
 	wantSaid(t, mustRun(t, "/usr/bin/firsthop", "version"), "v0.2.0")
 	if after := attached(t); !slices.Equal(before, after) || len(after) == 0 {
 		t.Errorf("programs were %q and are %q", before, after)

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/firsthop/firsthop/test/vm/kube"
 )
 
 const (
@@ -23,43 +25,22 @@ const (
 
 // TestMain is also what the units run.
 func TestMain(m *testing.M) {
-	var err error
+	ours, err := kube.Main(os.Args)
 	switch os.Args[len(os.Args)-1] {
 	case "stand-in-apiserver":
-		err = serve(":6443", greeting)
+		err = kube.Greet(":6443", greeting)
 	case "stand-in-kube-proxy":
-		err = serve(vip, kubeProxyGreeting)
+		err = kube.Greet(vip, kubeProxyGreeting)
 	case "stand-in-kubelet":
 		err = os.WriteFile(kubeletSaw, []byte(visit(vip)), 0o644)
 	default:
-		os.Exit(m.Run())
+		if !ours {
+			os.Exit(m.Run())
+		}
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
-	}
-}
-
-// serve greets who connects, and tells systemd when it can be connected to.
-func serve(address, words string) error {
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return err
-	}
-	ready, err := net.Dial("unixgram", os.Getenv("NOTIFY_SOCKET"))
-	if err != nil {
-		return err
-	}
-	if _, err := io.WriteString(ready, "READY=1"); err != nil {
-		return err
-	}
-	for {
-		conn, err := l.Accept()
-		if err != nil {
-			return err
-		}
-		_, _ = io.WriteString(conn, words) // who connected may be gone: a probe
-		conn.Close()
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/test/vm/kube"
 	"github.com/firsthop/firsthop/test/vm/wire"
 )
 
@@ -133,7 +134,7 @@ func pins(t *testing.T) (names []string) {
 }
 
 // changing is what a system writes to by itself.
-var changing = []string{"/var/log", "/var/lib/systemd", "/var/lib/dbus", "/var/cache", "/var/tmp", "/tmp", "/etc/.updated", "/var/.updated", before}
+var changing = []string{"/var/log", "/var/lib/systemd", "/var/lib/dbus", "/var/cache", "/var/tmp", "/tmp", "/etc/.updated", "/var/.updated", before, kube.Dir}
 
 // onDisk lists all files of the root's disk, with mode and size.
 func onDisk(t *testing.T) (files []string) {

@@ -1,0 +1,102 @@
+package kube
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Backend is where the unit backend.service listens, and Greeting what it says to who connects.
+var Backend = netip.MustParseAddrPort("192.0.2.10:8080")
+
+const (
+	Greeting = "a backend"
+	// KubeletSaw is where the stand-in kubelet writes what came of its first connection, and KubeletReady of the one that
+	// the API server answered.
+	KubeletSaw   = "/run/kubelet-saw"
+	KubeletReady = "/run/kubelet-ready"
+)
+
+// Main is what the units run, by a test's own program. It returns false for what is none of them.
+func Main(args []string) (ours bool, err error) {
+	switch args[len(args)-1] {
+	case "backend":
+		return true, Greet(":8080", Greeting)
+	case "kubelet":
+		return true, kubelet()
+	}
+	return false, nil
+}
+
+// kubelet asks the Service IP until the API server answers.
+func kubelet() error {
+	h, err := httpClient()
+	if errors.Is(err, os.ErrNotExist) { // no API server in this boot
+		conn, err := net.DialTimeout("tcp", VIP, 5*time.Second)
+		if err == nil {
+			conn.Close()
+			err = errors.New("somebody answers")
+		}
+		return write(KubeletSaw, err)
+	}
+	if err != nil {
+		return err
+	}
+	err = ready(h, VIP)
+	if err := write(KubeletSaw, err); err != nil {
+		return err
+	}
+	for ; err != nil; err = ready(h, VIP) {
+		time.Sleep(200 * time.Millisecond)
+	}
+	return write(KubeletReady, nil)
+}
+
+func write(file string, saw error) error {
+	text := "ok"
+	if saw != nil {
+		text = saw.Error()
+	}
+	return os.WriteFile(file, []byte(text), 0o644)
+}
+
+// Greet says words to who connects, and tells systemd when it can be connected to.
+func Greet(address, words string) error {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	if socket := os.Getenv("NOTIFY_SOCKET"); socket != "" {
+		systemd, err := net.Dial("unixgram", socket)
+		if err != nil {
+			return err
+		}
+		if _, err := io.WriteString(systemd, "READY=1"); err != nil {
+			return err
+		}
+	}
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		_, _ = io.WriteString(conn, words) // who connected may be gone: a probe
+		conn.Close()
+	}
+}
+
+// Unroutable tells whether a connection failed for want of anybody who serves its address.
+func Unroutable(saw string) bool {
+	return strings.Contains(saw, "connect: network is unreachable") || strings.Contains(saw, "connect: no route to host")
+}
+
+// Prepared tells whether a former boot has called Prepare.
+func Prepared() bool {
+	_, err := os.Stat(filepath.Join(Dir, "tls.crt"))
+	return err == nil
+}

@@ -1,0 +1,35 @@
+package vm
+
+import "maps"
+
+// runtimePaths are those of `firsthop run` with a real API server, which make test-boot builds: as a service of systemd's,
+// from a package, and as the pod of the DaemonSet.
+var runtimePaths = []Path{
+	{Name: "runtime", Packages: packagePaths[0].Packages, Stages: []Stage{
+		{Suite: patient(boot("install", "RuntimeBefore|RuntimeInstall|RuntimeServes|RuntimeKilled|RuntimeHangs|RuntimeStopped")), Put: withKube(withPackages)},
+		{Suite: patient(boot("boot", "RuntimeBoot|RuntimeUpgrade|RuntimeRemove")), Put: withKube(withPackages)},
+		{Suite: patient(boot("purge", "RuntimePurge")), Put: withKube(withPackages)},
+	}},
+	{Name: "pod", Packages: containerPaths[0].Packages, Modules: containerPaths[0].Modules, Stages: []Stage{
+		{Suite: patient(containers("pod", "ContainerdTakesTheImage|TheRuntimesPod")), Put: withKube(containerFiles)},
+	}},
+}
+
+// withKube adds what package kube needs: make vm-kube.
+func withKube(put map[string]string) map[string]string {
+	put = maps.Clone(put)
+	put["systemd/system"] = "test/vm/kube/units"
+	for _, name := range []string{"etcd", "kube-apiserver", "ld-linux-x86-64.so.2", "libc.so.6"} {
+		put["vm/kube/"+name] = "bin/vm/kube/" + name
+	}
+	// Another version of the program, for an upgrade without a package.
+	put["container-test/firsthop-0.2.0"] = "bin/vm/packages/0.2.0.in/linux-amd64/firsthop"
+	put["vm/kube/rbac.yaml"] = "deploy/runtime/rbac.yaml"
+	return put
+}
+
+// patient is for stages that have to wait for an API server, and for a watchdog.
+func patient(s Suite) Suite {
+	s.Seconds = 1500
+	return s
+}
