@@ -91,7 +91,8 @@ type Config struct {
 	// nothing that waits for Run.
 	OnChange func(Set)
 	// OnLost is called, each time by a goroutine of its own, with an endpoint that
-	// answered and does no more: not one that says it is not ready. nil: nobody is.
+	// answered and does no more, when another one lives: not one that says it is not
+	// ready, nor the only one, before it is back after a long time. nil: nobody is.
 	OnLost func(netip.AddrPort)
 }
 

@@ -345,3 +345,38 @@ func TestConnectionsToALostServerAreClosed(t *testing.T) {
 		t.Errorf("%d addresses are kept in mind of connections that are closed", n)
 	}
 }
+
+// All nodes' connections at once, lost and made again, are what an API server needs least that is alone and slow.
+func TestConnectionsToTheOnlyServerStay(t *testing.T) {
+	r := newRig(t)
+	r.serve(a1)
+	lost := make(chan netip.AddrPort, 10)
+	r.cfg.OnLost = func(endpoint netip.AddrPort) { lost <- endpoint }
+	r.run().SetEndpoints(addrs(a1))
+	r.await(a1)
+	for range 2 {
+		failures := r.m.Status().endpoint(a1).Failures
+		r.silence(a1)
+		r.until("the server to be silent", func(s Status) bool {
+			return s.endpoint(a1).State != apiserver.Live && s.endpoint(a1).Failures > failures
+		})
+		r.unsilence(a1)
+		r.until("the server to live again", func(s Status) bool { return s.endpoint(a1).State == apiserver.Live })
+	}
+	if len(lost) > 0 {
+		t.Errorf("%v was given up %d times", <-lost, len(lost)+1)
+	}
+
+	r.silence(a1)
+	r.until("the server to be silent", func(s Status) bool { return s.endpoint(a1).State != apiserver.Live })
+	r.serve(a2)
+	r.m.SetEndpoints(addrs(a1, a2))
+	select {
+	case got := <-lost:
+		if got.String() != a1 {
+			t.Errorf("%v was given up", got)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("connections to a server that is lost stay when another one lives")
+	}
+}

@@ -176,6 +176,9 @@ func (m *Monitor) start(ctx context.Context, e member, now time.Time) {
 func (m *Monitor) stop(t *target) {
 	t.cancel()
 	t.gone = true
+	if !t.lost.IsZero() {
+		m.sayLost(t)
+	}
 	delete(m.targets, t.endpoint.Addr)
 	m.remember(t)
 }

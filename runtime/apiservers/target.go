@@ -26,6 +26,7 @@ type target struct {
 	probes   uint64
 	failures uint64
 	says     limiter
+	lost     time.Time // since when it gives no answer, while that is still to be told; zero: it is not
 }
 
 // starved is how late a timeout may come to be the endpoint's fault. Beyond that
@@ -133,10 +134,42 @@ func (m *Monitor) report(t *target, r apiserver.ProbeResult) {
 	}
 	t.state, t.since = r.State, now
 	m.sayState(t, was)
-	if was == apiserver.Live && r.Kind != apiserver.KindHTTP && m.cfg.OnLost != nil {
+	if was == apiserver.Live && r.Kind != apiserver.KindHTTP {
+		t.lost = now
+	}
+	m.tellLost(now)
+	m.poke()
+}
+
+// staleAfter is how long an endpoint may give no answer for its connections to be
+// taken for good still when it does again: its machine may have been started anew.
+const staleAfter = 15 * time.Second
+
+// tellLost tells of endpoints that were lost, as soon as another one lives to
+// which their clients can go. The only one may be no more than slow: all nodes'
+// connections at once, lost and made again, are what it needs least.
+func (m *Monitor) tellLost(now time.Time) {
+	another := false
+	for _, t := range m.targets {
+		another = another || t.state == apiserver.Live
+	}
+	for _, t := range m.targets {
+		switch back := t.state == apiserver.Live; {
+		case t.lost.IsZero(), !back && !another:
+			continue
+		case back && now.Sub(t.lost) < staleAfter:
+			t.lost = time.Time{}
+			continue
+		}
+		t.lost = time.Time{}
+		m.sayLost(t)
+	}
+}
+
+func (m *Monitor) sayLost(t *target) {
+	if m.cfg.OnLost != nil {
 		go m.cfg.OnLost(t.endpoint.Addr)
 	}
-	m.poke()
 }
 
 // sayState logs a change of state, but not one of dead to not ready.

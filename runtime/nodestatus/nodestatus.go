@@ -157,7 +157,7 @@ func (r *Reporter) Run(ctx context.Context) {
 				return
 			}
 			retry = min(2*retry, r.cfg.LongestRetry)
-			if apierrors.IsForbidden(err) || apierrors.IsInvalid(err) {
+			if apierrors.IsInvalid(err) {
 				retry = r.cfg.LongestRetry // it won't get better by itself
 			}
 			r.poke()

@@ -149,6 +149,17 @@ func TestWhatFailsIsTriedAgainAndLoggedOnce(t *testing.T) {
 	}
 }
 
+// Roles may be bound after the runtime was started, and an API server that starts refuses what it has not read the roles of.
+func TestARefusalIsNotTakenForTheLastWord(t *testing.T) {
+	a := newAPI(t)
+	a.fail(403)
+	r, _ := newReporter(t, a, func(c *Config) { c.LongestRetry = time.Hour })
+	r.Set(good)
+	lab.Await(t, "it is tried a second time", func() bool { return len(a.asked()) > 1 })
+	a.fail(0)
+	lab.Await(t, "it is said", func() bool { return a.says().report == good })
+}
+
 func TestLongMessagesAreCutBetweenLetters(t *testing.T) {
 	r := Report{Message: strings.Repeat("é", maxMessage) + "\xff"}.normal()
 	if !strings.HasSuffix(r.Message, "é…") || len(r.Message) > maxMessage+3 {

@@ -48,15 +48,6 @@ func TestRuntimeInstall(t *testing.T) {
 	if err := os.WriteFile(pkgSettings, []byte(settings), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	mustRun(t, "systemctl", "stop", "apiserver.service")
-	patiently(t, "/usr/bin/firsthop", "init", "--service-ips", vip, "--endpoints", server, "--prove", "translated")
-	mustRun(t, "systemctl", "enable", "--now", runtimeUnit)
-	wantState(t, "is-active", runtimeUnit, "active")
-	wantState(t, "is-enabled", runtimeUnit, "enabled")
-	if got := statusText(t); got == servesAll || got == "" {
-		t.Errorf("without an API server its status is %q", got)
-	}
-	mustRun(t, "systemctl", "start", "apiserver.service")
 	c := kube.NewClient(t)
 	rbac, err := os.ReadFile("/run/vm/kube/rbac.yaml")
 	if err != nil {
@@ -65,6 +56,16 @@ func TestRuntimeInstall(t *testing.T) {
 	c.Apply(rbac)
 	c.Bind(kube.User, "firsthop")
 	c.AddNode()
+	patiently(t, "/usr/bin/firsthop", "init", "--service-ips", vip, "--endpoints", server)
+
+	mustRun(t, "systemctl", "kill", "--signal=STOP", "apiserver.service")
+	mustRun(t, "systemctl", "enable", "--now", runtimeUnit)
+	wantState(t, "is-active", runtimeUnit, "active")
+	wantState(t, "is-enabled", runtimeUnit, "enabled")
+	if got := statusText(t); got == servesAll || got == "" {
+		t.Errorf("without an API server its status is %q", got)
+	}
+	mustRun(t, "systemctl", "kill", "--signal=CONT", "apiserver.service")
 	c.Serve("web", netip.MustParseAddrPort(web), kube.Backend, corev1.ProtocolTCP)
 	awaitVisit(t, web, kube.Greeting)
 	kube.Await(t, "the unit's status", func() error {
