@@ -1,0 +1,113 @@
+package writer
+
+import (
+	"net/netip"
+
+	"github.com/firsthop/firsthop/bpf/nat"
+	"github.com/firsthop/firsthop/runtime/services"
+)
+
+// What others may ask a Writer: none of it waits for a write.
+
+// Status is what a Writer knows of its table.
+type Status struct {
+	Adopted   bool  // the first flush was carried out
+	Ports     int   // that are wanted
+	Out       []Out // of them, those that are not as they should be, sorted
+	Frontends int   // in the table, of all writers
+	Backends  int   // likewise
+	Room      nat.Room
+	Flushes   uint64 // that wrote something
+	Repairs   uint64 // times that the table was found changed by others, and mended
+	Reloads   uint64 // times that it was read as a whole
+
+	ServiceRange    []netip.Prefix // addresses of it that no Service has are refused
+	ServiceRangeErr error          // why they are not
+}
+
+// Out is a port that is not in the table as it should be.
+type Out struct {
+	Port services.PortKey
+	Full bool // for lack of room
+	Err  string
+}
+
+// Status tells how things are.
+func (w *Writer) Status() Status {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	st := w.status
+	st.Ports = len(w.ports)
+	var out []services.PortKey
+	for key, p := range w.ports {
+		if p.err != nil {
+			out = append(out, key)
+		}
+	}
+	for _, key := range sortKeys(out) { // to sort all of them under the lock takes longer than a write
+		err := w.ports[key].err
+		st.Out = append(st.Out, Out{Port: key, Full: isFull(err), Err: err.Error()})
+	}
+	if r := w.ranges; r != nil {
+		st.ServiceRangeErr = r.err
+	}
+	if w.planner != nil {
+		state := w.planner.State()
+		st.ServiceRange, _ = state.ServiceRanges()
+		st.Frontends, st.Room = len(state.Frontends), state.Room
+		for _, set := range state.Sets {
+			st.Backends += len(set)
+		}
+	}
+	return st
+}
+
+// Indexes are the service indexes of the ports that are in the table.
+func (w *Writer) Indexes() map[uint32]services.PortKey {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := make(map[uint32]services.PortKey, len(w.ports))
+	for key, p := range w.ports {
+		if p.index != 0 {
+			out[p.index] = key
+		}
+	}
+	return out
+}
+
+// Full reports whether some Services are out for lack of room.
+func (w *Writer) Full() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.full > 0
+}
+
+// Pending reports whether a flush would have something to look at.
+func (w *Writer) Pending() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.dirty)+len(w.gone) > 0 || w.ranges.pending()
+}
+
+// PortState is a port that is wanted, and what became of it.
+type PortState struct {
+	Key   services.PortKey
+	Index uint32 // 0: it isn't in the table
+	Full  bool   // for lack of room
+	Err   string // why it isn't there, or isn't as it should be; empty: it is
+}
+
+// Ports are all that are wanted, in no order.
+func (w *Writer) Ports() []PortState {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := make([]PortState, 0, len(w.ports))
+	for key, p := range w.ports {
+		st := PortState{Key: key, Index: p.index, Full: isFull(p.err)}
+		if p.err != nil {
+			st.Err = p.err.Error()
+		}
+		out = append(out, st)
+	}
+	return out
+}
