@@ -61,6 +61,9 @@ type Config struct {
 	// firsthop.io/proxy and its condition FirsthopReady.
 	NodeStatus bool
 
+	// Written is called when every Service is in the table for the first time; nil for nobody.
+	Written func()
+
 	// Notify tells systemd, as sd_notify(3); nil without one.
 	Notify func(state string)
 	// Watchdog is how often it wants to hear WATCHDOG=1 at least; 0: never.

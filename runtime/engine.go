@@ -40,6 +40,8 @@ type engine struct {
 	nodeAddrs  func([]netip.Addr)
 	limited    func(bool)
 
+	// written is told of each write that succeeded.
+	written func()
 	// watched is told what happens, for those outside.
 	watched observer
 
@@ -85,7 +87,7 @@ func newEngine(log *slog.Logger, w *writer.Writer, nodeName string, nodePorts se
 		log: log, writer: w, nodeName: nodeName, nodePorts: nodePorts,
 		apiEndpoints: func(_, _ []netip.AddrPort) {}, gone: func([]Backend) {},
 		pod: func(*corev1.Pod) {}, podGone: func(types.NamespacedName) {}, podsSynced: func() {},
-		nodeAddrs: func([]netip.Addr) {}, limited: func(bool) {}, watched: nobody{},
+		nodeAddrs: func([]netip.Addr) {}, limited: func(bool) {}, watched: nobody{}, written: func() {},
 		wake: make(chan struct{}, 1), table: table, node: node,
 		serviceRange: newServiceRange(nil),
 		synced:       map[watch.Resource]time.Time{}, problems: map[types.NamespacedName][]services.Problem{}, serving: map[Backend]int{},
@@ -403,6 +405,7 @@ func (e *engine) flush(ctx context.Context) error {
 		return err
 	}
 	e.pulse.wrote(time.Now(), pending)
+	e.written()
 	e.queueRange()
 	if gone := e.unused(leaving); len(gone) > 0 {
 		e.gone(gone)

@@ -399,3 +399,18 @@ func TestTheAPIServiceNeverLeadsToItself(t *testing.T) {
 	r.flush()
 	r.want("10.96.0.1:443", "[192.0.2.12:6443]")
 }
+
+func TestTheFirstWriteIsTold(t *testing.T) {
+	r := newRig(t)
+	written := 0
+	r.e.written = func() { written++ }
+	r.flush()
+	if written != 0 {
+		t.Error("told before all inputs are known")
+	}
+	r.syncAll()
+	r.flush()
+	if written != 1 {
+		t.Errorf("told %d times after a write", written)
+	}
+}

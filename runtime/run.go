@@ -92,6 +92,9 @@ func newRun(cfg *Config, d *dataplane) (*run, error) {
 		r.writer.SetStore(store)
 		return nil
 	}
+	if cfg.Written != nil {
+		r.engine.written = sync.OnceFunc(cfg.Written)
+	}
 	r.followPods()
 	r.endSockets()
 	if err := r.connect(); err != nil {

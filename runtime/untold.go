@@ -9,29 +9,26 @@ import (
 // untold are the changes that the writer has not heard of yet, one for each Service: from what the writer knows to what
 // is wanted now. So news may be taken while the writer is at work, or hangs, and take no more room than the Services do.
 type untold struct {
-	order []types.NamespacedName
-	by    map[types.NamespacedName]services.Change
+	changes []services.Change // in the order in which their Services first changed
+	at      map[types.NamespacedName]int
 }
 
 func (u *untold) add(c services.Change) {
-	former, again := u.by[c.Service]
-	if again {
-		c.Before = former.Before
-	} else {
-		u.order = append(u.order, c.Service)
+	if i, again := u.at[c.Service]; again {
+		c.Before = u.changes[i].Before
+		u.changes[i] = c
+		return
 	}
-	if u.by == nil {
-		u.by = map[types.NamespacedName]services.Change{}
+	if u.at == nil {
+		u.at = map[types.NamespacedName]int{}
 	}
-	u.by[c.Service] = c
+	u.at[c.Service] = len(u.changes)
+	u.changes = append(u.changes, c)
 }
 
-// take returns the changes in the order in which their Services first changed, and forgets them.
+// take returns the changes, and forgets them.
 func (u *untold) take() []services.Change {
-	out := make([]services.Change, 0, len(u.order))
-	for _, name := range u.order {
-		out = append(out, u.by[name])
-	}
+	out := u.changes
 	*u = untold{}
 	return out
 }

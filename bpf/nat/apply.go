@@ -68,6 +68,9 @@ func (a *Applied) write() error {
 
 // puts are the frontends that change, and those that come.
 func (a *Applied) puts() (changed, added []FrontendPut) {
+	if !slices.ContainsFunc(a.plan.Puts, func(p FrontendPut) bool { return p.Former != nil }) {
+		return nil, a.plan.Puts
+	}
 	for _, put := range a.plan.Puts {
 		if put.Former != nil {
 			changed = append(changed, put)
@@ -179,6 +182,13 @@ func inverse(changes []WordChange) []WordChange {
 }
 
 func flatten(sets []Set) (keys []bpf.BackendKey, values []bpf.Backend) {
+	n := 0
+	for _, set := range sets {
+		n += len(set.Backends)
+	}
+	if n > 0 {
+		keys, values = make([]bpf.BackendKey, 0, n), make([]bpf.Backend, 0, n)
+	}
 	for _, set := range sets {
 		for slot, be := range set.Backends {
 			keys = append(keys, bpf.BackendKey{Set: set.ID, Slot: slot})
@@ -189,6 +199,9 @@ func flatten(sets []Set) (keys []bpf.BackendKey, values []bpf.Backend) {
 }
 
 func split(puts []FrontendPut) (keys []bpf.FrontendKey, values []bpf.Frontend) {
+	if len(puts) > 0 {
+		keys, values = make([]bpf.FrontendKey, 0, len(puts)), make([]bpf.Frontend, 0, len(puts))
+	}
 	for _, p := range puts {
 		keys = append(keys, p.Key)
 		values = append(values, p.Frontend)

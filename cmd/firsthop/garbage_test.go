@@ -3,8 +3,10 @@ package main
 import (
 	"bytes"
 	"math"
+	stdruntime "runtime"
 	"runtime/debug"
 	"testing"
+	"time"
 )
 
 func TestTheRuntimeCollectsGarbageAsUsual(t *testing.T) {
@@ -25,5 +27,32 @@ func TestTheRuntimeCollectsGarbageAsUsual(t *testing.T) {
 	}
 	if got := debug.SetMemoryLimit(-1); got != math.MaxInt64 {
 		t.Errorf("garbage is collected all the time above %d bytes, want no limit", got)
+	}
+}
+
+func TestAStartCollectsGarbageLate(t *testing.T) {
+	percent, limit := debug.SetGCPercent(-1), debug.SetMemoryLimit(memoryLimit) // as main does
+	defer func() {
+		debug.SetGCPercent(percent)
+		debug.SetMemoryLimit(limit)
+	}()
+	for name, end := range map[string]func(steady func()){
+		"the table is written":    func(steady func()) { steady() },
+		"garbage was collected":   func(func()) { stdruntime.GC() },
+		"both, one after another": func(steady func()) { stdruntime.GC(); steady() },
+	} {
+		steady := collectGarbage()
+		if got := debug.SetMemoryLimit(-1); got != startMemory {
+			t.Errorf("before %s: limit %d, want %d", name, got, startMemory)
+		}
+		end(steady)
+		for deadline := time.Now().Add(10 * time.Second); debug.SetMemoryLimit(-1) != math.MaxInt64; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("after %s: limit %d", name, debug.SetMemoryLimit(-1))
+			}
+		}
+		if got := debug.SetGCPercent(100); got != 100 {
+			t.Errorf("after %s: percent %d", name, got)
+		}
 	}
 }

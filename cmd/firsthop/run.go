@@ -2,9 +2,7 @@ package main
 
 import (
 	"fmt"
-	"math"
 	"os"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -55,22 +53,15 @@ it the settings that init has (scope, udp, directories).`,
 }
 
 func runRun(e env, c *cli.Context) error {
-	collectGarbage()
+	steady := collectGarbage()
+	defer steady()
 	cfg, err := runConfig(e, c)
 	if err != nil {
 		return err
 	}
+	cfg.Written = steady
 	klog.SetLogger(logr.Discard()) // client-go's words are for its programmers; runtime/watch says it in ours
 	return runtime.Run(c.Context, cfg)
-}
-
-// collectGarbage undoes what main has set for a program that lives for
-// milliseconds. A runtime that knows some 5,000 Services has more than that
-// limit in use for good, and would collect garbage all the time: at 10,000 it
-// took two thirds of the processor time of its start (test/kube/bench).
-func collectGarbage() {
-	debug.SetGCPercent(100)
-	debug.SetMemoryLimit(math.MaxInt64)
 }
 
 func runConfig(e env, c *cli.Context) (runtime.Config, error) {

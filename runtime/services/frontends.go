@@ -176,6 +176,10 @@ func (c *compiler) addFrontend(p *Port, key bpf.FrontendKey, kind Kind, flags bp
 		}
 		return
 	}
-	c.have[key] = p.Key.Name
+	if c.have != nil {
+		c.have[key] = p.Key.Name
+	} else if slices.Contains(p.Frontends, key) {
+		return
+	}
 	p.add(key, kind, flags)
 }

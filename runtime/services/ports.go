@@ -25,7 +25,10 @@ func compile(svc *corev1.Service, endpointSlices []*discoveryv1.EndpointSlice, n
 	if svc == nil || ignoredService(svc) {
 		return nil, nil
 	}
-	c := compiler{svc: svc, node: node, have: map[bpf.FrontendKey]string{}, seen: map[portName]bool{}}
+	c := compiler{svc: svc, node: node}
+	if len(svc.Spec.Ports) > 1 {
+		c.have, c.seen = map[bpf.FrontendKey]string{}, map[portName]bool{}
+	}
 	c.policy = c.readPolicy()
 	c.addrs = c.readAddresses()
 	c.fams = families(endpointSlices, node, &c.problems)
@@ -63,8 +66,8 @@ type compiler struct {
 	policy policy
 	addrs  [2]addresses // IPv4, IPv6
 	fams   [2]family
-	have   map[bpf.FrontendKey]string // which port of the Service has a frontend
-	seen   map[portName]bool
+	have   map[bpf.FrontendKey]string // which port of the Service has a frontend; nil: there is one port
+	seen   map[portName]bool          // likewise
 }
 
 // portName is what the ports of a Service and those of its slices meet by.
@@ -92,7 +95,9 @@ func (c *compiler) checkPort(sp *corev1.ServicePort) (bpf.Proto, bool) {
 		c.note(Duplicate, "port %d is ignored: another has its name %s", sp.Port, quote(sp.Name))
 		return 0, false
 	}
-	c.seen[portName{sp.Name, pr}] = true
+	if c.seen != nil {
+		c.seen[portName{sp.Name, pr}] = true
+	}
 	return pr, true
 }
 

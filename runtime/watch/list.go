@@ -29,12 +29,18 @@ const protobufMagic = "k8s\x00"
 
 // The numbers of fields.
 const (
-	unknownRaw    = 2  // runtime.Unknown
-	listMeta      = 1  // of any list
-	listItem      = 2  // likewise
-	objectMeta    = 1  // of any object
-	managedFields = 17 // metav1.ObjectMeta
+	unknownRaw = 2 // runtime.Unknown
+	listMeta   = 1 // of any list
+	listItem   = 2 // likewise
+	objectMeta = 1 // of any object
 )
+
+// unusedMeta are the fields of metav1.ObjectMeta that nobody here uses and that may be large: managedFields are as large
+// as all else of an object.
+func unusedMeta(field uint64) bool {
+	const generateName, ownerReferences, finalizers, managedFields = 2, 13, 14, 17
+	return field == generateName || field == ownerReferences || field == finalizers || field == managedFields
+}
 
 // The types of fields (https://protobuf.dev/programming-guides/encoding).
 const (
@@ -51,8 +57,8 @@ type object interface {
 	Unmarshal([]byte) error
 }
 
-// readList reads a list and gives each of its objects, made by newObject, as soon as it has come, without its
-// managedFields. It returns the list's resource version.
+// readList reads a list and gives each of its objects, made by newObject, as soon as it has come, without
+// unusedMeta. It returns the list's resource version.
 func readList(body io.Reader, newObject func() object, each func(object) error) (version string, err error) {
 	r := &wireReader{r: bufio.NewReaderSize(body, 64<<10)}
 	if magic, err := r.r.Peek(len(protobufMagic)); err != nil || string(magic) != protobufMagic {
@@ -190,7 +196,7 @@ func (r *wireReader) skip(kind uint64) error {
 	return err
 }
 
-// unmarshal decodes an object but for its managedFields, which are of the size of all else of it and used by nobody here.
+// unmarshal decodes an object but for unusedMeta.
 func (r *wireReader) unmarshal(o object, data []byte) error {
 	r.without = r.without[:0]
 	for rest := data; len(rest) > 0; {
@@ -214,7 +220,7 @@ func (r *wireReader) unmarshal(o object, data []byte) error {
 	return o.Unmarshal(r.without)
 }
 
-// eachKept gives each field of an ObjectMeta that is not one of managedFields.
+// eachKept gives each field of an ObjectMeta that is not of unusedMeta.
 func eachKept(meta []byte, each func(whole []byte)) error {
 	for rest := meta; len(rest) > 0; {
 		field, whole, _, err := nextField(rest)
@@ -222,7 +228,7 @@ func eachKept(meta []byte, each func(whole []byte)) error {
 			return err
 		}
 		rest = rest[len(whole):]
-		if field != managedFields {
+		if !unusedMeta(field) {
 			each(whole)
 		}
 	}

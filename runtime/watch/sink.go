@@ -3,6 +3,7 @@ package watch
 import (
 	"errors"
 	"fmt"
+	"maps"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -96,16 +97,13 @@ const lookBatch = 256
 func (s *sink) look(list func(each func(object) error) (version string, err error)) (version string, err error) {
 	events := make([]Event, 0, lookBatch)
 	now := map[types.NamespacedName]bool{}
-	if s.early == nil {
-		s.early = map[types.NamespacedName]bool{}
-	}
 	version, err = list(func(obj object) error {
 		o, err := s.w.strip(obj)
 		if err != nil {
 			return err
 		}
 		name := nameOf(o)
-		now[name], s.early[name] = true, true
+		now[name] = true
 		events = append(events, Event{Resource: s.resource, Name: name, Object: o})
 		if len(events) == lookBatch {
 			s.w.cfg.Handle(events)
@@ -113,10 +111,17 @@ func (s *sink) look(list func(each func(object) error) (version string, err erro
 		}
 		return nil
 	})
+	if err == nil {
+		err = s.take(now, events)
+	}
 	if err != nil {
+		if s.early == nil {
+			s.early = now
+		}
+		maps.Copy(s.early, now)
 		return "", err
 	}
-	return version, s.take(now, events)
+	return version, nil
 }
 
 // take takes a whole list, of which events are still to be told. What it lacks has gone, unless the list can't be

@@ -322,7 +322,13 @@ func (w *Writer) reload(state *nat.State) {
 }
 
 // sorted are the wanted ports, that of the API service first: it has room before all others.
-func (w *Writer) sorted() []services.PortKey { return sortKeys(slices.Collect(maps.Keys(w.ports))) }
+func (w *Writer) sorted() []services.PortKey {
+	keys := make([]services.PortKey, 0, len(w.ports))
+	for key := range w.ports {
+		keys = append(keys, key)
+	}
+	return sortKeys(keys)
+}
 
 func sortKeys(keys []services.PortKey) []services.PortKey {
 	slices.SortFunc(keys, func(a, b services.PortKey) int {
