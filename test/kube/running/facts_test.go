@@ -136,7 +136,7 @@ const late = time.Second
 // it began, less late, to when it ended.
 func (h *history) judge(r probe.Result, out *outages) string {
 	got := r.Server
-	if r.Error == ended {
+	if ended[r.Error] {
 		return h.judgeEnd(r, out)
 	}
 	if r.Error != "" {
@@ -171,8 +171,9 @@ func (h *history) judge(r probe.Result, out *outages) string {
 	return fmt.Sprintf("came to %s%s", got, last)
 }
 
-// ended is what a connected UDP socket is told whose backend is gone: the runtime ends it.
-const ended = "recv ECONNABORTED"
+// ended is what a connected UDP socket is told whose backend is gone: the runtime ends it. One that has nothing to receive
+// yet finds at its next datagram that it is connected no more (udp_abort and udp_sendmsg of the kernel).
+var ended = map[string]bool{"recv ECONNABORTED": true, "send EDESTADDRREQ": true}
 
 // judgeEnd says what is wrong when a socket was ended.
 func (h *history) judgeEnd(r probe.Result, out *outages) string {

@@ -44,6 +44,8 @@ func TestJudge(t *testing.T) {
 		{"a drop when one came more than a second ago", 41.5, "", "connect EHOSTUNREACH", never, true},
 		{"another failure", 5, "", "recv ECONNRESET", never, true},
 		{"a socket that is ended with its backend", 10.5, "", "recv ECONNABORTED", never, false},
+		{"one that finds it when it sends", 10.5, "", "send EDESTADDRREQ", never, false},
+		{"one that finds it long after its backend had gone", 15, "", "send EDESTADDRREQ", never, true},
 		{"a socket that is ended without reason", 15, "", "recv ECONNABORTED", never, true},
 		{"a backend of nobody", 45, "z:1", "", never, true},
 	} {
