@@ -210,8 +210,23 @@ func (w *Writer) look() (whole, quiet bool, err error) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	quiet = !busy && w.writes == seen && w.planner != nil && !w.retiring.pending()
-	return quiet && same(w.planner.State(), now), quiet, nil
+	planner := w.planner
+	still := func() bool {
+		return !busy && w.writes == seen && planner != nil && w.planner == planner && !w.retiring.pending()
+	}
+	if !still() {
+		return false, false, nil
+	}
+	compared := 0
+	is, whole := sameWhile(planner.State(), now, func() bool {
+		if compared++; compared%lookPart != 0 {
+			return true
+		}
+		w.mu.Unlock() // to compare all of it takes longer than a change may wait
+		w.mu.Lock()
+		return still()
+	})
+	return is && whole, whole, nil
 }
 
 // Redirect leads what the table has for an address to other backends, before
@@ -515,8 +530,42 @@ func (w *Writer) freed(plan *nat.Plan, of *nat.Planner) {
 	}
 }
 
+// lookPart is how many entries look compares before it lets others have the lock.
+const lookPart = 512
+
 // same compares what two states mean; an unused generation is no difference.
 func same(a, b *nat.State) bool {
-	return maps.Equal(a.Frontends, b.Frontends) && maps.Equal(a.Words, b.Words) && maps.Equal(a.Ranges, b.Ranges) &&
-		maps.EqualFunc(a.Sets, b.Sets, maps.Equal)
+	is, _ := sameWhile(a, b, func() bool { return true })
+	return is
+}
+
+// sameWhile is same, which asks before each entry whether to go on; whole says that it did to the end, or to a difference.
+func sameWhile(a, b *nat.State, goOn func() bool) (is, whole bool) {
+	if len(a.Frontends) != len(b.Frontends) || len(a.Words) != len(b.Words) || len(a.Ranges) != len(b.Ranges) || len(a.Sets) != len(b.Sets) {
+		return false, true
+	}
+	is, whole = equalWhile(a.Frontends, b.Frontends, func(x, y bpf.Frontend) bool { return x == y }, goOn)
+	if is && whole {
+		is, whole = equalWhile(a.Words, b.Words, func(x, y bpf.Word) bool { return x == y }, goOn)
+	}
+	if is && whole {
+		is, whole = equalWhile(a.Ranges, b.Ranges, func(x, y bool) bool { return x == y }, goOn)
+	}
+	if is && whole {
+		is, whole = equalWhile(a.Sets, b.Sets, maps.Equal[map[uint32]bpf.Backend], goOn)
+	}
+	return is, whole
+}
+
+// equalWhile compares two maps of one length. Only b is looked through, as a may change while goOn is asked.
+func equalWhile[K comparable, V any](a, b map[K]V, equal func(V, V) bool, goOn func() bool) (is, whole bool) {
+	for k, y := range b {
+		if !goOn() {
+			return false, false
+		}
+		if x, there := a[k]; !there || !equal(x, y) {
+			return false, true
+		}
+	}
+	return true, true
 }

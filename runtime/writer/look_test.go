@@ -1,0 +1,118 @@
+package writer
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/bpf/nat"
+)
+
+// stateOf is a table of many Services with two backends each.
+func stateOf(n int) *nat.State {
+	s := nat.NewState(uint32(2 * n))
+	for i := range uint32(n) {
+		a := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 80)
+		s.Frontends[bpf.FrontendKeyOf(a, bpf.TCP)] = bpf.Frontend{Index: i}
+		s.Frontends[bpf.FrontendKey{Addr: bpf.AddressOf(a.Addr())}] = bpf.Frontend{Flags: bpf.FrontendVIP}
+		s.Words[bpf.WordAt(i, false)] = bpf.WordOf(i, 2)
+		s.Sets[i] = map[uint32]bpf.Backend{0: {ID: i}, 1: {ID: i + 1}}
+	}
+	return s
+}
+
+func BenchmarkSame(b *testing.B) {
+	for _, n := range []int{10000, 30000} {
+		x, y := stateOf(n), stateOf(n)
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			for b.Loop() {
+				if !same(x, y) {
+					b.Fatal("not the same")
+				}
+			}
+		})
+	}
+}
+
+func TestStatesAreComparedAsLongAsAllIsQuiet(t *testing.T) {
+	const n = 100
+	for name, edit := range map[string]func(*nat.State){
+		"a frontend leads elsewhere": func(s *nat.State) {
+			for k := range s.Frontends {
+				s.Frontends[k] = bpf.Frontend{Index: 7777}
+				return
+			}
+		},
+		"a frontend is another": func(s *nat.State) {
+			delete(s.Frontends, anyKey(s.Frontends))
+			s.Frontends[bpf.FrontendKey{Proto: bpf.UDP}] = bpf.Frontend{}
+		},
+		"a frontend is gone":      func(s *nat.State) { delete(s.Frontends, anyKey(s.Frontends)) },
+		"a word is another":       func(s *nat.State) { s.Words[anyKey(s.Words)] = bpf.WordOf(7777, 1) },
+		"a backend is another":    func(s *nat.State) { s.Sets[anyKey(s.Sets)][1] = bpf.Backend{ID: 7777} },
+		"a backend is gone":       func(s *nat.State) { delete(s.Sets[anyKey(s.Sets)], 1) },
+		"there is a range":        func(s *nat.State) { s.Ranges[bpf.RangeKey{Index: 1}] = true },
+		"there is a set too many": func(s *nat.State) { s.Sets[7777] = map[uint32]bpf.Backend{0: {}} },
+	} {
+		a, b := stateOf(n), stateOf(n)
+		if !same(a, b) {
+			t.Fatal("equal ones differ")
+		}
+		edit(b)
+		if is, whole := sameWhile(a, b, func() bool { return true }); is || !whole {
+			t.Errorf("%s: %v, %v", name, is, whole)
+		}
+	}
+	asked := 0
+	if is, whole := sameWhile(stateOf(n), stateOf(n), func() bool { asked++; return true }); !is || !whole || asked != 4*n {
+		t.Errorf("asked %d times for %d entries: %v, %v", asked, 4*n, is, whole)
+	}
+	for stop := range 4 * n {
+		left := stop
+		if is, whole := sameWhile(stateOf(n), stateOf(n), func() bool { left--; return left >= 0 }); is || whole {
+			t.Fatalf("stopped after %d: %v, %v", stop, is, whole)
+		}
+	}
+}
+
+func anyKey[K comparable, V any](m map[K]V) K {
+	for k := range m {
+		return k
+	}
+	panic("an empty map")
+}
+
+// A change may come while the table is compared: it waits for a part of that, and the comparison ends.
+func TestAFlushGoesOnWhileTheTableIsCompared(t *testing.T) {
+	r := newRig(t, nil)
+	for i := range 4 * lookPart {
+		r.want(fmt.Sprint("s", i), web(fmt.Sprintf("10.96.%d.%d:80", i/250, 1+i%250), "10.0.0.1:80"))
+	}
+	r.flush()
+	stop, flushed := make(chan struct{}), make(chan int)
+	go func() {
+		n := 0
+		for ; ; n++ {
+			select {
+			case <-stop:
+				flushed <- n
+				return
+			default:
+			}
+			r.want("s1", web("10.96.0.2:80", fmt.Sprintf("10.0.0.%d:80", 2+n%200)))
+			if err := r.w.Flush(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	for range 20 {
+		if mended, err := r.w.Verify(t.Context()); mended || err != nil {
+			t.Errorf("mended %v, %v", mended, err)
+		}
+	}
+	close(stop)
+	if n := <-flushed; n == 0 {
+		t.Error("nothing was flushed meanwhile")
+	}
+}
