@@ -51,6 +51,8 @@ type engine struct {
 	wake  chan struct{}
 	pulse pulse
 
+	flushing []func(error) // to be called when all is written that was to be when they came; of the one goroutine
+
 	// mu is never held while the writer works: who waits for it may be answering the world.
 	mu                                 sync.Mutex
 	table                              *services.Table
@@ -388,7 +390,7 @@ func (e *engine) flush(ctx context.Context) error {
 	e.leaving = nil
 	ranges, others, tellRange := e.takeRange()
 	e.mu.Unlock()
-	done := e.watched.flush(began)
+	e.flushing = append(e.flushing, e.watched.flush(began))
 	for _, c := range changes {
 		e.writer.Set(c.Before, c.After)
 	}
@@ -396,8 +398,13 @@ func (e *engine) flush(ctx context.Context) error {
 		e.writer.SetServiceRange(ranges, others)
 	}
 	err := e.writer.Flush(ctx)
-	done(err)
-	pending := e.writer.Pending()
+	pending, held := e.writer.Pending(), e.writer.Held()
+	if err != nil || !held {
+		for _, done := range e.flushing {
+			done(err)
+		}
+		e.flushing = nil
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err != nil {
@@ -407,6 +414,10 @@ func (e *engine) flush(ctx context.Context) error {
 	e.pulse.wrote(time.Now(), pending)
 	e.written()
 	e.queueRange()
+	if held { // what leads to them may be there still
+		e.leaving = append(leaving, e.leaving...)
+		return nil
+	}
 	if gone := e.unused(leaving); len(gone) > 0 {
 		e.gone(gone)
 	}

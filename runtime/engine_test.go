@@ -55,8 +55,10 @@ func (r *rig) flush() {
 		}
 		return
 	}
-	if err := r.e.flush(r.t.Context()); err != nil {
-		r.t.Fatal(err)
+	for again := true; again; again = r.e.writer.Held() {
+		if err := r.e.flush(r.t.Context()); err != nil {
+			r.t.Fatal(err)
+		}
 	}
 }
 
@@ -345,6 +347,63 @@ func TestGoneUDPBackendsAreToldOnce(t *testing.T) {
 	if !slices.EqualFunc(r.gone, want, slices.Equal) {
 		t.Errorf("told %v, want %v", r.gone, want)
 	}
+}
+
+// While a write is held, clients may still be led to what is going: who ends their sockets then has it to do again.
+func TestGoneBackendsAreToldWhenNothingLeadsToThem(t *testing.T) {
+	r := newRig(t)
+	for i, name := range []string{"a", "b", "c"} {
+		r.tell(service(name, fmt.Sprintf("10.96.1.%d", i+1), 53, corev1.ProtocolUDP), slice(name, 53, corev1.ProtocolUDP, fmt.Sprintf("10.0.0.%d", i+1)))
+	}
+	r.syncAll()
+	r.flush()
+	release := make(chan struct{})
+	hold := func() { <-release }
+	r.f.grace.Store(&hold)
+	goes := func(name string) {
+		r.e.handle([]watch.Event{{Resource: watch.Services, Name: types.NamespacedName{Namespace: "default", Name: name}}})
+	}
+	goes("a")
+	r.flush()
+	var began, done int
+	r.e.watched = countFlushes{began: &began, done: &done}
+	goes("b")
+	r.tell(service("d", "10.96.1.4", 53, corev1.ProtocolUDP), slice("d", 53, corev1.ProtocolUDP, "10.0.0.4"))
+	r.tell(slice("c", 53, corev1.ProtocolUDP, "10.0.0.9"))
+	if err := r.e.flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.goes("10.96.1.3:53", bpf.UDP); got != "[10.0.0.9:53]" {
+		t.Errorf("the endpoints of c wait for the Services that come: %s", got)
+	}
+	if len(r.gone) != 1 || r.goes("10.96.1.4:53", bpf.UDP) != "not a frontend" || done > 0 || r.e.pulse.waiting().IsZero() {
+		t.Errorf("told %v, d goes to %s, %d flushes are said to be done, waiting since %v: want b's and d's changes held",
+			r.gone, r.goes("10.96.1.4:53", bpf.UDP), done, r.e.pulse.waiting())
+	}
+	close(release)
+	r.flush()
+	var told []string
+	for _, b := range slices.Concat(r.gone...) {
+		told = append(told, b.Addr.String())
+	}
+	slices.Sort(told)
+	if want := []string{"10.0.0.1:53", "10.0.0.2:53", "10.0.0.3:53"}; !slices.Equal(told, want) || r.goes("10.96.1.4:53", bpf.UDP) != "[10.0.0.4:53]" {
+		t.Errorf("told %v, want %v; d goes to %s", told, want, r.goes("10.96.1.4:53", bpf.UDP))
+	}
+	if done != began || began < 2 {
+		t.Errorf("%d flushes, %d done", began, done)
+	}
+}
+
+// countFlushes counts flushes that begin and that are done.
+type countFlushes struct {
+	nobody
+	began, done *int
+}
+
+func (c countFlushes) flush(time.Time) func(error) {
+	*c.began++
+	return func(error) { *c.done++ }
 }
 
 func TestTCPBackendsAreToldWhereTheyAreAskedFor(t *testing.T) {

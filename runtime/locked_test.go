@@ -13,6 +13,7 @@ type lockedFake struct {
 	*nat.Fake
 	mu     sync.Mutex
 	before atomic.Pointer[func()] // is called before each write of backends
+	grace  atomic.Pointer[func()] // is called in each grace period
 }
 
 func locked[T any](f *lockedFake, do func() T) T {
@@ -62,4 +63,10 @@ func (f *lockedFake) DeleteRanges(k []bpf.RangeKey) error {
 }
 func (f *lockedFake) PutWords(at []uint32, w []bpf.Word) error {
 	return locked(f, func() error { return f.Fake.PutWords(at, w) })
+}
+func (f *lockedFake) Synchronize() error {
+	if grace := f.grace.Load(); grace != nil {
+		(*grace)()
+	}
+	return locked(f, f.Fake.Synchronize)
 }

@@ -60,6 +60,18 @@ func changes() []change {
 		}, InitIndexes, []Service{kubernetes("192.0.2.1:1")}},
 		{"removed: everything", two, InitIndexes, nil},
 		{"a mark taken away", two, InitIndexes, []Service{unmarked(kubernetes("192.0.2.9:1"))}},
+		{"source ranges that come", two, InitIndexes, []Service{limited(kubernetes("192.0.2.1:1", "192.0.2.2:2"), "10.0.0.0/8"), dns("192.0.2.7:53", "192.0.2.8:53")}},
+		{"source ranges that go", func(t testing.TB, f *Fake) {
+			ensure(t, f, InitIndexes, limited(kubernetes("192.0.2.1:1"), "10.0.0.0/8", "198.51.100.0/24"))
+		}, InitIndexes, []Service{kubernetes("192.0.2.2:2")}},
+		{"a frontend that moves to another service, and both change", func(t testing.TB, f *Fake) {
+			ensure(t, f, InitIndexes, twoPorts(kubernetes("192.0.2.1:1")), empty(dns()))
+		}, InitIndexes, []Service{func() Service {
+			s := kubernetes("192.0.2.1:1")
+			s.Frontends = append(s.Frontends, dns().Frontends...)
+			s.VIPs = nil
+			return s
+		}()}},
 		{"a Local policy begins", two, InitIndexes, []Service{localOnly(kubernetes("192.0.2.1:1", "192.0.2.2:2"), "192.0.2.2:2"), dns("192.0.2.7:53", "192.0.2.8:53")}},
 		{"a Local policy ends", func(t testing.TB, f *Fake) {
 			ensure(t, f, InitIndexes, localOnly(kubernetes("192.0.2.1:1", "192.0.2.2:2"), "192.0.2.2:2"), localOnly(dns("192.0.2.7:53"), "192.0.2.7:53"))
@@ -89,6 +101,18 @@ func localOnly(s Service, local ...string) Service {
 	s.Local, s.Flags = addrs(local...), map[bpf.FrontendKey]bpf.FrontendFlags{}
 	for _, k := range s.Frontends {
 		s.Flags[k] = bpf.FrontendLocal
+	}
+	return s
+}
+
+// limited is a Service whose frontends let clients of some ranges in.
+func limited(s Service, ranges ...string) Service {
+	s.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{}
+	for _, k := range s.Frontends {
+		s.Flags[k] = bpf.FrontendLimited
+	}
+	for _, r := range ranges {
+		s.Ranges = append(s.Ranges, netip.MustParsePrefix(r))
 	}
 	return s
 }
@@ -138,11 +162,39 @@ func watch(t testing.TB, f *Fake, before, after *State) {
 	for _, k := range keys {
 		old[k], planned[k] = verdict(before, k), verdict(after, k)
 	}
+	graces := f.Graces
 	f.Observe = func(s *State) {
+		if f.Graces == graces {
+			watchHeldUp(t, f, s, before, old, planned)
+		}
 		for _, k := range keys {
 			if got := verdict(s, k); got != old[k] && got != planned[k] {
 				t.Errorf("after write %d, %v goes to %s, was %s, is to be %s", f.Writes, k, got, old[k], planned[k])
 			}
+		}
+	}
+}
+
+// watchHeldUp fails the test if a program that read a frontend, or a word, before the change began, and was held up since,
+// would get anything but what it had got before or would get after the change. Until a grace period is over, one may be.
+func watchHeldUp(t testing.TB, f *Fake, now, before *State, old, planned map[bpf.FrontendKey]string) {
+	for k, fe := range before.Frontends {
+		if fe.Flags&bpf.FrontendVIP != 0 {
+			continue
+		}
+		held := *now
+		held.Frontends = map[bpf.FrontendKey]bpf.Frontend{k: fe}
+		if got := verdict(&held, k); got != old[k] && got != planned[k] {
+			t.Errorf("after write %d, who read frontend %v before goes to %s, was %s, is to be %s", f.Writes, k, got, old[k], planned[k])
+		}
+		held.Words = before.Words
+		if got := verdict(&held, k); got != old[k] {
+			t.Errorf("after write %d, who read the word of %v before goes to %s, was %s", f.Writes, k, got, old[k])
+		}
+	}
+	for k := range before.Ranges {
+		if !now.Ranges[k] {
+			t.Errorf("after write %d, source range %v of service %d is gone", f.Writes, k.Prefix(), k.Index)
 		}
 	}
 }

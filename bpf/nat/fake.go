@@ -21,6 +21,7 @@ type Fake struct {
 	FailAfter    int          // the write after this many fails once; 0: never
 	Observe      func(*State) // called after each write
 	Writes       int          // writes done
+	Graces       int          // times that Synchronize was called
 }
 
 var _ Store = (*Fake)(nil)
@@ -196,4 +197,7 @@ func (f *Fake) PutWords(at []uint32, words []bpf.Word) error {
 }
 
 // Synchronize implements Store. In memory, nobody is held up.
-func (f *Fake) Synchronize() error { return nil }
+func (f *Fake) Synchronize() error {
+	f.Graces++
+	return nil
+}

@@ -263,26 +263,6 @@ func (p *Planner) Assign(index uint32, svc Service) (uint32, error) {
 	return index, nil
 }
 
-// surplus are the frontends that an index has and svc has not, sorted.
-func (p *Planner) surplus(index uint32, svc Service) []bpf.FrontendKey {
-	if len(p.keys[index]) <= len(svc.Frontends) && !slices.ContainsFunc(svc.Frontends, func(k bpf.FrontendKey) bool { return !p.keys[index][k] }) &&
-		len(p.keys[index]) == len(svc.Frontends) {
-		return nil
-	}
-	wanted := make(map[bpf.FrontendKey]bool, len(svc.Frontends))
-	for _, k := range svc.Frontends {
-		wanted[k] = true
-	}
-	var out []bpf.FrontendKey
-	for k := range p.keys[index] {
-		if !wanted[k] {
-			out = append(out, k)
-		}
-	}
-	sortKeys(out)
-	return out
-}
-
 // put plans a service at an index, or, for 0, at a free one.
 func (p *Planner) put(index uint32, svc Service) (uint32, error) {
 	svc = p.keepLocal(index, svc)
@@ -342,63 +322,11 @@ func (p *Planner) keepLocal(index uint32, svc Service) Service {
 	return svc
 }
 
-// mark plans the marks of a Service's VIPs, and takes those away that its
-// addresses have but should not, unless another writer has Services there.
-func (p *Planner) mark(svc Service) {
-	for _, k := range svc.Frontends {
-		mark := bpf.FrontendKey{Addr: k.Addr}
-		_, marked := p.state.Frontends[mark]
-		switch {
-		case slices.Contains(svc.VIPs, k.Addr.Addr()):
-			p.putFrontend(mark, bpf.Frontend{Flags: bpf.FrontendVIP})
-		case marked && p.foreign[k.Addr] == 0:
-			p.deleteFrontend(mark)
-		}
-	}
-}
-
 // Remove plans that a service of the writer's own goes: its frontends, the
 // marks of addresses that no other service has, its words, sets and ranges.
 func (p *Planner) Remove(index uint32) {
 	p.RemoveFrontends(p.frontendsOf(index))
 	p.clear(index)
-}
-
-// frontendsOf is State.FrontendsOf, without a look at the whole table.
-func (p *Planner) frontendsOf(index uint32) []bpf.FrontendKey {
-	keys := slices.Collect(maps.Keys(p.keys[index]))
-	sortKeys(keys)
-	return keys
-}
-
-// RemoveFrontends plans that frontends of the writer's own go, and the marks of
-// addresses that have no others. Their services stay.
-func (p *Planner) RemoveFrontends(keys []bpf.FrontendKey) {
-	going := map[bpf.Address]int{}
-	for _, k := range keys {
-		if _, there := p.state.Frontends[k]; there {
-			going[k.Addr]++
-		}
-	}
-	for _, k := range keys {
-		if p.shared[k.Addr] == going[k.Addr] {
-			p.deleteFrontend(bpf.FrontendKey{Addr: k.Addr})
-		}
-	}
-	for _, k := range keys {
-		p.deleteFrontend(k)
-	}
-}
-
-func (p *Planner) deleteFrontend(k bpf.FrontendKey) {
-	if fe, ok := p.state.Frontends[k]; ok {
-		p.touchFrontend(k)
-		delete(p.state.Frontends, k)
-		p.index(k, fe, -1)
-		if p.touched.frontends[k] == nil { // came with this plan; others keep their room until they are gone
-			p.room.frontends++
-		}
-	}
 }
 
 // clear plans that the words and sets of a service without frontends go.
@@ -448,19 +376,4 @@ func (p *Planner) allocate() (uint32, error) {
 		}
 	}
 	return 0, fmt.Errorf("%d to %d are all in use: %w", p.own.First, p.own.Last, ErrNoIndex)
-}
-
-func (p *Planner) putFrontend(k bpf.FrontendKey, fe bpf.Frontend) {
-	old, ok := p.state.Frontends[k]
-	if ok && old == fe {
-		return
-	}
-	p.touchFrontend(k)
-	if ok {
-		p.index(k, old, -1)
-	} else if p.touched.frontends[k] == nil {
-		p.room.frontends--
-	}
-	p.state.Frontends[k] = fe
-	p.index(k, fe, +1)
 }

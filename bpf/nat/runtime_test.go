@@ -123,6 +123,64 @@ func TestAnIndexIsNotUsedAgainInOnePlan(t *testing.T) {
 	w.carryOut()
 }
 
+// Whoever read the frontend before it was taken over would find the backends of the next service in its index.
+func TestAnIndexThatWasLeftWaitsForAGracePeriod(t *testing.T) {
+	w := newWriter(t, NewFake(4096))
+	taker := cluster(9, "192.0.2.2:2")
+	left := []uint32{w.assign(0, cluster(0)), w.assign(0, cluster(1)), w.assign(0, taker)}[:2]
+	w.carryOut()
+	var taken []*Applied
+	for n := range left { // one after the other, into another service
+		taker.Frontends, taker.VIPs = append(taker.Frontends, cluster(n).Frontends...), append(taker.VIPs, cluster(n).VIPs...)
+		w.assign(left[1]+1, taker)
+		plan := w.p.Take()
+		if len(plan.Deletes)+len(plan.LastWords)+len(plan.OldSets) > 0 || !plan.Retires() {
+			t.Errorf("plan %+v: want nothing to be removed, and a grace period", plan)
+		}
+		applied, err := Apply(w.f, plan)
+		must(t, err)
+		taken = append(taken, applied)
+	}
+	if next := w.assign(0, cluster(3, "192.0.2.3:3")); slices.Contains(left, next) {
+		t.Errorf("index %d is used again at once", next)
+	}
+	must(t, taken[0].Commit())
+	w.p.Freed(taken[0].plan)
+	if w.f.Graces == 0 {
+		t.Error("nothing was waited for")
+	}
+	if next := w.assign(0, cluster(4, "192.0.2.4:4")); next != left[0] {
+		t.Errorf("index %d, want the free %d", next, left[0])
+	}
+	if next := w.assign(0, cluster(5, "192.0.2.5:5")); slices.Contains(left, next) {
+		t.Errorf("index %d is used again before a grace period", next)
+	}
+}
+
+// However many Services change.
+func TestNoChangeOfFrontendsWaits(t *testing.T) {
+	w := newWriter(t, NewFake(4096))
+	var indexes []uint32
+	for n := range 1000 {
+		indexes = append(indexes, w.assign(0, cluster(n, "192.0.2.1:1", "192.0.2.2:2")))
+	}
+	w.carryOut()
+	w.f.Graces = 0
+	for n, index := range indexes {
+		w.assign(index, localOnly(cluster(n, "192.0.2.1:1", "192.0.2.2:2"), "192.0.2.2:2"))
+	}
+	plan := w.p.Take()
+	applied, err := Apply(w.f, plan)
+	must(t, err)
+	if len(plan.Puts) != 1000 || w.f.Graces > 0 {
+		t.Errorf("%d frontends changed, %d grace periods, want 1000 and none", len(plan.Puts), w.f.Graces)
+	}
+	must(t, applied.Commit())
+	if w.f.Graces > 1 {
+		t.Errorf("%d grace periods, want one for all", w.f.Graces)
+	}
+}
+
 func TestLocalTraffic(t *testing.T) {
 	a, b := "192.0.2.1:1", "192.0.2.2:2"
 	local := func(all, here []string) Service {

@@ -15,12 +15,13 @@ import (
 type retiring struct {
 	store nat.Store
 	log   *slog.Logger
-	freed func(*nat.Plan, *nat.Planner)
+	freed func(plans []retired, ok bool)
 
 	mu      sync.Mutex
 	changed *sync.Cond
 	queue   []retired
 	working int // plans that a grace period is waited for
+	entries int // backends that the plans in queue or at work remove
 
 	// Of the plans in queue or at work:
 	deletes int                  // how many took frontends away
@@ -28,7 +29,6 @@ type retiring struct {
 	ranges  map[bpf.RangeKey]int // likewise
 	closed  bool
 	done    chan struct{}
-	telling sync.WaitGroup // those who tell what is gone
 }
 
 type retired struct {
@@ -36,7 +36,7 @@ type retired struct {
 	planner *nat.Planner
 }
 
-func newRetiring(store nat.Store, log *slog.Logger, freed func(*nat.Plan, *nat.Planner)) *retiring {
+func newRetiring(store nat.Store, log *slog.Logger, freed func(plans []retired, ok bool)) *retiring {
 	r := &retiring{store: store, log: log, freed: freed, done: make(chan struct{}), words: map[uint32]int{}, ranges: map[bpf.RangeKey]int{}}
 	r.changed = sync.NewCond(&r.mu)
 	go r.run()
@@ -58,6 +58,7 @@ func (r *retiring) add(plan *nat.Plan, planner *nat.Planner) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.queue = append(r.queue, retired{plan, planner})
+	r.entries += backends(plan)
 	r.note(plan, +1)
 	r.changed.Broadcast()
 }
@@ -86,6 +87,13 @@ func (r *retiring) pending() bool {
 	return len(r.queue)+r.working > 0
 }
 
+// takingAway reports whether programs may use frontends that went.
+func (r *retiring) takingAway() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.deletes > 0
+}
+
 // waitFor returns when a plan may be carried out. One that brings frontends waits
 // until no program uses any that went: their memory may then hold others. And
 // what an earlier plan is about to remove can't come back before it did.
@@ -103,7 +111,17 @@ func (r *retiring) removes(plan *nat.Plan) bool {
 		len(r.ranges) > 0 && slices.ContainsFunc(plan.NewRanges, func(k bpf.RangeKey) bool { return r.ranges[k] > 0 })
 }
 
-// drain returns when nothing is still to be removed.
+// limit returns when no more than so many backends are to be removed. What is,
+// has no room for others.
+func (r *retiring) limit(entries int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.entries > entries {
+		r.changed.Wait()
+	}
+}
+
+// drain returns when nothing is still to be removed, and the writer knows.
 func (r *retiring) drain() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -130,16 +148,9 @@ func (r *retiring) run() {
 		if err != nil { // the next planner that reads the table collects it
 			r.log.Warn("what was replaced in the table is still there", "err", err)
 		}
+		r.gone(batch)
+		r.freed(batch, err == nil)
 		r.finish(batch)
-		if err != nil {
-			continue
-		}
-		// Not here: the writer may hold its own lock while it waits for frontends that are still to be taken away.
-		r.telling.Go(func() {
-			for _, b := range batch {
-				r.freed(b.plan, b.planner)
-			}
-		})
 	}
 }
 
@@ -157,14 +168,32 @@ func (r *retiring) take() []retired {
 	return batch
 }
 
+// gone lets those go on who waited for what plans remove.
+func (r *retiring) gone(batch []retired) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, b := range batch {
+		r.note(b.plan, -1)
+	}
+	r.changed.Broadcast()
+}
+
 func (r *retiring) finish(batch []retired) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.working = 0
 	for _, b := range batch {
-		r.note(b.plan, -1)
+		r.entries -= backends(b.plan)
 	}
 	r.changed.Broadcast()
+}
+
+// backends is how many a plan removes.
+func backends(plan *nat.Plan) (n int) {
+	for _, set := range plan.OldSets {
+		n += len(set.Backends)
+	}
+	return n
 }
 
 func (r *retiring) close() {
@@ -173,5 +202,4 @@ func (r *retiring) close() {
 	r.changed.Broadcast()
 	r.mu.Unlock()
 	<-r.done
-	r.telling.Wait()
 }

@@ -30,8 +30,9 @@ type Config struct {
 	// Lock takes the table's lock, which writers hold; the returned function releases it.
 	Lock func(context.Context) (release func() error, err error)
 	Log  *slog.Logger
-	// Room is called when a table that had no room for some Services has some
-	// again, by a goroutine of the Writer's. It may not wait for the Writer.
+	// Room is called when there is reason to flush again, by a goroutine of the
+	// Writer's: what was Held can be written, or a table that had no room for some
+	// Services has some. It may not wait for the Writer.
 	Room func()
 }
 
@@ -55,6 +56,7 @@ type Writer struct {
 	status  Status
 	writes  uint64 // plans that were begun to be carried out
 	writing bool   // one of them isn't yet
+	held    bool   // something waits until no program uses frontends that went
 	out     int    // ports that are not as they should be
 	full    int    // of them, those that found no room
 
@@ -133,7 +135,7 @@ func (w *Writer) SetServiceRange(ranges, others []netip.Prefix) {
 	w.ranges = r
 }
 
-// Flush writes what was Set and isn't written. What can't be written, for lack
+// Flush writes what was Set and isn't written, but for what is Held. What can't be written, for lack
 // of room or because it makes no sense, is told by Status and logged once; the
 // rest is. After an error the table is as it was, and the next flush tries all
 // of it again.
@@ -360,6 +362,7 @@ func sortKeys(keys []services.PortKey) []services.PortKey {
 
 // write plans what is dirty or gone, and carries it out.
 func (w *Writer) write() error {
+	w.retiring.limit(w.backlog())
 	plan, fresh := w.plan()
 	if plan == nil {
 		return nil
@@ -380,6 +383,17 @@ func (w *Writer) write() error {
 	}
 	w.wrote(plan, err)
 	return err
+}
+
+// leastBacklog is what may always be waiting to be removed: small tables are given more room.
+const leastBacklog = 1024
+
+// backlog is how many backends may be waiting to be removed before a write has to wait for that too. When changes come
+// faster than grace periods end, Services would else find no room that have as much as they had.
+func (w *Writer) backlog() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return max(leastBacklog, w.planner.State().Room.Backends/4)
 }
 
 // wrote takes note of how a plan went.
@@ -405,14 +419,11 @@ func (w *Writer) wrote(plan *nat.Plan, err error) {
 func (w *Writer) plan() (plan *nat.Plan, fresh []uint32) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, index := range w.gone {
-		w.planner.Remove(index)
-	}
-	freed := len(w.gone) > 0
-	w.gone = nil
-	w.assignAll()
-	if freed {
-		w.retryOut()
+	w.held = w.retiring.takingAway() && w.brings()
+	if w.held {
+		w.assignSettled()
+	} else {
+		w.assignAll()
 	}
 	w.forgetLost()
 	w.assignRange()
@@ -437,6 +448,11 @@ func takesOver(plan *nat.Plan) bool {
 func isFull(err error) bool { return errors.Is(err, nat.ErrFull) || errors.Is(err, nat.ErrNoIndex) }
 
 func (w *Writer) assignAll() {
+	for _, index := range w.gone {
+		w.planner.Remove(index)
+	}
+	freed := len(w.gone) > 0
+	w.gone = nil
 	if len(w.order) != len(w.dirty) || slices.ContainsFunc(w.order, func(key services.PortKey) bool { return !w.dirty[key] }) {
 		w.order = sortKeys(slices.Collect(maps.Keys(w.dirty)))
 	}
@@ -444,6 +460,9 @@ func (w *Writer) assignAll() {
 		w.assign(key)
 	}
 	w.order, w.dirty = nil, map[services.PortKey]bool{} // a map that is cleared keeps its size, and each look at it costs that
+	if freed {
+		w.retryOut()
+	}
 }
 
 func (w *Writer) assign(key services.PortKey) {
@@ -506,27 +525,6 @@ func (w *Writer) retryOut() {
 	}
 	for _, key := range sortKeys(out) {
 		w.assign(key)
-	}
-}
-
-// freed takes note that what a plan replaced is gone.
-func (w *Writer) freed(plan *nat.Plan, of *nat.Planner) {
-	w.mu.Lock()
-	again := false
-	if of == w.planner {
-		of.Freed(plan)
-		again = w.out > 0
-		if again {
-			for key, p := range w.ports {
-				if p.err != nil {
-					w.dirty[key] = true
-				}
-			}
-		}
-	}
-	w.mu.Unlock()
-	if again && w.cfg.Room != nil {
-		w.cfg.Room()
 	}
 }
 

@@ -37,6 +37,7 @@ type lockedFake struct {
 	*nat.Fake
 	broken error // of the next write of frontends
 	holds  chan struct{}
+	unsure error // of waiting for programs
 }
 
 func (f *lockedFake) Read() (*nat.State, error) {
@@ -103,7 +104,7 @@ func (f *lockedFake) Synchronize() error {
 	if f.holds != nil {
 		<-f.holds
 	}
-	return nil
+	return f.unsure
 }
 
 func newRig(t *testing.T, f *nat.Fake) *rig {
@@ -131,10 +132,13 @@ func (r *rig) want(name string, ports ...services.Port) {
 	r.has[name] = ports
 }
 
+// flush writes all, but for what is held while a test holds grace periods up.
 func (r *rig) flush() {
 	r.t.Helper()
-	if err := r.w.Flush(r.t.Context()); err != nil {
-		r.t.Fatal(err)
+	for again := true; again; again = r.w.Held() && r.f.holds == nil {
+		if err := r.w.Flush(r.t.Context()); err != nil {
+			r.t.Fatal(err)
+		}
 	}
 }
 
@@ -471,6 +475,8 @@ func TestNoFrontendComesBeforeOthersAreReallyGone(t *testing.T) {
 	r := newRig(t, nil)
 	r.want("a", web("10.96.2.1:80", "192.0.2.1:80"))
 	r.want("b", web("10.96.2.2:80", "192.0.2.2:80"))
+	r.want("d", web("10.96.2.4:80", "192.0.2.4:80"))
+	r.want("e", web("10.96.2.5:80", "192.0.2.5:80"))
 	r.flush()
 	r.f.holds = make(chan struct{})
 	r.want("a")
@@ -478,17 +484,156 @@ func TestNoFrontendComesBeforeOthersAreReallyGone(t *testing.T) {
 	r.want("b", web("10.96.2.2:80", "192.0.2.9:80")) // needs no frontend, so it need not wait
 	r.flush()
 	r.wantVerdict("10.96.2.2:80", "[192.0.2.9:80]")
+	// What goes, and what comes, is of one piece; endpoints are not held up by it.
+	r.want("b", web("10.96.2.2:80", "192.0.2.8:80"))
 	r.want("c", web("10.96.2.3:80", "192.0.2.3:80"))
+	r.want("d")
+	moved := web("10.96.2.6:80", "192.0.2.5:80")
+	moved.Key.Name = "10.96.2.5:80"
+	r.want("e", moved)
+	r.flush()
+	r.wantVerdict("10.96.2.2:80", "[192.0.2.8:80]")
+	r.wantVerdict("10.96.2.3:80", "not a frontend")
+	r.wantVerdict("10.96.2.4:80", "[192.0.2.4:80]")
+	r.wantVerdict("10.96.2.5:80", "[192.0.2.5:80]")
+	if !r.w.Held() || !r.w.Pending() {
+		t.Error("nothing is held")
+	}
+	close(r.f.holds)
+	<-r.room
+	r.flush()
+	r.wantVerdict("10.96.2.3:80", "[192.0.2.3:80]")
+	r.wantVerdict("10.96.2.4:80", "not a frontend")
+	r.wantVerdict("10.96.2.5:80", "not a frontend")
+	r.wantVerdict("10.96.2.6:80", "[192.0.2.5:80]")
+	if r.w.Held() || r.w.Pending() {
+		t.Error("something is held")
+	}
+}
+
+// What waits for frontends to go must be written, also where nobody can say whether they went.
+func TestWhatIsHeldIsWrittenAfterAFailure(t *testing.T) {
+	r := newRig(t, nil)
+	r.want("a", web("10.96.2.1:80", "192.0.2.1:80"))
+	r.flush()
+	r.f.holds = make(chan struct{})
+	r.f.unsure = errors.New("no grace")
+	r.want("a")
+	r.flush()
+	r.want("b", web("10.96.2.2:80", "192.0.2.2:80"))
+	r.flush()
+	close(r.f.holds)
+	<-r.room
+	r.flush()
+	r.wantVerdict("10.96.2.2:80", "[192.0.2.2:80]")
+}
+
+// Changes that come faster than grace periods end may not fill the table with what is to be removed.
+func TestWhatIsReplacedLeavesRoom(t *testing.T) {
+	f := nat.NewFake(8192)
+	f.MaxBackends = 4 * (leastBacklog + 100)
+	r := newRig(t, f)
+	change := func(n int) {
+		for i := range 100 {
+			r.want(fmt.Sprint("s", i), web(numbered(i), fmt.Sprintf("192.0.2.%d:80", 2*n+1), fmt.Sprintf("192.0.2.%d:80", 2*n+2)))
+		}
+		r.flush()
+	}
+	change(0)
+	r.f.holds = make(chan struct{})
+	flushed := make(chan int)
+	go func() {
+		for n := range 40 {
+			change(n + 1)
+			flushed <- n
+		}
+		close(flushed)
+	}()
+	for waits := false; !waits; {
+		select {
+		case _, more := <-flushed:
+			if !more {
+				t.Errorf("nothing waits: %d are out", len(r.w.Status().Out))
+				waits = true
+			}
+		case <-time.After(300 * time.Millisecond):
+			waits = true
+		}
+	}
+	close(r.f.holds)
+	for range flushed {
+	}
+	if st := r.w.Status(); len(st.Out) > 0 || strings.Contains(r.log.String(), "full") {
+		t.Errorf("%d are out: %.500s", len(st.Out), r.log)
+	}
+}
+
+// What an earlier plan is about to remove may not be written before it did.
+func TestWhatIsAboutToGoComesBackAfterwards(t *testing.T) {
+	r := newRig(t, nil)
+	limited := web("10.96.2.1:80", "192.0.2.1:80")
+	limited.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{limited.Frontends[0]: bpf.FrontendLimited}
+	limited.Ranges = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	r.want("a", limited)
+	r.flush()
+	r.f.holds = make(chan struct{})
+	r.want("a", web("10.96.2.1:80", "192.0.2.1:80"))
+	r.flush()
+	r.want("a", limited)
 	flushed := make(chan struct{})
 	go func() { r.flush(); close(flushed) }()
 	select {
 	case <-flushed:
-		t.Error("a frontend came at once")
+		t.Error("the source range was written while it was about to go")
 	case r.f.holds <- struct{}{}:
 	}
 	close(r.f.holds)
 	<-flushed
+	r.settle()
+	if s, _ := r.f.Read(); !s.Ranges[bpf.RangeKeyOf(1024, limited.Ranges[0])] {
+		t.Error("the source range is gone")
+	}
+}
+
+// The init stage writes while something is still to be removed: the planner that reads the table then must not use what is.
+func TestATableIsReadWhenAllThatWasToGoIsGone(t *testing.T) {
+	r := newRig(t, nil)
+	r.want("a", web("10.96.2.1:80", "192.0.2.1:80"))
+	r.flush()
+	r.f.holds = make(chan struct{})
+	r.want("a")
+	r.flush()
+	quiet := r.f.Fake // the init stage's grace period isn't held up
+	r.f.mu.Lock()
+	seed(t, quiet, "192.0.2.9:6443")
+	r.f.mu.Unlock()
+	r.want("c", web("10.96.2.3:80", "192.0.2.3:80"))
+	flushed := make(chan struct{})
+	go func() { r.flush(); close(flushed) }()
+	r.f.holds <- struct{}{}
+	close(r.f.holds)
+	<-flushed
+	r.settle()
 	r.wantVerdict("10.96.2.3:80", "[192.0.2.3:80]")
+}
+
+// Once the table's lock is released, an init stage may use its indexes again.
+func TestTheSeedIsGoneWhenItWasTakenOver(t *testing.T) {
+	f := nat.NewFake(8192)
+	seed(t, f, "192.0.2.1:6443")
+	r := newRig(t, f)
+	r.want("kubernetes", api("192.0.2.1:6443"))
+	r.w.cfg.Lock = func(context.Context) (func() error, error) {
+		return func() error {
+			s, err := r.f.Read()
+			if w := s.Words[bpf.WordAt(1, false)]; w != 0 || r.w.retiring.pending() {
+				t.Errorf("the lock is released, the seed's word is %#x", uint64(w))
+			}
+			return err
+		}, nil
+	}
+	r.flush()
+	r.wantVerdict("10.96.0.1:443", "[192.0.2.1:6443]")
 }
 
 // What was replaced is told to be gone while the writer waits for the next to go: neither may wait for the other.
@@ -524,5 +669,8 @@ func TestAWriteThatWaitsForFrontendsIsNotWaitedFor(t *testing.T) {
 		panic("a write waits for frontends that nobody takes away") // a failure would wait for the same
 	}
 	r.w.work.Unlock()
+	for r.w.Pending() {
+		r.flush()
+	}
 	r.wantVerdict("10.96.1.3:80", "[192.0.2.1:8080]")
 }

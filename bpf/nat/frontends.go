@@ -1,0 +1,112 @@
+package nat
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/firsthop/firsthop/bpf"
+)
+
+// The part of the planner that is about frontends, and the marks of VIPs.
+
+// surplus are the frontends that an index has and svc has not, sorted.
+func (p *Planner) surplus(index uint32, svc Service) []bpf.FrontendKey {
+	if len(p.keys[index]) <= len(svc.Frontends) && !slices.ContainsFunc(svc.Frontends, func(k bpf.FrontendKey) bool { return !p.keys[index][k] }) &&
+		len(p.keys[index]) == len(svc.Frontends) {
+		return nil
+	}
+	wanted := make(map[bpf.FrontendKey]bool, len(svc.Frontends))
+	for _, k := range svc.Frontends {
+		wanted[k] = true
+	}
+	var out []bpf.FrontendKey
+	for k := range p.keys[index] {
+		if !wanted[k] {
+			out = append(out, k)
+		}
+	}
+	sortKeys(out)
+	return out
+}
+
+func (p *Planner) putFrontend(k bpf.FrontendKey, fe bpf.Frontend) {
+	old, ok := p.state.Frontends[k]
+	if ok && old == fe {
+		return
+	}
+	p.touchFrontend(k)
+	if ok {
+		p.index(k, old, -1)
+	} else if p.touched.frontends[k] == nil {
+		p.room.frontends--
+	}
+	p.state.Frontends[k] = fe
+	p.index(k, fe, +1)
+}
+
+// mark plans the marks of a Service's VIPs, and takes those away that its
+// addresses have but should not, unless another writer has Services there.
+func (p *Planner) mark(svc Service) {
+	for _, k := range svc.Frontends {
+		mark := bpf.FrontendKey{Addr: k.Addr}
+		_, marked := p.state.Frontends[mark]
+		switch {
+		case slices.Contains(svc.VIPs, k.Addr.Addr()):
+			p.putFrontend(mark, bpf.Frontend{Flags: bpf.FrontendVIP})
+		case marked && p.foreign[k.Addr] == 0:
+			p.deleteFrontend(mark)
+		}
+	}
+}
+
+// frontendsOf is State.FrontendsOf, without a look at the whole table.
+func (p *Planner) frontendsOf(index uint32) []bpf.FrontendKey {
+	keys := slices.Collect(maps.Keys(p.keys[index]))
+	sortKeys(keys)
+	return keys
+}
+
+// RemoveFrontends plans that frontends of the writer's own go, and the marks of
+// addresses that have no others. Their services stay.
+func (p *Planner) RemoveFrontends(keys []bpf.FrontendKey) {
+	going := map[bpf.Address]int{}
+	for _, k := range keys {
+		if _, there := p.state.Frontends[k]; there {
+			going[k.Addr]++
+		}
+	}
+	for _, k := range keys {
+		if p.shared[k.Addr] == going[k.Addr] {
+			p.deleteFrontend(bpf.FrontendKey{Addr: k.Addr})
+		}
+	}
+	for _, k := range keys {
+		p.deleteFrontend(k)
+	}
+}
+
+func (p *Planner) deleteFrontend(k bpf.FrontendKey) {
+	if fe, ok := p.state.Frontends[k]; ok {
+		p.touchFrontend(k)
+		delete(p.state.Frontends, k)
+		p.index(k, fe, -1)
+		if p.touched.frontends[k] == nil { // came with this plan; others keep their room until they are gone
+			p.room.frontends++
+		}
+	}
+}
+
+// Lacks reports whether a frontend of a Service, or the mark of a VIP, isn't in the table.
+func (p *Planner) Lacks(svc Service) bool {
+	absent := func(k bpf.FrontendKey) bool { _, there := p.state.Frontends[k]; return !there }
+	return slices.ContainsFunc(svc.Frontends, absent) ||
+		slices.ContainsFunc(svc.VIPs, func(v netip.Addr) bool { return absent(bpf.VIPKeyOf(v)) })
+}
+
+// Settled reports whether an index has exactly the frontends of a Service, so
+// that Assign would let none come, go or get another index.
+func (p *Planner) Settled(index uint32, svc Service) bool {
+	return !p.Lacks(svc) && len(p.keys[index]) == len(svc.Frontends) &&
+		!slices.ContainsFunc(svc.Frontends, func(k bpf.FrontendKey) bool { return !p.keys[index][k] })
+}
