@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -96,6 +97,11 @@ func TestWithClassID(t *testing.T) {
 	}
 	if saw := visit(vip); saw != greeting {
 		t.Errorf("beside a class of traffic the Service IP says %q", saw)
+	}
+	// So a program that is to tell this process's network namespace goes to the root too (natinit.Cookies).
+	self := firsthop(t, "nat", "lookup", vip, "--pid", strconv.Itoa(os.Getpid()), "-o", "json")
+	if !strings.Contains(self, `"host_netns": true`) {
+		t.Errorf("beside a class of traffic this process's network namespace is not known as the host's: %s", self)
 	}
 	// One more time by who is in that class himself.
 	if err := os.Remove(kubeletSaw); err != nil {
