@@ -352,6 +352,7 @@ func TestConnectionsToTheOnlyServerStay(t *testing.T) {
 	r.serve(a1)
 	lost := make(chan netip.AddrPort, 10)
 	r.cfg.OnLost = func(endpoint netip.AddrPort) { lost <- endpoint }
+	r.hook = func(m *Monitor) { m.stale = time.Hour }
 	r.run().SetEndpoints(addrs(a1))
 	r.await(a1)
 	for range 2 {
@@ -378,5 +379,27 @@ func TestConnectionsToTheOnlyServerStay(t *testing.T) {
 		}
 	case <-time.After(30 * time.Second):
 		t.Error("connections to a server that is lost stay when another one lives")
+	}
+}
+
+// It may have been started anew meanwhile, and know nothing of them.
+func TestConnectionsToTheOnlyServerAreClosedWhenItIsBackAfterLong(t *testing.T) {
+	r := newRig(t)
+	r.serve(a1)
+	lost := make(chan netip.AddrPort, 10)
+	r.cfg.OnLost = func(endpoint netip.AddrPort) { lost <- endpoint }
+	r.hook = func(m *Monitor) { m.stale = time.Nanosecond }
+	r.run().SetEndpoints(addrs(a1))
+	r.await(a1)
+	r.silence(a1)
+	r.until("the server to be silent", func(s Status) bool { return s.endpoint(a1).State != apiserver.Live })
+	if len(lost) > 0 {
+		t.Error("it was given up while nobody else lives")
+	}
+	r.unsilence(a1)
+	select {
+	case <-lost:
+	case <-time.After(30 * time.Second):
+		t.Error("connections of before stay")
 	}
 }

@@ -22,6 +22,9 @@ type Monitor struct {
 	tasks sync.WaitGroup
 	// slowest is the longest wait between two probes.
 	slowest time.Duration
+	// stale is how long an endpoint may give no answer for its connections to be taken
+	// for good still when it does again: its machine may have been started anew.
+	stale time.Duration
 	// generation counts the CAs, so that checkers notice a new one.
 	generation atomic.Uint64
 
@@ -62,7 +65,7 @@ func New(cfg Config) (*Monitor, error) {
 		return nil, err
 	}
 	m := &Monitor{
-		cfg: cfg, ca: cfg.CA, changed: true, slowest: max(deadInterval, cfg.Interval),
+		cfg: cfg, ca: cfg.CA, changed: true, slowest: max(deadInterval, cfg.Interval), stale: 15 * time.Second,
 		wake: make(chan struct{}, 1), turns: make(chan struct{}, maxProbing),
 		targets: map[netip.AddrPort]*target{}, names: map[apiserver.Endpoint]name{},
 		services: slices.Clone(cfg.Services),

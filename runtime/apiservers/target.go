@@ -141,10 +141,6 @@ func (m *Monitor) report(t *target, r apiserver.ProbeResult) {
 	m.poke()
 }
 
-// staleAfter is how long an endpoint may give no answer for its connections to be
-// taken for good still when it does again: its machine may have been started anew.
-const staleAfter = 15 * time.Second
-
 // tellLost tells of endpoints that were lost, as soon as another one lives to
 // which their clients can go. The only one may be no more than slow: all nodes'
 // connections at once, lost and made again, are what it needs least.
@@ -157,7 +153,7 @@ func (m *Monitor) tellLost(now time.Time) {
 		switch back := t.state == apiserver.Live; {
 		case t.lost.IsZero(), !back && !another:
 			continue
-		case back && now.Sub(t.lost) < staleAfter:
+		case back && now.Sub(t.lost) < m.stale:
 			t.lost = time.Time{}
 			continue
 		}

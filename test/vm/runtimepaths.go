@@ -1,19 +1,25 @@
 package vm
 
-import "maps"
+import (
+	"maps"
+	"slices"
+)
 
 // runtimePaths are those of `firsthop run` with a real API server, which make test-boot builds: as a service of systemd's,
 // from a package, and as the pod of the DaemonSet.
 var runtimePaths = []Path{
-	{Name: "runtime", Packages: packagePaths[0].Packages, Stages: []Stage{
+	{Name: "runtime", Packages: packagePaths[0].Packages, Modules: socketModules, Stages: []Stage{
 		{Suite: patient(boot("install", "RuntimeBefore|RuntimeInstall|RuntimeServes|RuntimeKilled|RuntimeHangs|RuntimeStopped")), Put: withKube(withPackages)},
 		{Suite: patient(boot("boot", "RuntimeBoot|RuntimeUpgrade|RuntimeRemove")), Put: withKube(withPackages)},
 		{Suite: patient(boot("purge", "RuntimePurge")), Put: withKube(withPackages)},
 	}},
-	{Name: "pod", Packages: containerPaths[0].Packages, Modules: containerPaths[0].Modules, Stages: []Stage{
+	{Name: "pod", Packages: containerPaths[0].Packages, Modules: slices.Concat(containerPaths[0].Modules, socketModules), Stages: []Stage{
 		{Suite: patient(containers("pod", "ContainerdTakesTheImage|TheRuntimesPod")), Put: withKube(containerFiles)},
 	}},
 }
+
+// socketModules are what a kernel loads by itself to end a socket, from a disk with modules.
+var socketModules = []string{"inet_diag", "tcp_diag", "udp_diag"}
 
 // withKube adds what package kube needs: make vm-kube.
 func withKube(put map[string]string) map[string]string {
