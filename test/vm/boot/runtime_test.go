@@ -94,7 +94,7 @@ func TestRuntimeServes(t *testing.T) {
 	} {
 		mustRun(t, strings.Fields(line)[0], strings.Fields(line)[1:]...)
 	}
-	t.Cleanup(func() { mustRun(t, "ip", "netns", "delete", "pod") })
+	defer mustRun(t, "ip", "netns", "delete", "pod")
 	kube.Await(t, dns+" to be in the table", func() error { return inTable(t, dns, "192.0.2.10:5353") })
 	socket, err := udpSocketIn("/run/netns/pod", netip.MustParseAddrPort(dns))
 	if err != nil {

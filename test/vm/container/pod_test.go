@@ -67,7 +67,7 @@ func TestTheRuntimesPod(t *testing.T) {
 			grace := time.Duration(*one.pod.TerminationGracePeriodSeconds) * time.Second
 			n.Logf("its end took %v; the kubelet would kill it after %v", time.Since(began).Round(time.Millisecond), grace)
 			two := n.newPod(c, "two", one.pod, rootfs)
-			n.startAs(two.pod, two.pod.InitContainers[0], n.image, rootfs, "").ends(0, "(kept)")
+			n.startAs(two.pod, two.pod.InitContainers[0], n.image, rootfs, "").ends(0, vip)
 			first = two.run()
 			first.on(t).lives()
 		})

@@ -32,6 +32,14 @@ func NewClient(t testing.TB) *Client {
 	c := &Client{t, h}
 	t.Cleanup(h.CloseIdleConnections)
 	Await(t, "the API server to be ready", func() error { return ready(h, Server) })
+	for _, namespace := range []string{"default", "kube-system"} { // which it makes a moment later
+		Await(t, "the namespace "+namespace, func() error {
+			if code, body := c.do(http.MethodGet, "/api/v1/namespaces/"+namespace, "", nil); code != http.StatusOK {
+				return fmt.Errorf("%d: %s", code, body)
+			}
+			return nil
+		})
+	}
 	return c
 }
 
