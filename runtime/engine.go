@@ -252,7 +252,11 @@ func (e *engine) apply(changes []services.Change) {
 // set keeps a change for the next flush.
 func (e *engine) set(c services.Change) {
 	now := time.Now()
-	e.untold.add(c)
+	if e.released {
+		e.untold.add(c)
+	} else {
+		e.writer.Set(c.Before, c.After) // it writes nothing yet; that much less is to be done when all has come
+	}
 	e.pulse.queue(now)
 	e.watched.queued(now)
 	e.poke()

@@ -31,6 +31,7 @@
 package nat
 
 import (
+	"bytes"
 	"cmp"
 	"maps"
 	"net/netip"
@@ -110,7 +111,12 @@ func sortKeys(keys []bpf.FrontendKey) { slices.SortFunc(keys, CompareKeys) }
 
 // CompareKeys orders frontends by address, port and protocol.
 func CompareKeys(a, b bpf.FrontendKey) int {
-	if a.Addr != b.Addr {
+	const mapped = 12 // bytes before an IPv4 address
+	switch {
+	case a.Addr == b.Addr:
+	case [mapped]byte(a.Addr[:mapped]) == [mapped]byte(b.Addr[:mapped]): // of one family
+		return bytes.Compare(a.Addr[mapped:], b.Addr[mapped:])
+	default:
 		return a.Addr.Addr().Compare(b.Addr.Addr())
 	}
 	return cmp.Or(cmp.Compare(a.Port.Uint16(), b.Port.Uint16()), cmp.Compare(a.Proto, b.Proto))

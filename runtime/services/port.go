@@ -57,8 +57,10 @@ type PortKey struct {
 
 // Compare orders by Service, name, protocol, IPv4 first.
 func (k PortKey) Compare(o PortKey) int {
-	return cmp.Or(compareNames(k.Service, o.Service), cmp.Compare(k.Name, o.Name),
-		cmp.Compare(k.Proto, o.Proto), cmp.Compare(k.family(), o.family()))
+	if k.Service != o.Service { // mostly: the rest need not be compared then
+		return compareNames(k.Service, o.Service)
+	}
+	return cmp.Or(cmp.Compare(k.Name, o.Name), cmp.Compare(k.Proto, o.Proto), cmp.Compare(k.family(), o.family()))
 }
 
 func (k PortKey) String() string {

@@ -84,10 +84,15 @@ func (w *Writer) Close() { w.retiring.close() }
 func (w *Writer) Set(before, after []services.Port) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	stays := make(map[services.PortKey]bool, len(after))
+	var stays map[services.PortKey]bool
+	if len(before) > 0 {
+		stays = make(map[services.PortKey]bool, len(after))
+	}
 	for i := range after {
 		key := after[i].Key
-		stays[key] = true
+		if stays != nil {
+			stays[key] = true
+		}
 		p := w.ports[key]
 		if p == nil {
 			p = &port{}
