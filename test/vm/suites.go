@@ -25,7 +25,7 @@ var Suites = []Suite{
 	{Name: "nat", Package: "bpf/nat", Seconds: 600, Without: map[string]string{
 		"TestRandomHistories": "long, and no matter of the kernel's",
 	}},
-	{Name: "natinit", Package: "natinit", Seconds: 960},
+	{Name: "natinit", Package: "natinit", Seconds: 1200},
 	{Name: "netnss", Package: "runtime/netnss", Seconds: 240},
 	{Name: "workloads", Package: "runtime/workloads", Seconds: 480},
 	{Name: "sockets", Package: "runtime/sockets", Seconds: 480},
