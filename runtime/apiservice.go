@@ -34,7 +34,6 @@ func (e *engine) setLive(set apiservers.Set) {
 	defer e.mu.Unlock()
 	e.live, e.unheard = set, true
 	e.tellAPI(e.api)
-	e.rangeChanged()
 	e.poke()
 }
 
@@ -69,7 +68,6 @@ func (e *engine) tellAPI(ports []services.Port) {
 		return
 	}
 	e.api = ports
-	e.rangeChanged()
 	var endpoints, vips []netip.AddrPort
 	told := slices.Clone(ports)
 	for i := range ports {

@@ -57,8 +57,9 @@ type engine struct {
 	mu                                 sync.Mutex
 	table                              *services.Table
 	node                               services.Node
-	nodeIPs                            []netip.Addr // of the Node object
-	hostIPs                            []netip.Addr // of the host's interfaces
+	nodeIPs                            []netip.Addr   // of the Node object
+	hostIPs                            []netip.Addr   // of the host's interfaces
+	hostNets                           []netip.Prefix // the same, with the lengths of their nets
 	hostKnown, fallbackKnown, podsTold bool
 	released                           bool // the table works out Services as they come
 	synced                             map[watch.Resource]time.Time
@@ -192,11 +193,15 @@ func (e *engine) changes(ev watch.Event) []services.Change {
 	return nil
 }
 
-// setHostAddrs takes the addresses of the host's interfaces.
-func (e *engine) setHostAddrs(addrs []netip.Addr) {
+// setHostAddrs takes the addresses of the host's interfaces, and their nets.
+func (e *engine) setHostAddrs(addrs []netip.Prefix) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.hostIPs = addrs
+	e.hostNets, e.hostIPs = addrs, nil
+	for _, a := range addrs {
+		e.hostIPs = append(e.hostIPs, a.Addr())
+	}
+	e.hostIPs = slices.Compact(e.hostIPs)
 	if !e.hostKnown {
 		e.hostKnown = true
 		e.poke()
@@ -340,15 +345,21 @@ func (e *engine) run(ctx context.Context) {
 			continue
 		}
 		retry = 100 * time.Millisecond
-		if e.writer.Full() && e.grow != nil && time.Now().After(growAgain) {
-			growAgain = time.Now().Add(growInterval)
-			if err := e.work(ctx, e.grow); err != nil {
-				growAgain = time.Now().Add(growRetry)
-				e.log.Error("the table is full and could not be given more room; Services are out (see status)", "err", err)
-				continue
-			}
-			e.poke()
+		if !e.writer.Full() || e.grow == nil {
+			continue
 		}
+		if wait := time.Until(growAgain); wait > 0 { // it was given room just now, and that was not enough
+			again = time.After(wait)
+			continue
+		}
+		growAgain = time.Now().Add(growInterval)
+		if err := e.work(ctx, e.grow); err != nil {
+			growAgain = time.Now().Add(growRetry)
+			again = time.After(growRetry)
+			e.log.Error("the table is full and could not be given more room; Services are out (see status)", "err", err)
+			continue
+		}
+		e.poke()
 	}
 }
 

@@ -148,6 +148,14 @@ func (r *rig) seed(backends ...string) {
 	r.e.vips = []netip.AddrPort{vip}
 }
 
+func nets(ss ...string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range ss {
+		out = append(out, netip.MustParsePrefix(s))
+	}
+	return out
+}
+
 func addrPorts(ss ...string) []netip.AddrPort {
 	var out []netip.AddrPort
 	for _, s := range ss {
@@ -299,12 +307,12 @@ func TestNodePortsFollowTheHostsAddresses(t *testing.T) {
 	svc := service("web", "10.96.1.1", 80, corev1.ProtocolTCP)
 	svc.Spec.Type, svc.Spec.Ports[0].NodePort = corev1.ServiceTypeNodePort, 30080
 	r.tell(svc, slice("web", 80, corev1.ProtocolTCP, "10.0.0.1"))
-	r.e.setHostAddrs([]netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("192.0.2.1")})
+	r.e.setHostAddrs(nets("127.0.0.1/8", "192.0.2.1/24"))
 	r.syncAll()
 	r.flush()
 	r.want("192.0.2.1:30080", "[10.0.0.1:80]")
 	r.want("127.0.0.1:30080", "[10.0.0.1:80]")
-	r.e.setHostAddrs([]netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("192.0.2.2")})
+	r.e.setHostAddrs(nets("127.0.0.1/8", "192.0.2.2/24"))
 	r.flush()
 	r.want("192.0.2.1:30080", "not a frontend")
 	r.want("192.0.2.2:30080", "[10.0.0.1:80]")

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -18,8 +19,9 @@ const addrSettle = 100 * time.Millisecond
 // ipvsDevice has all cluster IPs on it where kube-proxy runs, or ran, with IPVS.
 const ipvsDevice = "kube-ipvs0"
 
-// hostAddrs are the addresses of all interfaces of this network namespace, sorted.
-func hostAddrs() ([]netip.Addr, error) {
+// hostAddrs are the addresses of all interfaces of this network namespace, with
+// the lengths of their nets, sorted.
+func hostAddrs() ([]netip.Prefix, error) {
 	list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, fmt.Errorf("list the host's addresses: %w", err)
@@ -28,22 +30,25 @@ func hostAddrs() ([]netip.Addr, error) {
 	if link, err := netlink.LinkByName(ipvsDevice); err == nil {
 		ipvs = link.Attrs().Index
 	}
-	var out []netip.Addr
+	var out []netip.Prefix
 	for _, a := range list {
 		if a.LinkIndex == ipvs {
 			continue
 		}
 		if addr, ok := netip.AddrFromSlice(a.IP); ok && !addr.Unmap().IsLinkLocalUnicast() {
-			out = append(out, addr.Unmap())
+			bits, _ := a.Mask.Size()
+			out = append(out, netip.PrefixFrom(addr.Unmap(), bits))
 		}
 	}
-	slices.SortFunc(out, netip.Addr.Compare)
+	slices.SortFunc(out, func(a, b netip.Prefix) int {
+		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	})
 	return slices.Compact(out), nil
 }
 
 // followHostAddrs tells of the addresses, and of each change, until ctx ends.
-func followHostAddrs(ctx context.Context, log *slog.Logger, tell func([]netip.Addr)) {
-	var last []netip.Addr
+func followHostAddrs(ctx context.Context, log *slog.Logger, tell func([]netip.Prefix)) {
+	var last []netip.Prefix
 	look := func() {
 		addrs, err := hostAddrs()
 		for range 10 { // a list that changes while it is read

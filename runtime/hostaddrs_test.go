@@ -17,7 +17,7 @@ func TestAddressesOfTheIPVSDeviceAreNotTheHosts(t *testing.T) {
 		t.Skip("needs root")
 	}
 	l := lab.New(t)
-	var before, after []netip.Addr
+	var before, after []netip.Prefix
 	err := l.Do(func() error {
 		add := func(name string, addrs ...string) error {
 			link := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name}}
@@ -51,12 +51,12 @@ func TestAddressesOfTheIPVSDeviceAreNotTheHosts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, a := range []string{"192.0.2.7", "2001:db8::7", "127.0.0.1"} {
-		if !slices.Contains(before, netip.MustParseAddr(a)) {
+	for _, a := range []string{"192.0.2.7/24", "2001:db8::7/64", "127.0.0.1/8"} {
+		if !slices.Contains(before, netip.MustParsePrefix(a)) {
 			t.Errorf("%s is not among the host's: %v", a, before)
 		}
 	}
-	if slices.Contains(before, netip.MustParseAddr("fe80::7")) {
+	if slices.Contains(before, netip.MustParsePrefix("fe80::7/64")) {
 		t.Errorf("a link-local address is among the host's: %v", before)
 	}
 	if !slices.Equal(before, after) {

@@ -12,6 +12,7 @@ type pulse struct {
 	mu      sync.Mutex
 	queued  time.Time // since when there is something that isn't written; zero: there is nothing
 	next    time.Time // likewise, of what came after the write at hand had begun
+	taken   bool      // a write is at hand
 	applied time.Time // when all that there was was written; zero: never
 	work    map[int]time.Time
 	begun   int
@@ -22,7 +23,7 @@ func (p *pulse) queue(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
-	case p.queued.IsZero():
+	case p.queued.IsZero() && !p.taken:
 		p.queued = now
 	case p.next.IsZero():
 		p.next = now
@@ -33,7 +34,8 @@ func (p *pulse) queue(now time.Time) {
 func (p *pulse) take() time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.next = time.Time{}
+	p.queued = p.since() // what came during a write that failed
+	p.next, p.taken = time.Time{}, true
 	return p.queued
 }
 
@@ -41,7 +43,7 @@ func (p *pulse) take() time.Time {
 func (p *pulse) wrote(now time.Time, pending bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.applied, p.queued, p.next = now, p.next, time.Time{}
+	p.applied, p.queued, p.next, p.taken = now, p.next, time.Time{}, false
 	if pending && p.queued.IsZero() {
 		p.queued = now
 	}
@@ -51,7 +53,7 @@ func (p *pulse) wrote(now time.Time, pending bool) {
 func (p *pulse) waiting() time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.queued
+	return p.since()
 }
 
 // late is since when something waits that should have been written; zero: nothing does. Before the first write nothing
@@ -61,6 +63,14 @@ func (p *pulse) late() time.Time {
 	defer p.mu.Unlock()
 	if p.applied.IsZero() {
 		return time.Time{}
+	}
+	return p.since()
+}
+
+// since is what waiting says; a write of nothing may be at hand when the first change comes.
+func (p *pulse) since() time.Time {
+	if p.queued.IsZero() {
+		return p.next
 	}
 	return p.queued
 }

@@ -170,6 +170,10 @@ func TestWhatComesDuringAWriteWaitsForTheNext(t *testing.T) {
 		{"what came after its begin waits on", func() { p.queue(at(4)); p.queue(at(5)); p.wrote(at(6), false) }, at(4)},
 		{"all is written", func() { p.take(); p.wrote(at(7), false) }, time.Time{}},
 		{"but for what found no end", func() { p.queue(at(8)); p.take(); p.wrote(at(9), true) }, at(9)},
+		{"a change that comes during a write of nothing waits", func() { p.take(); p.wrote(at(10), false); p.take(); p.queue(at(11)) }, at(11)},
+		{"and waits on after it", func() { p.wrote(at(12), false) }, at(11)},
+		{"or after it failed", func() { p.take(); p.wrote(at(13), false); p.take(); p.queue(at(14)); p.take() }, at(14)},
+		{"until it is written", func() { p.wrote(at(9), false) }, time.Time{}},
 	} {
 		tc.do()
 		if got := p.waiting(); !got.Equal(tc.want) {

@@ -54,9 +54,21 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer r.writer.Close()
+	defer r.leave()
 	cfg.Notify("READY=1\nSTATUS=serving what the table holds; waiting for the API")
 	cfg.Log.Info("took over", "table", d.pins.Dir, "cgroup", d.cgroup.HostPath, "api", r.adopted)
 	return r.run(ctx)
+}
+
+// leave has addresses that no Service has left alone: who serves after this
+// runtime, a kube-proxy say, knows of Services that it will not. A killed one
+// leaves them refused.
+func (r *run) leave() {
+	ctx, cancel := context.WithTimeout(context.Background(), endTime)
+	defer cancel()
+	if err := r.writer.LeaveServiceRange(ctx); err != nil {
+		r.cfg.Log.Warn("addresses that no Service has stay refused", "err", err)
+	}
 }
 
 // run is the runtime's parts, put together.
@@ -193,8 +205,8 @@ func (r *run) connect() error {
 	r.monitor, err = apiservers.New(apiservers.Config{
 		Log: r.cfg.Log, Explicit: r.cfg.Endpoints, Services: vips, Adopted: r.adopted,
 		Root: r.cfg.HostRoot, StateDir: r.cfg.StateDir, Kubeconfig: r.cfg.Kubeconfig, Pod: r.cfg.Pod,
-		OnChange: r.engine.setLive,
-		OnLost:   func(endpoint netip.AddrPort) { r.dialer.Lost(endpoint) },
+		OnChange: r.engine.setLive, OnKnown: r.engine.setAPIServers,
+		OnLost: func(endpoint netip.AddrPort) { r.dialer.Lost(endpoint) },
 	})
 	if err != nil {
 		return err

@@ -22,6 +22,8 @@ type serviceRange struct {
 	*services.ServiceRange
 	known  bool // which CIDRs there are: given, or told
 	untold bool // something changed since the writer was told
+
+	apiServers []netip.Addr // wherever one may be
 }
 
 // newServiceRange takes the CIDRs that are given; nil: the API will tell.
@@ -59,22 +61,26 @@ func (e *engine) queueRange() {
 	}
 }
 
-// takeRange is what to tell the writer of, if anything. Addresses of this host
-// and of API servers are never refused, whatever somebody took for the Service range.
+// takeRange is what to tell the writer of, if anything. What this host has a
+// net for by itself, and wherever an API server was ever known to be, is never
+// refused, whatever somebody took for the Service range.
 func (e *engine) takeRange() (ranges, others []netip.Prefix, due bool) {
 	if !e.rangeIsDue() {
 		return nil, nil, false
 	}
 	e.serviceRange.untold = false
-	notOurs := slices.Concat(e.hostIPs, e.nodeIPs)
-	for _, b := range slices.Concat(e.live.V4, e.live.V6) {
-		notOurs = append(notOurs, b.Addr())
-	}
-	for i := range e.api {
-		for _, b := range e.api[i].Backends {
-			notOurs = append(notOurs, b.Addr())
-		}
+	notOurs := slices.Clone(e.hostNets)
+	for _, a := range slices.Concat(e.nodeIPs, e.serviceRange.apiServers) {
+		notOurs = append(notOurs, netip.PrefixFrom(a, a.BitLen()))
 	}
 	ranges, others = e.serviceRange.Ranges(notOurs)
 	return ranges, others, true
+}
+
+// setAPIServers takes all addresses at which API servers may be.
+func (e *engine) setAPIServers(addrs []netip.Addr) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.serviceRange.apiServers = addrs
+	e.rangeChanged()
 }

@@ -73,13 +73,34 @@ func TestAddressesThatNoServiceHasAreRefusedAfterTheFirstWrite(t *testing.T) {
 	r.settle()
 	r.becomes("10.96.0.77:80", "refused")
 
-	r.e.setHostAddrs([]netip.Addr{netip.MustParseAddr("10.96.0.77")})
+	r.e.setHostAddrs(nets("10.96.0.70/28"))
 	r.settle()
 	r.becomes("10.96.0.77:80", "not a frontend")
+	r.becomes("10.96.0.80:80", "refused")
+	r.e.setAPIServers([]netip.Addr{netip.MustParseAddr("10.96.0.80")})
+	r.settle()
+	r.becomes("10.96.0.80:6443", "not a frontend")
+
+	if err := r.e.writer.LeaveServiceRange(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.becomes("10.96.0.90:80", "not a frontend")
+	r.e.setAPIServers(nil)
+	r.settle()
+	r.becomes("10.96.0.90:80", "refused")
 
 	r.cidr("kubernetes")
 	r.settle()
 	r.becomes("10.96.0.78:80", "not a frontend")
+}
+
+func TestNothingIsLeftBeforeAnythingWasWritten(t *testing.T) {
+	r := newRig(t)
+	r.seed("192.0.2.10:6443")
+	if err := r.e.writer.LeaveServiceRange(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.want("10.96.0.1:443", "[192.0.2.10:6443]")
 }
 
 func TestWithoutServiceCIDRsTheRangeStaysAsTheTableHasIt(t *testing.T) {

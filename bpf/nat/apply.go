@@ -132,7 +132,9 @@ func (a *Applied) Rollback() error {
 	errs = append(errs, a.takeBackPuts())
 	errs = append(errs, putWords(s, inverse(p.Words)))
 	if len(p.NewRanges) > 0 {
-		errs = append(errs, s.DeleteRanges(p.NewRanges))
+		ranges := slices.Clone(p.NewRanges)
+		slices.Reverse(ranges) // as OldRanges are ordered
+		errs = append(errs, s.DeleteRanges(ranges))
 	}
 	if keys, _ := flatten(p.NewSets); len(keys) > 0 {
 		errs = append(errs, s.Synchronize(), s.DeleteBackends(keys))

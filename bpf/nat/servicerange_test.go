@@ -85,3 +85,26 @@ func TestTheServiceRangeNeedsRoom(t *testing.T) {
 		t.Errorf("a Service's ranges where none has room: %v", err)
 	}
 }
+
+// A writer may be killed between any two writes.
+func TestWhatOthersServeIsNeverRefused(t *testing.T) {
+	f := NewFake(4096)
+	w := newWriter(t, f)
+	other := bpf.FrontendKeyOf(netip.MustParseAddrPort("10.96.9.9:6443"), bpf.TCP)
+	f.Observe = func(s *State) {
+		if v := s.Lookup(other); v.Kind != NotOurs {
+			t.Errorf("after write %d: %+v", f.Writes, v)
+		}
+	}
+	must(t, w.p.SetServiceRanges(prefixes("10.96.0.0/12"), prefixes("10.96.9.9/32")))
+	w.carryOut()
+	must(t, w.p.SetServiceRanges(nil, nil))
+	w.carryOut()
+	must(t, w.p.SetServiceRanges(prefixes("10.96.0.0/12"), prefixes("10.96.9.9/32")))
+	applied, err := Apply(f, w.p.Take())
+	must(t, err)
+	must(t, applied.Rollback())
+	if f.Writes < 8 {
+		t.Errorf("%d writes were seen", f.Writes)
+	}
+}

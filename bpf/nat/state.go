@@ -10,7 +10,8 @@
 // Traffic reads the table while it is written. A plan is ordered so that every
 // state in between is valid:
 //
-//  1. backends of new sets, which nothing points to yet, and new source ranges
+//  1. backends of new sets, which nothing points to yet, and new ranges,
+//     of the Service range last: what others serve of it is known by then
 //  2. words: each flips one service from its old set to its new one
 //  3. frontends that change, each by one store (see ChangeFrontends)
 //  4. frontends of new services, then the marks of their VIPs

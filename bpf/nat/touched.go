@@ -142,6 +142,8 @@ func (p *Planner) planRanges(plan *Plan) {
 			return cmp.Or(cmp.Compare(a.Index, b.Index), a.Prefix().Addr().Compare(b.Prefix().Addr()), cmp.Compare(a.PrefixLen, b.PrefixLen))
 		})
 	}
+	// What is not to be refused of the Service range is there before it, and goes after it.
+	slices.Reverse(plan.NewRanges)
 }
 
 // planFrontends puts the marks of VIPs after the frontends that come, and before those that go: in between, a port that

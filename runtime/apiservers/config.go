@@ -90,6 +90,9 @@ type Config struct {
 	// returns no other is made, while probing goes on. It may call Status, but
 	// nothing that waits for Run.
 	OnChange func(Set)
+	// OnKnown is called as OnChange is, with all addresses at which an API server may
+	// be, whether asked or not, sorted. nil: nobody is.
+	OnKnown func([]netip.Addr)
 	// OnLost is called, each time by a goroutine of its own, with an endpoint that
 	// answered and does no more, when another one lives: not one that says it is not
 	// ready, nor the only one, before it is back after a long time. nil: nobody is.

@@ -84,6 +84,16 @@ func (m *Monitor) known() []member {
 	return out
 }
 
+// knownAddrs are the addresses of known, sorted, each once.
+func (m *Monitor) knownAddrs() []netip.Addr {
+	var out []netip.Addr
+	for _, e := range m.known() {
+		out = append(out, e.endpoint.Addr.Addr())
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out)
+}
+
 // addresses gives an endpoint itself, or the addresses that its name had last.
 func (m *Monitor) addresses(e apiserver.Endpoint) []apiserver.Endpoint {
 	if e.Resolved() {

@@ -41,7 +41,8 @@ type Monitor struct {
 
 	targets map[netip.AddrPort]*target
 	current [2]choice
-	given   Set // what OnChange was told last
+	given   Set          // what OnChange was told last
+	told    []netip.Addr // what OnKnown was
 	since   time.Time
 	holding time.Time // since when a change is held back for those not asked yet
 	started time.Time
@@ -177,7 +178,13 @@ func (m *Monitor) step(ctx context.Context) time.Duration {
 		m.given = set
 		m.counters.Changes++
 	}
+	known := m.knownAddrs()
+	newKnown := !slices.Equal(known, m.told)
+	m.told = known
 	m.mu.Unlock()
+	if newKnown && m.cfg.OnKnown != nil {
+		m.cfg.OnKnown(slices.Clone(known))
+	}
 	if news {
 		// Copies: the receiver may keep them, or sort them otherwise.
 		m.cfg.OnChange(Set{slices.Clone(set.V4), slices.Clone(set.V6)})

@@ -35,7 +35,7 @@ func (r *ServiceRange) SetCIDR(name string, c *networkingv1.ServiceCIDR) {
 		return
 	}
 	for _, s := range c.Spec.CIDRs {
-		if p, ok := parsePrefix(s); ok {
+		if p, ok := parsePrefix(s); ok && p.Bits() > 0 { // all of a family would be refused
 			r.cidrs[name] = append(r.cidrs[name], p)
 		}
 	}
@@ -71,22 +71,23 @@ func addressesOfOthers(svc *corev1.Service) (addrs []netip.Addr) {
 	return addrs
 }
 
-// Ranges are the addresses that Services are given, and those among them that
-// are not ours to refuse: another proxy's, and notOurs. Both are sorted.
-func (r *ServiceRange) Ranges(notOurs []netip.Addr) (ranges, others []netip.Prefix) {
+// Ranges are the addresses that Services are given, and those that overlap them
+// and are not ours to refuse: another proxy's, and notOurs. Both are sorted.
+func (r *ServiceRange) Ranges(notOurs []netip.Prefix) (ranges, others []netip.Prefix) {
 	for _, list := range r.cidrs {
 		ranges = append(ranges, list...)
 	}
 	slices.SortFunc(ranges, netip.Prefix.Compare)
 	ranges = slices.Compact(ranges)
-	addrs := slices.Clone(notOurs)
+	all := slices.Clone(notOurs)
 	for _, list := range r.others {
-		addrs = append(addrs, list...)
+		for _, a := range list {
+			all = append(all, netip.PrefixFrom(a, a.BitLen()))
+		}
 	}
-	for _, a := range addrs {
-		a = a.Unmap().WithZone("")
-		if slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Contains(a) }) {
-			others = append(others, netip.PrefixFrom(a, a.BitLen()))
+	for _, o := range all {
+		if slices.ContainsFunc(ranges, o.Overlaps) {
+			others = append(others, o.Masked())
 		}
 	}
 	slices.SortFunc(others, netip.Prefix.Compare)

@@ -23,7 +23,7 @@ func TestServiceRange(t *testing.T) {
 	plain := labelled("10.96.0.7")
 	plain.Labels = nil
 	name := types.NamespacedName{Namespace: "a", Name: "b"}
-	host := netip.MustParseAddr("10.96.3.3")
+	host := netip.MustParsePrefix("10.96.3.3/24")
 	for _, tc := range []struct {
 		name   string
 		given  []string
@@ -32,17 +32,20 @@ func TestServiceRange(t *testing.T) {
 		others []string
 	}{
 		{"nothing is known", nil, func(r *ServiceRange) {}, nil, nil},
-		{"what is given", []string{"10.96.0.0/12"}, func(r *ServiceRange) {}, []string{"10.96.0.0/12"}, []string{"10.96.3.3/32"}},
+		{"what is given", []string{"10.96.0.0/12"}, func(r *ServiceRange) {}, []string{"10.96.0.0/12"}, []string{"10.96.3.0/24"}},
 		{"ServiceCIDRs of both families, one of them twice", nil, func(r *ServiceRange) {
 			r.SetCIDR("kubernetes", cidr("10.96.0.0/16", "fd00:96::/112"))
 			r.SetCIDR("more", cidr("10.200.0.0/24", "10.96.0.0/16"))
-		}, []string{"10.96.0.0/16", "10.200.0.0/24", "fd00:96::/112"}, []string{"10.96.3.3/32"}},
+		}, []string{"10.96.0.0/16", "10.200.0.0/24", "fd00:96::/112"}, []string{"10.96.3.0/24"}},
 		{"one that changes, and one that goes", nil, func(r *ServiceRange) {
 			r.SetCIDR("kubernetes", cidr("10.96.0.0/16"))
 			r.SetCIDR("more", cidr("10.200.0.0/24"))
 			r.SetCIDR("more", cidr("10.201.0.0/24"))
 			r.SetCIDR("kubernetes", nil)
 		}, []string{"10.201.0.0/24"}, nil},
+		{"one that is smaller than a net of the host's", nil, func(r *ServiceRange) { r.SetCIDR("kubernetes", cidr("10.96.3.128/25")) },
+			[]string{"10.96.3.128/25"}, []string{"10.96.3.0/24"}},
+		{"all addresses of a family", nil, func(r *ServiceRange) { r.SetCIDR("kubernetes", cidr("0.0.0.0/0", "10.200.0.0/24")) }, []string{"10.200.0.0/24"}, nil},
 		{"nonsense beside a CIDR", nil, func(r *ServiceRange) { r.SetCIDR("kubernetes", cidr("x", "10.200.0.0/24")) }, []string{"10.200.0.0/24"}, nil},
 		{"another proxy's Service", []string{"10.96.0.0/24", "fd00:96::/112"}, func(r *ServiceRange) {
 			r.SetService(name, labelled("10.96.0.7", "fd00:96::7"))
@@ -66,7 +69,7 @@ func TestServiceRange(t *testing.T) {
 			}
 			r := NewServiceRange(given)
 			tc.tell(r)
-			ranges, others := r.Ranges([]netip.Addr{host, netip.MustParseAddr("192.0.2.1")})
+			ranges, others := r.Ranges([]netip.Prefix{host, netip.MustParsePrefix("192.0.2.1/24")})
 			if got := texts(ranges); !slices.Equal(got, tc.ranges) {
 				t.Errorf("ranges %v, want %v", got, tc.ranges)
 			}

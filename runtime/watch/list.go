@@ -21,6 +21,9 @@ import (
 // errNotProtobuf says that an answer is none of these; it may be JSON.
 var errNotProtobuf = errors.New("the list is not in protobuf")
 
+// errPages says that an answer is a part of the list only, which nobody asked for.
+var errPages = errors.New("the list comes in pages")
+
 // maxObject is larger than an object can be: etcd takes 1.5 MiB.
 const maxObject = 16 << 20
 
@@ -100,6 +103,9 @@ func readList(body io.Reader, newObject func() object, each func(object) error) 
 			var meta metav1.ListMeta
 			if err := meta.Unmarshal(data); err != nil {
 				return "", fmt.Errorf("decode the metadata of a list: %w", err)
+			}
+			if meta.Continue != "" {
+				return "", errPages
 			}
 			version = meta.ResourceVersion
 			continue

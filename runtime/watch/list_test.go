@@ -139,3 +139,12 @@ func FuzzReadList(f *testing.F) {
 		}
 	})
 }
+
+// A proxy may do what the API server does only when it is asked to.
+func TestAPageIsNotTakenForTheList(t *testing.T) {
+	l := someList(3)
+	l.Continue = "more"
+	if got, _, err := readAll(bytes.NewReader(encode(t, "ServiceList", l))); !errors.Is(err, errPages) || len(got) > 0 {
+		t.Errorf("%d Services, %v", len(got), err)
+	}
+}

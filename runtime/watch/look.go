@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
 )
@@ -29,7 +30,7 @@ func (l *looking) WatchWithContext(ctx context.Context, o metav1.ListOptions) (w
 		return cache.ToListerWatcherWithContext(l.ListerWatcher).WatchWithContext(ctx, o)
 	}
 	version, err := l.look(ctx)
-	if errors.Is(err, errNotProtobuf) {
+	if errors.Is(err, errNotProtobuf) || errors.Is(err, errPages) {
 		return cache.ToListerWatcherWithContext(l.ListerWatcher).WatchWithContext(ctx, o)
 	}
 	if err != nil {
@@ -43,6 +44,15 @@ func (l *looking) WatchWithContext(ctx context.Context, o metav1.ListOptions) (w
 	}
 	l.sink.told = true
 	return newLooked(w, l.source, version), nil
+}
+
+// ListWithContext implements cache.ListerWithContext: the reflector falls back to it when the first list failed. It would
+// take one of any age then, which could take Services away that a former runtime has told of.
+func (l *looking) ListWithContext(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+	if !l.sink.whole {
+		o.ResourceVersion, o.ResourceVersionMatch = "", ""
+	}
+	return cache.ToListerWatcherWithContext(l.ListerWatcher).ListWithContext(ctx, o)
 }
 
 // look lists all objects and tells of them as they come. The list is as new as one of etcd's, of which the API server

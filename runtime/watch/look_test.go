@@ -11,7 +11,6 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,6 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/firsthop/firsthop/runtime/services"
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 // fakeAPI is an API server with the Services of one list; its watches tell of nothing until they are ended.
@@ -26,6 +26,7 @@ type fakeAPI struct {
 	t    *testing.T
 	list *corev1.ServiceList
 	json bool
+	cut  int // how many lists end too early
 
 	mu     sync.Mutex
 	asked  []string // "list", "watch from RV" or "watch-list", of Services
@@ -40,6 +41,9 @@ func (a *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	q := r.URL.Query()
 	what := "list"
+	if q.Get("resourceVersion") == "0" {
+		what = "list of any age"
+	}
 	if q.Get("watch") != "" {
 		what = "watch from " + q.Get("resourceVersion")
 		if q.Get("sendInitialEvents") == "true" {
@@ -49,12 +53,20 @@ func (a *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	a.asked, a.wanted = append(a.asked, what), q
 	end := a.end
+	cut := a.cut > 0 && what == "list"
+	if cut {
+		a.cut--
+	}
 	a.mu.Unlock()
 	switch {
 	case what == "list" && a.json:
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = io.WriteString(w, `{"kind":"ServiceList","apiVersion":"v1"}`)
-	case what == "list":
+	case cut:
+		w.Header().Set("Content-Type", "application/vnd.kubernetes.protobuf")
+		list := encode(a.t, "ServiceList", a.list)
+		_, _ = w.Write(list[:len(list)/2])
+	case what == "list", what == "list of any age":
 		w.Header().Set("Content-Type", "application/vnd.kubernetes.protobuf")
 		_, _ = w.Write(encode(a.t, "ServiceList", a.list))
 	case what == "watch-list":
@@ -103,15 +115,6 @@ func (a *fakeAPI) follow() <-chan Event {
 	return events
 }
 
-func await(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for limit := time.Now().Add(20 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(limit) {
-			t.Fatal("not so: " + what)
-		}
-	}
-}
-
 func withAPI(l *corev1.ServiceList) *corev1.ServiceList {
 	l.Items = append(l.Items, fullService("kubernetes"))
 	return l
@@ -131,14 +134,14 @@ func TestTheFirstListIsAList(t *testing.T) {
 	if len(names) != 2*lookBatch+2 {
 		t.Errorf("%d Services, want %d", len(names), 2*lookBatch+2)
 	}
-	await(t, "a watch from where the list was made", func() bool { return slices.Equal(api.requests(), []string{"list", "watch from 42"}) })
+	lab.Await(t, "a watch from where the list was made", func() bool { return slices.Equal(api.requests(), []string{"list", "watch from 42"}) })
 	if got := api.wanted.Get("labelSelector"); got != "" {
 		t.Errorf("watches %q", got)
 	}
 	api.mu.Lock()
 	close(api.end)
 	api.mu.Unlock()
-	await(t, "a watch-list after the watch", func() bool { return slices.Contains(api.requests(), "watch-list") })
+	lab.Await(t, "a watch-list after the watch", func() bool { return slices.Contains(api.requests(), "watch-list") })
 	for _, what := range api.requests()[1:] {
 		if what == "list" {
 			t.Errorf("asked %v", api.requests())
@@ -154,7 +157,7 @@ func TestTheFirstListIsAList(t *testing.T) {
 func TestWhereListsAreNoProtobufItIsAWatchList(t *testing.T) {
 	api := &fakeAPI{t: t, json: true}
 	api.follow()
-	await(t, "a watch-list", func() bool { return slices.Contains(api.requests(), "watch-list") })
+	lab.Await(t, "a watch-list", func() bool { return slices.Contains(api.requests(), "watch-list") })
 }
 
 // What was told of a list that broke off, or was not believed, goes with the next one.
@@ -197,5 +200,19 @@ func TestWhatOnlyABrokenListHadIsGone(t *testing.T) {
 		if want := (types.NamespacedName{Namespace: metav1.NamespaceDefault, Name: "aa"}); !s.known[want] || len(s.known) != 4 {
 			t.Errorf("knows %v", s.known)
 		}
+	}
+}
+
+// client-go would fall back to the list that costs the API server least, of whatever age.
+func TestAfterAListThatWasCutNoneOfAnyAgeIsTaken(t *testing.T) {
+	a := &fakeAPI{t: t, list: withAPI(someList(30)), cut: 2}
+	events := a.follow()
+	for ev := range events {
+		if ev.Synced {
+			break
+		}
+	}
+	if asked := a.requests(); slices.Contains(asked, "list of any age") || asked[0] != "list" || asked[1] != "list" {
+		t.Errorf("asked for %q", asked)
 	}
 }

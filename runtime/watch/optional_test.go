@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"k8s.io/client-go/rest"
@@ -38,7 +39,14 @@ func (b *buffer) String() string {
 func TestServiceCIDRsAreDoneWithout(t *testing.T) {
 	for _, code := range []int{http.StatusNotFound, http.StatusForbidden} {
 		t.Run(http.StatusText(code), func(t *testing.T) {
+			var cidrs, nodes atomic.Int32
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if strings.Contains(r.URL.Path, "/servicecidrs") {
+					cidrs.Add(1)
+				}
+				if strings.Contains(r.URL.Path, "/nodes") {
+					nodes.Add(1)
+				}
 				w.Header().Set("Content-Type", "application/json")
 				w.WriteHeader(code)
 				reason := strings.ReplaceAll(http.StatusText(code), " ", "")
@@ -59,6 +67,10 @@ func TestServiceCIDRsAreDoneWithout(t *testing.T) {
 			lab.Await(t, "all have been asked for", func() bool {
 				return strings.Contains(log.String(), "resource=servicecidrs") && w.Status()[Nodes].LastError != "" && w.Status()[Services].LastError != ""
 			})
+			lab.Await(t, "what can't be done without is asked for again", func() bool { return nodes.Load() > 5 })
+			if n := cidrs.Load(); n > 1 {
+				t.Errorf("ServiceCIDRs were asked for %d times meanwhile", n)
+			}
 			if st, there := w.Status()[ServiceCIDRs]; there {
 				t.Errorf("ServiceCIDRs are missed: %+v", st)
 			}

@@ -156,24 +156,19 @@ func (s source) listWatch() cache.ListerWatcher {
 }
 
 // follow runs one reflector. Its back-off is bounded so that a control plane
-// that comes back is noticed soon: at most 10 s, not client-go's 30. What an API
-// server may not have is asked for every ten minutes.
+// that comes back is noticed soon: at most 10 s, not client-go's 30.
 func (w *Watcher) follow(ctx context.Context, s source) {
 	quiet := logr.Discard()
-	longest := 10 * time.Second
-	if s.optional {
-		longest = 10 * time.Minute
-	}
 	to := &sink{w: w, resource: s.resource, known: map[types.NamespacedName]bool{}}
 	lw := s.listWatch()
 	if s.looked {
 		lw = &looking{ListerWatcher: lw, source: s, sink: to}
 	}
-	lw = &noting{ListerWatcher: lw, note: func(err error) { w.noted(s, err) }}
+	lw = &noting{ListerWatcher: lw, note: func(ctx context.Context, err error) { w.noted(ctx, s, err) }}
 	r := cache.NewReflectorWithOptions(lw, s.object(), to, cache.ReflectorOptions{
 		Logger: &quiet, // its words are for programmers; failed says it in ours
 		Name:   string(s.resource), TypeDescription: string(s.resource),
-		Backoff: &wait.Backoff{Duration: 500 * time.Millisecond, Factor: 1.6, Jitter: 0.5, Cap: longest, Steps: 20},
+		Backoff: &wait.Backoff{Duration: 500 * time.Millisecond, Factor: 1.6, Jitter: 0.5, Cap: 10 * time.Second, Steps: 20},
 	})
 	r.RunWithContext(ctx)
 }
@@ -201,12 +196,20 @@ func (w *Watcher) failed(res Resource, err error) {
 	}
 }
 
+// optionalPause is how long it is done without what an API server doesn't offer, before it is asked for again: all
+// nodes of a cluster do so.
+const optionalPause = 10 * time.Minute
+
 // noted takes what came of a list or watch. One that goes on where it was brings
 // no list, so this is how it is known to be well again.
-func (w *Watcher) noted(s source, err error) {
+func (w *Watcher) noted(ctx context.Context, s source, err error) {
 	res := s.resource
 	if s.optional && (apierrors.IsNotFound(err) || apierrors.IsForbidden(err)) {
 		w.cfg.Log.Debug("the API does not offer this, and it is done without", "resource", res, "err", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait.Jitter(optionalPause, 0.2)):
+		}
 		return
 	}
 	if err != nil {
@@ -264,17 +267,17 @@ func (w *Watcher) strip(obj any) (metav1.Object, error) {
 // noting tells of the errors of lists and watches.
 type noting struct {
 	cache.ListerWatcher
-	note func(error)
+	note func(context.Context, error)
 }
 
 func (n *noting) ListWithContext(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 	list, err := cache.ToListerWatcherWithContext(n.ListerWatcher).ListWithContext(ctx, o)
-	n.note(err)
+	n.note(ctx, err)
 	return list, err
 }
 
 func (n *noting) WatchWithContext(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 	wi, err := cache.ToListerWatcherWithContext(n.ListerWatcher).WatchWithContext(ctx, o)
-	n.note(err)
+	n.note(ctx, err)
 	return wi, err
 }

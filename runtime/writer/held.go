@@ -49,6 +49,10 @@ func (w *Writer) freed(plans []retired, ok bool) {
 			again = true
 			w.dirtyOut()
 		}
+		if w.ranges != nil && w.ranges.err != nil {
+			again = true
+			w.ranges.again()
+		}
 	}
 	w.mu.Unlock()
 	if again && w.cfg.Room != nil {

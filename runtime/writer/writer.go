@@ -127,19 +127,6 @@ func (w *Writer) SetStore(store Store) {
 	w.retiring.setStore(store)
 }
 
-// SetServiceRange says which addresses Services are given: connections to those
-// that none has are refused, but not to others. Nothing is written yet. Before the
-// first call what the table has stays.
-func (w *Writer) SetServiceRange(ranges, others []netip.Prefix) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	r := &serviceRange{ranges: ranges, others: others}
-	if old := w.ranges; old != nil && slices.Equal(old.ranges, ranges) && slices.Equal(old.others, others) {
-		return
-	}
-	w.ranges = r
-}
-
 // Flush writes what was Set and isn't written, but for what is Held. What can't be written, for lack
 // of room or because it makes no sense, is told by Status and logged once; the
 // rest is. After an error the table is as it was, and the next flush tries all

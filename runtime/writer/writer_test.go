@@ -18,6 +18,7 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/runtime/services"
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 // rig is a writer on a table in memory. What it logs is kept.
@@ -342,6 +343,12 @@ func TestAFullTableKeepsWhatItHas(t *testing.T) {
 	r.wantVerdict("10.96.2.1:80", "[192.0.2.1:8080]")
 	r.wantVerdict("10.96.2.8:80", "not a frontend")
 
+	// Whoever else serves one that is out may do so; an address that no Service has is refused.
+	r.w.SetServiceRange([]netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}, nil)
+	r.flush()
+	r.wantVerdict("10.96.2.8:80", "not a frontend")
+	r.wantVerdict("10.96.2.9:80", "refused")
+
 	// Room that is made goes to the API service first, once what had it is gone.
 	r.want("s0")
 	r.flush()
@@ -355,6 +362,9 @@ func TestAFullTableKeepsWhatItHas(t *testing.T) {
 	if st := r.w.Status(); len(st.Out) != 2 {
 		t.Errorf("out: %+v", st.Out)
 	}
+	r.want("s7") // which never was in
+	r.flush()
+	lab.Await(t, "its address is refused", func() bool { return r.verdict("10.96.2.8:80") == "refused" })
 }
 
 // A Service that lost all frontends to another, and found no room itself, must not have an index that a third one gets.

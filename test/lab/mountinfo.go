@@ -16,8 +16,17 @@ type mount struct {
 	root, point, fstype string
 }
 
-// readMounts lists the mounts of this process's mount namespace.
-func readMounts() ([]mount, error) { return readMountinfo("/proc/self/mountinfo") }
+// readMounts lists the mounts of this process's mount namespace. One read is several of the kernel's, between which a
+// mount may be missed when others come or go, so it reads until it has read the same twice.
+func readMounts() (mounts []mount, err error) {
+	for range 10 {
+		last := mounts
+		if mounts, err = readMountinfo("/proc/self/mountinfo"); err != nil || last != nil && slices.Equal(last, mounts) {
+			break
+		}
+	}
+	return mounts, err
+}
 
 func readMountinfo(path string) ([]mount, error) {
 	data, err := os.ReadFile(path)
