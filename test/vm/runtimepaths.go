@@ -1,20 +1,12 @@
 package vm
 
-import (
-	"maps"
-	"slices"
-)
+import "maps"
 
 // runtimePaths are those of `firsthop run` with a real API server, which make test-boot builds: as a service of systemd's,
-// from a package, and as the pod of the DaemonSet.
+// from a package.
 var runtimePaths = []Path{
-	{Name: "runtime", Packages: packagePaths[0].Packages, Modules: socketModules, Stages: []Stage{
+	{Name: "runtime", Systems: []string{"debian12"}, Packages: packagePaths[0].Packages, Modules: socketModules, Stages: []Stage{
 		{Suite: patient(boot("install", "RuntimeBefore|RuntimeInstall|RuntimeServes|RuntimeKilled|RuntimeHangs|RuntimeStopped")), Put: withKube(withPackages)},
-		{Suite: patient(boot("boot", "RuntimeBoot|RuntimeUpgrade|RuntimeRemove")), Put: withKube(withPackages)},
-		{Suite: patient(boot("purge", "RuntimePurge")), Put: withKube(withPackages)},
-	}},
-	{Name: "pod", Packages: containerPaths[0].Packages, Modules: slices.Concat(containerPaths[0].Modules, socketModules), Stages: []Stage{
-		{Suite: patient(containers("pod", "ContainerdTakesTheImage|TheRuntimesPod")), Put: withKube(containerFiles)},
 	}},
 }
 
@@ -28,14 +20,12 @@ func withKube(put map[string]string) map[string]string {
 	for _, name := range []string{"etcd", "kube-apiserver", "ld-linux-x86-64.so.2", "libc.so.6"} {
 		put["vm/kube/"+name] = "bin/vm/kube/" + name
 	}
-	// Another version of the program, for an upgrade without a package.
-	put["container-test/firsthop-0.2.0"] = "bin/vm/packages/0.2.0.in/linux-amd64/firsthop"
 	put["vm/kube/rbac.yaml"] = "deploy/runtime/rbac.yaml"
 	return put
 }
 
 // patient is for stages that have to wait for an API server, and for a watchdog.
 func patient(s Suite) Suite {
-	s.Seconds = 1500
+	s.Seconds = 2400
 	return s
 }

@@ -16,7 +16,7 @@ import (
 )
 
 // Patience is how long anything may take on a machine that is emulated beside others.
-const Patience = 8 * time.Minute
+const Patience = 12 * time.Minute
 
 // Client asks the API server, as an administrator. Its methods fail the test.
 type Client struct {
