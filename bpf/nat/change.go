@@ -26,9 +26,10 @@ import (
 // errGone says that a frontend that is to be changed isn't in the table.
 var errGone = errors.New("it isn't there any more")
 
-// What the changer returns.
+// What the changer returns; 0 stands for not having run: before Linux 5.13
+// (kernel commit 607b9cc92bd7) a signal may end BPF_PROG_TEST_RUN before that.
 const (
-	changed = iota
+	changed = iota + 1
 	changeUnread
 	changeGone
 )
@@ -100,6 +101,12 @@ func changeOne(changer *ebpf.Program, key bpf.FrontendKey, fe bpf.Frontend) erro
 		return err
 	}
 	got, err := changer.Run(&ebpf.RunOptions{Data: in})
+	for range 100 {
+		if err != nil || got != 0 {
+			break
+		}
+		got, err = changer.Run(&ebpf.RunOptions{Data: in})
+	}
 	switch {
 	case err != nil:
 		return err

@@ -235,7 +235,7 @@ func TestLocalTraffic(t *testing.T) {
 	}
 }
 
-// A frontend that changes takes a grace period, in which no other write can be made: a policy that comes and goes may not.
+// A policy that comes and goes takes one store of a word, and no change of frontends.
 func TestAPolicyThatEndsChangesNoFrontend(t *testing.T) {
 	w := newWriter(t, NewFake(4096))
 	plain := cluster(1, "192.0.2.1:1", "192.0.2.2:2")

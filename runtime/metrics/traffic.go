@@ -113,7 +113,7 @@ func (t *traffic) write(p *Page, cfg *Config) {
 	}
 	p.Counter("firsthop_translated_total", "Connections and datagrams that were sent to a backend.", float64(t.all.Translated))
 	p.Counter("firsthop_refused_total", "Connections and datagrams to Services that had no backend.", float64(t.all.Refused))
-	p.Counter("firsthop_unserved_port_refused_total", "Connections and datagrams to ports that a Service's address does not serve.", float64(t.unserved))
+	p.Counter("firsthop_unserved_port_refused_total", "Connections and datagrams to ports that a Service's address does not serve, and to addresses of the Service range that no Service has.", float64(t.unserved))
 	p.Counter("firsthop_traffic_read_errors_total", "Times that these counters could not be read.", float64(t.errors))
 	if cfg.PerService && cfg.Indexes != nil {
 		t.perService(p, cfg.Indexes())
