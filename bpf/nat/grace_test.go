@@ -48,7 +48,7 @@ func TestOnOneCPUTheGracePeriodIsATime(t *testing.T) {
 func withFile(name, with string, do func() error) error {
 	result := make(chan error)
 	go func() {
-		runtime.LockOSThread() // and ends with this goroutine: nobody else gets its namespace
+		runtime.LockOSThread()              // and ends with this goroutine: nobody else gets its namespace
 		if unix.Gettid() == unix.Getpid() { // but the first thread never ends, and /proc/self is what it sees
 			result <- withFile(name, with, do)
 			runtime.UnlockOSThread()
