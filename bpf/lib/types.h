@@ -154,7 +154,7 @@ struct range_key {
 };
 _Static_assert(sizeof(struct range_key) == 24, "layout");
 
-#define RANGE_SERVICES 0          /* addresses of Services: who connects to one that is no frontend is refused */
+#define RANGE_SERVICES 0         /* addresses of Services: who connects to one that is no frontend is refused */
 #define RANGE_OTHERS 0xffffffffu /* of them, those that are not ours to refuse */
 
 /* The backend that a client keeps: one entry a service, over all its frontends. */
