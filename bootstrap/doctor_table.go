@@ -55,7 +55,7 @@ func inspectTable(s *nat.State) (broken, loose []string) {
 		}
 	}
 	for r := range s.Ranges {
-		if !limited[r.Index] {
+		if r.Index != bpf.RangeServices && r.Index != bpf.RangeOthers && !limited[r.Index] {
 			loose = append(loose, fmt.Sprintf("source range %s of index %d has no frontend", r.Prefix(), r.Index))
 		}
 	}

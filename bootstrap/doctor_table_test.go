@@ -31,6 +31,9 @@ func richTable(t *testing.T) *nat.State {
 			t.Fatal(err)
 		}
 	}
+	if err := p.SetServiceRanges([]netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}, []netip.Prefix{netip.MustParsePrefix("10.96.0.9/32")}); err != nil {
+		t.Fatal(err)
+	}
 	return p.State()
 }
 

@@ -17,7 +17,7 @@ type Applied struct {
 }
 
 // Apply carries a plan out up to, but without, the removal of what it replaced.
-// It never waits. On an error everything is taken back, and the table is as it was.
+// It waits for nothing but what leave says. On an error everything is taken back, and the table is as it was.
 func Apply(store Store, plan *Plan) (*Applied, error) {
 	a := &Applied{store: store, plan: plan}
 	if err := a.write(); err != nil {
@@ -46,10 +46,13 @@ func (a *Applied) write() error {
 			return fmt.Errorf("write %d source ranges: %w", len(p.NewRanges), err)
 		}
 	}
+	leaving, changed, added := a.puts()
+	if err := a.leave(leaving); err != nil {
+		return err
+	}
 	if err := putWords(s, p.Words); err != nil {
 		return err
 	}
-	changed, added := a.puts()
 	if err := s.ChangeFrontends(split(changed)); err != nil {
 		return err
 	}
@@ -66,19 +69,41 @@ func (a *Applied) write() error {
 	return nil
 }
 
-// puts are the frontends that change, and those that come.
-func (a *Applied) puts() (changed, added []FrontendPut) {
+// leave has frontends stop using the word for local traffic before that changes, and waits for the programs that have
+// read them as they were: where a Local policy had ended, the word led to all backends (see keepLocal), and is to lead to
+// local ones now, for others.
+func (a *Applied) leave(leaving []FrontendPut) error {
+	if len(leaving) == 0 {
+		return nil
+	}
+	if err := a.store.ChangeFrontends(split(leaving)); err != nil {
+		return err
+	}
+	return a.store.Synchronize()
+}
+
+// puts are the frontends that stop using a word for local traffic which changes, the others that change, and those that
+// come.
+func (a *Applied) puts() (leaving, changed, added []FrontendPut) {
 	if !slices.ContainsFunc(a.plan.Puts, func(p FrontendPut) bool { return p.Former != nil }) {
-		return nil, a.plan.Puts
+		return nil, nil, a.plan.Puts
+	}
+	words := make(map[uint32]bool, len(a.plan.Words))
+	for _, w := range a.plan.Words {
+		words[w.At] = true
 	}
 	for _, put := range a.plan.Puts {
-		if put.Former != nil {
-			changed = append(changed, put)
-		} else {
+		switch {
+		case put.Former == nil:
 			added = append(added, put)
+		case put.Former.Index == put.Frontend.Index && put.Former.Flags&^put.Frontend.Flags&bpf.FrontendLocal != 0 &&
+			words[bpf.WordAt(put.Frontend.Index, true)]:
+			leaving = append(leaving, put)
+		default:
+			changed = append(changed, put)
 		}
 	}
-	return changed, added
+	return leaving, changed, added
 }
 
 // Commit waits until no program uses what the plan replaced any more (an RCU
@@ -129,8 +154,12 @@ func (a *Applied) Rollback() error {
 		slices.Reverse(values)
 		errs = append(errs, s.PutFrontends(keys, values))
 	}
-	errs = append(errs, a.takeBackPuts())
+	leaving, changed, added := a.puts()
+	errs = append(errs, a.takeBackPuts(changed, added))
 	errs = append(errs, putWords(s, inverse(p.Words)))
+	if keys, _ := split(leaving); len(keys) > 0 {
+		errs = append(errs, s.ChangeFrontends(keys, formers(leaving)))
+	}
 	if len(p.NewRanges) > 0 {
 		ranges := slices.Clone(p.NewRanges)
 		slices.Reverse(ranges) // as OldRanges are ordered
@@ -145,20 +174,23 @@ func (a *Applied) Rollback() error {
 // takeBackPuts removes the frontends that came, the last one first: a VIP's mark
 // goes before its frontends. It restores those that were changed, and waits for
 // the programs that go where they led meanwhile.
-func (a *Applied) takeBackPuts() error {
-	changed, added := a.puts()
+func (a *Applied) takeBackPuts(changed, added []FrontendPut) error {
 	var errs []error
 	for _, put := range slices.Backward(added) {
 		errs = append(errs, a.store.DeleteFrontends([]bpf.FrontendKey{put.Key}))
 	}
 	if keys, _ := split(changed); len(keys) > 0 {
-		former := make([]bpf.Frontend, len(changed))
-		for i, put := range changed {
-			former[i] = *put.Former
-		}
-		errs = append(errs, a.store.ChangeFrontends(keys, former), a.store.Synchronize())
+		errs = append(errs, a.store.ChangeFrontends(keys, formers(changed)), a.store.Synchronize())
 	}
 	return errors.Join(errs...)
+}
+
+func formers(puts []FrontendPut) []bpf.Frontend {
+	out := make([]bpf.Frontend, len(puts))
+	for i, put := range puts {
+		out[i] = *put.Former
+	}
+	return out
 }
 
 func putWords(s Store, changes []WordChange) error {

@@ -84,7 +84,7 @@ func (p *Planner) Take() *Plan {
 	return plan
 }
 
-// leaves are the indexes that had frontends before a plan and have none after it, sorted.
+// leaves are the indexes that had frontends or words before a plan and have no frontends after it, sorted.
 func (p *Planner) leaves(plan *Plan) []uint32 {
 	var out []uint32
 	note := func(fe bpf.Frontend) {
@@ -99,6 +99,11 @@ func (p *Planner) leaves(plan *Plan) []uint32 {
 	}
 	for _, going := range plan.Deletes {
 		note(going.Frontend)
+	}
+	for _, w := range plan.LastWords { // of one that a killed writer left, maybe
+		if index := w.At / 2; len(p.keys[index]) == 0 {
+			out = append(out, index)
+		}
 	}
 	slices.Sort(out)
 	return slices.Compact(out)

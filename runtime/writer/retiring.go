@@ -96,7 +96,8 @@ func (r *retiring) takingAway() bool {
 
 // waitFor returns when a plan may be carried out. One that brings frontends waits
 // until no program uses any that went: their memory may then hold others. And
-// what an earlier plan is about to remove can't come back before it did.
+// what an earlier plan is about to remove can't come back before it did, nor may
+// a frontend lead there: a word that is to be cleared is another Service's until then.
 func (r *retiring) waitFor(plan *nat.Plan) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -107,7 +108,11 @@ func (r *retiring) waitFor(plan *nat.Plan) {
 
 // removes reports whether anything is to be removed that a plan brings, with the lock held.
 func (r *retiring) removes(plan *nat.Plan) bool {
+	leads := func(put nat.FrontendPut) bool {
+		return r.words[bpf.WordAt(put.Frontend.Index, put.Frontend.Flags&bpf.FrontendLocal != 0)] > 0
+	}
 	return len(r.words) > 0 && slices.ContainsFunc(plan.Words, func(w nat.WordChange) bool { return r.words[w.At] > 0 }) ||
+		len(r.words) > 0 && slices.ContainsFunc(plan.Puts, leads) ||
 		len(r.ranges) > 0 && slices.ContainsFunc(plan.NewRanges, func(k bpf.RangeKey) bool { return r.ranges[k] > 0 })
 }
 

@@ -229,23 +229,72 @@ func (w *Writer) reload(state *nat.State) {
 	w.gone = nil
 	w.ranges.again()
 	w.planner.Expect(len(w.ports))
-	claimed := map[uint32]bool{}
 	w.order = w.sorted()
 	for _, key := range w.order {
-		p := w.ports[key]
-		p.index = 0
+		w.ports[key].index = 0
 		w.dirty[key] = true
-		index, found, err := w.planner.Owner(p.svc)
-		if err == nil && found && nat.RuntimeIndexes.Contains(index) && !claimed[index] {
-			p.index = index
-			claimed[index] = true
-		}
 	}
+	claimed := w.claim(state)
 	for _, index := range state.Indexes() {
 		if nat.RuntimeIndexes.Contains(index) && !claimed[index] {
 			w.gone = append(w.gone, index)
 		}
 	}
+}
+
+// claim gives ports the indexes that they have in the table. The words of an
+// index change before the frontends that lead there, so a port that took
+// another's index would for a moment have the other's clients: a port has an
+// index by its cluster IP, which is nobody else's, and by another frontend
+// (a node port may have been another Service's until now) only if no other port
+// wants any of those that the index has.
+func (w *Writer) claim(state *nat.State) (claimed map[uint32]bool) {
+	claimed = make(map[uint32]bool, len(w.ports))
+	take := func(p *port, index uint32) {
+		if nat.RuntimeIndexes.Contains(index) && !claimed[index] {
+			p.index, claimed[index] = index, true
+		}
+	}
+	var rest []*port
+	for _, key := range w.order {
+		p := w.ports[key]
+		for _, k := range p.svc.Frontends {
+			if fe, there := state.Frontends[k]; there && p.index == 0 && slices.Contains(p.svc.VIPs, k.Addr.Addr()) {
+				take(p, fe.Index)
+			}
+		}
+		if p.index == 0 {
+			rest = append(rest, p)
+		}
+	}
+	if len(rest) == 0 {
+		return claimed
+	}
+	wanted := map[bpf.FrontendKey]*port{}
+	for _, p := range w.ports {
+		for _, k := range p.svc.Frontends {
+			wanted[k] = p
+		}
+	}
+	shared := map[uint32]*port{} // by index: the one that wants all that is wanted of its frontends; nil: there are several
+	for k, fe := range state.Frontends {
+		by := wanted[k]
+		if by == nil {
+			continue
+		}
+		if other, seen := shared[fe.Index]; seen && other != by {
+			by = nil
+		}
+		shared[fe.Index] = by
+	}
+	for _, p := range rest {
+		for _, k := range p.svc.Frontends {
+			if fe, there := state.Frontends[k]; there && p.index == 0 && shared[fe.Index] == p {
+				take(p, fe.Index)
+			}
+		}
+	}
+	return claimed
 }
 
 // sorted are the wanted ports, that of the API service first: it has room before all others.
