@@ -1,12 +1,20 @@
 package vm
 
-import "maps"
+import (
+	"maps"
+	"slices"
+)
 
 // runtimePaths are those of `firsthop run` with a real API server, which make test-boot builds: as a service of systemd's,
-// from a package.
+// from a package, and as the pod of the DaemonSet.
 var runtimePaths = []Path{
-	{Name: "runtime", Systems: []string{"debian12"}, Packages: packagePaths[0].Packages, Modules: socketModules, Stages: []Stage{
+	{Name: "runtime", Packages: packagePaths[0].Packages, Modules: socketModules, Stages: []Stage{
 		{Suite: patient(boot("install", "RuntimeBefore|RuntimeInstall|RuntimeServes|RuntimeKilled|RuntimeHangs|RuntimeStopped")), Put: withKube(withPackages)},
+		{Suite: patient(boot("boot", "RuntimeBoot|RuntimeUpgrade|RuntimeRemove")), Put: withKube(withPackages)},
+		{Suite: patient(boot("purge", "RuntimePurge")), Put: withKube(withPackages)},
+	}},
+	{Name: "pod", Packages: containerPaths[0].Packages, Modules: slices.Concat(containerPaths[0].Modules, socketModules), Stages: []Stage{
+		{Suite: patient(containers("pod", "ContainerdTakesTheImage|TheRuntimesPod")), Put: withKube(containerFiles)},
 	}},
 }
 
@@ -20,6 +28,8 @@ func withKube(put map[string]string) map[string]string {
 	for _, name := range []string{"etcd", "kube-apiserver", "ld-linux-x86-64.so.2", "libc.so.6"} {
 		put["vm/kube/"+name] = "bin/vm/kube/" + name
 	}
+	// Another version of the program, for an upgrade without a package.
+	put["container-test/firsthop-0.2.0"] = "bin/vm/packages/0.2.0.in/linux-amd64/firsthop"
 	put["vm/kube/rbac.yaml"] = "deploy/runtime/rbac.yaml"
 	return put
 }

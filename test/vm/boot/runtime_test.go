@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -148,6 +149,82 @@ func TestRuntimeStopped(t *testing.T) {
 	mustRun(t, "sync")
 }
 
+// TestRuntimeBoot is for a boot in which all was there before.
+func TestRuntimeBoot(t *testing.T) {
+	needsSystem(t)
+	kube.Await(t, "the kubelet's first connection", func() error { _, err := os.Stat(kubeletSaw); return err })
+	wantKubelet(t, func(saw string) bool { return !kube.Unroutable(saw) }) // the API server may not be up yet
+	wantState(t, "is-active", unit, "active")
+	awaitActive(t)
+	initEnded, started := microseconds(t, unit, "ExecMainExitTimestampMonotonic"), microseconds(t, runtimeUnit, "ExecMainStartTimestampMonotonic")
+	t.Logf("%s ended at %d µs, %s started at %d and was up at %d, kubelet started at %d", unit, initEnded, runtimeUnit, started,
+		microseconds(t, runtimeUnit, "ActiveEnterTimestampMonotonic"), microseconds(t, "kubelet.service", "ExecMainStartTimestampMonotonic"))
+	if started < initEnded {
+		t.Error("it was started before init was done")
+	}
+	if slices.Contains(strings.Fields(property(t, "kubelet.service", "After")), runtimeUnit) {
+		t.Error("kubelet waits for it")
+	}
+	if got := property(t, runtimeUnit, "NRestarts"); got != "0" {
+		t.Errorf("it was started %s times again\n%s", got, journalOf(t, runtimeUnit))
+	}
+	kube.NewClient(t)
+	kube.Await(t, "the kubelet's first answer", func() error { _, err := os.Stat(kube.KubeletReady); return err })
+	awaitVisit(t, web, kube.Greeting)
+	noRefusal(t)
+}
+
+// TestRuntimeUpgrade comes after TestRuntimeBoot: the new version serves, and nobody notices.
+func TestRuntimeUpgrade(t *testing.T) {
+	needsDpkg(t)
+	wantSaid(t, mustRun(t, "/usr/bin/firsthop", "status"), "v0.1.0")
+	whileConnecting(t, web, kube.Greeting, func() { mustRun(t, "dpkg", "--install", debFile(t, "0.2.0")) })
+	awaitActive(t)
+	if exe, err := os.Readlink("/proc/" + property(t, runtimeUnit, "MainPID") + "/exe"); err != nil || exe != "/usr/bin/firsthop" {
+		t.Errorf("what runs is %s (%v)", exe, err)
+	}
+	wantState(t, "is-enabled", runtimeUnit, "enabled")
+	kube.NewClient(t).Serve("web3", netip.MustParseAddrPort("10.96.9.4:80"), kube.Backend, corev1.ProtocolTCP)
+	awaitVisit(t, "10.96.9.4:80", kube.Greeting)
+	noRefusal(t)
+}
+
+// TestRuntimeRemove comes after TestRuntimeUpgrade: it is refused to take the node's Services away, but to end is not.
+func TestRuntimeRemove(t *testing.T) {
+	needsDpkg(t)
+	out, code := run(t, "/usr/bin/firsthop", "uninstall")
+	if code == 0 || !strings.Contains(out, "systemctl stop firsthop") {
+		t.Errorf("beside a runtime, uninstall: %d\n%s", code, out)
+	}
+	awaitVisit(t, web, kube.Greeting)
+	whileConnecting(t, web, kube.Greeting, func() {
+		out = mustRun(t, "dpkg", "--remove", "firsthop")
+	})
+	wantSaid(t, out, "stays until the next reboot")
+	if pid := property(t, runtimeUnit, "MainPID"); pid != "0" {
+		t.Errorf("it still runs: %s", pid)
+	}
+	wantAbsent(t, "/usr/lib/systemd/system/"+runtimeUnit, "/usr/bin/firsthop")
+	mustRun(t, "sync")
+}
+
+// TestRuntimePurge is for the boot after that.
+func TestRuntimePurge(t *testing.T) {
+	needsDpkg(t)
+	kube.Await(t, "the kubelet's first connection", func() error { _, err := os.Stat(kubeletSaw); return err })
+	if saw, err := os.ReadFile(kubeletSaw); err != nil || !kube.Unroutable(string(saw)) {
+		t.Errorf("kubelet's first connection gave %q, %v", saw, err)
+	}
+	if got := attached(t); len(got) > 0 {
+		t.Errorf("programs: %q", got)
+	}
+	mustRun(t, "dpkg", "--purge", "firsthop")
+	if got := property(t, runtimeUnit, "LoadState"); got != "not-found" {
+		t.Errorf("%s: %s", runtimeUnit, got)
+	}
+	noPackageTrace(t)
+}
+
 func statusText(t *testing.T) string {
 	t.Helper()
 	return property(t, runtimeUnit, "StatusText")
@@ -204,7 +281,12 @@ func journalOf(t *testing.T, unit string) string {
 func noRefusal(t *testing.T) {
 	t.Helper()
 	journal := journalOf(t, runtimeUnit)
-	for line := range strings.Lines(journal) {
+	// An API server that starts refuses what it has not read the roles of yet.
+	_, after, again := strings.Cut(journal, "says again how Services are served")
+	if !again {
+		after = journal
+	}
+	for line := range strings.Lines(after) {
 		for _, bad := range []string{"not permitted", "permission denied", "not implemented", "forbidden", "level=ERROR", "Failed to parse", "Unknown "} {
 			if strings.Contains(line, bad) {
 				t.Errorf("the journal has: %s", line)

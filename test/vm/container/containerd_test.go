@@ -10,8 +10,10 @@ import (
 	"time"
 )
 
-// runtimeDefault is where containerd's own seccomp profile is kept, for the containers that runc runs after this.
-const runtimeDefault = workDir + "/runtime-default.json"
+// runtimeDefault is where containerd's own seccomp profile for a container is kept, for those that runc runs after this.
+func runtimeDefault(container string) string {
+	return workDir + "/runtime-default-" + container + ".json"
+}
 
 // TestContainerdTakesTheImage: it is imported as a node's would be, and a container is made of it, whose seccomp profile
 // is then that of RuntimeDefault for all other tests.
@@ -24,15 +26,22 @@ func TestContainerdTakesTheImage(t *testing.T) {
 	if list := ctr("images", "list"); !strings.Contains(list, name+" ") || !strings.Contains(list, digest) {
 		t.Errorf("no %s among the images:\n%s", pinned, list)
 	}
+	n.keepProfile(ctr, name, addressed(t).InitContainers[0])
+	n.keepProfile(ctr, name, runtimeManifest(t).Containers[0])
+}
+
+// keepProfile has containerd make a container, and keeps the profile that it gives one with these capabilities.
+func (n *node) keepProfile(ctr func(args ...string) string, image string, c container) {
+	n.Helper()
 	create := []string{"containers", "create", "--snapshotter", "native", "--seccomp", "--net-host"}
 	if help, _ := n.command("ctr", "containers", "create", "--help"); strings.Contains(help, "--cap-add") {
-		for _, added := range addressed(t).InitContainers[0].SecurityContext.Capabilities.Add {
+		for _, added := range c.SecurityContext.Capabilities.Add {
 			create = append(create, "--cap-add", "CAP_"+added)
 		}
 	} else { // before 1.5 it takes all of them or none: the profile goes by the capabilities
 		create = append(create, "--privileged")
 	}
-	ctr(append(create, name, "profile")...)
+	ctr(append(create, image, "profile-"+c.Name)...)
 	var info struct {
 		Spec struct {
 			Process struct {
@@ -46,14 +55,14 @@ func TestContainerdTakesTheImage(t *testing.T) {
 			} `json:"linux"`
 		}
 	}
-	n.must(json.Unmarshal([]byte(ctr("containers", "info", "profile")), &info))
+	n.must(json.Unmarshal([]byte(ctr("containers", "info", "profile-"+c.Name)), &info))
 	if p := info.Spec.Process; len(p.Args) != 1 || p.Args[0] != "/usr/bin/firsthop" || p.User.UID != 65532 {
-		t.Errorf("containerd would run %+v", p)
+		n.Errorf("containerd would run %+v", p)
 	}
 	if len(info.Spec.Linux.Seccomp) == 0 {
-		t.Fatal("containerd has no default profile")
+		n.Fatal("containerd has no default profile")
 	}
-	n.must(os.WriteFile(runtimeDefault, info.Spec.Linux.Seccomp, 0o644))
+	n.must(os.WriteFile(runtimeDefault(c.Name), info.Spec.Linux.Seccomp, 0o644))
 }
 
 // startContainerd starts one of its own, until the end of the test, and returns its client.

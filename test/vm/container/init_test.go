@@ -16,15 +16,19 @@ import (
 // addressed is a pod with the addresses given, as daemonset.yaml shows it.
 func addressed(t *testing.T, patches ...string) pod {
 	t.Helper()
-	p := manifest(t, patches...).Spec.Template.Spec
+	return withAddresses(manifest(t, patches...).Spec.Template.Spec)
+}
+
+// withAddresses gives them to the init container.
+func withAddresses(p pod) pod {
 	p.InitContainers[0].Env = append(p.InitContainers[0].Env,
-		variable{"KUBERNETES_SERVICE_IPS_PORTS", vip}, variable{"KUBERNETES_APISERVER_ENDPOINTS", server})
+		variable{Name: "KUBERNETES_SERVICE_IPS_PORTS", Value: vip}, variable{Name: "KUBERNETES_APISERVER_ENDPOINTS", Value: server})
 	return p
 }
 
 // thisBootOnly leaves out what is done for the next boot, to which an emulated systemd takes its time.
 func thisBootOnly(p pod) pod {
-	p.InitContainers[0].Env = append(p.InitContainers[0].Env, variable{"FIRSTHOP_PERSIST", "off"})
+	p.InitContainers[0].Env = append(p.InitContainers[0].Env, variable{Name: "FIRSTHOP_PERSIST", Value: "off"})
 	return p
 }
 
@@ -123,6 +127,11 @@ func (n *node) serves() {
 // visitor connects from an ordinary pod: no rights, a network namespace of its own.
 func (n *node) visitor() string {
 	n.Helper()
+	return n.visitorOf(vip)
+}
+
+func (n *node) visitorOf(address string) string {
+	n.Helper()
 	const netns = "/run/netns/visitor"
 	if _, err := os.Stat(netns); err != nil {
 		for _, line := range []string{
@@ -142,7 +151,7 @@ func (n *node) visitor() string {
 		n.must(os.WriteFile(rootfs+"/visit", self, 0o755))
 	}
 	c := manifest(n.T).Spec.Template.Spec.Containers[0] // as one that has no rights
-	c.Name, c.Args, c.Resources.Limits = "init", []string{"visit"}, map[string]string{"memory": "256Mi"}
+	c.Name, c.Args, c.Resources.Limits = "init", []string{address, "visit"}, map[string]string{"memory": "256Mi"}
 	o := n.startAs(pod{}, c, imageConfig{Entrypoint: []string{"/visit"}, WorkingDir: "/"}, rootfs, netns)
 	return o.out
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"sigs.k8s.io/yaml"
@@ -81,6 +82,8 @@ type container struct {
 	SecurityContext          securityContext `json:"securityContext"`
 	VolumeMounts             []volumeMount   `json:"volumeMounts"`
 	TerminationMessagePolicy string          `json:"terminationMessagePolicy"`
+	Ports                    []port          `json:"ports"`
+	LivenessProbe            *probe          `json:"livenessProbe"`
 	Resources                struct {
 		Requests map[string]string `json:"requests"`
 		Limits   map[string]string `json:"limits"`
@@ -88,8 +91,28 @@ type container struct {
 }
 
 type variable struct {
-	Name  string `json:"name"`
-	Value string `json:"value"`
+	Name      string `json:"name"`
+	Value     string `json:"value"`
+	ValueFrom *struct {
+		FieldRef struct {
+			FieldPath string `json:"fieldPath"`
+		} `json:"fieldRef"`
+	} `json:"valueFrom"`
+}
+
+type port struct {
+	Name          string `json:"name"`
+	ContainerPort int    `json:"containerPort"`
+	HostPort      int    `json:"hostPort"`
+}
+
+type probe struct {
+	HTTPGet struct {
+		Path string `json:"path"`
+		Port string `json:"port"`
+	} `json:"httpGet"`
+	PeriodSeconds    int `json:"periodSeconds"`
+	FailureThreshold int `json:"failureThreshold"`
 }
 
 type securityContext struct {
@@ -201,6 +224,73 @@ func (p *pod) merge(t *testing.T, patch pod) {
 			p.InitContainers[0].SecurityContext.SeccompProfile = c.SecurityContext.SeccompProfile
 		}
 	}
+}
+
+// runtimeManifest reads the DaemonSet as deploy/runtime has it.
+func runtimeManifest(t *testing.T) pod {
+	t.Helper()
+	dir := filepath.Join(deploy(t), "runtime")
+	var k struct {
+		Resources []string            `json:"resources"`
+		Patches   []map[string]string `json:"patches"`
+	}
+	if err := yaml.Unmarshal(read(t, dir, "kustomization.yaml"), &k); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(k.Resources, []string{"../manifests", "rbac.yaml"}) || len(k.Patches) != 1 || k.Patches[0]["path"] != "daemonset.yaml" {
+		t.Fatalf("the kustomization is another one: %+v", k)
+	}
+	var patch daemonSet
+	strictly(t, read(t, dir, "daemonset.yaml"), &patch)
+	base := bytes.Split(read(t, filepath.Join(dir, "../manifests"), "daemonset.yaml"), []byte("\n---\n"))[1]
+	merged := merge(t, onlyContainer(t, base), onlyContainer(t, read(t, dir, "daemonset.yaml"))).(map[string]any)
+	text, err := yaml.Marshal(merged)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := manifest(t).Spec.Template.Spec
+	p.AutomountServiceAccountToken = patch.Spec.Template.Spec.AutomountServiceAccountToken
+	p.Containers = make([]container, 1)
+	strictly(t, text, &p.Containers[0])
+	return p
+}
+
+// onlyContainer is the one container of a DaemonSet that is no init container, as it is written.
+func onlyContainer(t *testing.T, text []byte) any {
+	t.Helper()
+	var ds struct {
+		Spec struct {
+			Template struct {
+				Spec struct {
+					Containers []any `json:"containers"`
+				} `json:"spec"`
+			} `json:"template"`
+		} `json:"spec"`
+	}
+	if err := yaml.Unmarshal(text, &ds); err != nil {
+		t.Fatal(err)
+	}
+	if len(ds.Spec.Template.Spec.Containers) != 1 {
+		t.Fatalf("it has %d containers", len(ds.Spec.Template.Spec.Containers))
+	}
+	return ds.Spec.Template.Spec.Containers[0]
+}
+
+// merge does what a strategic merge does with containers' fields: lists of the patch replace others.
+func merge(t *testing.T, base, patch any) any {
+	t.Helper()
+	a, ok := base.(map[string]any)
+	b, ok2 := patch.(map[string]any)
+	if !ok || !ok2 {
+		return patch
+	}
+	for name, value := range b {
+		if of, ok := a[name]; ok {
+			value = merge(t, of, value)
+		}
+		a[name] = value
+	}
+	return a
 }
 
 func is(b *bool) bool { return b != nil && *b }

@@ -28,7 +28,8 @@ const (
 // node is the machine, and what a kubelet would have prepared on it.
 type node struct {
 	*testing.T
-	image imageConfig
+	image    imageConfig
+	tokenDir string // of the pod's identity, if it has one
 }
 
 // newNode is a node on which nothing stays after the test.
@@ -46,10 +47,10 @@ func newNodeThatStays(t *testing.T) *node {
 		t.Skip("needs a virtual machine: make test-boot BOOT=container")
 	}
 	n := &node{T: t}
-	for _, dir := range []string{podDir + "/containers/init", workDir} {
+	for _, dir := range []string{podDir + "/containers/init", podDir + "/containers/firsthop", workDir} {
 		n.must(os.MkdirAll(dir, 0o755))
 	}
-	for _, file := range []string{podDir + "/etc-hosts", podDir + "/containers/init/0"} {
+	for _, file := range []string{podDir + "/etc-hosts", podDir + "/containers/init/0", podDir + "/containers/firsthop/0"} {
 		n.must(os.WriteFile(file, nil, 0o644))
 	}
 	n.must(os.RemoveAll(n.rootfs()))
@@ -129,18 +130,10 @@ func (n *node) start(p pod) outcome {
 
 func (n *node) startAs(p pod, c container, image imageConfig, rootfs, netns string) outcome {
 	n.Helper()
-	name := fmt.Sprintf("%s-%d", c.Name, time.Now().UnixNano())
-	bundle := filepath.Join(workDir, name)
-	n.must(os.MkdirAll(bundle, 0o755))
+	name, bundle := n.bundle(p, c, image, rootfs, netns)
 	defer os.RemoveAll(bundle)
-	config, err := json.Marshal(runtimeSpec(n.T, p, c, image, where{
-		rootfs: rootfs, cgroup: "/container-test/" + name, netns: netns, podDir: podDir, seccompDir: deploy(n.T) + "/seccomp",
-	}))
-	n.must(err)
-	n.must(os.WriteFile(filepath.Join(bundle, "config.json"), config, 0o644))
-	n.must(os.MkdirAll(podCgroup, 0o755))
 	began := time.Now()
-	out, code := n.command("runc", "--root", "/run/container-test-runc", "run", "--bundle", bundle, name)
+	out, code := n.command("runc", "--root", runcRoot, "run", "--bundle", bundle, name)
 	o := outcome{n, out, code, "unknown"}
 	if data, err := os.ReadFile(podCgroup + "/memory.peak"); err == nil {
 		o.peak = strings.TrimSpace(string(data))
@@ -148,6 +141,23 @@ func (n *node) startAs(p pod, c container, image imageConfig, rootfs, netns stri
 	n.Logf("container %s: exit code %d after %v, memory.peak %s\n%s", c.Name, code, time.Since(began).Round(time.Millisecond), o.peak, out)
 	_ = unix.Rmdir(podCgroup) // with it its memory.peak
 	return o
+}
+
+const runcRoot = "/run/container-test-runc"
+
+// bundle writes what runc runs, and returns its name and where it is.
+func (n *node) bundle(p pod, c container, image imageConfig, rootfs, netns string) (name, bundle string) {
+	n.Helper()
+	name = fmt.Sprintf("%s-%d", c.Name, time.Now().UnixNano())
+	bundle = filepath.Join(workDir, name)
+	n.must(os.MkdirAll(bundle, 0o755))
+	config, err := json.Marshal(runtimeSpec(n.T, p, c, image, where{
+		rootfs: rootfs, cgroup: "/container-test/" + name, netns: netns, podDir: podDir, tokenDir: n.tokenDir, seccompDir: deploy(n.T) + "/seccomp",
+	}))
+	n.must(err)
+	n.must(os.WriteFile(filepath.Join(bundle, "config.json"), config, 0o644))
+	n.must(os.MkdirAll(podCgroup, 0o755))
+	return name, bundle
 }
 
 // ends compares the exit code, and looks for words in what was said.

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/firsthop/firsthop/test/vm/kube"
 )
 
 // spec is a runtime configuration of the Open Container Initiative.
@@ -15,6 +17,7 @@ type spec map[string]any
 type where struct {
 	rootfs, cgroup, netns string // netns: only without hostNetwork
 	podDir                string // the kubelet's directory of the pod
+	tokenDir              string // of the pod's identity, if it has one
 	seccompDir            string // the kubelet's, for Localhost profiles
 }
 
@@ -42,7 +45,7 @@ func runtimeSpec(t *testing.T, p pod, c container, image imageConfig, at where) 
 		},
 	}
 	if prof := seccompOf(p, c); prof.Type != "Unconfined" {
-		file := runtimeDefault
+		file := runtimeDefault(c.Name)
 		if prof.Type == "Localhost" {
 			file = filepath.Join(at.seccompDir, prof.LocalhostProfile)
 		}
@@ -70,9 +73,15 @@ func runtimeSpec(t *testing.T, p pod, c container, image imageConfig, at where) 
 	}
 }
 
+// downward are the fields that a kubelet would look up.
+var downward = map[string]string{"spec.nodeName": kube.Node}
+
 func environment(image imageConfig, c container) []string {
 	env := append([]string{}, image.Env...)
 	for _, v := range c.Env {
+		if v.ValueFrom != nil {
+			v.Value = downward[v.ValueFrom.FieldRef.FieldPath]
+		}
 		env = append(env, v.Name+"="+v.Value)
 	}
 	return env
@@ -103,6 +112,9 @@ func mountsOf(t *testing.T, p pod, c container, at where) []spec {
 		{"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": append([]string{"ro", "relatime"}, safe...)},
 		{"destination": "/dev/termination-log", "type": "bind", "source": filepath.Join(at.podDir, "containers", c.Name, "0"), "options": []string{"rbind", "rprivate", "rw"}},
 		{"destination": "/etc/hosts", "type": "bind", "source": filepath.Join(at.podDir, "etc-hosts"), "options": []string{"rbind", "rprivate", "rw"}},
+	}
+	if is(p.AutomountServiceAccountToken) {
+		mounts = append(mounts, spec{"destination": "/var/run/secrets/kubernetes.io/serviceaccount", "type": "bind", "source": at.tokenDir, "options": []string{"rbind", "rprivate", "ro"}})
 	}
 	for _, m := range c.VolumeMounts {
 		options := []string{"rbind", "rprivate", "rw"}

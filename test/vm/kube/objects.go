@@ -12,9 +12,12 @@ import (
 
 // Where collections are.
 const (
-	Services = "/api/v1/namespaces/default/services"
-	Slices   = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
-	Nodes    = "/api/v1/nodes"
+	Services   = "/api/v1/namespaces/default/services"
+	Slices     = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
+	Nodes      = "/api/v1/nodes"
+	Pods       = "/api/v1/namespaces/default/pods"
+	SystemPods = "/api/v1/namespaces/kube-system/pods"
+	Accounts   = "/api/v1/namespaces/kube-system/serviceaccounts"
 )
 
 // Serve makes a Service with a cluster IP, and the slice NAME-1 with its one backend.

@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -86,4 +88,15 @@ func Greet(address, words string) error {
 		_, _ = io.WriteString(conn, words) // who connected may be gone: a probe
 		conn.Close()
 	}
+}
+
+// Unroutable tells whether a connection failed for want of anybody who serves its address.
+func Unroutable(saw string) bool {
+	return strings.Contains(saw, "connect: network is unreachable") || strings.Contains(saw, "connect: no route to host")
+}
+
+// Prepared tells whether a former boot has called Prepare.
+func Prepared() bool {
+	_, err := os.Stat(filepath.Join(Dir, "tls.crt"))
+	return err == nil
 }
