@@ -267,7 +267,8 @@ func (w *Writer) claim(state *nat.State) (claimed map[uint32]bool) {
 			rest = append(rest, p)
 		}
 	}
-	if len(rest) == 0 {
+	left := slices.ContainsFunc(state.Indexes(), func(index uint32) bool { return nat.RuntimeIndexes.Contains(index) && !claimed[index] })
+	if len(rest) == 0 || !left {
 		return claimed
 	}
 	wanted := map[bpf.FrontendKey]*port{}
