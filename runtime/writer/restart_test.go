@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -167,15 +168,17 @@ var errKilled = errors.New("killed")
 // mortal is a store that takes no write after the one that kills its writer.
 type mortal struct {
 	*lockedFake
-	dead bool
+	dead atomic.Bool
 }
 
 func (m *mortal) write(do func() error) error {
-	if m.dead {
+	if m.dead.Load() {
 		return errKilled
 	}
 	err := do()
-	m.dead = err != nil
+	if err != nil {
+		m.dead.Store(true)
+	}
 	return err
 }
 
