@@ -14,6 +14,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/runtime"
@@ -93,6 +94,9 @@ func runConfig(e env, c *cli.Context) (runtime.Config, error) {
 	}
 	if cfg.ServiceCIDRs, err = services.ParseServiceCIDRs(atCommas(c.StringSlice("service-cidr"))); err != nil {
 		return cfg, usagef("--service-cidr: %w", err)
+	}
+	if err := (kernel.Config{Forbid: cfg.Forbid}).Validate(); err != nil {
+		return cfg, usagef("--forbid-feature: %w", err)
 	}
 	for _, g := range given(e, c, "service-ips", apiserver.VarServices) {
 		if strings.TrimSpace(g.Value) != "" && cfg.Services == nil {

@@ -102,6 +102,9 @@ func ParseServiceCIDRs(list []string) ([]netip.Prefix, error) {
 	var out []netip.Prefix
 	for _, s := range list {
 		p, ok := parsePrefix(s)
+		if !ok && strings.TrimSpace(s) == "none" {
+			return nil, fmt.Errorf("%q beside others: want CIDRs, or none alone", s)
+		}
 		if !ok {
 			return nil, fmt.Errorf("%q: want a CIDR as 10.96.0.0/12, or none", s)
 		}

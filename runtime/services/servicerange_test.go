@@ -3,6 +3,7 @@ package services
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -102,6 +103,9 @@ func TestServiceCIDRsAreParsed(t *testing.T) {
 		{"every address", []string{"0.0.0.0/0"}, nil, false},
 	} {
 		got, err := ParseServiceCIDRs(tc.in)
+		if tc.name == "none and one" && (err == nil || !strings.Contains(err.Error(), "none alone")) {
+			t.Errorf("%s: %v doesn't say that none is to be alone", tc.name, err)
+		}
 		if (err == nil) != tc.ok || !slices.Equal(texts(got), tc.want) {
 			t.Errorf("%s: %v, %v", tc.name, got, err)
 		}
