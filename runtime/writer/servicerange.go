@@ -58,7 +58,9 @@ func (w *Writer) assignRange() {
 		return
 	}
 	r.planned = true
-	if r.err = w.planner.SetServiceRanges(r.ranges, slices.Concat(r.others, r.out)); r.err != nil {
+	former := r.err
+	r.err = w.planner.SetServiceRanges(r.ranges, slices.Concat(r.others, r.out))
+	if r.err != nil && (former == nil || former.Error() != r.err.Error()) { // it is tried again whenever something goes
 		w.cfg.Log.Error("addresses of the Service range that no Service has are not refused", "err", r.err)
 	}
 }
