@@ -71,7 +71,7 @@ func onlyIPv4(t *testing.T) {
 		log, lines := newLog()
 		s := NewServer(ServerConfig{Name: "/healthz", Addr: addr, Handler: http.HandlerFunc(hello), Log: log})
 		run(t, s)
-		await(t, addr+": it listens", func() bool { return s.Status().Listening })
+		lab.Await(t, addr+": it listens", func() bool { return s.Status().Listening })
 		_, port, _ := strings.Cut(s.Status().Addr[strings.LastIndex(s.Status().Addr, ":"):], ":")
 		if a := ask(t, "http://127.0.0.1:"+port); a.err != nil || a.code != http.StatusOK {
 			t.Errorf("%s: %d, %v", addr, a.code, a.err)
@@ -90,7 +90,7 @@ func checksOverIPv4(t *testing.T) {
 	r.answers("127.0.0.1", port, web, http.StatusOK, 1)
 	r.answers("127.0.0.1", other, shop, http.StatusOK, 2)
 	if os.Getenv(withoutIPv6) == "kernel" {
-		await(t, "it says so", func() bool { return r.lines.count("no IPv6") == 1 })
+		lab.Await(t, "it says so", func() bool { return r.lines.count("no IPv6") == 1 })
 	}
 	r.Set(web, services.Health{})
 	r.Close()
@@ -104,7 +104,7 @@ func onlyIPv6(t *testing.T) {
 	log, lines := newLog()
 	s := NewServer(ServerConfig{Name: "/metrics", Addr: "[::1]:0", Handler: http.HandlerFunc(hello), Log: log, Retry: 1})
 	stop := run(t, s)
-	await(t, "it says why", func() bool { return lines.count("no IPv6")+lines.count("not listening") == 1 })
+	lab.Await(t, "it says why", func() bool { return lines.count("no IPv6")+lines.count("not listening") == 1 })
 	stop()
 	if st := s.Status(); st.Listening || lines.count("no IPv6")+lines.count("not listening") != 1 {
 		t.Errorf("%+v\n%s", st, lines.b.String())
@@ -118,6 +118,6 @@ func freePort4(t *testing.T) uint16 {
 	s := NewServer(ServerConfig{Network: "tcp4", Addr: "127.0.0.1:0", Log: log})
 	stop := run(t, s)
 	defer stop()
-	await(t, "a port", func() bool { return s.Status().Listening })
+	lab.Await(t, "a port", func() bool { return s.Status().Listening })
 	return netip.MustParseAddrPort(s.Status().Addr).Port()
 }

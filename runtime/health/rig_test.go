@@ -15,26 +15,19 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 // patience is how long anything may take on a machine that is busy with other tests.
 const patience = time.Minute
-
-func await(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !holds(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within %v", what, patience)
-		}
-	}
-}
 
 // checkLeaks fails the test if goroutines of this package are left at its end.
 func checkLeaks(t *testing.T) {
 	t.Helper()
 	t.Cleanup(func() {
 		var left string
-		await(t, "no goroutine is left", func() bool {
+		lab.Await(t, "no goroutine is left", func() bool {
 			stacks := make([]byte, 1<<20)
 			left = ""
 			for g := range strings.SplitSeq(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 func hello(w http.ResponseWriter, _ *http.Request) {
@@ -37,15 +39,15 @@ func TestAServerWaitsForItsPortAndSaysWhoHasIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := fmt.Sprintf("%s (pid %d) has the port", strings.TrimSpace(string(me)), os.Getpid())
-	await(t, "it says who has the port", func() bool { return strings.Contains(s.Status().Err, want) })
-	await(t, "it tries again", func() bool { return tries.Load() > 3 })
+	lab.Await(t, "it says who has the port", func() bool { return strings.Contains(s.Status().Err, want) })
+	lab.Await(t, "it tries again", func() bool { return tries.Load() > 3 })
 	if st := s.Status(); st.Listening {
 		t.Errorf("it listens where another program does: %+v", st)
 	}
 	if err := other.Close(); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "it takes the port", func() bool { return s.Status().Listening })
+	lab.Await(t, "it takes the port", func() bool { return s.Status().Listening })
 	for _, host := range []string{"127.0.0.1", "[::1]"} {
 		if a := ask(t, fmt.Sprintf("http://%s:%d/", host, port)); a.err != nil || a.code != 200 {
 			t.Errorf("%s: %d, %v", host, a.code, a.err)
@@ -68,7 +70,7 @@ func TestAnAddressThatIsNotThereIsTriedAgain(t *testing.T) {
 	log, lines := newLog()
 	s := NewServer(ServerConfig{Name: "x", Addr: "192.0.2.1:1", Handler: http.HandlerFunc(hello), Log: log, Retry: time.Millisecond})
 	stop := run(t, s)
-	await(t, "it fails", func() bool { return strings.Contains(s.Status().Err, "192.0.2.1:1") })
+	lab.Await(t, "it fails", func() bool { return strings.Contains(s.Status().Err, "192.0.2.1:1") })
 	stop()
 	if n := lines.count("not listening"); n != 1 {
 		t.Errorf("logged %d times for one reason", n)
@@ -80,7 +82,7 @@ func TestConnectionsEndWithTheServer(t *testing.T) {
 	log, _ := newLog()
 	s := NewServer(ServerConfig{Name: "x", Addr: "127.0.0.1:0", Handler: http.HandlerFunc(hello), Log: log})
 	stop := run(t, s)
-	await(t, "it listens", func() bool { return s.Status().Listening })
+	lab.Await(t, "it listens", func() bool { return s.Status().Listening })
 	conn, err := net.Dial("tcp", s.Status().Addr)
 	if err != nil {
 		t.Fatal(err)

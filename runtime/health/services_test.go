@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/firsthop/firsthop/runtime/services"
+
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 var (
@@ -40,7 +42,7 @@ func newServicesRig(t *testing.T) *servicesRig {
 func (r *servicesRig) answers(host string, port uint16, name types.NamespacedName, code, local int) {
 	r.t.Helper()
 	var a asked
-	await(r.t, fmt.Sprintf("%s:%d answers for %s with %d, %d", host, port, name, code, local), func() bool {
+	lab.Await(r.t, fmt.Sprintf("%s:%d answers for %s with %d, %d", host, port, name, code, local), func() bool {
 		a = ask(r.t, fmt.Sprintf("http://%s:%d/", host, port))
 		if code == 0 {
 			return a.err != nil
@@ -143,13 +145,13 @@ func TestAPortThatIsTakenIsServedWhenItIsFree(t *testing.T) {
 	}
 	defer l.Close()
 	r.Set(web, services.Health{Port: port, Ready4: 1, Has4: true})
-	await(t, "it says what is wrong", func() bool {
+	lab.Await(t, "it says what is wrong", func() bool {
 		u := r.Unserved()
 		return len(u) == 1 && u[0].Service == web && strings.Contains(u[0].Err, "has the port")
 	})
 	l.Close()
 	r.answers("127.0.0.1", port, web, 200, 1)
-	await(t, "all is well", func() bool { return len(r.Unserved()) == 0 })
+	lab.Await(t, "all is well", func() bool { return len(r.Unserved()) == 0 })
 }
 
 func TestHealthChecksAreServedOnTheAddressesOfNodePorts(t *testing.T) {
