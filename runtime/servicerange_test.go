@@ -95,12 +95,17 @@ func TestAddressesThatNoServiceHasAreRefusedAfterTheFirstWrite(t *testing.T) {
 }
 
 func TestNothingIsLeftBeforeAnythingWasWritten(t *testing.T) {
+	former := newRig(t)
+	former.tell(service("web", "10.96.1.1", 80, corev1.ProtocolTCP), slice("web", 80, corev1.ProtocolTCP, "10.0.0.1"))
+	former.syncAll()
+	former.settle()
 	r := newRig(t)
-	r.seed("192.0.2.10:6443")
+	r.f = former.f
+	r.e.writer.SetStore(r.f)
 	if err := r.e.writer.LeaveServiceRange(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	r.want("10.96.0.1:443", "[192.0.2.10:6443]")
+	r.want("10.96.1.1:80", "[10.0.0.1:80]") // which it has not heard of yet
 }
 
 func TestWithoutServiceCIDRsTheRangeStaysAsTheTableHasIt(t *testing.T) {
