@@ -38,6 +38,10 @@ const (
 type Finding struct {
 	Source   Source
 	Services []netip.AddrPort
+	// DefaultServices are those of Services that no file names: they belong to
+	// the default Service range of a product (10.43.0.0/16 of k3s). All others
+	// were read, from the configuration of a server or from the API.
+	DefaultServices []netip.AddrPort
 	// Endpoints may hold host names that are not resolved yet.
 	Endpoints []Endpoint
 	// Helpers are addresses that only help to ask the API: loopback ones
@@ -56,6 +60,9 @@ func (f *Finding) Empty() bool { return len(f.Services) == 0 && len(f.Endpoints)
 func (f *Finding) notef(format string, args ...any) {
 	f.Notes = append(f.Notes, fmt.Sprintf(format, args...))
 }
+
+// IsDefault reports whether a Service address is only the default of a product.
+func (f *Finding) IsDefault(a netip.AddrPort) bool { return slices.Contains(f.DefaultServices, a) }
 
 func (f *Finding) addService(a netip.AddrPort) {
 	if !slices.Contains(f.Services, a) {
@@ -169,6 +176,14 @@ func firstAddress(ranges string) (netip.Addr, error) {
 		return netip.Addr{}, fmt.Errorf("service range %s has no usable first address", p)
 	}
 	return a, nil
+}
+
+// addDefaultRange adds the Service IP of a range that a product uses where its
+// configuration names none.
+func (f *Finding) addDefaultRange(where, ranges string) {
+	before := len(f.Services)
+	f.addServiceRange(where, ranges)
+	f.DefaultServices = append(f.DefaultServices, f.Services[before:]...)
 }
 
 // addServiceRange adds the Service IP that belongs to a range.

@@ -90,7 +90,7 @@ func (r *rancher) addServer(f *Finding, cfg rancherConfig, where string) {
 			f.addServiceRange(where, strings.Join(cfg.ServiceCIDR, ","))
 		} else {
 			// The documented default of both (docs.k3s.io, "Networking").
-			f.addServiceRange("no service-cidr in "+where+", the default of "+string(r.source), "10.43.0.0/16")
+			f.addDefaultRange("no service-cidr in "+where+", the default of "+string(r.source), "10.43.0.0/16")
 		}
 	}
 	port := cfg.HTTPSListenPort

@@ -190,6 +190,24 @@ func TestFileSources(t *testing.T) {
 	}
 }
 
+func TestFindingTellsDefaultsFromWhatWasRead(t *testing.T) {
+	for sentence, tc := range map[string]struct {
+		config string
+		want   bool
+	}{
+		"a k3s server whose configuration names no range has the product's default": {"node-ip: 10.1.0.2\n", true},
+		"a range that is read counts as read, even where it equals the default":     {"service-cidr: 10.43.0.0/16\n", false},
+	} {
+		root := t.TempDir()
+		write(t, root, "/etc/rancher/k3s/config.yaml", tc.config)
+		write(t, root, "/var/lib/rancher/k3s/server/token", "t")
+		f := source(t, root, SourceK3s)
+		if len(f.Services) != 1 || f.IsDefault(f.Services[0]) != tc.want {
+			t.Errorf("%s: %v, defaults %v", sentence, f.Services, f.DefaultServices)
+		}
+	}
+}
+
 func TestKubeconfigFilesAreReadBelowTheRoot(t *testing.T) {
 	ca := apitest.NewCA(t)
 	root := t.TempDir()
