@@ -34,6 +34,9 @@ var arrows = map[string][]string{
 	"test": {"bpf"},
 }
 
+// groundFloor are the leaf packages that every layer may import. They import nothing of ours.
+var groundFloor = []string{"mounts/hostfs", "natinit/instance"}
+
 // testSupport holds the packages that tests may import and the product may not.
 const testSupport = "test"
 
@@ -57,16 +60,19 @@ func layer(path string) string {
 func judge(from, to string) error {
 	a, b := layer(from), layer(to)
 	allowed, known := arrows[a]
+	onGround := func(path string) bool { return slices.Contains(groundFloor, strings.TrimPrefix(path, module+"/")) }
 	switch {
 	case b == "":
 		return nil
+	case onGround(from) && !isTestSupport(to):
+		return fmt.Errorf("%s imports %s: a package of the ground floor imports nothing of ours", from, to)
 	case !known:
 		return fmt.Errorf("%s: the directory %s has no row in the table of arrows", from, a)
 	case isTestSupport(to) && isTestSupport(from):
 		return nil
 	case isTestSupport(to):
 		return fmt.Errorf("%s imports %s: only test files may", from, to)
-	case a == b && a != "cmd", slices.Contains(allowed, b):
+	case onGround(to), a == b && a != "cmd", slices.Contains(allowed, b):
 		return nil
 	case b == "cmd":
 		return fmt.Errorf("%s imports %s: nobody imports a command; move what is shared down", from, to)
@@ -97,6 +103,9 @@ func TestJudge(t *testing.T) {
 		{"test support uses test support", "natinit/apiserver/apitest", "test/lab", true},
 		{"test support uses what it supports", "natinit/apiserver/apitest", "natinit/apiserver", true},
 		{"test support points no arrow up", "natinit/apiserver/apitest", "bootstrap", false},
+		{"everybody reads files of the host", "natinit/apiserver", "mounts/hostfs", true},
+		{"the ground floor is no way to the rest of its layer", "natinit", "mounts", false},
+		{"the ground floor imports nothing of ours", "mounts/hostfs", "mounts", false},
 		{"a new directory needs a row", "misc", "bpf", false},
 	} {
 		if err := judge(module+"/"+tc.from, module+"/"+tc.to); (err == nil) != tc.allowed {

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"k8s.io/client-go/rest"
+
+	"github.com/firsthop/firsthop/mounts/hostfs"
 )
 
 // AskConfig says whom to ask, as whom.
@@ -273,12 +275,12 @@ func (s *session) get(ctx context.Context, c *http.Client, path string) (respons
 		return response{}, plainNetError(err)
 	}
 	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, 4*maxFile+1))
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 4*hostfs.MaxFile+1))
 	if err != nil {
 		return response{}, plainNetError(err)
 	}
-	if len(b) > 4*maxFile {
-		return response{}, fmt.Errorf("answer is larger than %d bytes", 4*maxFile)
+	if len(b) > 4*hostfs.MaxFile {
+		return response{}, fmt.Errorf("answer is larger than %d bytes", 4*hostfs.MaxFile)
 	}
 	return response{resp.StatusCode, b}, nil
 }

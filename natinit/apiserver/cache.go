@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/firsthop/firsthop/mounts/hostfs"
 )
 
 const (
@@ -112,13 +114,13 @@ func (c cacheJSON) sum() (string, error) {
 // wrong), or one of the file system.
 func Load(stateDir string) (*Known, error) {
 	path := CachePath(stateDir)
-	b, err := readFile("", path)
+	b, err := hostfs.In(stateDir).ReadTrusted(cacheFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w in %s", ErrNoCache, path)
 	}
 	if err != nil {
 		// A directory, a FIFO or a huge file in its place: not what we wrote.
-		if st, serr := os.Lstat(path); serr == nil && (!st.Mode().IsRegular() || st.Size() > maxFile) {
+		if st, serr := os.Lstat(path); serr == nil && (!st.Mode().IsRegular() || st.Size() > hostfs.MaxFile) {
 			return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 		}
 		return nil, err

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/firsthop/firsthop/mounts/hostfs"
 )
 
 var noon = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
@@ -142,7 +144,7 @@ func TestDamageIsSeenAndKept(t *testing.T) {
 		"an array":                   {"[]", "not JSON"},
 		"a multicast endpoint":       {strings.Replace(good, "10.0.0.1:6443", "224.0.0.1:6443", 1), "multicast"},
 		"rubbish behind":             {good + "x", "not JSON"},
-		"too large":                  {good + strings.Repeat(" ", maxFile), "larger than"},
+		"too large":                  {good + strings.Repeat(" ", hostfs.MaxFile), "larger than"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()

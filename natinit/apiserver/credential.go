@@ -9,6 +9,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/firsthop/firsthop/mounts/hostfs"
 )
 
 // Credential is an identity that a node has for its API server.
@@ -117,13 +119,14 @@ func inlineFiles(root, path string, raw *clientcmdapi.Config, name string) error
 	return errors.Join(errs...)
 }
 
-// loadServiceAccount reads the token that a pod is given.
+// loadServiceAccount reads the token that the kubelet gives this pod: files of the container, not of the host.
 func loadServiceAccount(dir string) (*Credential, error) {
-	token, err := readFile("", filepath.Join(dir, "token"))
+	own := hostfs.FS{}
+	token, err := own.ReadFile(filepath.Join(dir, "token"))
 	if err != nil {
 		return nil, err
 	}
-	ca, err := readFile("", filepath.Join(dir, "ca.crt"))
+	ca, err := own.ReadFile(filepath.Join(dir, "ca.crt"))
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,162 @@
+// Package hostfs reads files of the host, and tells which of them count.
+//
+// firsthop runs as root and decides by files where the node's API servers are and which program gives it credentials.
+// A file that somebody else than root can write must not take part in that. So there are two ways to read one:
+// [FS.ReadTrusted] for everything that decides something, [FS.ReadFile] for the rest.
+//
+// # Trust
+//
+// A file is trusted if the file, every directory on the way to it and every symbolic link on the way belong to uid 0,
+// and neither their group nor others may write them. A POSIX ACL that grants more shows in the group's bits, which hold
+// the ACL's mask then.
+//
+//   - The sticky bit makes up for a directory that others may write (/tmp, a tmpfs, /nix/store): they can add entries,
+//     but not replace or remove those of root, and an entry of theirs is not trusted. It is the rule by which the kernel
+//     follows links in such directories (fs.protected_symlinks).
+//   - FS.Root is given by root, as a flag or found as the root of process 1: it is checked itself, what is above it is
+//     not.
+//   - uid 0 is the one of our user namespace. An id that it does not map shows as the overflow uid, which is not
+//     trusted: it may be anybody. firsthop needs the machine's first user namespace to load programs, so there both
+//     are one.
+//   - A FUSE file system that a user has mounted says of its files what the user wants, so they are not trusted.
+//
+// Everything is checked on opened file descriptors, one path component after the other, so that nothing can be exchanged
+// between a check and its use.
+package hostfs
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// MaxFile bounds what is read of any file of the host. A kubeconfig is 10 kB; a manifest or a ConfigMap can at most be
+// 1 MiB in the API.
+const MaxFile = 1 << 20
+
+// FS is the host's file system. Paths are as the host sees them; symbolic links are followed below Root, absolute ones
+// too: the kubelet's client certificate is one (kubelet-client-current.pem).
+type FS struct {
+	// Root comes before every path: "" or "/" on the host, "/proc/1/root" or a directory in a container and in tests.
+	Root string
+
+	shown string // comes before paths in errors
+}
+
+// In reads below a directory that root has named to firsthop, as a state directory: what is above it is not checked.
+// Links do not lead out of it. Errors name the whole path.
+func In(dir string) FS { return FS{Root: dir, shown: dir} }
+
+// ReadFile reads a regular file, whoever may write it.
+func (f FS) ReadFile(name string) ([]byte, error) { return f.read(name, false) }
+
+// ReadTrusted reads a regular file that only root may write. For any other it returns an *[UntrustedError].
+func (f FS) ReadTrusted(name string) ([]byte, error) { return f.read(name, true) }
+
+// CheckTrusted returns nil if a file or directory exists and only root may write it.
+func (f FS) CheckTrusted(name string) error {
+	w, err := f.walk(name, true)
+	if err == nil {
+		w.close()
+	}
+	return err
+}
+
+// Exists reports whether the host has something at a path.
+func (f FS) Exists(name string) bool {
+	w, err := f.walk(name, false)
+	if err != nil {
+		return false
+	}
+	w.close()
+	return true
+}
+
+func (f FS) read(name string, trusted bool) ([]byte, error) {
+	w, err := f.walk(name, trusted)
+	if err != nil {
+		return nil, err
+	}
+	defer w.close()
+	file, err := w.open(unix.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	b, err := io.ReadAll(io.LimitReader(file, MaxFile+1))
+	if err != nil {
+		return nil, plainPathError(w.name, err)
+	}
+	if len(b) > MaxFile {
+		return nil, fmt.Errorf("%s is larger than %d bytes", w.name, MaxFile)
+	}
+	return b, nil
+}
+
+// Glob lists the paths that match a pattern, in lexical order. A wildcard may stand in any component. It does not look
+// at who may write them: reading them does.
+func (f FS) Glob(pattern string) []string {
+	found := []string{"/"}
+	for _, c := range strings.Split(path.Clean("/" + pattern)[1:], "/") {
+		var next []string
+		for _, dir := range found {
+			if !strings.ContainsAny(c, `*?[\`) {
+				next = append(next, path.Join(dir, c))
+				continue
+			}
+			for _, name := range f.names(dir) {
+				if ok, _ := filepath.Match(c, name); ok {
+					next = append(next, path.Join(dir, name))
+				}
+			}
+		}
+		found = next
+	}
+	found = slices.DeleteFunc(found, func(p string) bool { return !f.exists(p) })
+	slices.Sort(found)
+	return found
+}
+
+// exists is Exists, but a link that leads nowhere exists too, as for a shell's pattern.
+func (f FS) exists(name string) bool {
+	w, err := f.walk(path.Dir(name), false)
+	if err != nil {
+		return false
+	}
+	defer w.close()
+	var st unix.Stat_t
+	return unix.Fstatat(w.fd, path.Base(name), &st, unix.AT_SYMLINK_NOFOLLOW) == nil
+}
+
+func (f FS) names(dir string) []string {
+	w, err := f.walk(dir, false)
+	if err != nil {
+		return nil
+	}
+	defer w.close()
+	fd, err := unix.Openat(w.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	d := os.NewFile(uintptr(fd), dir)
+	defer d.Close()
+	names, _ := d.Readdirnames(-1)
+	return names
+}
+
+// plainPathError names the host's path, not the one below Root.
+func plainPathError(name string, err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		err = pe.Err
+	}
+	return fmt.Errorf("%s: %w", name, err)
+}
