@@ -2,7 +2,6 @@ package apiserver
 
 import (
 	"context"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,7 +12,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"k8s.io/client-go/rest"
@@ -30,6 +28,10 @@ type AskConfig struct {
 	Candidates []Endpoint
 	// Dial is the way out; nil is a plain one. Proxies are ignored.
 	Dial Dial
+	// Trust verifies the servers that answer; nil leaves it to each
+	// credential's own CA. Without either nobody is asked: an answer that
+	// cannot be verified is no answer, and a token is sent to nobody unknown.
+	Trust *Trust
 	// Thorough asks every question, for a person who wants to see; otherwise
 	// the ConfigMaps are asked only if the first answer is not complete.
 	Thorough bool
@@ -54,8 +56,10 @@ const maxAskAtOnce = 16
 
 // Ask asks the API, within ctx, which addresses it has: the Service
 // default/kubernetes and its endpoints, and ConfigMaps that name them. For
-// each credential all candidates are asked at once, and the first answer
-// counts. What a node may read is listed in docs/discovery.md.
+// each credential all candidates are asked at once. The first that answers
+// both questions, or refuses them, counts; one that is sick (500, 503, 429,
+// an answer that is none) does not while another may come. What a node may
+// read is listed in docs/discovery.md.
 func Ask(ctx context.Context, cfg AskConfig) Answer {
 	f := Finding{Source: SourceAPI}
 	var candidates []Endpoint
@@ -64,48 +68,73 @@ func Ask(ctx context.Context, cfg AskConfig) Answer {
 			candidates = append(candidates, e)
 		}
 	}
+	var creds []*Credential
+	for _, c := range cfg.Credentials {
+		if cfg.trust(c) == nil {
+			f.notef("not asked with %s: no CA certificate is known that a server could be verified with", c.Path)
+			continue
+		}
+		creds = append(creds, c)
+	}
 	switch {
 	case len(candidates) == 0:
 		f.notef("not asked: no address to ask at")
 	case len(cfg.Credentials) == 0:
 		f.notef("not asked: no credentials on this node")
 	}
-	if len(f.Notes) > 0 {
+	if len(candidates) == 0 || len(creds) == 0 {
 		return Answer{Findings: append([]Finding{f}, notAsked("the API was not asked")...)}
 	}
 	candidates = candidates[:min(len(candidates), maxAskAtOnce)]
 
-	var s *session
-	for i, cred := range cfg.Credentials {
-		one, cancel := part(ctx, len(cfg.Credentials)-i)
-		next, errs := openSession(one, cfg.Dial, cred, candidates)
+	var best *asked
+	for i, cred := range creds {
+		one, cancel := part(ctx, len(creds)-i)
+		next, notes := race(one, cfg, cred, candidates)
 		cancel()
-		f.Notes = append(f.Notes, errs...)
-		if next == nil && ctx.Err() != nil {
-			break
+		f.Notes = append(f.Notes, notes...)
+		if next != nil && (best == nil || next.better(best)) {
+			best, next = next, best
 		}
-		if next == nil {
-			continue // another CA or identity may do better
+		if next != nil {
+			next.s.close()
 		}
-		if s != nil {
-			s.close()
-		}
-		s = next
-		if s.askService(ctx, &f); !f.Empty() {
+		if best != nil && best.complete() || ctx.Err() != nil {
 			break
 		}
 	}
-	if s == nil {
+	if best == nil {
 		return Answer{Findings: append([]Finding{f}, notAsked("no API server answered")...)}
 	}
-	defer s.close()
-	a := Answer{Findings: []Finding{f}, CA: s.cred.CA()}
+	defer best.s.close()
+	for _, a := range best.services {
+		f.addService(a)
+	}
+	for _, e := range best.endpoints {
+		f.addEndpoint(e)
+	}
+	a := Answer{Findings: []Finding{f}, CA: best.s.trust.CA}
 	if a.Complete() && !cfg.Thorough {
 		a.Findings = append(a.Findings, notAsked("not asked: the API's own answer is complete")...)
 		return a
 	}
-	a.Findings = append(a.Findings, s.askConfigMaps(ctx)...)
+	a.Findings = append(a.Findings, best.s.askConfigMaps(ctx)...)
 	return a
+}
+
+// trust is what servers are verified with for a credential, nil if nothing is known.
+func (c *AskConfig) trust(cred *Credential) *Trust {
+	if c.Trust.Known() {
+		return c.Trust
+	}
+	t := &Trust{CA: cred.ca}
+	if cred.hostTrust {
+		t.Host, t.HostCA = hostOf(cred.clusterRef(StandingOther).Server), cred.hostCA
+	}
+	if t.Known() || t.Host != "" && len(t.HostCA) > 0 {
+		return t
+	}
+	return nil
 }
 
 // part gives one of n equal parts of the time that is left: with one silent
@@ -126,16 +155,153 @@ func notAsked(why string) []Finding {
 	return out
 }
 
+// asked is what one server said to one identity.
+type asked struct {
+	s         *session // nil if it gave no answer at all
+	services  []netip.AddrPort
+	endpoints []Endpoint
+	// settled is true when no other server is expected to say more: each
+	// question was answered or refused.
+	settled bool
+	notes   []string
+}
+
+func (a *asked) complete() bool { return len(a.services) > 0 && len(a.endpoints) > 0 }
+
+func (a *asked) known() int {
+	n := 0
+	if len(a.services) > 0 {
+		n += 2
+	}
+	if len(a.endpoints) > 0 {
+		n++
+	}
+	return n
+}
+
+func (a *asked) better(o *asked) bool {
+	if a.known() != o.known() {
+		return a.known() > o.known()
+	}
+	return a.settled && !o.settled
+}
+
+// race asks all candidates at once as one identity, and returns the first
+// that settles the questions; else, when all have answered or the time is up,
+// the one that said most, if any said something. The notes are of what is
+// returned and of those that failed until then.
+func race(ctx context.Context, cfg AskConfig, cred *Credential, candidates []Endpoint) (*asked, []string) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ch := make(chan *asked, len(candidates))
+	for _, at := range candidates {
+		go func() { ch <- askOne(ctx, cfg, cred, at) }()
+	}
+	var best *asked
+	var notes []string
+	drop := func(a *asked) {
+		if a != nil {
+			notes = append(notes, a.notes...)
+			a.closeSession()
+		}
+	}
+	for i := range candidates {
+		select {
+		case a := <-ch:
+			switch {
+			case a.s == nil:
+				drop(a)
+			case best == nil || a.better(best):
+				drop(best)
+				best = a
+			default:
+				drop(a)
+			}
+			if best != nil && best.settled {
+				go closeLate(ch, len(candidates)-i-1)
+				return best, append(notes, best.notes...)
+			}
+		case <-ctx.Done():
+			// An exec plugin does not know of contexts: leave it behind.
+			go closeLate(ch, len(candidates)-i)
+			notes = append(notes, fmt.Sprintf("with %s: no answer in time", cred.Path))
+			if best != nil {
+				notes = append(notes, best.notes...)
+			}
+			return best, notes
+		}
+	}
+	if best != nil {
+		notes = append(notes, best.notes...)
+	}
+	return best, notes
+}
+
+func closeLate(ch <-chan *asked, n int) {
+	for range n {
+		(<-ch).closeSession()
+	}
+}
+
+func (a *asked) closeSession() {
+	if a.s != nil {
+		a.s.close()
+	}
+}
+
+// askOne asks one server. A kubelet may get both objects but not list the
+// endpoints; system:node-proxier may list but not get.
+func askOne(ctx context.Context, cfg AskConfig, cred *Credential, at Endpoint) *asked {
+	a := &asked{}
+	s, err := newSession(cfg, cred, at)
+	var first response
+	if err == nil {
+		first, err = s.get(ctx, s.client, servicePath)
+	}
+	if err != nil {
+		if s != nil {
+			s.close()
+		}
+		a.notes = append(a.notes, fmt.Sprintf("%s, with %s: %v", at, cred.Path, err))
+		return a
+	}
+	a.s = s
+	where := fmt.Sprintf("asked %s with %s", at, cred.Path)
+	services, sErr := firstOf(ctx, s, []question[netip.AddrPort]{
+		{servicePath, &first, decodeService}, {serviceListPath, nil, decodeServiceList}})
+	endpoints, eErr := firstOf(ctx, s, []question[Endpoint]{
+		{endpointsPath, nil, decodeEndpoints}, {endpointsListPath, nil, decodeEndpointsList}, {slicesPath, nil, decodeSlices}})
+	a.services, a.endpoints = services, endpoints
+	if sErr != nil {
+		a.notes = append(a.notes, fmt.Sprintf("%s: Service default/kubernetes: %v", where, sErr))
+	}
+	if eErr != nil {
+		a.notes = append(a.notes, fmt.Sprintf("%s: endpoints of default/kubernetes: %v", where, eErr))
+	}
+	if len(a.notes) == 0 {
+		a.notes = append(a.notes, where)
+	}
+	a.settled = settles(sErr) && settles(eErr)
+	return a
+}
+
+// settles reports whether a question was answered, or refused as every healthy
+// server would refuse it.
+func settles(err error) bool {
+	var s statusError
+	return err == nil || errors.As(err, &s) && (s.status == http.StatusUnauthorized || s.status == http.StatusForbidden)
+}
+
 // session is a client that talks to one address as one identity.
 type session struct {
 	cred   *Credential
+	trust  *Trust
 	at     Endpoint
 	base   string // URL of the API's root
 	client *http.Client
 	// anonymous is the same without the identity.
 	anonymous *http.Client
 	idle      []*http.Transport
-	service   response // of the question that opened it
 }
 
 func (s *session) close() {
@@ -149,79 +315,31 @@ type response struct {
 	body   []byte
 }
 
-// openSession asks for the Service at every candidate at once and keeps the
-// first that answers, whatever the status. The errors are sentences.
-func openSession(ctx context.Context, dial Dial, cred *Credential, candidates []Endpoint) (*session, []string) {
-	ctx, cancel := context.WithCancel(ctx)
-	type outcome struct {
-		s   *session
-		err error
-		at  Endpoint
-	}
-	ch := make(chan outcome, len(candidates))
-	for _, at := range candidates {
-		go func() {
-			s, err := newSession(dial, cred, at)
-			if err == nil {
-				s.service, err = s.get(ctx, s.client, servicePath)
-			}
-			ch <- outcome{s, err, at}
-		}()
-	}
-	var errs []string
-	for i := range candidates {
-		select {
-		case o := <-ch:
-			if o.err == nil {
-				cancel()
-				go func() { // the others may have answered too
-					for range len(candidates) - i - 1 {
-						if late := <-ch; late.s != nil {
-							late.s.close()
-						}
-					}
-				}()
-				return o.s, nil
-			}
-			errs = append(errs, fmt.Sprintf("%s, with %s: %v", o.at, cred.Path, o.err))
-		case <-ctx.Done():
-			// An exec plugin does not know of contexts: leave it behind.
-			cancel()
-			return nil, append(errs, fmt.Sprintf("with %s: no answer in time", cred.Path))
-		}
-	}
-	cancel()
-	return nil, errs
-}
-
 // newSession builds the client. It does not connect.
-func newSession(dial Dial, cred *Credential, at Endpoint) (*session, error) {
+func newSession(ask AskConfig, cred *Credential, at Endpoint) (*session, error) {
+	if cred.Server != "" && !strings.HasPrefix(cred.Server, "https://") && strings.Contains(cred.Server, "://") {
+		return nil, errors.New("the kubeconfig's server is not https")
+	}
 	cfg := rest.CopyConfig(cred.config)
+	cfg.CAData, cfg.CAFile, cfg.Insecure = nil, "", true // verified below
 	host, path := serverHost(cfg.Host)
 	tlsCfg, err := rest.TLSConfigFor(cfg)
 	if err != nil {
 		return nil, err
 	}
-	if tlsCfg == nil {
-		return nil, errors.New("the kubeconfig's server is not https")
-	}
 	tlsCfg.NextProtos = []string{"http/1.1"}
 	if tlsCfg.ServerName == "" {
 		tlsCfg.ServerName = host
 	}
-	if !tlsCfg.InsecureSkipVerify { // unless the kubeconfig itself asks for it
-		// The address may be of another server than the one that the kubeconfig
-		// names, so any of the names of an API server will do; the CA must be right.
-		names := append(certNames(at), tlsCfg.ServerName)
-		roots := tlsCfg.RootCAs
-		if roots == nil {
-			if roots, err = x509.SystemCertPool(); err != nil {
-				return nil, err
-			}
-		}
-		tlsCfg.InsecureSkipVerify = true
-		tlsCfg.VerifyConnection = verifyAny(roots, names)
+	// The address may be of another server than the one that the kubeconfig
+	// names, so any of the names of an API server will do; the CA must be right.
+	trust := ask.trust(cred)
+	verify := trust.verifier(at, nil, tlsCfg.ServerName)
+	if verify == nil {
+		return nil, errors.New("no CA certificate is known that it could be verified with")
 	}
+	tlsCfg.InsecureSkipVerify = true // verified by:
+	tlsCfg.VerifyConnection = verify
 	addr := at.Addr.String()
 	transport := func(certificates bool) *http.Transport {
 		c := tlsCfg.Clone()
@@ -232,7 +350,7 @@ func newSession(dial Dial, cred *Credential, at Endpoint) (*session, error) {
 			TLSClientConfig:    c,
 			DisableCompression: true,
 			DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-				return dial.orPlain()(ctx, network, addr)
+				return ask.Dial.orPlain()(ctx, network, addr)
 			},
 		}
 	}
@@ -243,7 +361,7 @@ func newSession(dial Dial, cred *Credential, at Endpoint) (*session, error) {
 	}
 	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return &session{
-		cred: cred, at: at, base: (&url.URL{Scheme: "https", Host: at.Addr.String(), Path: path}).String(),
+		cred: cred, trust: trust, at: at, base: (&url.URL{Scheme: "https", Host: at.Addr.String(), Path: path}).String(),
 		client:    &http.Client{Transport: rt, CheckRedirect: stay},
 		anonymous: &http.Client{Transport: other, CheckRedirect: stay},
 		idle:      []*http.Transport{own, other},
@@ -293,37 +411,6 @@ const (
 	slicesPath        = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=kubernetes.io%2Fservice-name%3Dkubernetes"
 )
 
-// askService asks for the Service and its endpoints. A kubelet may get both
-// objects but not list the endpoints; system:node-proxier may list but not get.
-func (s *session) askService(ctx context.Context, f *Finding) {
-	where := fmt.Sprintf("asked %s with %s", s.at, s.cred.Path)
-	var wg sync.WaitGroup
-	var eps []Endpoint
-	var epsErr error
-	wg.Go(func() {
-		eps, epsErr = firstOf(ctx, s, []question[Endpoint]{
-			{endpointsPath, nil, decodeEndpoints}, {endpointsListPath, nil, decodeEndpointsList}, {slicesPath, nil, decodeSlices}})
-	})
-	services, err := firstOf(ctx, s, []question[netip.AddrPort]{
-		{servicePath, &s.service, decodeService}, {serviceListPath, nil, decodeServiceList}})
-	wg.Wait()
-	if err != nil {
-		f.notef("%s: Service default/kubernetes: %v", where, err)
-	}
-	if epsErr != nil {
-		f.notef("%s: endpoints of default/kubernetes: %v", where, epsErr)
-	}
-	for _, a := range services {
-		f.addService(a)
-	}
-	for _, e := range eps {
-		f.addEndpoint(e)
-	}
-	if err == nil && epsErr == nil {
-		f.notef("%s", where)
-	}
-}
-
 type question[T any] struct {
 	path   string
 	known  *response // the answer, where it is there already
@@ -366,5 +453,13 @@ func (r response) err() error {
 		Message string `json:"message"`
 	}
 	_ = json.Unmarshal(r.body, &st)
-	return fmt.Errorf("%d %s", r.status, orElse(clip(st.Message), http.StatusText(r.status)))
+	return statusError{r.status, orElse(clip(st.Message), http.StatusText(r.status))}
 }
+
+// statusError is an answer other than 200.
+type statusError struct {
+	status  int
+	message string
+}
+
+func (e statusError) Error() string { return fmt.Sprintf("%d %s", e.status, e.message) }

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -131,7 +132,7 @@ func TestAskGoesOnToTheNextCredential(t *testing.T) {
 	c.NoAnonymous = true
 	at, _ := c.Serve(t, "10.99.0.1:0")
 	other := apitest.NewCA(t)
-	expired := credential(t, strings.Replace(kubeconfig("https://"+at.String()), "certificate-authority-data: Y2E=", "insecure-skip-tls-verify: true", 1))
+	expired := credential(t, strings.Replace(kubeconfig("https://"+at.String()), "Y2E=", base64.StdEncoding.EncodeToString(c.CA.PEM), 1))
 	foreign := credential(t, other.Kubeconfig(t, "https://"+at.String(), node, nodes))
 	good := credential(t, c.CA.Kubeconfig(t, "https://"+at.String(), node, nodes))
 	a := Ask(within(t, 5*time.Second), AskConfig{Credentials: []*Credential{foreign, expired, good}, Candidates: []Endpoint{{Addr: at}}})

@@ -42,6 +42,8 @@ type Known struct {
 	Endpoints []KnownEndpoint
 	// Source says who found them, for people.
 	Source string
+	// CA holds the CA certificates (PEM) of the cluster that they are of, nil if unknown.
+	CA []byte
 	// SavedAt is when they were written, by the wall clock of the node.
 	SavedAt time.Time
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -147,17 +148,23 @@ func (c *Checker) attempt(ctx context.Context, k *keptConn) (a attempt) {
 			r.State, r.Kind, r.Err = Dead, errorKind(err), plainNetError(err)
 			return a
 		}
-		tc := tls.Client(conn, c.p.tlsConfig(c.endpoint))
+		var v verdict
+		tc := tls.Client(conn, c.p.tlsConfig(c.endpoint, &v))
 		if err := tc.HandshakeContext(ctx); err != nil {
 			conn.Close()
 			r.handshakeFailed(err)
 			return a
 		}
+		if r.shakenHands(v); r.Kind == KindExpired {
+			conn.Close()
+			return a
+		}
 		k = newKeptConn(conn, tc)
+		k.verified, k.leaf = v.verified, v.leaf
 		start = time.Now()
 	}
 	a.conn = k
-	r.Verified = c.p.roots != nil
+	r.Verified, r.Certificate = k.verified, k.leaf
 	status, err := k.ask(ctx, c.endpoint)
 	if err != nil {
 		r.answerFailed(err)
@@ -174,13 +181,15 @@ func (c *Checker) attempt(ctx context.Context, k *keptConn) (a attempt) {
 // keptConn is one TLS connection and the goroutine that reads from it, so
 // that its end is noticed when it happens and not at the next question.
 type keptConn struct {
-	conn    net.Conn
-	tls     *tls.Conn
-	born    time.Time
-	asked   atomic.Bool // a question has no answer yet
-	answers chan int    // HTTP status; room for one
-	lost    chan struct{}
-	err     error // why it ended; read after lost is closed
+	conn     net.Conn
+	tls      *tls.Conn
+	verified bool
+	leaf     *x509.Certificate
+	born     time.Time
+	asked    atomic.Bool // a question has no answer yet
+	answers  chan int    // HTTP status; room for one
+	lost     chan struct{}
+	err      error // why it ended; read after lost is closed
 }
 
 var errUnasked = errors.New("server sent data that nobody asked for")

@@ -20,10 +20,22 @@ type Credential struct {
 	// Server is the URL of the kubeconfig; "" for a ServiceAccount.
 	Server string
 	config *rest.Config
+	ca     []byte
+	// hostTrust is true when the file names no CA and does not ask to go without.
+	hostTrust bool
+	hostCA    []byte
 }
 
 // CA gives the cluster's CA certificates (PEM), nil if the file names none.
-func (c *Credential) CA() []byte { return c.config.CAData }
+func (c *Credential) CA() []byte { return c.ca }
+
+func (c *Credential) clusterRef(s Standing) ClusterRef {
+	r := ClusterRef{Path: c.Path, Standing: s, CA: c.ca, HostTrust: c.hostTrust, HostCA: c.hostCA}
+	if e, _, err := parseServerURL(c.Server); err == nil {
+		r.Server = e
+	}
+	return r
+}
 
 // LoadKubeconfig reads a kubeconfig of the host. Every file that it names
 // is read at once, below root, so that nothing is read behind our back later;
@@ -46,7 +58,13 @@ func LoadKubeconfig(root, path string) (*Credential, error) {
 	if ctx == "" {
 		return c, fmt.Errorf("%s: has no current context, so no credentials", path)
 	}
-	if err := inlineFiles(root, path, raw, ctx); err != nil {
+	insecure := cluster.InsecureSkipTLSVerify
+	c.hostTrust = !insecure && cluster.CertificateAuthority == "" && len(cluster.CertificateAuthorityData) == 0
+	err = inlineFiles(root, path, raw, ctx)
+	if !insecure {
+		c.ca = cluster.CertificateAuthorityData
+	}
+	if err != nil {
 		return c, err
 	}
 	if raw.AuthInfos[raw.Contexts[ctx].AuthInfo] == nil {
@@ -132,5 +150,5 @@ func loadServiceAccount(dir string) (*Credential, error) {
 	}
 	cfg := &rest.Config{Host: "https://kubernetes.default.svc", BearerToken: strings.TrimSpace(string(token))}
 	cfg.CAData = ca
-	return &Credential{Path: dir, config: cfg}, nil
+	return &Credential{Path: dir, config: cfg, ca: ca}, nil
 }

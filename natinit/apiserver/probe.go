@@ -37,6 +37,9 @@ type Strength int
 const (
 	// TCP is satisfied when the connection is accepted.
 	TCP Strength = iota
+	// Verified asks for TLS with a certificate of the node's cluster (Trust).
+	// Where none can be verified, it asks for no more than TCP.
+	Verified
 	// Ready asks for TLS and GET /readyz: 2xx, 401 and 403 are live. (An API
 	// server with anonymous requests switched off, or without the default
 	// role for the public, refuses the question, but it is up.)
@@ -44,10 +47,7 @@ const (
 )
 
 func (s Strength) String() string {
-	if s == Ready {
-		return "ready"
-	}
-	return "tcp"
+	return [...]string{"tcp", "verified", "ready"}[s]
 }
 
 // State is what a probe found, in the order of preference.
@@ -83,6 +83,7 @@ const (
 	KindUnreachable Kind = "unreachable" // no route, or a router said so
 	KindUnresolved  Kind = "unresolved"  // a name without an address
 	KindTLS         Kind = "tls"         // not TLS, or another cluster's certificate
+	KindExpired     Kind = "expired"     // our cluster's certificate, not valid at this node's time
 	KindHTTP        Kind = "http"        // an answer other than ready
 	KindClosed      Kind = "closed"      // accepted, then closed or reset
 	KindOther       Kind = "other"
@@ -94,10 +95,12 @@ type ProbeConfig struct {
 	// Timeout bounds one endpoint's probe, connect and answer together;
 	// 0 means one second. ctx bounds all of them.
 	Timeout time.Duration
-	// CA holds the cluster's CA certificates (PEM). With it, a server of
-	// another cluster that has taken over an address is found out. Without it
-	// the certificate is not verified: a probe sends no credentials and
-	// believes nothing of what it reads but the status code.
+	// Trust verifies certificates. With it, a server of another cluster that
+	// has taken over an address is found out. Without it nothing is verified: a
+	// probe sends no credentials and believes nothing of what it reads but the
+	// status code.
+	Trust *Trust
+	// CA is short for Trust with these CA certificates (PEM).
 	CA []byte
 	// Dial is the way out; nil is a plain one.
 	Dial Dial
@@ -114,6 +117,8 @@ type ProbeResult struct {
 	Status int
 	// Verified is true when the certificate is of the cluster's CA.
 	Verified bool
+	// Certificate is the server's, if it is verified.
+	Certificate *x509.Certificate
 	// Err is why the endpoint is not live, nil if it is.
 	Err error
 }
@@ -150,21 +155,18 @@ func Probe(ctx context.Context, endpoints []Endpoint, cfg ProbeConfig) []ProbeRe
 }
 
 type prober struct {
-	cfg   ProbeConfig
-	dial  Dial
-	roots *x509.CertPool
+	cfg  ProbeConfig
+	dial Dial
 }
 
 func newProber(cfg ProbeConfig) prober {
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = probeTimeout
 	}
-	p := prober{cfg: cfg, dial: cfg.Dial.orPlain()}
-	if cfg.Strength == Ready && len(cfg.CA) > 0 {
-		p.roots = x509.NewCertPool()
-		p.roots.AppendCertsFromPEM(cfg.CA)
+	if cfg.Trust == nil && len(cfg.CA) > 0 {
+		cfg.Trust = &Trust{CA: cfg.CA}
 	}
-	return p
+	return prober{cfg: cfg, dial: cfg.Dial.orPlain()}
 }
 
 func (p *prober) probe(ctx context.Context, e Endpoint) (r ProbeResult) {
@@ -183,7 +185,7 @@ func (p *prober) probe(ctx context.Context, e Endpoint) (r ProbeResult) {
 		return r
 	}
 	defer conn.Close()
-	if p.cfg.Strength == TCP {
+	if p.cfg.Strength == TCP || p.cfg.Strength == Verified && !p.cfg.Trust.Verifies(e) {
 		r.State = Live
 		return r
 	}
@@ -200,12 +202,19 @@ func (p *prober) probe(ctx context.Context, e Endpoint) (r ProbeResult) {
 // it would add redirects, proxies, retries and pools, none of which belong
 // into a probe.
 func (p *prober) ready(r *ProbeResult, conn net.Conn) {
-	tc := tls.Client(conn, p.tlsConfig(r.Endpoint))
+	var v verdict
+	tc := tls.Client(conn, p.tlsConfig(r.Endpoint, &v))
 	if err := tc.Handshake(); err != nil {
 		r.handshakeFailed(err)
 		return
 	}
-	r.Verified = p.roots != nil
+	if r.shakenHands(v); r.Kind == KindExpired {
+		return
+	}
+	if p.cfg.Strength == Verified {
+		r.State = Live
+		return
+	}
 	fmt.Fprintf(tc, "GET /readyz HTTP/1.1\r\nHost: %s\r\nUser-Agent: firsthop\r\nAccept: */*\r\nConnection: close\r\n\r\n", r.Endpoint.hostPort())
 	// The limit holds for status line and headers together; the body is not read.
 	resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(tc, 64<<10)), nil)
@@ -214,6 +223,14 @@ func (p *prober) ready(r *ProbeResult, conn net.Conn) {
 		return
 	}
 	r.judge(resp.StatusCode)
+}
+
+// shakenHands enters what a handshake told.
+func (r *ProbeResult) shakenHands(v verdict) {
+	r.Verified, r.Certificate = v.verified, v.leaf
+	if v.expired != nil {
+		r.State, r.Kind, r.Err = NotReady, KindExpired, v.expired
+	}
 }
 
 // handshakeFailed enters why TLS did not come about.
@@ -245,17 +262,15 @@ func (r *ProbeResult) judge(status int) {
 	}
 }
 
-func (p *prober) tlsConfig(e Endpoint) *tls.Config {
+func (p *prober) tlsConfig(e Endpoint, v *verdict) *tls.Config {
 	c := &tls.Config{
 		// A name goes into SNI, since load balancers choose by it; an address
 		// sends none, as the clients of the Service IP do.
 		ServerName:         e.Host,
 		NextProtos:         []string{"http/1.1"},
-		InsecureSkipVerify: true, // see ProbeConfig.CA; with a CA, verified below
+		InsecureSkipVerify: true, // verified below, where it can be; see ProbeConfig.Trust
 	}
-	if p.roots != nil {
-		c.VerifyConnection = verifyAny(p.roots, certNames(e))
-	}
+	c.VerifyConnection = p.cfg.Trust.verifier(e, v)
 	return c
 }
 
@@ -272,31 +287,6 @@ func certNames(e Endpoint) []string {
 		names = append(names, e.Host)
 	}
 	return names
-}
-
-// verifyAny verifies the chain as crypto/tls would, but accepts a
-// certificate for any of several names.
-func verifyAny(roots *x509.CertPool, names []string) func(tls.ConnectionState) error {
-	return func(cs tls.ConnectionState) error {
-		if len(cs.PeerCertificates) == 0 {
-			return errors.New("server sent no certificate")
-		}
-		leaf := cs.PeerCertificates[0]
-		opts := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool()}
-		for _, c := range cs.PeerCertificates[1:] {
-			opts.Intermediates.AddCert(c)
-		}
-		if _, err := leaf.Verify(opts); err != nil {
-			return &tls.CertificateVerificationError{UnverifiedCertificates: cs.PeerCertificates, Err: err}
-		}
-		var last error
-		for _, n := range names {
-			if last = leaf.VerifyHostname(n); last == nil {
-				return nil
-			}
-		}
-		return &tls.CertificateVerificationError{UnverifiedCertificates: cs.PeerCertificates, Err: last}
-	}
 }
 
 // errorKind sorts an error of dialling, TLS or reading.

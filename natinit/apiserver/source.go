@@ -50,8 +50,13 @@ type Finding struct {
 	Helpers []Endpoint
 	// Credentials can be used to ask the API.
 	Credentials []*Credential
+	// Clusters are the files that tell which cluster this is, see Decide.
+	Clusters []ClusterRef
 	// Notes say, one sentence each, where something was found or why not.
 	Notes []string
+
+	at     string // the kubeconfig that is being read, "" for another file
+	givers map[Endpoint][]string
 }
 
 // Empty reports whether the source gave no address.
@@ -76,9 +81,18 @@ func (f *Finding) addEndpoint(e Endpoint) {
 	if e.loopback() {
 		list = &f.Helpers
 	}
+	f.givenBy(e)
 	if !slices.Contains(*list, e) {
 		*list = append(*list, e)
 	}
+}
+
+// givenBy notes which kubeconfig, or another file, names an endpoint.
+func (f *Finding) givenBy(e Endpoint) {
+	if f.givers == nil {
+		f.givers = map[Endpoint][]string{}
+	}
+	f.givers[e] = append(f.givers[e], f.at)
 }
 
 // addEntry adds an ip:port or name:port that a file holds.
@@ -107,6 +121,7 @@ func (f *Finding) addURL(where, raw string, port uint16) {
 	switch {
 	case path:
 		f.notef("%s: server %s has a path; a Service cannot add one, so it is used only to ask the API", where, clip(raw))
+		f.givenBy(e)
 		f.Helpers = append(f.Helpers, e)
 		return
 	case e.loopback():
@@ -120,7 +135,12 @@ func (f *Finding) addURL(where, raw string, port uint16) {
 // addKubeconfig reads a kubeconfig: its server and its credentials. It
 // reports whether there was one.
 func (f *Finding) addKubeconfig(root, path string) bool {
+	f.at = path
+	defer func() { f.at = "" }()
 	c, err := LoadKubeconfig(root, path)
+	if c != nil {
+		f.Clusters = append(f.Clusters, c.clusterRef(standingOf(f.Source, path)))
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && !exists(root, path):
 		return false
@@ -201,7 +221,11 @@ func (f *Finding) addServiceRange(where, ranges string) {
 // FileSources reads every source that is in files of the host, in rank
 // order. Nothing is dialled, no name is looked up, nothing is changed.
 func FileSources(root string) []Finding {
-	return []Finding{kubeadmSource(root), kubeletSource(root), rancherSource(root, k3s), rancherSource(root, rke2), microk8sSource(root)}
+	out := []Finding{kubeadmSource(root), kubeletSource(root), rancherSource(root, k3s), rancherSource(root, rke2), microk8sSource(root)}
+	for i := range out {
+		out[i].addCAFiles(root)
+	}
+	return out
 }
 
 // KubeconfigSource reads one kubeconfig of the host, that of whoever was

@@ -45,6 +45,7 @@ func PodSource(env PodEnvironment) Finding {
 			f.notef("no ServiceAccount: %v", err)
 		} else {
 			f.Credentials = append(f.Credentials, c)
+			f.Clusters = append(f.Clusters, c.clusterRef(StandingPod))
 		}
 	}
 	if len(f.Notes) == 0 {
