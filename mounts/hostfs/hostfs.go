@@ -34,6 +34,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -68,6 +69,16 @@ func (f FS) CheckTrusted(name string) error {
 		w.close()
 	}
 	return err
+}
+
+// ModTime is when a file was last written.
+func (f FS) ModTime(name string) (time.Time, error) {
+	w, err := f.walk(name, false)
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer w.close()
+	return time.Unix(w.st.Mtim.Unix()), nil
 }
 
 // Exists reports whether the host has something at a path.

@@ -4,6 +4,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/firsthop/firsthop/natinit/hostproc"
 )
 
 // kubeletFiles are kubeconfigs of kubelets that kubeadm did not set up.
@@ -106,18 +108,19 @@ func words(s string) []string {
 	return out
 }
 
-// runningKubelet looks for a process named kubelet below root's /proc.
+// kubeletUnits are the services that run a kubelet as their main process.
+var kubeletUnits = []string{"kubelet", "snap.kubelet-eks.daemon", "snap.k8s.kubelet"}
+
+// runningKubelet gives the kubeconfigs of the kubelet that systemd or OpenRC has started. Any user may call a process
+// kubelet and give it arguments, so another one does not count.
 func runningKubelet(root string) []string {
-	for _, p := range glob(root, "/proc/[0-9]*") {
-		comm, err := readFile(root, p+"/comm")
-		if err != nil || strings.TrimSpace(string(comm)) != "kubelet" {
-			continue
-		}
-		cmdline, err := readFile(root, p+"/cmdline")
-		if err != nil {
-			continue
-		}
-		if paths := kubeconfigFlags(strings.Split(string(cmdline), "\x00")); len(paths) > 0 {
+	procs := hostproc.Config{Root: root}
+	running, err := procs.Units(kubeletUnits...)
+	if err != nil {
+		return nil
+	}
+	for _, p := range running {
+		if paths := kubeconfigFlags(procs.Args(p)); len(paths) > 0 {
 			return paths
 		}
 	}

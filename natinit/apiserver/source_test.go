@@ -116,8 +116,12 @@ func TestFileSources(t *testing.T) {
 			files{"/usr/lib/systemd/system/kubelet.service.d/10-kubeadm.conf": kubeadmUnit, "/etc/kubernetes/kubelet.conf": kubeconfig("https://10.0.0.3:6443")},
 			SourceKubelet, nil, nil, nil, nil, []string{"no kubelet's kubeconfig"}},
 		"kubelet, a running one": {
-			files{"/proc/1/comm": "systemd\n", "/proc/77/comm": "kubelet\n", "/proc/77/cmdline": "/bin/kubelet\x00--v=2\x00--kubeconfig=/opt/k.conf\x00", "/opt/k.conf": kubeconfig("https://10.0.0.4:6443")},
+			files{"/proc/77/cgroup": "0::/system.slice/kubelet.service\n", "/proc/77/status": "Name:\tkubelet\nPPid:\t1\nUid:\t0\t0\t0\t0\nNSpid:\t77\n", "/proc/77/cmdline": "/bin/kubelet\x00--v=2\x00--kubeconfig=/opt/k.conf\x00", "/opt/k.conf": kubeconfig("https://10.0.0.4:6443")},
 			SourceKubelet, nil, []string{"10.0.0.4:6443"}, nil, []string{"/opt/k.conf"}, nil},
+		"kubelet, a process of a user that calls itself so": {
+			files{"/proc/77/comm": "kubelet\n", "/proc/77/cgroup": "0::/user.slice/user-1000.slice/user@1000.service/kubelet.service\n", "/proc/77/status": "Name:\tkubelet\nPPid:\t1\nUid:\t1000\t1000\t1000\t1000\nNSpid:\t77\n",
+				"/proc/77/cmdline": "kubelet\x00--kubeconfig=/opt/k.conf\x00", "/opt/k.conf": kubeconfig("https://10.0.0.4:6443")},
+			SourceKubelet, nil, nil, nil, nil, []string{"no kubelet's kubeconfig"}},
 		"a server with a path cannot be an endpoint": {
 			files{"/var/lib/kubelet/kubeconfig": kubeconfig("https://rancher.example/k8s/clusters/c-1")},
 			SourceKubelet, nil, nil, []string{"rancher.example:443"}, []string{"/var/lib/kubelet/kubeconfig"}, []string{"has a path"}},

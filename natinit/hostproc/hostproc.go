@@ -1,0 +1,202 @@
+// Package hostproc knows processes of the host by who started them: systemd's or OpenRC's unit, or a pod of the kubelet.
+//
+// A name proves nothing: every user may call a process kubelet, on the host or in a container. What no user can choose
+// is the cgroup in which systemd starts a unit, or the kubelet a pod; the ids of root; and the parent.
+//
+//   - A unit's main process runs in the unit's cgroup, all of whose parents are slices (a user's own systemd is a
+//     service of the host's), has all four of its user ids 0, is in the process-id namespace of the given /proc, and is a
+//     child of process 1. What it starts itself has another parent.
+//   - OpenRC writes the process id to a file that only root may write. That process, or its child where OpenRC supervises
+//     it, must be root's, and the process of the file not younger than the file.
+//   - A pod's process runs in a cgroup that has the pod's uid in its name. Which pods matter is the caller's to know.
+//
+// The user ids are as this process's user namespace sees them: root of a namespace that a user made is that user here.
+package hostproc
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/mounts/hostfs"
+)
+
+// Config says where to look.
+type Config struct {
+	Root string // prefix of the host's files; "" on the host
+	Proc string // the host's /proc; "" is Root's
+}
+
+func (c Config) proc() string {
+	if c.Proc != "" {
+		return c.Proc
+	}
+	return filepath.Join("/", c.Root, "proc")
+}
+
+// Process is one of the host.
+type Process struct {
+	PID  int
+	Unit string // "kubelet" of kubelet.service, "" if none has started it
+	Pod  string // uid of its pod, "" if it is in none
+	Name string // what it calls itself: for people only
+}
+
+// Units finds the main processes of units by their names without ".service".
+func (c Config) Units(units ...string) ([]Process, error) {
+	found, err := c.find(func(unit, pod string) bool { return slices.Contains(units, unit) })
+	if err != nil {
+		return nil, err
+	}
+	for _, unit := range units {
+		if !slices.ContainsFunc(found, func(p Process) bool { return p.Unit == unit }) {
+			found = append(found, c.openRC(unit)...)
+		}
+	}
+	return found, nil
+}
+
+// UnitsAndPods finds main processes of units, and root's processes in pods.
+func (c Config) UnitsAndPods(units, pods []string) ([]Process, error) {
+	found, err := c.Units(units...)
+	if err != nil || len(pods) == 0 {
+		return found, err
+	}
+	inPods, err := c.find(func(unit, pod string) bool { return slices.Contains(pods, pod) })
+	return append(found, inPods...), err
+}
+
+// Args are the arguments of a process, its name first.
+func (c Config) Args(p Process) []string {
+	b, err := os.ReadFile(filepath.Join(c.proc(), strconv.Itoa(p.PID), "cmdline"))
+	if err != nil {
+		return nil
+	}
+	return strings.Split(strings.TrimRight(string(b), "\x00"), "\x00")
+}
+
+// find goes through all processes. It opens one file for each: there may be thousands.
+func (c Config) find(want func(unit, pod string) bool) ([]Process, error) {
+	dir, err := os.Open(c.proc())
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	var found []Process
+	for _, name := range names {
+		pid, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		group := cgroupOf(readAt(int(dir.Fd()), name+"/cgroup"))
+		unit, pod := unitOf(group), podOf(group)
+		if unit == "" && pod == "" || !want(unit, pod) {
+			continue
+		}
+		st, ok := parseStatus(readAt(int(dir.Fd()), name+"/status"))
+		if !ok || !st.root || st.ended || unit != "" && !(st.ownNamespace && st.parent == 1) {
+			continue
+		}
+		found = append(found, Process{PID: pid, Unit: unit, Pod: pod, Name: st.name})
+	}
+	slices.SortFunc(found, func(a, b Process) int { return a.PID - b.PID })
+	return found, nil
+}
+
+// readAt reads a small file of a process; "" when it has ended.
+func readAt(dir int, name string) string {
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return ""
+	}
+	defer unix.Close(fd)
+	var buf [4096]byte
+	n := 0
+	for n < len(buf) {
+		m, err := unix.Read(fd, buf[n:])
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || m <= 0 {
+			break
+		}
+		n += m
+	}
+	return string(buf[:n])
+}
+
+// openRC finds the process of a service of OpenRC.
+func (c Config) openRC(service string) []Process {
+	files := hostfs.FS{Root: c.Root}
+	if !files.Exists("/run/openrc") {
+		return nil
+	}
+	for _, file := range []string{"/run/" + service + ".pid", "/run/supervise-" + service + ".pid", "/run/" + service + "/" + service + ".pid"} {
+		b, err := files.ReadTrusted(file)
+		if err != nil {
+			continue
+		}
+		pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+		if err != nil || pid <= 1 || !c.olderThan(pid, files, file) {
+			continue
+		}
+		if found := c.withChildren(pid, service); len(found) > 0 {
+			return found
+		}
+	}
+	return nil
+}
+
+// withChildren is a process and its children, those that are root's in the host's namespaces.
+func (c Config) withChildren(pid int, unit string) []Process {
+	dir, err := os.Open(c.proc())
+	if err != nil {
+		return nil
+	}
+	defer dir.Close()
+	names, _ := dir.Readdirnames(-1)
+	var found []Process
+	for _, name := range names {
+		n, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		st, ok := parseStatus(readAt(int(dir.Fd()), name+"/status"))
+		if ok && (n == pid || st.parent == pid) && st.root && st.ownNamespace && !st.ended {
+			found = append(found, Process{PID: n, Unit: unit, Name: st.name})
+		}
+	}
+	slices.SortFunc(found, func(a, b Process) int { return a.PID - b.PID })
+	if !slices.ContainsFunc(found, func(p Process) bool { return p.PID == pid }) {
+		return nil // the children of somebody else's
+	}
+	return found
+}
+
+// olderThan tells whether a process was there when the file with its number was written: numbers are used again.
+func (c Config) olderThan(pid int, files hostfs.FS, file string) bool {
+	written, err := files.ModTime(file)
+	if err != nil {
+		return false
+	}
+	stat, err := os.ReadFile(filepath.Join(c.proc(), strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return false
+	}
+	boot, err := os.ReadFile(filepath.Join(c.proc(), "stat"))
+	if err != nil {
+		return false
+	}
+	started, ok := startTime(string(stat), string(boot))
+	return ok && started <= written.Unix()+1
+}
