@@ -121,8 +121,12 @@ func (d *doctor) runtime(context.Context) Diagnosis {
 	case len(r.Out) > 0:
 		return warn("firsthop nat, which lists them; a table that is full grows while the runtime runs, up to the memory that it may use", "%d Service ports are not in the table as they should be", len(r.Out)).because(append(seen, few(r.Out))...)
 	}
+	if len(r.Claims) > 0 {
+		return warn("take the address out of the Service's external IPs, or ask its owner; the API servers' addresses are never served for another Service",
+			"Services claim addresses of API servers: they are not served there").because(append(seen, few(r.Claims))...)
+	}
 	if len(r.Problems) > 0 {
-		seen = append(seen, fmt.Sprintf("of objects, this is ignored: %s", few(r.Problems)))
+		seen = append(seen, fmt.Sprintf("not served as Services ask: %s", few(r.Problems)))
 	}
 	return ok("alive and in step with the API").because(seen...)
 }

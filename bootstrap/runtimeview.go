@@ -28,7 +28,8 @@ type RuntimeStatus struct {
 	Ports    int       `json:"service_ports"`
 	Out      []string  `json:"out,omitempty"`      // Service ports that are not in the table as they should be, and why
 	Troubles []string  `json:"troubles,omitempty"` // what else goes wrong now
-	Problems []string  `json:"problems,omitempty"` // of objects: what is ignored of them
+	Problems []string  `json:"problems,omitempty"` // of objects: what of them is not served, or not as they ask, and why
+	Claims   []string  `json:"claims,omitempty"`   // of Problems, claims of Services on addresses of API servers
 }
 
 // RuntimeService is a Service port that the runtime knows.

@@ -115,24 +115,6 @@ func liveOnly(p *services.Port) {
 	}
 }
 
-// apiAddrs are the addresses of the API service.
-func (e *engine) apiAddrs() []netip.AddrPort {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if len(e.api) == 0 {
-		return slices.Clone(e.vips)
-	}
-	var out []netip.AddrPort
-	for i := range e.api {
-		for j, k := range e.api[i].Frontends {
-			if e.api[i].Kinds[j] == services.ClusterIP && k.Proto == bpf.TCP {
-				out = append(out, k.AddrPort())
-			}
-		}
-	}
-	return out
-}
-
 // without leaves the API service's own addresses out of where it shall lead to: a
 // kubeconfig may name one, and it answers until it leads to itself.
 func without(endpoints, vips []netip.AddrPort) []netip.AddrPort {

@@ -39,6 +39,10 @@ type Config struct {
 
 	NodePorts services.NodePortAddresses
 
+	// DenyNodeExternalIPs refuses external and load balancer IPs of Services that are
+	// addresses of this node: whoever may write Services could take its ports.
+	DenyNodeExternalIPs bool
+
 	// ServiceCIDRs are the addresses that Services are given: those that none has
 	// are refused. nil: those that the API names; empty: nothing is refused.
 	ServiceCIDRs []netip.Prefix

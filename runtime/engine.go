@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -61,6 +62,9 @@ type engine struct {
 	hostIPs                            []netip.Addr   // of the host's interfaces
 	hostNets                           []netip.Prefix // the same, with the lengths of their nets
 	hostKnown, fallbackKnown, podsTold bool
+	serversKnown                       bool             // the monitor has told which API servers it knows
+	servers                            []netip.AddrPort // that it knows
+	claimLog                           *rate.Limiter
 	released                           bool // the table works out Services as they come
 	synced                             map[watch.Resource]time.Time
 	live                               apiservers.Set // what the API service leads to; empty: what its slices say
@@ -92,8 +96,8 @@ func newEngine(log *slog.Logger, w *writer.Writer, nodeName string, nodePorts se
 		pod: func(*corev1.Pod) {}, podGone: func(types.NamespacedName) {}, podsSynced: func() {},
 		nodeAddrs: func([]netip.Addr) {}, limited: func(bool) {}, watched: nobody{}, written: func() {},
 		wake: make(chan struct{}, 1), table: table, node: node,
-		serviceRange: newServiceRange(nil),
-		synced:       map[watch.Resource]time.Time{}, problems: map[types.NamespacedName][]services.Problem{}, serving: map[Backend]int{},
+		serviceRange: newServiceRange(nil), claimLog: newClaimLimiter(),
+		synced: map[watch.Resource]time.Time{}, problems: map[types.NamespacedName][]services.Problem{}, serving: map[Backend]int{},
 	}
 }
 
@@ -107,7 +111,7 @@ func (e *engine) ready() (bool, time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	svcs, slices := e.synced[watch.Services], e.synced[watch.EndpointSlices]
-	if svcs.IsZero() || slices.IsZero() || !e.hostKnown {
+	if svcs.IsZero() || slices.IsZero() || !e.hostKnown || !e.serversKnown {
 		return false, 0
 	}
 	if !e.synced[watch.Nodes].IsZero() {
@@ -207,6 +211,7 @@ func (e *engine) setHostAddrs(addrs []netip.Prefix) {
 		e.poke()
 	}
 	e.apply(e.setNode())
+	e.reserve()
 	e.rangeChanged()
 }
 
@@ -230,6 +235,7 @@ func (e *engine) tellPodsSynced() {
 
 func (e *engine) setNode() []services.Change {
 	e.node.NodePortAddrs = e.nodePorts.Select(e.hostIPs, e.nodeIPs)
+	e.node.Addrs = slices.Concat(e.hostIPs, e.nodeIPs)
 	if e.nodePorts.Primary || len(e.nodePorts.CIDRs) > 0 {
 		e.watched.addrsChanged(e.node.NodePortAddrs)
 	}
@@ -238,7 +244,9 @@ func (e *engine) setNode() []services.Change {
 
 // apply hands changes to the writer.
 func (e *engine) apply(changes []services.Change) {
+	api := false
 	for _, c := range changes {
+		e.logClaims(c.Service, e.problems[c.Service], c.Problems)
 		if len(c.Problems) == 0 {
 			delete(e.problems, c.Service)
 		} else {
@@ -246,11 +254,15 @@ func (e *engine) apply(changes []services.Change) {
 		}
 		if c.Service == services.APIService {
 			e.tellAPI(c.After)
+			api = true
 			continue
 		}
 		e.count(c.Before, c.After)
 		e.watched.portsChanged(c.Service, c.After)
 		e.set(c)
+	}
+	if api {
+		e.reserve()
 	}
 }
 

@@ -42,7 +42,7 @@ func newRig(t *testing.T) *rig {
 	t.Cleanup(w.Close)
 	r.e = newEngine(log, w, "node-a", services.NodePortAddresses{})
 	r.e.gone = func(b []Backend) { r.gone = append(r.gone, b) }
-	r.e.hostKnown = true
+	r.e.hostKnown, r.e.serversKnown = true, true
 	return r
 }
 

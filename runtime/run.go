@@ -96,6 +96,7 @@ func newRun(cfg *Config, d *dataplane) (*run, error) {
 	})
 	r.engine = newEngine(cfg.Log, r.writer, cfg.NodeName, cfg.NodePorts)
 	r.engine.serviceRange = newServiceRange(cfg.ServiceCIDRs)
+	r.engine.node.DenyExternal = cfg.DenyNodeExternalIPs
 	r.engine.grow = func(ctx context.Context) error {
 		store, err := d.grow(ctx)
 		if err != nil {

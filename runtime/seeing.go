@@ -119,7 +119,7 @@ func (e *engine) seenProblems() []admin.Problem {
 	var out []admin.Problem
 	for _, problems := range e.problems {
 		for _, p := range problems {
-			out = append(out, admin.Problem{Kind: p.Kind, Object: p.Object.String(), Reason: string(p.Reason), Message: p.Message})
+			out = append(out, admin.Problem{Kind: p.Kind, Object: p.Object.String(), Port: p.Port, Reason: string(p.Reason), Message: p.Message})
 		}
 	}
 	slices.SortFunc(out, func(a, b admin.Problem) int {

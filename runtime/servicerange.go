@@ -76,11 +76,3 @@ func (e *engine) takeRange() (ranges, others []netip.Prefix, due bool) {
 	ranges, others = e.serviceRange.Ranges(notOurs)
 	return ranges, others, true
 }
-
-// setAPIServers takes all addresses at which API servers may be.
-func (e *engine) setAPIServers(addrs []netip.Addr) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.serviceRange.apiServers = addrs
-	e.rangeChanged()
-}

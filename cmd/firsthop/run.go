@@ -45,6 +45,7 @@ it the settings that init has (scope, udp, directories).`,
 			boolFlag("service-metrics", false, "two counters for each Service port in /metrics"),
 			boolFlag("node-status", true, "say on the Node object how Services are served: label firsthop.io/proxy, condition FirsthopReady"),
 			boolFlag("end-tcp", false, "end TCP connections too when no Service has their backend any more, as is done with connected UDP sockets"),
+			boolFlag("deny-node-external-ips", false, "do not serve external and load balancer IPs of Services that are addresses of this node"),
 			boolFlag("pods", true, "watch this node's pods: they can opt out, and source ranges judge them; needs more than system:node-proxier"),
 		}, kernelFlags(), without("timeout", addressFlags()), without("log-level", commonFlags()), []cli.Flag{
 			stringFlag("log-level", "info", "`LEVEL` of the log on stderr: debug, info, warn, error", categoryOutput),
@@ -80,7 +81,8 @@ func runConfig(e env, c *cli.Context) (runtime.Config, error) {
 		HostRoot: p.HostRoot, Root: d.Root, Proc: p.Proc, BPFFS: d.BPFFS, Cgroup: d.Cgroup, StateDir: p.StateDir, RunDir: p.RunDir,
 		UDP: c.Bool("udp"), Forbid: atCommas(c.StringSlice("forbid-feature")), IgnoreKernelVersion: c.Bool("ignore-kernel-version"),
 		Kubeconfig: c.String("kubeconfig"), Pod: pod(e), Pods: c.Bool("pods"), EndTCP: c.Bool("end-tcp"),
-		ServiceMetrics: c.Bool("service-metrics"), NodeStatus: c.Bool("node-status"),
+		DenyNodeExternalIPs: c.Bool("deny-node-external-ips"),
+		ServiceMetrics:      c.Bool("service-metrics"), NodeStatus: c.Bool("node-status"),
 		HealthAddr: listen(c.String("healthz-bind-address")), MetricsAddr: listen(c.String("metrics-bind-address")),
 	}
 	if cfg.Scope, err = natinit.ParseScope(c.String("scope")); err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/runtime/admin"
+	"github.com/firsthop/firsthop/runtime/services"
 )
 
 // runtimeView asks the runtime of an instance how it is, and for the names of
@@ -34,6 +35,18 @@ func runtimeView(ctx context.Context, d bootstrap.Dirs) bootstrap.RuntimeView {
 	return v
 }
 
+// problemText is "app/web:http: its node port tcp/192.0.2.1:30080 is served for other/web".
+func problemText(p admin.Problem) string {
+	object := p.Object
+	if p.Port != "" {
+		object += ":" + p.Port
+	}
+	if p.Kind != "Service" {
+		object = p.Kind + " " + object
+	}
+	return object + ": " + p.Message
+}
+
 // writeTakes is more than changes take to be written, on a busy machine.
 const writeTakes = 5 * time.Second
 
@@ -43,7 +56,11 @@ func runtimeStatus(st *admin.Status, now time.Time) *bootstrap.RuntimeStatus {
 		r.Out = append(r.Out, o.Service+": "+o.Reason)
 	}
 	for _, p := range st.Problems {
-		r.Problems = append(r.Problems, fmt.Sprintf("%s %s: %s", p.Kind, p.Object, p.Message))
+		text := problemText(p)
+		r.Problems = append(r.Problems, text)
+		if p.Reason == string(services.AddressReserved) {
+			r.Claims = append(r.Claims, text)
+		}
 	}
 	if st.Adopted && st.Waiting != nil && now.Sub(*st.Waiting) > writeTakes {
 		r.Troubles = append(r.Troubles, fmt.Sprintf("changes wait to be written for %s: a write hangs or fails, the runtime's log says more",

@@ -52,6 +52,9 @@ func statusText(p *printer, st *bootstrap.Status) {
 	p.linef("\nbpffs   %s", st.Instance.BPFFS)
 	p.linef("cgroup  %s (id %d)", st.Instance.Cgroup, st.Instance.CgroupID)
 	p.linef("runtime %s", st.About)
+	if st.Runtime != nil {
+		listText(p, "not served as Services ask", st.Runtime.Problems)
+	}
 	if others := st.Services - len(st.Table); others > 0 {
 		p.linef("table   %d Services beside those below: `firsthop nat` lists them", others)
 	}
@@ -80,6 +83,22 @@ func statusText(p *printer, st *bootstrap.Status) {
 	}
 	if st.Last.AfterReboot != "" {
 		p.linef("\nafter a reboot: %s", st.Last.AfterReboot)
+	}
+}
+
+// mostListed bounds what of a list is shown; -o json has all.
+const mostListed = 12
+
+func listText(p *printer, title string, list []string) {
+	if len(list) == 0 {
+		return
+	}
+	p.linef("%s:", title)
+	for _, text := range list[:min(len(list), mostListed)] {
+		p.linef("  %s", text)
+	}
+	if more := len(list) - mostListed; more > 0 {
+		p.linef("  and %d more: see -o json", more)
 	}
 }
 

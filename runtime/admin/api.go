@@ -112,6 +112,7 @@ type Dialer struct {
 type Problem struct {
 	Kind    string `json:"kind"`
 	Object  string `json:"object"`
+	Port    string `json:"port,omitempty"` // of a Service, where one port is meant and has a name
 	Reason  string `json:"reason"`
 	Message string `json:"message"`
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
@@ -27,6 +28,9 @@ const (
 	// lookInterval and maxLookInterval are how often files of the host are read
 	// and names are looked up while nothing lives.
 	lookInterval, maxLookInterval = 2 * time.Second, 10 * time.Second
+	// filesInterval is how often files of the host are read while all is well: for
+	// addresses that nothing else may take.
+	filesInterval = 5 * time.Minute
 	// lookTime bounds one look at what waits: names and helpers.
 	lookTime = 2 * time.Second
 	// settleTime is how long new endpoints may take to answer for the first
@@ -90,13 +94,27 @@ type Config struct {
 	// returns no other is made, while probing goes on. It may call Status, but
 	// nothing that waits for Run.
 	OnChange func(Set)
-	// OnKnown is called as OnChange is, with all addresses at which an API server may
-	// be, whether asked or not, sorted. nil: nobody is.
-	OnKnown func([]netip.Addr)
+	// OnKnown is called as OnChange is, when Run starts and with every change of what
+	// is known. nil: nobody is.
+	OnKnown func(Addresses)
 	// OnLost is called, each time by a goroutine of its own, with an endpoint that
 	// answered and does no more, when another one lives: not one that says it is not
 	// ready, nor the only one, before it is back after a long time. nil: nobody is.
 	OnLost func(netip.AddrPort)
+}
+
+// Addresses are those of API servers, whether they are asked or not. Lists are sorted.
+type Addresses struct {
+	// Anywhere are all hosts on which an API server is or ever was known to be.
+	Anywhere []netip.Addr
+	// Reserved are the addresses, with ports, that clients of this node connect to now
+	// or may connect to: those that the API names, those in files of the host, given ones and the
+	// saved ones until the API names others. Former ones are not among them.
+	Reserved []netip.AddrPort
+}
+
+func (a Addresses) equal(o Addresses) bool {
+	return slices.Equal(a.Anywhere, o.Anywhere) && slices.Equal(a.Reserved, o.Reserved)
 }
 
 // Set is where the API service shall lead to.

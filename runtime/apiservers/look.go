@@ -19,21 +19,25 @@ type name struct {
 // readFiles reads what needs no network: files of the host and the saved
 // addresses.
 func (m *Monitor) readFiles() (helpers []apiserver.Endpoint, creds []*apiserver.Credential) {
-	var found []member
-	explicit := len(m.cfg.Explicit) > 0
-	if !explicit || len(m.cfg.CA) == 0 {
-		for _, f := range m.sources() {
-			for _, e := range f.Endpoints {
-				found = append(found, member{endpoint: e, source: f.Source})
-			}
-			helpers = append(helpers, f.Helpers...)
-			creds = append(creds, f.Credentials...)
+	var found, local []member
+	for _, f := range m.sources() {
+		for _, e := range f.Endpoints {
+			found = append(found, member{endpoint: e, source: f.Source})
 		}
+		for _, e := range f.Helpers {
+			local = append(local, member{endpoint: e, source: f.Source})
+		}
+		helpers = append(helpers, f.Helpers...)
+		creds = append(creds, f.Credentials...)
 	}
 	saved, _ := m.load()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !explicit && !slices.Equal(found, m.found) {
+	m.readAt = time.Now()
+	if inFiles := slices.Concat(found, local); !slices.Equal(inFiles, m.inFiles) {
+		m.inFiles = inFiles
+	}
+	if len(m.cfg.Explicit) == 0 && !slices.Equal(found, m.found) {
 		m.found, m.changed = found, true
 	}
 	if saved != nil {
@@ -77,7 +81,7 @@ func (m *Monitor) trust(creds []*apiserver.Credential) {
 }
 
 // startLook starts a look if one is due. While something lives, that is a
-// look-up of the given names every half minute, and of the CA if it may have changed; while nothing does, all that
+// look-up of the names every half minute, and at the files every five minutes or if the CA may have changed; while nothing does, all that
 // can be read, looked up and asked, at first every two seconds.
 func (m *Monitor) startLook(ctx context.Context, now time.Time) {
 	if m.looking {
@@ -91,7 +95,7 @@ func (m *Monitor) startLook(ctx context.Context, now time.Time) {
 	if everything {
 		m.lookWait = min(max(m.lookWait*3/2, lookInterval), maxLookInterval)
 	}
-	stranger := m.stranger()
+	files := m.stranger() || now.Sub(m.readAt) >= filesInterval
 	m.looking, m.lookDue = true, now.Add(lookTime)
 	m.counters.Looks++
 	m.tasks.Go(func() {
@@ -99,7 +103,7 @@ func (m *Monitor) startLook(ctx context.Context, now time.Time) {
 		defer cancel()
 		if everything {
 			m.lookEverywhere(ctx)
-		} else if stranger {
+		} else if files {
 			m.readFiles()
 		}
 		m.resolve(ctx, everything)
@@ -159,10 +163,10 @@ func (m *Monitor) resolveConfig(loopback bool) apiserver.ResolveConfig {
 	}
 }
 
-// resolve looks up the names of the first tier, or all.
+// resolve looks up the names that clients use, or all.
 func (m *Monitor) resolve(ctx context.Context, everything bool) {
 	m.mu.Lock()
-	list := m.firstTier()
+	list := slices.Concat(m.firstTier(), m.inFiles)
 	if everything {
 		list = append(list, m.secondTier()...)
 	}

@@ -33,7 +33,9 @@ func (m *Monitor) firstTier() []member {
 		}
 	default:
 		for _, a := range m.cfg.Adopted {
-			out = append(out, member{apiserver.Endpoint{Addr: a}, sourceAdopted, true})
+			e := adopted(a)
+			e.first = true
+			out = append(out, e)
 		}
 	}
 	return out
@@ -46,18 +48,29 @@ func (m *Monitor) secondTier() []member {
 	}
 	out := append(slices.Clone(m.found), m.helped...)
 	for _, a := range m.cfg.Adopted {
-		out = append(out, member{endpoint: apiserver.Endpoint{Addr: a}, source: sourceAdopted})
+		out = append(out, adopted(a))
 	}
-	if m.saved != nil {
-		for _, e := range m.saved.Endpoints {
-			out = append(out, member{endpoint: e.Endpoint, source: apiserver.SourceCache})
-			if e.Host != "" && e.Resolved() { // the name may lead elsewhere by now
-				out = append(out, member{endpoint: unresolved(e.Endpoint), source: apiserver.SourceCache})
-			}
-		}
-	}
+	out = append(out, m.savedMembers()...)
 	for _, e := range m.former {
 		out = append(out, member{endpoint: e.Endpoint, source: apiserver.SourceAPI})
+	}
+	return out
+}
+
+func adopted(a netip.AddrPort) member {
+	return member{endpoint: apiserver.Endpoint{Addr: a}, source: sourceAdopted}
+}
+
+func (m *Monitor) savedMembers() []member {
+	var out []member
+	if m.saved == nil {
+		return nil
+	}
+	for _, e := range m.saved.Endpoints {
+		out = append(out, member{endpoint: e.Endpoint, source: apiserver.SourceCache})
+		if e.Host != "" && e.Resolved() { // the name may lead elsewhere by now
+			out = append(out, member{endpoint: unresolved(e.Endpoint), source: apiserver.SourceCache})
+		}
 	}
 	return out
 }
@@ -82,16 +95,6 @@ func (m *Monitor) known() []member {
 		}
 	}
 	return out
-}
-
-// knownAddrs are the addresses of known, sorted, each once.
-func (m *Monitor) knownAddrs() []netip.Addr {
-	var out []netip.Addr
-	for _, e := range m.known() {
-		out = append(out, e.endpoint.Addr.Addr())
-	}
-	slices.SortFunc(out, netip.Addr.Compare)
-	return slices.Compact(out)
 }
 
 // addresses gives an endpoint itself, or the addresses that its name had last.

@@ -31,7 +31,9 @@ type Monitor struct {
 	mu       sync.Mutex // guards all below
 	services []netip.AddrPort
 	named    []netip.AddrPort // by the API itself, see SetEndpoints
-	found    []member         // in files of the host
+	found    []member         // in files of the host, where they are used
+	inFiles  []member         // in files of the host, node-local proxies among them
+	readAt   time.Time        // when files were read last
 	helped   []member         // by asking at node-local proxies
 	saved    *apiserver.Known // as read from disk, nil if there is nothing
 	former   []apiserver.KnownEndpoint
@@ -41,8 +43,8 @@ type Monitor struct {
 
 	targets map[netip.AddrPort]*target
 	current [2]choice
-	given   Set          // what OnChange was told last
-	told    []netip.Addr // what OnKnown was
+	given   Set        // what OnChange was told last
+	told    *Addresses // what OnKnown was; nil: nothing yet
 	since   time.Time
 	holding time.Time // since when a change is held back for those not asked yet
 	started time.Time
@@ -178,12 +180,12 @@ func (m *Monitor) step(ctx context.Context) time.Duration {
 		m.given = set
 		m.counters.Changes++
 	}
-	known := m.knownAddrs()
-	newKnown := !slices.Equal(known, m.told)
-	m.told = known
+	known := m.addressesKnown()
+	newKnown := m.told == nil || !m.told.equal(known)
+	m.told = &known
 	m.mu.Unlock()
 	if newKnown && m.cfg.OnKnown != nil {
-		m.cfg.OnKnown(slices.Clone(known))
+		m.cfg.OnKnown(Addresses{slices.Clone(known.Anywhere), slices.Clone(known.Reserved)})
 	}
 	if news {
 		// Copies: the receiver may keep them, or sort them otherwise.

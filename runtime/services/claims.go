@@ -2,7 +2,6 @@ package services
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -14,8 +13,9 @@ import (
 // claims say which Service has which frontend.
 type claims struct {
 	vips
-	holder map[bpf.FrontendKey]claim
-	rivals map[bpf.FrontendKey][]claim // of frontends with several claims, the holder's first
+	reserved reserved
+	holder   map[bpf.FrontendKey]claim
+	rivals   map[bpf.FrontendKey][]claim // of frontends with several claims, the holder's first
 }
 
 // claim is a Service's wish for a frontend.
@@ -28,8 +28,14 @@ func newClaims() claims {
 	return claims{vips: newVIPs(), holder: map[bpf.FrontendKey]claim{}, rivals: map[bpf.FrontendKey][]claim{}}
 }
 
-// compare puts the better claim first.
+// compare puts the better claim first. The API service's is the best.
 func (c claim) compare(o claim) int {
+	if api := c.by.name == APIService; api != (o.by.name == APIService) {
+		if api {
+			return -1
+		}
+		return 1
+	}
 	mine, theirs := c.kind != ClusterIP, o.kind != ClusterIP
 	switch {
 	case mine != theirs && theirs:
@@ -127,24 +133,25 @@ func appendAll(affected []*entry, rivals []claim) []*entry {
 	return affected
 }
 
-// granted is what an entry asks for without the frontends that others have,
-// with a Problem for each of those.
+// granted is what an entry asks for without the frontends that are reserved or
+// that others have, with a Problem for each of those.
 func (c *claims) granted(e *entry) (wanted []Port, lost []Problem) {
-	if !c.contested(e) {
-		return c.of(e.asked), nil
+	if !c.contested(e) && !c.reserved.denies(e) {
+		return c.reserved.open(c.of(e.asked)), nil
 	}
 	for i := range e.asked {
 		p := e.asked[i]
-		p.keep(func(k bpf.FrontendKey) bool { return c.holder[k].by == e })
+		p.keep(func(k bpf.FrontendKey) bool { return c.holder[k].by == e && c.reserved.denied(e, k) == "" })
 		if len(p.Frontends) > 0 {
 			wanted = append(wanted, p)
 		}
 		for j, k := range e.asked[i].Frontends {
-			if by := c.holder[k].by; by != e {
-				lost = append(lost, Problem{Kind: "Service", Object: e.name, Reason: FrontendTaken,
-					Message: fmt.Sprintf("its %v %v is served for Service %v", e.asked[i].Kinds[j], k, by.name)})
+			if of := c.reserved.denied(e, k); of != "" {
+				lost = append(lost, refused(&e.asked[i], j, AddressReserved, "is not served: it is the address of", of))
+			} else if by := c.holder[k].by; by != e {
+				lost = append(lost, refused(&e.asked[i], j, FrontendTaken, "is served for", by.name))
 			}
 		}
 	}
-	return c.of(wanted), lost
+	return c.reserved.open(c.of(wanted)), lost
 }

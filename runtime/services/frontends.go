@@ -79,6 +79,13 @@ func (c *compiler) readAddress(s string, kind Kind) (netip.Addr, bool) {
 		c.note(BadAddress, "the %v %s is ignored: it is not an IP address that can be served", kind, quote(s))
 		return netip.Addr{}, false
 	}
+	if kind != ClusterIP && c.node.has(a) {
+		if c.node.DenyExternal {
+			c.note(NodeAddress, "the %v %s is not served: it is an address of this node, and --deny-node-external-ips is set", kind, a)
+			return netip.Addr{}, false
+		}
+		c.note(NodeAddress, "the %v %s is an address of this node: the Service takes connections that the node's own ports would get", kind, a)
+	}
 	return a, true
 }
 

@@ -19,16 +19,23 @@ type Node struct {
 	// (NodePortAddresses.Select). With any loopback address of a family in it, they
 	// are served on all of that family's (bpf.LoopbackKey).
 	NodePortAddrs []netip.Addr
+
+	// Addrs are the addresses of the host, loopback ones excluded: external and load
+	// balancer IPs among them are reported, and with DenyExternal not served.
+	Addrs        []netip.Addr
+	DenyExternal bool
 }
 
 // NodeOf is what a Node object says, together with the host's addresses
 // (loopback ones included) that the option selects.
 func NodeOf(obj *corev1.Node, hostAddrs []netip.Addr, nodePorts NodePortAddresses) Node {
-	return Node{
+	n := Node{
 		Name:          obj.Name,
 		Zone:          obj.Labels[corev1.LabelTopologyZone],
 		NodePortAddrs: nodePorts.Select(hostAddrs, NodeIPs(obj)),
+		Addrs:         slices.Concat(hostAddrs, NodeIPs(obj)),
 	}
+	return n.normal()
 }
 
 // NodeIPs are the addresses of a Node object, internal ones first, in its
@@ -48,19 +55,32 @@ func NodeIPs(obj *corev1.Node) []netip.Addr {
 
 // normal is the node with its addresses sorted, each once.
 func (n Node) normal() Node {
+	n.NodePortAddrs = sortedAddrs(n.NodePortAddrs)
+	n.Addrs = slices.DeleteFunc(sortedAddrs(n.Addrs), netip.Addr.IsLoopback)
+	return n
+}
+
+// sortedAddrs are valid addresses, sorted, each once, without zones.
+func sortedAddrs(list []netip.Addr) []netip.Addr {
 	var addrs []netip.Addr
-	for _, a := range n.NodePortAddrs {
+	for _, a := range list {
 		if a = a.Unmap().WithZone(""); a.IsValid() {
 			addrs = append(addrs, a)
 		}
 	}
 	slices.SortFunc(addrs, netip.Addr.Compare)
-	n.NodePortAddrs = slices.Compact(addrs)
-	return n
+	return slices.Compact(addrs)
 }
 
 func (n Node) equal(o Node) bool {
-	return n.Name == o.Name && n.Zone == o.Zone && slices.Equal(n.NodePortAddrs, o.NodePortAddrs)
+	return n.Name == o.Name && n.Zone == o.Zone && slices.Equal(n.NodePortAddrs, o.NodePortAddrs) &&
+		slices.Equal(n.Addrs, o.Addrs) && n.DenyExternal == o.DenyExternal
+}
+
+// has reports whether an address is one of the host's.
+func (n *Node) has(a netip.Addr) bool {
+	_, found := slices.BinarySearchFunc(n.Addrs, a, netip.Addr.Compare)
+	return found
 }
 
 // NodePortAddresses says which of the host's addresses node ports are served

@@ -70,7 +70,8 @@ func TestNodeOf(t *testing.T) {
 		{Type: corev1.NodeInternalIP, Address: "no"}, {Type: corev1.NodeInternalIP, Address: "192.168.0.2"}, {Type: corev1.NodeExternalIP, Address: "2001:db8::2"}}
 	host := ips("192.168.0.2", "192.168.0.9", "198.51.100.1", "127.0.0.1", "2001:db8::2", "2001:db8::3")
 	got := NodeOf(obj, host, NodePortAddresses{Primary: true})
-	if want := (Node{Name: "test-node", Zone: "zone-a", NodePortAddrs: ips("192.168.0.2", "2001:db8::2")}); !got.equal(want) {
+	if want := (Node{Name: "test-node", Zone: "zone-a", NodePortAddrs: ips("192.168.0.2", "2001:db8::2"),
+		Addrs: ips("192.168.0.2", "192.168.0.9", "198.51.100.1", "2001:db8::2", "2001:db8::3")}); !got.equal(want) {
 		t.Errorf("the node is %+v, want %+v", got, want)
 	}
 	if got := len(NodeOf(obj, host, NodePortAddresses{}).NodePortAddrs); got != len(host) {

@@ -11,11 +11,15 @@ import (
 type Problem struct {
 	Kind    string // of the object: "Service" or "EndpointSlice"
 	Object  types.NamespacedName
+	Port    string // of the Service, where one port is meant and has a name
 	Reason  Reason
 	Message string // what, and what becomes of it
 }
 
 func (p Problem) String() string {
+	if p.Port != "" {
+		return fmt.Sprintf("%s %s port %s: %s", p.Kind, p.Object, p.Port, p.Message)
+	}
 	return fmt.Sprintf("%s %s: %s", p.Kind, p.Object, p.Message)
 }
 
@@ -24,16 +28,18 @@ type Reason string
 
 // The reasons.
 const (
-	BadAddress     Reason = "BadAddress"     // not an IP address, or one that can't be served
-	BadPort        Reason = "BadPort"        // not a port number, or not a protocol
-	BadSourceRange Reason = "BadSourceRange" // not a CIDR
-	BadAffinity    Reason = "BadAffinity"    // a timeout outside of 1 to 86,400 s
-	BadSlice       Reason = "BadSlice"       // an address type that is not IPv4 or IPv6
-	Duplicate      Reason = "Duplicate"      // a port or frontend twice in one Service
-	FrontendTaken  Reason = "FrontendTaken"  // another Service has it
-	NoEndpoints    Reason = "NoEndpoints"    // of the API service only
-	NoHealthPort   Reason = "NoHealthPort"   // a Service that needs a healthCheckNodePort has none
-	PolicyIgnored  Reason = "PolicyIgnored"  // internalTrafficPolicy Local would cut off the API service
+	AddressReserved Reason = "AddressReserved" // of an API server or the API service
+	BadAddress      Reason = "BadAddress"      // not an IP address, or one that can't be served
+	BadPort         Reason = "BadPort"         // not a port number, or not a protocol
+	BadSourceRange  Reason = "BadSourceRange"  // not a CIDR
+	BadAffinity     Reason = "BadAffinity"     // a timeout outside of 1 to 86,400 s
+	BadSlice        Reason = "BadSlice"        // an address type that is not IPv4 or IPv6
+	Duplicate       Reason = "Duplicate"       // a port or frontend twice in one Service
+	FrontendTaken   Reason = "FrontendTaken"   // another Service has it
+	NodeAddress     Reason = "NodeAddress"     // an external or load balancer IP is an address of this node
+	NoEndpoints     Reason = "NoEndpoints"     // of the API service only
+	NoHealthPort    Reason = "NoHealthPort"    // a Service that needs a healthCheckNodePort has none
+	PolicyIgnored   Reason = "PolicyIgnored"   // internalTrafficPolicy Local would cut off the API service
 )
 
 // problems collects what is wrong with objects.

@@ -20,7 +20,8 @@ import (
 // whose cluster IP it is, which the API server gave to it alone, while external
 // IPs are whatever the owner of a Service writes (CVE-2020-8554); then to the
 // older one, then to the first by namespace and name. The others have the rest
-// of their frontends, and it when the winner goes.
+// of their frontends, and it when the winner goes. Frontends at reserved addresses
+// (SetReserved) belong to nobody but the API service.
 type Table struct {
 	node    Node
 	entries map[types.NamespacedName]*entry

@@ -149,7 +149,7 @@ func TestSeveralServicesClaimAFrontend(t *testing.T) {
 			{"and its other port there", pod, "192.168.99.1:443/tcp", "10.0.0.2:443"},
 		}.run(t, table)
 		problems := table.Problems(named("newer"))
-		want := "Service ns/newer: its external IP tcp/192.168.99.1:80 is served for Service ns/older"
+		want := "Service ns/newer port http: its external IP tcp/192.168.99.1:80 is served for ns/older"
 		if len(problems) != 1 || problems[0].String() != want || problems[0].Reason != FrontendTaken {
 			t.Errorf("problems: %v, want %s", problems, want)
 		}

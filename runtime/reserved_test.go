@@ -1,0 +1,120 @@
+package runtime
+
+import (
+	"bytes"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/runtime/apiservers"
+	"github.com/firsthop/firsthop/runtime/services"
+	"github.com/firsthop/firsthop/runtime/watch"
+)
+
+// evil is a Service of a tenant, of any age, that has an external IP.
+func evil(ip string) *corev1.Service {
+	svc := service("evil", "10.96.66.1", 6443, corev1.ProtocolTCP)
+	svc.CreationTimestamp = metav1.Unix(1, 0)
+	svc.Spec.ExternalIPs = []string{ip}
+	return svc
+}
+
+func reservedAre(addrs ...string) apiservers.Addresses {
+	return apiservers.Addresses{Reserved: addrPorts(addrs...)}
+}
+
+func TestReserveKeepsClaimsOutOfTheFirstWrite(t *testing.T) {
+	r := newRig(t)
+	r.e.serversKnown = false
+	r.seed("192.0.2.11:6443")
+	r.tell(kubernetes("192.0.2.11", "192.0.2.12")...)
+	r.tell(evil("192.0.2.11"), slice("evil", 6443, corev1.ProtocolTCP, "10.0.0.66"))
+	r.syncAll()
+	if ready, _ := r.e.ready(); ready {
+		t.Fatal("writes before it knows the API servers")
+	}
+	r.e.setAPIServers(reservedAre("192.0.2.11:6443"))
+	r.flush()
+	r.want("192.0.2.11:6443", "not a frontend")
+	r.want("10.96.66.1:6443", "[10.0.0.66:6443]")
+	r.want("10.96.0.1:443", "[192.0.2.11:6443 192.0.2.12:6443]")
+}
+
+func TestReserveFollowsTheAPIServers(t *testing.T) {
+	r := newRig(t)
+	var logs bytes.Buffer
+	r.e.log = slog.New(slog.NewTextHandler(&logs, nil))
+	r.tell(kubernetes("192.0.2.11")...)
+	r.tell(evil("192.0.2.13"), slice("evil", 6443, corev1.ProtocolTCP, "10.0.0.66"))
+	r.syncAll()
+	r.flush()
+	r.want("192.0.2.13:6443", "[10.0.0.66:6443]")
+
+	// The slice that names a new API server is enough.
+	r.tell(slice("kubernetes", 6443, corev1.ProtocolTCP, "192.0.2.11", "192.0.2.13"))
+	r.flush()
+	r.becomes("192.0.2.13:6443", "not a frontend")
+	if got := r.e.problemsByReason()[services.AddressReserved]; got != 1 {
+		t.Errorf("%d problems, want 1", got)
+	}
+	if seen := r.e.seenProblems(); len(seen) != 1 || seen[0].Object != "default/evil" || !strings.Contains(seen[0].Message, "192.0.2.13:6443") {
+		t.Errorf("status has %+v", seen)
+	}
+	if !strings.Contains(logs.String(), "service=default/evil") {
+		t.Errorf("the log does not name the Service: %s", logs.String())
+	}
+	r.tell(slice("kubernetes", 6443, corev1.ProtocolTCP, "192.0.2.11"))
+	r.flush()
+	r.becomes("192.0.2.13:6443", "[10.0.0.66:6443]")
+
+	// So is what the monitor knows from elsewhere.
+	r.e.setAPIServers(reservedAre("192.0.2.13:6443"))
+	r.flush()
+	r.becomes("192.0.2.13:6443", "not a frontend")
+	r.e.handle([]watch.Event{{Resource: watch.Services, Name: types.NamespacedName{Namespace: "default", Name: "evil"}}})
+	r.e.setAPIServers(apiservers.Addresses{})
+	if got := r.e.problemsByReason()[services.AddressReserved]; got != 0 {
+		t.Errorf("%d problems, want none", got)
+	}
+}
+
+// The API service's address is its own before the API has named it.
+func TestReserveHasTheServiceAddressOfTheInit(t *testing.T) {
+	r := newRig(t)
+	r.seed("192.0.2.11:6443")
+	r.e.setAPIServers(reservedAre("192.0.2.11:6443"))
+	svc := evil("10.96.0.1")
+	svc.Spec.Ports[0].Port = 443
+	r.tell(svc, slice("evil", 443, corev1.ProtocolTCP, "10.0.0.66"))
+	r.syncAll()
+	r.flush()
+	r.want("10.96.0.1:443", "[192.0.2.11:6443]")
+}
+
+// An API server of this node is reached on loopback addresses too.
+func TestReserveLoopbackOfAServerOnThisNode(t *testing.T) {
+	r := newRig(t)
+	r.e.setHostAddrs(nets("127.0.0.1/8", "192.0.2.11/24"))
+	r.tell(kubernetes("192.0.2.11")...)
+	svc := evil("192.0.2.99")
+	svc.Spec.Type, svc.Spec.Ports[0].NodePort = corev1.ServiceTypeNodePort, 6443
+	r.tell(svc, slice("evil", 6443, corev1.ProtocolTCP, "10.0.0.66"))
+	r.syncAll()
+	r.flush()
+	s, err := r.f.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range []bpf.FrontendKey{bpf.LoopbackKey(true, 6443, bpf.TCP), bpf.FrontendKeyOf(netip.MustParseAddrPort("192.0.2.11:6443"), bpf.TCP)} {
+		if _, there := s.Frontends[k]; there {
+			t.Errorf("%v is in the table", k)
+		}
+	}
+	r.want("192.0.2.99:6443", "[10.0.0.66:6443]")
+}

@@ -1,0 +1,140 @@
+package services
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/firsthop/firsthop/bpf"
+)
+
+// Reserved are the addresses that no Service but default/kubernetes may have: who
+// owns a Service writes its external IPs, and so could take the API servers away
+// from every node (CVE-2020-8554, kubernetes#127410). Only TCP is reserved.
+type Reserved struct {
+	// Servers are the addresses of API servers, with their ports.
+	Servers []netip.AddrPort
+	// Service are those of the API service.
+	Service []netip.AddrPort
+}
+
+// reserved is Reserved as the table looks it up.
+type reserved struct {
+	keys    map[bpf.FrontendKey]string // what they are the address of
+	servers map[netip.Addr]bool        // hosts of API servers: their unserved ports are not refused
+}
+
+func (r Reserved) index() reserved {
+	out := reserved{keys: map[bpf.FrontendKey]string{}, servers: map[netip.Addr]bool{}}
+	for _, a := range r.Service {
+		out.keys[keyOf(a)] = "the API service"
+	}
+	for _, a := range r.Servers {
+		out.keys[keyOf(a)] = "an API server"
+		out.servers[a.Addr().Unmap()] = true
+	}
+	return out
+}
+
+// keyOf is the frontend that would take the connections to an address. Node ports
+// on loopback addresses have one for all of them.
+func keyOf(a netip.AddrPort) bpf.FrontendKey {
+	addr := a.Addr().Unmap()
+	if addr.IsLoopback() {
+		return bpf.LoopbackKey(addr.Is4(), a.Port(), bpf.TCP)
+	}
+	return bpf.FrontendKeyOf(netip.AddrPortFrom(addr, a.Port()), bpf.TCP)
+}
+
+// SetReserved takes the addresses that are reserved from now on. A frontend that
+// is one of them is withdrawn, and granted again when it is none any more. It costs
+// what the Services cost that ask for such frontends.
+func (t *Table) SetReserved(r Reserved) []Change {
+	now := r.index()
+	before := t.claims.reserved
+	if maps.Equal(now.keys, before.keys) && maps.Equal(now.servers, before.servers) {
+		return nil
+	}
+	t.claims.reserved = now
+	for _, keys := range []map[bpf.FrontendKey]string{before.keys, now.keys} {
+		for k := range keys {
+			if before.keys[k] == now.keys[k] {
+				continue
+			}
+			if has, ok := t.claims.holder[k]; ok {
+				t.dirty[has.by] = true
+			}
+			for _, rival := range t.claims.rivals[k] {
+				t.dirty[rival.by] = true
+			}
+		}
+	}
+	for _, addrs := range []map[netip.Addr]bool{before.servers, now.servers} {
+		for a := range addrs {
+			if before.servers[a] != now.servers[a] && t.claims.cluster[bpf.AddressOf(a)] > 0 {
+				t.touchVIP(a)
+			}
+		}
+	}
+	return t.settle()
+}
+
+// touchVIP makes the Services dirty that have a cluster IP. It is rare: an API server at a cluster IP.
+func (t *Table) touchVIP(a netip.Addr) {
+	for _, e := range t.entries {
+		if slices.ContainsFunc(e.asked, func(p Port) bool {
+			return slices.ContainsFunc(p.Frontends, func(k bpf.FrontendKey) bool { return k.Addr.Addr() == a })
+		}) {
+			t.dirty[e] = true
+		}
+	}
+}
+
+// denied says whose address a frontend is that an entry may not have; "": it may.
+func (r *reserved) denied(e *entry, k bpf.FrontendKey) string {
+	if e.name == APIService {
+		return ""
+	}
+	return r.keys[k]
+}
+
+// denies reports whether an entry asks for a frontend that it may not have.
+func (r *reserved) denies(e *entry) bool {
+	if len(r.keys) == 0 || e.name == APIService {
+		return false
+	}
+	for i := range e.asked {
+		if e.asked[i].Key.Proto != bpf.TCP {
+			continue
+		}
+		for _, k := range e.asked[i].Frontends {
+			if r.keys[k] != "" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// open takes the hosts of API servers out of the VIPs of Ports, whose unserved
+// ports are refused: those of API servers may be among them. It changes no list that is shared.
+func (r *reserved) open(ports []Port) []Port {
+	own := false
+	for i := range ports {
+		if !slices.ContainsFunc(ports[i].VIPs, func(a netip.Addr) bool { return r.servers[a] }) {
+			continue
+		}
+		if !own {
+			ports, own = slices.Clone(ports), true
+		}
+		ports[i].VIPs = slices.DeleteFunc(slices.Clone(ports[i].VIPs), func(a netip.Addr) bool { return r.servers[a] })
+	}
+	return ports
+}
+
+// refused is the Problem of a frontend that its Service does not get.
+func refused(p *Port, i int, reason Reason, why string, of any) Problem {
+	return Problem{Kind: "Service", Object: p.Key.Service, Port: p.Key.Name, Reason: reason,
+		Message: fmt.Sprintf("its %v %v %s %v", p.Kinds[i], p.Frontends[i], why, of)}
+}
