@@ -15,6 +15,7 @@ import (
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/natinit/kubeproxy"
 	"github.com/firsthop/firsthop/units"
 )
@@ -133,7 +134,7 @@ func (d *doctor) runtime(context.Context) Diagnosis {
 
 // noRuntime judges an instance whose runtime has no socket.
 func (d *doctor) noRuntime() Diagnosis {
-	if err := natinit.RuntimeAbsent(d.runDir); err != nil {
+	if err := instance.RuntimeAbsent(d.runDir); err != nil {
 		return warn(startRuntime, "a runtime holds its lock, but has no socket: it starts or ends now, or its socket was removed").because(err.Error())
 	}
 	of := 0

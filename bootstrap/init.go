@@ -16,6 +16,7 @@ import (
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // Init runs the init stage. Everything that there is to say is in the report,
@@ -57,10 +58,10 @@ type stage struct {
 
 	keptWarnings []string // one for each Service with kept backends
 
-	lock      *Lock              // of the run directory
-	tableLock *natinit.TableLock // of the bpffs, for instances that share one by mistake
-	volatile  *Ledger            // undone by a reboot; nil in a dry run
-	durable   *Ledger            // not undone by a reboot; nil in a dry run
+	lock      *instance.Lock // of the run directory
+	tableLock *instance.Lock // of the bpffs, for instances that share one by mistake
+	volatile  *Ledger        // undone by a reboot; nil in a dry run
+	durable   *Ledger        // not undone by a reboot; nil in a dry run
 	features  bpf.Features
 	balancer  bpf.Balancer
 	kept      []netip.AddrPort // backends that answer, kept in the place of given ones of which none does
@@ -236,8 +237,8 @@ func (s *stage) takeLock(ctx context.Context) (outcome, error) {
 	}
 	wait, cancel := context.WithTimeout(ctx, s.LockTimeout)
 	defer cancel()
-	lock, made, err := lockRunDir(wait, s.runDir)
-	if err != nil && s.noHost != nil && s.RunDir == "" && !errors.Is(err, ErrLocked) {
+	lock, made, err := instance.MakeAndAcquire(wait, s.runDir)
+	if err != nil && s.noHost != nil && s.RunDir == "" && !errors.Is(err, instance.ErrLocked) {
 		err = fmt.Errorf("the host can't be reached from here: %w; and this container's own %s is no place for it: %w", s.noHost, s.runDir, err)
 	}
 	if err != nil {
@@ -290,15 +291,7 @@ func (s *stage) checkStateDir() (warning string) {
 		dir = filepath.Dir(dir)
 	}
 	if err := unix.Access(dir, unix.W_OK); err != nil {
-		return fmt.Sprintf("state directory %s can't be written: %s: %s, or --persist off", s.stateDir, err, adviceFor(err, "--state-dir"))
+		return fmt.Sprintf("state directory %s can't be written: %s: %s, or --persist off", s.stateDir, err, instance.Advice(err, "--state-dir"))
 	}
 	return ""
-}
-
-// adviceFor says what to do about a directory that can't be written.
-func adviceFor(err error, flag string) string {
-	if errors.Is(err, unix.EROFS) {
-		return "the file system is read-only, give one that isn't by " + flag
-	}
-	return "run as root, or give " + flag
 }

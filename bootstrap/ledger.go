@@ -4,13 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // LedgerName is the file that lists what was changed on the host. One in the
@@ -46,7 +45,7 @@ type Ledger struct {
 // changes that survive a loss of power, as their notes then must.
 func OpenLedger(dir string, durable bool) (*Ledger, error) {
 	l := &Ledger{path: filepath.Join(dir, LedgerName), durable: durable}
-	data, err := readRegular(l.path)
+	data, err := instance.ReadFile(l.path)
 	if errors.Is(err, os.ErrNotExist) {
 		return l, nil
 	}
@@ -77,19 +76,6 @@ func openLedgerAnyway(dir string, durable bool) (l *Ledger, warning string, err 
 	}
 	l, openErr := OpenLedger(dir, durable)
 	return l, fmt.Sprintf("%s; it is set aside as %s, and uninstall won't know what it listed", err, aside), openErr
-}
-
-// readRegular reads a file, but waits for no one: not for the writer of a FIFO.
-func readRegular(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
-		return nil, errors.Join(fmt.Errorf("%s is not a regular file", path), err)
-	}
-	return io.ReadAll(f)
 }
 
 // Entries are the noted changes, the oldest first.
@@ -124,7 +110,7 @@ func (l *Ledger) add(kind, target, former string) {
 // notes.
 func (l *Ledger) ensureDir() error {
 	dir := filepath.Dir(l.path)
-	missing := missingDirs(dir)
+	missing := instance.Missing(dir)
 	if l.outer != nil {
 		for _, d := range missing {
 			if err := l.outer.Record(kindMkdir, d, ""); err != nil {
@@ -132,39 +118,11 @@ func (l *Ledger) ensureDir() error {
 			}
 		}
 	}
-	if err := makeDirs(missing, 0o700); err != nil {
+	if err := instance.Make(missing, 0o700); err != nil {
 		return fmt.Errorf("create state directory: %w", err)
 	}
 	for _, d := range missing {
 		l.add(kindMkdir, d, "")
-	}
-	return nil
-}
-
-// missingDirs are those of a directory and its parents that aren't there, the
-// topmost first.
-func missingDirs(dir string) []string {
-	var out []string
-	for ; ; dir = filepath.Dir(dir) {
-		if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
-			slices.Reverse(out)
-			return out
-		}
-		out = append(out, dir)
-	}
-}
-
-// makeDirs makes directories, the topmost first. The mode is the last one's:
-// its parents may come to hold things of others.
-func makeDirs(dirs []string, mode os.FileMode) error {
-	for i, d := range dirs {
-		m := os.FileMode(0o755)
-		if i == len(dirs)-1 {
-			m = mode
-		}
-		if err := os.Mkdir(d, m); err != nil && !errors.Is(err, os.ErrExist) {
-			return err
-		}
 	}
 	return nil
 }
@@ -190,38 +148,10 @@ func (l *Ledger) save() error {
 	if err != nil {
 		return fmt.Errorf("encode the list of changes: %w", err)
 	}
-	if err := writeFile(l.path, append(data, '\n'), l.durable); err != nil {
+	if err := instance.WriteFile(l.path, append(data, '\n'), instance.Writing{Durable: l.durable}); err != nil {
 		return fmt.Errorf("note a change: %w", err)
 	}
 	return nil
-}
-
-// tempPrefix begins the names of the files that are to take a file's place.
-func tempPrefix(name string) string { return "." + name + "." }
-
-// writeFile replaces a file atomically. With durable it also survives a loss
-// of power right after the return.
-func writeFile(path string, data []byte, durable bool) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), tempPrefix(filepath.Base(path))+"*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name()) // after the rename there is nothing to remove
-	_, err = tmp.Write(data)
-	if err == nil && durable {
-		err = tmp.Sync()
-	}
-	if err = errors.Join(err, tmp.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp.Name(), path); err != nil || !durable {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // recordAll notes several changes of a kind in one write.

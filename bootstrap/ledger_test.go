@@ -1,7 +1,6 @@
 package bootstrap
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -122,27 +121,6 @@ func TestADamagedLedgerIsNotForgotten(t *testing.T) {
 				t.Errorf("it is %q now, %v", data, err)
 			}
 		})
-	}
-}
-
-func TestWriteFileReplacesAtOnce(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, StatusName)
-	for _, text := range []string{"one", "two"} {
-		for _, durable := range []bool{false, true} {
-			if err := writeFile(path, []byte(text), durable); err != nil {
-				t.Fatal(err)
-			}
-			if data, _ := os.ReadFile(path); string(data) != text {
-				t.Errorf("it is %q, want %q", data, text)
-			}
-		}
-	}
-	if err := writeFile(filepath.Join(dir, "gone", "x"), nil, false); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("got %v", err)
-	}
-	if entries, _ := os.ReadDir(dir); len(entries) != 1 {
-		t.Errorf("left over: %v", entries)
 	}
 }
 

@@ -13,8 +13,8 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
-	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/units"
 )
 
@@ -32,7 +32,7 @@ func (u *uninstall) locked(ctx context.Context) error {
 	kernel.RaiseMemlock(kernel.Inspect(u.hostRoot))
 	wait, cancel := context.WithTimeout(ctx, u.LockTimeout)
 	defer cancel()
-	lock, made, err := lockRunDir(wait, u.runDir)
+	lock, made, err := instance.MakeAndAcquire(wait, u.runDir)
 	if err != nil {
 		return err
 	}
@@ -41,7 +41,7 @@ func (u *uninstall) locked(ctx context.Context) error {
 		return err
 	}
 	if u.bpffs.Err() == nil {
-		if u.tableLock, err = natinit.LockTable(wait, u.bpffs.Path); err != nil {
+		if u.tableLock, err = instance.LockTable(wait, u.bpffs.Path); err != nil {
 			return err
 		}
 		defer u.tableLock.Release()
@@ -58,7 +58,7 @@ func (u *uninstall) locked(ctx context.Context) error {
 		}
 	}
 	if len(made) > 0 { // the lock is there for this run only
-		u.removals = slices.DeleteFunc(u.removals, func(r Removal) bool { return r.Target == filepath.Join(u.runDir, LockName) })
+		u.removals = slices.DeleteFunc(u.removals, func(r Removal) bool { return r.Target == filepath.Join(u.runDir, instance.LockName) })
 	}
 	err = u.remove(ctx)
 	u.removals = slices.DeleteFunc(u.removals, u.stayed)
@@ -81,8 +81,8 @@ func (u *uninstall) stayed(r Removal) bool {
 func (u *uninstall) files() []string {
 	cache := apiserver.CachePath(u.stateDir)
 	return slices.Concat(leftOvers(u.stateDir), leftOvers(u.runDir), []string{
-		cache, cache + ".damaged", filepath.Join(u.runDir, StatusName),
-		filepath.Join(u.runDir, natinit.RuntimeLockName), filepath.Join(u.runDir, natinit.RuntimeSocketName),
+		cache, cache + ".damaged", filepath.Join(u.runDir, instance.StatusName),
+		filepath.Join(u.runDir, instance.RuntimeLockName), filepath.Join(u.runDir, instance.RuntimeSocketName),
 	})
 }
 
@@ -91,7 +91,7 @@ func (u *uninstall) lastFiles() []string {
 	return []string{
 		filepath.Join(u.stateDir, LedgerName),
 		filepath.Join(u.runDir, LedgerName),
-		filepath.Join(u.runDir, LockName),
+		filepath.Join(u.runDir, instance.LockName),
 	}
 }
 
@@ -241,7 +241,7 @@ func (u *uninstall) parentsIn(dir string) []string {
 }
 
 func removeGone(gone string) error {
-	if err := removeFiles([]string{filepath.Join(gone, LockName), filepath.Join(gone, LedgerName)}); err != nil {
+	if err := removeFiles([]string{filepath.Join(gone, instance.LockName), filepath.Join(gone, LedgerName)}); err != nil {
 		return err
 	}
 	if err := os.Remove(gone); err != nil && !errors.Is(err, os.ErrNotExist) {

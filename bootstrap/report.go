@@ -9,10 +9,8 @@ import (
 
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/instance"
 )
-
-// StatusName is the file in the run directory that keeps the last report.
-const StatusName = "status.json"
 
 // Result is how a step ended.
 type Result string
@@ -163,7 +161,7 @@ func saveReport(runDir string, r *Report) error {
 	if err != nil {
 		return fmt.Errorf("encode report: %w", err)
 	}
-	if err := writeFile(filepath.Join(runDir, StatusName), append(data, '\n'), false); err != nil {
+	if err := instance.WriteFile(filepath.Join(runDir, instance.StatusName), append(data, '\n'), instance.Writing{}); err != nil {
 		return fmt.Errorf("keep report: %w", err)
 	}
 	return nil
@@ -172,8 +170,8 @@ func saveReport(runDir string, r *Report) error {
 // LoadReport reads the report of the last run with this run directory. The
 // error matches os.ErrNotExist if there was none since the last reboot.
 func LoadReport(runDir string) (*Report, error) {
-	path := filepath.Join(runDir, StatusName)
-	data, err := readRegular(path)
+	path := filepath.Join(runDir, instance.StatusName)
+	data, err := instance.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read last report: %w", err)
 	}

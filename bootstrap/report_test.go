@@ -16,6 +16,7 @@ import (
 
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 func fullReport() *Report {
@@ -62,7 +63,7 @@ func TestLoadReport(t *testing.T) {
 	if _, err := LoadReport(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no report: %v, want ErrNotExist", err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, StatusName), []byte("{"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, instance.StatusName), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := LoadReport(dir); err == nil || errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "damaged") {

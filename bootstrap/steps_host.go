@@ -8,6 +8,7 @@ import (
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/natinit/kubeproxy"
 )
 
@@ -95,7 +96,7 @@ func (s *stage) ensureBPFFS(ctx context.Context) (outcome, error) {
 	if !s.DryRun {
 		wait, cancel := context.WithTimeout(ctx, s.LockTimeout)
 		defer cancel()
-		if s.tableLock, err = natinit.LockTable(wait, b.Path); err != nil {
+		if s.tableLock, err = instance.LockTable(wait, b.Path); err != nil {
 			return outcome{}, &exitError{ExitInternal, err}
 		}
 	}

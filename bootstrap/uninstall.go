@@ -15,6 +15,7 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/natinit/kubeproxy"
 	"github.com/firsthop/firsthop/units"
 )
@@ -53,7 +54,7 @@ func Uninstall(ctx context.Context, cfg UninstallConfig) ([]Removal, error) {
 	if len(u.removals) == 0 || u.DryRun {
 		return u.removals, nil
 	}
-	if err := natinit.RuntimeAbsent(u.runDir); err != nil {
+	if err := instance.RuntimeAbsent(u.runDir); err != nil {
 		return nil, fmt.Errorf("%w: it would bring back what is removed: stop it first (delete the DaemonSet, or systemctl stop firsthop)", err)
 	}
 	if err := u.refuse(ctx); err != nil { // before anything is touched, the lock included
@@ -70,7 +71,7 @@ type uninstall struct {
 	places
 	bpffs     mounts.BPFFS
 	cgroup    mounts.Cgroup2
-	tableLock *natinit.TableLock
+	tableLock *instance.Lock
 	volatile  *Ledger
 	durable   *Ledger
 	vips      []TableService

@@ -19,6 +19,7 @@ import (
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // ErrNoTable says that there is nothing to take over.
@@ -111,7 +112,7 @@ func elsewhere(cfg *Config) bool {
 
 // lock takes the table's lock.
 func (d *dataplane) lock(ctx context.Context) (release func() error, err error) {
-	l, err := natinit.LockTable(ctx, d.bpffs)
+	l, err := instance.LockTable(ctx, d.bpffs)
 	if err != nil {
 		return nil, err
 	}

@@ -5,14 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/firsthop/firsthop/bpf"
-	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/natinit/kubeproxy"
 	"github.com/firsthop/firsthop/runtime/apiservers"
 	"github.com/firsthop/firsthop/runtime/metrics"
@@ -31,11 +30,11 @@ func Run(ctx context.Context, cfg Config) error {
 	if cfg.Notify == nil {
 		cfg.Notify = func(string) {}
 	}
-	if err := os.MkdirAll(cfg.RunDir, 0o755); err != nil {
+	if err := instance.Make(instance.Missing(cfg.RunDir), 0o755); err != nil {
 		return fmt.Errorf("create run directory: %w", err)
 	}
-	unlock, err := natinit.LockRuntime(cfg.RunDir)
-	if errors.Is(err, natinit.ErrRuntime) {
+	unlock, err := instance.LockRuntime(cfg.RunDir)
+	if errors.Is(err, instance.ErrRuntime) {
 		return fmt.Errorf("%w: stop it first, or give this one directories of its own", err)
 	}
 	if err != nil {

@@ -43,6 +43,19 @@ var habits = []habit{
 		instead: "use the system call, netlink or D-Bus",
 	},
 	{
+		what:  "writes files by path, which follows links and is not done at once",
+		names: []string{"os.WriteFile", "os.Create", "os.CreateTemp", "os.MkdirAll", "golang.org/x/sys/unix.Flock", "syscall.Flock"},
+		exceptions: map[string]string{
+			"bootstrap":             "cgroup.procs is written in place",
+			"natinit/instance":      "it is the way to do it",
+			"mounts":                "the directory below a mount point is locked",
+			"units":                 "directories of links below /etc/systemd/system are the init system's, not ours",
+			"deploy/build/image":    "builds",
+			"deploy/build/packages": "builds",
+		},
+		instead: "use natinit/instance: Replace, WriteFile, Make, Acquire",
+	},
+	{
 		what:    "needs cgo",
 		names:   []string{"C"},
 		instead: "use golang.org/x/sys/unix",

@@ -7,6 +7,8 @@ import (
 	"path"
 	"strconv"
 	"strings"
+
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 const fstabPath = "/etc/fstab"
@@ -143,7 +145,7 @@ func (p *planner) editFstab(edit func([]byte) []byte) error {
 			if err != nil {
 				return err
 			}
-			return replaceFile(n.at, n.mode, []string{n.at}, writeBytes(edit(n.data)))
+			return replaceFile(n.at, n.mode, []string{n.at}, instance.Bytes(edit(n.data)))
 		}})
 	return nil
 }

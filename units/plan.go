@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // planner collects the actions of one report. Its methods look only; what
@@ -232,7 +234,7 @@ func (p *planner) text(name string, want []byte, mode fs.FileMode, like ...strin
 		return err
 	}
 	like = append([]string{n.at}, append(p.siblings(name), like...)...)
-	a.run = func(context.Context) error { return replaceFile(n.at, mode, like, writeBytes(want)) }
+	a.run = func(context.Context) error { return replaceFile(n.at, mode, like, instance.Bytes(want)) }
 	p.add(a)
 	return nil
 }

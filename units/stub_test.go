@@ -16,6 +16,8 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // stubEnv makes this test binary act as the service's program and write what
@@ -110,7 +112,7 @@ func runStub(out string) error {
 		if err := os.MkdirAll(DefaultStateDir, 0o755); err != nil {
 			return err
 		}
-		return replaceFile(DefaultStateDir+"/apiserver.json", 0o600, nil, writeBytes([]byte("{}")))
+		return replaceFile(DefaultStateDir+"/apiserver.json", 0o600, nil, instance.Bytes([]byte("{}")))
 	})
 	// What it can't do.
 	try("NOT open a packet socket", func() error {

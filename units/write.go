@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // tempPrefix begins the names of our temporary files. What a kill leaves of
@@ -27,47 +29,15 @@ const selinuxAttr = "security.selinux"
 // The SELinux label is that of the first of like that has one: without it, the
 // new file would carry the label of whoever creates files here, and systemd
 // may not be allowed to read or execute it. Without SELinux nothing has one.
-func replaceFile(path string, mode fs.FileMode, like []string, write func(io.Writer) error) (err error) {
-	dir, name := splitPath(path)
-	f, err := os.CreateTemp(dir, tempPrefix+name+"-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = f.Close()
-			_ = os.Remove(f.Name())
+func replaceFile(path string, mode fs.FileMode, like []string, write func(io.Writer) error) error {
+	prepare := func(f *os.File) error {
+		if err := keepOwner(f, path); err != nil {
+			return err
 		}
-	}()
-	if err := write(f); err != nil {
-		return fmt.Errorf("write %s: %w", f.Name(), err)
+		return copyLabel(f, like)
 	}
-	if err := f.Chmod(mode.Perm()); err != nil { // not subject to the umask
-		return err
-	}
-	if err := keepOwner(f, path); err != nil {
-		return err
-	}
-	if err := copyLabel(f, like); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(dir)
-}
-
-func writeBytes(data []byte) func(io.Writer) error {
-	return func(w io.Writer) error {
-		_, err := io.Copy(w, bytes.NewReader(data))
-		return err
-	}
+	_, name := splitPath(path)
+	return instance.Replace(path, instance.Writing{Mode: mode, Durable: true, Prepare: prepare, Temp: tempPrefix + name + "-"}, write)
 }
 
 // keepOwner gives f the owner of the file that it will replace. A new file

@@ -19,6 +19,7 @@ import (
 	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 func TestASecondInitChangesNothing(t *testing.T) {
@@ -128,7 +129,7 @@ func (n node) checkOneOfEach() {
 			n.Fatal(err)
 		}
 		for _, e := range entries {
-			if !slices.Contains([]string{bootstrap.LockName, bootstrap.StatusName, bootstrap.LedgerName, "apiserver.json"}, e.Name()) {
+			if !slices.Contains([]string{instance.LockName, instance.StatusName, bootstrap.LedgerName, "apiserver.json"}, e.Name()) {
 				n.Errorf("left over: %s", filepath.Join(dir, e.Name()))
 			}
 		}
@@ -225,7 +226,7 @@ func (n node) slow(ctx context.Context) *exec.Cmd {
 	}
 	pid := fmt.Sprint(cmd.Process.Pid, " ")
 	eventually(n.T, "the lock to be held", func() bool {
-		text, _ := os.ReadFile(filepath.Join(n.RunDir, bootstrap.LockName))
+		text, _ := os.ReadFile(filepath.Join(n.RunDir, instance.LockName))
 		return strings.HasPrefix(string(text), pid)
 	})
 	return cmd

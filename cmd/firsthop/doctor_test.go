@@ -15,6 +15,7 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/runtime/admin"
 	"github.com/firsthop/firsthop/test/standin"
 )
@@ -218,20 +219,20 @@ func TestEveryCheckOfTheDoctorCanFail(t *testing.T) {
 			}
 			eventually(n.T, "links without pins to detach", func() bool { return len(n.attached()) == 0 })
 		}, nil, "proof", fail, "not effective", "firsthop init"},
-		{"no init on record", func(n *node) { n.without(filepath.Join(n.RunDir, bootstrap.StatusName)) }, nil, "init", warn, "no init is on record", "firsthop init"},
+		{"no init on record", func(n *node) { n.without(filepath.Join(n.RunDir, instance.StatusName)) }, nil, "init", warn, "no init is on record", "firsthop init"},
 		{"an init that failed", func(n *node) {
 			n.run(initArgs("--endpoints", "127.0.0.1:1,[::1]:1", "--timeout", "50ms")...).exits(bootstrap.ExitProof)
 		}, nil, "init", warn, "failed at", "firsthop init"},
 		{"Services of a runtime that is gone", func(n *node) { n.put(service("tcp/10.96.0.20:80", "10.0.0.5:80")) }, nil, "runtime", warn, "changes are not followed", "systemctl restart"},
 		{"a runtime that hangs", func(n *node) {
-			l, err := net.Listen("unix", filepath.Join(n.RunDir, natinit.RuntimeSocketName))
+			l, err := net.Listen("unix", filepath.Join(n.RunDir, instance.RuntimeSocketName))
 			if err != nil {
 				n.Fatal(err)
 			}
 			n.Cleanup(func() { l.Close() })
 		}, nil, "runtime", fail, "doesn't answer", "systemctl restart"},
 		{"a runtime without a socket", func(n *node) {
-			unlock, err := natinit.LockRuntime(n.RunDir)
+			unlock, err := instance.LockRuntime(n.RunDir)
 			if err != nil {
 				n.Fatal(err)
 			}

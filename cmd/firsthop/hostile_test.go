@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // What a hostile user found.
@@ -39,7 +40,7 @@ func TestAFIFOInThePlaceOfAReportHangsNobody(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	n.init()
-	status := filepath.Join(n.RunDir, bootstrap.StatusName)
+	status := filepath.Join(n.RunDir, instance.StatusName)
 	n.without(status)
 	if err := unix.Mkfifo(status, 0o600); err != nil {
 		t.Fatal(err)

@@ -16,6 +16,7 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/runtime/admin"
 	"github.com/firsthop/firsthop/test/clients"
 	"github.com/firsthop/firsthop/test/lab"
@@ -193,7 +194,7 @@ func TestStatusIsAboutTheAPI(t *testing.T) {
 	key := bpf.FrontendKeyOf(netip.MustParseAddrPort(vip4), bpf.TCP)
 	n.edit(func(maps *bpf.Maps) error { return maps.Map(bpf.MapFrontend).Put(key, bpf.Frontend{Index: index}) })
 	n.run("status").exits(bootstrap.ExitProof).says("service tcp/" + vip4 + " tcp/10.96.0.20:80 has no backend")
-	n.without(n.RunDir + "/" + bootstrap.StatusName)
+	n.without(n.RunDir + "/" + instance.StatusName)
 	n.run("status").exits(bootstrap.ExitProof).says("service tcp/" + vip4 + " tcp/10.96.0.20:80 has no backend")
 	n.without(apiserver.CachePath(n.StateDir))
 	n.asRuntime(synced(1), admin.Service{Index: index, Namespace: "default", Name: "kubernetes", Port: "https", Proto: "tcp", Family: "IPv4"})

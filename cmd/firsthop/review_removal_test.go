@@ -13,6 +13,7 @@ import (
 
 	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/test/lab"
 )
 
@@ -34,7 +35,7 @@ func TestUninstallDuringAnInitRefuses(t *testing.T) {
 // while an uninstall waits, which has seen no bpffs. It must not remove what that init is about to prove.
 func TestUninstallThatBeganBeforeTheMountWaitsForTheTable(t *testing.T) {
 	n := newNode(t, lab.WithoutBPFFS())
-	lock, err := os.Create(filepath.Join(n.RunDir, bootstrap.LockName))
+	lock, err := os.Create(filepath.Join(n.RunDir, instance.LockName))
 	if err != nil {
 		t.Fatal(err)
 	}

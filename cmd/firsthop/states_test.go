@@ -13,6 +13,7 @@ import (
 
 	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // TestNounsInEveryState: whatever state a node is in, each noun ends with a sensible exit code and sentence, in text and
@@ -61,11 +62,11 @@ func TestNounsInEveryState(t *testing.T) {
 		}, want{6, "not serving"}, want{1, "run `firsthop init`"}, ok},
 		{"no report of the last run", func(n *node) {
 			n.init()
-			n.without(filepath.Join(n.RunDir, bootstrap.StatusName))
+			n.without(filepath.Join(n.RunDir, instance.StatusName))
 		}, want{0, "not proven, as far as is known"}, ok, ok},
 		{"a damaged report of the last run", func(n *node) {
 			n.init()
-			if err := os.WriteFile(filepath.Join(n.RunDir, bootstrap.StatusName), []byte(`{"version":`), 0o600); err != nil {
+			if err := os.WriteFile(filepath.Join(n.RunDir, instance.StatusName), []byte(`{"version":`), 0o600); err != nil {
 				n.Fatal(err)
 			}
 		}, want{0, "serving"}, ok, ok},
@@ -105,7 +106,7 @@ func TestAnInitMendsWhatWasRemovedByHand(t *testing.T) {
 	n.serving()
 	for _, path := range []string{n.pins().Map(bpf.MapBackend), n.pins().Map(bpf.MapMeta), n.pins().Map(bpf.MapPeer),
 		n.pins().Links() + "/connect4", n.pins().Links() + "/getpeername6", n.pins().Links(), n.pins().Maps(), n.pins().Dir,
-		filepath.Join(n.RunDir, bootstrap.StatusName), filepath.Join(n.RunDir, bootstrap.LockName), n.RunDir, n.StateDir} {
+		filepath.Join(n.RunDir, instance.StatusName), filepath.Join(n.RunDir, instance.LockName), n.RunDir, n.StateDir} {
 		t.Run(strings.TrimPrefix(path, n.Dir+"/"), func(t *testing.T) {
 			n.T = t
 			n.init()

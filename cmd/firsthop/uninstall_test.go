@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bootstrap"
-	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/test/clients"
 	"github.com/firsthop/firsthop/test/lab"
 )
@@ -37,7 +37,7 @@ func TestUninstallRefusesBesideARuntime(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	n.init()
-	unlock, err := natinit.LockRuntime(n.RunDir)
+	unlock, err := instance.LockRuntime(n.RunDir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +46,7 @@ func TestUninstallRefusesBesideARuntime(t *testing.T) {
 	n.unchanged(before)
 	unlock()
 	n.run("uninstall", "--force").exits(0)
-	if _, err := os.Stat(filepath.Join(n.RunDir, natinit.RuntimeLockName)); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(n.RunDir, instance.RuntimeLockName)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the runtime's lock is still there: %v", err)
 	}
 }

@@ -32,8 +32,8 @@ func (e *UntrustedError) Error() string {
 // Unwrap makes errors.Is(err, ErrUntrusted) true.
 func (e *UntrustedError) Unwrap() error { return ErrUntrusted }
 
-// judge says why somebody else than root may write a file, directory or link; "" if nobody may.
-func judge(fd int, st *unix.Stat_t) string {
+// Judge says why somebody else than root may write a file, directory or link; "" if nobody may.
+func Judge(fd int, st *unix.Stat_t) string {
 	kind := st.Mode & unix.S_IFMT
 	switch {
 	case st.Uid != 0:

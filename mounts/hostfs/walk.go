@@ -139,7 +139,7 @@ func (w *walk) stat(fd int) error {
 	if !w.trusted {
 		return nil
 	}
-	if why := judge(fd, &w.st); why != "" {
+	if why := Judge(fd, &w.st); why != "" {
 		return &UntrustedError{Path: w.name, At: path.Join("/", w.above, strings.Join(w.names, "/")), Why: why}
 	}
 	return nil

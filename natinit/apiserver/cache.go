@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/firsthop/firsthop/mounts/hostfs"
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 const (
@@ -116,16 +117,16 @@ func (c cacheJSON) sum() (string, error) {
 // wrong), or one of the file system.
 func Load(stateDir string) (*Known, error) {
 	path := CachePath(stateDir)
-	b, err := hostfs.In(stateDir).ReadTrusted(cacheFile)
-	if errors.Is(err, fs.ErrNotExist) {
+	b, err := instance.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("%w in %s", ErrNoCache, path)
-	}
-	if err != nil {
-		// A directory, a FIFO or a huge file in its place: not what we wrote.
-		if st, serr := os.Lstat(path); serr == nil && (!st.Mode().IsRegular() || st.Size() > hostfs.MaxFile) {
-			return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
-		}
+	case errors.Is(err, instance.ErrNotRegular), errors.Is(err, instance.ErrTooLarge): // not what we wrote
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	case err != nil:
 		return nil, err
+	case len(b) > hostfs.MaxFile:
+		return nil, fmt.Errorf("%w: %s is larger than %d bytes", ErrDamaged, path, hostfs.MaxFile)
 	}
 	k, err := decodeCache(b)
 	if err != nil {
@@ -270,7 +271,7 @@ func Save(cfg SaveConfig, k *Known) (wrote bool, err error) {
 	if err := moveDamagedAside(cfg, path); err != nil {
 		return false, err
 	}
-	return true, writeAtomically(path, b)
+	return true, instance.WriteFile(path, b, instance.Writing{Durable: true})
 }
 
 func (c SaveConfig) record(kind, target, former string) error {
@@ -281,20 +282,13 @@ func (c SaveConfig) record(kind, target, former string) error {
 }
 
 func ensureStateDir(cfg SaveConfig) error {
-	st, err := os.Stat(cfg.StateDir)
-	if err == nil {
-		if !st.IsDir() {
-			return fmt.Errorf("%s is not a directory", cfg.StateDir)
+	missing := instance.Missing(cfg.StateDir)
+	if len(missing) > 0 {
+		if err := cfg.record("dir", cfg.StateDir, ""); err != nil {
+			return err
 		}
-		return nil
 	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := cfg.record("dir", cfg.StateDir, ""); err != nil {
-		return err
-	}
-	return os.MkdirAll(cfg.StateDir, 0o700)
+	return instance.Make(missing, 0o700)
 }
 
 // moveDamagedAside keeps what somebody may want to look at. One is kept; a
@@ -310,36 +304,4 @@ func moveDamagedAside(cfg SaveConfig, path string) error {
 		}
 	}
 	return os.Rename(path, aside)
-}
-
-func writeAtomically(path string, b []byte) (err error) {
-	dir, base := filepath.Split(path)
-	f, err := os.CreateTemp(dir, "."+base+".") // 0600; by this name the next init knows what a kill has left
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-		}
-	}()
-	if _, err = f.Write(b); err != nil {
-		return err
-	}
-	if err = f.Sync(); err != nil {
-		return err
-	}
-	if err = f.Close(); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

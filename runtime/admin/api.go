@@ -3,11 +3,11 @@ package admin
 import (
 	"time"
 
-	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // SocketName is the socket's file in the run directory.
-const SocketName = natinit.RuntimeSocketName
+const SocketName = instance.RuntimeSocketName
 
 // Service is one port of a Service in one family.
 type Service struct {

@@ -45,11 +45,40 @@ func (c *Client) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if dir != nil {
-		defer dir.Close()
-	}
+	defer dir.Close()
 	var d net.Dialer
-	return d.DialContext(ctx, "unix", path)
+	conn, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := answersAsRoot(conn.(*net.UnixConn)); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("%s in %s: %w", SocketName, c.runDir, err)
+	}
+	return conn, nil
+}
+
+// ErrStranger says that what listens in the run directory is not a runtime that root started.
+var ErrStranger = errors.New("not believed")
+
+// answersAsRoot asks the kernel who listens: in a run directory that others may write, anybody could.
+func answersAsRoot(conn *net.UnixConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var peer *unix.Ucred
+	var peerErr error
+	if err := raw.Control(func(fd uintptr) { peer, peerErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
+		return err
+	}
+	if peerErr != nil {
+		return fmt.Errorf("ask who listens: %w", peerErr)
+	}
+	if peer.Uid != 0 && int(peer.Uid) != os.Geteuid() {
+		return fmt.Errorf("%w: pid %d of uid %d listens there: end it, and see who may write the directory", ErrStranger, peer.Pid, peer.Uid)
+	}
+	return nil
 }
 
 // Services are all Service ports that the runtime knows. The error matches

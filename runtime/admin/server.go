@@ -10,7 +10,12 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // Config is what a server needs. The functions may be called by several
@@ -68,8 +73,8 @@ func reply(w http.ResponseWriter, v any) {
 type listener struct {
 	net.Listener
 	path string
-	file os.FileInfo // what was put there
-	dir  *os.File    // by which a long path is reached; may be nil
+	file os.FileInfo   // what was put there
+	dir  *instance.Dir // by which it is reached
 }
 
 // nextName is where the socket is made, before it takes its place with the
@@ -97,22 +102,28 @@ func listen(runDir string) (_ *listener, err error) {
 			l.close()
 		}
 	}()
-	unixListener, err := net.ListenUnix("unix", &net.UnixAddr{Name: at, Net: "unix"})
+	config := net.ListenConfig{Control: ownerOnly}
+	inner, err := config.Listen(context.Background(), "unix", at)
 	if err != nil {
 		return nil, fmt.Errorf("listen for status questions: %w", err)
 	}
-	unixListener.SetUnlinkOnClose(false)
-	l.Listener = unixListener
-	if err := os.Chmod(next, 0o600); err != nil {
-		return nil, fmt.Errorf("keep the status socket to its owner: %w", err)
-	}
+	inner.(*net.UnixListener).SetUnlinkOnClose(false)
+	l.Listener = inner
 	if l.file, err = os.Lstat(next); err != nil {
 		return nil, fmt.Errorf("look at the status socket: %w", err)
 	}
-	if err := os.Rename(next, l.path); err != nil {
+	if err := dir.Rename(nextName, SocketName); err != nil {
 		return nil, fmt.Errorf("move the status socket into place: %w", err)
 	}
 	return l, nil
+}
+
+// ownerOnly gives a socket its mode before it has a name, so that nobody can connect in between, and no name is
+// followed to change a mode (unix_bind in net/unix/af_unix.c takes the socket inode's mode, less the umask).
+func ownerOnly(_, _ string, c syscall.RawConn) error {
+	var chmodErr error
+	err := c.Control(func(fd uintptr) { chmodErr = unix.Fchmod(int(fd), 0o600) })
+	return errors.Join(err, chmodErr)
 }
 
 // onlySocket refuses what is no socket.
@@ -142,16 +153,10 @@ func (l *listener) close() {
 	}
 }
 
-// longest is what fits into sun_path (unix(7)), with its final zero.
-const longest = 107
-
-// reachable gives a way to a socket that fits into an address: a long one leads
-// through dir, which is then to be kept open while it is used.
-func reachable(runDir, name string) (path string, dir *os.File, err error) {
-	if path = filepath.Join(runDir, name); len(path) <= longest {
-		return path, nil, nil
-	}
-	if dir, err = os.Open(runDir); err != nil {
+// reachable gives a way to a socket that fits into an address, however long the directory's path is, and that nobody can
+// turn to another directory: it leads through dir, which is to be kept open while it is used.
+func reachable(runDir, name string) (path string, dir *instance.Dir, err error) {
+	if dir, err = instance.Open(runDir); err != nil {
 		return "", nil, err
 	}
 	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), name), dir, nil
