@@ -96,6 +96,7 @@ type result struct {
 	args           []string
 	code           int
 	stdout, stderr string
+	cpu            time.Duration // processor time that it used
 }
 
 // command prepares firsthop with this instance's flags after the command's name.
@@ -152,7 +153,8 @@ func finish(t *testing.T, cmd *exec.Cmd, start func() error) result {
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatalf("run %q: %v", cmd.Args, err)
 	}
-	return result{T: t, args: cmd.Args[1:], code: cmd.ProcessState.ExitCode(), stdout: stdout.String(), stderr: stderr.String()}
+	return result{T: t, args: cmd.Args[1:], code: cmd.ProcessState.ExitCode(), stdout: stdout.String(), stderr: stderr.String(),
+		cpu: cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()}
 }
 
 // exits wants an exit code.
