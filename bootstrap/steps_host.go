@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/natinit/kubeproxy"
 )
@@ -43,40 +45,58 @@ func (s *stage) checkKernel(ctx context.Context) (outcome, error) {
 }
 
 // fallBack leaves a node that isn't supported to its kube-proxy; without one
-// the stage fails, loudly.
+// the stage fails, loudly. Rules that serve the API service tell that it is
+// there, not a process that bears its name.
 func (s *stage) fallBack(ctx context.Context, cause error) (outcome, error) {
 	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: s.hostRoot, Proc: s.proc})
 	if err != nil {
 		return outcome{}, fmt.Errorf("%w; whether kube-proxy is there could not be told: %s", cause, err)
 	}
-	if pods := kubeproxy.KubeletHas(s.hostRoot); s.Boot && p.Running != kubeproxy.Yes && len(pods) > 0 {
+	served, unserved := s.leftTo(p)
+	if served {
+		return outcome{
+			result: Skipped, stop: true,
+			reason: fmt.Sprintf("%s; kube-proxy is on this node and stays in charge of Services, nothing is attached", cause),
+		}, nil
+	}
+	if pods := kubeproxy.KubeletHas(s.hostRoot); s.Boot && len(pods) > 0 {
 		return outcome{
 			result: Skipped, stop: true,
 			reason: fmt.Sprintf("%s; the kubelet, which starts later, has a pod of kube-proxy (%s): it stays in charge of Services, nothing is attached", cause, pods[0]),
 		}, nil
 	}
-	if !s.leftTo(p) {
-		return outcome{}, fmt.Errorf("%w; and there is nothing to fall back to: %s", cause, p.Summary())
-	}
-	return outcome{
-		result: Skipped, stop: true,
-		reason: fmt.Sprintf("%s; kube-proxy is on this node and stays in charge of Services, nothing is attached", cause),
-	}, nil
+	return outcome{}, fmt.Errorf("%w; and there is nothing to fall back to: %s (%s)", cause, unserved, p.Summary())
 }
 
-// leftTo reports whether a node can be left to its kube-proxy: one that runs or,
-// where processes can't be seen (a container without hostPID), one whose rules
-// serve the given Service addresses.
-func (s *stage) leftTo(p kubeproxy.Presence) bool {
-	if p.Running != kubeproxy.Unknown {
-		return p.Running == kubeproxy.Yes
+// leftTo reports whether a node can be left to its kube-proxy: whether rules
+// serve the API service, else why not. Where its address isn't known, one that
+// rules serve has to do: each of kube-proxy's has the API service among them.
+func (s *stage) leftTo(p kubeproxy.Presence) (served bool, unserved string) {
+	addrs := s.likelyServices()
+	if len(addrs) == 0 {
+		return p.ServesAny(), "no rules serve any Service"
 	}
-	for _, a := range s.given.Services {
+	for _, a := range addrs {
 		if serves, sure := p.Serves(a); !serves || !sure {
-			return false
+			return false, "no rules serve " + a.String()
 		}
 	}
-	return len(s.given.Services) > 0
+	return true, ""
+}
+
+// likelyServices are the addresses of the API service as far as they are known
+// without asking: those that were given, else those of the first place that has some.
+func (s *stage) likelyServices() []netip.AddrPort {
+	if len(s.given.Services) > 0 {
+		return s.given.Services
+	}
+	if f := apiserver.PodSource(s.Pod); len(f.Services) > 0 {
+		return f.Services
+	}
+	if known, err := apiserver.Load(s.stateDir); err == nil && len(known.Services) > 0 {
+		return known.Services
+	}
+	return nil
 }
 
 func (s *stage) ensureBPFFS(ctx context.Context) (outcome, error) {

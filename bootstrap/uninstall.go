@@ -217,7 +217,7 @@ func (u *uninstall) refuse(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if p.Running == kubeproxy.Yes || p.Running == kubeproxy.Unknown && u.servedBy(p) {
+	if u.servedBy(p) {
 		return nil
 	}
 	var frontends []string
@@ -228,9 +228,12 @@ func (u *uninstall) refuse(ctx context.Context) error {
 		ErrWouldCutOff, p.Summary(), few(frontends))
 }
 
-// servedBy reports whether rules of kube-proxy's surely serve every TCP address
-// of the table.
+// servedBy reports whether rules of kube-proxy's surely serve the API service,
+// and what else the init stage was asked to serve. Whether a process bears
+// kube-proxy's name proves nothing.
 func (u *uninstall) servedBy(p kubeproxy.Presence) bool {
+	last, _ := LoadReport(u.runDir)
+	must := apiAddrs(last, u.stateDir)
 	for _, svc := range u.vips {
 		for _, f := range svc.Frontends {
 			text, ok := strings.CutPrefix(f, bpf.TCP.String()+"/")
@@ -238,7 +241,13 @@ func (u *uninstall) servedBy(p kubeproxy.Presence) bool {
 				continue
 			}
 			a, err := netip.ParseAddrPort(text)
-			if serves, sure := p.Serves(a); err != nil || !serves || !sure {
+			if err != nil {
+				return false
+			}
+			if svc.Owner != natinit.OwnerInit && len(must) > 0 && !slices.Contains(must, a) {
+				continue // the runtime's: kube-proxy serves them as it serves the API service
+			}
+			if serves, sure := p.Serves(a); !serves || !sure {
 				return false
 			}
 		}

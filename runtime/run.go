@@ -134,24 +134,24 @@ func (r *run) followPods() {
 	r.engine.withPods = r.cfg.Pods
 }
 
-// fallbackInterval is how often it is looked whether a kube-proxy runs.
+// fallbackInterval is how often it is looked whether rules of kube-proxy serve.
 const fallbackInterval = time.Minute
 
-// followFallback tells whether somebody else serves Services here: only then
-// may a pod opt out.
+// followFallback tells whether rules of somebody else serve the API service
+// here: only then may a pod opt out. A process that bears kube-proxy's name, or
+// answers at its port, serves nothing by that.
 func (r *run) followFallback(ctx context.Context) {
 	tick := time.NewTicker(fallbackInterval)
 	defer tick.Stop()
 	misses := 0
 	for {
 		p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: r.cfg.HostRoot, Proc: r.cfg.Proc})
-		// One inside of another program is known by its health port, which may be ours.
-		there := err == nil && p.Running == kubeproxy.Yes && slices.ContainsFunc(p.Processes, func(p kubeproxy.Process) bool { return !p.Embedded })
+		there := err == nil && servedByRules(p, r.engine.apiAddrs())
 		misses++
 		if there {
 			misses = 0
 			r.workloads.SetFallback(true)
-		} else if misses > 1 { // it may be between two starts
+		} else if misses > 1 { // it may be replacing its rules
 			r.workloads.SetFallback(false)
 		}
 		if err == nil {
@@ -163,6 +163,15 @@ func (r *run) followFallback(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// servedByRules reports whether rules surely serve all addresses of the API
+// service.
+func servedByRules(p kubeproxy.Presence, api []netip.AddrPort) bool {
+	return len(api) > 0 && !slices.ContainsFunc(api, func(a netip.AddrPort) bool {
+		serves, sure := p.Serves(a)
+		return !serves || !sure
+	})
 }
 
 // endSockets ends the sockets of backends that are gone.

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/firsthop/firsthop/bootstrap"
@@ -12,9 +15,9 @@ import (
 	"github.com/firsthop/firsthop/test/lab"
 )
 
-// startKubeProxy starts a process by that name in the lab's network namespace: a copy of the shell that waits for its
-// input to end. It returns what ends it.
-func (n node) startKubeProxy() (end func()) {
+// startImpostor starts a process of root's named kube-proxy in the lab's network namespace, which serves nothing: a copy
+// of the shell that waits for its input to end. It returns what ends it.
+func (n node) startImpostor() (end func()) {
 	n.Helper()
 	shell, err := os.ReadFile("/bin/sh")
 	if err != nil {
@@ -45,6 +48,24 @@ func (n node) startKubeProxy() (end func()) {
 	}
 }
 
+// serveByRules writes the rules that kube-proxy has in its nftables mode for TCP Services, cut down to what says that
+// they are served. It returns what removes them.
+func (n node) serveByRules(services ...string) (remove func()) {
+	n.Helper()
+	var script strings.Builder
+	for _, fam := range []string{"ip", "ip6"} {
+		addr := map[string]string{"ip": "ipv4_addr", "ip6": "ipv6_addr"}[fam]
+		fmt.Fprintf(&script, "add table %s kube-proxy\nadd chain %s kube-proxy service-x\nadd map %s kube-proxy service-ips { type %s . inet_proto . inet_service : verdict ; }\n", fam, fam, fam, addr)
+		for _, s := range services {
+			if a := netip.MustParseAddrPort(s); a.Addr().Is4() == (fam == "ip") {
+				fmt.Fprintf(&script, "add element %s kube-proxy service-ips { %s . tcp . %d : goto service-x }\n", fam, a.Addr(), a.Port())
+			}
+		}
+	}
+	n.nft(script.String())
+	return func() { n.nft("delete table ip kube-proxy\ndelete table ip6 kube-proxy\n") }
+}
+
 func TestAnUnsupportedKernelFailsLoudly(t *testing.T) {
 	for _, feature := range []string{"connect4", "recvmsg6", "spin-lock", "map-hash", "bpf-syscall", "cgroup2"} {
 		t.Run(feature, func(t *testing.T) {
@@ -61,13 +82,19 @@ func TestAnUnsupportedKernelFailsLoudly(t *testing.T) {
 	}
 }
 
-// TestAnUnsupportedKernelIsLeftToKubeProxy: with kube-proxy on the node, it stays on standard networking.
+// TestAnUnsupportedKernelIsLeftToKubeProxy: where kube-proxy's rules serve the API service, the node stays on standard
+// networking. A process of that name is no kube-proxy.
 func TestAnUnsupportedKernelIsLeftToKubeProxy(t *testing.T) {
 	n := newNode(t, lab.WithoutBPFFS())
 	n.serving()
 	before := n.state()
-	end := n.startKubeProxy()
 	line := initArgs("--forbid-feature", "connect4")
+	defer n.startImpostor()()
+	n.run(line...).exits(bootstrap.ExitKernel).says("connect4", "no rules serve")
+	removePart := n.serveByRules(vip4)
+	n.run(line...).exits(bootstrap.ExitKernel).says("no rules serve " + vip6)
+	removePart()
+	remove := n.serveByRules(vip4, vip6)
 	r := n.run(append(line, "-o", "json")...).exits(0).report()
 	if r.Result != bootstrap.Skipped || len(r.Hooks) != 0 {
 		t.Errorf("result %s, hooks %v; want it skipped", r.Result, r.Hooks)
@@ -79,7 +106,7 @@ func TestAnUnsupportedKernelIsLeftToKubeProxy(t *testing.T) {
 	}
 	n.run(line...).exits(0).says("kube-proxy", "connect4", "nothing was attached")
 	n.stateUnchanged(before)
-	end()
+	remove()
 	n.run(line...).exits(bootstrap.ExitKernel)
 	n.stateUnchanged(before)
 }

@@ -26,9 +26,13 @@ func TestUninstallRefusesToCutOff(t *testing.T) {
 	before := n.snapshot()
 	n.run("uninstall").exits(bootstrap.ExitInternal).says("nothing else serves", vip4, vip6, dns4, "--force")
 	n.unchanged(before)
-	end := n.startKubeProxy()
+	defer n.startImpostor()() // a name serves nobody
+	n.run("uninstall").exits(bootstrap.ExitInternal)
+	n.serveByRules(vip4)
+	n.run("uninstall").exits(bootstrap.ExitInternal).says("nothing else serves", vip6)
+	n.unchanged(before)
+	n.serveByRules(vip6)
 	n.run("uninstall").exits(0)
-	end()
 	n.run("status").exits(bootstrap.ExitProof)
 }
 

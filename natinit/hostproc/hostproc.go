@@ -50,7 +50,7 @@ type Process struct {
 
 // Units finds the main processes of units by their names without ".service".
 func (c Config) Units(units ...string) ([]Process, error) {
-	found, err := c.find(func(unit, pod string) bool { return slices.Contains(units, unit) })
+	found, err := c.find(func(unit, _ string) bool { return slices.Contains(units, unit) })
 	if err != nil {
 		return nil, err
 	}
@@ -68,8 +68,31 @@ func (c Config) UnitsAndPods(units, pods []string) ([]Process, error) {
 	if err != nil || len(pods) == 0 {
 		return found, err
 	}
-	inPods, err := c.find(func(unit, pod string) bool { return slices.Contains(pods, pod) })
+	inPods, err := c.find(func(_, pod string) bool { return pod != "" && slices.Contains(pods, pod) })
 	return append(found, inPods...), err
+}
+
+// Named finds processes of root that call themselves something. That is no proof of anything: who started them is not
+// known.
+func (c Config) Named(name string) ([]Process, error) {
+	return c.each(func(dir int, pid string) (Process, bool) {
+		if strings.TrimSuffix(readAt(dir, pid+"/comm"), "\n") != name {
+			return Process{}, false
+		}
+		st, ok := parseStatus(readAt(dir, pid+"/status"))
+		return Process{Name: st.name}, ok && st.root && !st.ended
+	})
+}
+
+// Host tells whether the processes are those of a node, not only those of a container: the kernel's own threads are
+// seen, or the first process is systemd or OpenRC.
+func (c Config) Host() bool {
+	const kernelThread = 0x00200000 // PF_KTHREAD
+	if stat, err := os.ReadFile(filepath.Join(c.proc(), "2/stat")); err == nil && flagsOf(string(stat))&kernelThread != 0 {
+		return true
+	}
+	files := hostfs.FS{Root: c.Root}
+	return files.CheckTrusted("/run/systemd/system") == nil || files.CheckTrusted("/run/openrc") == nil
 }
 
 // Args are the arguments of a process, its name first.
@@ -81,8 +104,22 @@ func (c Config) Args(p Process) []string {
 	return strings.Split(strings.TrimRight(string(b), "\x00"), "\x00")
 }
 
-// find goes through all processes. It opens one file for each: there may be thousands.
+// find finds main processes of units, and processes in pods.
 func (c Config) find(want func(unit, pod string) bool) ([]Process, error) {
+	return c.each(func(dir int, pid string) (Process, bool) {
+		group := cgroupOf(readAt(dir, pid+"/cgroup"))
+		p := Process{Unit: unitOf(group), Pod: podOf(group)}
+		if p.Unit == "" && p.Pod == "" || !want(p.Unit, p.Pod) {
+			return p, false
+		}
+		st, ok := parseStatus(readAt(dir, pid+"/status"))
+		p.Name = st.name
+		return p, ok && st.root && !st.ended && (p.Unit == "" || st.ownNamespace && st.parent == 1)
+	})
+}
+
+// each goes through all processes. look should open one file for most of them: there may be thousands.
+func (c Config) each(look func(dir int, pid string) (Process, bool)) ([]Process, error) {
 	dir, err := os.Open(c.proc())
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
@@ -98,16 +135,10 @@ func (c Config) find(want func(unit, pod string) bool) ([]Process, error) {
 		if err != nil {
 			continue
 		}
-		group := cgroupOf(readAt(int(dir.Fd()), name+"/cgroup"))
-		unit, pod := unitOf(group), podOf(group)
-		if unit == "" && pod == "" || !want(unit, pod) {
-			continue
+		if p, ok := look(int(dir.Fd()), name); ok {
+			p.PID = pid
+			found = append(found, p)
 		}
-		st, ok := parseStatus(readAt(int(dir.Fd()), name+"/status"))
-		if !ok || !st.root || st.ended || unit != "" && !(st.ownNamespace && st.parent == 1) {
-			continue
-		}
-		found = append(found, Process{PID: pid, Unit: unit, Pod: pod, Name: st.name})
 	}
 	slices.SortFunc(found, func(a, b Process) int { return a.PID - b.PID })
 	return found, nil
@@ -159,24 +190,13 @@ func (c Config) openRC(service string) []Process {
 
 // withChildren is a process and its children, those that are root's in the host's namespaces.
 func (c Config) withChildren(pid int, unit string) []Process {
-	dir, err := os.Open(c.proc())
+	found, err := c.each(func(dir int, name string) (Process, bool) {
+		st, ok := parseStatus(readAt(dir, name+"/status"))
+		return Process{Unit: unit, Name: st.name}, ok && (name == strconv.Itoa(pid) || st.parent == pid) && st.root && st.ownNamespace && !st.ended
+	})
 	if err != nil {
 		return nil
 	}
-	defer dir.Close()
-	names, _ := dir.Readdirnames(-1)
-	var found []Process
-	for _, name := range names {
-		n, err := strconv.Atoi(name)
-		if err != nil {
-			continue
-		}
-		st, ok := parseStatus(readAt(int(dir.Fd()), name+"/status"))
-		if ok && (n == pid || st.parent == pid) && st.root && st.ownNamespace && !st.ended {
-			found = append(found, Process{PID: n, Unit: unit, Name: st.name})
-		}
-	}
-	slices.SortFunc(found, func(a, b Process) int { return a.PID - b.PID })
 	if !slices.ContainsFunc(found, func(p Process) bool { return p.PID == pid }) {
 		return nil // the children of somebody else's
 	}

@@ -184,3 +184,19 @@ func TestPrintable(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+func FuzzParse(f *testing.F) {
+	for _, seed := range []string{"0::/system.slice/kubelet.service\n", statusOf("0 0 0 0", 1, "77"), "12 (a) Z 1", "77 (a) b) S 1 0 0 0 -1 2129984", "btime 5\n"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		group := cgroupOf(text)
+		if unit := unitOf(group); strings.Contains(unit, "/") {
+			t.Errorf("unit %q", unit)
+		}
+		podOf(group)
+		parseStatus(text)
+		flagsOf(text)
+		startTime(text, text)
+	})
+}

@@ -18,7 +18,7 @@ func cgroupOf(text string) string {
 		controllers, group, ok := strings.Cut(rest, ":")
 		switch {
 		case !ok:
-		case controllers == "name=systemd":
+		case controllers == "name=systemd" && group != "/":
 			return group
 		case id == "0" && controllers == "":
 			unified = group
@@ -118,6 +118,17 @@ func Printable(name string) string {
 		}
 		return r
 	}, name)
+}
+
+// flagsOf is the 9th field of /proc/PID/stat (fs/proc/array.c): the kernel's PF_ flags.
+func flagsOf(stat string) uint64 {
+	const flags = 9 - 3
+	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
+	if len(fields) <= flags {
+		return 0
+	}
+	v, _ := strconv.ParseUint(fields[flags], 10, 64)
+	return v
 }
 
 // userHZ is the unit of times in /proc/PID/stat: 100 on amd64 and arm64.

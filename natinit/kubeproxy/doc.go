@@ -7,11 +7,13 @@
 //
 // # What counts as kube-proxy
 //
-// A process counts when it runs in this network namespace; that of a cluster
-// inside of containers (kind) on this machine does not. k3s, MicroK8s and
-// hyperkube have kube-proxy inside one large process which also runs without
-// it, so they count only together with rules. RKE2 isn't among them: it runs
-// kube-proxy as a static pod, with a process of its own.
+// A process is known by who started it (package hostproc): a unit of kube-proxy's, or a pod in kube-system that has a
+// container of that name, and by this network namespace; that of a cluster inside of containers (kind) on this machine
+// does not count, and neither does a process that only bears the name. k3s and MicroK8s have kube-proxy inside one large
+// process which also runs without it, so they count only together with rules.
+//
+// A process serves nothing by being there. Callers that decide something by kube-proxy ask [Presence.Serves]; the rest
+// is for people to read.
 //
 // Rules are known by names that only kube-proxy gives: the nft table
 // `kube-proxy`, the chains KUBE-SERVICES, KUBE-NODEPORTS and KUBE-PROXY-CANARY

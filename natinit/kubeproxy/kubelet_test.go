@@ -14,10 +14,27 @@ func TestTheKubeletsPodsOutliveAReboot(t *testing.T) {
 	if got := KubeletHas(root); len(got) != 0 {
 		t.Errorf("found %q, where there is none", got)
 	}
-	want := filepath.Join(root, "var/lib/kubelet/pods/3333/containers/kube-proxy")
-	mkdir(t, want)
+	const want = "/var/lib/kubelet/pods/3333/containers/kube-proxy"
+	mkdir(t, root+want)
 	if got := KubeletHas(root); len(got) != 1 || got[0] != want {
 		t.Errorf("found %q, want %s", got, want)
+	}
+}
+
+func TestKubeletHasIgnoresTenants(t *testing.T) {
+	root := t.TempDir()
+	mkdir(t, root+"/var/lib/kubelet/pods/3333/containers/kube-proxy")
+	mkdir(t, root+"/var/log/pods/tenant_kube-proxy_3333")
+	mkdir(t, root+"/var/lib/kubelet/pods/4444/containers/kube-proxy")
+	mkdir(t, root+"/var/log/pods/kube-system_kube-proxy-abcde_4444")
+	if got := KubeletHas(root); len(got) != 1 || filepath.Base(filepath.Dir(filepath.Dir(got[0]))) != "4444" {
+		t.Errorf("found %q, want that of kube-system", got)
+	}
+	if err := os.Chmod(root+"/var/lib/kubelet/pods", 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if got := KubeletHas(root); len(got) != 0 {
+		t.Errorf("found %q, where everybody may make a pod", got)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -24,11 +25,18 @@ func TestMain(m *testing.M) { os.Exit(lab.RunMain(m)) }
 type node struct {
 	*testing.T
 	lab *lab.Lab
+	// proc is a /proc that shows the processes of this test alone, as if units had started them. What it says of them is
+	// the kernel's word otherwise.
+	proc string
 }
 
 func newNode(t *testing.T) node {
 	t.Helper()
-	n := node{t, lab.New(t)}
+	n := node{t, lab.New(t), t.TempDir()}
+	mustWrite(t, filepath.Join(n.proc, "2/stat"), "2 (kthreadd) S 0 0 0 0 -1 2129984 0")
+	if err := os.Symlink("/proc/modules", filepath.Join(n.proc, "modules")); err != nil {
+		t.Fatal(err)
+	}
 	n.run("", "nft", "list", "tables") // has the kernel load nf_tables, which a look must not
 	return n
 }
@@ -36,7 +44,7 @@ func newNode(t *testing.T) node {
 // detect looks from inside of the node.
 func (n node) detect() Presence {
 	n.Helper()
-	return n.detectWith(newDetector(Config{}))
+	return n.detectWith(newDetector(Config{Proc: n.proc}))
 }
 
 func (n node) detectWith(d detector) (p Presence) {
@@ -137,6 +145,34 @@ func (n node) startProcess(l *lab.Lab, name string, args ...string) process {
 	n.Cleanup(p.end)
 	if _, err := stdout.Read(make([]byte, 1)); err != nil { // now it is what it is named
 		n.Fatal(err)
+	}
+	return p
+}
+
+// startedBy shows a process as the main one of a unit, or as one in a cgroup with a slash in its name.
+func (n node) startedBy(unit string, p process) process {
+	n.Helper()
+	pid := strconv.Itoa(p.Process.Pid)
+	status, err := os.ReadFile("/proc/" + pid + "/status")
+	if err != nil {
+		n.Fatal(err)
+	}
+	text := regexp.MustCompile(`PPid:\t\d+`).ReplaceAllString(string(status), "PPid:\t1")
+	text = regexp.MustCompile(`NSpid:.*`).ReplaceAllString(text, "NSpid:\t"+pid)
+	group := "/system.slice/" + unit + ".service"
+	if strings.Contains(unit, "/") {
+		group = unit
+	}
+	mustWrite(n.T, filepath.Join(n.proc, pid, "status"), text)
+	mustWrite(n.T, filepath.Join(n.proc, pid, "cgroup"), "0::"+group+"\n")
+	for _, file := range []string{"ns", "comm", "cmdline"} {
+		at := filepath.Join(n.proc, pid, file)
+		if err := os.Remove(at); err != nil && !errors.Is(err, os.ErrNotExist) {
+			n.Fatal(err)
+		}
+		if err := os.Symlink("/proc/"+pid+"/"+file, at); err != nil {
+			n.Fatal(err)
+		}
 	}
 	return p
 }

@@ -32,7 +32,7 @@ type State string
 
 const (
 	Absent   State = "absent"    // no process, no rules, and everything could be looked at
-	Running  State = "running"   // a process keeps the rules current, or is about to write some
+	Running  State = "running"   // a process of its unit or pod keeps the rules current, or is about to write some
 	LeftOver State = "left-over" // rules which no process keeps current any more
 	Unclear  State = "unknown"   // the evidence says where the look was refused
 )
@@ -132,6 +132,10 @@ func (p Presence) Serves(addr netip.AddrPort) (served, sure bool) {
 	}
 	return false, !p.frontends.incomplete6
 }
+
+// ServesAny tells whether rules of kube-proxy's surely lead to a backend of any
+// Service.
+func (p Presence) ServesAny() bool { return len(p.frontends.served) > 0 }
 
 // Summary is the Presence in one line.
 func (p Presence) Summary() string {

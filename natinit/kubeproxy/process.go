@@ -3,15 +3,16 @@ package kubeproxy
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/mounts/hostfs"
+	"github.com/firsthop/firsthop/natinit/hostproc"
 )
 
 // Process is one that is kube-proxy, or has it inside.
@@ -38,56 +39,76 @@ func joinProcesses(processes []Process) string {
 	return strings.Join(s, "; ")
 }
 
+// units are the services whose main process is kube-proxy, or has it inside (true).
+var units = map[string]bool{
+	"kube-proxy":                    false,
+	"snap.kube-proxy.daemon":        false, // Charmed Kubernetes
+	"snap.k8s.kube-proxy":           false, // Canonical Kubernetes
+	"k3s":                           true,
+	"k3s-server":                    true,
+	"k3s-agent":                     true,
+	"snap.microk8s.daemon-kubelite": true,
+}
+
 // processLook is what the list of processes gave.
 type processLook struct {
 	processes []Process
 	evidence  Evidence
 }
 
-// lookForProcesses goes through a /proc. It opens one file a process: there
-// may be thousands.
+// lookForProcesses looks for kube-proxy's units and pods. A process of another unit or pod is not kube-proxy, whatever
+// it calls itself: every user can choose a name.
 func lookForProcesses(ctx context.Context, root, proc string, own namespace) processLook {
 	look := processLook{evidence: Evidence{Source: SourceProcess, Found: Unknown}}
-	dir, err := os.Open(proc)
-	if err != nil {
-		look.evidence.Detail = err.Error()
-		return look
+	var names, pods []string
+	for unit := range units {
+		names = append(names, unit)
 	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
+	for _, p := range podsOf(root) {
+		pods = append(pods, p.uid)
+	}
+	procs := hostproc.Config{Root: root, Proc: proc}
+	found, err := procs.UnitsAndPods(names, pods)
+	if err == nil {
+		err = ctx.Err()
+	}
 	if err != nil {
 		look.evidence.Detail = err.Error()
 		return look
 	}
 	var elsewhere []string
-	node := false
-	for _, name := range names {
-		pid, err := strconv.Atoi(name)
-		if err != nil {
-			continue
+	for _, q := range found {
+		p := Process{PID: q.PID, Name: q.Name, Embedded: units[q.Unit]}
+		if q.Pod != "" && q.Name == "pause" || p.Embedded && withoutKubeProxy(root, procs.Args(q)) {
+			continue // the pod's own first process, or k3s that is told to run without
 		}
-		if ctx.Err() != nil {
-			look.evidence.Detail = ctx.Err().Error()
-			return look
-		}
-		comm := readComm(int(dir.Fd()), name)
-		node = node || showsNode(pid, comm)
-		embedded, ok := isKubeProxy(comm)
-		if !ok || !runs(root, proc, pid, comm) {
-			continue
-		}
-		p := Process{PID: pid, Name: comm, Embedded: embedded}
-		if comm == "hyperkube" {
-			p.Embedded = false // runs() has read its arguments
-		}
-		if ns := namespaceOf(filepath.Join(proc, name, "ns/net")); ns.known && own.known && ns != own {
+		if ns := namespaceOf(filepath.Join(proc, strconv.Itoa(q.PID), "ns/net")); ns.known && own.known && ns != own {
 			elsewhere = append(elsewhere, p.String())
 			continue
 		}
 		look.processes = append(look.processes, p)
 	}
-	look.evidence.Found, look.evidence.Detail = judgeProcesses(look.processes, elsewhere, node, proc)
+	look.evidence.Found, look.evidence.Detail = judgeProcesses(look.processes, elsewhere, procs.Host(), proc)
+	if look.evidence.Found == No {
+		look.judgeNames(procs, proc, own)
+	}
 	return look
+}
+
+// judgeNames takes back a no where a process of root's in this network namespace calls itself kube-proxy: somebody may
+// have started it by hand.
+func (l *processLook) judgeNames(procs hostproc.Config, proc string, own namespace) {
+	named, err := procs.Named("kube-proxy")
+	if err != nil {
+		return
+	}
+	for _, q := range named {
+		if ns := namespaceOf(filepath.Join(proc, strconv.Itoa(q.PID), "ns/net")); ns.known && ns == own {
+			l.evidence.Found = Unknown
+			l.evidence.Detail = fmt.Sprintf("%s, pid %d, was started by no unit or pod of kube-proxy", q.Name, q.PID)
+			return
+		}
+	}
 }
 
 func judgeProcesses(here []Process, elsewhere []string, node bool, proc string) (Answer, string) {
@@ -107,82 +128,15 @@ func judgeProcesses(here []Process, elsewhere []string, node bool, proc string) 
 	return No, "none"
 }
 
-// readComm reads a process's name; "" when it has ended.
-func readComm(dir int, pid string) string {
-	fd, err := unix.Openat(dir, pid+"/comm", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return ""
-	}
-	defer unix.Close(fd)
-	var buf [64]byte
-	n, err := unix.Read(fd, buf[:])
-	if err != nil || n <= 0 {
-		return ""
-	}
-	return string(bytes.TrimSuffix(buf[:n], []byte("\n")))
-}
-
-// isKubeProxy knows kube-proxy by its name, and those that have it inside.
-func isKubeProxy(comm string) (embedded, ok bool) {
-	switch comm {
-	case "kube-proxy":
-		return false, true
-	case "k3s", "k3s-server", "k3s-agent", "kubelite", "hyperkube":
-		return true, true
-	}
-	return false, false
-}
-
-// showsNode tells whether a process is one that only a node's own list has:
-// the kernel's first thread, an init, or the kubelet. A container without
-// hostPID sees none of them, and must not conclude that nothing runs.
-func showsNode(pid int, comm string) bool {
-	switch {
-	case pid == 2 && comm == "kthreadd":
-		return true
-	case pid == 1 && (comm == "systemd" || comm == "init" || comm == "openrc-init"):
+// withoutKubeProxy reads the flag of k3s, and the one line that matters of its configuration files.
+func withoutKubeProxy(root string, args []string) bool {
+	if slices.Contains(args, "--disable-kube-proxy") || slices.Contains(args, "--disable-kube-proxy=true") {
 		return true
 	}
-	_, kubernetes := isKubeProxy(comm)
-	return kubernetes || comm == "kubelet"
-}
-
-// runs says no for a process that has ended and only waits for its parent,
-// and for those whose arguments say that they aren't kube-proxy: another part
-// of hyperkube, or k3s without it.
-func runs(root, proc string, pid int, comm string) bool {
-	dir := filepath.Join(proc, strconv.Itoa(pid))
-	if stat, err := os.ReadFile(filepath.Join(dir, "stat")); errors.Is(err, os.ErrNotExist) || ended(stat) {
-		return false
-	}
-	switch comm {
-	case "kube-proxy", "kubelite":
-		return true
-	}
-	cmdline, err := os.ReadFile(filepath.Join(dir, "cmdline"))
-	if err != nil {
-		return true // not known to be without it
-	}
-	args := strings.Split(strings.TrimRight(string(cmdline), "\x00"), "\x00")
-	if comm == "hyperkube" {
-		return len(args) > 1 && (args[1] == "kube-proxy" || args[1] == "proxy")
-	}
-	return !slices.Contains(args, "--disable-kube-proxy") && !slices.Contains(args, "--disable-kube-proxy=true") && !k3sWithout(root)
-}
-
-// ended reads the state of /proc/PID/stat, which follows the name: "12 (a) b) Z 1 …".
-func ended(stat []byte) bool {
-	i := bytes.LastIndexByte(stat, ')')
-	return i >= 0 && len(stat) > i+2 && (stat[i+2] == 'Z' || stat[i+2] == 'X')
-}
-
-// k3sWithout reads the one line that matters of k3s's configuration files.
-func k3sWithout(root string) bool {
-	dir := filepath.Join("/", root, "etc/rancher/k3s")
-	more, _ := filepath.Glob(filepath.Join(dir, "config.yaml.d", "*.yaml"))
-	for _, file := range append([]string{filepath.Join(dir, "config.yaml")}, more...) {
-		data, err := os.ReadFile(file)
-		if err == nil && disablesKubeProxy(data) {
+	const dir = "/etc/rancher/k3s/"
+	files := hostfs.FS{Root: root}
+	for _, file := range append([]string{dir + "config.yaml"}, files.Glob(dir+"config.yaml.d/*.yaml")...) {
+		if data, err := files.ReadTrusted(file); err == nil && disablesKubeProxy(data) {
 			return true
 		}
 	}

@@ -1,7 +1,6 @@
 package kubeproxy
 
 import (
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -11,7 +10,7 @@ import (
 func TestProcess(t *testing.T) {
 	t.Run("runs without rules yet", func(t *testing.T) {
 		n := newNode(t)
-		pid := n.startProcess(n.lab, "kube-proxy").Process.Pid
+		pid := n.startedBy("kube-proxy", n.startProcess(n.lab, "kube-proxy")).Process.Pid
 		p := n.detect()
 		if p.State != Running || p.Rules != No || len(p.Processes) != 1 || p.Processes[0].PID != pid || p.Processes[0].Embedded {
 			t.Errorf("got %+v", p)
@@ -20,27 +19,23 @@ func TestProcess(t *testing.T) {
 	t.Run("runs with rules, then ends and leaves them", func(t *testing.T) {
 		n := newNode(t)
 		n.run(ip4Rules, "iptables-nft-restore")
-		process := n.startProcess(n.lab, "kube-proxy")
+		process := n.startedBy("kube-proxy", n.startProcess(n.lab, "kube-proxy"))
 		p := n.detect()
 		if p.State != Running || p.Rules != Yes {
 			t.Errorf("got %s", p)
 		}
 		checkServed(t, p, "10.96.0.1:443 yes")
 		process.becomeZombie(t)
+		n.startedBy("kube-proxy", process)
 		p = n.detect()
 		if p.State != LeftOver {
 			t.Errorf("when it is a zombie: %s", p)
-		}
-		process.end()
-		p = n.detect()
-		if p.State != LeftOver {
-			t.Errorf("when it is gone: %s", p)
 		}
 		checkServed(t, p, "10.96.0.1:443 yes")
 	})
 	t.Run("runs in another network namespace", func(t *testing.T) {
 		n := newNode(t)
-		n.startProcess(newNode(t).lab, "kube-proxy")
+		n.startedBy("kube-proxy", n.startProcess(newNode(t).lab, "kube-proxy"))
 		p := n.detect()
 		if p.State != Absent || len(p.Processes) != 0 {
 			t.Errorf("got %s", p)
@@ -51,30 +46,92 @@ func TestProcess(t *testing.T) {
 	})
 }
 
+// The kubelet's directories say which pods are kube-proxy's; what such a pod's container calls itself is of no matter.
+func TestProcessInPod(t *testing.T) {
+	const uid, cgroup = "1b2c3d4e-0000-4000-8000-123456789abc", "/kubepods.slice/kubepods-pod1b2c3d4e_0000_4000_8000_123456789abc.slice/cri-containerd-1.scope"
+	for name, tc := range map[string]struct {
+		dirs []string
+		want State
+	}{
+		"kube-proxy's": {[]string{"/var/lib/kubelet/pods/" + uid + "/containers/kube-proxy", "/var/log/pods/kube-system_kube-proxy-x_" + uid}, Running},
+		"a tenant's":   {[]string{"/var/lib/kubelet/pods/" + uid + "/containers/kube-proxy", "/var/log/pods/kube-system-x_kube-proxy-x_" + uid}, Absent},
+		"another one":  {[]string{"/var/lib/kubelet/pods/" + uid + "/containers/agent", "/var/log/pods/kube-system_agent-x_" + uid}, Absent},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, root := newNode(t), t.TempDir()
+			for _, dir := range tc.dirs {
+				mkdir(t, root+dir)
+			}
+			n.startedBy(cgroup, n.startProcess(n.lab, "proxy"))
+			n.startedBy(cgroup, n.startProcess(n.lab, "pause"))
+			if p := n.detectWith(newDetector(Config{Root: root, Proc: n.proc})); p.State != tc.want || p.State == Running && len(p.Processes) != 1 {
+				t.Errorf("got %s\n%+v", p, p.Processes)
+			}
+		})
+	}
+}
+
+// Every user can call a process kube-proxy, in namespaces of his own too.
+func TestProcessNamesProveNothing(t *testing.T) {
+	n := newNode(t)
+	for _, command := range [][]string{
+		{"setpriv", "--reuid=65534", "--clear-groups"},
+		{"setpriv", "--reuid=65534", "--clear-groups", "unshare", "-Ur"},
+		{"setpriv", "--reuid=65534", "--clear-groups", "unshare", "-Urpmf", "--mount-proc"},
+	} {
+		cmd := n.lab.Command(t.Context(), command[0], append(command[1:], "sh", "-c", "printf kube-proxy >/proc/self/comm; echo; read line")...)
+		stdin, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		stdout, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := stdout.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		p := n.detectWith(newDetector(Config{}))
+		if p.State != Absent || len(p.Processes) > 0 || find(t, p, SourceProcess).Found != No {
+			t.Errorf("%q: %s", command, p)
+		}
+		stdin.Close()
+		_ = cmd.Wait()
+	}
+	// One of root's may have been started by hand: nothing is claimed of it.
+	n.startProcess(n.lab, "kube-proxy")
+	p := n.detectWith(newDetector(Config{}))
+	if p.State != Unclear || p.Running != Unknown || len(p.Processes) > 0 || !strings.Contains(find(t, p, SourceProcess).Detail, "was started by no unit or pod") {
+		t.Errorf("root's: %s", p)
+	}
+}
+
 func TestEmbedded(t *testing.T) {
 	for _, test := range []struct {
 		name    string
-		comm    string
+		unit    string
 		args    []string
 		config  string // k3s's configuration file
 		rules   bool
 		healthz bool
 		want    State
 	}{
-		{"k3s without rules has no kube-proxy", "k3s-server", nil, "", false, false, Absent},
-		{"k3s with rules and the health port has", "k3s-server", nil, "", true, true, Running},
+		{"k3s without rules has no kube-proxy", "k3s", nil, "", false, false, Absent},
+		{"k3s with rules and the health port has", "k3s", nil, "", true, true, Running},
 		{"k3s with rules and no health port may have", "k3s-agent", nil, "", true, false, Unclear},
-		{"k3s with the flag has not", "k3s-server", []string{"server", "--disable-kube-proxy"}, "", true, true, LeftOver},
-		{"k3s with the line in its configuration has not", "k3s-server", nil, "token: x\ndisable-kube-proxy: true # firsthop\n", true, true, LeftOver},
-		{"k3s with the line set to false has", "k3s-server", nil, "disable-kube-proxy: false\n", true, true, Running},
-		{"microk8s with rules and the health port has", "kubelite", nil, "", true, true, Running},
-		{"hyperkube as kube-proxy is kube-proxy", "hyperkube", []string{"kube-proxy"}, "", false, false, Running},
-		{"hyperkube as the kubelet is not", "hyperkube", []string{"kubelet"}, "", true, true, LeftOver},
-		{"an unrelated process is not", "kube-proxy-x", nil, "", true, true, LeftOver},
+		{"k3s with the flag has not", "k3s", []string{"server", "--disable-kube-proxy"}, "", true, true, LeftOver},
+		{"k3s with the line in its configuration has not", "k3s", nil, "token: x\ndisable-kube-proxy: true # firsthop\n", true, true, LeftOver},
+		{"k3s with the line set to false has", "k3s", nil, "disable-kube-proxy: false\n", true, true, Running},
+		{"microk8s with rules and the health port has", "snap.microk8s.daemon-kubelite", nil, "", true, true, Running},
+		{"an unrelated unit is not", "kube-proxy-x", nil, "", true, true, LeftOver},
+		{"a user's unit of that name is not", "/user.slice/user-1000.slice/user@1000.service/k3s.service", nil, "", true, true, LeftOver},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			n := newNode(t)
-			d := newDetector(Config{Root: t.TempDir()})
+			d := newDetector(Config{Root: t.TempDir(), Proc: n.proc})
 			if test.config != "" {
 				mustWrite(t, filepath.Join(d.root, "etc/rancher/k3s/config.yaml"), test.config)
 			}
@@ -84,48 +141,11 @@ func TestEmbedded(t *testing.T) {
 			if test.healthz {
 				n.serveHealthz("HTTP/1.1 200 OK\r\n\r\n{}")
 			}
-			if test.comm == "hyperkube" {
-				// Its first argument says what it is, so it can't be the shell's.
-				n.startHyperkube(test.args[0])
-			} else {
-				n.startProcess(n.lab, test.comm, test.args...)
-			}
+			n.startedBy(test.unit, n.startProcess(n.lab, "k3s-server", test.args...))
 			if p := n.detectWith(d); p.State != test.want {
 				t.Errorf("state %q, want %q\n%s", p.State, test.want, p)
 			}
 		})
-	}
-}
-
-// startHyperkube starts a process whose arguments are hyperkube's: the shell
-// reads a script of that name in its directory.
-func (n node) startHyperkube(part string) {
-	n.Helper()
-	dir := n.TempDir()
-	mustWrite(n.T, filepath.Join(dir, part), "echo; read line\n")
-	shell, err := os.ReadFile("/bin/sh")
-	if err != nil {
-		n.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "hyperkube"), shell, 0o755); err != nil {
-		n.Fatal(err)
-	}
-	cmd := n.lab.Command(n.Context(), filepath.Join(dir, "hyperkube"), part)
-	cmd.Dir = dir
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		n.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		n.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		n.Fatal(err)
-	}
-	n.Cleanup(process{Cmd: cmd, stdin: stdin}.end)
-	if _, err := stdout.Read(make([]byte, 1)); err != nil {
-		n.Fatal(err)
 	}
 }
 
@@ -144,7 +164,7 @@ func TestHealthz(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			n := newNode(t)
-			n.startProcess(n.lab, "kube-proxy")
+			n.startedBy("kube-proxy", n.startProcess(n.lab, "kube-proxy"))
 			if test.answer != "-" {
 				n.serveHealthz(test.answer)
 			}
@@ -196,20 +216,21 @@ func TestAContainersProcessesProveNothing(t *testing.T) {
 	n := newNode(t)
 	for _, test := range []struct {
 		name  string
-		procs map[string]string // pid -> name
+		files []string
 		want  State
 	}{
-		{"only the container's own", map[string]string{"1": "firsthop", "7": "sh"}, Unclear},
-		{"the kernel's threads too", map[string]string{"1": "anything", "2": "kthreadd"}, Absent},
-		{"a node that is a container", map[string]string{"1": "systemd"}, Absent},
-		{"a node without systemd", map[string]string{"1": "tini", "30": "kubelet"}, Absent},
+		{"only the container's own", []string{"proc/1/stat=1 (systemd) S 0 1 1 0 -1 4194560", "proc/2/stat=2 (kthreadd) S 0 2 2 0 -1 4194560"}, Unclear},
+		{"the kernel's threads too", []string{"proc/2/stat=2 (kthreadd) S 0 0 0 0 -1 2129984 0"}, Absent},
+		{"a node that is a container", []string{"proc/1/stat=", "run/systemd/system/x="}, Absent},
+		{"the same with OpenRC", []string{"proc/1/stat=", "run/openrc/x="}, Absent},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			proc := t.TempDir()
-			for pid, comm := range test.procs {
-				mustWrite(t, filepath.Join(proc, pid, "comm"), comm+"\n")
+			root := t.TempDir()
+			for _, file := range test.files {
+				name, content, _ := strings.Cut(file, "=")
+				mustWrite(t, filepath.Join(root, name), content)
 			}
-			d := newDetector(Config{Proc: proc})
+			d := newDetector(Config{Root: root, Proc: root + "/proc"})
 			if p := n.detectWith(d); p.State != test.want {
 				t.Errorf("state %q, want %q\n%s", p.State, test.want, p)
 			}

@@ -13,7 +13,7 @@ var runtimePaths = []Path{
 		{Suite: patient(boot("boot", "RuntimeBoot|RuntimeUpgrade|RuntimeRemove")), Put: withKube(withPackages)},
 		{Suite: patient(boot("purge", "RuntimePurge")), Put: withKube(withPackages)},
 	}},
-	{Name: "pod", Packages: containerPaths[0].Packages, Modules: slices.Concat(containerPaths[0].Modules, socketModules), Stages: []Stage{
+	{Name: "pod", Packages: slices.Concat(containerPaths[0].Packages, []string{"nftables"}), Modules: slices.Concat(containerPaths[0].Modules, socketModules, []string{"nf_tables"}), Stages: []Stage{
 		{Suite: patient(containers("pod", "ContainerdTakesTheImage|TheRuntimesPod")), Put: withKube(containerFiles)},
 	}},
 }

@@ -285,14 +285,19 @@ func (n *node) optsOut(c *kube.Client) {
 	wants(kube.Greeting)
 }
 
-// startKubeProxy starts a process of that name, which serves the Service to who comes there by packets.
+// startKubeProxy writes the rules of kube-proxy's nftables mode that say that the API service is served, and starts a
+// process that serves the other Service to who comes there by packets.
 func (n *node) startKubeProxy() {
 	n.Helper()
+	host, port, _ := strings.Cut(vip, ":")
+	n.done("nft", "add table ip kube-proxy; add chain ip kube-proxy service-x; "+
+		"add map ip kube-proxy service-ips { type ipv4_addr . inet_proto . inet_service : verdict ; }; "+
+		"add element ip kube-proxy service-ips { "+host+" . tcp . "+port+" : goto service-x }")
 	self, err := os.Executable()
 	n.must(err)
 	const program = "/run/kube-proxy"
 	n.must(os.Symlink(self, program))
-	host, _, _ := strings.Cut(web, ":")
+	host, _, _ = strings.Cut(web, ":")
 	n.done("ip", "address", "add", host+"/32", "dev", "lo")
 	cmd := exec.Command(program, "kube-proxy")
 	n.must(cmd.Start())
