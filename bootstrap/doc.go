@@ -5,5 +5,5 @@
 // The stage is a list of steps (init.go; what they do is in steps_host.go,
 // steps_address.go and steps_traffic.go), run in order under one lock
 // (lock.go), with a report (report.go) whose exit code says where it ended. What it changes on the host outside its pins is noted before it is
-// done (ledger.go), and Uninstall takes back exactly that.
+// done (natinit/instance), and Uninstall takes back exactly that.
 package bootstrap

@@ -77,11 +77,14 @@ func (d *doctor) trueRoot(context.Context) Diagnosis {
 func (d *doctor) changes(context.Context) Diagnosis {
 	entries := 0
 	for _, dir := range []string{d.runDir, d.stateDir} {
-		l, err := OpenLedger(dir, false)
-		if err != nil {
-			return fail(fmt.Sprintf("mv %s/%s{,.damaged} && firsthop init; uninstall won't undo what it listed", dir, LedgerName), "what was changed on the host is not known any more: %s", err)
+		l, err := instance.OpenJournal(dir, false)
+		if errors.Is(err, instance.ErrDamagedJournal) {
+			return fail(runInit+"; it sets the damaged file aside and keeps what can be recovered", "what was changed on the host is not known as a whole: %s; %d entries can be recovered", err, len(l.Entries()))
 		}
-		if l.Has(kindUnproven, d.pinsAt().Dir) {
+		if err != nil {
+			return fail("make it readable for root", "what was changed on the host is not known: %s", err)
+		}
+		if l.Has(instance.KindUnproven, d.pinsAt().Dir) {
 			return fail(runInit, "what is attached was never proven: the run that attached it was killed")
 		}
 		entries += len(l.Entries())

@@ -58,10 +58,10 @@ type stage struct {
 
 	keptWarnings []string // one for each Service with kept backends
 
-	lock      *instance.Lock // of the run directory
-	tableLock *instance.Lock // of the bpffs, for instances that share one by mistake
-	volatile  *Ledger        // undone by a reboot; nil in a dry run
-	durable   *Ledger        // not undone by a reboot; nil in a dry run
+	lock      *instance.Lock    // of the run directory
+	tableLock *instance.Lock    // of the bpffs, for instances that share one by mistake
+	volatile  *instance.Journal // undone by a reboot; nil in a dry run
+	durable   *instance.Journal // not undone by a reboot; nil in a dry run
 	features  bpf.Features
 	balancer  bpf.Balancer
 	kept      []netip.AddrPort // backends that answer, kept in the place of given ones of which none does
@@ -257,22 +257,22 @@ func (s *stage) takeLock(ctx context.Context) (outcome, error) {
 		}
 	}
 	var warning string
-	if s.volatile, warning, err = openLedgerAnyway(s.runDir, false); err != nil {
+	if s.volatile, warning, err = instance.RecoverJournal(s.runDir, false); err != nil {
 		return outcome{}, err
 	}
 	warn(warning)
 	for _, dir := range made {
-		if err := s.volatile.Record(kindMkdir, s.onHost(dir), ""); err != nil {
+		if err := s.volatile.Record(instance.KindMkdir, s.onHost(dir), ""); err != nil {
 			return outcome{}, err
 		}
 	}
 	warn(s.checkStateDir())
-	if s.durable, warning, err = openLedgerAnyway(s.stateDir, true); err != nil {
+	if s.durable, warning, err = instance.RecoverJournal(s.stateDir, true); err != nil {
 		warn(err.Error()) // the last step will fail; what it saves isn't needed until then
-		s.durable = &Ledger{path: filepath.Join(s.stateDir, LedgerName), durable: true}
+		s.durable = instance.NewJournal(s.stateDir, true)
 	}
 	warn(warning)
-	s.durable.outer = s.volatile
+	s.durable.SetOuter(s.volatile)
 	if s.lock.Waited > 0 {
 		out.reason = fmt.Sprintf("held, after waiting %d ms for another firsthop", s.lock.Waited.Milliseconds())
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // Times of a proof. translateTime bounds a connection that need not be
@@ -39,7 +40,7 @@ func (s *stage) prove(ctx context.Context) (outcome, error) {
 	out := outcome{reason: describeProofs(s.report.Proofs)}
 	// Where nothing worked before, to take back what works would help nobody. On a
 	// node that served, the former state does more for it.
-	if !s.report.Proven() && s.someProven() && s.volatile.Has(kindUnproven, s.pins().Dir) {
+	if !s.report.Proven() && s.someProven() && s.volatile.Has(instance.KindUnproven, s.pins().Dir) {
 		s.finalize(&out)
 		return out, fmt.Errorf("%s; what works is kept", out.reason)
 	}

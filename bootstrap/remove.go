@@ -37,6 +37,7 @@ func (u *uninstall) locked(ctx context.Context) error {
 		return err
 	}
 	defer lock.Release()
+	u.lock = lock
 	if err := u.look(ctx); err != nil {
 		return err
 	}
@@ -53,7 +54,7 @@ func (u *uninstall) locked(ctx context.Context) error {
 		return err
 	}
 	for _, dir := range made {
-		if err := u.volatile.Record(kindMkdir, dir, ""); err != nil {
+		if err := u.volatile.Record(instance.KindMkdir, dir, ""); err != nil {
 			return err
 		}
 	}
@@ -80,7 +81,13 @@ func (u *uninstall) stayed(r Removal) bool {
 // of changes and the lock.
 func (u *uninstall) files() []string {
 	cache := apiserver.CachePath(u.stateDir)
-	return slices.Concat(leftOvers(u.stateDir), leftOvers(u.runDir), []string{
+	var damaged []string
+	for _, dir := range []string{u.stateDir, u.runDir} {
+		if !u.unreadable[dir] {
+			damaged = append(damaged, filepath.Join(dir, instance.JournalName+".damaged"))
+		}
+	}
+	return slices.Concat(leftOvers(u.stateDir), leftOvers(u.runDir), damaged, []string{
 		cache, cache + ".damaged", filepath.Join(u.runDir, instance.StatusName),
 		filepath.Join(u.runDir, instance.RuntimeLockName), filepath.Join(u.runDir, instance.RuntimeSocketName),
 	})
@@ -89,8 +96,10 @@ func (u *uninstall) files() []string {
 // lastFiles are needed until the end.
 func (u *uninstall) lastFiles() []string {
 	return []string{
-		filepath.Join(u.stateDir, LedgerName),
-		filepath.Join(u.runDir, LedgerName),
+		filepath.Join(u.stateDir, instance.BackupName),
+		filepath.Join(u.stateDir, instance.JournalName),
+		filepath.Join(u.runDir, instance.BackupName),
+		filepath.Join(u.runDir, instance.JournalName),
 		filepath.Join(u.runDir, instance.LockName),
 	}
 }
@@ -98,20 +107,16 @@ func (u *uninstall) lastFiles() []string {
 // dirs are the directories that we made, the deepest first.
 func (u *uninstall) dirs() []string {
 	var out []string
-	for _, l := range []*Ledger{u.durable, u.volatile} {
+	for _, l := range []*instance.Journal{u.durable, u.volatile} {
 		for _, e := range slices.Backward(l.Entries()) {
 			dir := u.local(e.Target)
-			if e.isDir() && !slices.Contains(out, dir) && isDir(dir) {
+			if e.IsDir() && !slices.Contains(out, dir) && isDir(dir) {
 				out = append(out, dir)
 			}
 		}
 	}
 	return out
 }
-
-// isDir reports whether a change is the making of a directory, by us or by
-// package units.
-func (e Entry) isDir() bool { return e.Kind == kindMkdir || e.Kind == "dir" }
 
 // emptied are those of our directories that hold nothing but what goes.
 func (u *uninstall) emptied() []string {
@@ -167,7 +172,7 @@ func (u *uninstall) remove(ctx context.Context) error {
 	}
 	if isDir(u.runDir) { // from here on, the volatile list stands for both
 		for _, e := range u.durable.Entries() {
-			if e.isDir() {
+			if e.IsDir() {
 				if err := u.volatile.Record(e.Kind, e.Target, ""); err != nil {
 					return err
 				}
@@ -175,7 +180,7 @@ func (u *uninstall) remove(ctx context.Context) error {
 		}
 	}
 	dirs := u.dirs()
-	if err := removeFiles(u.lastFiles()[:1]); err != nil {
+	if err := removeFiles(u.lastFiles()[:2]); err != nil {
 		return err
 	}
 	u.removeDirs(dirs, u.runDir)
@@ -201,7 +206,7 @@ func (u *uninstall) removeRunDir(dirs []string) error {
 	// One that is there already is of a run that was killed here, or is just
 	// about to be done: its parents are ours to remove now.
 	for _, dir := range u.parentsIn(gone) {
-		if err := u.volatile.Record(kindMkdir, dir, ""); err != nil {
+		if err := u.volatile.Record(instance.KindMkdir, dir, ""); err != nil {
 			return err
 		}
 	}
@@ -227,13 +232,13 @@ func (u *uninstall) removeRunDir(dirs []string) error {
 // parentsIn are those of the run directory's parents that the list of changes
 // in a directory has as ours, the deepest first.
 func (u *uninstall) parentsIn(dir string) []string {
-	l, err := OpenLedger(dir, false)
+	l, err := instance.OpenJournal(dir, false)
 	if err != nil {
 		return nil // damaged: what it noted is small
 	}
 	var out []string
 	for _, e := range slices.Backward(l.Entries()) {
-		if dir := u.local(e.Target); e.isDir() && strings.HasPrefix(u.runDir, dir+"/") {
+		if dir := u.local(e.Target); e.IsDir() && strings.HasPrefix(u.runDir, dir+"/") {
 			out = append(out, dir)
 		}
 	}
@@ -241,7 +246,7 @@ func (u *uninstall) parentsIn(dir string) []string {
 }
 
 func removeGone(gone string) error {
-	if err := removeFiles([]string{filepath.Join(gone, instance.LockName), filepath.Join(gone, LedgerName)}); err != nil {
+	if err := removeFiles([]string{filepath.Join(gone, instance.LockName), filepath.Join(gone, instance.BackupName), filepath.Join(gone, instance.JournalName)}); err != nil {
 		return err
 	}
 	if err := os.Remove(gone); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -271,7 +276,7 @@ func (u *uninstall) unmount(ctx context.Context) error {
 		u.tableLock.Release()
 	}
 	for _, e := range u.volatile.Entries() {
-		if e.Kind != kindMount {
+		if e.Kind != instance.KindMount {
 			continue
 		}
 		unmount, c := mounts.UnmountBPFFS, u.mountConfig(u.BPFFS)

@@ -15,6 +15,7 @@ import (
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // Status is what is true of an instance now, and what was proven when.
@@ -60,7 +61,7 @@ func ReadStatus(d Dirs, rt RuntimeView) (*Status, error) {
 			return nil, err
 		}
 	}
-	if l, err := OpenLedger(p.runDir, false); err == nil && l.Has(kindUnproven, bpf.PinsBelow(b.Path).Dir) {
+	if l, err := instance.OpenJournal(p.runDir, false); err == nil && l.Has(instance.KindUnproven, bpf.PinsBelow(b.Path).Dir) {
 		st.problem(errors.New("what is attached was never proven: the run that attached it was killed; run `firsthop init`"))
 	}
 	st.conclude()

@@ -3,6 +3,7 @@ package bootstrap
 import (
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/instance"
@@ -11,7 +12,8 @@ import (
 // leftOvers are the temporary files that killed runs left in a directory of
 // the instance: with the instance's lock nobody else writes there.
 func leftOvers(dir string) []string {
-	return instance.Leftovers(dir, LedgerName, instance.StatusName, filepath.Base(apiserver.CachePath(dir)))
+	out := instance.Leftovers(dir, instance.JournalName, instance.StatusName, filepath.Base(apiserver.CachePath(dir)))
+	return slices.DeleteFunc(out, func(path string) bool { return filepath.Base(path) == instance.BackupName })
 }
 
 // tidy removes what killed runs left over. What can't be removed is in nobody's

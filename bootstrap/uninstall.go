@@ -44,7 +44,7 @@ type Removal struct {
 // in the list of changes. It returns what it removed, or with DryRun what it
 // would. Killed half way, the next call does the rest.
 func Uninstall(ctx context.Context, cfg UninstallConfig) ([]Removal, error) {
-	u := &uninstall{UninstallConfig: cfg, places: cfg.Dirs.places(), left: map[string]bool{}}
+	u := &uninstall{UninstallConfig: cfg, places: cfg.Dirs.places(), left: map[string]bool{}, unreadable: map[string]bool{}}
 	if u.Log == nil {
 		u.Log = slog.New(slog.DiscardHandler)
 	}
@@ -69,14 +69,16 @@ func Uninstall(ctx context.Context, cfg UninstallConfig) ([]Removal, error) {
 type uninstall struct {
 	UninstallConfig
 	places
-	bpffs     mounts.BPFFS
-	cgroup    mounts.Cgroup2
-	tableLock *instance.Lock
-	volatile  *Ledger
-	durable   *Ledger
-	vips      []TableService
-	removals  []Removal
-	left      map[string]bool // mounts that turned out to be in use
+	bpffs      mounts.BPFFS
+	cgroup     mounts.Cgroup2
+	tableLock  *instance.Lock
+	lock       *instance.Lock
+	volatile   *instance.Journal
+	durable    *instance.Journal
+	unreadable map[string]bool // directories whose journal could not be read at all: it is kept as evidence
+	vips       []TableService
+	removals   []Removal
+	left       map[string]bool // mounts that turned out to be in use
 }
 
 func (u *uninstall) add(kind, target string) {
@@ -87,10 +89,10 @@ func (u *uninstall) add(kind, target string) {
 func (u *uninstall) look(ctx context.Context) error {
 	u.vips, u.removals = nil, []Removal{}
 	var err error
-	if u.volatile, err = OpenLedger(u.runDir, false); err != nil {
+	if u.volatile, err = u.openJournal(u.runDir, false); err != nil {
 		return err
 	}
-	if u.durable, err = OpenLedger(u.stateDir, true); err != nil {
+	if u.durable, err = u.openJournal(u.stateDir, true); err != nil {
 		return err
 	}
 	if u.bpffs, err = mounts.FindBPFFS(u.mountConfig(u.BPFFS)); err != nil {
@@ -109,7 +111,7 @@ func (u *uninstall) look(ctx context.Context) error {
 		return err
 	}
 	for _, e := range u.volatile.Entries() {
-		if e.Kind == kindMount && !(e.Target == u.bpffs.HostPath && u.bpffsIsShared()) {
+		if e.Kind == instance.KindMount && !(e.Target == u.bpffs.HostPath && u.bpffsIsShared()) {
 			u.add("mount", e.Target)
 		}
 	}
@@ -122,6 +124,26 @@ func (u *uninstall) look(ctx context.Context) error {
 		u.add("directory", dir)
 	}
 	return nil
+}
+
+// openJournal reads a journal. A damaged one is set aside, once the instance is
+// locked: what can be recovered of it is undone.
+func (u *uninstall) openJournal(dir string, durable bool) (*instance.Journal, error) {
+	if u.lock == nil {
+		j, err := instance.OpenJournal(dir, durable)
+		if errors.Is(err, instance.ErrDamagedJournal) {
+			err = nil
+		}
+		return j, err
+	}
+	j, warning, err := instance.RecoverJournal(dir, durable)
+	if warning != "" {
+		u.Log.Warn(warning)
+		if len(j.Entries()) == 0 {
+			u.unreadable[dir] = true
+		}
+	}
+	return j, err
 }
 
 // bpffsIsShared reports whether others have something in the bpffs, which then
@@ -142,9 +164,9 @@ func (u *uninstall) bpffsIsShared() bool {
 func (u *uninstall) sameInstance() error {
 	cgroupMount := filepath.Join(u.onHost(u.runDir), "cgroup")
 	for _, e := range u.volatile.Entries() {
-		if e.Kind == kindMount && e.Target != u.bpffs.HostPath && e.Target != cgroupMount {
+		if e.Kind == instance.KindMount && e.Target != u.bpffs.HostPath && e.Target != cgroupMount {
 			return fmt.Errorf("%s lists a mount at %s, but the bpffs here is %s: this run directory belongs to an instance with --bpffs %s",
-				filepath.Join(u.runDir, LedgerName), e.Target, u.bpffs.HostPath, e.Target)
+				filepath.Join(u.runDir, instance.JournalName), e.Target, u.bpffs.HostPath, e.Target)
 		}
 	}
 	err := u.bpffs.Err()
@@ -175,7 +197,7 @@ func (u *uninstall) lookUnits(ctx context.Context) error {
 func (u *uninstall) lookPins() error {
 	if u.bpffs.Err() != nil {
 		for _, e := range u.volatile.Entries() {
-			if e.Kind == kindProgram {
+			if e.Kind == instance.KindProgram {
 				u.add("program", e.Target)
 			}
 		}

@@ -3,26 +3,26 @@ package bootstrap
 import (
 	"errors"
 	"os"
+
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
-// kindUnproven notes, from the first seed to the first proof, that what is
+// noteUnproven notes, from the first seed to the first proof, that what is
 // attached was never shown to work. A run that is killed in between leaves the
 // note; if the next one can't prove it either, all of it goes.
-const kindUnproven = "unproven"
-
 func (s *stage) noteUnproven() error {
 	if _, err := os.Lstat(s.pins().Dir); !errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	return s.volatile.Record(kindUnproven, s.pins().Dir, "")
+	return s.volatile.Record(instance.KindUnproven, s.pins().Dir, "")
 }
 
 // proven removes the note.
-func (s *stage) proven() error { return s.volatile.Forget(kindUnproven, s.pins().Dir) }
+func (s *stage) proven() error { return s.volatile.Forget(instance.KindUnproven, s.pins().Dir) }
 
 // dropUnproven removes what was noted and could not be proven.
 func (s *stage) dropUnproven() error {
-	if s.volatile == nil || s.bpffs.Path == "" || s.bpffs.Err() != nil || !s.volatile.Has(kindUnproven, s.pins().Dir) {
+	if s.volatile == nil || s.bpffs.Path == "" || s.bpffs.Err() != nil || !s.volatile.Has(instance.KindUnproven, s.pins().Dir) {
 		return nil
 	}
 	if err := removeAttached(s.bpffs, s.cgroup, s.volatile); err != nil {

@@ -5,6 +5,8 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 const (
@@ -24,9 +26,9 @@ const (
 
 // Kinds that are passed to Config.Record.
 const (
-	RecordMount   = "mount"
-	RecordMkdir   = "mkdir"
-	RecordUnmount = "umount"
+	RecordMount   = instance.KindMount
+	RecordMkdir   = instance.KindMkdir
+	RecordUnmount = instance.KindUmount
 )
 
 // Config says where to look. The zero value is right on a host and in a pod

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // Record remembers the programs that we attached. They stay attached when
@@ -31,6 +32,52 @@ type RecordedProgram struct {
 	Hook string
 	ID   ebpf.ProgramID
 	Tag  string
+}
+
+// JournalRecord keeps programs in an instance's journal. Without a journal
+// nothing is known, and nothing can be noted.
+type JournalRecord struct{ Journal *instance.Journal }
+
+var _ Record = JournalRecord{}
+
+// Note implements Record. Programs that are gone are forgotten: a node that is
+// never rebooted would else collect those of each version.
+func (r JournalRecord) Note(progs []RecordedProgram) error {
+	var targets []string
+	for _, p := range progs {
+		targets = append(targets, p.key())
+	}
+	if err := r.Journal.ForgetIf(instance.KindProgram, isGone); err != nil {
+		return err
+	}
+	return r.Journal.RecordAll(instance.KindProgram, targets)
+}
+
+// Noted implements Record.
+func (r JournalRecord) Noted(p RecordedProgram) bool {
+	return r.Journal != nil && r.Journal.Has(instance.KindProgram, p.key())
+}
+
+// Empty implements Record.
+func (r JournalRecord) Empty() bool {
+	return r.Journal == nil || !r.Journal.HasKind(instance.KindProgram)
+}
+
+// key is a program as the journal has it.
+func (p RecordedProgram) key() string { return fmt.Sprintf("%s id %d tag %s", p.Hook, p.ID, p.Tag) }
+
+// isGone reports whether the kernel has no program any more with the id in a key.
+func isGone(key string) bool {
+	var hook string
+	var id uint32
+	if n, err := fmt.Sscanf(key, "%s id %d", &hook, &id); n != 2 || err != nil {
+		return false
+	}
+	p, err := ebpf.NewProgramFromID(ebpf.ProgramID(id))
+	if err == nil {
+		p.Close()
+	}
+	return errors.Is(err, os.ErrNotExist)
 }
 
 func (a *Attached) note(progs map[string]*ebpf.Program) error {

@@ -1,6 +1,10 @@
 package units
 
-import "context"
+import (
+	"context"
+
+	"github.com/firsthop/firsthop/natinit/instance"
+)
 
 // Report is what was done, or in a plan would be done.
 type Report struct {
@@ -27,15 +31,15 @@ func (r Report) Changed() bool { return len(r.Actions) > 0 }
 
 // The kinds of an action, which are the kinds of its entry in the record.
 const (
-	KindMkdir   = "mkdir"
-	KindWrite   = "write"
-	KindLink    = "link"
-	KindRemove  = "remove"
-	KindRmdir   = "rmdir"
-	KindEnable  = "enable"
-	KindDisable = "disable"
-	KindReload  = "reload"
-	KindStop    = "stop"
+	KindMkdir   = instance.KindMkdir
+	KindWrite   = instance.KindWrite
+	KindLink    = instance.KindLink
+	KindRemove  = instance.KindRemove
+	KindRmdir   = instance.KindRmdir
+	KindEnable  = instance.KindEnable
+	KindDisable = instance.KindDisable
+	KindReload  = instance.KindReload
+	KindStop    = instance.KindStop
 )
 
 // Action is one change of the host.

@@ -129,7 +129,7 @@ func (n node) checkOneOfEach() {
 			n.Fatal(err)
 		}
 		for _, e := range entries {
-			if !slices.Contains([]string{instance.LockName, instance.StatusName, bootstrap.LedgerName, "apiserver.json"}, e.Name()) {
+			if !slices.Contains([]string{instance.LockName, instance.StatusName, instance.JournalName, instance.BackupName, "apiserver.json"}, e.Name()) {
 				n.Errorf("left over: %s", filepath.Join(dir, e.Name()))
 			}
 		}

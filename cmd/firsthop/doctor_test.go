@@ -140,9 +140,9 @@ func TestEveryCheckOfTheDoctorCanFail(t *testing.T) {
 		{"a pin of an older layout", func(n *node) { n.pinForeign(n.pins().Maps() + "/frontend_v0") }, nil, "layout", warn, "another layout", "rm them"},
 		{"a table of a newer layout", put(bpf.MapMeta, uint32(0), bpf.Meta{ABI: bpf.LayoutVersion + 1, Owner: bpf.MetaOwner}), nil, "layout", fail, "layout 2", "newer firsthop"},
 		{"a table of another owner", put(bpf.MapMeta, uint32(0), bpf.Meta{ABI: bpf.LayoutVersion, Owner: 0xbad}), nil, "layout", fail, "0xbad", "move away"},
-		{"a damaged list of changes", write("RUN/"+bootstrap.LedgerName, "{"), nil, "changes", fail, "damaged", "mv "},
+		{"a damaged list of changes", write("RUN/"+instance.JournalName, "{"), nil, "changes", fail, "damaged", "firsthop init"},
 		{"programs that were never proven", func(n *node) {
-			write("RUN/"+bootstrap.LedgerName, `[{"kind":"unproven","target":"`+n.pins().Dir+`","time":"2026-01-01T00:00:00Z"}]`)(n)
+			write("RUN/"+instance.JournalName, `[{"kind":"unproven","target":"`+n.pins().Dir+`","time":"2026-01-01T00:00:00Z"}]`)(n)
 		}, nil, "changes", fail, "never proven", "firsthop init"},
 		{"a link's pin removed", func(n *node) {
 			n.without(n.pins().Links() + "/recvmsg6")

@@ -14,7 +14,7 @@ import (
 
 // What a hostile user found.
 
-func TestADamagedListOfChangesIsSetAside(t *testing.T) {
+func TestUninstallSetsADamagedJournalAside(t *testing.T) {
 	for name, dir := range map[string]func(node) string{
 		"in the run directory":   func(n node) string { return n.RunDir },
 		"in the state directory": func(n node) string { return n.StateDir },
@@ -22,15 +22,21 @@ func TestADamagedListOfChangesIsSetAside(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t)
 			n.serving()
-			list := filepath.Join(dir(n), bootstrap.LedgerName)
+			list := filepath.Join(dir(n), instance.JournalName)
 			if err := os.WriteFile(list, []byte("[{"), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			n.run("uninstall", "--force").exits(bootstrap.ExitInternal).says("damaged")
-			n.run(initArgs("--persist", "auto")...).exits(0).says("is set aside as " + list + ".damaged")
+			n.run(initArgs("--persist", "auto")...).exits(0).says("set aside as " + list + ".damaged")
 			n.checkServes()
 			if kept, err := os.ReadFile(list + ".damaged"); err != nil || string(kept) != "[{" {
 				t.Errorf("the damaged list is %q, %v", kept, err)
+			}
+			if err := os.WriteFile(list, []byte("[{"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			n.run("uninstall", "--force").exits(0).says("set aside as " + list + ".damaged")
+			if left, _ := os.ReadDir(dir(n)); len(left) != 0 {
+				t.Errorf("left: %v", left)
 			}
 		})
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // killInProof kills a first init when all of its links are pinned, while it waits for a silent API server.
@@ -37,7 +38,7 @@ func (n node) killInProof() {
 // noted reports whether the list of changes says that what is attached was never proven.
 func (n node) noted() bool {
 	n.Helper()
-	data, err := os.ReadFile(filepath.Join(n.RunDir, bootstrap.LedgerName))
+	data, err := os.ReadFile(filepath.Join(n.RunDir, instance.JournalName))
 	if err != nil && !os.IsNotExist(err) {
 		n.Fatal(err)
 	}
