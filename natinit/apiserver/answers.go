@@ -289,7 +289,7 @@ func decodeKubeadmConfig(f *Finding, where string, data map[string]string) {
 		f.notef("%s: no serviceSubnet", where)
 	}
 	if ep := c.ControlPlaneEndpoint; ep != "" {
-		f.addControlPlane(where, ep, EndpointPort)
+		f.addControlPlane(where, "controlPlaneEndpoint", ep, EndpointPort)
 	} else {
 		f.notef("%s: no controlPlaneEndpoint", where)
 	}

@@ -19,6 +19,7 @@ type Source string
 const (
 	SourceFlags            Source = "flags"
 	SourceEnvironment      Source = "environment"
+	SourceKubeadmFile      Source = "kubeadm-file" // --kubeadm-config
 	SourceAPI              Source = "api"
 	SourceKubeconfig       Source = "kubeconfig" // the runtime's --kubeconfig
 	SourceKubeadm          Source = "kubeadm"

@@ -76,29 +76,31 @@ func (l *localEndpoint) port() int {
 	return l.BindPort
 }
 
-// addControlPlane adds a controlPlaneEndpoint: host[:port], where the port may
-// be left out. The Service IP itself is none: it is where firsthop leads.
-func (f *Finding) addControlPlane(where, text string, port int) {
+// addControlPlane adds an address of the whole control plane, host[:port],
+// where the port may be left out; what names the field. It reports false for
+// the Service IP itself: that is where firsthop leads.
+func (f *Finding) addControlPlane(where, what, text string, port int) bool {
 	text = strings.TrimSpace(text)
 	e, reason := parseEndpoint(text)
 	if reason != "" {
 		if e, reason = parseEndpoint(net.JoinHostPort(strings.Trim(text, "[]"), strconv.Itoa(port))); reason != "" {
-			f.notef("%s: controlPlaneEndpoint %q %s", where, clip(text), reason)
-			return
+			f.notef("%s: %s %q %s", where, what, clip(text), reason)
+			return true
 		}
 	}
 	for _, s := range f.Services {
 		switch {
 		case e.Addr == s:
-			f.notef("%s: controlPlaneEndpoint %s is the Service IP itself", where, e)
-			return
+			f.notef("%s: %s %s is the Service IP itself", where, what, e)
+			return false
 		case e.Addr.Addr() == s.Addr() && e.Resolved():
-			f.notef("%s: controlPlaneEndpoint %s is the Service IP with a port that the Service does not have; write %s", where, e, s)
-			return
+			f.notef("%s: %s %s is the Service IP with a port that the Service does not have; write %s", where, what, e, s)
+			return true
 		}
 	}
-	f.notef("%s: controlPlaneEndpoint %s", where, e)
+	f.notef("%s: %s %s", where, what, e)
 	f.addEndpoint(e)
+	return true
 }
 
 // addClusterStatus reads the addresses of the control plane's nodes, which
