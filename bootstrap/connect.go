@@ -48,11 +48,12 @@ type connector interface {
 
 // newConnector gives a connector for a cgroup: this process itself, if it is
 // inside, else a child that is put there.
-func newConnector(ctx context.Context, cgroup, binary string) (connector, error) {
+// Unless into, the child is moved there after its start.
+func newConnector(ctx context.Context, cgroup, binary string, into bool) (connector, error) {
 	if in, sure, err := mounts.SelfIn(cgroup); err == nil && in && sure {
 		return inProcess{}, nil
 	}
-	return startChild(ctx, cgroup, binary)
+	return startChild(ctx, cgroup, binary, into)
 }
 
 // pendingConnector is a connector that is made while other steps run: to start
@@ -63,11 +64,11 @@ type pendingConnector struct {
 	err  error
 }
 
-func prepareConnector(ctx context.Context, cgroup, binary string) *pendingConnector {
+func prepareConnector(ctx context.Context, cgroup, binary string, into bool) *pendingConnector {
 	p := &pendingConnector{done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
-		p.conn, p.err = newConnector(ctx, cgroup, binary)
+		p.conn, p.err = newConnector(ctx, cgroup, binary, into)
 	}()
 	return p
 }
@@ -148,17 +149,19 @@ type child struct {
 
 // startChild starts the child inside the cgroup (clone3 with
 // CLONE_INTO_CGROUP, Linux 5.7), or moves it there before its first request.
-func startChild(ctx context.Context, cgroup, binary string) (*child, error) {
+func startChild(ctx context.Context, cgroup, binary string, into bool) (*child, error) {
 	dir, err := os.Open(cgroup)
 	if err != nil {
 		return nil, fmt.Errorf("open cgroup: %w", err)
 	}
 	defer dir.Close()
-	c, err := spawn(ctx, binary, &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())})
-	if err == nil {
-		return c, nil
+	if into {
+		if c, err := spawn(ctx, binary, &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}); err == nil {
+			return c, nil
+		}
 	}
-	if c, err = spawn(ctx, binary, nil); err != nil {
+	c, err := spawn(ctx, binary, nil)
+	if err != nil {
 		return nil, fmt.Errorf("start the child that connects: %w", err)
 	}
 	procs := filepath.Join(cgroup, "cgroup.procs")

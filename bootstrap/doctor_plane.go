@@ -16,6 +16,7 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
+	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 )
@@ -320,7 +321,7 @@ func (d *doctor) proof(ctx context.Context) Diagnosis {
 	if cookie, err := natinit.NetnsCookie(); settings.Flags&bpf.SettingsHostScope != 0 && err == nil && cookie != settings.HostNetns {
 		return warn("run it in the host's network namespace", "not tried: only the host's network namespace is served, and this is another")
 	}
-	conn, err := newConnector(ctx, d.cgroup.Path, d.Binary)
+	conn, err := newConnector(ctx, d.cgroup.Path, d.Binary, kernel.Config{Forbid: d.Forbid}.IntoCgroup())
 	if err != nil {
 		return unseen("whether connections get through", err)
 	}

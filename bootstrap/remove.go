@@ -152,6 +152,9 @@ func isDir(path string) bool {
 // remove goes from what would bring the rest back (units) over what traffic
 // uses to what only remembers. The list of changes goes last.
 func (u *uninstall) remove(ctx context.Context) error {
+	if err := u.attachment().check(); err != nil { // before the units go, which would bring the rest back
+		return err
+	}
 	if !u.Own() {
 		rep, err := units.Uninstall(ctx, u.unitsConfig())
 		if err != nil {
@@ -161,7 +164,7 @@ func (u *uninstall) remove(ctx context.Context) error {
 			u.Log.Warn(w)
 		}
 	}
-	if err := removeAttached(u.bpffs, u.cgroup, u.volatile); err != nil {
+	if err := u.attachment().remove(); err != nil {
 		return err
 	}
 	if err := u.unmount(ctx); err != nil {
@@ -185,6 +188,11 @@ func (u *uninstall) remove(ctx context.Context) error {
 	}
 	u.removeDirs(dirs, u.runDir)
 	return u.removeRunDir(dirs)
+}
+
+func (u *uninstall) attachment() attachment {
+	links := kernel.Config{Forbid: u.Forbid}.Links()
+	return attachment{bpffs: u.bpffs, cgroup: u.cgroup, journal: u.volatile, links: links, log: u.Log}
 }
 
 // removeDirs removes those of the directories that hold nothing, but for keep.

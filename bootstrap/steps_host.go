@@ -24,8 +24,12 @@ func (s *stage) mountConfig(path string) mounts.Config {
 	return c
 }
 
+func (s *stage) kernelConfig() kernel.Config {
+	return kernel.Config{Root: s.hostRoot, IgnoreVersion: s.IgnoreKernelVersion, Forbid: s.Forbid}
+}
+
 func (s *stage) checkKernel(ctx context.Context) (outcome, error) {
-	rep, err := kernel.Check(kernel.Config{Root: s.hostRoot, IgnoreVersion: s.IgnoreKernelVersion, Forbid: s.Forbid})
+	rep, err := kernel.Check(s.kernelConfig())
 	if err != nil {
 		return outcome{}, err
 	}
@@ -152,7 +156,7 @@ func (s *stage) ensureCgroup(ctx context.Context) (outcome, error) {
 		g.Warnings = append(g.Warnings, unknown)
 	}
 	if !s.DryRun && s.scope != ScopeOff {
-		s.connector = prepareConnector(ctx, g.Path, s.Binary)
+		s.connector = prepareConnector(ctx, g.Path, s.Binary, s.kernelConfig().IntoCgroup())
 	}
 	reason := fmt.Sprintf("%s: %s", g.HostPath, g.How)
 	return outcome{reason: reason, changes: g.Actions, warnings: g.Warnings}, nil

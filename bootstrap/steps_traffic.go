@@ -239,7 +239,7 @@ func (s *stage) attach(ctx context.Context) (outcome, error) {
 }
 
 func (s *stage) attachConfig(maps *bpf.Maps) natinit.AttachConfig {
-	return natinit.AttachConfig{Pins: s.pins(), Maps: maps, Cgroup: s.cgroup.Path, CgroupID: s.cgroup.ID, Features: s.features, Balancer: s.balancer, Proc: s.proc, Record: natinit.JournalRecord{Journal: s.volatile}}
+	return natinit.AttachConfig{Pins: s.pins(), Maps: maps, Cgroup: s.cgroup.Path, CgroupID: s.cgroup.ID, Features: s.features, Balancer: s.balancer, Proc: s.proc, Record: natinit.JournalRecord{Journal: s.volatile}, Links: s.kernelConfig().Links()}
 }
 
 // otherServes refuses a scope that leaves Service addresses without anybody

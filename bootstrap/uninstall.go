@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/instance"
@@ -27,8 +28,9 @@ var ErrWouldCutOff = errors.New("nothing else serves the Service addresses")
 // UninstallConfig says which instance is to go.
 type UninstallConfig struct {
 	Dirs
-	Force       bool // also when nothing else serves the Service addresses
-	DryRun      bool // only list
+	Force       bool     // also when nothing else serves the Service addresses
+	DryRun      bool     // only list
+	Forbid      []string // features of the kernel to be treated as absent
 	LockTimeout time.Duration
 	Log         *slog.Logger
 }
@@ -47,6 +49,9 @@ func Uninstall(ctx context.Context, cfg UninstallConfig) ([]Removal, error) {
 	u := &uninstall{UninstallConfig: cfg, places: cfg.Dirs.places(), left: map[string]bool{}, unreadable: map[string]bool{}}
 	if u.Log == nil {
 		u.Log = slog.New(slog.DiscardHandler)
+	}
+	if err := (kernel.Config{Forbid: cfg.Forbid}).Validate(); err != nil {
+		return nil, &UsageError{err}
 	}
 	if err := u.look(ctx); err != nil {
 		return nil, err

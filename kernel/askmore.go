@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -50,6 +51,40 @@ func probeCapBPF(Config) error {
 	}
 	return nil
 }
+
+// probeLinkList asks for the first link of the machine. That there is none is an
+// answer too (commit 2d602c8cf40d, 5.8).
+func probeLinkList(Config) error {
+	var attr struct{ start, next, openFlags uint32 }
+	_, err := bpfCall("list links", unix.BPF_LINK_GET_NEXT_ID, unsafe.Pointer(&attr), unsafe.Sizeof(attr))
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return absent(err)
+}
+
+// probeIntoCgroup asks for a process in a cgroup whose descriptor is none, so
+// that none is made: a kernel that knows the flag says EBADF, older ones EINVAL
+// or E2BIG (commit ef2c41cf38a7, 5.7), or ENOSYS before 5.3.
+func probeIntoCgroup(Config) error {
+	attr := struct {
+		flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize, cgroup uint64
+	}{flags: unix.CLONE_INTO_CGROUP, exitSignal: uint64(unix.SIGCHLD), cgroup: noDescriptor}
+	_, _, errno := unix.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr), 0)
+	switch errno {
+	case unix.EBADF:
+		return nil
+	case unix.EINVAL, unix.E2BIG:
+		return fmt.Errorf("%w: clone3 with CLONE_INTO_CGROUP: %w", ErrNotSupported, errno)
+	case unix.ENOSYS: // some seccomp profiles say so as well: the C library then uses clone
+		return fmt.Errorf("%w: clone3: %w", ErrNotSupported, errno)
+	}
+	return fmt.Errorf("clone3 with CLONE_INTO_CGROUP: %w", errno)
+}
+
+// noDescriptor is above the highest descriptor that a kernel ever gives
+// (sysctl_nr_open_max in fs/file.c).
+const noDescriptor = 1 << 30
 
 func probeRingBuffer(Config) error {
 	fd, err := createMap(mapAttr{mapType: unix.BPF_MAP_TYPE_RINGBUF, maxEntries: uint32(os.Getpagesize())})

@@ -152,8 +152,6 @@ func (h Host) EL() (major int, why string) {
 	switch {
 	case r.UEK || r.Version.Patch != 0 || r.RC != 0:
 		return 0, "" // RHEL kernels are always x.y.0
-	case r.EL == 7 && r.Version == elVersion && len(r.Build) > 0:
-		return 8, "the release ends in .el7, and CentOS 7 for arm64 has RHEL 8's kernel"
 	case r.EL != 0:
 		return r.EL, fmt.Sprintf("the release ends in .el%d", r.EL)
 	case r.Version != elVersion || len(r.Build) == 0:

@@ -117,13 +117,14 @@ func Run(c Config) ([]Result, error) {
 			probes = append(probes, p)
 		}
 	}
+	noRights := c.refusesBPF()
 	results := make([]Result, len(probes))
 	var next atomic.Int32
 	var wg sync.WaitGroup
 	for range min(runtime.GOMAXPROCS(0), 4) {
 		wg.Go(func() {
 			for i := int(next.Add(1)) - 1; i < len(probes); i = int(next.Add(1)) - 1 {
-				results[i] = probes[i].ask(c)
+				results[i] = probes[i].ask(c, noRights)
 			}
 		})
 	}
@@ -132,15 +133,21 @@ func Run(c Config) ([]Result, error) {
 }
 
 // ask runs one probe and sorts its error.
-func (p Probe) ask(c Config) Result {
-	r := Result{Feature: p.Feature}
-	if slices.Contains(c.Forbid, p.Name) {
-		r.Answer, r.Forbidden, r.Detail = No, true, "forbidden by configuration"
-		return r
+func (p Probe) ask(c Config, noRights bool) Result {
+	switch {
+	case c.forbids(p.Name):
+		return Result{Feature: p.Feature, Answer: No, Forbidden: true, Detail: "forbidden by configuration"}
+	case noRights && !slices.Contains(askedWithoutRights, p.Name):
+		return p.sort(asBeforeCapBPF)
 	}
 	start := time.Now()
-	err := p.run(c)
+	r := p.sort(p.run(c))
 	r.Took = time.Since(start)
+	return r
+}
+
+func (p Probe) sort(err error) Result {
+	r := Result{Feature: p.Feature}
 	switch {
 	case err == nil:
 		r.Answer = Yes

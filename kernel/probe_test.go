@@ -154,12 +154,18 @@ func TestRodataIsReallyReadOnly(t *testing.T) {
 
 func TestForbid(t *testing.T) {
 	needRoot(t)
+	all, err := Check(Config{})
+	if err != nil || all.Err() != nil {
+		t.Fatal(err, all.Err())
+	}
 	report, err := Check(Config{Forbid: []string{FeatureLink, FeatureBatch}})
 	if err != nil || report.Err() != nil {
 		t.Fatal(err, report.Err())
 	}
-	if f := report.Features(); f.Link || f.Batch || !f.NetnsCookie {
-		t.Errorf("with links and batches forbidden the features are %+v", f)
+	want := all.Features()
+	want.Link, want.Batch = false, false
+	if f := report.Features(); f != want {
+		t.Errorf("with links and batches forbidden the features are %+v, want %+v", f, want)
 	}
 	if !strings.Contains(report.String(), "forbidden by configuration") {
 		t.Errorf("the report does not say what is forbidden:\n%s", report)

@@ -44,6 +44,8 @@ const (
 	FeatureRedirectPeer   = "redirect-peer"
 	FeatureTCX            = "tcx"
 	FeatureSocketIterator = "socket-destroy"
+	FeatureLinkList       = "link-list"
+	FeatureIntoCgroup     = "clone-into-cgroup"
 )
 
 // el82 is RHEL 8.2's first kernel, the floor; measured to have all that is
@@ -53,6 +55,9 @@ var (
 	el82 = []int{193}
 	el89 = []int{513}
 )
+
+// askedWithoutRights are the features that anybody may ask for.
+var askedWithoutRights = []string{FeatureCgroup2, FeatureBPFFS, FeatureCapBPF, FeatureSONetnsCookie, FeatureIntoCgroup, FeatureSocketIterator}
 
 const (
 	rhelFloor  = "RHEL 8.2 (4.18.0-193) has it"
@@ -131,6 +136,8 @@ func optionalProbes() []Probe {
 		{FeatureRedirectNeigh, "the helper redirect_neigh", 5, 10, rhelNewer, el89, "", "packets take the way through the stack", false, schedCLS(movImm(r1, 1), movImm(r2, 0), movImm(r3, 0), movImm(r4, 0), call(fnRedirectNeigh))},
 		{FeatureRedirectPeer, "the helper redirect_peer", 5, 10, rhelNewer, el89, "", "packets to local pods take the way through the stack", false, schedCLS(movImm(r1, 1), movImm(r2, 0), call(fnRedirectPeer))},
 		{FeatureTCX, "tcx, links at traffic control", 6, 6, rhelLacks, nil, "CONFIG_NET_XGRESS", "clsact filters are used", false, probeTCX},
+		{FeatureLinkList, "listing links by their ids", 5, 8, "", nil, "CONFIG_BPF_SYSCALL", "links whose pins are gone can't be found: by prog_attach nothing is lost", false, probeLinkList},
+		{FeatureIntoCgroup, "processes that are born in a cgroup (CLONE_INTO_CGROUP)", 5, 7, "", nil, "CONFIG_CGROUPS", "the process that proves a connection is moved into the cgroup after its start", false, probeIntoCgroup},
 		{FeatureSocketIterator, "destroying sockets from an iterator", 6, 5, rhelLacks, nil, "CONFIG_DEBUG_INFO_BTF", "sockets of vanished UDP backends are destroyed through sock_diag", false, probeSocketIterator},
 	} {
 		probes = append(probes, Probe{Feature: Feature{

@@ -99,7 +99,9 @@ func ParseRelease(s string) (Release, error) {
 	if len(numbers) > 3 {
 		r.Extra = numbers[3:]
 	}
-	r.parseSuffix(rest)
+	if err := r.parseSuffix(rest); err != nil {
+		return Release{}, err
+	}
 	return r, nil
 }
 
@@ -132,7 +134,7 @@ func countDigits(s string) int {
 
 // parseSuffix reads everything behind the version: -rc, build numbers,
 // a local part behind a plus sign, and the flavour.
-func (r *Release) parseSuffix(s string) {
+func (r *Release) parseSuffix(s string) error {
 	// Debian puts its release before the flavour (6.12.107+deb13-cloud-amd64),
 	// RHEL a variant behind everything (5.14.0-427.el9.x86_64+rt).
 	if i := strings.IndexByte(s, '+'); i >= 0 {
@@ -149,11 +151,13 @@ func (r *Release) parseSuffix(s string) {
 			r.RC = n
 			continue
 		}
-		// A number too long to be one of a build is a time stamp, a part of the name.
 		n, isNumber := number(field.text)
 		if len(names) == 0 && isNumber && (field.sep == '-' && len(r.Build) == 0 || field.sep == '.' && len(r.Build) > 0) {
 			r.Build = append(r.Build, n)
 			continue
+		}
+		if countDigits(field.text) == len(field.text) && !isNumber && field.text != "" {
+			return fmt.Errorf("parse %q: %w: the number %s is too large", r.Text, errRelease, field.text)
 		}
 		if r.parseEL(field.text) {
 			continue
@@ -161,12 +165,13 @@ func (r *Release) parseSuffix(s string) {
 		names = append(names, string(field.sep)+field.text)
 	}
 	if r.EL > 0 {
-		return // el8 says all; what is left is the machine (x86_64) or a variant
+		return nil // el8 says all; what is left is the machine (x86_64) or a variant
 	}
 	r.Flavour = strings.TrimLeft(strings.Join(names, ""), "-._~")
 	for _, machine := range []string{".x86_64", ".aarch64", ".ppc64le", ".s390x", ".i686"} {
 		r.Flavour = strings.TrimSuffix(r.Flavour, machine)
 	}
+	return nil
 }
 
 // parseEL recognises el8, el8_2, el8uek, el7a, el9_0: the %{dist} tag of an
@@ -227,10 +232,9 @@ func number(s string) (int, bool) {
 	return n, err == nil && n <= 1<<30
 }
 
-// rcNumber reads rc3, and the 060700rc6 of Ubuntu's builds of mainline.
 func rcNumber(s string) (int, bool) {
-	version, digits, ok := strings.Cut(s, "rc")
-	if !ok || version != "" && (len(version) != 6 || countDigits(version) != 6) {
+	digits, ok := strings.CutPrefix(s, "rc")
+	if !ok {
 		return 0, false
 	}
 	n, ok := number(digits)

@@ -45,9 +45,6 @@ func debianVersion(build string) Version {
 		return Version{}
 	}
 	text, _, _ := strings.Cut(after, " ")
-	if epoch, rest, ok := strings.Cut(text, ":"); ok && countDigits(epoch) == len(epoch) {
-		text = rest // Raspberry Pi OS: "Debian 1:6.6.51-1+rpt3"
-	}
 	release, err := ParseRelease(text)
 	if err != nil {
 		return Version{}

@@ -53,7 +53,8 @@ func Check(c Config) (Report, error) {
 		return Report{}, err
 	}
 	host := Inspect(c.Root)
-	memlock := RaiseMemlock(host)
+	host.Standing = c.standing(host.Standing)
+	memlock := c.raiseMemlock(host)
 	results, err := Run(c)
 	if err != nil {
 		return Report{}, err

@@ -8,6 +8,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/bpf/objects"
 )
 
 // AttachConfig says where and how the load balancer is to run.
@@ -18,8 +19,9 @@ type AttachConfig struct {
 	CgroupID uint64 // its id, as links have it (mounts.CgroupID)
 	Features bpf.Features
 	Balancer bpf.Balancer
-	Record   Record // of the programs that we attach; nil: none is kept
-	Proc     string // proc mount that shows other programs' owners, for messages; "" for /proc
+	Record   Record        // of the programs that we attach; nil: none is kept
+	Links    objects.Links // of the machine, to find those of ours whose pins are gone
+	Proc     string        // proc mount that shows other programs' owners, for messages; "" for /proc
 }
 
 // HookResult says what happened at one hook.

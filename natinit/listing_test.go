@@ -1,14 +1,12 @@
 package natinit
 
 import (
-	"errors"
 	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
 
 	"github.com/cilium/ebpf/link"
-	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/test/lab"
@@ -36,7 +34,7 @@ func TestLinksAreListedWhileOthersMakeSome(t *testing.T) {
 	must(t, err)
 	defer dir.Close()
 	connect4 := bpf.Hooks()[6]
-	var stop, met atomic.Bool
+	var stop atomic.Bool
 	var makers sync.WaitGroup
 	for range 3 {
 		makers.Go(func() {
@@ -50,9 +48,6 @@ func TestLinksAreListedWhileOthersMakeSome(t *testing.T) {
 	}
 	a := &Attached{cfg: AttachConfig{Record: anything{}}, cgroup: dir}
 	for range 2000 {
-		if _, _, err := a.findOrphanLink(connect4); errors.Is(err, unix.EAGAIN) {
-			met.Store(true)
-		}
 		if _, _, err := a.orphanLink(connect4); err != nil {
 			t.Errorf("list links: %v", err)
 			break
@@ -62,8 +57,5 @@ func TestLinksAreListedWhileOthersMakeSome(t *testing.T) {
 	makers.Wait()
 	for _, p := range progs {
 		p.Close()
-	}
-	if !met.Load() {
-		t.Log("no link was in the making at any listing")
 	}
 }

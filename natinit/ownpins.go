@@ -94,7 +94,10 @@ func removeLink(pin string, h bpf.Hook) error {
 		return err
 	}
 	defer l.Close()
-	return errors.Join(detach(l), removePin(pin))
+	if err := detach(l); err != nil {
+		return err // what is attached keeps its pin, by which the next run finds it
+	}
+	return removePin(pin)
 }
 
 // removeProg unpins a program of ours; with a cgroup, it is detached there.
@@ -105,9 +108,11 @@ func removeProg(pin string, h bpf.Hook, cgroup *os.File) error {
 	}
 	defer p.Close()
 	if cgroup != nil {
-		err = detachProg(cgroup, h, p)
+		if err := detachProg(cgroup, h, p); err != nil {
+			return err // as in removeLink
+		}
 	}
-	return errors.Join(err, removePin(pin))
+	return removePin(pin)
 }
 
 func removePin(path string) error {

@@ -4,13 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/bpf/objects"
 	"github.com/firsthop/firsthop/natinit/instance"
 )
 
@@ -134,38 +135,21 @@ func (a *Attached) orphanLink(h bpf.Hook) (link.Link, linkState, error) {
 	if a.cfg.Record == nil || a.cfg.Record.Empty() {
 		return nil, linkState{}, nil
 	}
-	for tries := 0; ; tries++ {
-		l, state, err := a.findOrphanLink(h)
-		if !errors.Is(err, unix.EAGAIN) || tries == maxListings {
-			return l, state, err
+	var found link.Link
+	var state linkState
+	err := a.cfg.Links.Each(func(_ link.ID, l link.Link) (bool, error) {
+		is, err := a.orphanState(h, l)
+		if err != nil || !is.here {
+			return false, err
 		}
-		time.Sleep(time.Millisecond)
+		found, state = l, is
+		a.closes = append(a.closes, l.Close)
+		return true, nil
+	})
+	if err != nil && !errors.Is(err, objects.ErrNotSupported) {
+		return nil, linkState{}, err
 	}
-}
-
-// maxListings bounds how often links are listed anew because somebody on the
-// machine is making one just then: the kernel has an id for it already, and says
-// EAGAIN (kernel/bpf/syscall.c, bpf_link_by_id).
-const maxListings = 1000
-
-func (a *Attached) findOrphanLink(h bpf.Hook) (link.Link, linkState, error) {
-	it := new(link.Iterator)
-	defer it.Close()
-	for it.Next() {
-		state, err := a.orphanState(h, it.Link)
-		if err != nil {
-			return nil, linkState{}, err
-		}
-		if state.here {
-			l := it.Take()
-			a.closes = append(a.closes, l.Close)
-			return l, state, nil
-		}
-	}
-	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrNotSupported) {
-		return nil, linkState{}, fmt.Errorf("list links: %w", err)
-	}
-	return nil, linkState{}, nil
+	return found, state, nil
 }
 
 func (a *Attached) orphanState(h bpf.Hook, l link.Link) (linkState, error) {
@@ -212,25 +196,97 @@ func (a *Attached) detachOrphans(h bpf.Hook) error {
 	})
 }
 
-// RemoveRecorded detaches what a record has and Remove could not know, as its
-// pins and maps are gone from sight.
-func RemoveRecorded(cgroup string, cgroupID uint64, r Record) error {
-	dir, err := os.Open(cgroup)
-	if err != nil {
-		return fmt.Errorf("open cgroup: %w", err)
-	}
-	defer dir.Close()
-	a := &Attached{cfg: AttachConfig{CgroupID: cgroupID, Record: r}, cgroup: dir}
-	var errs []error
-	for _, h := range bpf.Hooks() {
+// Removal is what a record knows that is to be detached.
+type Removal struct {
+	Cgroup   string
+	CgroupID uint64
+	Record   Record
+	Links    objects.Links // of the machine
+}
+
+// ErrStillAttached says that a program of ours stays attached until the next
+// reboot: by a link without a pin, which a kernel that does not list links
+// (below 5.8) gives nobody a handle of.
+var ErrStillAttached = errors.New("still attached until the next reboot")
+
+// Check finds out, without any change, whether Remove can find everything. Call
+// it before anything else of an instance is removed: what can't be done must not
+// end half-way.
+func (r Removal) Check() error {
+	return r.do(func(a *Attached, h bpf.Hook) error {
+		_, _, err := a.orphanLink(h)
+		return errors.Join(err, eachAttached(a.cgroup, h, func(p *ebpf.Program) error {
+			_, err := a.orphan(h, p)
+			return err
+		}))
+	})
+}
+
+// Remove detaches what a record has and Remove could not know, as its pins and
+// maps are gone from sight. ErrStillAttached names what it could not detach.
+func (r Removal) Remove() error {
+	var deadline time.Time // for all hooks together
+	return r.do(func(a *Attached, h bpf.Hook) error {
 		l, _, err := a.orphanLink(h)
 		if l != nil {
 			err = errors.Join(err, detach(l))
 		}
-		errs = append(errs, err, a.detachOrphans(h))
+		return errors.Join(err, a.detachOrphans(h))
+	}, func(a *Attached, h bpf.Hook) error {
+		if deadline.IsZero() {
+			deadline = time.Now().Add(detachTime)
+		}
+		return a.awaitNoOrphan(h, deadline)
+	})
+}
+
+// do runs each of the passes over all hooks. Handles are closed between the
+// passes: below 5.9 that is what detaches a link.
+func (r Removal) do(passes ...func(*Attached, bpf.Hook) error) error {
+	dir, err := os.Open(r.Cgroup)
+	if err != nil {
+		return fmt.Errorf("open cgroup: %w", err)
 	}
-	for _, c := range a.closes {
-		errs = append(errs, c())
+	defer dir.Close()
+	var errs []error
+	for _, pass := range passes {
+		a := &Attached{cfg: AttachConfig{CgroupID: r.CgroupID, Record: r.Record, Links: r.Links}, cgroup: dir}
+		for _, h := range bpf.Hooks() {
+			errs = append(errs, pass(a, h))
+		}
+		for _, c := range a.closes {
+			errs = append(errs, c())
+		}
+		if err := errors.Join(errs...); err != nil {
+			return explainRights(err)
+		}
 	}
-	return errors.Join(errs...)
+	return nil
+}
+
+// detachTime is what a link may take to detach after its last handle is closed.
+const detachTime = 5 * time.Second
+
+// awaitNoOrphan waits until no orphan is attached at a hook.
+func (a *Attached) awaitNoOrphan(h bpf.Hook, deadline time.Time) error {
+	if a.cfg.Record == nil || a.cfg.Record.Empty() {
+		return nil
+	}
+	for ; ; time.Sleep(time.Millisecond) {
+		var left []string
+		err := eachAttached(a.cgroup, h, func(p *ebpf.Program) error {
+			is, err := a.orphan(h, p)
+			if is {
+				id, _ := programID(p)
+				left = append(left, fmt.Sprintf("program %d at %s of %s", id, h.Name, a.cgroup.Name()))
+			}
+			return err
+		})
+		if err != nil || len(left) == 0 {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s is %w: its link has no pin, and this kernel does not list links (Linux 5.8)", strings.Join(left, ", "), ErrStillAttached)
+		}
+	}
 }

@@ -81,7 +81,9 @@ func removeHook(pins bpf.Pins, maps *bpf.Maps, cgroup *os.File, h bpf.Hook) erro
 	progPin := filepath.Join(pins.Progs(), h.Name)
 	errs := []error{removeLink(pin, h), removeLink(pin+nextSuffix, h)}
 	if maps != nil && cgroup != nil {
-		errs = append(errs, detachOurs(maps, cgroup, h))
+		if err := detachOurs(maps, cgroup, h); err != nil {
+			return errors.Join(append(errs, err)...) // the pins of programs that are still attached stay
+		}
 	}
 	return errors.Join(append(errs, removeProg(progPin, h, cgroup), removeProg(progPin+nextSuffix, h, cgroup))...)
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
+	"github.com/firsthop/firsthop/bpf/objects"
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
@@ -32,6 +33,7 @@ type dataplane struct {
 	maps     *bpf.Maps
 	store    *nat.Kernel
 	features bpf.Features
+	links    objects.Links // of the machine
 	balancer bpf.Balancer
 	cookies  *natinit.Cookies // of network namespaces
 	cgroup   mounts.Cgroup2
@@ -45,7 +47,8 @@ type dataplane struct {
 // openDataplane takes over what the init stage has made. What of it is no longer
 // there (a pin, an attachment) or not of this version is made good.
 func openDataplane(ctx context.Context, cfg *Config) (*dataplane, error) {
-	rep, err := kernel.Check(kernel.Config{Root: cfg.HostRoot, IgnoreVersion: cfg.IgnoreKernelVersion, Forbid: cfg.Forbid})
+	kc := kernel.Config{Root: cfg.HostRoot, IgnoreVersion: cfg.IgnoreKernelVersion, Forbid: cfg.Forbid}
+	rep, err := kernel.Check(kc)
 	if err == nil {
 		err = rep.Err()
 	}
@@ -69,7 +72,7 @@ func openDataplane(ctx context.Context, cfg *Config) (*dataplane, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &dataplane{pins: bpf.PinsBelow(b.Path), bpffs: b.Path, features: rep.Features(), cgroup: g, proc: cfg.Proc, log: cfg.Log}
+	d := &dataplane{pins: bpf.PinsBelow(b.Path), bpffs: b.Path, features: rep.Features(), links: kc.Links(), cgroup: g, proc: cfg.Proc, log: cfg.Log}
 	d.cookies = natinit.NewCookies(natinit.CookiesConfig{
 		Features: d.features, NoOption: slices.Contains(cfg.Forbid, kernel.FeatureSONetnsCookie),
 		Cgroups: func() ([]string, error) { return mounts.OwnCgroups(g.Path) },
@@ -139,7 +142,7 @@ func (d *dataplane) adopt() error {
 func (d *dataplane) attachConfig() natinit.AttachConfig {
 	return natinit.AttachConfig{
 		Pins: d.pins, Maps: d.maps, Cgroup: d.cgroup.Path, CgroupID: d.cgroup.ID,
-		Features: d.features, Balancer: d.balancer, Proc: d.proc,
+		Features: d.features, Links: d.links, Balancer: d.balancer, Proc: d.proc,
 	}
 }
 

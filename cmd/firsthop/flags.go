@@ -64,8 +64,12 @@ func addressFlags() []cli.Flag {
 func kernelFlags() []cli.Flag {
 	return []cli.Flag{
 		boolFlag("ignore-kernel-version", false, "accept a kernel below the minimum version if every needed feature is there"),
-		&cli.StringSliceFlag{Name: "forbid-feature", Usage: "treat a kernel feature as absent (`NAME` as in check), to try the fallback", EnvVars: envVar("forbid-feature")},
+		forbidFlag(),
 	}
+}
+
+func forbidFlag() cli.Flag {
+	return &cli.StringSliceFlag{Name: "forbid-feature", Usage: "treat a kernel feature as absent (`NAME` as in check), to try the fallback", EnvVars: envVar("forbid-feature")}
 }
 
 // balancerFlags say whom the load balancer serves, and what beside the API.

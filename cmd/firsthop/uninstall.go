@@ -16,7 +16,7 @@ What isn't ours is never touched.`,
 		Flags: join([]cli.Flag{
 			boolFlag("dry-run", false, "list what would be removed, and change nothing"),
 			boolFlag("force", false, "also when the node is cut off from the Service addresses by it"),
-			lockFlag(),
+			lockFlag(), forbidFlag(),
 		}, commonFlags(), []cli.Flag{outputFlag()}),
 		Action: func(c *cli.Context) error {
 			p, err := newPrinter(e, c)
@@ -34,6 +34,7 @@ What isn't ours is never touched.`,
 			dry := c.Bool("dry-run")
 			removed, err := bootstrap.Uninstall(c.Context, bootstrap.UninstallConfig{
 				Dirs: d, Force: c.Bool("force"), DryRun: dry, LockTimeout: c.Duration("lock-timeout"), Log: log,
+				Forbid: atCommas(c.StringSlice("forbid-feature")),
 			})
 			if err != nil {
 				return err

@@ -3,6 +3,7 @@ package inside
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -19,8 +20,21 @@ var since = map[string]string{
 
 	"dead-branch": "5.5", "map-mmapable": "5.5", "batch": "5.6", "attach-replace": "5.6",
 	"cgroup-link": "5.7", "netns-cookie": "5.7", "getpeername": "5.8", "ring-buffer": "5.8", "cap-bpf": "5.8",
+	"clone-into-cgroup": "5.7", "link-list": "5.8",
 	"redirect-neigh": "5.10", "redirect-peer": "5.10", "memcg-accounting": "5.11", "so-netns-cookie": "5.14",
 	"set-retval": "6.1", "socket-destroy": "6.5", "tcx": "6.6",
+}
+
+// aboveFloor are all features that Linux 5.3 lacks.
+func aboveFloor() string {
+	var names []string
+	for name, first := range since {
+		if first != "" {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return strings.Join(names, ",")
 }
 
 // undecided are features that a version says nothing about.

@@ -19,7 +19,9 @@ var rungs = []struct{ name, forbidden string }{
 	{"without that cookie for processes", "so-netns-cookie"},
 	{"without getpeername", "getpeername"},
 	{"without set_retval", "set-retval"},
-	{"as on the floor", "cgroup-link,batch,attach-replace,netns-cookie,getpeername,set-retval,tcx"},
+	{"without a list of links", "link-list"},
+	{"without processes that are born in a cgroup", "clone-into-cgroup"},
+	{"as on the floor", aboveFloor()},
 }
 
 // report is what we read of `firsthop init -o json`.
@@ -38,10 +40,14 @@ type report struct {
 
 // initLine is the command line of init on this machine, with settings of the environment before it.
 func initLine(servers, forbidden string) []string {
-	line := []string{varVIPs, varServers + servers, "init", "--persist", "off", "-o", "json",
-		"--extra-service", "udp/" + dns4 + "=127.0.0.1:5353", "--extra-service", "udp/" + dns6 + "=[::1]:5353"}
-	if forbidden != "" {
-		line = append(line, "--forbid-feature", forbidden)
+	return forbid(forbidden, varVIPs, varServers+servers, "init", "--persist", "off", "-o", "json",
+		"--extra-service", "udp/"+dns4+"=127.0.0.1:5353", "--extra-service", "udp/"+dns6+"=[::1]:5353")
+}
+
+// forbid adds what is forbidden to a command line.
+func forbid(features string, line ...string) []string {
+	if features != "" {
+		line = append(line, "--forbid-feature", features)
 	}
 	return line
 }
@@ -83,7 +89,7 @@ func TestTheServiceAnswersOnEveryRung(t *testing.T) {
 			}
 
 			firsthop(t, "uninstall").exits(1).says("--force") // nothing else serves the addresses
-			firsthop(t, "uninstall", "--force").exits(0)
+			firsthop(t, forbid(rung.forbidden, "uninstall", "--force")...).exits(0)
 			eventuallySame(t, "uninstall", before)
 			if e := exchange(t, clients.TCP, vip4); e.Error == "" {
 				t.Errorf("after uninstall: %+v", e)
