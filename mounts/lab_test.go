@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 // The tests make each shape of host and container for real: a stage is this
@@ -65,13 +67,18 @@ func runStage(t *testing.T, name string, s spec) {
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: s.clone, Unshareflags: s.nest, Pdeathsig: syscall.SIGKILL}
+	var dir *os.File
 	if s.cgroup != "" {
-		dir, err := os.Open(s.cgroup)
+		var err error
+		dir, err = os.Open(s.cgroup)
 		must(t, err)
 		defer dir.Close()
-		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
 	}
 	err := onThread(func() error {
+		if dir != nil {
+			lab.IntoCgroup(cmd, dir, s.drop...)
+			return cmd.Run()
+		}
 		// The child inherits this thread's bounding set.
 		for _, c := range s.drop {
 			if err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0); err != nil {

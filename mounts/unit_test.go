@@ -8,10 +8,11 @@ import (
 	"os/exec"
 	"path"
 	"strings"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 // startIn starts a process in a cgroup that ends with the test.
@@ -21,7 +22,7 @@ func startIn(t *testing.T, cgroup string) int {
 	must(t, err)
 	defer dir.Close()
 	cmd := exec.Command("sleep", "60")
-	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+	lab.IntoCgroup(cmd, dir)
 	must(t, cmd.Start())
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	return cmd.Process.Pid

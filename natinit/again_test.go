@@ -82,7 +82,7 @@ func TestRunsSayWhatTheyDid(t *testing.T) {
 		}
 	}
 	for i, h := range r.attached.Hooks {
-		if h.Change != Added || h.By != best() || h.Program == 0 || h.Hook != bpf.Hooks()[i].Name {
+		if h.Change != Added || h.By != best() || h.Program == 0 || h.Hook != b.Hooks(allFeatures())[i].Name {
 			t.Errorf("first run: %+v", h)
 		}
 	}

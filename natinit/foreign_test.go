@@ -279,7 +279,9 @@ func foreignPins(by By) map[string]func(t *testing.T, n *node, pin string) {
 		"a directory": func(t *testing.T, n *node, pin string) {
 			must(t, os.Mkdir(pin, 0o700))
 		},
-		"a link of another hook": func(t *testing.T, n *node, pin string) { pinForeignLink(t, n, pin, "sendmsg4") },
+	}
+	if allFeatures().Link {
+		all["a link of another hook"] = func(t *testing.T, n *node, pin string) { pinForeignLink(t, n, pin, "sendmsg4") }
 	}
 	if by == ByLink {
 		all["a link of a foreign program at this hook"] = func(t *testing.T, n *node, pin string) { pinForeignLink(t, n, pin, "connect4") }

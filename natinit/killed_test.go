@@ -124,7 +124,7 @@ func TestWhatIsLeftBetweenAttachAndPinIsTakenUp(t *testing.T) {
 				n := newNode(t)
 				n.up(t, f, bpf.Balancer{UDP: true}, services(0, 1, 2))
 				dir := map[By]string{ByLink: n.pins.Links(), ByProg: n.pins.Progs()}[by]
-				for _, h := range bpf.Hooks() {
+				for _, h := range (bpf.Balancer{UDP: true}).Hooks(f) {
 					pin := filepath.Join(dir, h.Name)
 					must(t, os.Rename(pin, pin+nextSuffix))
 				}
@@ -241,7 +241,7 @@ func TestRemoveLeavesNothing(t *testing.T) {
 			n.up(t, f, bpf.Balancer{UDP: true}, services(0))
 			pinned, err := Pinned(n.pins)
 			must(t, err)
-			if len(pinned) != len(bpf.Hooks())+len(bpf.MapNames()) {
+			if len(pinned) != len((bpf.Balancer{UDP: true}).Hooks(f))+len(bpf.MapNames()) {
 				t.Errorf("pinned: %v", pinned)
 			}
 			must(t, Remove(n.pins, n.cgroup))

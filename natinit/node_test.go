@@ -11,7 +11,6 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
@@ -116,7 +115,7 @@ func (n *node) seedConfig(f bpf.Features, svcs []nat.Service) SeedConfig {
 }
 
 func (n *node) attachConfig(m *bpf.Maps, f bpf.Features, b bpf.Balancer) AttachConfig {
-	return AttachConfig{Pins: n.pins, Maps: m, Cgroup: n.cgroup, CgroupID: inode(n.cgroup), Features: f, Balancer: b}
+	return AttachConfig{Pins: n.pins, Maps: m, Cgroup: n.cgroup, CgroupID: cgroupID(n.cgroup), Features: f, Balancer: b}
 }
 
 // begin seeds and attaches.
@@ -185,7 +184,7 @@ func (n *node) snapshot(t testing.TB) snapshot {
 	}))
 	if m, err := bpf.OpenMaps(n.pins, true); err == nil {
 		defer m.Close()
-		s.Table, err = nat.NewKernel(m, bpf.Features{Batch: true}).Read()
+		s.Table, err = nat.NewKernel(m, allFeatures()).Read()
 		must(t, err)
 	}
 	return s
@@ -219,6 +218,9 @@ func attachedTo(t testing.TB, cgroup string) map[string][]ebpf.ProgramID {
 	defer dir.Close()
 	out := map[string][]ebpf.ProgramID{}
 	for _, h := range bpf.Hooks() {
+		if !h.AvailableWith(allFeatures()) {
+			continue // the kernel says EINVAL
+		}
 		q, err := link.QueryPrograms(link.QueryOptions{Target: int(dir.Fd()), Attach: h.Attach})
 		must(t, err)
 		for _, p := range q.Programs {
@@ -259,11 +261,10 @@ func (n *node) wantOnce(t testing.TB, f bpf.Features, b bpf.Balancer, by By) {
 	}
 }
 
-// inode is the id of a cgroup: its inode number, on the kernels that the tests run on.
-func inode(cgroup string) uint64 {
-	var st unix.Stat_t
-	if err := unix.Stat(cgroup, &st); err != nil {
+func cgroupID(dir string) uint64 {
+	id, err := lab.CgroupID(dir)
+	if err != nil {
 		panic(err)
 	}
-	return st.Ino
+	return id
 }

@@ -54,16 +54,12 @@ func LoadKubeconfig(root, path string) (*Credential, error) {
 	if cluster == nil {
 		return nil, fmt.Errorf("%s: has no cluster", path)
 	}
-	completeServer(raw, ctx, cluster)
 	c := &Credential{Path: path, Server: cluster.Server}
 	if ctx == "" {
 		return c, fmt.Errorf("%s: has no current context, so no credentials", path)
 	}
 	insecure := cluster.InsecureSkipTLSVerify
 	c.hostTrust = !insecure && cluster.CertificateAuthority == "" && len(cluster.CertificateAuthorityData) == 0
-	if c.hostTrust {
-		c.hostCA = hostTrustStore(root)
-	}
 	err = inlineFiles(root, path, raw, ctx)
 	if !insecure {
 		c.ca = cluster.CertificateAuthorityData

@@ -13,7 +13,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/bpf/objects"
 )
 
 // bpfObject is a program, map or link by its id. The kernel does not use an id twice before it has used all others.
@@ -46,52 +47,34 @@ func (o bpfObject) describe() string {
 
 // bpfObjects lists all BPF objects of the machine.
 func bpfObjects() (map[bpfObject]bool, error) {
-	objects := make(map[bpfObject]bool)
-	for kind, next := range map[string]func(uint32) (uint32, error){
-		"prog": func(id uint32) (uint32, error) {
-			n, err := ebpf.ProgramGetNextID(ebpf.ProgramID(id))
-			return uint32(n), err
-		},
-		"map": func(id uint32) (uint32, error) {
-			n, err := ebpf.MapGetNextID(ebpf.MapID(id))
-			return uint32(n), err
-		},
-	} {
-		var id uint32
-		for {
-			var err error
-			id, err = next(id)
-			if errors.Is(err, os.ErrNotExist) {
-				break
-			}
-			if err != nil {
-				return nil, fmt.Errorf("list BPF objects of kind %s: %w", kind, err)
-			}
-			objects[bpfObject{kind, id}] = true
-		}
+	all := make(map[bpfObject]bool)
+	programs, err := objects.Programs()
+	if err != nil {
+		return nil, err
 	}
-	err := listLinks(objects)
-	for errors.Is(err, unix.EAGAIN) { // another process is making a link just now: bpf_link_by_id
-		err = listLinks(objects)
+	for _, id := range programs {
+		all[bpfObject{"prog", uint32(id)}] = true
 	}
-	if err != nil && !errors.Is(err, ebpf.ErrNotSupported) {
-		return nil, fmt.Errorf("list BPF links: %w", err)
+	maps, err := objects.Maps()
+	if err != nil {
+		return nil, err
 	}
-	return objects, nil
-}
-
-func listLinks(objects map[bpfObject]bool) error {
-	it := new(link.Iterator)
-	defer it.Close()
-	for it.Next() {
-		objects[bpfObject{"link", uint32(it.ID)}] = true
+	for _, id := range maps {
+		all[bpfObject{"map", uint32(id)}] = true
 	}
-	return it.Err()
+	links, err := objects.Links{}.IDs()
+	if err != nil && !errors.Is(err, objects.ErrNotSupported) {
+		return nil, err
+	}
+	for _, id := range links {
+		all[bpfObject{"link", uint32(id)}] = true
+	}
+	return all, nil
 }
 
 // forgetHeldElsewhere removes the objects that something outside of this process's labs keeps alive: a file descriptor
 // of another process, a pin in a bpffs that is not ours, or an attachment to a cgroup that is not ours.
-func forgetHeldElsewhere(objects map[bpfObject]bool) error {
+func forgetHeldElsewhere(of map[bpfObject]bool) error {
 	held := make(map[bpfObject]bool)
 	heldByProcesses(held)
 	if err := heldByPins(held); err != nil {
@@ -111,7 +94,7 @@ func forgetHeldElsewhere(objects map[bpfObject]bool) error {
 		}
 	}
 	for o := range held {
-		delete(objects, o)
+		delete(of, o)
 	}
 	return nil
 }

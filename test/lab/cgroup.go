@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -50,6 +51,19 @@ func (l *Lab) NewCgroup(name string) (string, error) {
 		return "", fmt.Errorf("create cgroup: %w", err)
 	}
 	return dir, nil
+}
+
+// CgroupID is what the kernel calls a cgroup: its inode number, which before Linux 5.5 (kernel commit 33c5ac917519) has 32
+// bits, and a generation above them.
+func CgroupID(dir string) (uint64, error) {
+	handle, _, err := unix.NameToHandleAt(unix.AT_FDCWD, dir, 0)
+	if err != nil {
+		return 0, fmt.Errorf("read the id of the cgroup %s: %w", dir, err)
+	}
+	if handle.Size() != 8 {
+		return 0, fmt.Errorf("read the id of the cgroup %s: it has %d bytes", dir, handle.Size())
+	}
+	return binary.NativeEndian.Uint64(handle.Bytes()), nil // before 5.5 the inode number comes first, little-endian
 }
 
 // cgroup2Root returns where the root of the v2 hierarchy is mounted writable, "" when it is nowhere.

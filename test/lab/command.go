@@ -4,14 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"os"
 	"os/exec"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
 	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 )
 
 // Cmd is an exec.Cmd whose process is born inside a lab: in its network namespace and, before its first instruction, in
@@ -19,51 +17,32 @@ import (
 type Cmd struct {
 	*exec.Cmd
 	starter *starter
+	cgroup  *os.File
 }
 
 // Command prepares a process inside the lab's network namespace and cgroup.
 func (l *Lab) Command(ctx context.Context, name string, args ...string) *Cmd {
-	return newCmd(ctx, l.starter, int(l.cgroupFD.Fd()), l.Cgroup, name, args)
+	return newCmd(ctx, l.starter, l.cgroupFD, name, args)
 }
 
 // waitDelay is how long the output of a killed process is waited for.
 const waitDelay = time.Second
 
-// newCmd prepares a process that l.starter starts in a cgroup, which is given twice: open, and by its path.
-func newCmd(ctx context.Context, s *starter, cgroupFD int, cgroup, name string, args []string) *Cmd {
-	var cmd *exec.Cmd
+// newCmd prepares a process that l.starter starts in an open cgroup.
+func newCmd(ctx context.Context, s *starter, cgroup *os.File, name string, args []string) *Cmd {
+	cmd := exec.CommandContext(ctx, name, args...)
 	// The thread that starts the process is the lab's own and lives as long: see PR_SET_PDEATHSIG in prctl(2).
-	attr := &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if haveCloneIntoCgroup() {
-		cmd = exec.CommandContext(ctx, name, args...)
-		attr.UseCgroupFD, attr.CgroupFD = true, cgroupFD
-	} else {
-		const join = `echo $$ >"$0"/cgroup.procs && exec "$@"`
-		cmd = exec.CommandContext(ctx, "/bin/sh", append([]string{"-c", join, cgroup, name}, args...)...)
-	}
-	cmd.SysProcAttr = attr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	// A shell that is killed may leave a child that has its output open, and for which Wait would wait.
 	cmd.WaitDelay = waitDelay
-	return &Cmd{Cmd: cmd, starter: s}
-}
-
-// haveCloneIntoCgroup tells whether clone3 knows CLONE_INTO_CGROUP: kernel 5.7, commit ef2c41cf38a7.
-func haveCloneIntoCgroup() bool {
-	var uts unix.Utsname
-	if err := unix.Uname(&uts); err != nil {
-		return false
-	}
-	fields := strings.FieldsFunc(unix.ByteSliceToString(uts.Release[:]), func(r rune) bool { return r < '0' || r > '9' })
-	if len(fields) < 2 {
-		return false
-	}
-	major, _ := strconv.Atoi(fields[0])
-	minor, _ := strconv.Atoi(fields[1])
-	return major > 5 || major == 5 && minor >= 7
+	return &Cmd{Cmd: cmd, starter: s, cgroup: cgroup}
 }
 
 // Start is exec.Cmd.Start inside the lab.
-func (c *Cmd) Start() error { return c.starter.do(c.Cmd.Start) }
+func (c *Cmd) Start() error {
+	IntoCgroup(c.Cmd, c.cgroup)
+	return c.starter.do(c.Cmd.Start)
+}
 
 // Run is exec.Cmd.Run inside the lab.
 func (c *Cmd) Run() error {

@@ -101,12 +101,18 @@ func haveGetPeername() error {
 // not be what it tests.
 func NeedsLinux(t testing.TB, major, minor int, why string) {
 	t.Helper()
-	var uts unix.Utsname
-	if err := unix.Uname(&uts); err != nil {
-		t.Fatal(err)
-	}
-	var a, b int
-	if n, _ := fmt.Sscanf(unix.ByteSliceToString(uts.Release[:]), "%d.%d", &a, &b); n == 2 && (a < major || a == major && b < minor) {
+	if a, b := running(); a < major || a == major && b < minor {
 		t.Skipf("needs Linux %d.%d: %s", major, minor, why)
 	}
+}
+
+// running is the version of this kernel. It panics if it can't be read.
+func running() (major, minor int) {
+	var uts unix.Utsname
+	err := unix.Uname(&uts)
+	release := unix.ByteSliceToString(uts.Release[:])
+	if n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil || n != 2 {
+		panic(fmt.Sprintf("read the kernel's release %q: %v", release, err))
+	}
+	return major, minor
 }

@@ -58,7 +58,8 @@ func runInCgroup() (code int, err error) {
 	}
 	runtime.LockOSThread() // whose end would be the child's: PR_SET_PDEATHSIG
 	defer runtime.UnlockOSThread()
-	cmd := newCmd(context.Background(), nil, int(l.cgroupFD.Fd()), l.Cgroup, os.Args[0], os.Args[1:]).Cmd
+	cmd := newCmd(context.Background(), nil, l.cgroupFD, os.Args[0], os.Args[1:]).Cmd
+	IntoCgroup(cmd, l.cgroupFD)
 	cmd.Env = append(os.Environ(), mainCgroupEnv+"="+l.Cgroup)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	if err := cmd.Run(); err != nil {

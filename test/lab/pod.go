@@ -135,7 +135,7 @@ func addDefaultRoutes(nl *netlink.Handle, link int) error {
 
 // Command is Lab.Command in the pod's network namespace and cgroup.
 func (p *Pod) Command(ctx context.Context, name string, args ...string) *Cmd {
-	return newCmd(ctx, p.starter, int(p.cgroupFD.Fd()), p.Cgroup, name, args)
+	return newCmd(ctx, p.starter, p.cgroupFD, name, args)
 }
 
 // Do is Lab.Do in the pod's network namespace.

@@ -100,7 +100,6 @@ func (r *Runner) runPath(ctx context.Context, e qemu.Emulator, s System, p Path)
 		result, err := r.bootSystem(ctx, e, k, p, stage, bin, disk)
 		for i := range result {
 			result[i].Suite = p.Name + "/" + result[i].Suite
-			result[i].Console = consoleLog(logs, stage)
 		}
 		results = append(results, result...)
 		if err != nil || len(result) == 0 || result[0].Verdict != Passed {
@@ -134,7 +133,7 @@ func (r *Runner) bootSystem(ctx context.Context, e qemu.Emulator, k Kernel, p Pa
 	}
 	defer os.Remove(initramfs)
 	console := consoleLog(logs, stage)
-	c := collector{Runner: r, kernel: k, suites: []Suite{stage.Suite}, logs: logs, began: time.Now()}
+	c := collector{Runner: r, kernel: k, suites: []Suite{stage.Suite}, logs: logs, console: console, began: time.Now()}
 	err := e.Boot(ctx, qemu.Machine{
 		Kernel: k.Image, Initramfs: initramfs, Cmdline: strings.Join([]string{systemCmdline, p.Cmdline, stage.Cmdline}, " "), Disk: disk,
 		MemoryMB: memoryMB, Console: console, Grace: systemGrace,
@@ -143,7 +142,7 @@ func (r *Runner) bootSystem(ctx context.Context, e qemu.Emulator, k Kernel, p Pa
 	if ctx.Err() != nil || errors.As(err, &broken) {
 		return c.results, err
 	}
-	c.end(err, console)
+	c.end(err)
 	return c.results, c.err
 }
 

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -31,7 +30,7 @@ type Result struct {
 	Detail        string
 	Took          time.Duration
 	Log           string // a file with the output
-	Console       string // the console's log, if it is not one of those beside Log
+	Console       string // the console's log
 }
 
 // judge makes a verdict of an exit code and the output of go test -v. A skipped test is a failure: in a machine of its
@@ -95,11 +94,7 @@ func Report(w io.Writer, results []Result) (ok bool) {
 	_ = t.Flush() // to a terminal or a buffer
 	for _, r := range results {
 		if r.Verdict != Passed {
-			console := r.Console
-			if console == "" {
-				console = filepath.Join(filepath.Dir(r.Log), "console-*.log")
-			}
-			fmt.Fprintf(w, "see %s and %s\n", r.Log, console)
+			fmt.Fprintf(w, "see %s and %s\n", r.Log, r.Console)
 		}
 	}
 	return ok

@@ -137,18 +137,13 @@ func (l *lines) Write(p []byte) (int, error) {
 	}
 }
 
-// runKernel runs suites in one machine, and those after one that brought the machine down in a new one.
+// runKernel runs each suite in a machine of its own: what one leaves behind, such as programs of the root cgroup or a
+// hierarchy of version 1 that was once in use, must not fail the next. Logs of other suites stay.
 func (r *Runner) runKernel(ctx context.Context, k ready) ([]Result, error) {
 	logs := filepath.Join(r.Cache, "logs", k.Name)
-	if err := os.RemoveAll(logs); err != nil {
-		return nil, err
-	}
-	if err := os.MkdirAll(logs, 0o755); err != nil {
-		return nil, err
-	}
 	var results []Result
-	for boot := 1; len(results) < len(k.suites); boot++ {
-		of, err := r.boot(ctx, k, k.suites[len(results):], filepath.Join(logs, fmt.Sprintf("console-%d.log", boot)))
+	for _, s := range k.suites {
+		of, err := r.boot(ctx, k, s, logs)
 		results = append(results, of...)
 		if err != nil || !started(of) {
 			return results, err
@@ -160,18 +155,35 @@ func (r *Runner) runKernel(ctx context.Context, k ready) ([]Result, error) {
 // started tells whether a machine came as far as to run tests: if not, the next one would not either.
 func started(results []Result) bool { return len(results) > 0 && results[0].Suite != bootSuite }
 
-// boot runs suites in one machine, until all are done or the machine is. It returns at least one result.
-func (r *Runner) boot(ctx context.Context, k ready, suites []Suite, console string) ([]Result, error) {
+// consoleOf is the log of the console of a suite's machine.
+func consoleOf(logs, suite string) string { return filepath.Join(logs, "console-"+suite+".log") }
+
+// clearLogs makes a kernel's directory of logs, without any of a suite's former run.
+func clearLogs(logs, suite string) error {
+	if err := os.MkdirAll(logs, 0o755); err != nil {
+		return err
+	}
+	for _, old := range []string{consoleOf(logs, suite), filepath.Join(logs, suite+".log"), filepath.Join(logs, bootSuite+".log")} {
+		if err := os.Remove(old); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// boot runs a suite in a machine, until it is done or the machine is. It returns one result.
+func (r *Runner) boot(ctx context.Context, k ready, s Suite, logs string) ([]Result, error) {
+	if err := clearLogs(logs, s.Name); err != nil {
+		return nil, err
+	}
+	console := consoleOf(logs, s.Name)
+	suites := []Suite{s}
 	var root qemu.Initramfs
 	loaded, err := r.fill(&root, k.bin, k.tools, k.Kernel, suites)
 	if err != nil {
 		return nil, err
 	}
-	var jobs []wire.Job
-	for _, s := range suites {
-		jobs = append(jobs, s.job(k.Kernel))
-	}
-	data, err := manifest(k.emulator.Port, jobs, loaded)
+	data, err := manifest(k.emulator.Port, []wire.Job{s.job(k.Kernel)}, loaded)
 	if err != nil {
 		return nil, err
 	}
@@ -185,14 +197,14 @@ func (r *Runner) boot(ctx context.Context, k ready, suites []Suite, console stri
 	if err := root.WriteFile(image.Name()); err != nil {
 		return nil, err
 	}
-	c := collector{Runner: r, kernel: k.Kernel, suites: suites, logs: filepath.Dir(console), began: time.Now()}
+	c := collector{Runner: r, kernel: k.Kernel, suites: suites, logs: logs, console: console, began: time.Now()}
 	m := qemu.Machine{Kernel: k.Image, Initramfs: image.Name(), MemoryMB: memoryMB, Console: console, Grace: grace}
 	err = k.emulator.Boot(ctx, m, c.bound, c.event)
 	var broken *qemu.EmulatorError
 	if ctx.Err() != nil || errors.As(err, &broken) {
 		return c.results, err
 	}
-	c.end(err, console)
+	c.end(err)
 	return c.results, c.err
 }
 
@@ -202,6 +214,7 @@ type collector struct {
 	kernel  Kernel
 	suites  []Suite // to be run; the next one is that of the number of results
 	logs    string
+	console string // its log
 	began   time.Time
 	up      bool // the guest said Hello
 	output  []string
@@ -251,6 +264,7 @@ func (c *collector) add(r Result) {
 	}
 	r.Took = time.Since(c.began)
 	r.Log = filepath.Join(c.logs, r.Suite+".log")
+	r.Console = c.console
 	if err := os.WriteFile(r.Log, []byte(strings.Join(c.output, "\n")+"\n"), 0o644); err != nil {
 		c.err = errors.Join(c.err, err)
 	}
@@ -265,7 +279,7 @@ func (c *collector) add(r Result) {
 }
 
 // end makes a result of a machine that went down with a suite, or before the first.
-func (c *collector) end(err error, console string) {
+func (c *collector) end(err error) {
 	if len(c.results) == len(c.suites) || err == nil && c.err != nil {
 		return
 	}
@@ -279,7 +293,7 @@ func (c *collector) end(err error, console string) {
 	case errors.Is(err, qemu.ErrPanic):
 		r.Verdict = Panicked
 	}
-	r.Detail += "; see " + console
-	c.output = append(c.output, tail(console, 40)...)
+	r.Detail += "; see " + c.console
+	c.output = append(c.output, tail(c.console, 40)...)
 	c.add(r)
 }

@@ -55,7 +55,7 @@ func TestReportIsGreenOnlyIfAllPassed(t *testing.T) {
 		says    string
 	}{
 		{"all passed", []Result{passed}, true, "bpf    pass    1.5      36 tests"},
-		{"one hung", []Result{passed, {Kernel: "6.1", Suite: "nat", Verdict: Hung, Log: "/logs/nat.log"}}, false, "see /logs/nat.log and /logs/console-*.log"},
+		{"one hung", []Result{passed, {Kernel: "6.1", Suite: "nat", Verdict: Hung, Log: "/logs/nat.log", Console: "/logs/console-nat.log"}}, false, "see /logs/nat.log and /logs/console-nat.log"},
 		{"a boot that failed", []Result{{Verdict: Failed, Log: "/logs/a.log", Console: "/logs/console-a.log"}}, false, "see /logs/a.log and /logs/console-a.log"},
 		{"nothing was run", nil, false, "KERNEL"},
 	} {
@@ -63,6 +63,31 @@ func TestReportIsGreenOnlyIfAllPassed(t *testing.T) {
 		if ok := Report(&out, tc.results); ok != tc.ok || !strings.Contains(out.String(), tc.says) {
 			t.Errorf("%s: %v, want %v and %q in\n%s", tc.name, ok, tc.ok, tc.says, &out)
 		}
+	}
+}
+
+func TestLogsOfOtherSuitesStay(t *testing.T) {
+	logs := filepath.Join(t.TempDir(), "5.3.0")
+	files := func() (names []string) {
+		entries, err := os.ReadDir(logs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		return names
+	}
+	if err := clearLogs(logs, "nat"); err != nil || len(files()) > 0 {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"boot.log", "bpf.log", "console-bpf.log", "console-nat.log", "nat.log"} {
+		if err := os.WriteFile(filepath.Join(logs, name), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := clearLogs(logs, "nat"); err != nil || !slices.Equal(files(), []string{"bpf.log", "console-bpf.log"}) {
+		t.Errorf("%v, left are %v", err, files())
 	}
 }
 
