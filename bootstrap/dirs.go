@@ -1,18 +1,25 @@
 package bootstrap
 
 import (
+	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 
+	securejoin "github.com/cyphar/filepath-securejoin"
+	"golang.org/x/sys/unix"
+
 	"github.com/firsthop/firsthop/mounts"
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // Where an instance keeps its files on the host unless it is told otherwise.
 const (
-	DefaultStateDir = "/var/lib/firsthop"
-	DefaultRunDir   = "/run/firsthop"
+	DefaultStateDir = instance.DefaultStateDir
+	DefaultRunDir   = instance.DefaultRunDir
 )
 
 // Dirs are the directories of an instance, as they were given: paths as this
@@ -31,13 +38,25 @@ type Dirs struct {
 func (d Dirs) Own() bool { return d.BPFFS != "" || d.Cgroup != "" }
 
 // Validate says which directory can't be used as it was given: all must be
-// absolute.
+// absolute, and no file may be in the way.
 func (d Dirs) Validate() error {
 	for _, d := range []struct{ flag, path string }{
 		{"--bpffs", d.BPFFS}, {"--cgroup", d.Cgroup}, {"--state-dir", d.StateDir}, {"--run-dir", d.RunDir}, {"--root", d.Root},
 	} {
-		if d.path != "" && (!filepath.IsAbs(d.path) || strings.ContainsAny(d.path, "\x00\n")) {
+		if d.path == "" {
+			continue
+		}
+		if !filepath.IsAbs(d.path) || strings.ContainsAny(d.path, "\x00\n") {
 			return fmt.Errorf("%s %q: want an absolute path", d.flag, d.path)
+		}
+		st, err := os.Stat(d.path)
+		switch {
+		case err == nil && !st.IsDir():
+			return fmt.Errorf("%s %s: it is a file: give a directory", d.flag, d.path)
+		case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENAMETOOLONG):
+			return fmt.Errorf("%s %s: %w: give a directory, or a place for a new one", d.flag, d.path, errors.Unwrap(err))
+		case errors.Is(err, os.ErrNotExist) && d.flag == "--root":
+			return fmt.Errorf("%s %s: there is no such directory", d.flag, d.path)
 		}
 	}
 	return nil
@@ -63,12 +82,21 @@ func (d Dirs) places() places {
 		p.proc = proc
 	}
 	if p.stateDir == "" {
-		p.stateDir = filepath.Join("/", p.hostRoot, DefaultStateDir)
+		p.stateDir = below(p.hostRoot, DefaultStateDir)
 	}
 	if p.runDir == "" {
-		p.runDir = filepath.Join("/", p.hostRoot, DefaultRunDir)
+		p.runDir = below(p.hostRoot, DefaultRunDir)
 	}
 	return p
+}
+
+// below finds a path of the host from here, with every link on the way followed
+// as the host would: /var/lib/firsthop may be an absolute link to another disk.
+func below(root, path string) string {
+	if at, err := securejoin.SecureJoin(cmp.Or(root, "/"), path); err == nil {
+		return at
+	}
+	return filepath.Join("/", root, path)
 }
 
 // onHost is a path of ours as the host has it: for what runs there, and for the
@@ -86,6 +114,42 @@ func (p places) local(path string) string {
 		return there
 	}
 	return path
+}
+
+// trustWarnings report who else may change the instance's directories.
+func (p places) trustWarnings(run instance.Trust) []string {
+	out := run.Warnings("run directory", p.runDir, "what its files say is not believed")
+	if state, err := instance.Examine(p.stateDir); err == nil {
+		out = append(out, state.Warnings("state directory", p.stateDir, "what its files say is not believed, and nothing is saved there")...)
+	}
+	return out
+}
+
+// examine is trustWarnings for who holds no lock.
+func (p places) examine() []string {
+	run, err := instance.Examine(p.runDir)
+	if err != nil {
+		run = instance.Trust{} // it isn't there, or is not to be seen
+	}
+	return p.trustWarnings(run)
+}
+
+// directories judges who else may change what firsthop goes by.
+func (d *doctor) directories(context.Context) Diagnosis {
+	var seen []string
+	for _, dir := range []string{d.runDir, d.stateDir} {
+		trust, err := instance.Examine(dir)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+		case err != nil:
+			return fail("give another directory, or make it one", "%s can't be used: %s", dir, err)
+		case trust.Err() != nil:
+			return fail("look what is in "+dir+", then: "+trust.Repair()+"; then "+runInit, "what the files in %s say is not believed: %s", dir, strings.Join(trust.Doubts, "; "))
+		case len(trust.Exposed) > 0:
+			seen = append(seen, fmt.Sprintf("%s lies below %s, where everybody may make files", dir, strings.Join(trust.Exposed, ", ")))
+		}
+	}
+	return ok("only root may write what firsthop goes by").because(seen...)
 }
 
 func isThere(path string) bool {

@@ -99,6 +99,7 @@ var checks = []struct {
 	{"cgroup", (*doctor).trueRoot},
 	{"pins", (*doctor).pins},
 	{"layout", (*doctor).layout},
+	{"directories", (*doctor).directories},
 	{"changes", (*doctor).changes},
 	{"hooks", (*doctor).hooksAttached},
 	{"others", (*doctor).others},

@@ -6,10 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"path/filepath"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bootstrap/discover"
 	"github.com/firsthop/firsthop/bpf"
@@ -25,7 +22,7 @@ import (
 // With DryRun nothing is changed, not even a lock file: the report says what
 // would be.
 func Init(ctx context.Context, cfg Config) *Report {
-	return runStage(ctx, cfg, initSteps(), keepReport)
+	return runStage(ctx, &stage{Config: cfg}, initSteps(), keepReport)
 }
 
 // Install does the init stage's persist step alone: it installs what brings
@@ -33,16 +30,16 @@ func Init(ctx context.Context, cfg Config) *Report {
 // that are known are saved; that none is known yet is no failure, as the boot
 // unit looks again.
 func Install(ctx context.Context, cfg Config) *Report {
-	return runStage(ctx, cfg, installSteps(), keepPersistence)
+	return runStage(ctx, &stage{Config: cfg, onlyPersist: true}, installSteps(), keepPersistence)
 }
 
-func runStage(ctx context.Context, cfg Config, steps []step, keep func(runDir string, r *Report) error) *Report {
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
+func runStage(ctx context.Context, s *stage, steps []step, keep func(runDir string, r *Report) error) *Report {
+	if s.Log == nil {
+		s.Log = slog.New(slog.DiscardHandler)
 	}
 	start := time.Now()
 	go bpf.Preload()
-	s := &stage{Config: cfg, report: &Report{Version: cfg.Version, Time: start.UTC(), DryRun: cfg.DryRun, Result: OK}}
+	s.report = &Report{Version: s.Version, Time: start.UTC(), DryRun: s.DryRun, Result: OK}
 	s.run(ctx, steps)
 	s.finish(start, keep)
 	return s.report
@@ -56,6 +53,7 @@ type stage struct {
 	places
 	report *Report
 
+	onlyPersist  bool     // what this run is about is the next boot
 	keptWarnings []string // one for each Service with kept backends
 
 	lock      *instance.Lock    // of the run directory
@@ -266,7 +264,9 @@ func (s *stage) takeLock(ctx context.Context) (outcome, error) {
 			return outcome{}, err
 		}
 	}
-	warn(s.checkStateDir())
+	for _, warning := range s.places.trustWarnings(lock.Trust) {
+		warn(warning)
+	}
 	if s.durable, warning, err = instance.RecoverJournal(s.stateDir, true); err != nil {
 		warn(err.Error()) // the last step will fail; what it saves isn't needed until then
 		s.durable = instance.NewJournal(s.stateDir, true)
@@ -277,21 +277,4 @@ func (s *stage) takeLock(ctx context.Context) (outcome, error) {
 		out.reason = fmt.Sprintf("held, after waiting %d ms for another firsthop", s.lock.Waited.Milliseconds())
 	}
 	return out, nil
-}
-
-// checkStateDir foretells that the last step won't be able to write. That is no
-// reason not to do the others: a Service address that works until the next boot
-// is better than none.
-func (s *stage) checkStateDir() (warning string) {
-	if s.settings.persist == PersistOff {
-		return ""
-	}
-	dir := s.stateDir
-	for !isThere(dir) && dir != filepath.Dir(dir) {
-		dir = filepath.Dir(dir)
-	}
-	if err := unix.Access(dir, unix.W_OK); err != nil {
-		return fmt.Sprintf("state directory %s can't be written: %s: %s, or --persist off", s.stateDir, err, instance.Advice(err, "--state-dir"))
-	}
-	return ""
 }

@@ -145,7 +145,7 @@ func TestAStageReportsEveryStep(t *testing.T) {
 		{"a stop", []step{{"a", 1, stop}, {"b", 2, bad}}, "a skipped kube-proxy is there, b skipped not needed: kube-proxy is there", Skipped, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			r := runStage(t.Context(), Config{}, tc.steps, keepReport)
+			r := runStage(t.Context(), &stage{}, tc.steps, keepReport)
 			var got []string
 			for _, s := range r.Steps {
 				got = append(got, fmt.Sprintf("%s %s %s", s.Step, s.Result, s.Reason))

@@ -45,6 +45,7 @@ func ReadStatus(d Dirs, rt RuntimeView) (*Status, error) {
 		st.Notes = append(st.Notes, err.Error()) // it is no more than a memory
 	}
 	st.Last = last
+	st.Notes = append(st.Notes, p.examine()...)
 	b, err := mounts.FindBPFFS(d.mountConfig(d.BPFFS))
 	if err != nil {
 		return nil, err

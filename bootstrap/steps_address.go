@@ -94,44 +94,6 @@ func describeFound(found *discover.Result) outcome {
 	return out
 }
 
-func (s *stage) persist(ctx context.Context) (outcome, error) {
-	if s.settings.persist == PersistOff {
-		s.report.AfterReboot = "nothing survives a reboot (--persist off): the pins, the attachment and any mount made here are gone then; run firsthop init again"
-		return outcome{result: Skipped, reason: "--persist off"}, nil
-	}
-	var out outcome
-	var err error
-	if s.found != nil {
-		if out, err = s.saveAddresses(); err != nil {
-			return outcome{}, err
-		}
-	}
-	if s.Own() {
-		s.report.AfterReboot = "will not survive a reboot: this instance has directories of its own (--bpffs, --cgroup), so no boot unit is installed for it; " +
-			"its pins and its attachment are gone then; run firsthop init again"
-		out.reason = strings.TrimPrefix(out.reason+"; "+s.report.AfterReboot, "; ")
-		return out, nil
-	}
-	if s.noHost != nil {
-		s.report.AfterReboot = "will not survive a reboot: the host can't be reached from this container, so nothing is installed there"
-		out.reason = strings.TrimPrefix(out.reason+"; "+s.report.AfterReboot, "; ")
-		return out, nil
-	}
-	if s.Boot { // its unit is there already, and this run's environment is not what made it
-		s.report.AfterReboot = "the boot unit runs this again at the next boot"
-		return out, nil
-	}
-	rep, err := s.installUnits(ctx)
-	if err != nil {
-		return outcome{}, err
-	}
-	s.report.AfterReboot = rep.Statement
-	out.reason = strings.TrimPrefix(out.reason+"; "+rep.Statement, "; ")
-	out.changes = append(out.changes, describeActions(rep.Actions)...)
-	out.warnings = append(out.warnings, rep.Warnings...)
-	return out, nil
-}
-
 func (s *stage) saveAddresses() (outcome, error) {
 	cfg := apiserver.SaveConfig{StateDir: s.stateDir}
 	if s.DryRun {

@@ -136,8 +136,11 @@ func (u *uninstall) look(ctx context.Context) error {
 func (u *uninstall) openJournal(dir string, durable bool) (*instance.Journal, error) {
 	if u.lock == nil {
 		j, err := instance.OpenJournal(dir, durable)
-		if errors.Is(err, instance.ErrDamagedJournal) {
+		switch {
+		case errors.Is(err, instance.ErrDamagedJournal):
 			err = nil
+		case errors.Is(err, instance.ErrUntrusted):
+			j, err = instance.NewJournal(dir, durable), nil
 		}
 		return j, err
 	}

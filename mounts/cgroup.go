@@ -216,7 +216,8 @@ func searchCgroup(h *Host, c Config, root trueRoot) (Cgroup2, error) {
 			return Cgroup2{}, err
 		}
 	}
-	g := Cgroup2{HostPath: c.cgroupDir(), Path: v.open(c.cgroupDir()), State: CgroupNotMounted, options: hierarchyOptions(table)}
+	at := c.cgroupDirIn(v)
+	g := Cgroup2{HostPath: at, Path: v.open(at), State: CgroupNotMounted, options: hierarchyOptions(table)}
 	g.problem = fmt.Errorf("cgroup2: %w: the true root of the hierarchy is mounted nowhere on the host", ErrAbsent)
 	g.Actions = []string{"mount cgroup2 at " + g.HostPath}
 	for _, w := range wrong {

@@ -103,6 +103,16 @@ func (c Config) cgroupDir() string {
 	return path.Join(dir, "cgroup")
 }
 
+// cgroupDirIn is cgroupDir with the links on the way followed: /run/firsthop may
+// be an absolute one, which would lead out of the view.
+func (c Config) cgroupDirIn(v view) string {
+	at, err := v.resolve(c.cgroupDir())
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return c.cgroupDir()
+	}
+	return at
+}
+
 // Sentinel errors, for errors.Is. The text around them says what to do.
 var (
 	// ErrNoHost: no way to the host's mount namespace was found.

@@ -179,6 +179,11 @@ func makeOne(dir string, mode fs.FileMode) error {
 		}
 		return err
 	}
+	var st unix.Stat_t
+	if errors.Is(err, fs.ErrNotExist) && unix.Fstat(parent, &st) == nil && st.Nlink > 0 {
+		// Not a parent that was removed meanwhile, but a file system such as proc: it would never work.
+		return fmt.Errorf("mkdir %s: no directory can be made on that file system", dir)
+	}
 	if err != nil {
 		return &fs.PathError{Op: "mkdir", Path: dir, Err: err}
 	}

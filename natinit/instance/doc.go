@@ -8,7 +8,8 @@
 //
 //   - A directory is opened once, component by component, and everything that happens in it goes through its file
 //     descriptor. Nobody can exchange the directory between two steps. Links on the way are followed, as an
-//     administrator may have moved /var/lib to another disk. Below /proc/PID/root, absolute links lead to that root.
+//     administrator may have moved /var/lib to another disk, but only root's: what is written would else end up in a
+//     directory that others choose. Below /proc/PID/root, absolute links lead to that root.
 //   - A file in it is never opened through a link, and never written in place, except for locks, which are written only
 //     after it is known that they are regular files of ours.
 //   - What a file says counts only where it and every directory on the way belong to root and nobody else may write

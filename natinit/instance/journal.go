@@ -78,6 +78,11 @@ func OpenJournal(dir string, durable bool) (*Journal, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return j, nil
 	}
+	if errors.Is(err, ErrNotRegular) {
+		j.damage = fmt.Errorf("the journal is %w: %w", ErrDamagedJournal, err)
+		j.entries = recoverEntries(nil, dir)
+		return j, j.damage
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read the journal: %w", err)
 	}
@@ -189,9 +194,13 @@ func (j *Journal) SetAside() (warning string, err error) {
 	return warning, j.save()
 }
 
-// RecoverJournal opens a journal and sets a damaged one aside.
+// RecoverJournal opens a journal and sets a damaged one aside. One that others than root may have written decides
+// nothing: it counts as empty, and warning says so.
 func RecoverJournal(dir string, durable bool) (j *Journal, warning string, err error) {
 	j, err = OpenJournal(dir, durable)
+	if errors.Is(err, ErrUntrusted) {
+		return NewJournal(dir, durable), fmt.Sprintf("%s: what it lists is not undone by uninstall", err), nil
+	}
 	if !errors.Is(err, ErrDamagedJournal) {
 		return j, "", err
 	}

@@ -205,3 +205,30 @@ func isSubset(want, got []string) bool {
 	}
 	return true
 }
+
+// TestRecoverJournalBelievesOnlyRoot: a journal that others may have written makes uninstall remove nothing, and what is
+// no file is set aside.
+func TestRecoverJournalBelievesOnlyRoot(t *testing.T) {
+	needRoot(t)
+	const forged = `[{"kind":"mkdir","target":"/precious","time":"2026-11-28T15:00:00Z"}]`
+	for name, arrange := range map[string]func(dir, file string) error{
+		"in another's directory": func(dir, _ string) error { return os.Chown(dir, nobody, 0) },
+		"in a shared directory":  func(dir, _ string) error { return chmod(dir, 0o777) },
+		"another's":              func(_, file string) error { return os.Chown(file, nobody, 0) },
+		"shared":                 func(_, file string) error { return chmod(file, 0o666) },
+		"a link": func(dir, file string) error {
+			return errors.Join(os.Rename(file, dir+"/else"), os.Symlink("else", file))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			file := filepath.Join(dir, JournalName)
+			must(t, os.WriteFile(file, []byte(forged), 0o600), arrange(dir, file))
+			j, warning, err := RecoverJournal(dir, false)
+			if err != nil || len(j.Entries()) > 0 || warning == "" {
+				t.Errorf("got %v, %q, %v", j, warning, err)
+			}
+			must(t, j.Record(KindMkdir, "/ours", ""))
+		})
+	}
+}

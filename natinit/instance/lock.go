@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -232,9 +233,19 @@ func MakeAndAcquire(ctx context.Context, runDir string) (l *Lock, made []string,
 			return nil, nil, fmt.Errorf("create run directory: %w", withAdvice(err, "--run-dir"))
 		}
 		l, err = Acquire(ctx, runDir)
+		if err != nil && !errors.Is(err, ErrLocked) {
+			unmake(made)
+		}
 		if !errors.Is(err, fs.ErrNotExist) || ctx.Err() != nil {
 			return l, made, err
 		}
+	}
+}
+
+// unmake removes directories that were made in vain, where they are empty.
+func unmake(dirs []string) {
+	for _, dir := range slices.Backward(dirs) {
+		_ = os.Remove(dir)
 	}
 }
 

@@ -79,11 +79,11 @@ func (t Trust) Err() error {
 	if len(t.Doubts) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%s; %w: %s", strings.Join(t.Doubts, "; "), ErrUntrusted, t.repair())
+	return fmt.Errorf("%s; %w: %s", strings.Join(t.Doubts, "; "), ErrUntrusted, t.Repair())
 }
 
-// repair is what makes the directory trusted again. What was put there meanwhile stays, so it is to be looked at.
-func (t Trust) repair() string {
+// Repair is what makes the directory trusted again. What was put there meanwhile stays, so it is to be looked at.
+func (t Trust) Repair() string {
 	if len(t.repairs) == 0 {
 		return "give another directory"
 	}
@@ -96,7 +96,7 @@ func (t Trust) Warnings(what, dir, consequence string) []string {
 	var out []string
 	if len(t.Doubts) > 0 {
 		out = append(out, fmt.Sprintf("%s %s can be changed by others than root (%s): %s; to repair: %s",
-			what, dir, strings.Join(t.Doubts, "; "), consequence, t.repair()))
+			what, dir, strings.Join(t.Doubts, "; "), consequence, t.Repair()))
 	}
 	if len(t.Exposed) > 0 {
 		out = append(out, fmt.Sprintf("%s %s lies below %s, where everybody may make files: move it to a place that only root may write",

@@ -114,11 +114,12 @@ func (w *walker) followLink(dir, fd int, name, path string, uid uint32) error {
 			return &fs.PathError{Op: "open", Path: path, Err: err}
 		}
 		w.shorten(0)
+		w.trust = Trust{} // the way to a process does not lead through directories that anybody could exchange
 		w.at, w.names = append(w.at, target), append(w.names, path)
 		return w.judgeTop()
 	}
 	if !ours(uid) {
-		w.trust.doubt(path, "is a link that belongs to user %d", uid)
+		return fmt.Errorf("%s is a link that belongs to user %d and is not followed: %w", path, uid, ErrUntrusted)
 	}
 	buf := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(dir, name, buf)
