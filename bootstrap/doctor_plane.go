@@ -288,8 +288,13 @@ func (d *doctor) backends(ctx context.Context) Diagnosis {
 			endpoints = append(endpoints, apiserver.Endpoint{Addr: b})
 		}
 	}
+	direct, err := natinit.OpenDirect(bpf.PinsBelow(d.mount.Path))
+	if err != nil {
+		return unseen("the table", err)
+	}
+	defer direct.Close()
 	live, seen := 0, []string{}
-	for _, r := range apiserver.Probe(ctx, endpoints, apiserver.ProbeConfig{Strength: apiserver.Ready}) {
+	for _, r := range apiserver.Probe(ctx, endpoints, apiserver.ProbeConfig{Strength: apiserver.Ready, Dial: direct.DialContext}) {
 		text := fmt.Sprintf("%s is %s", r.Endpoint, r.State)
 		if r.Err != nil {
 			text += ": " + r.Err.Error()

@@ -8,6 +8,7 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
+	"github.com/firsthop/firsthop/natinit/apiserver"
 )
 
 // ExtraService is a Service that is seeded beside the API service: what a node
@@ -80,8 +81,16 @@ func parseExtraAddress(text string) (netip.AddrPort, error) {
 	return ap, nil
 }
 
-// checkExtra refuses two meanings for one address.
-func checkExtra(extra []ExtraService, services []netip.AddrPort) error {
+// checkExtra refuses two meanings for one address. An API server's is its own: a
+// Service there would take the connections to it.
+func checkExtra(extra []ExtraService, services []netip.AddrPort, servers []apiserver.Endpoint) error {
+	for _, e := range extra {
+		for _, srv := range servers {
+			if e.Proto == bpf.TCP && srv.Resolved() && e.Frontend == srv.Addr {
+				return fmt.Errorf("--extra-service: %s is the address of an API server, which no Service may have", srv)
+			}
+		}
+	}
 	seen := map[bpf.FrontendKey]bool{}
 	for _, s := range services {
 		seen[bpf.FrontendKeyOf(s, bpf.TCP)] = true

@@ -66,6 +66,7 @@ type stage struct {
 	bpffs     mounts.BPFFS
 	cgroup    mounts.Cgroup2
 	found     *discover.Result
+	direct    *natinit.Direct   // the way to API servers, past the programs; nil before the bpffs is known
 	connector *pendingConnector // nil until the cgroup is known
 	seeded    *natinit.Seeded
 	attached  *natinit.Attached
@@ -181,6 +182,7 @@ func (s *stage) finish(start time.Time, keep func(runDir string, r *Report) erro
 	if s.seeded != nil {
 		s.complain("close", s.seeded.Close())
 	}
+	s.complain("close", s.direct.Close())
 	if s.tableLock != nil {
 		s.complain("lock", s.tableLock.Release())
 	}

@@ -90,7 +90,7 @@ func (c Config) parse() (settings, error) {
 		s.extra = append(s.extra, extra)
 	}
 	if err == nil {
-		err = checkExtra(s.extra, s.given.Services)
+		err = checkExtra(s.extra, s.given.Services, s.given.Endpoints)
 	}
 	if err != nil {
 		return s, &UsageError{Err: err}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/firsthop/firsthop/bootstrap/discover"
+	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/units"
 )
@@ -16,7 +17,11 @@ import (
 func (s *stage) discover(ctx context.Context) (outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
 	defer cancel()
+	if err := s.openDirect(); err != nil {
+		return outcome{}, &exitError{ExitInternal, err}
+	}
 	found, err := discover.Run(ctx, discover.Config{
+		Probe:    apiserver.ProbeConfig{Dial: s.direct.DialContext},
 		Explicit: s.given,
 		Root:     s.hostRoot,
 		StateDir: s.stateDir,
@@ -33,13 +38,48 @@ func (s *stage) discover(ctx context.Context) (outcome, error) {
 		return outcome{}, err
 	}
 	s.found = found
-	if err := checkExtra(s.extra, found.ServiceAddrs()); err != nil { // known only now, but the flag is at fault
+	if err := checkExtra(s.extra, found.ServiceAddrs(), foundServers(found)); err != nil { // known only now, but the flag is at fault
 		return outcome{}, &UsageError{Err: err}
 	}
 	if err := checkPorts(found.ServiceAddrs(), found.Usable()); err != nil {
 		return outcome{}, err
 	}
-	return describeFound(found), nil
+	out := describeFound(found)
+	out.warnings = append(out.warnings, s.claimed()...)
+	return out, nil
+}
+
+func foundServers(found *discover.Result) []apiserver.Endpoint {
+	var out []apiserver.Endpoint
+	for _, e := range found.Endpoints {
+		out = append(out, e.Endpoint)
+	}
+	return out
+}
+
+// openDirect opens the way to API servers. Where there is no table yet, it is a plain one.
+func (s *stage) openDirect() (err error) {
+	if s.bpffs.Path == "" {
+		return nil
+	}
+	if s.direct, err = natinit.OpenDirect(s.pins()); err != nil {
+		return nil // what is wrong with the table, the seed says
+	}
+	s.direct.Withdraw = s.tableLock != nil
+	return nil
+}
+
+// claimed says which addresses of API servers other Services had.
+func (s *stage) claimed() []string {
+	var out []string
+	for _, a := range s.direct.Claims() {
+		done := "it was taken out of the table"
+		if !s.direct.Withdraw {
+			done = "init takes it out of the table"
+		}
+		out = append(out, fmt.Sprintf("another Service has the API server's address %s: %s", a, done))
+	}
+	return out
 }
 
 // discoverIfKnown is for an install before the node has joined its cluster.

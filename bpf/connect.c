@@ -112,17 +112,21 @@ static __always_inline bool is_v4(const struct frontend_key *key)
 /*
  * What connect and sendmsg of both families have in common. The frontend of
  * key, copied to *found; NULL: return *verdict. *netns is that of the socket, 0 where the kernel
- * can't tell.
+ * can't tell; *cookie is the socket's.
  */
 static __always_inline struct frontend *admit(struct bpf_sock_addr *ctx, struct frontend_key *key,
-                                              struct frontend *found, __u64 *netns, int *verdict)
+                                              struct frontend *found, __u64 *netns, __u64 *cookie, int *verdict)
 {
 	struct address asked = key->addr;
+	bool tcp = key->proto == IPPROTO_TCP;
 	bool loopback;
 	struct frontend *fe = find_frontend(key, &loopback, found);
 
 	*verdict = PROCEED;
 	if (!fe && (loopback || !unallocated(&asked)))
+		return 0;
+	*cookie = bpf_get_socket_cookie(ctx);
+	if (tcp && bypasses(*cookie))
 		return 0;
 	*netns = bpf_get_netns_cookie(ctx);
 	if (!in_scope(*netns, loopback))
@@ -155,13 +159,12 @@ static __always_inline int forward_connect(struct bpf_sock_addr *ctx, struct fro
 	int verdict;
 
 	*to = 0;
-	fe = admit(ctx, key, &found, &netns, &verdict);
+	fe = admit(ctx, key, &found, &netns, &cookie, &verdict);
 	if (!fe)
 		return verdict;
 	*to = choose_backend(fe, netns);
 	if (!*to)
 		return without_backend(fe);
-	cookie = bpf_get_socket_cookie(ctx);
 	if (key->proto == IPPROTO_UDP)
 		remember_reverse(cookie, key, fe->index, *to);
 	else
@@ -232,10 +235,9 @@ static __always_inline int forward_datagram(struct bpf_sock_addr *ctx, struct fr
 	int verdict;
 
 	*to = 0;
-	fe = admit(ctx, key, &found, &netns, &verdict);
+	fe = admit(ctx, key, &found, &netns, &cookie, &verdict);
 	if (!fe)
 		return verdict;
-	cookie = bpf_get_socket_cookie(ctx);
 	*to = datagram_backend(cookie, fe, netns);
 	if (!*to)
 		return without_backend(fe);

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -40,8 +43,9 @@ type dataplane struct {
 	proc     string
 	log      *slog.Logger
 
-	mu     sync.Mutex  // of maps and store, once the runtime runs
-	former []*bpf.Maps // that the table has grown out of
+	mu      sync.Mutex               // of maps and store, once the runtime runs
+	present atomic.Pointer[bpf.Maps] // maps, for who must not wait while the table grows or programs are attached
+	former  []*bpf.Maps              // that the table has grown out of
 }
 
 // openDataplane takes over what the init stage has made. What of it is no longer
@@ -136,6 +140,7 @@ func (d *dataplane) adopt() error {
 		d.log.Warn("left-over backends are still in the table", "err", err)
 	}
 	d.maps, d.store = seeded.Maps, nat.NewKernel(seeded.Maps, d.features)
+	d.present.Store(d.maps)
 	return d.attach()
 }
 
@@ -229,6 +234,7 @@ func (d *dataplane) grow(ctx context.Context) (*nat.Kernel, error) {
 	}
 	d.former = append(d.former, d.maps) // a write may still be on its way; closed at the end
 	d.maps, d.store = grown, nat.NewKernel(grown, d.features)
+	d.present.Store(grown)
 	d.log.Info("the table has more room", "frontends", sizes.Frontends, "services", sizes.Services, "backends", sizes.Backends)
 	return d.store, release()
 }
@@ -252,6 +258,26 @@ func (d *dataplane) apiBackends(vips []netip.AddrPort) ([]netip.AddrPort, error)
 		out = append(out, backends...)
 	}
 	return out, nil
+}
+
+// isService reports whether an address is a Service's own in the table.
+func (d *dataplane) isService(a netip.AddrPort) bool {
+	m := d.present.Load()
+	return m != nil && natinit.IsService(m, a)
+}
+
+// past lets a socket past the programs: no Service may redirect connections to an API server.
+func (d *dataplane) past(network, address string, c syscall.RawConn) error {
+	m := d.present.Load()
+	if m == nil {
+		return nil
+	}
+	return bpf.NewBypass(m).Control(network, address, c)
+}
+
+// dialPast is the way of probes.
+func (d *dataplane) dialPast(ctx context.Context, network, address string) (net.Conn, error) {
+	return (&net.Dialer{KeepAlive: -1, Control: d.past}).DialContext(ctx, network, address)
 }
 
 func (d *dataplane) close() error {

@@ -115,11 +115,14 @@ func (o *outside) proveAgain(ctx context.Context) {
 	defer tick.Stop()
 	told := ""
 	for {
-		err := o.run.data.proveAll(ctx, o.run.engine.apiAddrs())
+		addrs := o.run.engine.apiAddrs()
+		err := o.run.data.proveAll(ctx, addrs)
 		if ctx.Err() != nil {
 			return
 		}
-		o.note(err)
+		if len(addrs) > 0 { // else nothing has told yet what is to be proven
+			o.note(err)
+		}
 		rep := o.report()
 		if o.node != nil {
 			o.node.Set(rep)

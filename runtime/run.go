@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/firsthop/firsthop/bpf"
-	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/natinit/kubeproxy"
 	"github.com/firsthop/firsthop/runtime/apiservers"
@@ -197,22 +196,22 @@ func (r *run) endSockets() {
 
 // connect makes the ways to the API servers.
 func (r *run) connect() error {
-	vips := r.cfg.Services
-	if known, err := apiserver.Load(r.cfg.StateDir); err == nil && len(vips) == 0 {
-		vips = known.Services
-	}
-	r.engine.vips = vips
-	var err error
-	if r.adopted, err = r.data.apiBackends(vips); err != nil {
-		return err
-	}
-	r.engine.adopt(r.adopted)
 	rc, err := clientConfig(r.cfg)
 	if err != nil {
 		return err
 	}
+	vips, err := r.serviceAddrs(rc.Host)
+	if err != nil {
+		return err
+	}
+	r.engine.vips = vips
+	if r.adopted, err = r.data.apiBackends(vips); err != nil {
+		return err
+	}
+	r.engine.adopt(r.adopted)
 	r.monitor, err = apiservers.New(apiservers.Config{
 		Log: r.cfg.Log, Explicit: r.cfg.Endpoints, Services: vips, Adopted: r.adopted,
+		IsService: r.data.isService, Dial: r.data.dialPast,
 		Root: r.cfg.HostRoot, StateDir: r.cfg.StateDir, Kubeconfig: r.cfg.Kubeconfig, Pod: r.cfg.Pod,
 		OnChange: r.engine.setLive, OnKnown: r.engine.setAPIServers,
 		OnLost: func(endpoint netip.AddrPort) { r.dialer.Lost(endpoint) },
@@ -224,7 +223,7 @@ func (r *run) connect() error {
 		r.monitor.SetEndpoints(endpoints)
 		r.monitor.SetServices(vips)
 	}
-	r.dialer, err = apiservers.NewDialer(apiservers.DialerConfig{Log: r.cfg.Log, Monitor: r.monitor, Root: r.cfg.HostRoot, Proven: func() bool { return r.outside.provenNow() }, Peer: r.data.peerOf})
+	r.dialer, err = apiservers.NewDialer(apiservers.DialerConfig{Log: r.cfg.Log, Monitor: r.monitor, Root: r.cfg.HostRoot, Proven: func() bool { return r.outside.provenNow() }, Peer: r.data.peerOf, Past: r.data.past})
 	if err != nil {
 		return err
 	}

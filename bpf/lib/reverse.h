@@ -22,6 +22,18 @@ static __always_inline struct peer *peer_slot(__u64 cookie)
 	return bpf_map_lookup_elem(&fh_peer_v1, &at);
 }
 
+/*
+ * Whether a TCP socket is not to be translated: user space has put an entry into
+ * its slot that leads nowhere (bpf/bypass.go). Read without the lock: only a
+ * program that connects this very socket writes its cookie, too.
+ */
+static __always_inline bool bypasses(__u64 cookie)
+{
+	struct peer *p = peer_slot(cookie);
+
+	return p && p->cookie == cookie && !p->backend_port;
+}
+
 /* Remembers the frontend of a TCP socket. */
 static __always_inline void remember_peer(__u64 cookie, const struct frontend_key *fe, const struct backend *be)
 {

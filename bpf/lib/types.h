@@ -96,6 +96,8 @@ _Static_assert(sizeof(struct counters) == 16, "layout");
  * in sequence, so an entry lives until some 65,536 later sockets were
  * translated, much like in an LRU of that size and at a tenth of the price
  * (docs/decisions/0002). The lock keeps two sockets of one slot from mixing.
+ * User space writes entries without frontend and backend: see bypasses() in
+ * reverse.h. Programs that know nothing of them overwrite them.
  */
 struct peer {
 	struct bpf_spin_lock lock;

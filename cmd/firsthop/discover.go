@@ -35,7 +35,9 @@ func discoverCommand(e env) *cli.Command {
 			ctx, cancel := context.WithTimeout(c.Context, c.Duration("timeout"))
 			defer cancel()
 			at := d.Places()
-			found, err := discover.Run(ctx, discover.Config{Explicit: explicit, Root: at.HostRoot, StateDir: at.StateDir, Pod: pod(e), Thorough: true})
+			direct := bootstrap.Direct(d)
+			defer direct.Close()
+			found, err := discover.Run(ctx, discover.Config{Probe: apiserver.ProbeConfig{Dial: direct.DialContext}, Explicit: explicit, Root: at.HostRoot, StateDir: at.StateDir, Pod: pod(e), Thorough: true})
 			if err != nil && !errors.Is(err, discover.ErrNotFound) {
 				return err
 			}

@@ -92,6 +92,7 @@ func TestABadSettingIsNamedAndChangesNothing(t *testing.T) {
 		{"an extra service across families", `init --extra-service udp/10.96.0.10:53=[fd00::5]:53`, `of another family`},
 		{"an extra service that is its own backend", `init --extra-service udp/10.96.0.10:53=10.96.0.10:53`, `is the Service itself`},
 		{"one extra service twice", `init --extra-service udp/10.96.0.10:53=10.0.0.5:53 --extra-service udp/10.96.0.10:53=10.0.0.6:53`, `udp/10.96.0.10:53 is given twice`},
+		{"an API server as an extra service", varServer + `=192.0.2.11:6443 init --extra-service tcp/192.0.2.11:6443=10.0.0.6:53`, `is the address of an API server`},
 		{"the API service as an extra service", varVIPs + `=10.96.0.1:443 init --extra-service tcp/10.96.0.1:443=10.0.0.6:53`, `is the API service`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

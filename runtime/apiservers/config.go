@@ -60,6 +60,9 @@ type Config struct {
 	// Services are the addresses of the API service, which can be no endpoints
 	// and without which nothing is saved. SetServices changes them.
 	Services []netip.AddrPort
+	// IsService reports whether an address is a Service's own, which can be no API
+	// server's either, whatever file names it. nil: none is known.
+	IsService func(netip.AddrPort) bool
 	// Adopted is what the API service leads to already. It is the last known
 	// good set until something answers, and not given out again.
 	Adopted []netip.AddrPort

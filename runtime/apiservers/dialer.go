@@ -41,8 +41,11 @@ type DialerConfig struct {
 	// an API server; while they are not, endpoints are dialled first. nil means
 	// that they are.
 	Proven func() bool
-	// Dial is the way out; nil is a plain one that notices dead peers.
+	// Dial is the way to a Service IP; nil is a plain one that notices dead peers.
 	Dial apiserver.Dial
+	// Past lets a socket past whatever redirects connections of this node, before
+	// it connects to an API server itself; it fits net.Dialer.Control. nil: nothing does. With Dial, it is not used.
+	Past func(network, address string, c syscall.RawConn) error
 	// Peer tells which endpoint a connection through the Service IP was led to;
 	// not ok, or nil: what its socket says.
 	Peer func(net.Conn) (netip.AddrPort, bool)
@@ -58,7 +61,8 @@ type DialerConfig struct {
 // goroutine.
 type Dialer struct {
 	cfg  DialerConfig
-	turn atomic.Uint64 // for the round robin
+	past apiserver.Dial // to API servers themselves
+	turn atomic.Uint64  // for the round robin
 	kept kept
 
 	mu     sync.Mutex
@@ -81,14 +85,27 @@ func NewDialer(cfg DialerConfig) (*Dialer, error) {
 	if cfg.Log == nil || cfg.Monitor == nil {
 		return nil, errors.New("make a dialer for API servers: no logger, or no monitor")
 	}
+	past := cfg.Dial
 	if cfg.Dial == nil {
-		cfg.Dial = (&net.Dialer{
-			KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: deadPeer / 2, Interval: deadPeer / 10, Count: 5},
-			Control:         setUserTimeout,
-		}).DialContext
+		cfg.Dial, past = noticing(nil), noticing(cfg.Past)
 	}
 	cfg.Resolver = apiserver.NewResolver(cfg.Root, cfg.Resolver)
-	return &Dialer{cfg: cfg}, nil
+	return &Dialer{cfg: cfg, past: past}, nil
+}
+
+// noticing dials connections that notice dead peers.
+func noticing(more func(network, address string, c syscall.RawConn) error) apiserver.Dial {
+	return (&net.Dialer{
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: deadPeer / 2, Interval: deadPeer / 10, Count: 5},
+		Control: func(network, address string, c syscall.RawConn) error {
+			if more != nil {
+				if err := more(network, address, c); err != nil {
+					return err
+				}
+			}
+			return setUserTimeout(network, address, c)
+		},
+	}).DialContext
 }
 
 // setUserTimeout bounds how long sent data may stay without acknowledgement;
@@ -110,8 +127,8 @@ func (d *Dialer) Status() DialerStatus {
 
 // DialContext has the shape that rest.Config.Dial wants. It tries the address,
 // then the endpoints: the live ones in turn, those that the API service leads
-// to, then all that are known; each when the one before has failed or was
-// silent for dialStagger. The first connection counts. A host name is looked up
+// to, then all that are known; then the Service IP, if it is not the address. Each is tried when the one before has
+// failed or was silent for dialStagger. The first connection counts. A host name is looked up
 // each time. The error is a *DialError.
 func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
@@ -126,12 +143,21 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 			continue
 		}
 		direct = append(direct, way{name: e.String(), dial: func(ctx context.Context) (net.Conn, error) {
+			return d.past(ctx, network, to)
+		}})
+	}
+	for _, a := range d.cfg.Monitor.serviceAddrs() {
+		to := a.String()
+		if to == address {
+			continue
+		}
+		direct = append(direct, way{name: to, dial: func(ctx context.Context) (net.Conn, error) {
 			return d.cfg.Dial(ctx, network, to)
 		}})
 	}
 	proven := d.cfg.Proven == nil || d.cfg.Proven()
 	ways := append([]way{configured}, direct...)
-	if !proven {
+	if !proven || d.cfg.Monitor.dead(address) {
 		ways = append(direct, configured)
 	}
 	conn, by, tries := race(ctx, ways)
@@ -145,12 +171,11 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 // dialConfigured dials the address of the configuration, or what its name
 // leads to now.
 func (d *Dialer) dialConfigured(ctx context.Context, network, address string) (net.Conn, error) {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
+	if _, _, err := net.SplitHostPort(address); err != nil {
 		return nil, fmt.Errorf("address %q is not host:port", address)
 	}
-	if _, err := netip.ParseAddr(host); err == nil {
-		return d.cfg.Dial(ctx, network, address)
+	if a, err := netip.ParseAddrPort(address); err == nil {
+		return d.to(a)(ctx, network, address)
 	}
 	found, err := apiserver.ParseEndpoints(address)
 	if err != nil {
@@ -166,7 +191,7 @@ func (d *Dialer) dialConfigured(ctx context.Context, network, address string) (n
 	}
 	for _, e := range found {
 		ways = append(ways, way{name: e.Addr.String(), dial: func(ctx context.Context) (net.Conn, error) {
-			return d.cfg.Dial(ctx, network, e.Addr.String())
+			return d.to(e.Addr)(ctx, network, e.Addr.String())
 		}})
 	}
 	conn, _, tries := race(ctx, ways)
@@ -174,6 +199,15 @@ func (d *Dialer) dialConfigured(ctx context.Context, network, address string) (n
 		return nil, &DialError{Address: address, Tries: tries}
 	}
 	return conn, nil
+}
+
+// to is the way to an address: through the programs only to a Service IP, as no
+// Service may redirect connections to an API server.
+func (d *Dialer) to(a netip.AddrPort) apiserver.Dial {
+	if d.cfg.Monitor.isService(a) {
+		return d.cfg.Dial
+	}
+	return d.past
 }
 
 // count counts, and logs when the way is another one than before.
@@ -209,6 +243,19 @@ func (d *Dialer) count(conn net.Conn, by, address string, proven bool, tries []T
 		}
 		d.cfg.Log.Warn("API servers are reached directly", "configured", address, "reason", why, "endpoint", by, "unsaid", unsaid)
 	}
+}
+
+// dead reports whether an address is known to be no API server of this cluster: it
+// may accept connections all the same.
+func (m *Monitor) dead(address string) bool {
+	a, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t := m.targets[netip.AddrPortFrom(a.Addr().Unmap(), a.Port())]
+	return t != nil && t.state == apiserver.Dead
 }
 
 // dialOrder gives the endpoints in the order in which they are worth dialling.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -101,6 +102,70 @@ func TestASilentServiceIPCostsNoMoreThanAMoment(t *testing.T) {
 	}
 	if d := time.Since(start); d < dialStagger || d > dialStagger+promised {
 		t.Errorf("after %v", d)
+	}
+}
+
+// A stranger at the configured address accepts connections, and is no API server of this cluster.
+func TestDialerPassesByAStranger(t *testing.T) {
+	r := newRig(t)
+	other, err := standin.NewAuthority(netip.MustParseAddr("10.96.0.1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.serveAs(a1, other)
+	r.serve(a2)
+	r.run().SetEndpoints(addrs(a1, a2))
+	r.await(a2)
+	r.until("the stranger is dead", func(s Status) bool { return s.endpoint(a1).State == apiserver.Dead })
+	if at := reached(t, r.dialer(DialerConfig{}), a1); at != a2 {
+		t.Errorf("reached %s, want %s", at, a2)
+	}
+}
+
+func TestDialerTriesTheServiceIPLast(t *testing.T) {
+	r := newRig(t)
+	if err := r.l.AddAddr("10.96.0.1/32"); err != nil {
+		t.Fatal(err)
+	}
+	r.serve(vip)
+	r.run().SetEndpoints(addrs(a1, a2)) // where nothing listens
+	if at := reached(t, r.dialer(DialerConfig{}), a1); at != vip {
+		t.Errorf("reached %s, want %s", at, vip)
+	}
+}
+
+// API servers are dialled past the programs, a Service IP through them.
+func TestDialerGoesPastTheProgramsToServersOnly(t *testing.T) {
+	r := newRig(t)
+	if err := r.l.AddAddr("10.96.0.1/32", "10.96.0.9/32"); err != nil {
+		t.Fatal(err)
+	}
+	r.cfg.IsService = func(a netip.AddrPort) bool { return a == netip.MustParseAddrPort("10.96.0.9:443") }
+	r.serve(vip)
+	r.serve("10.96.0.9:443")
+	s1 := r.serve(a1)
+	r.serve(a2)
+	r.run().SetEndpoints(addrs(a1, a2))
+	r.await(a1, a2)
+	d := r.dialer(DialerConfig{})
+	var past []string
+	d.past = func(ctx context.Context, network, address string) (net.Conn, error) {
+		past = append(past, address)
+		return r.l.DialContext(ctx, network, address)
+	}
+	for _, service := range []string{vip, "10.96.0.9:443"} {
+		if at := reached(t, d, service); at != service || len(past) > 0 {
+			t.Errorf("%s: reached %s, past the programs: %v", service, at, past)
+		}
+	}
+	if at := reached(t, d, a1); at != a1 || !slices.Equal(past, []string{a1}) {
+		t.Errorf("reached %s, past the programs: %v", at, past)
+	}
+	s1.Close()
+	r.until("it is dead", func(s Status) bool { return s.endpoint(a1).State == apiserver.Dead })
+	past = nil
+	if at := reached(t, d, a1); at != a2 || !slices.Equal(past, []string{a2}) {
+		t.Errorf("reached %s, past the programs: %v", at, past)
 	}
 }
 

@@ -120,11 +120,30 @@ func (m *Monitor) addresses(e apiserver.Endpoint) []apiserver.Endpoint {
 // usable says no to the API service's own address, and to loopback, which pods
 // cannot reach, unless it was given by hand: now, or when it was saved or seeded.
 func (m *Monitor) usable(e apiserver.Endpoint, src apiserver.Source) bool {
-	if slices.Contains(m.services, e.Addr) {
+	if m.serviceAddr(e.Addr) {
 		return false
 	}
 	byHand := src == apiserver.SourceFlags || src == apiserver.SourceCache || src == sourceAdopted
 	return byHand || !e.Addr.Addr().IsLoopback()
+}
+
+// serviceAddr reports whether an address is the API service's, or a Service's of the table.
+func (m *Monitor) serviceAddr(a netip.AddrPort) bool {
+	return slices.Contains(m.services, a) || m.cfg.IsService != nil && m.cfg.IsService(a)
+}
+
+// isService is serviceAddr for who doesn't hold the lock.
+func (m *Monitor) isService(a netip.AddrPort) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.serviceAddr(netip.AddrPortFrom(a.Addr().Unmap(), a.Port()))
+}
+
+// serviceAddrs are the addresses of the API service.
+func (m *Monitor) serviceAddrs() []netip.AddrPort {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.services)
 }
 
 // reconcile starts and stops the goroutines that ask, so that they are those

@@ -21,7 +21,7 @@ func (m *Monitor) addressesKnown() Addresses {
 			out.add(a)
 		}
 	}
-	out.Reserved = slices.DeleteFunc(out.Reserved, func(a netip.AddrPort) bool { return slices.Contains(m.services, a) })
+	out.Reserved = slices.DeleteFunc(out.Reserved, func(a netip.AddrPort) bool { return m.serviceAddr(a) })
 	slices.SortFunc(out.Anywhere, netip.Addr.Compare)
 	slices.SortFunc(out.Reserved, netip.AddrPort.Compare)
 	out.Anywhere, out.Reserved = slices.Compact(out.Anywhere), slices.Compact(out.Reserved)
