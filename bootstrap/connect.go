@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -27,20 +28,27 @@ const ConnectCommand = "__connect"
 
 // connectRequest is one question to the connecting process.
 type connectRequest struct {
-	Addr    netip.AddrPort `json:"addr"`
-	Ready   bool           `json:"ready"` // ask for /readyz too
-	Timeout time.Duration  `json:"timeout"`
+	ID   uint64         `json:"id"`
+	Addr netip.AddrPort `json:"addr"`
+	// TLS asks for a handshake, verified with Trust, and for /readyz.
+	TLS     bool             `json:"tls,omitempty"`
+	Trust   *apiserver.Trust `json:"trust,omitempty"`
+	Timeout time.Duration    `json:"timeout"`
 }
 
 // connectAnswer is what became of one connection.
 type connectAnswer struct {
+	ID       uint64 `json:"id"`
 	Cookie   uint64 `json:"cookie"` // of the socket; the balancer remembers it
 	Answered bool   `json:"answered"`
+	Verified bool   `json:"verified"` // its certificate is of this cluster
 	Ready    bool   `json:"ready"`
+	Foreign  bool   `json:"foreign"` // it is no API server of this cluster
 	Error    string `json:"error,omitempty"`
 }
 
-// connector connects as a process of the attached cgroup would.
+// connector connects as a process of the attached cgroup would, several times
+// at once if it is asked to.
 type connector interface {
 	connect(ctx context.Context, req connectRequest) (connectAnswer, error)
 	Close() error
@@ -96,6 +104,14 @@ func (inProcess) connect(ctx context.Context, req connectRequest) (connectAnswer
 
 func (inProcess) Close() error { return nil }
 
+const (
+	// readyWait bounds how long /readyz may take: the handshake is what is asked
+	// for, and a server that is slow is no reason to hold the node up.
+	readyWait = time.Second
+	// lateAnswer is how much later than the time is up an answer may come.
+	lateAnswer = 200 * time.Millisecond
+)
+
 // connectOnce makes one real connection and says what its socket saw.
 func connectOnce(ctx context.Context, req connectRequest) connectAnswer {
 	var ans connectAnswer
@@ -111,11 +127,17 @@ func connectOnce(ctx context.Context, req connectRequest) connectAnswer {
 		return c, err
 	}
 	cfg := apiserver.ProbeConfig{Strength: apiserver.TCP, Timeout: req.Timeout, Dial: dial}
-	if req.Ready {
-		cfg.Strength = apiserver.Ready
+	at := apiserver.Endpoint{Addr: req.Addr}
+	if req.TLS {
+		cfg.Strength, cfg.Trust, cfg.ReadyWait = apiserver.Ready, req.Trust, readyWait
+		if !req.Trust.Known() && req.Trust != nil {
+			at.Host = req.Trust.Host // the one name that the host's own CA certificates count for
+		}
 	}
-	r := apiserver.Probe(ctx, []apiserver.Endpoint{{Addr: req.Addr}}, cfg)[0]
-	ans.Ready = req.Ready && r.State == apiserver.Live
+	r := apiserver.Probe(ctx, []apiserver.Endpoint{at}, cfg)[0]
+	ans.ID = req.ID
+	ans.Verified, ans.Foreign = r.Verified, r.Kind == apiserver.KindTLS
+	ans.Ready = req.TLS && r.State == apiserver.Live
 	if err := errors.Join(r.Err, failed); err != nil {
 		ans.Error = err.Error()
 	}
@@ -123,19 +145,31 @@ func connectOnce(ctx context.Context, req connectRequest) connectAnswer {
 }
 
 // RunConnectChild is the child's side: it answers requests, one JSON text a
-// line, until its input ends.
+// line, in the order in which the answers come, until its input ends.
 func RunConnectChild(in io.Reader, out io.Writer) error {
-	dec, enc := json.NewDecoder(in), json.NewEncoder(out)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	dec := json.NewDecoder(in)
+	var mu sync.Mutex
+	enc := json.NewEncoder(out)
+	var failed error
 	for {
 		var req connectRequest
 		if err := dec.Decode(&req); errors.Is(err, io.EOF) {
-			return nil
+			mu.Lock()
+			defer mu.Unlock()
+			return failed
 		} else if err != nil {
 			return fmt.Errorf("read request: %w", err)
 		}
-		if err := enc.Encode(connectOnce(context.Background(), req)); err != nil {
-			return fmt.Errorf("write answer: %w", err)
-		}
+		go func() {
+			ans := connectOnce(ctx, req)
+			mu.Lock()
+			defer mu.Unlock()
+			if err := enc.Encode(ans); err != nil && failed == nil && ctx.Err() == nil {
+				failed = fmt.Errorf("write answer: %w", err)
+			}
+		}()
 	}
 }
 
@@ -143,8 +177,13 @@ func RunConnectChild(in io.Reader, out io.Writer) error {
 type child struct {
 	cmd *exec.Cmd
 	in  io.WriteCloser
-	enc *json.Encoder
-	dec *json.Decoder
+	out io.ReadCloser
+
+	mu      sync.Mutex
+	enc     *json.Encoder
+	last    uint64
+	waiting map[uint64]chan connectAnswer
+	failed  error // no answer comes any more
 }
 
 // startChild starts the child inside the cgroup (clone3 with
@@ -188,18 +227,68 @@ func spawn(ctx context.Context, binary string, attr *syscall.SysProcAttr) (*chil
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	return &child{cmd: cmd, in: in, enc: json.NewEncoder(in), dec: json.NewDecoder(out)}, nil
+	c := &child{cmd: cmd, in: in, out: out, enc: json.NewEncoder(in), waiting: map[uint64]chan connectAnswer{}}
+	go c.read()
+	return c, nil
 }
 
-func (c *child) connect(_ context.Context, req connectRequest) (connectAnswer, error) {
-	var ans connectAnswer
-	if err := c.enc.Encode(req); err != nil {
-		return ans, fmt.Errorf("ask the child that connects: %w", err)
+// read hands the answers to those who wait for them.
+func (c *child) read() {
+	dec := json.NewDecoder(c.out)
+	for {
+		var ans connectAnswer
+		err := dec.Decode(&ans)
+		c.mu.Lock()
+		if err != nil {
+			c.failed = fmt.Errorf("read the answer of the child that connects: %w", err)
+			for _, ch := range c.waiting {
+				close(ch)
+			}
+			c.waiting = nil
+			c.mu.Unlock()
+			return
+		}
+		if ch := c.waiting[ans.ID]; ch != nil {
+			ch <- ans
+			delete(c.waiting, ans.ID)
+		}
+		c.mu.Unlock()
 	}
-	if err := c.dec.Decode(&ans); err != nil {
-		return ans, fmt.Errorf("hear from the child that connects: %w", err)
+}
+
+func (c *child) connect(ctx context.Context, req connectRequest) (connectAnswer, error) {
+	ch := make(chan connectAnswer, 1)
+	c.mu.Lock()
+	if c.failed != nil {
+		defer c.mu.Unlock()
+		return connectAnswer{}, c.failed
 	}
-	return ans, nil
+	c.last++
+	req.ID = c.last
+	c.waiting[req.ID] = ch
+	err := c.enc.Encode(req)
+	c.mu.Unlock()
+	if err != nil {
+		return connectAnswer{}, fmt.Errorf("ask the child that connects: %w", err)
+	}
+	// It answers within the timeout; what it saw until then is worth waiting for.
+	select {
+	case ans, ok := <-ch:
+		if !ok {
+			return ans, c.failed
+		}
+		return ans, nil
+	case <-ctx.Done():
+	}
+	select {
+	case ans, ok := <-ch:
+		if ok {
+			return ans, nil
+		}
+		return ans, c.failed
+	case <-time.After(lateAnswer):
+		return connectAnswer{Error: "no answer in time"}, nil
+	}
 }
 
 func (c *child) Close() error {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/mounts"
+	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/instance"
 )
 
@@ -163,10 +164,11 @@ type Places struct {
 	Proc     string // the host's /proc
 	StateDir string
 	RunDir   string
+	Machine  apiserver.Machine
 }
 
 // Places finds an instance's directories.
 func (d Dirs) Places() Places {
 	p := d.places()
-	return Places{HostRoot: p.hostRoot, Proc: p.proc, StateDir: p.stateDir, RunDir: p.runDir}
+	return Places{HostRoot: p.hostRoot, Proc: p.proc, StateDir: p.stateDir, RunDir: p.runDir, Machine: p.machine()}
 }

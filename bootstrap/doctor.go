@@ -11,6 +11,7 @@ import (
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/apiserver"
 )
 
 // Health is how a check of the doctor's came out.
@@ -61,6 +62,7 @@ type DoctorReport struct {
 type DoctorConfig struct {
 	Dirs
 	Runtime             RuntimeView
+	Pod                 apiserver.PodEnvironment
 	Binary              string // this program, for the child that connects
 	Forbid              []string
 	IgnoreKernelVersion bool

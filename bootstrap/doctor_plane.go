@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/firsthop/firsthop/bootstrap/discover"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/kernel"
@@ -294,7 +295,11 @@ func (d *doctor) backends(ctx context.Context) Diagnosis {
 	}
 	defer direct.Close()
 	live, seen := 0, []string{}
-	for _, r := range apiserver.Probe(ctx, endpoints, apiserver.ProbeConfig{Strength: apiserver.Ready, Dial: direct.DialContext}) {
+	var loopback []string
+	for _, r := range apiserver.Probe(ctx, endpoints, apiserver.ProbeConfig{Strength: apiserver.Ready, Trust: d.trust(), Dial: direct.DialContext}) {
+		if r.Endpoint.Addr.Addr().IsLoopback() {
+			loopback = append(loopback, r.Endpoint.Addr.String())
+		}
 		text := fmt.Sprintf("%s is %s", r.Endpoint, r.State)
 		if r.Err != nil {
 			text += ": " + r.Err.Error()
@@ -308,9 +313,12 @@ func (d *doctor) backends(ctx context.Context) Diagnosis {
 	}
 	switch {
 	case live == 0:
-		return fail("start an API server, or find where they are now: firsthop discover; then "+runInit, "the API service has %s, of which none answers", count(len(seen), "backend")).because(seen...)
+		return fail("start an API server, or find where they are now: firsthop discover; then "+runInit, "the API service has %s, of which none answers: %s", count(len(seen), "backend"), strings.Join(seen, "; "))
 	case live < len(seen):
 		return warn("mend it, or let the runtime take it out: firsthop status", "%d of the API service's %d backends don't answer: their share of connections fails", len(seen)-live, len(seen)).because(seen...)
+	}
+	if len(loopback) > 0 {
+		return warn("give init an address of the server that the pods can reach", "the API service leads to %s, which pods can't reach: each has a loopback of its own", strings.Join(loopback, ", ")).because(seen...)
 	}
 	return ok("the API service has %s, and all answer", count(len(seen), "backend")).because(seen...)
 }
@@ -337,9 +345,13 @@ func (d *doctor) proof(ctx context.Context) Diagnosis {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
+	trust, asked := d.trust(), Answered
+	if trust.Known() {
+		asked = Verified
+	}
 	var proofs []Proof
 	for _, a := range addrs {
-		p, err := prover{d.maps, Answered}.one(ctx, conn, a)
+		p, err := prover{maps: d.maps, asked: asked, trust: trust, verify: asked == Verified}.one(ctx, conn, a)
 		if err != nil {
 			return unseen("whether connections get through", err)
 		}
@@ -353,6 +365,11 @@ func (d *doctor) proof(ctx context.Context) Diagnosis {
 		return warn("the check backends says which API servers answer", "connections are led to API servers, which don't answer: %s", said)
 	}
 	return ok("%s", said)
+}
+
+// trust verifies the API servers of this node's cluster; nil if no CA is known.
+func (d *doctor) trust() *apiserver.Trust {
+	return discover.Identify(discover.Config{Root: d.hostRoot, StateDir: d.stateDir, Pod: d.Pod, Machine: d.machine()}).Trust
 }
 
 // proofAddrs are the addresses of the API service that the table has.

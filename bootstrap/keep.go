@@ -11,7 +11,6 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
-	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 )
 
@@ -42,7 +41,7 @@ func (s *stage) keepGood(ctx context.Context) error {
 			continue // new, or somebody else's, whose backends are merged
 		}
 		have := state.Backends(state.Words[bpf.WordAt(index, false)])
-		live := answering(ctx, s.direct, have)
+		live := s.answering(ctx, have)
 		if s.settings.prove == Translated && len(live) > 0 {
 			s.keep(svc, live)
 			continue
@@ -91,14 +90,15 @@ func (s *stage) deadServices() []nat.Service {
 	})
 }
 
-// answering are those of the backends that accept a connection.
-func answering(ctx context.Context, direct *natinit.Direct, backends []netip.AddrPort) []netip.AddrPort {
+// answering are those of the backends that answer as an API server of this
+// cluster, or accept a connection where that can't be told.
+func (s *stage) answering(ctx context.Context, backends []netip.AddrPort) []netip.AddrPort {
 	var endpoints []apiserver.Endpoint
 	for _, b := range backends {
 		endpoints = append(endpoints, apiserver.Endpoint{Addr: b})
 	}
 	var live []netip.AddrPort
-	for _, r := range apiserver.Probe(ctx, endpoints, apiserver.ProbeConfig{Strength: apiserver.TCP, Dial: direct.DialContext}) {
+	for _, r := range apiserver.Probe(ctx, endpoints, apiserver.ProbeConfig{Strength: apiserver.Verified, Trust: s.found.Trust, Dial: s.direct.DialContext}) {
 		if r.State == apiserver.Live {
 			live = append(live, r.Endpoint.Addr)
 		}

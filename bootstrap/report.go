@@ -76,20 +76,27 @@ type Server struct {
 // Strength is how much a proof asks for.
 type Strength string
 
-// The strengths, the weakest first.
+// The strengths, the weakest first. Auto is verified where a CA of the node's
+// cluster is known, and answered elsewhere.
 const (
+	Auto       Strength = "auto"
 	Translated Strength = "translated" // a connect was translated, even if the backend refused
 	Answered   Strength = "answered"   // the TCP connection was accepted
-	Ready      Strength = "ready"      // TLS, and /readyz says 2xx, 401 or 403
+	Verified   Strength = "verified"   // TLS, with a certificate that the CA of this node's cluster signed
+	Ready      Strength = "ready"      // /readyz, too, says 2xx, 401 or 403
 )
 
 // Proof is what became of a connection to one Service address.
 type Proof struct {
-	Service  netip.AddrPort `json:"service"`
-	Asked    Strength       `json:"asked"`
-	Got      Strength       `json:"got,omitempty"` // empty: not even translated
-	OK       bool           `json:"ok"`
-	Direct   bool           `json:"direct,omitempty"` // the connection went to Backend, not through the balancer
+	Service netip.AddrPort `json:"service"`
+	Asked   Strength       `json:"asked"`
+	Got     Strength       `json:"got,omitempty"` // empty: not even translated
+	OK      bool           `json:"ok"`
+	// Verified tells whether the certificate was looked at: without a CA, an
+	// answer proves no more than that somebody accepts connections there.
+	Verified bool           `json:"verified,omitempty"`
+	Foreign  bool           `json:"foreign,omitempty"` // what answered is no API server of this cluster
+	Direct   bool           `json:"direct,omitempty"`  // the connection went to Backend, not through the balancer
 	Backend  netip.AddrPort `json:"backend,omitzero"`
 	Cookie   uint64         `json:"socket_cookie,omitempty"`
 	Millis   float64        `json:"duration_ms"`

@@ -46,7 +46,7 @@ type Config struct {
 	Endpoints []discover.Given         // API server addresses; see apiserver.ParseEndpoints
 	Extra     []string                 // further Services, see ParseExtra
 	Pod       apiserver.PodEnvironment // what the kubelet gave this container
-	Prove     string
+	Prove     string                   // a Strength
 	Scope     string
 	Persist   string
 	UDP       bool
@@ -77,7 +77,7 @@ func (c Config) parse() (settings, error) {
 	var s settings
 	err := errors.Join(
 		c.parseAddresses(&s),
-		choose(&s.prove, c.Prove, "--prove", Translated, Answered, Ready),
+		choose(&s.prove, c.Prove, "--prove", Auto, Translated, Answered, Verified, Ready),
 		choose(&s.scope, c.Scope, "--scope", ScopeAll, ScopeHost, ScopeOff),
 		choose(&s.persist, c.Persist, "--persist", PersistAuto, PersistOff),
 		kernel.Config{Forbid: c.Forbid}.Validate(),

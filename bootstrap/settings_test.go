@@ -35,7 +35,7 @@ func TestParseSettings(t *testing.T) {
 		spoil func(*Config)
 		want  string
 	}{
-		{"no strength", func(c *Config) { c.Prove = "" }, `--prove "": want translated, answered, ready`},
+		{"no strength", func(c *Config) { c.Prove = "" }, `--prove "": want auto, translated, answered, verified, ready`},
 		{"a strength in capitals", func(c *Config) { c.Prove = "Ready" }, `--prove "Ready"`},
 		{"no scope", func(c *Config) { c.Scope = "" }, `--scope ""`},
 		{"no choice for the next boot", func(c *Config) { c.Persist = "" }, `--persist ""`},

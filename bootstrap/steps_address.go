@@ -26,6 +26,8 @@ func (s *stage) discover(ctx context.Context) (outcome, error) {
 		Root:     s.hostRoot,
 		StateDir: s.stateDir,
 		Pod:      s.Pod,
+		Machine:  s.machine(),
+		Boot:     s.Boot,
 		Log:      s.Log,
 	})
 	if found != nil {
@@ -80,6 +82,15 @@ func (s *stage) claimed() []string {
 		out = append(out, fmt.Sprintf("another Service has the API server's address %s: %s", a, done))
 	}
 	return out
+}
+
+// machine is the host that addresses are saved for; unknown where it can't be
+// reached, as this container's own files tell of its image.
+func (p places) machine() apiserver.Machine {
+	if p.noHost != nil {
+		return apiserver.Machine{}
+	}
+	return apiserver.MachineOf(p.hostRoot)
 }
 
 // discoverIfKnown is for an install before the node has joined its cluster.

@@ -29,7 +29,7 @@ func (s *stage) seedConfig(ctx context.Context) natinit.SeedConfig {
 		Services: s.wanted(),
 		Prune:    len(s.given.Services) > 0, // else a source that knows less would cut somebody off
 		Merge: func(svc nat.Service, have []netip.AddrPort) []netip.AddrPort {
-			return mergeBackends(ctx, s.direct, have, svc.Backends)
+			return s.mergeBackends(ctx, have, svc.Backends)
 		},
 	}
 }
@@ -102,14 +102,14 @@ func isLocal(a netip.Addr) bool {
 // mergeBackends decides about an API service that the runtime wrote. All of
 // its backends answer: it is left alone (nil). Otherwise the live ones of both
 // lists, or everything if none is.
-func mergeBackends(ctx context.Context, direct *natinit.Direct, have, given []netip.AddrPort) []netip.AddrPort {
+func (s *stage) mergeBackends(ctx context.Context, have, given []netip.AddrPort) []netip.AddrPort {
 	all := slices.Clone(have)
 	for _, g := range given {
 		if !slices.Contains(all, g) {
 			all = append(all, g)
 		}
 	}
-	live := answering(ctx, direct, all)
+	live := s.answering(ctx, all)
 	good := len(have) > 0 && !slices.ContainsFunc(have, func(a netip.AddrPort) bool { return !slices.Contains(live, a) })
 	switch {
 	case good:

@@ -10,6 +10,7 @@ package discover
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -40,11 +41,18 @@ type Config struct {
 	StateDir string
 	// Pod is what a container was told by the kubelet.
 	Pod apiserver.PodEnvironment
-	// Probe says how endpoints are probed. Its Dial also asks the API. Its CA
-	// is filled in from the node's credentials if empty.
+	// Probe says how endpoints are probed. Its Dial also asks the API. Its
+	// Trust is that of the node's cluster if it is nil; where that is known,
+	// endpoints are asked whether they are ready.
 	Probe apiserver.ProbeConfig
 	// Resolver looks names up; nil means Go's own.
 	Resolver apiserver.Resolver
+	// Machine is the one that this is, apiserver.MachineOf; addresses that were
+	// saved on another one are not used.
+	Machine apiserver.Machine
+	// Boot is set at boot, where no environment tells what the operator gives:
+	// what was given when the addresses were saved is given still.
+	Boot bool
 	// Thorough looks everywhere, also for what was given, for a person who
 	// wants to see. The result does not change by it.
 	Thorough bool
@@ -68,15 +76,18 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 		ctx, cancel = context.WithTimeout(ctx, Budget)
 		defer cancel()
 	}
-	s := &search{cfg: cfg, res: &Result{at: cfg.now()}}
+	s := &search{cfg: cfg, res: &Result{at: cfg.now(), retract: !cfg.Boot, machine: cfg.Machine}}
+	s.identify()
 	s.explicit()
-	if !cfg.Explicit.complete() || cfg.Thorough {
+	if !s.given.complete() || cfg.Thorough {
 		s.look(ctx)
 	}
 	s.mergeServices()
 	s.mergeEndpoints(ctx)
 	s.probe(ctx)
+	s.defaultServices()
 	s.families()
+	s.loopbacks()
 	s.report()
 	s.res.noNulls()
 	if cfg.Log != nil {
@@ -84,68 +95,133 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 			cfg.Log.Info(n)
 		}
 	}
-	return s.res, s.res.missing(&cfg.Explicit)
+	return s.res, s.res.missing(&s.given)
 }
 
 // search is one run.
 type search struct {
 	cfg      Config
 	res      *Result
-	findings []apiserver.Finding // in rank order
+	given    Explicit // by the operator: now, or at boot when the addresses were saved
+	local    []apiserver.Finding
+	findings []finding // in rank order
 	cache    *apiserver.Known
 	cacheErr error
-	loaded   bool
-	ca       []byte
+	reserve  *apiserver.Known // saved on another machine
+	id       apiserver.Identity
 	names    map[apiserver.Endpoint]apiserver.Resolution
+
+	certificates []*x509.Certificate // of verified API servers
+}
+
+// finding is what a source gave, and how well it knows.
+type finding struct {
+	apiserver.Finding
+	services, endpoints apiserver.Certainty
+	// live is set where the API has just said it, or the operator has given it.
+	live bool
+}
+
+// identify reads what is on the node, and tells which cluster it is in.
+func (s *search) identify() {
+	saved, err := (*apiserver.Known)(nil), fmt.Errorf("no state directory")
+	if s.cfg.StateDir != "" {
+		saved, err = apiserver.Load(s.cfg.StateDir)
+	}
+	s.cacheErr = err
+	var why string
+	if err == nil {
+		s.cache = saved
+		if why = saved.Foreign(s.cfg.Machine, nil); why != "" {
+			s.cache = nil
+		}
+	}
+	s.local = append(apiserver.FileSources(s.cfg.Root), apiserver.PodSource(s.cfg.Pod))
+	s.id, s.local = apiserver.Decide(s.local, s.cache)
+	if s.cache != nil {
+		why = s.cache.Foreign(s.cfg.Machine, s.id.Trust)
+	}
+	if why != "" {
+		s.cache, s.cacheErr = nil, fmt.Errorf("%s: not used: %s", apiserver.CachePath(s.cfg.StateDir), why)
+		s.res.notef("the saved addresses are not used: %s", why)
+		if s.id.Trust.Known() && apiserver.SameCA(saved.CA, s.id.Trust.CA) {
+			s.reserve = saved
+		}
+	}
+	for _, other := range s.id.Others {
+		s.res.notef("%s", other)
+	}
+	s.res.Cluster = clusterOf(s.id)
+	if s.cfg.Probe.Trust == nil {
+		s.cfg.Probe.Trust = s.id.Trust
+	}
+	s.res.Trust = s.cfg.Probe.Trust
+}
+
+// Identify tells which cluster the node is in, without asking anybody.
+func Identify(cfg Config) apiserver.Identity {
+	s := &search{cfg: cfg, res: &Result{}}
+	s.identify()
+	return s.id
+}
+
+func clusterOf(id apiserver.Identity) *Cluster {
+	if id.By == "" {
+		return nil
+	}
+	return &Cluster{By: id.By, Keys: id.Trust.Fingerprints()}
 }
 
 // explicit enters what was given.
 func (s *search) explicit() {
-	e := &s.cfg.Explicit
+	s.given = s.cfg.Explicit
 	flags := apiserver.Finding{Source: apiserver.SourceFlags}
 	env := apiserver.Finding{Source: apiserver.SourceEnvironment}
+	saved := apiserver.Finding{Source: apiserver.SourceCache}
 	at := func(by Given) *apiserver.Finding {
-		if by.flag() {
+		switch {
+		case by == savedGiven:
+			return &saved
+		case by.flag():
 			return &flags
 		}
 		return &env
 	}
-	if len(e.Services) > 0 {
+	if s.cfg.Boot && s.cache != nil {
+		s.given.remember(s.cache)
+	}
+	if e := &s.given; len(e.Services) > 0 {
 		f := at(e.servicesBy)
 		f.Services = e.Services
 		f.Notes = append(f.Notes, e.servicesBy.Name)
 	}
-	if len(e.Endpoints) > 0 {
+	if e := &s.given; len(e.Endpoints) > 0 {
 		f := at(e.endpointsBy)
 		f.Endpoints = e.Endpoints
 		f.Notes = append(f.Notes, e.endpointsBy.Name)
 	}
-	for _, f := range []*apiserver.Finding{&flags, &env} {
+	for _, f := range []*apiserver.Finding{&flags, &env, &saved} {
 		if f.Empty() {
 			f.Notes = []string{"not given"}
 		}
+		if f.Source != apiserver.SourceCache || !f.Empty() {
+			s.findings = append(s.findings, finding{*f, apiserver.Given, apiserver.Given, true})
+		}
 	}
-	s.findings = []apiserver.Finding{flags, env}
 }
 
 // look asks every other source, in rank order.
 func (s *search) look(ctx context.Context) {
-	local := append(apiserver.FileSources(s.cfg.Root), apiserver.PodSource(s.cfg.Pod))
 	cached := s.cacheFinding()
 	var creds []*apiserver.Credential
 	var candidates, helpers []apiserver.Endpoint
-	candidates = append(candidates, s.cfg.Explicit.Endpoints...)
-	for _, f := range append(local, cached) {
+	candidates = append(candidates, s.given.Endpoints...)
+	for _, f := range append(s.local, cached.Finding) {
 		creds = append(creds, f.Credentials...)
 		candidates = append(candidates, f.Endpoints...)
 		helpers = append(helpers, f.Helpers...)
 	}
-	for _, c := range creds {
-		if s.ca == nil {
-			s.ca = c.CA()
-		}
-	}
-	ask := apiserver.AskConfig{Credentials: creds, Dial: s.cfg.Probe.Dial, Thorough: s.cfg.Thorough}
+	ask := apiserver.AskConfig{Credentials: creds, Dial: s.cfg.Probe.Dial, Trust: s.cfg.Probe.Trust, Thorough: s.cfg.Thorough}
 	if len(creds) > 0 {
 		named, cancel := share(ctx, nameShare)
 		ask.Candidates = append(s.resolve(named, candidates, true), s.resolve(named, helpers, true)...)
@@ -154,12 +230,10 @@ func (s *search) look(ctx context.Context) {
 	asked, cancel := share(ctx, askShare)
 	answer := apiserver.Ask(asked, ask)
 	cancel()
-	if answer.CA != nil {
-		s.ca = answer.CA
+	s.findings = append(s.findings, finding{answer.Findings[0], apiserver.Said, apiserver.Said, true})
+	for _, f := range append(s.local, answer.Findings[1:]...) {
+		s.findings = append(s.findings, finding{f, apiserver.Configured, apiserver.Configured, false})
 	}
-	s.findings = append(s.findings, answer.Findings[0])
-	s.findings = append(s.findings, local...)
-	s.findings = append(s.findings, answer.Findings[1:]...)
 	s.findings = append(s.findings, cached)
 }
 
@@ -172,29 +246,22 @@ func share(ctx context.Context, part float64) (context.Context, context.CancelFu
 	return context.WithTimeout(ctx, time.Duration(part*float64(time.Until(deadline))))
 }
 
-// load reads the saved addresses, once.
-func (s *search) load() (*apiserver.Known, error) {
-	if !s.loaded {
-		s.loaded = true
-		if s.cfg.StateDir == "" {
-			s.cacheErr = fmt.Errorf("no state directory")
-		} else {
-			s.cache, s.cacheErr = apiserver.Load(s.cfg.StateDir)
-		}
-	}
-	return s.cache, s.cacheErr
-}
-
-func (s *search) cacheFinding() apiserver.Finding {
-	f := apiserver.Finding{Source: apiserver.SourceCache}
-	k, err := s.load()
-	if err != nil {
-		f.Notes = []string{err.Error()}
+// cacheFinding is what was saved. Addresses are as certain as they were then if
+// they are known to be of this cluster. What was given then and is not given
+// now was taken back by the operator: it is still better than a guess.
+func (s *search) cacheFinding() finding {
+	f := finding{Finding: apiserver.Finding{Source: apiserver.SourceCache}}
+	k := s.cache
+	if k == nil {
+		f.Notes = []string{s.cacheErr.Error()}
 		return f
 	}
 	f.Services = k.Services
 	for _, e := range k.Endpoints {
 		f.Endpoints = append(f.Endpoints, e.Endpoint)
+	}
+	if len(k.CA) > 0 && s.id.Trust.Known() || k.ServicesCertainty == apiserver.Given {
+		f.services, f.endpoints = k.ServicesCertainty, k.EndpointsCertainty
 	}
 	f.Notes = []string{fmt.Sprintf("%s, saved %s, found by %s", apiserver.CachePath(s.cfg.StateDir), Ago(k.Age(s.cfg.now())), k.Source)}
 	return f
@@ -255,5 +322,5 @@ func (s *search) serviceAddrs() []netip.AddrPort {
 	if len(s.res.Services) > 0 {
 		return s.res.ServiceAddrs()
 	}
-	return s.cfg.Explicit.Services
+	return s.given.Services
 }

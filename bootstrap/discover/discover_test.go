@@ -104,7 +104,10 @@ func TestTheCAOfTheNodeIsEnoughToKnowAStranger(t *testing.T) {
 	w.kubelet(t, "10.99.0.4:6443")
 	w.manifest(t, "10.99.0.4", "10.96.0.0/16")
 	(&apitest.Cluster{CA: apitest.NewCA(t)}).Serve(t, "10.99.0.4:6443")
-	res := w.check(t, "10.96.0.1:443", "10.99.0.4:6443") // all that is known
+	res, err := w.run(t) // it is all that is known, and still no server of ours
+	if !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "10.99.0.4:6443: not an API server of this cluster") || len(res.Usable()) != 0 {
+		t.Errorf("got %v, %v", res.Usable(), err)
+	}
 	if e := res.Endpoints[0]; e.State != apiserver.Dead || e.Kind != apiserver.KindTLS {
 		t.Errorf("got %+v", e)
 	}

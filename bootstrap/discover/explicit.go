@@ -29,6 +29,23 @@ type Explicit struct {
 // for one that was not given.
 func (e *Explicit) By() (services, endpoints string) { return e.servicesBy.Name, e.endpointsBy.Name }
 
+// savedGiven stands for what was given to an earlier run.
+var savedGiven = Given{Name: "given to an earlier run, and saved"}
+
+// remember takes what was given when the addresses were saved, where nothing
+// is given now.
+func (e *Explicit) remember(k *apiserver.Known) {
+	if len(e.Services) == 0 && k.ServicesCertainty == apiserver.Given {
+		e.Services, e.servicesBy = k.Services, savedGiven
+	}
+	if len(e.Endpoints) == 0 && k.EndpointsCertainty == apiserver.Given {
+		for _, ke := range k.Endpoints {
+			e.Endpoints = append(e.Endpoints, ke.Endpoint)
+		}
+		e.endpointsBy = savedGiven
+	}
+}
+
 // complete reports whether nothing needs to be discovered.
 func (e *Explicit) complete() bool { return len(e.Services) > 0 && len(e.Endpoints) > 0 }
 

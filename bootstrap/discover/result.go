@@ -41,6 +41,7 @@ type Endpoint struct {
 	LastLive time.Time
 
 	unserved bool // no Service IP of its family
+	given    bool // by the operator, perhaps to an earlier run
 }
 
 // MarshalJSON gives a flat object.
@@ -93,8 +94,25 @@ type Result struct {
 	Sources []SourceReport `json:"sources"`
 	// Notes say what was decided on the way.
 	Notes []string `json:"notes,omitempty"`
+	// Cluster is the one that this node belongs to, nil if nothing tells.
+	Cluster *Cluster `json:"cluster,omitempty"`
+	// Trust verifies its API servers; nil if no CA is known.
+	Trust *apiserver.Trust `json:"-"`
 
-	at time.Time
+	at                      time.Time
+	servicesBy, endpointsBy apiserver.Certainty
+	retract                 bool
+	machine                 apiserver.Machine
+	skipped                 []netip.AddrPort // Service IPs of a family that this node does not have
+	noIPv6                  string           // why it does not
+}
+
+// Cluster tells which cluster a node belongs to.
+type Cluster struct {
+	// By is the file that decided.
+	By string `json:"by"`
+	// Keys are the SHA-256 fingerprints of the keys of its CA.
+	Keys []string `json:"ca_keys,omitempty"`
 }
 
 func (r *Result) notef(format string, args ...any) {
@@ -121,34 +139,63 @@ func familyOf(a netip.Addr) int {
 }
 
 // Usable gives the endpoints that get a slot, best first, decided for each
-// family by itself: the live ones; if there are none, those that answer
-// without being ready; if there are none, all. A discovered endpoint gets no slot
-// beside preferred ones of the same state. It is never empty for a family
-// that has a Service IP and a known address.
+// family by itself: the live ones; if there are none, those that answer without
+// being ready; if there are none, all that may come back. A server of another
+// cluster gets none, unless the operator has given it and nothing else is known.
+// A discovered endpoint gets no slot beside preferred ones of the same state. It
+// is never empty for a family that has a Service IP and a known address of this
+// cluster.
 func (r *Result) Usable() []apiserver.Endpoint {
 	var out []apiserver.Endpoint
 	for f := range 2 {
-		best := apiserver.Dead
+		best := outOfUse
 		preferred := false
 		for _, e := range r.Endpoints {
 			if !e.usableIn(f) {
 				continue
 			}
-			if e.State < best {
-				best, preferred = e.State, false
-			}
-			if e.State == best && e.Preferred {
+			switch s := r.standing(e); {
+			case s < best:
+				best, preferred = s, e.Preferred
+			case s == best && e.Preferred:
 				preferred = true
 			}
 		}
 		for _, e := range r.Endpoints {
-			if e.usableIn(f) && e.State == best && (e.Preferred || !preferred) {
+			if best < outOfUse && e.usableIn(f) && r.standing(e) == best && (e.Preferred || !preferred) {
 				out = append(out, e.Endpoint)
 			}
 		}
 	}
 	return out
 }
+
+// standing orders endpoints by what their probe found: smaller is better.
+func (r *Result) standing(e Endpoint) int {
+	switch {
+	case e.State < apiserver.NotReady:
+		return 0
+	case e.State == apiserver.NotReady && e.Verified:
+		return 1
+	case e.State == apiserver.NotReady:
+		return 2
+	case !r.Foreign(e):
+		return 3
+	case slices.ContainsFunc(e.Sources, explicitSource) || e.given:
+		return 4
+	}
+	return outOfUse
+}
+
+const outOfUse = 5
+
+// Foreign reports whether an endpoint answers as another cluster's API server,
+// or as something else, does.
+func (r *Result) Foreign(e Endpoint) bool {
+	return r.Trust.Verifies(e.Endpoint) && e.State == apiserver.Dead && e.Kind == apiserver.KindTLS
+}
+
+func explicitSource(s apiserver.Source) bool { return s.Certainty() == apiserver.Given }
 
 func (e *Endpoint) usableIn(f int) bool {
 	return e.Resolved() && !e.unserved && familyOf(e.Addr.Addr()) == f
@@ -158,7 +205,11 @@ func (e *Endpoint) usableIn(f int) bool {
 // are given or named by the API, and others that answer. Without any of
 // these, everything: it is all that there is.
 func (r *Result) Known() *apiserver.Known {
-	k := &apiserver.Known{Services: r.ServiceAddrs()}
+	k := &apiserver.Known{Services: append(r.ServiceAddrs(), r.skipped...), ServicesCertainty: r.servicesBy, EndpointsCertainty: r.endpointsBy,
+		Machine: r.machine, Retract: r.retract}
+	if r.Trust.Known() {
+		k.CA = r.Trust.CA
+	}
 	authority := slices.ContainsFunc(r.Endpoints, func(e Endpoint) bool { return e.Preferred })
 	for _, e := range r.Endpoints {
 		switch {
@@ -215,12 +266,16 @@ func (e *NotFoundError) Is(target error) bool { return target == ErrNotFound }
 // missing says what the result lacks to be used, or nil.
 func (r *Result) missing(given *Explicit) error {
 	if len(r.Services) == 0 {
-		return &NotFoundError{"no Service IP", r.Sources}
+		what := "no Service IP"
+		if r.noIPv6 != "" {
+			what = fmt.Sprintf("no IPv4 Service IP, and IPv6 cannot be used: %s", r.noIPv6)
+		}
+		return &NotFoundError{what, r.Sources}
 	}
 	var lack []string
 	for _, v := range r.Services {
 		ok := slices.ContainsFunc(r.Endpoints, func(e Endpoint) bool {
-			return e.Resolved() && familyOf(e.Addr.Addr()) == familyOf(v.Addr.Addr())
+			return e.usableIn(familyOf(v.Addr.Addr())) && r.standing(e) < outOfUse
 		})
 		if !ok {
 			lack = append(lack, v.Addr.String())
@@ -231,7 +286,7 @@ func (r *Result) missing(given *Explicit) error {
 	}
 	missing := "no endpoint for the Service IP " + strings.Join(lack, ", ")
 	for _, e := range r.Endpoints {
-		if !e.Resolved() {
+		if !e.Resolved() || r.Foreign(e) {
 			missing += fmt.Sprintf(" (%s: %s)", e.Endpoint, e.Detail)
 		}
 	}

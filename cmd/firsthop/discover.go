@@ -37,7 +37,7 @@ func discoverCommand(e env) *cli.Command {
 			at := d.Places()
 			direct := bootstrap.Direct(d)
 			defer direct.Close()
-			found, err := discover.Run(ctx, discover.Config{Probe: apiserver.ProbeConfig{Dial: direct.DialContext}, Explicit: explicit, Root: at.HostRoot, StateDir: at.StateDir, Pod: pod(e), Thorough: true})
+			found, err := discover.Run(ctx, discover.Config{Probe: apiserver.ProbeConfig{Dial: direct.DialContext}, Explicit: explicit, Root: at.HostRoot, StateDir: at.StateDir, Pod: pod(e), Machine: at.Machine, Thorough: true})
 			if err != nil && !errors.Is(err, discover.ErrNotFound) {
 				return err
 			}

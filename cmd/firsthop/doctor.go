@@ -25,6 +25,7 @@ changes nothing. Exits 0 unless a check fails, then 6.`,
 				return err
 			}
 			r, err := bootstrap.Doctor(c.Context, bootstrap.DoctorConfig{
+				Pod:  pod(e),
 				Dirs: d, Runtime: runtimeView(c.Context, d), Binary: e.self,
 				Forbid: atCommas(c.StringSlice("forbid-feature")), IgnoreKernelVersion: c.Bool("ignore-kernel-version"),
 			})

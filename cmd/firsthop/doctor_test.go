@@ -260,7 +260,7 @@ func TestEveryCheckOfTheDoctorCanFail(t *testing.T) {
 			}
 		}, nil, "cache", fail, "", "rm "},
 		{"saved addresses of servers that are not in use", func(n *node) {
-			known := &apiserver.Known{Source: "test", Services: []netip.AddrPort{netip.MustParseAddrPort(vip4), netip.MustParseAddrPort(vip6)},
+			known := &apiserver.Known{Source: "test", ServicesCertainty: apiserver.Given, EndpointsCertainty: apiserver.Given, Services: []netip.AddrPort{netip.MustParseAddrPort(vip4), netip.MustParseAddrPort(vip6)},
 				Endpoints: []apiserver.KnownEndpoint{{Endpoint: apiserver.Endpoint{Addr: netip.MustParseAddrPort("192.0.2.1:6443")}}, {Endpoint: apiserver.Endpoint{Addr: netip.MustParseAddrPort("[2001:db8::1]:6443")}}}}
 			if _, err := apiserver.Save(apiserver.SaveConfig{StateDir: n.StateDir}, known); err != nil {
 				n.Fatal(err)

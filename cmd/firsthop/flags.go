@@ -182,7 +182,7 @@ func config(e env, c *cli.Context) (bootstrap.Config, error) {
 		Services:  given(e, c, "service-ips", apiserver.VarServices),
 		Endpoints: given(e, c, "endpoints", apiserver.VarEndpoints),
 		Pod:       pod(e),
-		Prove:     string(bootstrap.Answered),
+		Prove:     string(bootstrap.Auto),
 		Scope:     orDefault(c.String("scope"), bootstrap.ScopeAll),
 		Persist:   string(bootstrap.PersistAuto),
 		UDP:       c.Bool("udp"),

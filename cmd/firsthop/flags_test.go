@@ -43,8 +43,8 @@ func TestABadSettingIsNamedAndChangesNothing(t *testing.T) {
 		{"an unknown shell", `completion tcsh`, `"tcsh"`},
 		{"two shells", `completion bash zsh`, `bash, zsh or fish`},
 
-		{"an unknown strength", `init --prove strongly`, `--prove "strongly": want translated, answered, ready`},
-		{"an unknown strength, by environment", `FIRSTHOP_PROVE=strongly init`, `--prove "strongly": want translated, answered, ready`},
+		{"an unknown strength", `init --prove strongly`, `--prove "strongly": want auto, translated, answered, verified, ready`},
+		{"an unknown strength, by environment", `FIRSTHOP_PROVE=strongly init`, `--prove "strongly": want auto, translated, answered, verified, ready`},
 		{"an unknown scope", `init --scope none`, `--scope "none": want all, host, off`},
 		{"an unknown scope, by environment", `FIRSTHOP_SCOPE=none init`, `--scope "none": want all, host, off`},
 		{"an unknown choice for the next boot", `init --persist on`, `--persist "on": want auto, off`},

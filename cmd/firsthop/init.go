@@ -21,7 +21,7 @@ to the Service IP for real, and prepares the next boot. A second run changes
 nothing. Until the connection is proven, a run that fails leaves programs and
 table as they were; mounts and directories that it made stay.`,
 		Flags: join([]cli.Flag{
-			stringFlag("prove", string(bootstrap.Answered), "`STRENGTH` of the proof: translated, answered (TCP) or ready (TLS and /readyz)", ""),
+			stringFlag("prove", string(bootstrap.Auto), "`STRENGTH` of the proof: translated, answered (TCP), verified (TLS, by the node's CA), ready (/readyz), or auto: verified if a CA is known, else answered", ""),
 			stringFlag("persist", string(bootstrap.PersistAuto), "what to install for the next boot: auto or off", ""),
 			boolFlag("best-effort", false, "report failures, but exit 0 (64 for a bad setting remains)"),
 			boolFlag("dry-run", false, "say what would change, and change nothing"),

@@ -77,10 +77,10 @@ func Ask(ctx context.Context, cfg AskConfig) Answer {
 		creds = append(creds, c)
 	}
 	switch {
+	case len(cfg.Credentials) == 0:
+		f.notef("not asked: no credentials on this node can be used")
 	case len(candidates) == 0:
 		f.notef("not asked: no address to ask at")
-	case len(cfg.Credentials) == 0:
-		f.notef("not asked: no credentials on this node")
 	}
 	if len(candidates) == 0 || len(creds) == 0 {
 		return Answer{Findings: append([]Finding{f}, notAsked("the API was not asked")...)}

@@ -37,51 +37,6 @@ var (
 	ErrEmptySet = errors.New("refuse to save an empty set of addresses")
 )
 
-// Known are the last known good addresses, as saved on disk.
-type Known struct {
-	Services  []netip.AddrPort
-	Endpoints []KnownEndpoint
-	// Source says who found them, for people.
-	Source string
-	// CA holds the CA certificates (PEM) of the cluster that they are of, nil if unknown.
-	CA []byte
-	// SavedAt is when they were written, by the wall clock of the node.
-	SavedAt time.Time
-}
-
-// KnownEndpoint is an endpoint and when it last answered.
-type KnownEndpoint struct {
-	Endpoint
-	// LastLive is zero if it never answered.
-	LastLive time.Time
-}
-
-// Age is how long ago the addresses were saved. A clock that has gone
-// backwards gives 0.
-func (k *Known) Age(now time.Time) time.Duration { return max(0, now.Sub(k.SavedAt)) }
-
-// sameAddresses compares what matters: a newer LastLive, another source or
-// another order (live ones first) alone is no reason to write.
-func (k *Known) sameAddresses(o *Known) bool {
-	return sameSet(k.Services, o.Services, func(s netip.AddrPort) netip.AddrPort { return s }) &&
-		sameSet(k.Endpoints, o.Endpoints, func(e KnownEndpoint) Endpoint { return e.Endpoint })
-}
-
-func sameSet[T any, K comparable](a, b []T, key func(T) K) bool {
-	set := make(map[K]bool, len(a))
-	for _, v := range a {
-		set[key(v)] = true
-	}
-	other := make(map[K]bool, len(b))
-	for _, v := range b {
-		if !set[key(v)] {
-			return false
-		}
-		other[key(v)] = true
-	}
-	return len(other) == len(set)
-}
-
 // CachePath is where the addresses are saved, for messages.
 func CachePath(stateDir string) string { return filepath.Join(stateDir, cacheFile) }
 
@@ -92,7 +47,20 @@ type cacheJSON struct {
 	Source    string              `json:"source"`
 	Services  []netip.AddrPort    `json:"services"`
 	Endpoints []cacheEndpointJSON `json:"endpoints"`
-	SHA256    string              `json:"sha256,omitempty"`
+	// Bound came later. An earlier firsthop ignores it, and reads the rest.
+	Bound  *boundJSON `json:"bound,omitempty"`
+	SHA256 string     `json:"sha256,omitempty"`
+}
+
+// boundJSON says how well the addresses are known, and to whom they belong.
+type boundJSON struct {
+	Services  Certainty `json:"service_certainty,omitempty"`
+	Endpoints Certainty `json:"endpoint_certainty,omitempty"`
+	// ClusterKeys are fingerprints of the CA's keys, for people.
+	ClusterKeys []string `json:"cluster_keys,omitempty"`
+	ClusterCA   string   `json:"cluster_ca,omitempty"`
+	Machine     Machine  `json:"machine,omitzero"`
+	SHA256      string   `json:"sha256,omitempty"`
 }
 
 type cacheEndpointJSON struct {
@@ -103,7 +71,19 @@ type cacheEndpointJSON struct {
 // sum is the checksum over the file's canonical form: compact JSON of the
 // same fields without the checksum.
 func (c cacheJSON) sum() (string, error) {
+	c.SHA256, c.Bound = "", nil // as the first version took it
+	return sumOf(c)
+}
+
+// boundSum is the checksum over all of it.
+func (c cacheJSON) boundSum() (string, error) {
+	bound := *c.Bound
+	bound.SHA256, c.Bound = "", &bound
 	c.SHA256 = ""
+	return sumOf(c)
+}
+
+func sumOf(c cacheJSON) (string, error) {
 	b, err := json.Marshal(c)
 	if err != nil {
 		return "", err
@@ -167,6 +147,16 @@ func decodeCache(b []byte) (*Known, error) {
 		return nil, damaged("checksum is %q, the content has %s", clip(c.SHA256), want)
 	}
 	k := &Known{Services: c.Services, Source: c.Source, SavedAt: c.SavedAt}
+	if b := c.Bound; b != nil {
+		want, err := c.boundSum()
+		if err != nil {
+			return nil, damaged("%v", err)
+		}
+		if b.SHA256 != want {
+			return nil, damaged("checksum of what it is bound to is %q, the content has %s", clip(b.SHA256), want)
+		}
+		k.ServicesCertainty, k.EndpointsCertainty, k.CA, k.Machine = b.Services, b.Endpoints, []byte(b.ClusterCA), b.Machine
+	}
 	for _, s := range c.Services {
 		if !s.IsValid() || s.Port() == 0 || refuseAddr(s.Addr()) != "" || s.Addr().Is4In6() {
 			return nil, damaged("service %s is not usable", s)
@@ -198,8 +188,13 @@ func encodeCache(k *Known, now time.Time) ([]byte, error) {
 		}
 		c.Endpoints = append(c.Endpoints, j)
 	}
+	c.Bound = &boundJSON{Services: k.ServicesCertainty, Endpoints: k.EndpointsCertainty,
+		ClusterKeys: keyFingerprints(k.CA), ClusterCA: string(k.CA), Machine: k.Machine}
 	var err error
 	if c.SHA256, err = c.sum(); err != nil {
+		return nil, err
+	}
+	if c.Bound.SHA256, err = c.boundSum(); err != nil {
 		return nil, err
 	}
 	b, err := json.MarshalIndent(c, "", "  ")
@@ -226,23 +221,34 @@ func (c SaveConfig) now() time.Time {
 // PlanSave says what Save would do, and changes nothing: write tells whether
 // it would write, why gives the reason in words. The errors are those of Save.
 func PlanSave(cfg SaveConfig, k *Known) (write bool, why string, err error) {
+	_, write, why, err = planSave(cfg, k)
+	return write, why, err
+}
+
+func planSave(cfg SaveConfig, k *Known) (merged *Known, write bool, why string, err error) {
 	if len(k.Services) == 0 || len(k.Endpoints) == 0 {
-		return false, "", ErrEmptySet
+		return nil, false, "", ErrEmptySet
 	}
 	old, err := Load(cfg.StateDir)
 	switch {
 	case errors.Is(err, ErrNoCache):
-		return true, "nothing saved yet", nil
+		return k, true, "nothing saved yet", nil
 	case errors.Is(err, ErrDamaged):
-		return true, err.Error(), nil
+		return k, true, err.Error(), nil
 	case err != nil:
-		return false, "", err
-	case !old.sameAddresses(k):
-		return true, "the addresses have changed", nil
-	case cfg.now().Sub(old.SavedAt) >= CacheRefresh, cfg.now().Before(old.SavedAt):
-		return true, "saved on " + old.SavedAt.Format(time.RFC3339) + ", to be refreshed", nil
+		return nil, false, "", err
 	}
-	return false, "unchanged", nil
+	if why := old.Foreign(k.Machine, &Trust{CA: k.CA}); why != "" {
+		return k, true, "the addresses that are saved are replaced: " + why, nil
+	}
+	k = k.over(old)
+	switch {
+	case !old.sameAddresses(k):
+		return k, true, "the addresses have changed", nil
+	case cfg.now().Sub(old.SavedAt) >= CacheRefresh, cfg.now().Before(old.SavedAt):
+		return k, true, "saved on " + old.SavedAt.Format(time.RFC3339) + ", to be refreshed", nil
+	}
+	return k, false, "unchanged", nil
 }
 
 // Save writes the addresses, unless PlanSave says there is no need: to a
@@ -251,7 +257,7 @@ func PlanSave(cfg SaveConfig, k *Known) (write bool, why string, err error) {
 // if needed, keeps a damaged file as apiserver.json.damaged, and refuses an
 // empty set (ErrEmptySet) and a file of a newer format (ErrNewerFormat).
 func Save(cfg SaveConfig, k *Known) (wrote bool, err error) {
-	write, _, err := PlanSave(cfg, k)
+	k, write, _, err := planSave(cfg, k)
 	if err != nil || !write {
 		return false, err
 	}
@@ -268,7 +274,7 @@ func Save(cfg SaveConfig, k *Known) (wrote bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if err := moveDamagedAside(cfg, path); err != nil {
+	if err := moveAside(cfg, path, k); err != nil {
 		return false, err
 	}
 	return true, instance.WriteFile(path, b, instance.Writing{Durable: true})
@@ -291,13 +297,18 @@ func ensureStateDir(cfg SaveConfig) error {
 	return instance.Make(missing, 0o700)
 }
 
-// moveDamagedAside keeps what somebody may want to look at. One is kept; a
-// later one replaces it, so that a bad disk does not fill itself up.
-func moveDamagedAside(cfg SaveConfig, path string) error {
-	if _, err := Load(cfg.StateDir); !errors.Is(err, ErrDamaged) {
+// moveAside keeps what somebody may want to look at: a damaged file, and one
+// of another cluster or machine. One of each is kept; a later one replaces it,
+// so that a bad disk does not fill itself up.
+func moveAside(cfg SaveConfig, path string, k *Known) error {
+	old, err := Load(cfg.StateDir)
+	aside := path + ".damaged"
+	switch {
+	case err == nil && old.Foreign(k.Machine, &Trust{CA: k.CA}) != "":
+		aside = path + ".other-cluster"
+	case !errors.Is(err, ErrDamaged):
 		return nil
 	}
-	aside := path + ".damaged"
 	if _, err := os.Lstat(aside); errors.Is(err, fs.ErrNotExist) {
 		if err := cfg.record("file", aside, ""); err != nil {
 			return err

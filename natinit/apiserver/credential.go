@@ -55,10 +55,13 @@ func LoadKubeconfig(root, path string) (*Credential, error) {
 		return nil, fmt.Errorf("%s: has no cluster", path)
 	}
 	c := &Credential{Path: path, Server: cluster.Server}
+	insecure := cluster.InsecureSkipTLSVerify
+	if !insecure {
+		c.ca = cluster.CertificateAuthorityData
+	}
 	if ctx == "" {
 		return c, fmt.Errorf("%s: has no current context, so no credentials", path)
 	}
-	insecure := cluster.InsecureSkipTLSVerify
 	c.hostTrust = !insecure && cluster.CertificateAuthority == "" && len(cluster.CertificateAuthorityData) == 0
 	err = inlineFiles(root, path, raw, ctx)
 	if !insecure {

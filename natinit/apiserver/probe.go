@@ -95,6 +95,8 @@ type ProbeConfig struct {
 	// Timeout bounds one endpoint's probe, connect and answer together;
 	// 0 means one second. ctx bounds all of them.
 	Timeout time.Duration
+	// ReadyWait bounds the answer to /readyz; 0 leaves it the Timeout.
+	ReadyWait time.Duration
 	// Trust verifies certificates. With it, a server of another cluster that
 	// has taken over an address is found out. Without it nothing is verified: a
 	// probe sends no credentials and believes nothing of what it reads but the
@@ -189,19 +191,18 @@ func (p *prober) probe(ctx context.Context, e Endpoint) (r ProbeResult) {
 		r.State = Live
 		return r
 	}
-	if deadline, ok := ctx.Deadline(); ok {
-		conn.SetDeadline(deadline)
-	}
+	deadline, _ := ctx.Deadline()
+	conn.SetDeadline(deadline)
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	p.ready(&r, conn)
+	p.ready(&r, conn, deadline)
 	return r
 }
 
 // ready asks /readyz over an open connection. net/http's client is not used:
 // it would add redirects, proxies, retries and pools, none of which belong
 // into a probe.
-func (p *prober) ready(r *ProbeResult, conn net.Conn) {
+func (p *prober) ready(r *ProbeResult, conn net.Conn, deadline time.Time) {
 	var v verdict
 	tc := tls.Client(conn, p.tlsConfig(r.Endpoint, &v))
 	if err := tc.Handshake(); err != nil {
@@ -214,6 +215,9 @@ func (p *prober) ready(r *ProbeResult, conn net.Conn) {
 	if p.cfg.Strength == Verified {
 		r.State = Live
 		return
+	}
+	if wait := time.Now().Add(p.cfg.ReadyWait); p.cfg.ReadyWait > 0 && wait.Before(deadline) {
+		conn.SetDeadline(wait)
 	}
 	fmt.Fprintf(tc, "GET /readyz HTTP/1.1\r\nHost: %s\r\nUser-Agent: firsthop\r\nAccept: */*\r\nConnection: close\r\n\r\n", r.Endpoint.hostPort())
 	// The limit holds for status line and headers together; the body is not read.
@@ -238,6 +242,10 @@ func (r *ProbeResult) handshakeFailed(err error) {
 	r.State, r.Kind, r.Err = NotReady, errorKind(err), plainNetError(err)
 	if r.Kind == KindTLS || r.Kind == KindOther {
 		r.State, r.Kind = Dead, KindTLS
+		var unknown x509.UnknownAuthorityError
+		if errors.As(err, &unknown) && unknown.Cert != nil {
+			r.Err = fmt.Errorf("its certificate, issued by %q, is not signed by this cluster's CA", clip(unknown.Cert.Issuer.String()))
+		}
 		r.Err = fmt.Errorf("not an API server of this cluster: %w", r.Err)
 	}
 }

@@ -35,6 +35,7 @@ type Monitor struct {
 	inFiles  []member         // in files of the host, node-local proxies among them
 	readAt   time.Time        // when files were read last
 	helped   []member         // by asking at node-local proxies
+	watched  bool             // the API itself has named services
 	saved    *apiserver.Known // as read from disk, nil if there is nothing
 	former   []apiserver.KnownEndpoint
 	names    map[apiserver.Endpoint]name
@@ -113,6 +114,7 @@ func (m *Monitor) SetEndpoints(endpoints []netip.AddrPort) {
 func (m *Monitor) SetServices(services []netip.AddrPort) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.watched = m.watched || len(services) > 0
 	if len(services) == 0 || slices.Equal(services, m.services) {
 		return
 	}

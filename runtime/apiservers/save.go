@@ -57,6 +57,15 @@ func (m *Monitor) startSave(now time.Time) {
 // host give by name: a name outlives the addresses that it leads to.
 func (m *Monitor) worthSaving() *apiserver.Known {
 	k := &apiserver.Known{Services: m.services}
+	if m.watched {
+		k.ServicesCertainty = apiserver.Said
+	}
+	switch {
+	case len(m.cfg.Explicit) > 0:
+		k.EndpointsCertainty = apiserver.Given
+	case len(m.named) > 0:
+		k.EndpointsCertainty = apiserver.Said
+	}
 	if len(k.Services) == 0 && m.saved != nil {
 		k.Services = m.saved.Services
 	}
