@@ -66,7 +66,8 @@ const notHeadless = "!" + services.LabelProxyName + ",!" + corev1.IsHeadlessServ
 
 // Watcher watches. Its methods may be called by any goroutine.
 type Watcher struct {
-	cfg Config
+	cfg   Config
+	sleep func(context.Context, time.Duration)
 
 	mu     sync.Mutex
 	status map[Resource]Status
@@ -82,7 +83,7 @@ type Status struct {
 
 // New makes a Watcher.
 func New(cfg Config) *Watcher {
-	return &Watcher{cfg: cfg, status: map[Resource]Status{}}
+	return &Watcher{cfg: cfg, sleep: sleep, status: map[Resource]Status{}}
 }
 
 // Run watches until ctx ends, through every failure of the API servers.
@@ -144,19 +145,19 @@ func (s source) listWatch() cache.ListerWatcher {
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			o, list := merge(o), s.list()
-			err := s.client.Get().Resource(string(s.resource)).VersionedParams(&o, metav1.ParameterCodec).Do(ctx).Into(list)
+			err := s.client.Get().Resource(string(s.resource)).VersionedParams(&o, metav1.ParameterCodec).MaxRetries(0).Do(ctx).Into(list)
 			return list, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			o = merge(o)
 			o.Watch = true
-			return s.client.Get().Resource(string(s.resource)).VersionedParams(&o, metav1.ParameterCodec).Watch(ctx)
+			return s.client.Get().Resource(string(s.resource)).VersionedParams(&o, metav1.ParameterCodec).MaxRetries(0).Watch(ctx)
 		},
 	}
 }
 
-// follow runs one reflector. Its back-off is bounded so that a control plane
-// that comes back is noticed soon: at most 10 s, not client-go's 30.
+// follow runs one reflector. When it asks again is paced's to say, whatever went
+// wrong; client-go's own retries would come on top.
 func (w *Watcher) follow(ctx context.Context, s source) {
 	quiet := logr.Discard()
 	to := &sink{w: w, resource: s.resource, known: map[types.NamespacedName]bool{}}
@@ -164,11 +165,10 @@ func (w *Watcher) follow(ctx context.Context, s source) {
 	if s.looked {
 		lw = &looking{ListerWatcher: lw, source: s, sink: to}
 	}
-	lw = &noting{ListerWatcher: lw, note: func(ctx context.Context, err error) { w.noted(ctx, s, err) }}
-	r := cache.NewReflectorWithOptions(lw, s.object(), to, cache.ReflectorOptions{
+	r := cache.NewReflectorWithOptions(newPaced(ctx, w, s, lw), s.object(), to, cache.ReflectorOptions{
 		Logger: &quiet, // its words are for programmers; failed says it in ours
 		Name:   string(s.resource), TypeDescription: string(s.resource),
-		Backoff: &wait.Backoff{Duration: 500 * time.Millisecond, Factor: 1.6, Jitter: 0.5, Cap: 10 * time.Second, Steps: 20},
+		Backoff: &wait.Backoff{Duration: time.Millisecond},
 	})
 	r.RunWithContext(ctx)
 }
@@ -200,8 +200,8 @@ func (w *Watcher) failed(res Resource, err error) {
 // nodes of a cluster do so.
 const optionalPause = 10 * time.Minute
 
-// noted takes what came of a list or watch. One that goes on where it was brings
-// no list, so this is how it is known to be well again.
+// noted takes what came of a list or watch. A watch that goes on where it was brings
+// no list, so that it lasts is how it is known to be well again.
 func (w *Watcher) noted(ctx context.Context, s source, err error) {
 	res := s.resource
 	if s.optional && (apierrors.IsNotFound(err) || apierrors.IsForbidden(err)) {
@@ -262,22 +262,4 @@ func (w *Watcher) strip(obj any) (metav1.Object, error) {
 		return nil, fmt.Errorf("watch: %T is no object", obj)
 	}
 	return o, nil
-}
-
-// noting tells of the errors of lists and watches.
-type noting struct {
-	cache.ListerWatcher
-	note func(context.Context, error)
-}
-
-func (n *noting) ListWithContext(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-	list, err := cache.ToListerWatcherWithContext(n.ListerWatcher).ListWithContext(ctx, o)
-	n.note(ctx, err)
-	return list, err
-}
-
-func (n *noting) WatchWithContext(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-	wi, err := cache.ToListerWatcherWithContext(n.ListerWatcher).WatchWithContext(ctx, o)
-	n.note(ctx, err)
-	return wi, err
 }
