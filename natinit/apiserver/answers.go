@@ -5,9 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
+	"path"
+	"slices"
 	"strings"
 	"sync"
 
@@ -236,7 +239,8 @@ func (f *Finding) addKubeconfigText(where, text string) {
 		f.notef("%s: not a kubeconfig: %s", where, firstLine(err))
 		return
 	}
-	if _, cl := currentCluster(raw); cl != nil {
+	if ctx, cl := currentCluster(raw); cl != nil {
+		completeServer(raw, ctx, cl)
 		f.addURL(where, cl.Server, 0)
 		return
 	}
@@ -247,38 +251,49 @@ func decodeClusterInfo(f *Finding, where string, data map[string]string) {
 	f.addKubeconfigText(where, data["kubeconfig"])
 }
 
+// decodeKubeProxy takes the kubeconfig under the key that kube-proxy's own
+// configuration names, under the keys of kubeadm and EKS, else under any.
 func decodeKubeProxy(f *Finding, where string, data map[string]string) {
-	f.addKubeconfigText(where, data["kubeconfig.conf"])
+	var keys []string
+	for _, name := range slices.Sorted(maps.Keys(data)) {
+		var c struct {
+			ClientConnection struct {
+				Kubeconfig string `json:"kubeconfig"`
+			} `json:"clientConnection"`
+		}
+		if yaml.Unmarshal([]byte(data[name]), &c) == nil && c.ClientConnection.Kubeconfig != "" {
+			keys = append(keys, path.Base(c.ClientConnection.Kubeconfig))
+		}
+	}
+	keys = append(keys, "kubeconfig.conf", "kubeconfig")
+	keys = append(keys, slices.Sorted(maps.Keys(data))...)
+	for _, k := range keys {
+		raw, err := clientcmd.Load([]byte(data[k]))
+		if err == nil && len(raw.Clusters) > 0 {
+			f.addKubeconfigText(where, data[k])
+			return
+		}
+	}
+	f.notef("%s: has no kubeconfig", where)
 }
 
 func decodeKubeadmConfig(f *Finding, where string, data map[string]string) {
-	var c struct {
-		ControlPlaneEndpoint string `json:"controlPlaneEndpoint"`
-		Networking           struct {
-			ServiceSubnet string `json:"serviceSubnet"`
-		} `json:"networking"`
-	}
-	if err := yaml.Unmarshal([]byte(data["ClusterConfiguration"]), &c); err != nil {
+	c, err := parseClusterConfiguration([]byte(data["ClusterConfiguration"]))
+	if err != nil {
 		f.notef("%s: not readable: %s", where, firstLine(err))
 		return
 	}
-	if s := c.Networking.ServiceSubnet; s != "" {
-		f.addServiceRange(where, s)
+	if ranges := c.serviceRange(); ranges != "" {
+		f.addServiceRange(where, ranges)
 	} else {
 		f.notef("%s: no serviceSubnet", where)
 	}
-	ep := c.ControlPlaneEndpoint
-	if ep == "" {
+	if ep := c.ControlPlaneEndpoint; ep != "" {
+		f.addControlPlane(where, "controlPlaneEndpoint", ep, EndpointPort)
+	} else {
 		f.notef("%s: no controlPlaneEndpoint", where)
-		return
 	}
-	// The port may be left out; kubeadm then uses its bindPort, 6443.
-	if e, reason := parseEndpoint(ep); reason == "" {
-		f.notef("%s: controlPlaneEndpoint %s", where, e)
-		f.addEndpoint(e)
-		return
-	}
-	f.addEntry(where, net.JoinHostPort(strings.Trim(ep, "[]"), "6443"))
+	f.addClusterStatus(where, data["ClusterStatus"])
 }
 
 func decodeServicesEndpoint(f *Finding, where string, data map[string]string) {

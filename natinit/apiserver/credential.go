@@ -54,6 +54,7 @@ func LoadKubeconfig(root, path string) (*Credential, error) {
 	if cluster == nil {
 		return nil, fmt.Errorf("%s: has no cluster", path)
 	}
+	completeServer(raw, ctx, cluster)
 	c := &Credential{Path: path, Server: cluster.Server}
 	insecure := cluster.InsecureSkipTLSVerify
 	if !insecure {
@@ -63,6 +64,9 @@ func LoadKubeconfig(root, path string) (*Credential, error) {
 		return c, fmt.Errorf("%s: has no current context, so no credentials", path)
 	}
 	c.hostTrust = !insecure && cluster.CertificateAuthority == "" && len(cluster.CertificateAuthorityData) == 0
+	if c.hostTrust {
+		c.hostCA = hostTrustStore(root)
+	}
 	err = inlineFiles(root, path, raw, ctx)
 	if !insecure {
 		c.ca = cluster.CertificateAuthorityData

@@ -19,6 +19,7 @@ type Source string
 const (
 	SourceFlags            Source = "flags"
 	SourceEnvironment      Source = "environment"
+	SourceKubeadmFile      Source = "kubeadm-file" // --kubeadm-config
 	SourceAPI              Source = "api"
 	SourceKubeconfig       Source = "kubeconfig" // the runtime's --kubeconfig
 	SourceKubeadm          Source = "kubeadm"
@@ -26,6 +27,9 @@ const (
 	SourceK3s              Source = "k3s"
 	SourceRKE2             Source = "rke2"
 	SourceMicroK8s         Source = "microk8s"
+	SourceCanonical        Source = "canonical"
+	SourceK0s              Source = "k0s"
+	SourceServer           Source = "kube-apiserver" // of a service, or a static pod elsewhere
 	SourcePod              Source = "pod"
 	SourceClusterInfo      Source = "cluster-info"
 	SourceKubeadmConfig    Source = "kubeadm-config"
@@ -164,7 +168,7 @@ func parseServerURL(raw string) (e Endpoint, path bool, err error) {
 	if err != nil || u.Host == "" {
 		return e, false, fmt.Errorf("server %q is not a URL", clip(raw))
 	}
-	port := u.Port()
+	port := strings.TrimLeft(u.Port(), "0") // dialled as a number
 	switch {
 	case u.Scheme != "https":
 		return e, false, fmt.Errorf("server %s is not https", clip(raw))
@@ -221,7 +225,7 @@ func (f *Finding) addServiceRange(where, ranges string) {
 // FileSources reads every source that is in files of the host, in rank
 // order. Nothing is dialled, no name is looked up, nothing is changed.
 func FileSources(root string) []Finding {
-	out := []Finding{kubeadmSource(root), kubeletSource(root), rancherSource(root, k3s), rancherSource(root, rke2), microk8sSource(root)}
+	out := newHost(root).sources()
 	for i := range out {
 		out[i].addCAFiles(root)
 	}

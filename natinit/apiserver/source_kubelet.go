@@ -3,40 +3,61 @@ package apiserver
 import (
 	"path/filepath"
 	"slices"
-	"strings"
+
+	"sigs.k8s.io/yaml"
 
 	"github.com/firsthop/firsthop/natinit/hostproc"
+	"github.com/firsthop/firsthop/natinit/nodeconf"
 )
 
 // kubeletFiles are kubeconfigs of kubelets that kubeadm did not set up.
 var kubeletFiles = [...]string{
-	"/var/lib/kubelet/kubeconfig",            // EKS, AKS, GKE, kOps, OpenShift
-	"/etc/kubernetes/kubeconfig-kubelet",     // Talos
-	"/etc/kubernetes/kubelet/kubeconfig",     // Bottlerocket
-	"/etc/kubernetes/kubelet-kubeconfig",     // Typhoon and other Ignition set-ups
-	"/var/lib/k0s/kubelet.conf",              // k0s
-	"/var/lib/kubelet/bootstrap-kubeconfig",  // while a node joins
-	"/etc/kubernetes/bootstrap-kubeconfig",   //
-	"/var/lib/kubelet/kubeconfig-bootstrap",  //
-	"/var/lib/k0s/kubelet-bootstrap.conf",    //
-	"/etc/kubernetes/kubelet/bootstrap.conf", //
+	"/var/lib/kubelet/kubeconfig",                   // EKS, AKS, GKE, kOps, OpenShift
+	"/var/lib/kubelet/kubeconfig-real",              // Gardener
+	"/etc/kubernetes/kubeconfig-kubelet",            // Talos
+	"/etc/kubernetes/kubelet/kubeconfig",            // Bottlerocket
+	"/etc/kubernetes/kubelet-kubeconfig",            // Typhoon and other Ignition set-ups
+	"/etc/kubernetes/kubelet.kubeconfig",            // guides for binaries, kubeasz
+	"/opt/kubernetes/cfg/kubelet.kubeconfig",        //
+	"/etc/kubernetes/ssl/kubecfg-kube-node.yaml",    // RKE 1
+	"/root/cdk/kubelet/kubeconfig",                  // Charmed Kubernetes
+	"/var/lib/k0s/kubelet.conf",                     // k0s
+	"/var/lib/kubelet/bootstrap-kubeconfig",         // while a node joins
+	"/etc/kubernetes/bootstrap-kubeconfig",          //
+	"/var/lib/kubelet/kubeconfig-bootstrap",         //
+	"/var/lib/k0s/kubelet-bootstrap.conf",           //
+	"/etc/kubernetes/kubelet/bootstrap.conf",        //
+	"/etc/kubernetes/kubelet/bootstrap-kubeconfig",  //
+	"/etc/kubernetes/bootstrap-kubelet.kubeconfig",  //
+	"/opt/kubernetes/cfg/bootstrap.kubeconfig",      //
+	"/var/lib/kubelet/bootstrap-kubelet.kubeconfig", //
 }
 
-// unitFiles are where a kubelet's flags are written down: its unit, drop-ins
-// and the environment files that those read.
-var unitFiles = [...]string{
-	"/etc/systemd/system/kubelet.service.d/*.conf",
-	"/etc/systemd/system/kubelet.service",
-	"/usr/lib/systemd/system/kubelet.service.d/*.conf",
-	"/usr/lib/systemd/system/kubelet.service",
-	"/lib/systemd/system/kubelet.service.d/*.conf",
-	"/lib/systemd/system/kubelet.service",
-	"/etc/default/kubelet",
-	"/etc/sysconfig/kubelet",
-	"/var/lib/kubelet/kubeadm-flags.env",
+// strayKubeletFiles hold flags of a kubelet whose service is not found.
+var strayKubeletFiles = [...]string{
+	"/etc/default/kubelet", "/etc/sysconfig/kubelet", "/var/lib/kubelet/kubeadm-flags.env", "/etc/kubernetes/kubelet.env",
+	"/etc/eks/kubelet/environment", "/etc/kubernetes/kubelet/env", "/opt/kubernetes/cfg/kubelet", "/opt/kubernetes/cfg/kubelet.conf",
 }
 
-func kubeletSource(root string) Finding {
+// kubeletArgs are the argument lists of the node's kubelets.
+func (h *host) kubeletArgs() []program {
+	out := h.running("kubelet")
+	if slices.ContainsFunc(out, func(p program) bool { return len(kubeconfigFlags(p.args)) > 0 }) {
+		return out
+	}
+	for _, path := range strayKubeletFiles {
+		if b, err := h.ReadFile(path); err == nil {
+			var args nodeconf.Flags
+			for _, value := range nodeconf.ParseEnv(string(b)) {
+				args = append(args, nodeconf.SplitArgs(h, value, nil)...)
+			}
+			out = append(out, program{where: path, args: args})
+		}
+	}
+	return out
+}
+
+func kubeletSource(h *host) Finding {
 	f := Finding{Source: SourceKubelet}
 	var paths []string
 	add := func(p string) {
@@ -45,32 +66,28 @@ func kubeletSource(root string) Finding {
 			paths = append(paths, p)
 		}
 	}
+	for _, k := range h.kubeletArgs() {
+		for _, p := range kubeconfigFlags(k.args) {
+			add(p)
+		}
+	}
 	for _, p := range kubeletFiles {
 		add(p)
 	}
-	for _, pattern := range unitFiles {
-		for _, path := range glob(root, pattern) {
-			if b, err := readFile(root, path); err == nil {
-				for _, p := range kubeconfigFlags(words(string(b))) {
-					add(p)
-				}
-			}
-		}
-	}
 	found := false
 	for _, p := range paths {
-		found = f.addKubeconfig(root, p) || found
+		found = f.addKubeconfig(h.root, p) || found
 	}
 	if found {
 		return f
 	}
 	// The most work last: a kubelet that runs with flags from elsewhere.
-	for _, p := range runningKubelet(root) {
+	for _, p := range h.runningKubelet() {
 		add(p)
-		found = f.addKubeconfig(root, p) || found
+		found = f.addKubeconfig(h.root, p) || found
 	}
 	if !found {
-		f.notef("no kubelet's kubeconfig in the known places, in kubelet.service, or on a running kubelet's command line")
+		f.notef("no kubelet's kubeconfig in the known places, in a service that runs kubelet, or on a running kubelet's command line")
 	}
 	return f
 }
@@ -79,43 +96,70 @@ func kubeletSource(root string) Finding {
 func kubeconfigFlags(args []string) []string {
 	var out []string
 	for _, name := range []string{"kubeconfig", "bootstrap-kubeconfig"} {
-		if v, ok := flagValue(args, name); ok {
+		if v, ok := nodeconf.Flags(args).Last(name); ok && v != "" {
 			out = append(out, v)
 		}
 	}
 	return out
 }
 
-// words splits a unit file or a shell file roughly: at blanks, line
-// continuations, and the equals sign of an assignment in front of a flag
-// (Environment="KUBELET_KUBECONFIG_ARGS=--kubeconfig=/etc/…"). Comments go.
-func words(s string) []string {
+// staticPodDirs are the directories of static pods of the node's kubelets, but
+// for manifestDir: --pod-manifest-path, else staticPodPath of the kubelet's
+// configuration and of its drop-ins (--config-dir), where the last one counts.
+func (h *host) staticPodDirs() []string {
 	var out []string
-	for line := range strings.Lines(s) {
-		line = strings.TrimSpace(line)
-		if strings.HasPrefix(line, "#") || strings.HasPrefix(line, ";") {
+	add := func(dir string) {
+		dir = filepath.Clean(dir)
+		if filepath.IsAbs(dir) && dir != manifestDir && !slices.Contains(out, dir) {
+			out = append(out, dir)
+		}
+	}
+	configs := [][2]string{{"/var/lib/kubelet/config.yaml", ""}}
+	for _, k := range h.kubeletArgs() {
+		if dir, ok := k.args.Last("pod-manifest-path"); ok && dir != "" {
+			add(dir)
 			continue
 		}
-		for _, w := range strings.Fields(strings.TrimSuffix(line, `\`)) {
-			if i := strings.Index(w, "=--"); i >= 0 && !strings.HasPrefix(w, "--") {
-				w = w[i+1:]
-			} else if i := strings.Index(w, `="--`); i >= 0 {
-				w = w[i+2:]
+		file, _ := k.args.Last("config")
+		dropIns, _ := k.args.Last("config-dir")
+		configs = append(configs, [2]string{file, dropIns})
+	}
+	for _, c := range configs {
+		files := []string{c[0]}
+		if c[1] != "" {
+			files = append(files, h.Glob(filepath.Join(c[1], "*.conf"))...)
+		}
+		last := ""
+		for _, p := range files {
+			if p == "" {
+				continue
 			}
-			out = append(out, strings.Trim(w, `"'`))
+			var kc struct {
+				StaticPodPath string `json:"staticPodPath"`
+			}
+			if b, err := h.ReadFile(p); err == nil && yaml.Unmarshal(b, &kc) == nil {
+				last = orElse(kc.StaticPodPath, last)
+			}
+		}
+		if last != "" {
+			add(last)
 		}
 	}
 	return out
 }
 
 // kubeletUnits are the services that run a kubelet as their main process.
-var kubeletUnits = []string{"kubelet", "snap.kubelet-eks.daemon", "snap.k8s.kubelet"}
+var kubeletUnits = []string{"kubelet", "snap.kubelet-eks.daemon", "snap.k8s.kubelet", "snap.kubelet.daemon"}
 
 // runningKubelet gives the kubeconfigs of the kubelet that systemd or OpenRC has started. Any user may call a process
 // kubelet and give it arguments, so another one does not count.
-func runningKubelet(root string) []string {
-	procs := hostproc.Config{Root: root}
-	running, err := procs.Units(kubeletUnits...)
+func (h *host) runningKubelet() []string {
+	units := slices.Clone(kubeletUnits)
+	for _, k := range h.running("kubelet") {
+		units = append(units, k.service)
+	}
+	procs := hostproc.Config{Root: h.root}
+	running, err := procs.Units(units...)
 	if err != nil {
 		return nil
 	}

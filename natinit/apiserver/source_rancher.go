@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
-	"sigs.k8s.io/yaml"
+	"github.com/firsthop/firsthop/natinit/nodeconf"
 )
 
 // rancher says how k3s and RKE2, which share their code, differ.
@@ -25,152 +27,121 @@ type rancher struct {
 	// apiPort replaces the port of the servers' URL: RKE2's "server:" is the
 	// supervisor, the API is always on 6443 of the same host (rke2#1187).
 	apiPort uint16
-	units   []string
 }
 
 var k3s = &rancher{
 	source: SourceK3s, dataDir: "/var/lib/rancher/k3s", confDir: "/etc/rancher/k3s", admin: "k3s.yaml",
 	// The second one exists when the API is not on the supervisor's port.
 	balancer: []string{"k3s-api-server-agent-load-balancer.json", "k3s-agent-load-balancer.json"},
-	units:    []string{"k3s", "k3s-agent"},
 }
 
 var rke2 = &rancher{
 	source: SourceRKE2, dataDir: "/var/lib/rancher/rke2", confDir: "/etc/rancher/rke2", admin: "rke2.yaml",
 	balancer: []string{"rke2-api-server-agent-load-balancer.json"},
 	apiPort:  EndpointPort,
-	units:    []string{"rke2-server", "rke2-agent"},
 }
 
-// rancherConfig is what counts in config.yaml; keys may be scalars or lists.
-type rancherConfig struct {
-	Server           string     `json:"server"`
-	DataDir          string     `json:"data-dir"`
-	ServiceCIDR      stringList `json:"service-cidr"`
-	HTTPSListenPort  int        `json:"https-listen-port"`
-	AdvertiseAddress string     `json:"advertise-address"`
-	NodeIP           stringList `json:"node-ip"`
-}
+// The default ranges of both (docs.k3s.io, "Networking"): IPv6 where the
+// node's first address is.
+const (
+	rancherRange   = "10.43.0.0/16"
+	rancherRangeV6 = "fd00:43::/112"
+)
 
-func rancherSource(root string, r *rancher) Finding {
+func rancherSource(h *host, r *rancher) Finding {
 	f := Finding{Source: r.source}
-	cfg, where := r.config(root, &f)
-	data := orElse(cfg.DataDir, r.dataDir)
-	found := where != ""
-	for _, name := range []string{"kubelet.kubeconfig", string(r.source) + "controller.kubeconfig", "kubeproxy.kubeconfig"} {
-		found = f.addKubeconfig(root, filepath.Join(data, "agent", name)) || found
-	}
-	found = f.addKubeconfig(root, filepath.Join(r.confDir, r.admin)) || found
-	for _, name := range r.balancer {
-		if f.addBalancer(root, filepath.Join(data, "agent/etc", name), r.apiPort) {
-			found = true
-			break
-		}
-	}
-	if r.source == SourceRKE2 {
-		found = f.addManifest(root, filepath.Join(data, "agent/pod-manifests/kube-apiserver.yaml")) || found
-	}
-	if cfg.Server != "" {
-		f.addURL(orElse(where, r.confDir), cfg.Server, r.apiPort)
-	}
-	if exists(root, filepath.Join(data, "server")) {
-		found = true
-		r.addServer(&f, cfg, orElse(where, r.confDir+"/config.yaml"))
+	found := false
+	for _, cfg := range nodeconf.RancherCommands(h, string(r.source), h.commands()) {
+		found = r.read(h, &f, cfg) || found
 	}
 	if !found {
-		f.notef("no %s in %s or %s", r.source, data, r.confDir)
+		f.notef("no %s in %s or %s", r.source, r.dataDir, r.confDir)
 	}
 	return f
 }
 
+// read adds what one service of the product, or its configuration, tells.
+func (r *rancher) read(h *host, f *Finding, cfg nodeconf.Rancher) bool {
+	for _, p := range cfg.Problems {
+		f.notef("%s", clip(p))
+	}
+	data := orElse(cfg.Value("DATA_DIR", "data-dir", "d"), r.dataDir)
+	where := cfg.Path
+	if len(cfg.Files) > 0 {
+		where = cfg.Files[len(cfg.Files)-1]
+	}
+	found := where != ""
+	for _, name := range []string{"kubelet.kubeconfig", string(r.source) + "controller.kubeconfig", "kubeproxy.kubeconfig"} {
+		found = f.addKubeconfig(h.root, filepath.Join(data, "agent", name)) || found
+	}
+	admin := orElse(cfg.Value("KUBECONFIG_OUTPUT", "write-kubeconfig", "o"), filepath.Join(r.confDir, r.admin))
+	found = f.addKubeconfig(h.root, admin) || found
+	for _, name := range r.balancer {
+		if f.addBalancer(h, filepath.Join(data, "agent/etc", name), r.apiPort) {
+			found = true
+			break
+		}
+	}
+	manifest := r.source == SourceRKE2 && f.addManifests(h, filepath.Join(data, "agent/pod-manifests"))
+	where = orElse(where, r.confDir+"/config.yaml")
+	if server := cfg.Value("URL", "server", "s"); server != "" {
+		f.addURL(where, server, r.apiPort)
+	}
+	if cfg.Server || !cfg.Agent && h.exists(filepath.Join(data, "server")) {
+		found = true
+		r.addServer(h, f, cfg, where, manifest)
+	}
+	return found || manifest
+}
+
 // addServer adds what is known on a server: its Service range and address.
-func (r *rancher) addServer(f *Finding, cfg rancherConfig, where string) {
-	if len(f.Services) == 0 {
-		if len(cfg.ServiceCIDR) > 0 {
-			f.addServiceRange(where, strings.Join(cfg.ServiceCIDR, ","))
-		} else {
-			// The documented default of both (docs.k3s.io, "Networking").
-			f.addDefaultRange("no service-cidr in "+where+", the default of "+string(r.source), "10.43.0.0/16")
+// manifest is true where the static pod has told both.
+func (r *rancher) addServer(h *host, f *Finding, cfg nodeconf.Rancher, where string, manifest bool) {
+	var api nodeconf.Flags // of kube-apiserver itself, which go before k3s' own
+	for _, a := range cfg.Flags.All("kube-apiserver-arg") {
+		api = append(api, "--"+strings.TrimLeft(a, "-"))
+	}
+	nodeIPs := append(cfg.List("node-external-ip"), cfg.List("node-ip", "i")...)
+	first, _ := netip.ParseAddr(firstOfList(nodeIPs))
+	if !manifest {
+		ranges, _ := api.Last("service-cluster-ip-range")
+		switch own := cfg.List("service-cidr"); {
+		case ranges != "":
+			f.addServiceRange(where, ranges)
+		case len(own) > 0:
+			f.addServiceRange(where, strings.Join(own, ","))
+		case first.Is6():
+			f.addDefaultRange("no service-cidr in "+where+", the default of "+string(r.source), rancherRangeV6)
+		default:
+			f.addDefaultRange("no service-cidr in "+where+", the default of "+string(r.source), rancherRange)
 		}
 	}
-	port := cfg.HTTPSListenPort
-	if port == 0 || r.apiPort != 0 {
-		port = EndpointPort
+	if manifest || cfg.Flags.Bool("disable-apiserver") {
+		return
 	}
-	addrs := []string(cfg.NodeIP)
-	if cfg.AdvertiseAddress != "" {
-		addrs = []string{cfg.AdvertiseAddress}
+	port := strconv.Itoa(EndpointPort)
+	if r.apiPort == 0 {
+		port = orElse(cfg.Value("", "https-listen-port"), port)
+		port = orElse(cfg.Value("", "advertise-port"), port)
+	} else if p, ok := api.Last("secure-port"); ok {
+		port = p
 	}
-	for _, a := range addrs {
-		f.notef("%s: a server on this node, %s", where, a)
-		f.addEntry(where, net.JoinHostPort(strings.TrimSpace(a), strconv.Itoa(port)))
-	}
+	advertise, _ := api.Last("advertise-address")
+	addresses := append([]string{advertise, cfg.Value("", "advertise-address")}, nodeIPs...)
+	f.addOwnServer(h, where, port, append(addresses, cfg.Value("", "bind-address"))...)
 }
 
-// config merges config.yaml, config.yaml.d and the flags of the units, the
-// later ones first served. where names what was read, "" if nothing.
-func (r *rancher) config(root string, f *Finding) (cfg rancherConfig, where string) {
-	files := append([]string{filepath.Join(r.confDir, "config.yaml")}, glob(root, filepath.Join(r.confDir, "config.yaml.d/*.yaml"))...)
-	for _, path := range files {
-		b, err := readFile(root, path)
-		if err != nil {
-			continue
-		}
-		where = path
-		if err := yaml.Unmarshal(b, &cfg); err != nil {
-			f.notef("%s: not readable: %s", path, firstLine(err))
-		}
+func firstOfList(l []string) string {
+	if len(l) == 0 {
+		return ""
 	}
-	for _, u := range r.units {
-		for _, path := range []string{"/etc/systemd/system/" + u + ".service", "/usr/local/lib/systemd/system/" + u + ".service", "/usr/lib/systemd/system/" + u + ".service"} {
-			if r.unit(root, path, &cfg) {
-				where = orElse(where, path)
-			}
-		}
-		// The installer writes K3S_URL next to the unit.
-		for _, path := range []string{"/etc/systemd/system/" + u + ".service.env", "/etc/default/" + u, "/etc/sysconfig/" + u} {
-			b, err := readFile(root, path)
-			if err != nil {
-				continue
-			}
-			if url := envValue(string(b), strings.ToUpper(string(r.source))+"_URL"); url != "" && cfg.Server == "" {
-				cfg.Server, where = url, orElse(where, path)
-			}
-		}
-	}
-	return cfg, where
-}
-
-func (r *rancher) unit(root, path string, cfg *rancherConfig) bool {
-	b, err := readFile(root, path)
-	if err != nil {
-		return false
-	}
-	args := words(string(b))
-	set := func(to *string, name string) {
-		if v, ok := flagValue(args, name); ok {
-			*to = v
-		}
-	}
-	set(&cfg.Server, "server")
-	set(&cfg.DataDir, "data-dir")
-	set(&cfg.AdvertiseAddress, "advertise-address")
-	if v, ok := flagValue(args, "service-cidr"); ok {
-		cfg.ServiceCIDR = stringList{v}
-	}
-	if v, ok := flagValue(args, "node-ip"); ok {
-		cfg.NodeIP = strings.Split(v, ",")
-	}
-	if v, ok := flagValue(args, "https-listen-port"); ok {
-		cfg.HTTPSListenPort, _ = strconv.Atoi(v)
-	}
-	return true
+	return l[0]
 }
 
 // addBalancer reads the servers that the agent's load balancer knows. It
 // reports whether the file is there.
-func (f *Finding) addBalancer(root, path string, apiPort uint16) bool {
-	b, err := readFile(root, path)
+func (f *Finding) addBalancer(h *host, path string, apiPort uint16) bool {
+	b, err := h.ReadFile(path)
 	if err == nil {
 		f.addBalancerText(path, b, apiPort)
 	}
@@ -197,6 +168,20 @@ func (f *Finding) addBalancerText(path string, b []byte, apiPort uint16) {
 	}
 }
 
+// addHostPort adds an address or name that may come with a port or without,
+// IPv6 with brackets or without.
+func (f *Finding) addHostPort(where, text string, port int) {
+	text = strings.TrimSpace(text)
+	if e, reason := parseEndpoint(text); reason == "" {
+		f.notef("%s: %s", where, e)
+		f.addEndpoint(e)
+		return
+	}
+	text = net.JoinHostPort(strings.Trim(text, "[]"), strconv.Itoa(port))
+	f.notef("%s: %s", where, text)
+	f.addEntry(where, text)
+}
+
 // stringList reads a YAML string or a list of strings.
 type stringList []string
 
@@ -210,17 +195,6 @@ func (l *stringList) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, &many); err != nil {
 		return fmt.Errorf("neither a string nor a list of strings")
 	}
-	*l = many
+	*l = slices.Clone(many)
 	return nil
-}
-
-// envValue finds NAME=value in a file of shell assignments.
-func envValue(s, name string) string {
-	for line := range strings.Lines(s) {
-		line = strings.TrimPrefix(strings.TrimSpace(line), "export ")
-		if v, ok := strings.CutPrefix(line, name+"="); ok {
-			return strings.Trim(strings.TrimSpace(v), `"'`)
-		}
-	}
-	return ""
 }

@@ -2,15 +2,15 @@ package apiserver
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
-	"sigs.k8s.io/yaml"
-
 	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
+	"github.com/firsthop/firsthop/natinit/nodeconf"
 )
 
 // manifest is what kubeadm 1.36 writes, without what does not count.
@@ -52,7 +52,7 @@ current-context: Default
 
 func source(t *testing.T, root string, s Source) Finding {
 	t.Helper()
-	for _, f := range FileSources(root) {
+	for _, f := range (testHost(root)).sources() {
 		if f.Source == s {
 			return f
 		}
@@ -61,21 +61,67 @@ func source(t *testing.T, root string, s Source) Finding {
 	return Finding{}
 }
 
+// testHost is a host whose own address is not known, as a test's machine must
+// not show in results.
+func testHost(root string) *host {
+	h := newHost(root)
+	h.address = func() (netip.Addr, bool) { return netip.Addr{}, false }
+	return h
+}
+
+type files map[string]string
+
+// sourceCase is a node's files and what a source finds in them.
+type sourceCase struct {
+	files     files
+	source    Source
+	services  []string
+	endpoints []string
+	helpers   []string
+	creds     []string
+	notes     []string // parts of the notes
+}
+
+func runSourceCases(t *testing.T, cases map[string]sourceCase) {
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			root := t.TempDir()
+			for p, content := range tc.files {
+				write(t, root, p, content)
+			}
+			f := source(t, root, tc.source)
+			check := func(what string, got, want []string) {
+				if !slices.Equal(got, want) {
+					t.Errorf("%s: got %q, want %q\nnotes %q", what, got, want, f.Notes)
+				}
+			}
+			var creds []string
+			for _, c := range f.Credentials {
+				creds = append(creds, c.Path)
+			}
+			check("services", stringsOf(f.Services), tc.services)
+			check("endpoints", stringsOf(f.Endpoints), tc.endpoints)
+			check("helpers", stringsOf(f.Helpers), tc.helpers)
+			check("credentials", creds, tc.creds)
+			notes := strings.Join(f.Notes, "\n")
+			for _, n := range tc.notes {
+				if !strings.Contains(notes, n) {
+					t.Errorf("notes lack %q:\n%s", n, notes)
+				}
+			}
+			if notes == "" || strings.Contains(notes, root) {
+				t.Errorf("notes are not for people: %q", notes)
+			}
+		})
+	}
+}
+
 func TestFileSources(t *testing.T) {
 	const (
 		kubeadmUnit = "[Service]\nEnvironment=\"KUBELET_KUBECONFIG_ARGS=--bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf --kubeconfig=/etc/kubernetes/kubelet.conf\"\nExecStart=\nExecStart=/usr/bin/kubelet $KUBELET_KUBECONFIG_ARGS\n"
 		ownUnit     = "# --kubeconfig=/not/this\n[Service]\nExecStart=/usr/bin/kubelet \\\n  --config=/etc/k.yaml \\\n  --kubeconfig /srv/k/kubelet.conf\n"
 	)
-	type files map[string]string
-	for name, tc := range map[string]struct {
-		files     files
-		source    Source
-		services  []string
-		endpoints []string
-		helpers   []string
-		creds     []string
-		notes     []string // parts of the notes
-	}{
+	runSourceCases(t, map[string]sourceCase{
 		"kubeadm, worker": {
 			files{"/etc/kubernetes/kubelet.conf": kubeconfig("https://api.example:6443")},
 			SourceKubeadm, nil, []string{"api.example:6443"}, nil, []string{"/etc/kubernetes/kubelet.conf"}, []string{"server api.example:6443"}},
@@ -161,37 +207,7 @@ func TestFileSources(t *testing.T) {
 		"MicroK8s, worker": {
 			files{"/var/snap/microk8s/current/args/traefik/provider.yaml": "tcp:\n  routers:\n    Router-1: {rule: HostSNI(`*`), service: kube-apiserver, tls: {passthrough: true}}\n  services:\n    kube-apiserver:\n      loadBalancer:\n        servers:\n        - address: '10.1.0.1:16443'\n        - address: 10.1.0.2:16443\n"},
 			SourceMicroK8s, nil, []string{"10.1.0.1:16443", "10.1.0.2:16443"}, nil, nil, []string{"2 servers"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			root := t.TempDir()
-			for p, content := range tc.files {
-				write(t, root, p, content)
-			}
-			f := source(t, root, tc.source)
-			check := func(what string, got, want []string) {
-				if !slices.Equal(got, want) {
-					t.Errorf("%s: got %q, want %q\nnotes %q", what, got, want, f.Notes)
-				}
-			}
-			var creds []string
-			for _, c := range f.Credentials {
-				creds = append(creds, c.Path)
-			}
-			check("services", stringsOf(f.Services), tc.services)
-			check("endpoints", stringsOf(f.Endpoints), tc.endpoints)
-			check("helpers", stringsOf(f.Helpers), tc.helpers)
-			check("credentials", creds, tc.creds)
-			notes := strings.Join(f.Notes, "\n")
-			for _, n := range tc.notes {
-				if !strings.Contains(notes, n) {
-					t.Errorf("notes lack %q:\n%s", n, notes)
-				}
-			}
-			if notes == "" || strings.Contains(notes, root) {
-				t.Errorf("notes are not for people: %q", notes)
-			}
-		})
-	}
+	})
 }
 
 func TestFindingTellsDefaultsFromWhatWasRead(t *testing.T) {
@@ -292,21 +308,22 @@ func FuzzForeignText(f *testing.F) {
 		`{"items":[{"endpoints":[{"addresses":["10.0.0.1"]}],"ports":[{"name":"https","port":6443}]}]}`, "controlPlaneEndpoint: a:6443\nnetworking: {serviceSubnet: 10.96.0.0/16}\n", "service-cidr: [10.43.0.0/16]\nserver: https://x:9345\n"} {
 		f.Add(s)
 	}
+	root := f.TempDir()
 	f.Fuzz(func(t *testing.T, in string) {
 		var files Finding
-		if args, err := manifestArgs([]byte(in)); err == nil {
-			files.addServerArgs("x", args)
+		h := testHost(root)
+		if args, err := manifestArgs(h, []byte(in)); err == nil {
+			files.addServerArgs(h, "x", args)
 		}
-		files.addServerArgs("x", words(in))
+		args := nodeconf.Flags(nodeconf.SplitArgs(h, in, nil))
+		files.addServerArgs(h, "x", args)
+		kubeconfigFlags(args)
 		files.addBalancerText("x", []byte(in), EndpointPort)
 		files.addTraefik("x", []byte(in))
-		files.addURL("x", in, 0)
-		kubeconfigFlags(words(in))
-		envValue(in, "K3S_URL")
-		var cfg rancherConfig
-		if yaml.Unmarshal([]byte(in), &cfg) == nil {
-			k3s.addServer(&files, cfg, "x")
-		}
+		files.addProxyList("x", []byte(in))
+		files.addK0sConfig(h, "x", []byte(in))
+		files.addURL("x", serverURL(in, true), 0)
+		k3s.addServer(h, &files, nodeconf.Rancher{Flags: args}, "x", false)
 		data := map[string]string{"kubeconfig": in, "kubeconfig.conf": in, "ClusterConfiguration": in, "KUBERNETES_SERVICE_HOST": in, "KUBERNETES_SERVICE_PORT": in}
 		var cm Finding
 		for _, decode := range []func(*Finding, string, map[string]string){decodeClusterInfo, decodeKubeProxy, decodeKubeadmConfig, decodeServicesEndpoint} {

@@ -1,0 +1,55 @@
+package apiserver
+
+import (
+	"net/netip"
+	"sync"
+
+	"github.com/firsthop/firsthop/natinit/nodeconf"
+)
+
+// host is what the sources read of a node. How its services are started is
+// read once for all of them.
+type host struct {
+	root     string
+	commands func() []nodeconf.Command
+	// address gives the node's address on its default route, see defaultAddress.
+	address func() (netip.Addr, bool)
+}
+
+func newHost(root string) *host {
+	h := &host{root: root}
+	h.commands = sync.OnceValue(func() []nodeconf.Command { return nodeconf.Commands(h) })
+	h.address = func() (netip.Addr, bool) { return defaultAddress(root) }
+	return h
+}
+
+// ReadFile reads a file of the host that only root may write.
+func (h *host) ReadFile(path string) ([]byte, error) { return readFile(h.root, path) }
+
+// Glob lists the host's paths that match.
+func (h *host) Glob(pattern string) []string { return glob(h.root, pattern) }
+
+func (h *host) exists(path string) bool { return exists(h.root, path) }
+
+// running lists the arguments with which services of the host run a program.
+func (h *host) running(name string) []program {
+	var out []program
+	for _, c := range h.commands() {
+		if args, ok := nodeconf.Program(c.Argv, name); ok && len(args) > 0 {
+			out = append(out, program{where: c.Path, service: c.Service, args: args})
+		}
+	}
+	return out
+}
+
+// program is a program that a service runs, and where that is written.
+type program struct {
+	where, service string
+	args           nodeconf.Flags
+}
+
+// sources reads every source, in rank order.
+func (h *host) sources() []Finding {
+	return []Finding{kubeadmSource(h), kubeletSource(h), rancherSource(h, k3s), rancherSource(h, rke2),
+		microk8sSource(h), canonicalSource(h), k0sSource(h), serverSource(h)}
+}
