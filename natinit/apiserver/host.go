@@ -10,6 +10,7 @@ import (
 // host is what the sources read of a node. How its services are started is
 // read once for all of them.
 type host struct {
+	nodeconf.FS
 	root     string
 	commands func() []nodeconf.Command
 	// address gives the node's address on its default route, see defaultAddress.
@@ -18,16 +19,11 @@ type host struct {
 
 func newHost(root string) *host {
 	h := &host{root: root}
+	h.FS = nodeconf.Trusted(root)
 	h.commands = sync.OnceValue(func() []nodeconf.Command { return nodeconf.Commands(h) })
 	h.address = func() (netip.Addr, bool) { return defaultAddress(root) }
 	return h
 }
-
-// ReadFile reads a file of the host that only root may write.
-func (h *host) ReadFile(path string) ([]byte, error) { return readFile(h.root, path) }
-
-// Glob lists the host's paths that match.
-func (h *host) Glob(pattern string) []string { return glob(h.root, pattern) }
 
 func (h *host) exists(path string) bool { return exists(h.root, path) }
 

@@ -199,7 +199,6 @@ func FuzzText(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		disablesKubeProxy(b)
 		hasModule(b, "nf_tables")
 		if status, err := parseStatus(string(b)); err == nil && len(status) < 3 {
 			t.Errorf("status %q of %q", status, b)

@@ -1,7 +1,6 @@
 package kubeproxy
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -11,8 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/firsthop/firsthop/mounts/hostfs"
 	"github.com/firsthop/firsthop/natinit/hostproc"
+	"github.com/firsthop/firsthop/natinit/nodeconf"
 )
 
 // Process is one that is kube-proxy, or has it inside.
@@ -60,9 +59,16 @@ type processLook struct {
 // it calls itself: every user can choose a name.
 func lookForProcesses(ctx context.Context, root, proc string, own namespace) processLook {
 	look := processLook{evidence: Evidence{Source: SourceProcess, Found: Unknown}}
+	host := nodeconf.Trusted(root)
+	k3s := nodeconf.RancherCommands(host, "k3s", nodeconf.Commands(host))
 	var names, pods []string
 	for unit := range units {
 		names = append(names, unit)
+	}
+	for _, r := range k3s { // an installer may give it another name
+		if r.Service != "" && !slices.Contains(names, r.Service) {
+			names = append(names, r.Service)
+		}
 	}
 	for _, p := range podsOf(root) {
 		pods = append(pods, p.uid)
@@ -78,8 +84,8 @@ func lookForProcesses(ctx context.Context, root, proc string, own namespace) pro
 	}
 	var elsewhere []string
 	for _, q := range found {
-		p := Process{PID: q.PID, Name: q.Name, Embedded: units[q.Unit]}
-		if q.Pod != "" && q.Name == "pause" || p.Embedded && withoutKubeProxy(root, procs.Args(q)) {
+		p := Process{PID: q.PID, Name: q.Name, Embedded: units[q.Unit] || slices.ContainsFunc(k3s, func(r nodeconf.Rancher) bool { return r.Service != "" && r.Service == q.Unit })}
+		if q.Pod != "" && q.Name == "pause" || p.Embedded && withoutKubeProxy(k3s, q.Unit, procs.Args(q)) {
 			continue // the pod's own first process, or k3s that is told to run without
 		}
 		if ns := namespaceOf(filepath.Join(proc, strconv.Itoa(q.PID), "ns/net")); ns.known && own.known && ns != own {
@@ -128,30 +134,15 @@ func judgeProcesses(here []Process, elsewhere []string, node bool, proc string) 
 	return No, "none"
 }
 
-// withoutKubeProxy reads the flag of k3s, and the one line that matters of its configuration files.
-func withoutKubeProxy(root string, args []string) bool {
-	if slices.Contains(args, "--disable-kube-proxy") || slices.Contains(args, "--disable-kube-proxy=true") {
+// withoutKubeProxy reads the flag of k3s: on the command line of the process, of its service, in its configuration. k3s
+// hides its flags from the process list.
+func withoutKubeProxy(k3s []nodeconf.Rancher, unit string, args []string) bool {
+	if nodeconf.Flags(args).Bool("disable-kube-proxy") {
 		return true
 	}
-	const dir = "/etc/rancher/k3s/"
-	files := hostfs.FS{Root: root}
-	for _, file := range append([]string{dir + "config.yaml"}, files.Glob(dir+"config.yaml.d/*.yaml")...) {
-		if data, err := files.ReadTrusted(file); err == nil && disablesKubeProxy(data) {
-			return true
-		}
-	}
-	return false
-}
-
-func disablesKubeProxy(yaml []byte) bool {
-	for line := range bytes.Lines(yaml) {
-		key, value, ok := bytes.Cut(line, []byte(":"))
-		value, _, _ = bytes.Cut(value, []byte("#"))
-		if ok && strings.Trim(string(key), `"'`) == "disable-kube-proxy" && strings.Trim(string(value), " \t\r\n\"'") == "true" {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(k3s, func(r nodeconf.Rancher) bool {
+		return (r.Service == "" || r.Service == unit) && r.Flags.Bool("disable-kube-proxy")
+	})
 }
 
 // namespace identifies a namespace by its inode, as namespaces(7) says.

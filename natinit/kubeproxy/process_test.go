@@ -114,7 +114,7 @@ func TestEmbedded(t *testing.T) {
 		name    string
 		unit    string
 		args    []string
-		config  string // k3s's configuration file
+		config  string // k3s's configuration file, or its unit
 		rules   bool
 		healthz bool
 		want    State
@@ -125,6 +125,11 @@ func TestEmbedded(t *testing.T) {
 		{"k3s with the flag has not", "k3s", []string{"server", "--disable-kube-proxy"}, "", true, true, LeftOver},
 		{"k3s with the line in its configuration has not", "k3s", nil, "token: x\ndisable-kube-proxy: true # firsthop\n", true, true, LeftOver},
 		{"k3s with the line set to false has", "k3s", nil, "disable-kube-proxy: false\n", true, true, Running},
+		{"k3s with the flag in its unit has not: it hides its arguments", "k3s", nil, "unit: [Service]\nExecStart=/usr/local/bin/k3s server '--disable-kube-proxy'\n", true, true, LeftOver},
+		{"k3s of another name has", "k3s-prod", nil, "unit: [Service]\nExecStart=/usr/local/bin/k3s server\n", true, true, Running},
+		{"k3s of another name with the flag has not", "k3s-prod", nil, "unit: [Service]\nEnvironment=X=--disable-kube-proxy=true\nExecStart=/usr/local/bin/k3s server $X\n", true, true, LeftOver},
+		{"k3s with a file of its own has what that says", "k3s", nil, "unit: [Service]\nExecStart=/usr/local/bin/k3s server -c /none.yaml\n", true, true, Running},
+		{"a word in a value is not the flag", "k3s", nil, "node-label: [\"disable-kube-proxy: true\"]\n", true, true, Running},
 		{"microk8s with rules and the health port has", "snap.microk8s.daemon-kubelite", nil, "", true, true, Running},
 		{"an unrelated unit is not", "kube-proxy-x", nil, "", true, true, LeftOver},
 		{"a user's unit of that name is not", "/user.slice/user-1000.slice/user@1000.service/k3s.service", nil, "", true, true, LeftOver},
@@ -132,7 +137,9 @@ func TestEmbedded(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			n := newNode(t)
 			d := newDetector(Config{Root: t.TempDir(), Proc: n.proc})
-			if test.config != "" {
+			if unit, ok := strings.CutPrefix(test.config, "unit: "); ok {
+				mustWrite(t, filepath.Join(d.root, "etc/systemd/system", test.unit+".service"), unit)
+			} else if test.config != "" {
 				mustWrite(t, filepath.Join(d.root, "etc/rancher/k3s/config.yaml"), test.config)
 			}
 			if test.rules {

@@ -13,6 +13,8 @@ import (
 
 // Rancher is how k3s or RKE2 is started on a node.
 type Rancher struct {
+	// Service is the name of the service, "" where none is known.
+	Service string
 	// Path is the file of the command, "" where none is known and only the
 	// configuration file speaks.
 	Path string
@@ -65,7 +67,7 @@ func RancherCommands(host FS, product string, commands []Command) []Rancher {
 		if !ok || len(args) == 0 || args[0] != "server" && args[0] != "agent" {
 			continue
 		}
-		r := Rancher{Path: c.Path, Server: args[0] == "server", Agent: args[0] == "agent", env: c.Env, product: product}
+		r := Rancher{Service: c.Service, Path: c.Path, Server: args[0] == "server", Agent: args[0] == "agent", env: c.Env, product: product}
 		r.read(host, args[1:])
 		out = append(out, r)
 	}
