@@ -3,8 +3,17 @@ package nodeconf
 import (
 	"path"
 	"slices"
-	"strings"
 )
+
+// tellingIn lists what is worth reading in a directory.
+func tellingIn(host FS, dir string) []string {
+	var out []string
+	for _, part := range telling {
+		out = append(out, host.Glob(dir+"/*"+part+"*")...)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
 
 // openRCCommands reads the scripts of OpenRC: /etc/conf.d/NAME is sourced
 // first, then /etc/init.d/NAME, whose command and command_args start the
@@ -12,11 +21,8 @@ import (
 // in it count.
 func openRCCommands(host FS) []Command {
 	var out []Command
-	for _, p := range host.Glob("/etc/init.d/*") {
+	for _, p := range tellingIn(host, "/etc/init.d") {
 		name := path.Base(p)
-		if !slices.ContainsFunc(telling[:], func(part string) bool { return strings.Contains(name, part) }) {
-			continue
-		}
 		b, err := host.ReadFile(p)
 		if err != nil {
 			continue
@@ -43,11 +49,8 @@ func openRCCommands(host FS) []Command {
 func supervisedCommands(host FS) []Command {
 	var out []Command
 	for _, dir := range []string{"/etc/service", "/etc/sv", "/service", "/etc/s6/sv"} {
-		for _, d := range host.Glob(dir + "/*") {
+		for _, d := range tellingIn(host, dir) {
 			name := path.Base(d)
-			if !slices.ContainsFunc(telling[:], func(part string) bool { return strings.Contains(name, part) }) {
-				continue
-			}
 			b, err := host.ReadFile(d + "/run")
 			if err != nil {
 				continue
