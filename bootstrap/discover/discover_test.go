@@ -261,7 +261,7 @@ func TestNotFoundListsEverySource(t *testing.T) {
 	if !errors.Is(err, ErrNotFound) {
 		t.Fatalf("got %v", err)
 	}
-	all := []apiserver.Source{"flags", "environment", "api", "kubeadm", "kubelet", "k3s", "rke2", "microk8s", "pod", "cluster-info", "kubeadm-config", "kube-proxy", "services-endpoint", "cache"}
+	all := []apiserver.Source{"flags", "environment", "api", "kubeadm", "kubelet", "k3s", "rke2", "microk8s", "canonical", "k0s", "kube-apiserver", "balancer", "pod", "cluster-info", "kubeadm-config", "kube-proxy", "services-endpoint", "cache"}
 	for i, s := range all {
 		if !strings.Contains(err.Error(), "\n  "+string(s)+": ") {
 			t.Errorf("message lacks %s", s)
@@ -307,7 +307,7 @@ func TestThoroughChangesNothingButTheReport(t *testing.T) {
 	w.explicit(t, "10.96.0.1:443", "10.99.0.1:6443")
 	w.cfg.Thorough = true
 	res := w.check(t, "10.96.0.1:443", "10.99.0.1:6443")
-	if len(res.Sources) != 14 || len(res.Endpoints) != 1 {
+	if len(res.Sources) != 18 || len(res.Endpoints) != 1 {
 		t.Errorf("%d sources, %d endpoints", len(res.Sources), len(res.Endpoints))
 	}
 }

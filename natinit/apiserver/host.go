@@ -47,5 +47,5 @@ type program struct {
 // sources reads every source, in rank order.
 func (h *host) sources() []Finding {
 	return []Finding{kubeadmSource(h), kubeletSource(h), rancherSource(h, k3s), rancherSource(h, rke2),
-		microk8sSource(h), canonicalSource(h), k0sSource(h), serverSource(h)}
+		microk8sSource(h), canonicalSource(h), k0sSource(h), serverSource(h), balancerSource(h)}
 }

@@ -30,6 +30,7 @@ const (
 	SourceCanonical        Source = "canonical"
 	SourceK0s              Source = "k0s"
 	SourceServer           Source = "kube-apiserver" // of a service, or a static pod elsewhere
+	SourceBalancer         Source = "balancer"
 	SourcePod              Source = "pod"
 	SourceClusterInfo      Source = "cluster-info"
 	SourceKubeadmConfig    Source = "kubeadm-config"

@@ -81,6 +81,9 @@ func TestServicesThatRunAPIServers(t *testing.T) {
 		"a masked unit": {
 			files{"/etc/systemd/system/kube-apiserver.service": "", "/usr/lib/systemd/system/kube-apiserver.service": "[Service]\nExecStart=/kube-apiserver --advertise-address=10.0.0.7\n"},
 			SourceServer, nil, nil, nil, nil, nil},
+		"Talos: the machine's configuration": {
+			files{"/system/state/config.yaml": "version: v1alpha1\nmachine: {type: worker}\ncluster:\n  controlPlane: {endpoint: 'https://talos.example:6443'}\n  network: {serviceSubnets: [10.97.0.0/12]}\n---\napiVersion: v1alpha1\nkind: HostnameConfig\n"},
+			SourceServer, []string{"10.96.0.1:443"}, []string{"talos.example:6443"}, nil, nil, nil},
 		"OpenShift: the newest revision, and the name that its kubelets use": {
 			files{"/etc/kubernetes/static-pod-resources/kube-apiserver-pod-9/configmaps/config/config.yaml": "apiServerArguments: {service-cluster-ip-range: [172.29.0.0/16]}\n",
 				"/etc/kubernetes/static-pod-resources/kube-apiserver-pod-10/configmaps/config/config.yaml": "apiServerArguments: {advertise-address: ['${HOST_IP}']}\nservicesSubnet: 172.30.0.0/16\n",
@@ -171,6 +174,20 @@ func TestK3sAndRKE2AsConfigured(t *testing.T) {
 		"RKE2, a server before its first start": {
 			files{"/usr/local/lib/systemd/system/rke2-server.service": "[Service]\nExecStart=/usr/local/bin/rke2 server\n", "/etc/rancher/rke2/config.yaml": "node-ip: 10.0.0.1\n", "/etc/rancher/rke2/config.yaml.d/50-rancher.yaml": `{"service-cidr": "10.53.0.0/16", "server": "https://10.0.0.2:9345"}`},
 			SourceRKE2, []string{"10.53.0.1:443"}, []string{"10.0.0.2:6443", "10.0.0.1:6443"}, nil, nil, nil},
+	})
+}
+
+func TestBalancersOfTheNode(t *testing.T) {
+	runSourceCases(t, map[string]sourceCase{
+		"kubespray's nginx": {
+			files{"/etc/nginx/nginx.conf": "worker_processes 2;\nstream {\n  upstream kube_apiserver {\n    least_conn;\n    server 10.0.0.11:6443;\n    server 10.0.0.12:6443 max_fails=3; # x\n    # server 10.0.0.13:6443;\n  }\n  server {\n    listen 127.0.0.1:6443;\n    proxy_pass kube_apiserver;\n  }\n}\nhttp { upstream web { server 10.9.9.9:80; } }\n"},
+			SourceBalancer, nil, []string{"10.0.0.11:6443", "10.0.0.12:6443"}, nil, nil, []string{"2 servers"}},
+		"HAProxy": {
+			files{"/etc/haproxy/haproxy.cfg": "global\n  maxconn 4000\nfrontend kube_api_frontend\n  bind 127.0.0.1:6443\n  default_backend kube_api_backend\n\nbackend kube_api_backend\n  mode tcp\n  option httpchk GET /healthz\n  server master1 10.0.0.11:6443 check check-ssl verify none\n  server master2 [fd00::12]:6443 check\nbackend web\n  server w 10.9.9.9:80\n"},
+			SourceBalancer, nil, []string{"10.0.0.11:6443", "[fd00::12]:6443"}, nil, nil, nil},
+		"a balancer of other things": {
+			files{"/etc/nginx/nginx.conf": "http { upstream web { server 10.9.9.9:80; } }\n", "/etc/haproxy/haproxy.cfg": "listen web\n server w 10.9.9.9:80\n"},
+			SourceBalancer, nil, nil, nil, nil, []string{"no nginx or HAProxy"}},
 	})
 }
 

@@ -168,6 +168,7 @@ func serverSource(h *host) Finding {
 		found = f.addManifests(h, dir) || found
 	}
 	found = f.addOpenShift(h) || found
+	found = f.addTalos(h) || found
 	if !found {
 		f.notef("no service runs kube-apiserver, and no kubelet has static pods elsewhere")
 	}

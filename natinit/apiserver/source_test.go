@@ -322,6 +322,9 @@ func FuzzForeignText(f *testing.F) {
 		files.addTraefik("x", []byte(in))
 		files.addProxyList("x", []byte(in))
 		files.addK0sConfig(h, "x", []byte(in))
+		for _, e := range append(nginxServers(in), haproxyServers(in)...) {
+			files.addEntry("x", e)
+		}
 		files.addURL("x", serverURL(in, true), 0)
 		k3s.addServer(h, &files, nodeconf.Rancher{Flags: args}, "x", false)
 		data := map[string]string{"kubeconfig": in, "kubeconfig.conf": in, "ClusterConfiguration": in, "KUBERNETES_SERVICE_HOST": in, "KUBERNETES_SERVICE_PORT": in}
