@@ -36,6 +36,10 @@ func testMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, becomeWithout(keep, os.Args))
 		return 125
 	}
+	if os.Getenv(noRandomness) != "" {
+		fmt.Fprintln(os.Stderr, becomeWithoutRandomness(os.Args))
+		return 125
+	}
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "fh-cmd-")
 	if err != nil {

@@ -224,7 +224,11 @@ func race(ctx context.Context, cfg AskConfig, cred *Credential, candidates []End
 		case <-ctx.Done():
 			// An exec plugin does not know of contexts: leave it behind.
 			go closeLate(ch, len(candidates)-i)
-			notes = append(notes, fmt.Sprintf("with %s: no answer in time", cred.Path))
+			why := errors.New("no answer in time")
+			if err := awaitRandomness(ctx); err != nil {
+				why = err
+			}
+			notes = append(notes, fmt.Sprintf("with %s: %v", cred.Path, why))
 			if best != nil {
 				notes = append(notes, best.notes...)
 			}
@@ -255,6 +259,9 @@ func askOne(ctx context.Context, cfg AskConfig, cred *Credential, at Endpoint) *
 	a := &asked{}
 	s, err := newSession(cfg, cred, at)
 	var first response
+	if err == nil {
+		err = awaitRandomness(ctx)
+	}
 	if err == nil {
 		first, err = s.get(ctx, s.client, servicePath)
 	}

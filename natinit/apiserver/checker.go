@@ -150,7 +150,11 @@ func (c *Checker) attempt(ctx context.Context, k *keptConn) (a attempt) {
 		}
 		var v verdict
 		tc := tls.Client(conn, c.p.tlsConfig(c.endpoint, &v))
-		if err := tc.HandshakeContext(ctx); err != nil {
+		err = awaitRandomness(ctx)
+		if err == nil {
+			err = tc.HandshakeContext(ctx)
+		}
+		if err != nil {
 			conn.Close()
 			r.handshakeFailed(err)
 			return a

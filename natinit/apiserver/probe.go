@@ -79,6 +79,7 @@ type Kind string
 const (
 	KindNone        Kind = ""
 	KindRefused     Kind = "refused"     // a host answers, nobody listens
+	KindRandomness  Kind = "randomness"  // this machine has no random numbers for TLS yet
 	KindTimeout     Kind = "timeout"     // silence
 	KindUnreachable Kind = "unreachable" // no route, or a router said so
 	KindUnresolved  Kind = "unresolved"  // a name without an address
@@ -195,6 +196,10 @@ func (p *prober) probe(ctx context.Context, e Endpoint) (r ProbeResult) {
 	conn.SetDeadline(deadline)
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
+	if err := awaitRandomness(ctx); err != nil {
+		r.handshakeFailed(err)
+		return r
+	}
 	p.ready(&r, conn, deadline)
 	return r
 }
@@ -240,6 +245,10 @@ func (r *ProbeResult) shakenHands(v verdict) {
 // handshakeFailed enters why TLS did not come about.
 func (r *ProbeResult) handshakeFailed(err error) {
 	r.State, r.Kind, r.Err = NotReady, errorKind(err), plainNetError(err)
+	if errors.Is(err, ErrNoRandomness) {
+		r.Kind, r.Err = KindRandomness, err // no fault of the server's
+		return
+	}
 	if r.Kind == KindTLS || r.Kind == KindOther {
 		r.State, r.Kind = Dead, KindTLS
 		var unknown x509.UnknownAuthorityError
