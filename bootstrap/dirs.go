@@ -70,18 +70,24 @@ type places struct {
 	stateDir string
 	runDir   string
 	noHost   error // why the host can't be reached from here; nil for an instance of its own
+	chroot   bool  // we are in a chroot on the host, as when an image is built: hostRoot is outside of it
 }
 
 func (d Dirs) places() places {
 	p := places{hostRoot: strings.TrimSuffix(d.Root, "/"), stateDir: d.StateDir, runDir: d.RunDir}
 	if d.Root == "" && !d.Own() {
 		h, err := mounts.FindHost(mounts.Config{})
-		p.hostRoot, p.noHost = h.Prefix, err
+		p.hostRoot, p.noHost, p.chroot = h.Prefix, err, h.Chroot
 	}
 	p.proc = p.hostRoot + "/proc"
 	if proc, ok := strings.CutSuffix(p.hostRoot, "/1/root"); ok {
 		p.proc = proc
 	}
+	return p.withDefaults()
+}
+
+// withDefaults fills in the directories that were not given.
+func (p places) withDefaults() places {
 	if p.stateDir == "" {
 		p.stateDir = below(p.hostRoot, DefaultStateDir)
 	}

@@ -53,6 +53,8 @@ type stage struct {
 	places
 	report *Report
 
+	image        bool     // an install into the root that we are in, which is not the running machine's
+	outside      string   // the root of that machine, if image
 	onlyPersist  bool     // what this run is about is the next boot
 	keptWarnings []string // one for each Service with kept backends
 
@@ -110,7 +112,7 @@ func installSteps() []step {
 	return []step{
 		{"settings", ExitUsage, (*stage).understand},
 		{"lock", ExitInternal, (*stage).takeLock},
-		{"kernel", ExitKernel, (*stage).checkKernel},
+		{"kernel", ExitKernel, skipInImage((*stage).checkKernel)},
 		{"discover", ExitInternal, (*stage).discoverIfKnown},
 		{"persist", ExitInternal, (*stage).persist},
 	}
@@ -213,6 +215,12 @@ func (s *stage) understand(context.Context) (outcome, error) {
 		return outcome{}, err
 	}
 	s.places = s.Dirs.places()
+	s.intoImage()
+	if !s.image {
+		if err := s.refuseChroot(""); err != nil {
+			return outcome{}, &exitError{ExitInternal, err}
+		}
+	}
 	s.report.Scope = s.scope
 	s.report.Instance = InstanceDirs{StateDir: s.stateDir, RunDir: s.runDir}
 	return outcome{reason: describeSettings(s.settings)}, nil

@@ -95,6 +95,9 @@ func (p places) machine() apiserver.Machine {
 
 // discoverIfKnown is for an install before the node has joined its cluster.
 func (s *stage) discoverIfKnown(ctx context.Context) (outcome, error) {
+	if s.image && (len(s.given.Services) == 0 || len(s.given.Endpoints) == 0) {
+		return outcome{result: Skipped, reason: "an image is prepared: what the machine outside knows is not its own; give --service-ips and --endpoints to save them in it"}, nil
+	}
 	out, err := s.discover(ctx)
 	if errors.Is(err, discover.ErrNotFound) {
 		return outcome{result: Skipped, reason: "no API server address is known yet; the boot unit looks again at each boot"}, nil
@@ -168,7 +171,7 @@ func (s *stage) saveAddresses() (outcome, error) {
 
 func (s *stage) installUnits(ctx context.Context) (units.Report, error) {
 	cfg := units.Config{Root: s.hostRoot, BPFFS: s.bpffs.HostPath, StateDir: s.onHost(s.stateDir), BinarySource: s.Binary, Log: s.Log}
-	cfg.Args = s.bootArgs()
+	cfg.Args, cfg.Offline = s.bootArgs(), s.offline()
 	if s.DryRun {
 		return units.PlanInstall(ctx, cfg)
 	}

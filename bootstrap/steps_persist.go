@@ -18,7 +18,7 @@ func (s *stage) persist(ctx context.Context) (outcome, error) {
 		s.report.AfterReboot = "nothing survives a reboot (--persist off): the pins, the attachment and any mount made here are gone then; run firsthop init again"
 		return outcome{result: Skipped, reason: "--persist off"}, nil
 	}
-	p := &persistence{stage: s}
+	p := &persistence{stage: s, unsaved: s.image && s.found == nil}
 	p.addresses()
 	p.boot(ctx)
 	if err := errors.Join(p.failed...); err != nil && s.onlyPersist {
@@ -106,5 +106,8 @@ func (p *persistence) boot(ctx context.Context) {
 		p.statement = "After a reboot the boot unit runs firsthop init, but without the addresses of this run: it uses what was saved before, or what it finds on the node."
 	default:
 		p.statement = rep.Statement
+	}
+	if p.image {
+		p.statement = fmt.Sprintf("Installed in this root alone, which is an image (for the machine outside of it give --root %s). When it boots: %s", p.outside, p.statement)
 	}
 }

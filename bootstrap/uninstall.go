@@ -53,6 +53,9 @@ func Uninstall(ctx context.Context, cfg UninstallConfig) ([]Removal, error) {
 	if err := (kernel.Config{Forbid: cfg.Forbid}).Validate(); err != nil {
 		return nil, &UsageError{err}
 	}
+	if err := u.refuseChroot("; in the image, systemctl disable firsthop-init.service and remove its file, /opt/firsthop and /var/lib/firsthop"); err != nil {
+		return nil, err
+	}
 	if err := u.look(ctx); err != nil {
 		return nil, err
 	}

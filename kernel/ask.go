@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -275,21 +274,4 @@ func probeBatch(Config) error {
 	}
 	defer unix.Close(fd)
 	return absent(updateBatch(fd, []uint32{1, 2}, []uint32{3, 4}))
-}
-
-// fileSystem asks /proc/filesystems. It lists what is built in or loaded;
-// both that we ask for can't be modules.
-func fileSystem(name string) func(Config) error {
-	return func(c Config) error {
-		text, err := readProc(c.Root, "filesystems")
-		if err != nil {
-			return fmt.Errorf("read the known file systems: %w", err)
-		}
-		for line := range strings.Lines(text) {
-			if fields := strings.Fields(line); len(fields) > 0 && fields[len(fields)-1] == name {
-				return nil
-			}
-		}
-		return fmt.Errorf("%w: %s is not in /proc/filesystems", ErrNotSupported, name)
-	}
 }

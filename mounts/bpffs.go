@@ -134,6 +134,11 @@ func findBPFFS(c Config) (BPFFS, Host, error) {
 	}
 	b, err := lookBPFFS(&h, c)
 	b.Ways = h.Ways
+	if err == nil && h.onlyFiles && b.State == BPFFSAbsent && !b.Mount.Shared {
+		b.is(BPFFSUnreachable, ErrNoHost, "%s shows the host's files, but not its processes, so a mount there would stay in this container, and end with it; "+
+			"mount the host's /proc at %s/proc or at %s, set hostPID: true, or mount it on the host (mount -t bpf bpf %s)", h.Prefix, h.Prefix, DefaultHostProc, b.HostPath)
+		b.Actions = nil
+	}
 	return b, h, err
 }
 

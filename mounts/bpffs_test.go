@@ -179,6 +179,14 @@ func stageBPFFSLifecycle(t *testing.T) {
 	startNode(t)
 	mount(t, "fh", "/run", "tmpfs", 0, "")
 	keepsSource := keepsSource(t)
+	must(t, os.MkdirAll("/run/root"+DefaultBPFFS, 0o755))
+	// A given root that shows files and no processes: a mount there ends with the container, unless it propagates.
+	must(t, unix.Mount("/run/root", "/run/root", "", unix.MS_BIND, ""))
+	must(t, unix.Mount("", "/run/root", "", unix.MS_PRIVATE, ""))
+	if b, err := EnsureBPFFS(t.Context(), Config{Root: "/run/root"}); !errors.Is(err, ErrNoHost) || b.State != BPFFSUnreachable || len(b.Actions) > 0 || !strings.Contains(err.Error(), "would stay in this container") {
+		t.Errorf("below a root without processes: %s, %v", b.State, err)
+	}
+	must(t, unix.Mount("", "/run/root", "", unix.MS_SHARED, ""))
 	for _, c := range []Config{{}, {Path: "/run/given/deep", Explicit: true}, {Root: "/run/root"}} {
 		must(t, os.MkdirAll("/run/root"+DefaultBPFFS, 0o755))
 		var records []string

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"slices"
 	"strings"
 
@@ -124,11 +125,41 @@ func findCgroup2(c Config) (Cgroup2, Host, trueRoot, error) {
 	}
 	g, err := searchCgroup(&h, c, root)
 	g.Ways, g.How = h.Ways, root.how
+	g.warnOfMachine(&h)
 	if err == nil && hostErr != nil && g.problem != nil && !root.known {
 		g.State, g.Actions = CgroupUnreachable, nil
 		g.problem = fmt.Errorf("cgroup2: %w: %w; set hostPID: true, mount the host's /proc at %s, or name the cgroup to use", ErrNotTrueRoot, hostErr, DefaultHostProc)
 	}
 	return g, h, root, err
+}
+
+// warnOfMachine tells of a node that is a container with the cgroup namespace of
+// its machine (kind or k3d with Docker on cgroup v1, or --cgroupns=host): the root
+// there is the machine's own (cilium issues 18269 and 20749).
+func (g *Cgroup2) warnOfMachine(h *Host) {
+	if !h.container || !h.topCgroup || g.State == CgroupUnreachable {
+		return
+	}
+	in := ""
+	if h.entry != "" {
+		if data, err := os.ReadFile(h.entry + "/cgroup"); err == nil {
+			if at := unifiedCgroup(string(data)); at != "" && at != "/" {
+				in = fmt.Sprintf(" (its pid 1 is in %s)", at)
+			}
+		}
+	}
+	g.warn("this node is a container that shares the machine's cgroup namespace%s: every process of the whole machine is served, other nodes on it included; "+
+		"start the node with a private cgroup namespace (docker run --cgroupns=private), or give the node's own cgroup by --cgroup", in)
+}
+
+// unifiedCgroup reads the line of the v2 hierarchy in a /proc/PID/cgroup.
+func unifiedCgroup(text string) string {
+	for line := range strings.Lines(text) {
+		if at, ok := strings.CutPrefix(line, "0::"); ok {
+			return strings.TrimSuffix(at, "\n")
+		}
+	}
+	return ""
 }
 
 // lookGivenCgroup judges a path that the user gave.

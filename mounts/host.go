@@ -38,6 +38,9 @@ type Host struct {
 	Prefix string `json:"prefix"`
 	// Sure: the evidence is conclusive. Otherwise it is only the best there is.
 	Sure bool `json:"sure"`
+	// Chroot: we are in pid 1's own mount namespace, but another directory is our
+	// root: an image that is built, a rescue system. What is at Prefix is outside.
+	Chroot bool `json:"chroot,omitempty"`
 	// Ways lists everything that was tried, in order.
 	Ways []Way `json:"ways"`
 
@@ -45,9 +48,11 @@ type Host struct {
 	own       bool   // our mount namespace and root are the host's
 	ownCgroup bool   // our cgroup namespace is that of the first process
 	topCgroup bool   // the first process is in the initial cgroup namespace
+	container bool   // the first process is not the machine's, but a container's that is a node
 	inTable   string
 
 	outOfReach bool // not the host at all: our own namespace for want of it
+	onlyFiles  bool // a given root that shows the host's files and not its processes: mounts are our own
 }
 
 func (h *Host) view() view {
@@ -113,6 +118,11 @@ func FindHost(c Config) (Host, error) {
 			h, way.OK = nil, false
 			way.Reason = fmt.Sprintf("not used: the given root %s is another directory", root)
 		}
+		if h != nil && root != "" && h.own && !sameMount(root, "/") {
+			// The host's root, mounted into a container that has its own view of the same directory.
+			h, way.OK = nil, false
+			way.Reason = fmt.Sprintf("not used: the given root %s is the same directory, but mounted apart, so this is a container", root)
+		}
 		ways = append(ways, way)
 		if h != nil {
 			found = h
@@ -167,6 +177,20 @@ func sameFile(a, b string) bool {
 	return err == nil && os.SameFile(sa, sb)
 }
 
+// sameMount reports whether two paths are on the same mount, true if that can't be told.
+func sameMount(a, b string) bool {
+	var ids [2]int
+	for i, path := range []string{a, b} {
+		fd, err := ownView().openDir(path)
+		if err != nil {
+			return true
+		}
+		ids[i] = mountID(fd)
+		unix.Close(fd)
+	}
+	return ids[0] == ids[1] || ids[0] == 0 || ids[1] == 0
+}
+
 // judgeProc applies the rules of FindHost to process 1 of one /proc.
 func judgeProc(proc string, ownProc bool) (*Host, Way) {
 	way := Way{Name: "host proc", Path: proc + "/1/root"}
@@ -204,6 +228,7 @@ func judgeProc(proc string, ownProc bool) (*Host, Way) {
 	h := &Host{entry: proc + "/1", Prefix: proc + "/1/root"}
 	h.ownCgroup = one.cgroup == self.cgroup
 	h.topCgroup = one.cgroup == initCgroupNamespace
+	h.container = one.pid != initPIDNamespace
 	same := one.mnt == self.mnt
 	h.Sure, way.OK, way.Reason = judgeInit(proc, one, same)
 	if !way.OK {
@@ -213,6 +238,7 @@ func judgeProc(proc string, ownProc bool) (*Host, Way) {
 		h.own, h.Prefix = true, ""
 		way.Name, way.Path = "own mount namespace", "/"
 	}
+	h.Chroot = same && !h.own
 	return h, way
 }
 
@@ -238,7 +264,7 @@ func judgeByTable(proc string, self namespaces, way *Way) *Host {
 	if !isRoot(ownView().table) || !isRoot(tableOf(proc+"/1")) {
 		return nil
 	}
-	h := &Host{own: true, topCgroup: self.cgroup == initCgroupNamespace}
+	h := &Host{own: true, topCgroup: self.cgroup == initCgroupNamespace, container: self.pid != initPIDNamespace}
 	h.Sure, way.OK, way.Reason = judgeInit(proc, self, true)
 	if !way.OK {
 		return nil
@@ -309,6 +335,7 @@ func givenRoot(root string) (*Host, Way) {
 		}
 		h.entry = entry
 		h.topCgroup = one.cgroup == initCgroupNamespace
+		h.container = one.pid != initPIDNamespace
 		if self, err := readNamespaces("/proc/thread-self"); err == nil {
 			h.ownCgroup = one.cgroup == self.cgroup
 			h.own = one.mnt == self.mnt && sameFile("/", root)
@@ -319,6 +346,7 @@ func givenRoot(root string) (*Host, Way) {
 		way.Reason = "given; it is the root of a process, whose namespaces we can enter"
 		return h, way
 	}
+	h.onlyFiles = true
 	if ns, err := os.Readlink("/proc/thread-self/ns/cgroup"); err == nil {
 		h.ownCgroup, h.topCgroup = true, ns == initCgroupNamespace
 	}

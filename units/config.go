@@ -65,6 +65,10 @@ type Config struct {
 	// specifiers, no variables.
 	Args []string
 
+	// Offline says that what is below Root does not run: what is installed there
+	// decides who will start things, and nobody is asked.
+	Offline bool
+
 	// Record is called before each change with what is about to change; an
 	// error from it stops everything. nil means no recording.
 	Record func(kind, target, former string) error
@@ -119,7 +123,8 @@ func (c Config) withDefaults() (Config, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	if c.statfs == nil {
-		c.statfs = statfs
+		root := c.Root
+		c.statfs = func(at string) (fsState, error) { return statfs(root, at) }
 	}
 	for _, p := range []string{c.BPFFS, c.StateDir} {
 		if err := checkPath(p); err != nil {

@@ -60,6 +60,27 @@ func DetectInit(root string) Init {
 	return Init{Kind: NoInit}
 }
 
+// DetectInstalled looks at what a root would boot with, where it does not run: an
+// image that is built.
+func DetectInstalled(root string) Init {
+	t := newTree(Config{Root: root})
+	for _, sign := range []string{"/usr/lib/systemd", "/lib/systemd", "/usr/lib64/systemd"} {
+		if t.exists(sign) && t.exists(path.Dir(systemDir)) {
+			version, source := systemdVersion(t)
+			if source == "" {
+				source = sign
+			}
+			return Init{Kind: Systemd, Version: version, Source: source}
+		}
+	}
+	for _, sign := range []string{"/sbin/openrc-run", "/usr/sbin/openrc-run"} {
+		if t.exists(sign) {
+			return Init{Kind: OpenRC, Source: sign}
+		}
+	}
+	return Init{Kind: NoInit}
+}
+
 // systemdVersion reads the version from the name of systemd's shared library,
 // which every build since 231 carries: libsystemd-shared-252.so, Fedora's
 // libsystemd-shared-255.4-1.fc40.so. Two versions, in the middle of an

@@ -262,12 +262,13 @@ func TestFileSystemsThatRefuse(t *testing.T) {
 		"a read-only /etc":            {"/etc", fsState{readOnly: true}, ErrReadOnly, false},
 		"a read-only /opt":            {"/opt", fsState{readOnly: true}, ErrReadOnly, false},
 		"a noexec /opt":               {"/opt", fsState{noExec: true}, ErrNoExec, false},
-		"an /etc in memory":           {"/etc", fsState{volatile: true}, nil, false},
-		"an /opt in memory":           {"/opt", fsState{volatile: true}, nil, false},
+		"an /etc in memory":           {"/etc", fsState{volatile: "a file system in memory (tmpfs)"}, nil, false},
+		"an /opt in memory":           {"/opt", fsState{volatile: "a file system in memory (tmpfs)"}, nil, false},
+		"a state directory in memory": {"/var/lib", fsState{volatile: "a file system in memory (tmpfs)"}, nil, false},
 		"a /usr that does not matter": {"/usr", fsState{readOnly: true, noExec: true}, nil, true},
 	} {
 		t.Run(row, func(t *testing.T) {
-			h := newHost(t, systemd252)
+			h := newHost(t, with(systemd252, "/var/lib/", ""))
 			before := h.snapshot()
 			c := h.config()
 			c.statfs = func(at string) (fsState, error) {

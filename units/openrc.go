@@ -95,9 +95,13 @@ func (p *planner) installOpenRC() error {
 	case p.BPFFS == DefaultBPFFS && p.openrcMounts():
 		mounter = "OpenRC mounts " + p.BPFFS + " itself."
 	}
-	p.r.Survives = runnable
+	gone, err := p.volatile(path.Dir(openrcScript), path.Dir(openrcLink), path.Dir(BinaryPath), p.StateDir)
+	if err != nil {
+		return err
+	}
+	p.r.Survives = runnable && !gone
 	p.r.Statement = "After a reboot OpenRC runs firsthop-init, which makes the Service IP work before the kubelet starts, from the last known good addresses. " + mounter
-	if !runnable {
+	if !p.r.Survives {
 		p.r.Statement = "The Service IP does not survive a reboot, see the warnings. " + mounter
 	}
 	return nil

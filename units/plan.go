@@ -101,7 +101,13 @@ func newPlanner(ctx context.Context, c Config) (*planner, func(), error) {
 		return nil, nil, err
 	}
 	p := &planner{Config: c, t: newTree(c), r: &Report{Actions: []Action{}}}
-	if p.init = DetectInit(c.Root); c.initSystem != nil {
+	p.init = DetectInit(c.Root)
+	if c.Offline {
+		p.init = DetectInstalled(c.Root)
+		c.sockets = []string{}
+		p.Config.sockets = c.sockets
+	}
+	if c.initSystem != nil {
 		p.init = *c.initSystem
 	}
 	closeManager := func() {}
@@ -110,7 +116,7 @@ func newPlanner(ctx context.Context, c Config) (*planner, func(), error) {
 		if c.manager == nil {
 			closeManager = m.Close
 		}
-		if err != nil {
+		if err != nil && !c.Offline {
 			p.note("systemd is not asked, its files are used: %v", err)
 		}
 		p.m = m
@@ -186,17 +192,24 @@ func (p *planner) writable(dir string) error {
 	return nil
 }
 
-// volatile reports, with a warning, whether a directory is on a file system
-// in memory, as /etc is on some immutable hosts.
-func (p *planner) volatile(dir string) (bool, error) {
-	st, err := p.t.fsOf(dir)
-	if err != nil {
-		return false, err
+// volatile reports, with a warning for each, whether one of the directories is on
+// a file system in memory, as /etc is on some immutable hosts.
+func (p *planner) volatile(dirs ...string) (bool, error) {
+	any := false
+	if p.Offline {
+		return false, nil // where an image is built says nothing of where it runs
 	}
-	if st.volatile {
-		p.warn("%s is on a file system in memory: what is written there is gone after a reboot", dir)
+	for _, dir := range dirs {
+		st, err := p.t.fsOf(dir)
+		if err != nil {
+			return false, err
+		}
+		if st.volatile != "" {
+			p.warn("%s is on %s: what is written there is gone after a reboot", dir, st.volatile)
+			any = true
+		}
 	}
-	return st.volatile, nil
+	return any, nil
 }
 
 func (p *planner) mkdir(at string) {

@@ -78,16 +78,20 @@ func (p *planner) finishSystemd(ctx context.Context, own, programDir string, run
 	if err := p.reload(ctx, own); err != nil {
 		return err
 	}
-	p.r.Survives = runnable
-	for _, dir := range []string{systemDir, programDir} {
-		gone, err := p.volatile(dir)
-		if err != nil {
-			return err
-		}
-		p.r.Survives = p.r.Survives && !gone
+	gone, err := p.volatile(systemDir, programDir)
+	if err != nil {
+		return err
 	}
+	forgotten, err := p.volatile(p.StateDir)
+	if err != nil {
+		return err
+	}
+	p.r.Survives = runnable && !gone && !forgotten
 	p.r.Statement = "After a reboot " + whose + " makes the Service IP work before the kubelet starts, from the last known good addresses. " + p.bpffsStatement(true)
-	if !p.r.Survives {
+	switch {
+	case runnable && !gone && forgotten:
+		p.r.Statement = "After a reboot " + whose + " runs, but the saved addresses are gone: the Service IP works as soon as an API server is found by other means. " + p.bpffsStatement(true)
+	case !p.r.Survives:
 		p.r.Statement = "The Service IP does not survive a reboot, see the warnings. " + p.bpffsStatement(false)
 	}
 	return nil

@@ -117,10 +117,11 @@ func (t tree) exists(name string) bool {
 // fsState is what we want to know of a file system.
 type fsState struct {
 	readOnly, noExec bool
-	volatile         bool // in memory: gone after a reboot
+	volatile         string // why what is there is gone after a reboot; "" if it stays
 }
 
-func statfs(at string) (fsState, error) {
+// statfs looks at a file system; root comes before the host's paths.
+func statfs(root, at string) (fsState, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(at, &st); err != nil {
 		return fsState{}, &fs.PathError{Op: "statfs", Path: at, Err: err}
@@ -128,7 +129,7 @@ func statfs(at string) (fsState, error) {
 	return fsState{
 		readOnly: st.Flags&unix.ST_RDONLY != 0,
 		noExec:   st.Flags&unix.ST_NOEXEC != 0,
-		volatile: st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC,
+		volatile: inMemory(root, at),
 	}, nil
 }
 

@@ -122,8 +122,8 @@ func (h host) same(before map[string]string, what string) {
 
 // onDisk is statfs for a temporary directory that may well be in memory.
 func onDisk(at string) (fsState, error) {
-	st, err := statfs(at)
-	st.volatile = false
+	st, err := statfs("", at)
+	st.volatile = ""
 	return st, err
 }
 

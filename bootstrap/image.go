@@ -1,0 +1,65 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/firsthop/firsthop/kernel"
+	"github.com/firsthop/firsthop/units"
+)
+
+// An image that is built (debootstrap, Packer, mkosi, a Containerfile): its root
+// is ours, and what runs is not what it will boot.
+
+// errChroot keeps what is about a running machine from being done to the one
+// that only builds an image.
+var errChroot = errors.New("this is a chroot, and the machine outside of it would be changed")
+
+// refuseChroot is for what changes the running machine.
+func (p places) refuseChroot(instead string) error {
+	if !p.chroot {
+		return nil
+	}
+	return fmt.Errorf("%w: run it outside, or give --root %s if that machine is meant%s", errChroot, p.hostRoot, instead)
+}
+
+// intoImage has an install stay in the root that it was called in, where that is
+// an image: in a chroot, or in a mount namespace that no container runtime made,
+// by which image builders reach the same. Who has a container that installs on
+// its node says so by --root.
+func (s *stage) intoImage() {
+	outside := s.places.chroot || s.hostRoot != "" && s.Root == "" && !madeByRuntime()
+	if !s.onlyPersist || s.Own() || !outside {
+		return
+	}
+	s.outside = s.hostRoot
+	s.image = true
+	s.places = places{stateDir: s.StateDir, runDir: s.RunDir, proc: "/proc"}.withDefaults()
+}
+
+// madeByRuntime reports whether a container runtime made this container.
+func madeByRuntime() bool {
+	if kernel.Inspect("").Standing.Container != "" {
+		return true
+	}
+	_, err := os.Lstat("/dev/termination-log") // a kubelet gives one to every container
+	return err == nil
+}
+
+// skipInImage has a step not done that looks at what runs.
+func skipInImage(do func(*stage, context.Context) (outcome, error)) func(*stage, context.Context) (outcome, error) {
+	return func(s *stage, ctx context.Context) (outcome, error) {
+		if s.image {
+			return outcome{result: Skipped, reason: "an image is prepared: which kernel and which node it boots on is not known"}, nil
+		}
+		return do(s, ctx)
+	}
+}
+
+// offline reports whether the boot unit goes into files of what is not running:
+// an image, or the layer of a container image that will be booted.
+func (s *stage) offline() bool {
+	return s.image || s.onlyPersist && units.DetectInit(s.hostRoot).Kind == units.NoInit && units.DetectInstalled(s.hostRoot).Kind != units.NoInit
+}
