@@ -6,34 +6,89 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"time"
 
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/firsthop/firsthop/mounts/hostfs"
+	"github.com/firsthop/firsthop/natinit/credplugin"
 )
 
-// clientConfig is the identity that the runtime has, and where it asks.
-func clientConfig(cfg *Config) (*rest.Config, error) {
-	var rc *rest.Config
+// identity is who the runtime is for the API server, and where it asks.
+type identity struct {
+	*rest.Config
+	plugin *credplugin.Plugin // nil if the credentials come from none
+}
+
+// newIdentity finds the credentials. A kubeconfig is named by root, so it is
+// used wherever it is; its plugin runs only if nobody else may write it.
+func newIdentity(cfg *Config) (*identity, error) {
+	id := &identity{}
 	var err error
 	if cfg.Kubeconfig != "" {
-		rc, err = clientcmd.BuildConfigFromFlags("", cfg.Kubeconfig)
+		id.Config, err = clientcmd.BuildConfigFromFlags("", cfg.Kubeconfig)
 	} else {
-		rc, err = rest.InClusterConfig()
+		id.Config, err = rest.InClusterConfig()
 		if err != nil {
 			err = fmt.Errorf("%w: give --kubeconfig where this is no pod", err)
 		}
 	}
+	if err == nil {
+		id.UserAgent = "firsthop/" + cfg.Version
+		id.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil } // a proxy is for what leaves the cluster
+		err = id.usePlugin(cfg)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("find credentials for the API server: %w", err)
 	}
-	rc.UserAgent = "firsthop/" + cfg.Version
-	rc.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil } // a proxy is for what leaves the cluster
-	return rc, nil
+	return id, nil
 }
 
-// dialBy makes a configuration use a dialer.
-func dialBy(rc *rest.Config, dial func(ctx context.Context, network, address string) (net.Conn, error)) *rest.Config {
-	rc = rest.CopyConfig(rc)
-	rc.Dial = dial
-	return rc
+// usePlugin takes the credential plugin away from client-go.
+func (id *identity) usePlugin(cfg *Config) error {
+	trusted := hostfs.FS{}.CheckTrusted(cfg.Kubeconfig)
+	if trusted != nil && cfg.Kubeconfig != "" {
+		cfg.Log.Warn("others than root may write the kubeconfig", "err", trusted)
+	}
+	if id.ExecProvider == nil {
+		return nil
+	}
+	cluster, err := rest.ConfigToExecCluster(id.Config)
+	if err != nil {
+		return err
+	}
+	if id.plugin, err = credplugin.New(cfg.Kubeconfig, trusted, id.ExecProvider, cluster); err != nil {
+		return err
+	}
+	id.ExecProvider = nil
+	id.Wrap(id.plugin.Wrap)
+	return nil
+}
+
+// dialBy makes a configuration that uses a dialer.
+func (id *identity) dialBy(dial func(ctx context.Context, network, address string) (net.Conn, error)) (*rest.Config, error) {
+	rc := rest.CopyConfig(id.Config)
+	if id.plugin == nil {
+		rc.Dial = dial
+		return rc, nil
+	}
+	// client-go asks a plugin for certificates only where it runs it itself.
+	tlsConfig, err := rest.TLSConfigFor(rc)
+	if err != nil {
+		return nil, fmt.Errorf("find credentials for the API server: %w", err)
+	}
+	if tlsConfig != nil {
+		tlsConfig.GetClientCertificate = id.plugin.ClientCertificate
+	}
+	rc.TLSClientConfig, rc.Proxy = rest.TLSClientConfig{}, nil
+	rc.Transport = utilnet.SetTransportDefaults(&http.Transport{
+		Proxy:               func(*http.Request) (*url.URL, error) { return nil, nil },
+		TLSClientConfig:     tlsConfig,
+		TLSHandshakeTimeout: 10 * time.Second,
+		MaxIdleConnsPerHost: 25,
+		DialContext:         dial,
+	})
+	return rc, nil
 }

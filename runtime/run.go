@@ -196,11 +196,11 @@ func (r *run) endSockets() {
 
 // connect makes the ways to the API servers.
 func (r *run) connect() error {
-	rc, err := clientConfig(r.cfg)
+	id, err := newIdentity(r.cfg)
 	if err != nil {
 		return err
 	}
-	vips, err := r.serviceAddrs(rc.Host)
+	vips, err := r.serviceAddrs(id.Host)
 	if err != nil {
 		return err
 	}
@@ -227,8 +227,11 @@ func (r *run) connect() error {
 	if err != nil {
 		return err
 	}
-	r.clients, err = watch.NewClients(dialBy(rc, r.dialer.DialContext))
+	rc, err := id.dialBy(r.dialer.DialContext)
 	if err != nil {
+		return err
+	}
+	if r.clients, err = watch.NewClients(rc); err != nil {
 		return err
 	}
 	r.watcher = watch.New(watch.Config{

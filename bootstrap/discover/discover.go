@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/credplugin"
 )
 
 // Budget is what names, questions and probes share when the context has no
@@ -80,7 +81,9 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	s.identify()
 	s.explicit()
 	if !s.given.complete() || cfg.Thorough {
-		s.look(ctx)
+		var cancel context.CancelFunc
+		ctx, cancel = apiserver.Later(ctx, s.look(ctx))
+		defer cancel()
 	}
 	s.mergeServices()
 	s.mergeEndpoints(ctx)
@@ -210,8 +213,9 @@ func (s *search) explicit() {
 	}
 }
 
-// look asks every other source, in rank order.
-func (s *search) look(ctx context.Context) {
+// look asks every other source, in rank order. It returns how much later it is
+// by credential plugins, which have a time of their own.
+func (s *search) look(ctx context.Context) (waited time.Duration) {
 	cached := s.cacheFinding()
 	var creds []*apiserver.Credential
 	var candidates, helpers []apiserver.Endpoint
@@ -221,7 +225,7 @@ func (s *search) look(ctx context.Context) {
 		candidates = append(candidates, f.Endpoints...)
 		helpers = append(helpers, f.Helpers...)
 	}
-	ask := apiserver.AskConfig{Credentials: creds, Dial: s.cfg.Probe.Dial, Trust: s.cfg.Probe.Trust, Thorough: s.cfg.Thorough}
+	ask := apiserver.AskConfig{PluginTime: s.pluginTime(ctx), PluginHint: pluginHint, Credentials: creds, Dial: s.cfg.Probe.Dial, Trust: s.cfg.Probe.Trust, Thorough: s.cfg.Thorough}
 	if len(creds) > 0 {
 		named, cancel := share(ctx, nameShare)
 		ask.Candidates = append(s.resolve(named, candidates, true), s.resolve(named, helpers, true)...)
@@ -235,6 +239,20 @@ func (s *search) look(ctx context.Context) {
 		s.findings = append(s.findings, finding{f, apiserver.Configured, apiserver.Configured, false})
 	}
 	s.findings = append(s.findings, cached)
+	return answer.Waited
+}
+
+// pluginHint goes with the error of a credential plugin that was too slow.
+const pluginHint = "give it more time with --timeout (FIRSTHOP_TIMEOUT)"
+
+// pluginTime is what a credential plugin gets: what all else gets together, if
+// that is more than a plugin needs.
+func (s *search) pluginTime(ctx context.Context) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return credplugin.DefaultTime
+	}
+	return max(credplugin.DefaultTime, time.Until(deadline))
 }
 
 // share gives a part of the time that is left.

@@ -57,7 +57,7 @@ func addressFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "service-ips", Usage: "Service `ADDRESSES` of the API: ip:port, comma-separated, IPv6 in brackets [$" + apiserver.VarServices + "]", Category: categoryAddress},
 		&cli.StringFlag{Name: "endpoints", Usage: "API server `ADDRESSES`: ip:port or name:port, comma-separated [$" + apiserver.VarEndpoints + "]", Category: categoryAddress},
-		&cli.DurationFlag{Name: "timeout", Value: 2 * time.Second, Usage: "for finding and probing addresses, and again for the proof", Category: categoryAddress, EnvVars: envVar("timeout")},
+		&cli.DurationFlag{Name: "timeout", Value: 2 * time.Second, Usage: "for finding and probing addresses, and again for the proof; credential plugins have 10s or this", Category: categoryAddress, EnvVars: envVar("timeout")},
 	}
 }
 

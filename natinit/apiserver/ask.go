@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/firsthop/firsthop/mounts/hostfs"
+	"github.com/firsthop/firsthop/natinit/credplugin"
 )
 
 // AskConfig says whom to ask, as whom.
@@ -32,6 +33,11 @@ type AskConfig struct {
 	// credential's own CA. Without either nobody is asked: an answer that
 	// cannot be verified is no answer, and a token is sent to nobody unknown.
 	Trust *Trust
+	// PluginTime is how long each credential plugin may take, beside the time
+	// of ctx, which goes on when it has ended. 0: within ctx.
+	PluginTime time.Duration
+	// PluginHint says how to give a plugin more time.
+	PluginHint string
 	// Thorough asks every question, for a person who wants to see; otherwise
 	// the ConfigMaps are asked only if the first answer is not complete.
 	Thorough bool
@@ -44,6 +50,9 @@ type Answer struct {
 	// CA is the CA that the answering server's certificate was verified
 	// with, nil if nobody answered.
 	CA []byte
+	// Waited is how long credential plugins took, if AskConfig.PluginTime gave
+	// them a time of their own.
+	Waited time.Duration
 }
 
 // Complete reports whether the API itself named its Service and endpoints.
@@ -88,7 +97,19 @@ func Ask(ctx context.Context, cfg AskConfig) Answer {
 	candidates = candidates[:min(len(candidates), maxAskAtOnce)]
 
 	var best *asked
+	var waited time.Duration
 	for i, cred := range creds {
+		took, err := cfg.prepare(ctx, cred)
+		if took > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = Later(ctx, took)
+			defer cancel()
+			waited += took
+		}
+		if err != nil {
+			f.notef("%v", err)
+			continue
+		}
 		one, cancel := part(ctx, len(creds)-i)
 		next, notes := race(one, cfg, cred, candidates)
 		cancel()
@@ -104,7 +125,7 @@ func Ask(ctx context.Context, cfg AskConfig) Answer {
 		}
 	}
 	if best == nil {
-		return Answer{Findings: append([]Finding{f}, notAsked("no API server answered")...)}
+		return Answer{Findings: append([]Finding{f}, notAsked("no API server answered")...), Waited: waited}
 	}
 	defer best.s.close()
 	for _, a := range best.services {
@@ -113,7 +134,7 @@ func Ask(ctx context.Context, cfg AskConfig) Answer {
 	for _, e := range best.endpoints {
 		f.addEndpoint(e)
 	}
-	a := Answer{Findings: []Finding{f}, CA: best.s.trust.CA}
+	a := Answer{Findings: []Finding{f}, CA: best.s.trust.CA, Waited: waited}
 	if a.Complete() && !cfg.Thorough {
 		a.Findings = append(a.Findings, notAsked("not asked: the API's own answer is complete")...)
 		return a
@@ -135,6 +156,49 @@ func (c *AskConfig) trust(cred *Credential) *Trust {
 		return t
 	}
 	return nil
+}
+
+// prepare runs a credential plugin, where there is one, and says how long it
+// took if it had a time of its own.
+func (c *AskConfig) prepare(ctx context.Context, cred *Credential) (took time.Duration, err error) {
+	if cred.plugin == nil || ctx.Err() != nil {
+		return 0, nil
+	}
+	began := time.Now()
+	if c.PluginTime > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = withTime(ctx, c.PluginTime)
+		defer cancel()
+	}
+	err = cred.Prepare(ctx)
+	if c.PluginTime > 0 {
+		took = time.Since(began)
+	}
+	var late *credplugin.TimeoutError
+	if errors.As(err, &late) && c.PluginHint != "" {
+		err = fmt.Errorf("%w: %s", err, c.PluginHint)
+	}
+	return took, err
+}
+
+// Later is ctx with its deadline d later; it ends with ctx for any other reason.
+func Later(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return withTime(ctx, time.Until(deadline)+d)
+}
+
+// withTime is ctx with another deadline; it ends with ctx for any other reason.
+func withTime(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	other, cancel := context.WithTimeout(context.WithoutCancel(ctx), d)
+	stop := context.AfterFunc(ctx, func() {
+		if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			cancel()
+		}
+	})
+	return other, func() { stop(); cancel() }
 }
 
 // part gives one of n equal parts of the time that is left: with one silent
@@ -222,7 +286,6 @@ func race(ctx context.Context, cfg AskConfig, cred *Credential, candidates []End
 				return best, append(notes, best.notes...)
 			}
 		case <-ctx.Done():
-			// An exec plugin does not know of contexts: leave it behind.
 			go closeLate(ch, len(candidates)-i)
 			why := errors.New("no answer in time")
 			if err := awaitRandomness(ctx); err != nil {
@@ -350,6 +413,9 @@ func newSession(ask AskConfig, cred *Credential, at Endpoint) (*session, error) 
 	addr := at.Addr.String()
 	transport := func(certificates bool) *http.Transport {
 		c := tlsCfg.Clone()
+		if certificates && cred.plugin != nil {
+			c.GetClientCertificate = cred.plugin.ClientCertificate
+		}
 		if !certificates {
 			c.Certificates, c.GetClientCertificate = nil, nil
 		}

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/firsthop/firsthop/mounts/hostfs"
+	"github.com/firsthop/firsthop/natinit/credplugin"
 )
 
 // Credential is an identity that a node has for its API server.
@@ -19,7 +21,8 @@ type Credential struct {
 	Path string
 	// Server is the URL of the kubeconfig; "" for a ServiceAccount.
 	Server string
-	config *rest.Config
+	config *rest.Config // has no ExecProvider: plugin takes its place
+	plugin *credplugin.Plugin
 	ca     []byte
 	// hostTrust is true when the file names no CA and does not ask to go without.
 	hostTrust bool
@@ -83,10 +86,42 @@ func LoadKubeconfig(root, path string) (*Credential, error) {
 	if p := c.config.ExecProvider; p != nil && root != "" && root != "/" {
 		return c, fmt.Errorf("%s: gets its credentials from the program %s of the host, which cannot run in a container", path, p.Command)
 	}
+	if p := c.config.ExecProvider; p != nil {
+		if err := c.usePlugin(path); err != nil {
+			return c, err
+		}
+	}
 	if p := c.config.AuthProvider; p != nil {
 		return c, fmt.Errorf("%s: uses the auth provider %q, which Kubernetes has given up", path, p.Name)
 	}
 	return c, nil
+}
+
+// usePlugin takes the credential plugin away from client-go. The kubeconfig was
+// read as a trusted file.
+func (c *Credential) usePlugin(path string) error {
+	cluster, err := rest.ConfigToExecCluster(c.config)
+	if err != nil {
+		return fmt.Errorf("%s: %s", path, firstLine(err))
+	}
+	if c.plugin, err = credplugin.New(path, nil, c.config.ExecProvider, cluster); err != nil {
+		return err
+	}
+	c.config.ExecProvider = nil
+	c.config.Wrap(c.plugin.Wrap)
+	return nil
+}
+
+// Ready tells whether the credentials are at hand: a plugin may have to run first.
+func (c *Credential) Ready() bool { return c.plugin == nil || c.plugin.Ready() }
+
+// Prepare runs the credential plugin if there is one and it has to run.
+func (c *Credential) Prepare(ctx context.Context) error {
+	if c.plugin == nil {
+		return nil
+	}
+	_, err := c.plugin.Get(ctx)
+	return err
 }
 
 // currentCluster gives the context in use and its cluster. A kubeconfig with

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/credplugin"
 )
 
 // name is what a host name led to last.
@@ -99,10 +100,11 @@ func (m *Monitor) startLook(ctx context.Context, now time.Time) {
 	m.looking, m.lookDue = true, now.Add(lookTime)
 	m.counters.Looks++
 	m.tasks.Go(func() {
-		ctx, cancel := context.WithTimeout(ctx, lookTime)
+		life := ctx
+		ctx, cancel := context.WithTimeout(life, lookTime)
 		defer cancel()
 		if everything {
-			m.lookEverywhere(ctx)
+			m.lookEverywhere(ctx, life)
 		} else if files {
 			m.readFiles()
 		}
@@ -134,11 +136,12 @@ func (m *Monitor) stranger() bool {
 
 // lookEverywhere reads the files again, and asks the node-local proxies of k3s
 // and Talos: they cannot be endpoints, but may know some.
-func (m *Monitor) lookEverywhere(ctx context.Context) {
+func (m *Monitor) lookEverywhere(ctx, life context.Context) {
 	helpers, creds := m.readFiles()
 	if len(m.cfg.Explicit) > 0 || len(helpers) == 0 || len(creds) == 0 {
 		return
 	}
+	creds = m.ready(life, creds)
 	ctx, cancel := context.WithTimeout(ctx, lookTime/2)
 	defer cancel()
 	resolved, _ := apiserver.Resolve(ctx, m.resolveConfig(true), helpers)
@@ -152,6 +155,39 @@ func (m *Monitor) lookEverywhere(ctx context.Context) {
 	if len(helped) > 0 && !slices.Equal(helped, m.helped) {
 		m.helped, m.changed = helped, true
 	}
+}
+
+// ready are the credentials without those whose plugin has still to give some:
+// it runs meanwhile, for longer than a look, and a later look has what it gave.
+func (m *Monitor) ready(life context.Context, creds []*apiserver.Credential) []*apiserver.Credential {
+	var ready, waiting []*apiserver.Credential
+	for _, c := range creds {
+		if c.Ready() {
+			ready = append(ready, c)
+		} else {
+			waiting = append(waiting, c)
+		}
+	}
+	if len(waiting) == 0 || !m.preparing.CompareAndSwap(false, true) {
+		return ready
+	}
+	m.tasks.Go(func() {
+		defer m.preparing.Store(false)
+		for _, c := range waiting {
+			ctx, cancel := context.WithTimeout(life, credplugin.DefaultTime)
+			err := c.Prepare(ctx)
+			cancel()
+			if err != nil && life.Err() == nil {
+				m.mu.Lock()
+				ok, unsaid := m.saysPlugin.allow(time.Now())
+				m.mu.Unlock()
+				if ok {
+					m.cfg.Log.Warn("credential plugin failed", "err", err, "unsaid", unsaid)
+				}
+			}
+		}
+	})
+	return ready
 }
 
 func (m *Monitor) resolveConfig(loopback bool) apiserver.ResolveConfig {

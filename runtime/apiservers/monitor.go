@@ -61,6 +61,9 @@ type Monitor struct {
 	counters Counters
 	saysSet  limiter
 	saysBad  limiter
+
+	preparing  atomic.Bool // a credential plugin
+	saysPlugin limiter
 }
 
 // New makes a Monitor. It reads and dials nothing yet.
