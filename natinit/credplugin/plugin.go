@@ -47,12 +47,17 @@ const (
 // may name directories of users.
 const path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin:/opt/bin"
 
-var (
-	scheme = runtime.NewScheme()
-	codecs = serializer.NewCodecFactory(scheme)
-)
+// codec knows the protocol. It is made when it is needed: few nodes have a plugin.
+var codec = sync.OnceValue(func() protocol {
+	scheme := runtime.NewScheme()
+	install.Install(scheme)
+	return protocol{scheme, serializer.NewCodecFactory(scheme)}
+})
 
-func init() { install.Install(scheme) }
+type protocol struct {
+	scheme *runtime.Scheme
+	codecs serializer.CodecFactory
+}
 
 // Plugin is one credential plugin, with what it gave.
 type Plugin struct {
@@ -100,7 +105,7 @@ func New(kubeconfig string, trusted error, exec *clientcmdapi.ExecConfig, cluste
 		return nil, fmt.Errorf("%s is not run: it needs a terminal (interactiveMode: Always)", p)
 	}
 	version, err := schema.ParseGroupVersion(exec.APIVersion)
-	if err != nil || !scheme.IsVersionRegistered(version) {
+	if err != nil || !codec().scheme.IsVersionRegistered(version) {
 		return nil, fmt.Errorf("%s is not run: unknown apiVersion %q", p, exec.APIVersion)
 	}
 	p.version = version
@@ -251,7 +256,7 @@ func (p *Plugin) once(ctx context.Context) (*Credentials, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s is not run: %w", p, err)
 	}
-	info, err := runtime.Encode(codecs.LegacyCodec(p.version), &clientauthentication.ExecCredential{
+	info, err := runtime.Encode(codec().codecs.LegacyCodec(p.version), &clientauthentication.ExecCredential{
 		Spec: clientauthentication.ExecCredentialSpec{Cluster: p.cluster},
 	})
 	if err != nil {
@@ -301,7 +306,7 @@ func (p *Plugin) find(files hostfs.FS) (string, error) {
 
 func (p *Plugin) decode(out []byte) (*Credentials, error) {
 	cred := &clientauthentication.ExecCredential{}
-	_, kind, err := codecs.UniversalDecoder(p.version).Decode(out, nil, cred)
+	_, kind, err := codec().codecs.UniversalDecoder(p.version).Decode(out, nil, cred)
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("it printed no ExecCredential: %s", firstLine(err.Error()))
