@@ -35,7 +35,7 @@ var habits = []habit{
 			"cmd/firsthop":       "the one place that does",
 			"natinit/credplugin": "a plugin inherits it, as the protocol says: proxies, cloud profiles",
 		},
-		instead:    "take the value from a Config that cmd fills in",
+		instead: "take the value from a Config that cmd fills in",
 	},
 	{
 		what:  "starts processes",
