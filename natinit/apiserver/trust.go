@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -32,6 +33,14 @@ func (t *Trust) Known() bool { return t != nil && len(certificates(t.CA)) > 0 }
 
 // Verifies reports whether a certificate at this endpoint can be judged.
 func (t *Trust) Verifies(e Endpoint) bool { return t.Known() || t.hostVerifies(e) }
+
+// Equal reports whether two verify the same.
+func (t *Trust) Equal(o *Trust) bool {
+	if t == nil || o == nil {
+		return t == o
+	}
+	return bytes.Equal(t.CA, o.CA) && t.Host == o.Host && bytes.Equal(t.HostCA, o.HostCA)
+}
 
 func (t *Trust) hostVerifies(e Endpoint) bool {
 	if t == nil || t.Host == "" || len(t.HostCA) == 0 {

@@ -12,6 +12,8 @@ type candidate struct {
 	addr  netip.AddrPort
 	first bool // of the first tier
 	state apiserver.State
+	// foreign is true when another cluster's server is there.
+	foreign bool
 }
 
 // choice is what one family's part of the API service leads to.
@@ -46,6 +48,13 @@ func choose(former choice, candidates []candidate) choice {
 		}
 	}
 	former.live = false
+	// A server of another cluster gets no connection while another may come back.
+	foreign := func(a netip.AddrPort) bool {
+		return slices.ContainsFunc(candidates, func(c candidate) bool { return c.addr == a && c.foreign })
+	}
+	if own := slices.DeleteFunc(slices.Clone(former.addrs), foreign); len(own) > 0 {
+		former.addrs = own
+	}
 	if former.proven && len(former.addrs) > 0 {
 		return former
 	}
@@ -54,7 +63,7 @@ func choose(former choice, candidates []candidate) choice {
 	}
 	for _, state := range []apiserver.State{apiserver.NotReady, apiserver.Dead} {
 		for _, first := range []bool{true, false} {
-			if guess := pick(func(c candidate) bool { return c.first == first && c.state == state }); len(guess) > 0 {
+			if guess := pick(func(c candidate) bool { return c.first == first && c.state == state && !c.foreign }); len(guess) > 0 {
 				return choice{addrs: guess}
 			}
 		}

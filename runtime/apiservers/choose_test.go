@@ -14,8 +14,8 @@ func TestChoose(t *testing.T) {
 		live, sick, dead, fresh = apiserver.Live, apiserver.NotReady, apiserver.Dead, apiserver.Unknown
 		x                       = "192.0.2.99:1"
 	)
-	first := func(at string, s apiserver.State) candidate { return candidate{addrs(at)[0], true, s} }
-	second := func(at string, s apiserver.State) candidate { return candidate{addrs(at)[0], false, s} }
+	first := func(at string, s apiserver.State) candidate { return candidate{addr: addrs(at)[0], first: true, state: s} }
+	second := func(at string, s apiserver.State) candidate { return candidate{addr: addrs(at)[0], state: s} }
 	good := choice{addrs(x), true, true}
 	guess := choice{addrs: addrs(x)}
 	for _, tc := range []struct {
@@ -58,7 +58,7 @@ func TestChooseNeverEmptiesWhatWasThere(t *testing.T) {
 		var in []candidate
 		for _, a := range list {
 			if rnd.IntN(2) == 0 {
-				in = append(in, candidate{a, rnd.IntN(2) == 0, apiserver.State(rnd.IntN(4))})
+				in = append(in, candidate{addr: a, first: rnd.IntN(2) == 0, state: apiserver.State(rnd.IntN(4))})
 			}
 		}
 		next := choose(c, in)

@@ -79,8 +79,8 @@ type Config struct {
 	Record func(kind, target, former string) error
 
 	// CA holds the cluster's CA certificates (PEM). If it is empty, which is
-	// better, they come from Kubeconfig, the ServiceAccount of Pod or the files
-	// of the host, in this order, and are read anew when an endpoint has a
+	// better, apiserver.Decide takes them from Kubeconfig, the files of the host
+	// and the ServiceAccount of Pod; they are read anew when an endpoint has a
 	// certificate that they did not sign: a CA may be replaced while we run. If
 	// there are none either, certificates are not verified.
 	CA []byte

@@ -1,7 +1,6 @@
 package apiservers
 
 import (
-	"bytes"
 	"context"
 	"slices"
 	"time"
@@ -21,7 +20,12 @@ type name struct {
 // addresses.
 func (m *Monitor) readFiles() (helpers []apiserver.Endpoint, creds []*apiserver.Credential) {
 	var found, local []member
-	for _, f := range m.sources() {
+	saved, _ := m.load()
+	id, sources := m.identify(saved)
+	if saved != nil && saved.Foreign(m.machine, id.Trust) != "" {
+		saved = nil
+	}
+	for _, f := range sources {
 		for _, e := range f.Endpoints {
 			found = append(found, member{endpoint: e, source: f.Source})
 		}
@@ -31,7 +35,6 @@ func (m *Monitor) readFiles() (helpers []apiserver.Endpoint, creds []*apiserver.
 		helpers = append(helpers, f.Helpers...)
 		creds = append(creds, f.Credentials...)
 	}
-	saved, _ := m.load()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.readAt = time.Now()
@@ -44,7 +47,7 @@ func (m *Monitor) readFiles() (helpers []apiserver.Endpoint, creds []*apiserver.
 	if saved != nil {
 		m.saved, m.changed = saved, true
 	}
-	m.trust(creds)
+	m.follow(id)
 	return helpers, creds
 }
 
@@ -63,22 +66,6 @@ func (m *Monitor) load() (*apiserver.Known, error) {
 		return nil, nil
 	}
 	return apiserver.Load(m.cfg.StateDir)
-}
-
-// trust takes the CA of the first credentials that have one, unless it was given.
-func (m *Monitor) trust(creds []*apiserver.Credential) {
-	if len(m.cfg.CA) > 0 {
-		return
-	}
-	for _, c := range creds {
-		if ca := c.CA(); hasCertificates(ca) {
-			if !bytes.Equal(ca, m.ca) {
-				m.ca = ca
-				m.generation.Add(1)
-			}
-			return
-		}
-	}
 }
 
 // startLook starts a look if one is due. While something lives, that is a
@@ -145,7 +132,7 @@ func (m *Monitor) lookEverywhere(ctx, life context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, lookTime/2)
 	defer cancel()
 	resolved, _ := apiserver.Resolve(ctx, m.resolveConfig(true), helpers)
-	answer := apiserver.Ask(ctx, apiserver.AskConfig{Credentials: creds, Candidates: resolved, Dial: m.cfg.Dial})
+	answer := apiserver.Ask(ctx, apiserver.AskConfig{Credentials: creds, Candidates: resolved, Dial: m.cfg.Dial, Trust: m.trusted()})
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var helped []member

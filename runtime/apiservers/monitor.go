@@ -39,8 +39,11 @@ type Monitor struct {
 	saved    *apiserver.Known // as read from disk, nil if there is nothing
 	former   []apiserver.KnownEndpoint
 	names    map[apiserver.Endpoint]name
-	ca       []byte
-	changed  bool // what is known has changed since the targets were last compared with it
+	trust    *apiserver.Trust // of the node's cluster; nil if no CA is known
+	machine  apiserver.Machine
+	// othersSaid are the files of other clusters that were reported.
+	othersSaid map[string]bool
+	changed    bool // what is known has changed since the targets were last compared with it
 
 	targets map[netip.AddrPort]*target
 	current [2]choice
@@ -72,10 +75,13 @@ func New(cfg Config) (*Monitor, error) {
 		return nil, err
 	}
 	m := &Monitor{
-		cfg: cfg, ca: cfg.CA, changed: true, slowest: max(deadInterval, cfg.Interval), stale: 15 * time.Second,
+		cfg: cfg, machine: apiserver.MachineOf(cfg.Root), othersSaid: map[string]bool{}, changed: true, slowest: max(deadInterval, cfg.Interval), stale: 15 * time.Second,
 		wake: make(chan struct{}, 1), turns: make(chan struct{}, maxProbing),
 		targets: map[netip.AddrPort]*target{}, names: map[apiserver.Endpoint]name{},
 		services: slices.Clone(cfg.Services),
+	}
+	if len(cfg.CA) > 0 {
+		m.trust = &apiserver.Trust{CA: cfg.CA}
 	}
 	for f, addrs := range families(cfg.Adopted, func(a netip.AddrPort) netip.AddrPort { return a }) {
 		slices.SortFunc(addrs, netip.AddrPort.Compare)
@@ -208,7 +214,7 @@ func (m *Monitor) decide(now time.Time) {
 	all := make([]candidate, 0, len(m.targets))
 	lives := false
 	for a, t := range m.targets {
-		all = append(all, candidate{a, t.first, t.state})
+		all = append(all, candidate{a, t.first, t.state, m.foreign(t)})
 		lives = lives || t.state == apiserver.Live
 	}
 	if !lives && m.settling(now) > 0 {

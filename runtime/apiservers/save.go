@@ -57,6 +57,7 @@ func (m *Monitor) startSave(now time.Time) {
 // host give by name: a name outlives the addresses that it leads to.
 func (m *Monitor) worthSaving() *apiserver.Known {
 	k := &apiserver.Known{Services: m.services}
+	m.cluster(k)
 	if m.watched {
 		k.ServicesCertainty = apiserver.Said
 	}

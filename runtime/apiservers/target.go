@@ -107,7 +107,7 @@ func (m *Monitor) newChecker(t *target) (*apiserver.Checker, uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return apiserver.NewChecker(t.endpoint, apiserver.ProbeConfig{
-		Timeout: m.cfg.Timeout, CA: m.ca, Dial: m.cfg.Dial,
+		Timeout: m.cfg.Timeout, Trust: m.trust, Dial: m.cfg.Dial,
 	}), m.generation.Load()
 }
 
