@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"io"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -232,5 +234,81 @@ func TestAskWithoutMeansSaysSo(t *testing.T) {
 	}
 	if a := Ask(t.Context(), AskConfig{Credentials: []*Credential{cred}}); !strings.Contains(notes(a), "no address to ask at") {
 		t.Error(notes(a))
+	}
+}
+
+// sick is an API server of the cluster that answers every question so.
+func sick(t *testing.T, c *apitest.Cluster, address string, h http.HandlerFunc) Endpoint {
+	return serve(t, address, c.CA.Server(t, apitest.Names...), h)
+}
+
+func TestAskASickServerDoesNotHideAHealthyOne(t *testing.T) {
+	status := func(code int, body string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code); io.WriteString(w, body) }
+	}
+	for sentence, h := range map[string]http.HandlerFunc{
+		"500":                      status(500, `{"message":"etcdserver: request timed out"}`),
+		"503":                      status(503, "apiserver not ready"),
+		"429":                      status(429, `{"message":"too many requests"}`),
+		"404":                      status(404, "404 page not found"),
+		"302":                      func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://elsewhere.example/", 302) },
+		"200 with a page":          status(200, "<html>maintenance</html>"),
+		"200 with nothing":         status(200, ""),
+		"200 with an empty object": status(200, "{}"),
+		"a closed connection":      func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+		"silence":                  func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+		"the Service, and 500 for the endpoints": func(w http.ResponseWriter, r *http.Request) {
+			if strings.Contains(r.URL.Path, "endpoint") {
+				w.WriteHeader(500)
+				return
+			}
+			io.WriteString(w, `{"spec":{"clusterIP":"10.96.0.1","ports":[{"name":"https","port":443}]}}`)
+		},
+	} {
+		t.Run(sentence, func(t *testing.T) {
+			c := newCluster(t)
+			asked := make(chan struct{}, 16)
+			bad := sick(t, c, "10.99.0.1:0", func(w http.ResponseWriter, r *http.Request) { asked <- struct{}{}; h(w, r) })
+			inner := http.Handler(c)
+			good := serve(t, "10.99.0.2:0", c.CA.Server(t, apitest.Names...), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				<-asked // the sick one is the first
+				asked <- struct{}{}
+				inner.ServeHTTP(w, r)
+			}))
+			c.Tokens = map[string]string{"t": "system:kube-proxy"}
+			cred := credential(t, pinned("https://"+bad.String(), c.CA.PEM))
+			a := Ask(within(t, 5*time.Second), AskConfig{Credentials: []*Credential{cred}, Candidates: []Endpoint{bad, good}})
+			if !a.Complete() {
+				t.Errorf("got %+v\n%s", a, notes(a))
+			}
+		})
+	}
+}
+
+func TestAskBelievesNobodyThatCannotBeVerified(t *testing.T) {
+	ours, theirs := newCluster(t), newCluster(t)
+	theirs.Services = []netip.AddrPort{addrPort("10.66.0.1:443")}
+	var at []Endpoint
+	for _, a := range []string{"10.99.0.1:0", "10.99.0.2:0", "10.99.0.3:0"} {
+		addr, _ := theirs.Serve(t, a)
+		at = append(at, Endpoint{Addr: addr})
+	}
+	server := "https://" + at[0].String()
+	for sentence, kc := range map[string]string{
+		"with our CA":       ours.CA.Kubeconfig(t, server, node, nodes),
+		"with their CA":     theirs.CA.Kubeconfig(t, server, node, nodes),
+		"without verifying": without(theirs.CA.Kubeconfig(t, server, node, nodes), "insecure-skip-tls-verify: true"),
+	} {
+		a := Ask(within(t, 5*time.Second), AskConfig{Credentials: []*Credential{credential(t, kc)}, Candidates: at, Trust: &Trust{CA: ours.CA.PEM}})
+		if f := a.Findings[0]; !f.Empty() {
+			t.Errorf("%s: believed %v", sentence, f)
+		}
+	}
+	insecure := credential(t, without(theirs.CA.Kubeconfig(t, server, node, nodes), "insecure-skip-tls-verify: true"))
+	if a := Ask(within(t, 5*time.Second), AskConfig{Credentials: []*Credential{insecure}, Candidates: at}); !a.Findings[0].Empty() || !strings.Contains(notes(a), "no CA certificate is known") {
+		t.Errorf("believed:\n%s", notes(a))
+	}
+	if r := theirs.Requests(); len(r) > 0 {
+		t.Errorf("they were asked %q", r)
 	}
 }

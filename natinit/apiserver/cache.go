@@ -83,7 +83,7 @@ func (c cacheJSON) boundSum() (string, error) {
 	return sumOf(c)
 }
 
-func sumOf(c cacheJSON) (string, error) {
+func sumOf(c any) (string, error) {
 	b, err := json.Marshal(c)
 	if err != nil {
 		return "", err

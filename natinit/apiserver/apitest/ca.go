@@ -31,10 +31,30 @@ type CA struct {
 // NewCA makes an authority.
 func NewCA(t testing.TB) *CA {
 	t.Helper()
-	key := newKey(t)
+	return newCA(t, newKey(t))
+}
+
+// Renew makes another certificate for the same key.
+func (ca *CA) Renew(t testing.TB) *CA {
+	t.Helper()
+	return newCA(t, ca.key)
+}
+
+// CrossSign gives a certificate (PEM) of another authority's key, signed by ca.
+func (ca *CA) CrossSign(t testing.TB, other *CA) []byte {
+	t.Helper()
+	der, err := x509.CreateCertificate(rand.Reader, other.cert, ca.cert, other.cert.PublicKey, ca.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+func newCA(t testing.TB, key *ecdsa.PrivateKey) *CA {
+	t.Helper()
 	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "kubernetes"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "kubernetes"},
+		NotBefore: time.Now().Add(-72 * time.Hour), NotAfter: time.Now().Add(72 * time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
@@ -58,12 +78,12 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 }
 
 // leaf signs a certificate; names may be DNS names and addresses.
-func (ca *CA) leaf(t testing.TB, subject pkix.Name, usage x509.ExtKeyUsage, names []string) (cert, key []byte) {
+func (ca *CA) leaf(t testing.TB, subject pkix.Name, usage x509.ExtKeyUsage, from time.Time, names []string) (cert, key []byte) {
 	t.Helper()
 	k := newKey(t)
 	tmpl := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: subject,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		NotBefore: from, NotAfter: from.Add(24 * time.Hour),
 		ExtKeyUsage: []x509.ExtKeyUsage{usage},
 	}
 	for _, n := range names {
@@ -87,7 +107,13 @@ func (ca *CA) leaf(t testing.TB, subject pkix.Name, usage x509.ExtKeyUsage, name
 // Server gives a serving certificate for the names.
 func (ca *CA) Server(t testing.TB, names ...string) tls.Certificate {
 	t.Helper()
-	c, k := ca.leaf(t, pkix.Name{CommonName: "kube-apiserver"}, x509.ExtKeyUsageServerAuth, names)
+	return ca.ServerAt(t, time.Now().Add(-time.Hour), names...)
+}
+
+// ServerAt gives one that is valid for a day from then on.
+func (ca *CA) ServerAt(t testing.TB, from time.Time, names ...string) tls.Certificate {
+	t.Helper()
+	c, k := ca.leaf(t, pkix.Name{CommonName: "kube-apiserver"}, x509.ExtKeyUsageServerAuth, from, names)
 	cert, err := tls.X509KeyPair(c, k)
 	if err != nil {
 		t.Fatal(err)
@@ -98,7 +124,7 @@ func (ca *CA) Server(t testing.TB, names ...string) tls.Certificate {
 // Client gives a client certificate and its key (PEM).
 func (ca *CA) Client(t testing.TB, user string, groups ...string) (cert, key []byte) {
 	t.Helper()
-	return ca.leaf(t, pkix.Name{CommonName: user, Organization: groups}, x509.ExtKeyUsageClientAuth, nil)
+	return ca.leaf(t, pkix.Name{CommonName: user, Organization: groups}, x509.ExtKeyUsageClientAuth, time.Now().Add(-time.Hour), nil)
 }
 
 // Kubeconfig gives a kubeconfig with everything inline, as kubeadm and k3s

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // Names are in every API server's certificate.
@@ -35,6 +36,8 @@ type Cluster struct {
 	NoAnonymous bool
 	// Ready is the status of /readyz; 0 means 200.
 	Ready int
+	// ReadyAfter is how long /readyz takes.
+	ReadyAfter time.Duration
 
 	mu  sync.Mutex
 	log []string
@@ -97,6 +100,13 @@ func (c *Cluster) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case user == "", user == anonymous && c.NoAnonymous:
 		status(w, http.StatusUnauthorized, "Unauthorized")
+		return
+	case r.URL.Path == "/readyz" && c.ReadyAfter > 0:
+		select {
+		case <-time.After(c.ReadyAfter):
+			io.WriteString(w, "ok")
+		case <-r.Context().Done():
+		}
 		return
 	case r.URL.Path == "/readyz" && c.Ready > 0:
 		status(w, c.Ready, "not ready")
