@@ -14,7 +14,9 @@ func TestChoose(t *testing.T) {
 		live, sick, dead, fresh = apiserver.Live, apiserver.NotReady, apiserver.Dead, apiserver.Unknown
 		x                       = "192.0.2.99:1"
 	)
-	first := func(at string, s apiserver.State) candidate { return candidate{addr: addrs(at)[0], first: true, state: s} }
+	first := func(at string, s apiserver.State) candidate {
+		return candidate{addr: addrs(at)[0], first: true, state: s}
+	}
 	second := func(at string, s apiserver.State) candidate { return candidate{addr: addrs(at)[0], state: s} }
 	good := choice{addrs(x), true, true}
 	guess := choice{addrs: addrs(x)}
