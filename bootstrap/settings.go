@@ -150,7 +150,7 @@ func choose[T ~string](to *T, text, flag string, choices ...T) error {
 // Map sizes are bounded so that a slip of a digit doesn't take a node's memory.
 const (
 	minEntries = 1024
-	maxEntries = 1 << 24
+	maxEntries = bpf.MaxEntries
 )
 
 // CheckRoom judges a number of entries that a flag asks for; 0 stands for the

@@ -63,7 +63,12 @@ func Uninstall(ctx context.Context, cfg UninstallConfig) ([]Removal, error) {
 		return u.removals, nil
 	}
 	if err := instance.RuntimeAbsent(u.runDir); err != nil {
-		return nil, fmt.Errorf("%w: it would bring back what is removed: stop it first (delete the DaemonSet, or systemctl stop firsthop)", err)
+		return nil, stopFirst(err)
+	}
+	if u.bpffs.Err() == nil { // of one with another run directory
+		if err := instance.TableFree(bpf.PinsBelow(u.bpffs.Path).Dir); err != nil {
+			return nil, stopFirst(err)
+		}
 	}
 	if err := u.refuse(ctx); err != nil { // before anything is touched, the lock included
 		return nil, err
@@ -72,6 +77,13 @@ func Uninstall(ctx context.Context, cfg UninstallConfig) ([]Removal, error) {
 		return nil, err
 	}
 	return u.removals, nil
+}
+
+func stopFirst(err error) error {
+	if !errors.Is(err, instance.ErrRuntime) {
+		return err
+	}
+	return fmt.Errorf("%w: it would bring back what is removed: stop it first (delete the DaemonSet, or systemctl stop firsthop)", err)
 }
 
 type uninstall struct {

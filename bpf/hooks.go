@@ -37,3 +37,13 @@ func Hooks() []Hook {
 		{Name: "connect6", Attach: ebpf.AttachCGroupInet6Connect},
 	}
 }
+
+// HookByName finds a hook; false: there is none of that name.
+func HookByName(name string) (Hook, bool) {
+	for _, h := range Hooks() {
+		if h.Name == name {
+			return h, true
+		}
+	}
+	return Hook{}, false
+}

@@ -26,7 +26,12 @@ type Sizes struct {
 	Frontends uint32 // addresses and ports that clients connect to
 	Services  uint32 // service indexes
 	Backends  uint32 // slots over all sets, two sets of a Service during a change
+	Ranges    uint32 // source ranges, and those of the Service range
 }
+
+// MaxEntries bounds each of the sizes, whoever asks for it: a flag, or a table
+// that grows. Without it a slip of a digit, or a tenant, could take all memory.
+const MaxEntries = 1 << 24
 
 // apply gives the maps of a specification their sizes.
 func (s Sizes) apply(spec *ebpf.CollectionSpec) {
@@ -39,6 +44,7 @@ func (s Sizes) apply(spec *ebpf.CollectionSpec) {
 	set(MapService, s.Services*2)
 	set(MapCounter, s.Services)
 	set(MapBackend, s.Backends)
+	set(MapRange, s.Ranges)
 }
 
 // Maps are the open maps of a NAT table. Not safe for concurrent use.

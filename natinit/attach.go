@@ -91,7 +91,7 @@ func (a *Attached) attachAll() error {
 		a.serves[result.Program] = true
 		a.Hooks = append(a.Hooks, result)
 	}
-	return nil
+	return a.noteKept()
 }
 
 // program gives the loaded program of a hook; the first call loads all.

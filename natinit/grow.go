@@ -3,46 +3,110 @@ package natinit
 import (
 	"errors"
 	"fmt"
+	"os"
+	"slices"
+
+	"github.com/cilium/ebpf"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 )
 
-// Grow gives a table more room while it serves: larger maps are filled with the
-// same content, then the programs are exchanged for such that use them, the
+// Grow gives a table more capacity while it serves: larger maps are filled with
+// the same content, then the programs are exchanged for such that use them, the
 // way back first, then the pins lead to them. No connection is refused on the
 // way, and killed anywhere, the next init or run brings table and programs
-// together again: until then, none of both changes. cfg.Maps is the table as it
-// is; the caller holds its lock, and closes it after it got the new one.
+// together again. cfg.Maps is the table as it is; the caller holds its lock.
+//
+// It returns the table that the programs read from now on, for the caller to
+// write to, and closes neither. On an error that is the former one, and all is
+// as it was; only where the former programs could not be brought back it is the
+// new one. An error beside a new table says what was left behind.
 func Grow(cfg AttachConfig, sizes bpf.Sizes) (*bpf.Maps, error) {
 	old := cfg.Maps
 	grown, err := old.Grow(sizes)
 	if err != nil {
-		return nil, explainRights(err)
+		return old, explainRights(err)
 	}
 	if len(grown.Created) == 0 {
 		return grown, nil
 	}
-	state, err := nat.NewKernel(old, cfg.Features).Read()
-	if err == nil {
-		err = nat.Fill(nat.NewKernel(grown, cfg.Features), state)
+	created := slices.Clone(grown.Created)
+	if err := fill(cfg.Features, old, grown); err != nil {
+		return old, errors.Join(fmt.Errorf("fill the larger table: %w", err), grown.Close())
 	}
-	if err == nil {
-		err = old.CopyCounters(grown)
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("fill the larger table: %w", err), grown.Close())
+	if err := grown.Stage(cfg.Pins); err != nil {
+		return old, errors.Join(explainRights(err), grown.Close())
 	}
 	cfg.Maps = grown
 	a, err := Attach(cfg)
 	if err != nil {
-		return nil, errors.Join(err, grown.Close())
+		return old, errors.Join(err, grown.Unstage(cfg.Pins), grown.Close())
 	}
 	defer a.Close()
-	if err := grown.Install(cfg.Pins); err != nil {
-		// Pins and programs must agree on where the next write goes. Where some
-		// pins lead to new maps already, the next run attaches anew.
-		return nil, errors.Join(err, a.Rollback(), grown.Close())
+	if err := grown.Install(cfg.Pins, old); err != nil {
+		back := a.Rollback()
+		err = errors.Join(err, back, grown.Unstage(cfg.Pins))
+		if back != nil && read(cfg, grown.Map(created[0])) {
+			return grown, err
+		}
+		return old, errors.Join(err, grown.Close())
 	}
 	return grown, a.Commit()
+}
+
+// fill copies what the new maps of a table lack. Those that both tables share
+// have it.
+func fill(f bpf.Features, old, grown *bpf.Maps) error {
+	state, err := nat.NewKernel(old, f).Read()
+	if err != nil {
+		return err
+	}
+	lacks := func(name bpf.MapName) bool { return slices.Contains(grown.Created, name) }
+	part := nat.NewState(state.Services)
+	part.Generation = state.Generation
+	if lacks(bpf.MapFrontend) {
+		part.Frontends = state.Frontends
+	}
+	if lacks(bpf.MapService) {
+		part.Words = state.Words
+	}
+	if lacks(bpf.MapBackend) {
+		part.Sets = state.Sets
+	}
+	if lacks(bpf.MapRange) {
+		part.Ranges = state.Ranges
+	}
+	if err := nat.Fill(nat.NewKernel(grown, f), part); err != nil {
+		return err
+	}
+	if lacks(bpf.MapCounter) {
+		return old.CopyCounters(grown)
+	}
+	return nil
+}
+
+// read reports whether an attached program reads a map. In doubt it does not.
+func read(cfg AttachConfig, m *ebpf.Map) bool {
+	dir, err := os.Open(cfg.Cgroup)
+	if err != nil {
+		return false
+	}
+	defer dir.Close()
+	info, err := m.Info()
+	if err != nil {
+		return false
+	}
+	want, _ := info.ID()
+	found := false
+	for _, h := range bpf.Hooks() {
+		_ = eachAttached(dir, h, func(p *ebpf.Program) error {
+			if info, err := p.Info(); err == nil {
+				ids, _ := info.MapIDs()
+				found = found || slices.Contains(ids, want)
+			}
+			return nil
+		})
+	}
+	return found
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -39,6 +41,31 @@ func Inspect(pins bpf.Pins, maps *bpf.Maps, cgroup string) ([]HookState, error) 
 		out = append(out, st)
 	}
 	return out, nil
+}
+
+// CheckAttached asks the kernel whether the programs of an attachment are still
+// attached to a cgroup. It needs no more than a few system calls.
+func CheckAttached(cgroup string, hooks []HookResult) error {
+	dir, err := os.Open(cgroup)
+	if err != nil {
+		return fmt.Errorf("open cgroup: %w", err)
+	}
+	defer dir.Close()
+	var lost []string
+	for _, res := range hooks {
+		h, _ := bpf.HookByName(res.Hook)
+		_, ids, err := queryFlags(dir, h.Attach)
+		if err != nil {
+			return fmt.Errorf("list programs of %s: %w", cgroup, err)
+		}
+		if !slices.Contains(ids, res.Program) {
+			lost = append(lost, res.Hook)
+		}
+	}
+	if len(lost) > 0 {
+		return fmt.Errorf("not attached to %s: %s", cgroup, strings.Join(lost, ", "))
+	}
+	return nil
 }
 
 func inspectHook(pins bpf.Pins, maps *bpf.Maps, cgroup *os.File, h bpf.Hook) (HookState, error) {

@@ -100,6 +100,36 @@ func (a *Attached) note(progs map[string]*ebpf.Program) error {
 	return a.cfg.Record.Note(notes)
 }
 
+// noteKept notes those that were attached already: by a version that kept no
+// record, or in one that was lost.
+func (a *Attached) noteKept() error {
+	if a.cfg.Record == nil {
+		return nil
+	}
+	var notes []RecordedProgram
+	for _, res := range a.Hooks {
+		if res.Change != Kept {
+			continue
+		}
+		p, err := ebpf.NewProgramFromID(res.Program)
+		if err != nil {
+			return fmt.Errorf("open attached program: %w", err)
+		}
+		info, err := p.Info()
+		p.Close()
+		if err != nil {
+			return fmt.Errorf("read program info: %w", err)
+		}
+		if r := (RecordedProgram{Hook: res.Hook, ID: res.Program, Tag: info.Tag}); !a.cfg.Record.Noted(r) {
+			notes = append(notes, r)
+		}
+	}
+	if len(notes) == 0 {
+		return nil
+	}
+	return a.cfg.Record.Note(notes)
+}
+
 func recorded(h bpf.Hook, p *ebpf.Program) (RecordedProgram, error) {
 	info, err := p.Info()
 	if err != nil {

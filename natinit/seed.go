@@ -205,23 +205,55 @@ func repinMaps(pins bpf.Pins) error {
 	if !missing {
 		return nil
 	}
+	progs, err := pinnedPrograms(pins)
+	if err != nil {
+		return err
+	}
+	defer closeAll(progs)
+	_, err = bpf.RepinMaps(pins, progs)
+	return err
+}
+
+// OpenTable opens the table that is pinned, and changes nothing. Maps that lost
+// their pins are found by the programs that are pinned. Its error matches
+// os.ErrNotExist where there is no whole table.
+func OpenTable(pins bpf.Pins) (*bpf.Maps, error) {
+	maps, err := bpf.OpenMaps(pins, false)
+	if !errors.Is(err, os.ErrNotExist) {
+		return maps, explainRights(err)
+	}
+	progs, progErr := pinnedPrograms(pins)
+	if progErr != nil {
+		return nil, errors.Join(err, progErr)
+	}
+	defer closeAll(progs)
+	if len(progs) == 0 {
+		return nil, err
+	}
+	maps, err = bpf.OpenMapsOf(pins, progs)
+	return maps, explainRights(err)
+}
+
+// pinnedPrograms opens the programs that the pins of hooks lead to.
+func pinnedPrograms(pins bpf.Pins) ([]*ebpf.Program, error) {
 	var progs []*ebpf.Program
-	defer func() {
-		for _, p := range progs {
-			p.Close()
-		}
-	}()
 	for _, h := range bpf.Hooks() {
 		p, err := hookProgram(pins, h)
 		if err != nil {
-			return err
+			closeAll(progs)
+			return nil, err
 		}
 		if p != nil {
 			progs = append(progs, p)
 		}
 	}
-	_, err := bpf.RepinMaps(pins, progs)
-	return err
+	return progs, nil
+}
+
+func closeAll(progs []*ebpf.Program) {
+	for _, p := range progs {
+		p.Close()
+	}
 }
 
 // hookProgram opens the program that a hook's pin leads to; nil: there is none.

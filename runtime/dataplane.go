@@ -8,11 +8,11 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -24,6 +24,7 @@ import (
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/instance"
+	"github.com/firsthop/firsthop/runtime/writer"
 )
 
 // ErrNoTable says that there is nothing to take over.
@@ -31,8 +32,8 @@ var ErrNoTable = errors.New("the init stage has not run here: run `firsthop init
 
 // dataplane is what is in the kernel: the table, and the programs at the cgroup.
 type dataplane struct {
+	cfg      *Config
 	pins     bpf.Pins
-	bpffs    string
 	maps     *bpf.Maps
 	store    *nat.Kernel
 	features bpf.Features
@@ -42,15 +43,18 @@ type dataplane struct {
 	cgroup   mounts.Cgroup2
 	proc     string
 	log      *slog.Logger
+	hold     *instance.Hold // of the table; nil until it was taken over
 
-	mu      sync.Mutex               // of maps and store, once the runtime runs
+	mu      sync.Mutex               // of maps, store, hold, and cgroup, once the runtime runs
 	present atomic.Pointer[bpf.Maps] // maps, for who must not wait while the table grows or programs are attached
 	former  []*bpf.Maps              // that the table has grown out of
+
+	seen seen // what is attached and pinned, for the guard
 }
 
-// openDataplane takes over what the init stage has made. What of it is no longer
-// there (a pin, an attachment) or not of this version is made good.
-func openDataplane(ctx context.Context, cfg *Config) (*dataplane, error) {
+// findDataplane looks at what the init stage has made, and whether this runtime
+// can take it over. It changes nothing.
+func findDataplane(cfg *Config) (*dataplane, error) {
 	kc := kernel.Config{Root: cfg.HostRoot, IgnoreVersion: cfg.IgnoreKernelVersion, Forbid: cfg.Forbid}
 	rep, err := kernel.Check(kc)
 	if err == nil {
@@ -59,7 +63,7 @@ func openDataplane(ctx context.Context, cfg *Config) (*dataplane, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := mounts.FindBPFFS(mounts.Config{Root: cfg.Root, Path: cfg.BPFFS, Explicit: cfg.BPFFS != "", RunDir: cfg.RunDir})
+	b, err := mounts.FindBPFFS(cfg.mountConfig(cfg.BPFFS))
 	if err == nil {
 		err = b.Err()
 	}
@@ -69,27 +73,31 @@ func openDataplane(ctx context.Context, cfg *Config) (*dataplane, error) {
 	if err != nil {
 		return nil, err
 	}
-	g, err := mounts.FindCgroup2(mounts.Config{Root: cfg.Root, Path: cfg.Cgroup, Explicit: cfg.Cgroup != "", RunDir: cfg.RunDir})
+	g, err := mounts.FindCgroup2(cfg.mountConfig(cfg.Cgroup))
 	if err == nil {
 		err = g.Err()
 	}
 	if err != nil {
 		return nil, err
 	}
-	d := &dataplane{pins: bpf.PinsBelow(b.Path), bpffs: b.Path, features: rep.Features(), links: kc.Links(), cgroup: g, proc: cfg.Proc, log: cfg.Log}
+	d := &dataplane{cfg: cfg, pins: bpf.PinsBelow(b.Path), features: rep.Features(), links: kc.Links(), cgroup: g, proc: cfg.Proc, log: cfg.Log}
 	d.cookies = natinit.NewCookies(natinit.CookiesConfig{
 		Features: d.features, NoOption: slices.Contains(cfg.Forbid, kernel.FeatureSONetnsCookie),
 		Cgroups: func() ([]string, error) { return mounts.OwnCgroups(g.Path) },
 	})
-	if err := d.open(ctx, cfg); err != nil {
+	if err := d.find(); err != nil {
 		return nil, errors.Join(err, d.close())
 	}
 	return d, nil
 }
 
-// open is the rest of openDataplane: what has to be closed.
-func (d *dataplane) open(ctx context.Context, cfg *Config) (err error) {
-	d.balancer, err = natinit.NewBalancer(cfg.Scope, cfg.UDP, d.features, elsewhere(cfg), func() (uint64, error) {
+func (c *Config) mountConfig(path string) mounts.Config {
+	return mounts.Config{Root: c.Root, Path: path, Explicit: path != "", RunDir: c.RunDir}
+}
+
+// find is the rest of findDataplane: what has to be closed.
+func (d *dataplane) find() (err error) {
+	d.balancer, err = natinit.NewBalancer(d.cfg.Scope, d.cfg.UDP, d.features, elsewhere(d.cfg), func() (uint64, error) {
 		cookie, err := d.cookies.Cookie()
 		if err != nil {
 			d.log.Warn("node ports are not served on loopback addresses: which network namespace is the host's is not known", "err", err)
@@ -99,11 +107,42 @@ func (d *dataplane) open(ctx context.Context, cfg *Config) (err error) {
 	if err != nil {
 		return err
 	}
-	release, err := d.lock(ctx)
+	if err := bpf.CheckMaps(d.pins); err != nil {
+		return err
+	}
+	hooks := d.balancer.Hooks(d.features)
+	if err := natinit.CheckPins(d.pins, hooks); err != nil {
+		return err
+	}
+	conflicts, err := natinit.Conflicts(d.cgroup.Path, d.features, d.proc)
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.adopt(), release())
+	for _, c := range conflicts {
+		if slices.ContainsFunc(hooks, func(h bpf.Hook) bool { return h.Name == c.Hook }) {
+			return fmt.Errorf("attach %s: %w", c, natinit.ErrConflict)
+		}
+	}
+	if err := instance.TableFree(d.pins.Dir); err != nil {
+		return oneRuntime(err)
+	}
+	if d.maps, err = natinit.OpenTable(d.pins); errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%w: %w", err, ErrNoTable)
+	}
+	if err != nil {
+		return err
+	}
+	d.store = nat.NewKernel(d.maps, d.features)
+	d.present.Store(d.maps)
+	return nil
+}
+
+// oneRuntime says what to do where a runtime is at work already.
+func oneRuntime(err error) error {
+	if !errors.Is(err, instance.ErrRuntime) {
+		return err
+	}
+	return fmt.Errorf("%w: stop it first, or give this one directories, a bpffs and a cgroup of its own", err)
 }
 
 // elsewhere reports whether the node's instance runs in another network
@@ -117,43 +156,114 @@ func elsewhere(cfg *Config) bool {
 	return err == nil && host.Ino != ours.Ino
 }
 
-// lock takes the table's lock.
+// lock takes the table's lock: that of the bpffs that the table is on, mounted or not.
 func (d *dataplane) lock(ctx context.Context) (release func() error, err error) {
-	l, err := instance.LockTable(ctx, d.bpffs)
+	root := filepath.Dir(d.pins.Dir)
+	d.mu.Lock()
+	if d.hold != nil {
+		root = d.hold.Root()
+	}
+	d.mu.Unlock()
+	l, err := instance.LockTable(ctx, root)
 	if err != nil {
 		return nil, err
 	}
 	return l.Release, nil
 }
 
-// adopt opens the table that is there, with the maps that a former version
-// didn't have, and attaches the programs of this one.
-func (d *dataplane) adopt() error {
-	if _, err := os.Stat(d.pins.Map(bpf.MapMeta)); errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("no NAT table at %s: %w", d.pins.Dir, ErrNoTable)
-	}
+// locked calls do with the locks that a change of pins and programs takes: the
+// instance's, and then the table's.
+func (d *dataplane) locked(ctx context.Context, do func(*instance.Journal) error) error {
+	return d.cfg.withJournal(ctx, func(j *instance.Journal) (err error) {
+		release, err := d.lock(ctx)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, release()) }()
+		return do(j)
+	})
+}
+
+// takeOver adopts the table that is there, with the maps that a former version
+// did not have, and attaches the programs of this one. On an error all is as it was.
+func (d *dataplane) takeOver(ctx context.Context) error {
+	return d.locked(ctx, func(j *instance.Journal) error {
+		found, err := natinit.OpenTable(d.pins) // an uninstall may have been at work until now
+		if errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("%w: %w", err, ErrNoTable)
+		}
+		if err != nil {
+			return err
+		}
+		if err := found.Close(); err != nil {
+			return err
+		}
+		hold, err := instance.HoldTable(d.pins.Dir)
+		if err != nil {
+			return oneRuntime(err)
+		}
+		if err := d.adopt(j); err != nil {
+			return errors.Join(err, hold.Release())
+		}
+		d.mu.Lock()
+		d.hold = hold
+		d.mu.Unlock()
+		d.look()
+		return nil
+	})
+}
+
+func (d *dataplane) adopt(j *instance.Journal) error {
 	seeded, err := natinit.Seed(natinit.SeedConfig{Pins: d.pins, Features: d.features})
 	if err != nil {
 		return err
 	}
+	found := d.maps
+	d.mu.Lock()
+	d.maps, d.store = seeded.Maps, nat.NewKernel(seeded.Maps, d.features)
+	d.mu.Unlock()
+	d.present.Store(d.maps)
+	if found != nil {
+		d.former = append(d.former, found)
+	}
+	if err := d.attach(j); err != nil {
+		return errors.Join(err, seeded.Rollback())
+	}
 	if err := seeded.Commit(); err != nil {
 		d.log.Warn("left-over backends are still in the table", "err", err)
 	}
-	d.maps, d.store = seeded.Maps, nat.NewKernel(seeded.Maps, d.features)
-	d.present.Store(d.maps)
-	return d.attach()
+	return nil
 }
 
-func (d *dataplane) attachConfig() natinit.AttachConfig {
+func (d *dataplane) attachConfig(j *instance.Journal) natinit.AttachConfig {
 	return natinit.AttachConfig{
-		Pins: d.pins, Maps: d.maps, Cgroup: d.cgroup.Path, CgroupID: d.cgroup.ID,
-		Features: d.features, Links: d.links, Balancer: d.balancer, Proc: d.proc,
+		Pins: d.usablePins(), Maps: d.maps, Cgroup: d.cgroup.Path, CgroupID: d.cgroup.ID,
+		Features: d.features, Links: d.links, Balancer: d.balancer, Proc: d.proc, Record: recordOf(j),
 	}
 }
 
-// attach makes sure of the programs. It changes nothing where all is as it should be.
-func (d *dataplane) attach() error {
-	a, err := natinit.Attach(d.attachConfig())
+// usablePins are the table's pins: by their place, or, where the bpffs there is
+// unmounted or hidden, by the handle that is held of it.
+func (d *dataplane) usablePins() bpf.Pins {
+	if d.hold == nil || d.hold.IsAt(d.pins.Dir) {
+		return d.pins
+	}
+	return bpf.Pins{Dir: d.hold.Dir()}
+}
+
+// noteAttached notes what is attached in a journal that lacks it.
+func (d *dataplane) noteAttached(ctx context.Context) error {
+	return d.locked(ctx, func(j *instance.Journal) error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return d.attach(j)
+	})
+}
+
+// attach ensures that the programs are attached. It changes nothing where all is
+// as it should be.
+func (d *dataplane) attach(j *instance.Journal) error {
+	a, err := natinit.Attach(d.attachConfig(j))
 	if err != nil {
 		return err
 	}
@@ -166,66 +276,38 @@ func (d *dataplane) attach() error {
 	if err := a.Commit(); err != nil {
 		d.log.Warn("a former program is still attached beside its successor", "err", err)
 	}
-	return nil
-}
-
-// attachInterval is how often it is made sure that the programs are attached.
-const attachInterval = 30 * time.Second
-
-// guard makes sure of the attachment until ctx ends: others may detach what they
-// don't know.
-func (d *dataplane) guard(ctx context.Context) {
-	tick := time.NewTicker(attachInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		if err := d.ensure(ctx); err != nil && ctx.Err() == nil {
-			d.log.Error("the programs could not be made sure of", "err", err)
-		}
-	}
-}
-
-func (d *dataplane) ensure(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, lockWait)
-	defer cancel()
-	release, err := d.lock(ctx)
+	held, err := natinit.Hold(d.usablePins(), a.Hooks)
 	if err != nil {
 		return err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return errors.Join(d.attach(), release())
+	return d.seen.attached(held)
 }
 
-// maxEntries bounds what a map grows to: 4 million entries are 0.5 GB.
-const maxEntries = 4 << 20
-
-// grow doubles the table's room, and returns what to write to from now on.
-func (d *dataplane) grow(ctx context.Context) (*nat.Kernel, error) {
+// grow doubles the capacity of the parts of the table that are full, and returns
+// what to write to from now on.
+func (d *dataplane) grow(ctx context.Context, short writer.Short) (store *nat.Kernel, err error) {
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
-	release, err := d.lock(ctx)
+	err = d.locked(ctx, func(j *instance.Journal) error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		store, err = d.growLocked(j, short)
+		return err
+	})
+	return store, err
+}
+
+func (d *dataplane) growLocked(j *instance.Journal, short writer.Short) (*nat.Kernel, error) {
+	sizes, err := d.larger(short)
 	if err != nil {
 		return nil, err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	double := func(n uint32) uint32 { return min(n*2, maxEntries) }
-	sizes := bpf.Sizes{
-		Frontends: double(d.maps.Map(bpf.MapFrontend).MaxEntries()),
-		Services:  double(d.maps.Services()),
-		Backends:  double(d.maps.Map(bpf.MapBackend).MaxEntries()),
+	grown, err := natinit.Grow(d.attachConfig(j), sizes)
+	if grown == d.maps {
+		return nil, err
 	}
-	if sizes == (bpf.Sizes{Frontends: d.maps.Map(bpf.MapFrontend).MaxEntries(), Services: d.maps.Services(), Backends: d.maps.Map(bpf.MapBackend).MaxEntries()}) {
-		return nil, errors.Join(fmt.Errorf("the table is as large as it may become (%d entries)", maxEntries), release())
-	}
-	grown, err := natinit.Grow(d.attachConfig(), sizes)
 	if err != nil {
-		return nil, errors.Join(err, release())
+		d.log.Warn("something of the smaller table was left behind", "err", err)
 	}
 	for _, m := range d.former { // nobody writes to the one before the last any more
 		if err := m.ReleaseTable(); err != nil {
@@ -235,8 +317,41 @@ func (d *dataplane) grow(ctx context.Context) (*nat.Kernel, error) {
 	d.former = append(d.former, d.maps) // a write may still be on its way; closed at the end
 	d.maps, d.store = grown, nat.NewKernel(grown, d.features)
 	d.present.Store(grown)
-	d.log.Info("the table has more room", "frontends", sizes.Frontends, "services", sizes.Services, "backends", sizes.Backends)
-	return d.store, release()
+	d.log.Info("the table has more capacity", "frontends", sizes.Frontends, "services", sizes.Services, "backends", sizes.Backends, "ranges", sizes.Ranges)
+	if err := d.attach(j); err != nil { // all are as they should be; this opens them
+		d.log.Warn("cannot verify the programs of the larger table", "err", err)
+	}
+	d.lookLocked()
+	return d.store, nil
+}
+
+// larger is the size of each part that is full, doubled. The others stay.
+func (d *dataplane) larger(short writer.Short) (bpf.Sizes, error) {
+	var sizes bpf.Sizes
+	var errs []error
+	for _, p := range []struct {
+		part writer.Short
+		what string
+		has  uint32
+		want *uint32
+	}{
+		{writer.ShortFrontends, "frontends", d.maps.Map(bpf.MapFrontend).MaxEntries(), &sizes.Frontends},
+		{writer.ShortServices, "services", d.maps.Services(), &sizes.Services},
+		{writer.ShortBackends, "backends", d.maps.Map(bpf.MapBackend).MaxEntries(), &sizes.Backends},
+		{writer.ShortRanges, "source ranges", d.maps.Map(bpf.MapRange).MaxEntries(), &sizes.Ranges},
+	} {
+		switch {
+		case !short.Has(p.part):
+		case p.has >= bpf.MaxEntries:
+			errs = append(errs, fmt.Errorf("the map of %s has %d entries, the most that it may have", p.what, p.has))
+		default:
+			*p.want = min(p.has*2, bpf.MaxEntries)
+		}
+	}
+	if sizes == (bpf.Sizes{}) {
+		return sizes, errors.Join(errs...)
+	}
+	return sizes, nil
 }
 
 // counters is the map that has them now.
@@ -281,7 +396,10 @@ func (d *dataplane) dialPast(ctx context.Context, network, address string) (net.
 }
 
 func (d *dataplane) close() error {
-	errs := []error{d.cookies.Close()}
+	errs := []error{d.cookies.Close(), d.seen.close()}
+	if d.hold != nil {
+		errs = append(errs, d.hold.Release())
+	}
 	for _, m := range append(d.former, d.maps) {
 		if m != nil {
 			errs = append(errs, m.Close())

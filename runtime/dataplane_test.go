@@ -12,6 +12,7 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/runtime/writer"
 	"github.com/firsthop/firsthop/test/lab"
 )
 
@@ -39,6 +40,19 @@ func openMaps(t *testing.T) map[string]bool {
 	return maps
 }
 
+// openDataplane takes over what an init stage has made.
+func openDataplane(t testing.TB, cfg *Config) *dataplane {
+	t.Helper()
+	d, err := findDataplane(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.takeOver(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
 // A table that grows for a day must not hold on to all that it has grown out of: maps are memory.
 func TestATableThatGrowsHoldsNoMoreThanItsLastForm(t *testing.T) {
 	if os.Geteuid() != 0 {
@@ -64,16 +78,13 @@ func TestATableThatGrowsHoldsNoMoreThanItsLastForm(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := len(openMaps(t))
-	d, err := openDataplane(t.Context(), &Config{
+	d := openDataplane(t, &Config{
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), BPFFS: l.BPFFS, Cgroup: l.Cgroup, Proc: "/proc", RunDir: t.TempDir(),
 		Scope: natinit.ScopeAll, UDP: true, IgnoreKernelVersion: true,
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	var counts []int
 	for range 5 {
-		if _, err := d.grow(t.Context()); err != nil {
+		if _, err := d.grow(t.Context(), writer.ShortFrontends|writer.ShortServices|writer.ShortBackends|writer.ShortRanges); err != nil {
 			t.Fatal(err)
 		}
 		counts = append(counts, len(openMaps(t))-before)

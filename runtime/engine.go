@@ -46,8 +46,8 @@ type engine struct {
 	// watched is told what happens, for those outside.
 	watched observer
 
-	// grow gives the table more room; nil where there is none to have.
-	grow func(context.Context) error
+	// grow gives parts of the table more capacity; nil where there is none to have.
+	grow func(context.Context, writer.Short) error
 
 	wake  chan struct{}
 	pulse pulse

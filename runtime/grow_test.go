@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/runtime/writer"
 	"github.com/firsthop/firsthop/test/lab"
 )
 
@@ -15,7 +16,10 @@ import (
 func TestATableGrowsUntilAllServicesAreIn(t *testing.T) {
 	r := newRig(t)
 	r.f.MaxFrontends = 4
-	r.e.grow = func(context.Context) error {
+	r.e.grow = func(_ context.Context, short writer.Short) error {
+		if short != writer.ShortFrontends {
+			t.Errorf("asked to grow %b, want the frontends alone", short)
+		}
 		locked(r.f, func() int { r.f.MaxFrontends *= 2; return 0 })
 		r.e.writer.SetStore(r.f)
 		return nil

@@ -55,7 +55,8 @@ func (e *engine) run(ctx context.Context) {
 			continue
 		}
 		retry = 100 * time.Millisecond
-		if !e.writer.Full() || e.grow == nil {
+		short := e.writer.Short()
+		if short == 0 || e.grow == nil {
 			continue
 		}
 		if wait := time.Until(growAgain); wait > 0 { // it was given room just now, and that was not enough
@@ -63,7 +64,7 @@ func (e *engine) run(ctx context.Context) {
 			continue
 		}
 		growAgain = time.Now().Add(growInterval)
-		if err := e.work(ctx, e.grow); err != nil {
+		if err := e.work(ctx, func(ctx context.Context) error { return e.grow(ctx, short) }); err != nil {
 			growAgain = time.Now().Add(growRetry)
 			again = time.After(growRetry)
 			e.log.Error("the table is full and could not be given more room; Services are out (see status)", "err", err)

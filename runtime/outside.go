@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -49,7 +50,7 @@ func newOutside(r *run) *outside {
 		Indexes: r.writer.Indexes, PerService: r.cfg.ServiceMetrics,
 	})
 	o.metrics = m
-	o.proxy = health.NewProxy(health.ProxyConfig{Waiting: r.engine.pulse.late, Applied: r.engine.pulse.appliedAt, Answered: m.Answered})
+	o.proxy = health.NewProxy(health.ProxyConfig{Waiting: r.engine.pulse.late, Applied: r.engine.pulse.appliedAt, Serving: r.data.attachedNow, Answered: m.Answered})
 	o.checks = health.NewServices(health.ServicesConfig{Healthy: o.proxy.Healthy, Log: r.cfg.Log, Holder: health.Holder})
 	if r.cfg.NodeStatus {
 		o.node = nodestatus.New(nodestatus.Config{NodeName: r.cfg.NodeName, Client: r.clients.Core, Log: r.cfg.Log})
@@ -162,18 +163,26 @@ func (o *outside) provenNow() bool {
 	return o.proof == nil
 }
 
+// trouble is what is wrong with what the dataplane lives by, nil: nothing.
+func (r *run) trouble() error { return errors.Join(r.data.fault(), r.instance.lost()) }
+
 // report is what the Node says: the label follows the proof, the condition also asks whether the table is whole.
 func (o *outside) report() nodestatus.Report {
 	o.mu.Lock()
 	proof, fails := o.proof, o.fails
 	o.mu.Unlock()
+	attached, fault := o.run.data.attachedNow(), o.run.trouble()
 	switch {
+	case attached != nil:
+		return nodestatus.Report{Mode: nodestatus.Fallback, Ready: corev1.ConditionFalse, Reason: "NotAttached", Message: attached.Error()}
 	case fails >= failsUntilFallback:
 		return nodestatus.Report{Mode: nodestatus.Fallback, Ready: corev1.ConditionFalse, Reason: "ProofFailed", Message: proof.Error()}
 	case o.run.engine.pulse.appliedAt().IsZero():
 		return nodestatus.Report{Mode: nodestatus.Active, Ready: corev1.ConditionFalse, Reason: "WaitingForServices", Message: "the API service is served; other Services are not all known yet"}
 	case o.run.writer.Full():
 		return nodestatus.Report{Mode: nodestatus.Active, Ready: corev1.ConditionFalse, Reason: "TableFull", Message: "some Services have no room in the table: `firsthop status` names them"}
+	case fault != nil:
+		return nodestatus.Report{Mode: nodestatus.Active, Ready: corev1.ConditionFalse, Reason: "DataplaneDamaged", Message: "every Service is served at connect time, but " + fault.Error()}
 	}
 	return nodestatus.Report{Mode: nodestatus.Active, Ready: corev1.ConditionTrue, Reason: "Serving", Message: "every Service is served at connect time"}
 }

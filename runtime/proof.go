@@ -46,9 +46,15 @@ func (d *dataplane) prove(ctx context.Context, vip netip.AddrPort) error {
 		return fmt.Errorf("read what the programs remember: %w", lookErr)
 	}
 	if cookie == 0 || peer.Cookie != cookie {
-		return fmt.Errorf("a connection to %s was not translated (it ended with: %v): is this process below %s? `firsthop doctor` says more", vip, err, d.cgroup.HostPath)
+		return fmt.Errorf("a connection to %s was not translated (it ended with: %v): is this process below %s? `firsthop doctor` says more", vip, err, d.cgroupPath())
 	}
 	return nil
+}
+
+func (d *dataplane) cgroupPath() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.cgroup.HostPath
 }
 
 // remembered is what the programs remember of a socket, or of another one that

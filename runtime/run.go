@@ -3,7 +3,6 @@ package runtime
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
 	"slices"
 	"sync"
@@ -24,25 +23,18 @@ import (
 
 // Run serves until ctx ends, and then leaves the dataplane as it is. An error
 // is for what keeps it from starting; what fails later is logged and tried
-// again, for as long as it takes.
+// again, indefinitely.
+//
+// All that can be known without changing anything is known before anything is
+// changed: a runtime that cannot start leaves no trace.
 func Run(ctx context.Context, cfg Config) error {
 	if cfg.Notify == nil {
 		cfg.Notify = func(string) {}
 	}
-	if err := instance.Make(instance.Missing(cfg.RunDir), 0o755); err != nil {
-		return fmt.Errorf("create run directory: %w", err)
+	if err := instance.RuntimeAbsent(cfg.RunDir); err != nil {
+		return oneRuntime(err)
 	}
-	unlock, err := instance.LockRuntime(cfg.RunDir)
-	if errors.Is(err, instance.ErrRuntime) {
-		return fmt.Errorf("%w: stop it first, or give this one directories of its own", err)
-	}
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	opening, cancel := context.WithTimeout(ctx, lockWait)
-	d, err := openDataplane(opening, &cfg)
-	cancel()
+	d, err := findDataplane(&cfg)
 	if err != nil {
 		return err
 	}
@@ -52,10 +44,32 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer r.writer.Close()
+	if err := r.takeOver(ctx); err != nil {
+		return err
+	}
+	defer r.instance.unlock()
 	defer r.leave()
 	cfg.Notify("READY=1\nSTATUS=serving what the table holds; waiting for the API")
 	cfg.Log.Info("took over", "table", d.pins.Dir, "cgroup", d.cgroup.HostPath, "api", r.adopted)
 	return r.run(ctx)
+}
+
+// takeOver is where a start begins to change things: the run directory, the
+// table, the programs.
+func (r *run) takeOver(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	if err := r.instance.lock(ctx, r.cfg); err != nil {
+		return err
+	}
+	if err := r.data.takeOver(ctx); err != nil {
+		r.instance.unlock()
+		return err
+	}
+	r.writer.SetStore(r.data.store)
+	r.followPods()
+	r.endSockets()
+	return nil
 }
 
 // leave has addresses that no Service has left alone: who serves after this
@@ -84,6 +98,7 @@ type run struct {
 	sockets   *sockets.Destroyer
 	clients   watch.Clients
 	outside   *outside
+	instance  runtimeLock
 }
 
 func newRun(cfg *Config, d *dataplane) (*run, error) {
@@ -95,8 +110,8 @@ func newRun(cfg *Config, d *dataplane) (*run, error) {
 	r.engine = newEngine(cfg.Log, r.writer, cfg.NodeName, cfg.NodePorts)
 	r.engine.serviceRange = newServiceRange(cfg.ServiceCIDRs)
 	r.engine.node.DenyExternal = cfg.DenyNodeExternalIPs
-	r.engine.grow = func(ctx context.Context) error {
-		store, err := d.grow(ctx)
+	r.engine.grow = func(ctx context.Context, short writer.Short) error {
+		store, err := d.grow(ctx, short)
 		if err != nil {
 			return err
 		}
@@ -106,8 +121,6 @@ func newRun(cfg *Config, d *dataplane) (*run, error) {
 	if cfg.Written != nil {
 		r.engine.written = sync.OnceFunc(cfg.Written)
 	}
-	r.followPods()
-	r.endSockets()
 	if err := r.connect(); err != nil {
 		r.writer.Close()
 		return nil, err
@@ -212,7 +225,7 @@ func (r *run) connect() error {
 	r.monitor, err = apiservers.New(apiservers.Config{
 		Log: r.cfg.Log, Explicit: r.cfg.Endpoints, Services: vips, Adopted: r.adopted,
 		IsService: r.data.isService, Dial: r.data.dialPast,
-		Root: r.cfg.HostRoot, StateDir: r.cfg.StateDir, Kubeconfig: r.cfg.Kubeconfig, Pod: r.cfg.Pod,
+		Root: r.cfg.HostRoot, StateDir: r.cfg.StateDir, Kubeconfig: r.cfg.Kubeconfig, Pod: r.cfg.Pod, Record: r.cfg.recordSaved,
 		OnChange: r.engine.setLive, OnKnown: r.engine.setAPIServers,
 		OnLost: func(endpoint netip.AddrPort) { r.dialer.Lost(endpoint) },
 	})
@@ -255,6 +268,7 @@ func (r *run) run(ctx context.Context) error {
 	group.Go(func() { r.engine.run(ctx) })
 	group.Go(func() { r.engine.verify(ctx) })
 	group.Go(func() { r.data.guard(ctx) })
+	group.Go(func() { r.keepRunDir(ctx) })
 	group.Go(func() { r.followFallback(ctx) })
 	group.Go(func() { r.until(ctx, "what pods want", r.workloads.Run) })
 	group.Go(func() { r.until(ctx, "sockets of backends that are gone", r.sockets.Run) })

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/runtime/admin"
 	"github.com/firsthop/firsthop/runtime/services"
 	"github.com/firsthop/firsthop/runtime/writer"
@@ -16,12 +17,20 @@ import (
 // can't is no reason not to serve traffic.
 func (r *run) serveAdmin(ctx context.Context) {
 	since := time.Now()
-	err := admin.Serve(ctx, admin.Config{
-		RunDir: r.cfg.RunDir, Log: r.cfg.Log, Services: r.seenServices,
-		Status: func() admin.Status { return r.seenStatus(since) },
-	})
-	if err != nil && ctx.Err() == nil {
-		r.cfg.Log.Error("`firsthop status` and `firsthop nat` can't see this runtime", "err", err)
+	told := ""
+	for ctx.Err() == nil {
+		err := admin.Serve(ctx, admin.Config{
+			RunDir: r.cfg.RunDir, Log: r.cfg.Log, Services: r.seenServices,
+			Status: func() admin.Status { return r.seenStatus(since) },
+		})
+		if err != nil && ctx.Err() == nil && err.Error() != told {
+			told = err.Error()
+			r.cfg.Log.Error("`firsthop status` and `firsthop nat` can't see this runtime", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(runDirInterval):
+		}
 	}
 }
 
@@ -71,11 +80,19 @@ func (r *run) seenStatus(since time.Time) admin.Status {
 	if w := r.engine.pulse.waiting(); !w.IsZero() {
 		st.Waiting = &w
 	}
+	if err := r.data.attachedNow(); err != nil {
+		st.Dataplane.AttachError = err.Error()
+	} else {
+		st.Dataplane.Attached = true
+	}
+	if err := r.trouble(); err != nil {
+		st.Dataplane.Fault = err.Error()
+	}
 	w := r.writer.Status()
 	st.Adopted = w.Adopted
 	st.Table = admin.Table{
 		Ports: w.Ports, Frontends: w.Frontends, Backends: w.Backends, Flushes: w.Flushes, Repairs: w.Repairs, Reloads: w.Reloads,
-		Room: admin.Room{Frontends: w.Room.Frontends, Backends: w.Room.Backends, Ranges: w.Room.Ranges},
+		Room: admin.Room{Frontends: w.Room.Frontends, Backends: w.Room.Backends, Ranges: w.Room.Ranges}, MostRoom: bpf.MaxEntries,
 	}
 	for _, p := range w.ServiceRange {
 		st.Table.ServiceRange = append(st.Table.ServiceRange, p.String())

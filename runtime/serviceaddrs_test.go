@@ -52,10 +52,7 @@ func TestServiceAddrsWithoutSavedState(t *testing.T) {
 				Log: slog.New(slog.NewTextHandler(io.Discard, nil)), BPFFS: l.BPFFS, Cgroup: l.Cgroup, Proc: "/proc", RunDir: t.TempDir(), StateDir: t.TempDir(),
 				Scope: natinit.ScopeAll, UDP: true, IgnoreKernelVersion: true,
 			}
-			d, err := openDataplane(t.Context(), cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
+			d := openDataplane(t, cfg)
 			defer d.close()
 			if tc.claim {
 				state, err := d.store.Read()

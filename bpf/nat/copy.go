@@ -1,8 +1,13 @@
 package nat
 
-import "github.com/firsthop/firsthop/bpf"
+import (
+	"maps"
+	"slices"
 
-// Fill writes a whole state into an empty table that no program uses yet.
+	"github.com/firsthop/firsthop/bpf"
+)
+
+// Fill writes a state into a table of which no program uses what it writes.
 func Fill(store Store, s *State) error {
 	if err := store.PutGeneration(s.Generation); err != nil {
 		return err
@@ -29,6 +34,9 @@ func Fill(store Store, s *State) error {
 		at, words = append(at, place), append(words, w)
 	}
 	if err := store.PutWords(at, words); err != nil {
+		return err
+	}
+	if err := store.PutRanges(slices.Collect(maps.Keys(s.Ranges))); err != nil {
 		return err
 	}
 	return store.PutFrontends(frontendKeys, frontends)

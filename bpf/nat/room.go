@@ -7,9 +7,12 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 )
 
-// ErrRangesFull says that a table has no room for a Service's source ranges. To
-// give the rest of the table more room would not help.
-var ErrRangesFull = errors.New("source ranges full")
+// What of a table is full. Each can be given more capacity alone.
+var (
+	ErrFrontendsFull = fmt.Errorf("frontends: %w", ErrFull)
+	ErrBackendsFull  = fmt.Errorf("backends: %w", ErrFull)
+	ErrRangesFull    = errors.New("source ranges full")
+)
 
 // Room is for how many entries a table has room; 0: nobody knows, a write will tell.
 type Room struct{ Frontends, Backends, Ranges int }
@@ -71,8 +74,8 @@ func (p *Planner) fits(index uint32, svc Service, targets [2]target) error {
 		want, left, limits int
 		full               error
 	}{
-		{"frontends", frontends, p.room.limits.Frontends + p.room.frontends, p.room.limits.Frontends, ErrFull},
-		{"backends", backends, p.room.backends, p.room.limits.Backends, ErrFull},
+		{"frontends", frontends, p.room.limits.Frontends + p.room.frontends, p.room.limits.Frontends, ErrFrontendsFull},
+		{"backends", backends, p.room.backends, p.room.limits.Backends, ErrBackendsFull},
 		{"source ranges", ranges, p.room.ranges, p.room.limits.Ranges, ErrRangesFull},
 	} {
 		if x.limits > 0 && x.want > x.left {

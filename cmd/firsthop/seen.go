@@ -62,6 +62,12 @@ func runtimeStatus(st *admin.Status, now time.Time) *bootstrap.RuntimeStatus {
 			r.Claims = append(r.Claims, text)
 		}
 	}
+	if st.Dataplane.AttachError != "" {
+		r.Troubles = append(r.Troubles, st.Dataplane.AttachError)
+	}
+	if st.Dataplane.Fault != "" {
+		r.Troubles = append(r.Troubles, st.Dataplane.Fault)
+	}
 	if st.Adopted && st.Waiting != nil && now.Sub(*st.Waiting) > writeTakes {
 		r.Troubles = append(r.Troubles, fmt.Sprintf("changes wait to be written for %s: a write hangs or fails, the runtime's log says more",
 			now.Sub(*st.Waiting).Round(time.Second)))

@@ -38,11 +38,19 @@ type Status struct {
 	Since      time.Time        `json:"since"`
 	Adopted    bool             `json:"adopted"`                 // all inputs were known, and the table was written
 	Waiting    *time.Time       `json:"waiting_since,omitempty"` // something is to be written since then
+	Dataplane  Dataplane        `json:"dataplane"`
 	Table      Table            `json:"table"`
 	Watches    map[string]Watch `json:"watches"` // by resource
 	APIServers APIServers       `json:"api_servers"`
 	Dialer     Dialer           `json:"dialer"`
 	Problems   []Problem        `json:"problems,omitempty"` // of objects
+}
+
+// Dataplane is what the programs and the table live by.
+type Dataplane struct {
+	Attached    bool   `json:"attached"`               // now, as the kernel says
+	AttachError string `json:"attach_error,omitempty"` // why not
+	Fault       string `json:"fault,omitempty"`        // what is damaged and cannot be repaired
 }
 
 // Table is what the writer knows of the table.
@@ -52,6 +60,7 @@ type Table struct {
 	Frontends int   `json:"frontends"`
 	Backends  int   `json:"backends"`
 	Room      Room  `json:"room"`
+	MostRoom  int   `json:"most_room"` // that each of them may grow to
 
 	ServiceRange    []string `json:"service_range,omitempty"`       // addresses of it that no Service has are refused
 	ServiceRangeErr string   `json:"service_range_error,omitempty"` // why they are not

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/natinit/instance"
+	"github.com/firsthop/firsthop/runtime/limit"
 )
 
 // Config is what a server needs. The functions may be called by several
@@ -27,7 +28,29 @@ type Config struct {
 	Status   func() Status
 }
 
-// Serve answers until ctx ends, and then removes the socket. A socket that is
+// connections is how many there may be at once, see package limit.
+const connections = 32
+
+// lookInterval is how often it is looked whether the socket is still there.
+const lookInterval = time.Second
+
+// awaitLoss returns when ctx ends, or when somebody removed the socket.
+func (l *listener) awaitLoss(ctx context.Context) {
+	tick := time.NewTicker(lookInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if st, err := os.Lstat(l.path); err != nil || !os.SameFile(st, l.file) {
+			return
+		}
+	}
+}
+
+// Serve answers until ctx ends, or until somebody removes the socket: then it is to be called again. It removes the socket. A socket that is
 // there already is taken for that of a runtime that was killed: whoever calls
 // this holds the runtime's lock. Anything else there is left alone, an error.
 func Serve(ctx context.Context, cfg Config) error {
@@ -44,9 +67,15 @@ func Serve(ctx context.Context, cfg Config) error {
 		MaxHeaderBytes:    4 << 10,
 		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
 	}
-	stop := context.AfterFunc(ctx, func() { srv.Close() })
-	defer stop()
-	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+	budget := limit.NewBudget(connections)
+	budget.Apply(srv)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		l.awaitLoss(ctx)
+		srv.Close()
+	}()
+	if err := srv.Serve(budget.Listen(l)); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve %s: %w", l.path, err)
 	}
 	return nil

@@ -26,6 +26,8 @@ type ProxyConfig struct {
 	Waiting func() time.Time
 	// Applied is when changes were last applied, zero before the first time. As Waiting.
 	Applied func() time.Time
+	// Serving says why connections are not served at all, nil: they are. As Waiting. A nil func is for always.
+	Serving func() error
 	// Timeout is for how long a change may wait. 0: DefaultTimeout.
 	Timeout time.Duration
 	// Answered is told of each answer, nil: nobody is. The path is "/healthz" or "/livez".
@@ -54,6 +56,8 @@ type Report struct {
 	// NodeEligible is false on a node that is about to go. /livez does not ask.
 	NodeEligible *bool `json:"nodeEligible,omitempty"`
 	Healthy      bool  `json:"healthy"` // of the proxy, whatever becomes of the node
+	// Reason says why nothing is served.
+	Reason string `json:"reason,omitempty"`
 }
 
 // NewProxy makes a Proxy on a node that stays, for all that is known.
@@ -96,7 +100,13 @@ func (p *Proxy) report() Report {
 	waiting, applied := p.cfg.Waiting(), p.cfg.Applied()
 	now := p.cfg.Clock()
 	late := !applied.IsZero() && !waiting.IsZero() && now.Sub(waiting) >= p.cfg.Timeout
-	return Report{LastUpdated: applied, CurrentTime: now, Healthy: !late}
+	r := Report{LastUpdated: applied, CurrentTime: now, Healthy: !late}
+	if p.cfg.Serving != nil {
+		if err := p.cfg.Serving(); err != nil {
+			r.Healthy, r.Reason = false, err.Error()
+		}
+	}
+	return r
 }
 
 // Handler answers /healthz and /livez.

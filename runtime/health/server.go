@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/runtime/limit"
 )
 
 // The times that a Server keeps. Whoever asks is not known: nobody may keep a connection for long.
@@ -22,6 +24,7 @@ const (
 	answerTimeout = 30 * time.Second
 	idleTimeout   = 2 * time.Minute
 	maxHeader     = 16 << 10 // bytes
+	connections   = 128      // at once, see package limit
 )
 
 // ServerConfig is what a Server needs.
@@ -38,6 +41,8 @@ type ServerConfig struct {
 	Holder func(port uint16) string
 	// Retry is the longest time between two tries to get the address. 0: 5 s.
 	Retry time.Duration
+	// Budget is how many connections there may be at once; nil: 128 of its own.
+	Budget *limit.Budget
 	// NoIPv6 is told, once, that the host has no IPv6, where this was to be served over it; nil: it is logged.
 	NoIPv6 func()
 }
@@ -68,6 +73,9 @@ func NewServer(cfg ServerConfig) *Server {
 	}
 	if cfg.Retry <= 0 {
 		cfg.Retry = slowestRetry
+	}
+	if cfg.Budget == nil {
+		cfg.Budget = limit.NewBudget(connections)
 	}
 	return &Server{cfg: cfg, status: ServerStatus{Name: cfg.Name, Addr: cfg.Addr}}
 }
@@ -121,13 +129,14 @@ func (s *Server) serve(ctx context.Context) error {
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug), // what strangers send
 	}
+	s.cfg.Budget.Apply(srv)
 	closed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(closed)
 		srv.Close()
 	})
 	s.listens(l.Addr().String())
-	err = srv.Serve(l)
+	err = srv.Serve(s.cfg.Budget.Listen(l))
 	if !stop() {
 		<-closed
 	}

@@ -3,6 +3,7 @@ package health
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -17,6 +18,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/firsthop/firsthop/runtime/limit"
 	"github.com/firsthop/firsthop/runtime/services"
 )
 
@@ -28,7 +30,16 @@ type ServicesConfig struct {
 	// Holder and Retry: see ServerConfig.
 	Holder func(port uint16) string
 	Retry  time.Duration
+	// MaxListeners is how many ports are listened on at most, each family and address by itself; 0: a quarter of the
+	// descriptors that the process may have.
+	MaxListeners int
 }
+
+// allConnections is how many connections all healthCheckNodePorts have at once.
+const allConnections = 256
+
+// ErrTooMany says that a port is not listened on, so as to leave descriptors to others.
+var ErrTooMany = errors.New("too many healthCheckNodePorts for the file descriptors of this process: raise its limit (LimitNOFILE=)")
 
 // Services answer at the healthCheckNodePorts of Services: 200 where the Service has ready endpoints on this node and the
 // proxy keeps up, else 503. A question over IPv4 is answered from the Service's IPv4 endpoints, one over IPv6 from the
@@ -37,8 +48,10 @@ type ServicesConfig struct {
 // A port that another program has is taken when it gets free; of several Services with the same port, the one that came
 // first has it, and the others are Unserved until it goes. Methods may be called by any goroutine.
 type Services struct {
-	cfg    ServicesConfig
-	noIPv6 sync.Once // to say so
+	cfg       ServicesConfig
+	noIPv6    sync.Once     // to say so
+	budget    *limit.Budget // of all of them: whoever may create Services has as many as he likes
+	listeners int           // most at once
 
 	mu      sync.Mutex
 	closed  bool
@@ -64,7 +77,7 @@ type listenAt struct {
 }
 
 type listening struct {
-	server *Server
+	server *Server // nil: there are too many
 	stop   context.CancelFunc
 	done   chan struct{}
 }
@@ -78,12 +91,17 @@ type Unserved struct {
 
 // NewServices makes Services that listen nowhere yet.
 func NewServices(cfg ServicesConfig) *Services {
+	if cfg.MaxListeners == 0 {
+		cfg.MaxListeners = limit.Descriptors() / 4
+	}
 	return &Services{
-		cfg:     cfg,
-		wanted:  map[types.NamespacedName]services.Health{},
-		holders: map[uint16]types.NamespacedName{},
-		waiting: map[uint16][]types.NamespacedName{},
-		serving: map[types.NamespacedName]*checks{},
+		cfg:       cfg,
+		budget:    limit.NewBudget(allConnections),
+		listeners: cfg.MaxListeners,
+		wanted:    map[types.NamespacedName]services.Health{},
+		holders:   map[uint16]types.NamespacedName{},
+		waiting:   map[uint16][]types.NamespacedName{},
+		serving:   map[types.NamespacedName]*checks{},
 	}
 }
 
@@ -176,6 +194,18 @@ func (s *Services) release(name types.NamespacedName, port uint16) {
 	if len(s.waiting[port]) == 0 {
 		delete(s.waiting, port)
 	}
+	s.retryTooMany()
+}
+
+// retryTooMany listens on ports that were one too many, where others are gone.
+func (s *Services) retryTooMany() {
+	for _, c := range s.serving {
+		for at, l := range c.listeners {
+			if l.server == nil && s.listening() < s.listeners {
+				c.listeners[at] = s.open(c, at)
+			}
+		}
+	}
 }
 
 // listen opens what a Service's listeners lack, and closes what is too many.
@@ -208,6 +238,19 @@ func (s *Services) listen(c *checks) {
 	}
 }
 
+// listening counts the ports that are listened on.
+func (s *Services) listening() int {
+	n := 0
+	for _, c := range s.serving {
+		for _, l := range c.listeners {
+			if l.server != nil {
+				n++
+			}
+		}
+	}
+	return n
+}
+
 func (s *Services) open(c *checks, at listenAt) *listening {
 	network, host := "tcp4", ""
 	if at.ipv6 {
@@ -217,13 +260,19 @@ func (s *Services) open(c *checks, at listenAt) *listening {
 		host = at.addr.String()
 	}
 	ctx, stop := context.WithCancel(context.Background())
+	if s.listening() >= s.listeners {
+		done := make(chan struct{})
+		close(done)
+		s.cfg.Log.Error("a healthCheckNodePort is not served", "service", c.name, "port", c.port, "err", ErrTooMany)
+		return &listening{stop: stop, done: done}
+	}
 	l := &listening{
 		stop: stop,
 		done: make(chan struct{}),
 		server: NewServer(ServerConfig{
 			Name: "the healthCheckNodePort of " + c.name.String(), Network: network,
 			Addr:    net.JoinHostPort(host, strconv.Itoa(int(c.port))),
-			Handler: s.handler(c, at.ipv6), Log: s.cfg.Log, Holder: s.cfg.Holder, Retry: s.cfg.Retry,
+			Handler: s.handler(c, at.ipv6), Log: s.cfg.Log, Holder: s.cfg.Holder, Retry: s.cfg.Retry, Budget: s.budget,
 			NoIPv6: s.withoutIPv6,
 		}),
 	}
@@ -292,7 +341,9 @@ func (s *Services) Unserved() []Unserved {
 	}
 	for name, c := range s.serving {
 		for _, l := range c.listeners {
-			if st := l.server.Status(); !st.Listening && st.Err != "" {
+			if l.server == nil {
+				out = append(out, Unserved{name, c.port, ErrTooMany.Error()})
+			} else if st := l.server.Status(); !st.Listening && st.Err != "" {
 				out = append(out, Unserved{name, c.port, st.Err})
 			}
 		}

@@ -38,8 +38,40 @@ func takesOver(plan *nat.Plan) bool {
 	return slices.ContainsFunc(plan.LastWords, func(c nat.WordChange) bool { return nat.InitIndexes.Contains(c.At / 2) })
 }
 
-// isFull reports whether a larger table would help.
-func isFull(err error) bool { return errors.Is(err, nat.ErrFull) || errors.Is(err, nat.ErrNoIndex) }
+// Short says which parts of a table have no capacity left for what is wanted.
+// Zero: all of it is in.
+type Short uint8
+
+// The parts.
+const (
+	ShortFrontends Short = 1 << iota
+	ShortBackends
+	ShortServices
+	ShortRanges
+	shortParts = 4
+)
+
+// Has reports whether a part is among them.
+func (s Short) Has(part Short) bool { return s&part != 0 }
+
+// shortOf says for lack of what a port is out.
+func shortOf(err error) Short {
+	switch {
+	case errors.Is(err, nat.ErrFrontendsFull):
+		return ShortFrontends
+	case errors.Is(err, nat.ErrBackendsFull):
+		return ShortBackends
+	case errors.Is(err, nat.ErrNoIndex):
+		return ShortServices
+	case errors.Is(err, nat.ErrRangesFull):
+		return ShortRanges
+	case errors.Is(err, nat.ErrFull):
+		return ShortFrontends | ShortBackends
+	}
+	return 0
+}
+
+func isFull(err error) bool { return shortOf(err) != 0 }
 
 func (w *Writer) assignAll() {
 	for _, index := range w.gone {
@@ -97,8 +129,10 @@ func (w *Writer) setErr(p *port, err error) {
 		if err != nil {
 			w.out += by
 		}
-		if isFull(err) {
-			w.full += by
+		for i := range shortParts {
+			if shortOf(err).Has(1 << i) {
+				w.full[i] += by
+			}
 		}
 	}
 	count(p.err, -1)

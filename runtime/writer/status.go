@@ -79,7 +79,27 @@ func (w *Writer) Indexes() map[uint32]services.PortKey {
 func (w *Writer) Full() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.full > 0
+	return w.full != [shortParts]int{}
+}
+
+// Short says which parts of the table have no capacity left.
+func (w *Writer) Short() Short {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.short()
+}
+
+func (w *Writer) short() Short {
+	var s Short
+	for i, n := range w.full {
+		if n > 0 {
+			s |= 1 << i
+		}
+	}
+	if w.ranges != nil {
+		s |= shortOf(w.ranges.err)
+	}
+	return s
 }
 
 // Pending reports whether a flush would have something to look at.

@@ -53,11 +53,11 @@ type Writer struct {
 	planner *nat.Planner
 	noted   uint64 // the table's generation as this writer left it
 	status  Status
-	writes  uint64 // plans that were begun to be carried out
-	writing bool   // one of them isn't yet
-	held    bool   // something waits until no program uses frontends that went
-	out     int    // ports that are not as they should be
-	full    int    // of them, those that found no room
+	writes  uint64          // plans that were begun to be carried out
+	writing bool            // one of them isn't yet
+	held    bool            // something waits until no program uses frontends that went
+	out     int             // ports that are not as they should be
+	full    [shortParts]int // of them, those that found no capacity, by what they lack
 
 	retiring *retiring
 }

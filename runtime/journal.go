@@ -1,0 +1,76 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/instance"
+)
+
+// What the runtime changes on the host is noted where uninstall and the init
+// stage look for it: in the instance's journals, under the instance's lock.
+
+// onHost is a path of ours as the host has it, as the journal wants it.
+func (c *Config) onHost(path string) string {
+	if rest, ok := strings.CutPrefix(path, c.HostRoot+"/"); ok && c.HostRoot != "" {
+		return "/" + rest
+	}
+	return path
+}
+
+// withJournal takes the instance's lock, creating the run directory where it is
+// gone, and calls do with the journal of what a reboot undoes; nil where that
+// cannot be used, which is logged: what serves traffic does not wait for it.
+func (c *Config) withJournal(ctx context.Context, do func(*instance.Journal) error) (err error) {
+	lock, made, err := instance.MakeAndAcquire(ctx, c.RunDir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Release()) }()
+	j, warning, err := instance.RecoverJournal(c.RunDir, false)
+	if warning != "" {
+		c.Log.Warn("the journal was damaged", "warning", warning)
+	}
+	if err != nil {
+		c.Log.Warn("changes are not noted for uninstall", "err", err)
+		return do(nil)
+	}
+	for _, dir := range made {
+		if err := j.Record(instance.KindMkdir, c.onHost(dir), ""); err != nil {
+			return err
+		}
+	}
+	return do(j)
+}
+
+// recordOf is where natinit notes programs.
+func recordOf(j *instance.Journal) natinit.Record {
+	if j == nil {
+		return nil
+	}
+	return natinit.JournalRecord{Journal: j}
+}
+
+// recordSaved notes a file of the state directory, before it is written.
+func (c *Config) recordSaved(kind instance.Kind, target, former string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), lockWait)
+	defer cancel()
+	lock, _, err := instance.MakeAndAcquire(ctx, c.RunDir)
+	if err != nil {
+		return err
+	}
+	j, warning, err := instance.RecoverJournal(c.StateDir, true)
+	if warning != "" {
+		c.Log.Warn("the journal was damaged", "warning", warning)
+	}
+	if err == nil {
+		err = j.Record(kind, c.onHost(target), former)
+	}
+	if err = errors.Join(err, lock.Release()); err != nil {
+		return fmt.Errorf("note %s: %w", target, err)
+	}
+	return nil
+}
