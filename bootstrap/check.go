@@ -10,6 +10,7 @@ import (
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/kubeproxy"
 	"github.com/firsthop/firsthop/units"
 )
@@ -44,13 +45,16 @@ type CheckReport struct {
 // Check looks at everything that the init stage needs of a node, and changes
 // nothing.
 func Check(ctx context.Context, cfg Config) (*CheckReport, error) {
-	if err := errors.Join(cfg.Dirs.Validate(), kernel.Config{Forbid: cfg.Forbid}.Validate()); err != nil {
+	var s settings
+	if err := errors.Join(cfg.Dirs.Validate(), kernel.Config{Forbid: cfg.Forbid}.Validate(), cfg.parseKubeadm(&s)); err != nil {
 		return nil, &UsageError{Err: err}
 	}
 	c := &checkup{Config: cfg, places: cfg.Dirs.places(), report: &CheckReport{Ready: true}}
-	for _, look := range []func(context.Context) (Finding, error){
-		c.kernel, c.bpffs, c.cgroup2, c.hooks, c.kubeProxy, c.boot,
-	} {
+	looks := []func(context.Context) (Finding, error){c.kernel, c.bpffs, c.cgroup2, c.hooks, c.kubeProxy, c.boot}
+	if given := s.given.Kubeadm; given != nil {
+		looks = append(looks, func(context.Context) (Finding, error) { return kubeadmFinding(cfg.Kubeadm, given), nil })
+	}
+	for _, look := range looks {
 		f, err := look(ctx)
 		if err != nil {
 			return nil, err
@@ -66,6 +70,32 @@ func Check(ctx context.Context, cfg Config) (*CheckReport, error) {
 		c.report.Findings = append(c.report.Findings, f)
 	}
 	return c.report, nil
+}
+
+// kubeadmFinding says what init would take from the file for kubeadm.
+func kubeadmFinding(path string, f *apiserver.Finding) Finding {
+	out := Finding{Check: "kubeadm", Grade: Good, Details: f.Notes}
+	var services, endpoints []string
+	for _, s := range f.Services {
+		if !f.IsDefault(s) {
+			services = append(services, s.String())
+		}
+	}
+	for _, e := range f.Endpoints {
+		endpoints = append(endpoints, e.String())
+	}
+	out.Sentence = fmt.Sprintf("%s: Service IP %s, API servers %s", path, listed(services), listed(endpoints))
+	if len(services) == 0 || len(endpoints) == 0 {
+		out.Grade = Warn
+	}
+	return out
+}
+
+func listed(l []string) string {
+	if len(l) == 0 {
+		return "not known from it"
+	}
+	return strings.Join(l, ", ")
 }
 
 type checkup struct {

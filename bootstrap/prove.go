@@ -11,6 +11,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"github.com/firsthop/firsthop/bootstrap/discover"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
@@ -77,10 +78,20 @@ func (s *stage) strength() Strength {
 	if s.settings.prove != Auto {
 		return s.settings.prove
 	}
+	if s.beforeKubeadm() {
+		return Translated
+	}
 	if s.verifiable() {
 		return Verified
 	}
 	return Answered
+}
+
+// beforeKubeadm reports whether kubeadm has not run yet: its file was given, and
+// no API server of those that are known answers. Then there is nothing to prove
+// but the translation.
+func (s *stage) beforeKubeadm() bool {
+	return s.given.Kubeadm != nil && !slices.ContainsFunc(s.found.Endpoints, func(e discover.Endpoint) bool { return e.State != apiserver.Dead })
 }
 
 // verifiable reports whether the certificate of every server in use can be

@@ -45,6 +45,7 @@ type Config struct {
 	Services  []discover.Given         // Service addresses, the strongest first; see apiserver.ParseServices
 	Endpoints []discover.Given         // API server addresses; see apiserver.ParseEndpoints
 	Extra     []string                 // further Services, see ParseExtra
+	Kubeadm   string                   // a file for kubeadm's --config, before kubeadm has run
 	Pod       apiserver.PodEnvironment // what the kubelet gave this container
 	Prove     string                   // a Strength
 	Scope     string
@@ -77,6 +78,7 @@ func (c Config) parse() (settings, error) {
 	var s settings
 	err := errors.Join(
 		c.parseAddresses(&s),
+		c.parseKubeadm(&s),
 		choose(&s.prove, c.Prove, "--prove", Auto, Translated, Answered, Verified, Ready),
 		choose(&s.scope, c.Scope, "--scope", ScopeAll, ScopeHost, ScopeOff),
 		choose(&s.persist, c.Persist, "--persist", PersistAuto, PersistOff),
@@ -106,6 +108,23 @@ func (c Config) parseAddresses(s *settings) (err error) {
 		services, endpoints := s.given.By()
 		return errors.New(strings.NewReplacer(apiserver.VarServices, services, apiserver.VarEndpoints, endpoints).Replace(err.Error()))
 	}
+	return nil
+}
+
+// parseKubeadm reads the file for kubeadm. At boot it need not be there any
+// more: what it said has been saved.
+func (c Config) parseKubeadm(s *settings) error {
+	if c.Kubeadm == "" {
+		return nil
+	}
+	f, err := apiserver.KubeadmFileSource(c.Dirs.places().hostRoot, c.Kubeadm)
+	if err != nil {
+		if !c.Boot {
+			return fmt.Errorf("--kubeadm-config %w", err)
+		}
+		f.Notes = append(f.Notes, err.Error())
+	}
+	s.given.Kubeadm = &f
 	return nil
 }
 

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/firsthop/firsthop/bootstrap/discover"
+	"github.com/firsthop/firsthop/mounts/hostfs"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/units"
@@ -197,6 +199,9 @@ func (s *stage) bootArgs() []string {
 	add(s.scope != ScopeAll, "--scope", string(s.scope))
 	add(!s.UDP, "--udp=false")
 	add(s.IgnoreKernelVersion, "--ignore-kernel-version")
+	if path, err := s.kubeadmAtBoot(); path != "" && err == nil {
+		args = append(args, "--kubeadm-config", path)
+	}
 	for _, name := range s.Forbid {
 		args = append(args, "--forbid-feature", name)
 	}
@@ -204,6 +209,24 @@ func (s *stage) bootArgs() []string {
 		args = append(args, "--extra-service", extra)
 	}
 	return args
+}
+
+// kubeadmAtBoot gives the path by which the boot unit reads the file of
+// --kubeadm-config, and why it must not. The operator may name any file once;
+// what is read at each boot only root may write.
+func (s *stage) kubeadmAtBoot() (string, error) {
+	if s.Kubeadm == "" {
+		return "", nil
+	}
+	abs, err := filepath.Abs(s.Kubeadm)
+	if err != nil {
+		return s.Kubeadm, err
+	}
+	path := s.onHost(abs)
+	if s.hostRoot != "" && path == abs {
+		return abs, errors.New("it is a file of this container, not of the host")
+	}
+	return path, hostfs.FS{Root: s.hostRoot}.CheckTrusted(path)
 }
 
 func describeActions(actions []units.Action) []string {

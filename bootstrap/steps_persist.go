@@ -98,6 +98,9 @@ func (p *persistence) boot(ctx context.Context) {
 	}
 	p.out.changes = append(p.out.changes, describeActions(rep.Actions)...)
 	p.out.warnings = append(p.out.warnings, rep.Warnings...)
+	if path, kerr := p.kubeadmAtBoot(); kerr != nil {
+		p.out.warnings = append(p.out.warnings, fmt.Sprintf("--kubeadm-config %s is not read again at boot: %v; the addresses that it gives are saved", path, kerr))
+	}
 	switch {
 	case err != nil:
 		p.fail("nothing is sure to start firsthop at the next boot", err)

@@ -140,6 +140,9 @@ func (s *search) identify() {
 		}
 	}
 	s.local = append(apiserver.FileSources(s.cfg.Root), apiserver.PodSource(s.cfg.Pod))
+	if f := s.cfg.Explicit.Kubeadm; f != nil {
+		s.local = append([]apiserver.Finding{*f}, s.local...)
+	}
 	s.id, s.local = apiserver.Decide(s.local, s.cache)
 	if s.cache != nil {
 		why = s.cache.Foreign(s.cfg.Machine, s.id.Trust)
@@ -211,6 +214,13 @@ func (s *search) explicit() {
 			s.findings = append(s.findings, finding{*f, apiserver.Given, apiserver.Given, true})
 		}
 	}
+	if s.given.Kubeadm != nil {
+		f := finding{s.local[0], apiserver.Given, apiserver.Configured, true}
+		if s.cfg.Boot { // nobody has given it to this run, and the cluster may have moved on
+			f.services, f.live = apiserver.Configured, false
+		}
+		s.findings = append(s.findings, f)
+	}
 }
 
 // look asks every other source, in rank order. It returns how much later it is
@@ -236,6 +246,9 @@ func (s *search) look(ctx context.Context) (waited time.Duration) {
 	cancel()
 	s.findings = append(s.findings, finding{answer.Findings[0], apiserver.Said, apiserver.Said, true})
 	for _, f := range append(s.local, answer.Findings[1:]...) {
+		if f.Source == apiserver.SourceKubeadmFile {
+			continue // it is among what was given
+		}
 		s.findings = append(s.findings, finding{f, apiserver.Configured, apiserver.Configured, false})
 	}
 	s.findings = append(s.findings, cached)

@@ -22,6 +22,11 @@ type Explicit struct {
 	Services  []netip.AddrPort
 	Endpoints []apiserver.Endpoint
 
+	// Kubeadm is what the file for kubeadm's --config says, nil if none is
+	// given. Unlike the others it does not keep the API from being asked: once
+	// kubeadm has run, that knows more servers than the file.
+	Kubeadm *apiserver.Finding
+
 	servicesBy, endpointsBy Given
 }
 

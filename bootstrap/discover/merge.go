@@ -108,7 +108,7 @@ func (s *search) mergeEndpoints(ctx context.Context) {
 	s.resolve(named, names, byHand) // all at once, so that they share the time
 	for _, f := range used {
 		for _, e := range f.Endpoints {
-			s.enter(f.Source, e, byHand, f.live)
+			s.enter(f.Source, e, byHand, f.live && f.endpoints > apiserver.Configured)
 		}
 		if len(f.Endpoints) > 0 {
 			s.res.endpointsBy = max(s.res.endpointsBy, f.known(f.endpoints))

@@ -11,7 +11,7 @@ func checkCommand(e env) *cli.Command {
 		Name:      "check",
 		Usage:     "is this node ready: kernel, bpffs, cgroup2, other programs, kube-proxy, boot",
 		ArgsUsage: " ",
-		Flags:     join([]cli.Flag{boolFlag("verbose", false, "list every kernel feature")}, kernelFlags(), commonFlags(), []cli.Flag{outputFlag()}),
+		Flags:     join([]cli.Flag{boolFlag("verbose", false, "list every kernel feature")}, kernelFlags(), []cli.Flag{kubeadmFlag()}, commonFlags(), []cli.Flag{outputFlag()}),
 		Action: func(c *cli.Context) error {
 			p, err := newPrinter(e, c)
 			if err != nil {

@@ -18,7 +18,7 @@ func discoverCommand(e env) *cli.Command {
 		Name:      "discover",
 		Usage:     "where is the API server: every source, what it gave, and which addresses answer",
 		ArgsUsage: " ",
-		Flags:     join(addressFlags(), commonFlags(), []cli.Flag{outputFlag()}),
+		Flags:     join(addressFlags(), []cli.Flag{kubeadmFlag()}, commonFlags(), []cli.Flag{outputFlag()}),
 		Action: func(c *cli.Context) error {
 			p, err := newPrinter(e, c)
 			if err != nil {
@@ -35,6 +35,13 @@ func discoverCommand(e env) *cli.Command {
 			ctx, cancel := context.WithTimeout(c.Context, c.Duration("timeout"))
 			defer cancel()
 			at := d.Places()
+			if file := c.String("kubeadm-config"); file != "" {
+				f, err := apiserver.KubeadmFileSource(at.HostRoot, file)
+				if err != nil {
+					return usagef("--kubeadm-config %s", err)
+				}
+				explicit.Kubeadm = &f
+			}
 			direct := bootstrap.Direct(d)
 			defer direct.Close()
 			found, err := discover.Run(ctx, discover.Config{Probe: apiserver.ProbeConfig{Dial: direct.DialContext}, Explicit: explicit, Root: at.HostRoot, StateDir: at.StateDir, Pod: pod(e), Machine: at.Machine, Thorough: true})

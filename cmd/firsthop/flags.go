@@ -61,6 +61,11 @@ func addressFlags() []cli.Flag {
 	}
 }
 
+// kubeadmFlag is for the commands that prepare a node before kubeadm sets it up.
+func kubeadmFlag() cli.Flag {
+	return stringFlag("kubeadm-config", "", "`FILE` for kubeadm's --config, to read addresses from it before kubeadm runs", categoryAddress)
+}
+
 func kernelFlags() []cli.Flag {
 	return []cli.Flag{
 		boolFlag("ignore-kernel-version", false, "accept a kernel below the minimum version if every needed feature is there"),
@@ -181,6 +186,7 @@ func config(e env, c *cli.Context) (bootstrap.Config, error) {
 		Binary:    e.self,
 		Services:  given(e, c, "service-ips", apiserver.VarServices),
 		Endpoints: given(e, c, "endpoints", apiserver.VarEndpoints),
+		Kubeadm:   c.String("kubeadm-config"),
 		Pod:       pod(e),
 		Prove:     string(bootstrap.Auto),
 		Scope:     orDefault(c.String("scope"), bootstrap.ScopeAll),

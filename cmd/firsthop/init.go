@@ -27,7 +27,7 @@ table as they were; mounts and directories that it made stay.`,
 			boolFlag("dry-run", false, "say what would change, and change nothing"),
 			&cli.BoolFlag{Name: "boot", Usage: "as run by the boot unit: a translated connection is proof enough, as the API server may start later"},
 			lockFlag(),
-		}, balancerFlags(), kernelFlags(), addressFlags(), commonFlags(), []cli.Flag{outputFlag()}),
+		}, balancerFlags(), kernelFlags(), addressFlags(), []cli.Flag{kubeadmFlag()}, commonFlags(), []cli.Flag{outputFlag()}),
 		Action: func(c *cli.Context) error { return runInit(e, c) },
 	}
 }

@@ -17,7 +17,7 @@ it is told --persist off.`,
 		Flags: join([]cli.Flag{
 			boolFlag("dry-run", false, "say what would change, and change nothing"),
 			lockFlag(),
-		}, balancerFlags(), kernelFlags(), addressFlags(), commonFlags(), []cli.Flag{outputFlag()}),
+		}, balancerFlags(), kernelFlags(), addressFlags(), []cli.Flag{kubeadmFlag()}, commonFlags(), []cli.Flag{outputFlag()}),
 		Action: func(c *cli.Context) error {
 			p, err := newPrinter(e, c)
 			if err != nil {
