@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,11 +31,11 @@ func (p places) refuseChroot(instead string) error {
 // by which image builders reach the same. Who has a container that installs on
 // its node says so by --root.
 func (s *stage) intoImage() {
-	outside := s.places.chroot || s.hostRoot != "" && s.Root == "" && !madeByRuntime()
+	outside := s.places.chroot || s.Root == "" && (s.hostRoot != "" || s.noHost != nil) && !madeByRuntime()
 	if !s.onlyPersist || s.Own() || !outside {
 		return
 	}
-	s.outside = s.hostRoot
+	s.outside = cmp.Or(s.hostRoot, "/proc/1/root")
 	s.image = true
 	s.places = places{stateDir: s.StateDir, runDir: s.RunDir, proc: "/proc"}.withDefaults()
 }

@@ -83,6 +83,9 @@ func (p *persistence) boot(ctx context.Context) {
 		return
 	case p.noHost != nil:
 		p.statement = "will not survive a reboot: the host can't be reached from this container, so nothing is installed there"
+		if p.onlyPersist {
+			p.fail("nothing is installed on the host", p.noHost)
+		}
 		return
 	case p.Boot: // its unit is there already, and this run's environment is not what made it
 		p.statement = "the boot unit runs this again at the next boot"
@@ -109,6 +112,9 @@ func (p *persistence) boot(ctx context.Context) {
 		p.statement = "After a reboot the boot unit runs firsthop init, but without the addresses of this run: it uses what was saved before, or what it finds on the node."
 	default:
 		p.statement = rep.Statement
+		if rep.Init.Kind == units.NoInit && p.onlyPersist {
+			p.fail("nothing is installed", errors.New(rep.Statement))
+		}
 	}
 	if p.image {
 		p.statement = fmt.Sprintf("Installed in this root alone, which is an image (for the machine outside of it give --root %s). When it boots: %s", p.outside, p.statement)

@@ -70,6 +70,9 @@ func Uninstall(ctx context.Context, cfg UninstallConfig) ([]Removal, error) {
 			return nil, stopFirst(err)
 		}
 	}
+	if err := u.mayRemove(); err != nil {
+		return nil, err
+	}
 	if err := u.refuse(ctx); err != nil { // before anything is touched, the lock included
 		return nil, err
 	}

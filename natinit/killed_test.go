@@ -183,6 +183,25 @@ func TestWithoutCapabilitiesNothingIsChanged(t *testing.T) {
 	must(t, Remove(n.pins, n.cgroup))
 }
 
+// TestRemoveWithoutCapabilitiesChangesNoPin also where no map is there to refuse it: pins are files, which their owner can
+// remove without any capability.
+func TestRemoveWithoutCapabilitiesChangesNoPin(t *testing.T) {
+	lab.VerifyNoLeaks(t)
+	n := newNode(t)
+	n.up(t, allFeatures(), bpf.Balancer{UDP: true}, services(0))
+	must(t, os.RemoveAll(n.pins.Maps()))
+	before, err := Pinned(n.pins)
+	must(t, err)
+	job := childJob{BPFFS: n.l.BPFFS, Cgroup: n.cgroup, Features: allFeatures(), Balancer: bpf.Balancer{UDP: true}, Remove: true}
+	if out, err := runWithCapabilities(t, job, unix.CAP_DAC_OVERRIDE, unix.CAP_NET_ADMIN); err == nil || !strings.Contains(out, "CAP_SYS_ADMIN is missing") {
+		t.Errorf("%v, %s", err, out)
+	}
+	if after, err := Pinned(n.pins); err != nil || !slices.Equal(before, after) {
+		t.Errorf("pins were %q, are %q, %v", before, after, err)
+	}
+	must(t, Remove(n.pins, n.cgroup))
+}
+
 // runWithCapabilities runs a child that has no other capabilities: they are taken out of the bounding set of a thread that
 // starts it, and then ends.
 func runWithCapabilities(t *testing.T, job childJob, keep ...int) (string, error) {

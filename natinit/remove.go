@@ -44,6 +44,9 @@ func Pinned(pins bpf.Pins) ([]string, error) {
 // What stands at one of our pins and isn't ours stays, and is an error that
 // matches bpf.ErrForeign; a table of another owner keeps everything else, too.
 func Remove(pins bpf.Pins, cgroup string) error {
+	if err := MayRemove(); err != nil {
+		return err
+	}
 	maps, err := bpf.OpenMaps(pins, false)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return explainRights(err)
