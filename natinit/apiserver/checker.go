@@ -73,7 +73,7 @@ func (c *Checker) Check(ctx context.Context, confirm bool) ProbeResult {
 	silent := time.NewTimer(c.headStart)
 	defer silent.Stop()
 
-	var best *ProbeResult
+	var best *attempt
 	for pending > 0 {
 		select {
 		case a := <-results:
@@ -87,9 +87,8 @@ func (c *Checker) Check(ctx context.Context, confirm bool) ProbeResult {
 				return a.result
 			}
 			a.close()
-			// An answer says more than silence, even a bad one.
-			if best == nil || best.Kind == KindTimeout || a.result.Kind != KindTimeout && a.result.State <= best.State {
-				best = &a.result
+			if best == nil || a.says() < best.says() {
+				best = &a
 			}
 			if again {
 				again = false
@@ -102,7 +101,7 @@ func (c *Checker) Check(ctx context.Context, confirm bool) ProbeResult {
 			}
 		}
 	}
-	return *best
+	return best.result
 }
 
 // Lost is closed when the kept connection ends by itself: whoever waits for
@@ -127,7 +126,26 @@ func (c *Checker) drop() {
 // attempt is one question and what became of it.
 type attempt struct {
 	result ProbeResult
+	kept   bool      // asked over a connection that was there
 	conn   *keptConn // nil if it cannot be used again
+}
+
+// says orders failed attempts, the one that says most first: an answer, even a bad
+// one, then how far a new connection got, then the silence of an old one, whose server
+// may have gone.
+func (a *attempt) says() int {
+	r := &a.result
+	switch {
+	case r.Status != 0:
+		return 0
+	case a.kept:
+		return 4
+	case r.Answers:
+		return 1
+	case r.Kind != KindTimeout:
+		return 2
+	}
+	return 3
 }
 
 func (a attempt) close() {
@@ -139,6 +157,7 @@ func (a attempt) close() {
 // attempt asks over k, or over a new connection if k is nil.
 func (c *Checker) attempt(ctx context.Context, k *keptConn) (a attempt) {
 	r := &a.result
+	a.kept = k != nil
 	r.Endpoint = c.endpoint
 	start := time.Now()
 	defer func() { r.Latency = time.Since(start) }()

@@ -118,6 +118,9 @@ type ProbeResult struct {
 	Kind    Kind
 	// Status is the HTTP status of /readyz, 0 if there was none.
 	Status int
+	// Answers is true when a new connection got as far as TLS, with a certificate that
+	// counts, or /readyz had any answer: what is not ready is then slow or sick, but there.
+	Answers bool
 	// Verified is true when the certificate is of the cluster's CA.
 	Verified bool
 	// Certificate is the server's, if it is verified.
@@ -236,7 +239,7 @@ func (p *prober) ready(r *ProbeResult, conn net.Conn, deadline time.Time) {
 
 // shakenHands enters what a handshake told.
 func (r *ProbeResult) shakenHands(v verdict) {
-	r.Verified, r.Certificate = v.verified, v.leaf
+	r.Verified, r.Certificate, r.Answers = v.verified, v.leaf, true
 	if v.expired != nil {
 		r.State, r.Kind, r.Err = NotReady, KindExpired, v.expired
 	}
@@ -269,7 +272,7 @@ func (r *ProbeResult) answerFailed(err error) {
 
 // judge enters what the status of /readyz means.
 func (r *ProbeResult) judge(status int) {
-	r.Status = status
+	r.Status, r.Answers = status, true
 	switch {
 	case status >= 200 && status < 300, status == http.StatusUnauthorized, status == http.StatusForbidden:
 		r.State = Live

@@ -14,6 +14,10 @@ type candidate struct {
 	state apiserver.State
 	// foreign is true when another cluster's server is there.
 	foreign bool
+	// answers is true for one that is not ready, but there: see apiserver.ProbeResult.
+	answers bool
+	// recent is true for one that fell silent just when the last one did.
+	recent bool
 }
 
 // choice is what one family's part of the API service leads to.
@@ -21,14 +25,16 @@ type choice struct {
 	addrs []netip.AddrPort // in numeric order
 	// proven is true when one of addrs was live once, or served before we came.
 	proven bool
-	// live is true when all of addrs are.
-	live bool
+	// live is true when all of addrs are, answers when they answer without being ready.
+	live, answers bool
 }
 
 // choose decides for one family. Live endpoints of the first tier are used, if
-// there are none those of the second. If nothing lives, the former choice stays
+// there are none those of the second; then those that answer without being ready: a
+// slow or sick server is better than a dead one. If nothing answers, the former choice stays
 // (design rule 1), whatever has become of its members: an address that vanished
-// from a list is a better guess than no address. A former choice that was itself
+// from a list is a better guess than no address. Those that fell silent together with
+// its last one belong to it, though silence was noticed one by one. A former choice that was itself
 // a guess, or none, gives way to the best of what is known.
 func choose(former choice, candidates []candidate) choice {
 	pick := func(match func(candidate) bool) []netip.AddrPort {
@@ -44,10 +50,15 @@ func choose(former choice, candidates []candidate) choice {
 	for _, first := range []bool{true, false} {
 		live := pick(func(c candidate) bool { return c.first == first && c.state == apiserver.Live })
 		if len(live) > 0 {
-			return choice{live, true, true}
+			return choice{addrs: live, proven: true, live: true}
 		}
 	}
-	former.live = false
+	for _, first := range []bool{true, false} {
+		if there := pick(func(c candidate) bool { return c.first == first && c.answers }); len(there) > 0 {
+			return choice{addrs: there, proven: true, answers: true}
+		}
+	}
+	former.live, former.answers = false, false
 	// A server of another cluster gets no connection while another may come back.
 	foreign := func(a netip.AddrPort) bool {
 		return slices.ContainsFunc(candidates, func(c candidate) bool { return c.addr == a && c.foreign })
@@ -56,6 +67,9 @@ func choose(former choice, candidates []candidate) choice {
 		former.addrs = own
 	}
 	if former.proven && len(former.addrs) > 0 {
+		former.addrs = append(slices.Clone(former.addrs), pick(func(c candidate) bool { return c.recent })...)
+		slices.SortFunc(former.addrs, netip.AddrPort.Compare)
+		former.addrs = slices.Compact(former.addrs)
 		return former
 	}
 	if slices.ContainsFunc(candidates, func(c candidate) bool { return c.state == apiserver.Unknown }) {

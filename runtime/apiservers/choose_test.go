@@ -18,7 +18,9 @@ func TestChoose(t *testing.T) {
 		return candidate{addr: addrs(at)[0], first: true, state: s}
 	}
 	second := func(at string, s apiserver.State) candidate { return candidate{addr: addrs(at)[0], state: s} }
-	good := choice{addrs(x), true, true}
+	there := func(c candidate) candidate { c.answers = true; return c }
+	silent := func(c candidate) candidate { c.recent = true; return c }
+	good := choice{addrs: addrs(x), proven: true, live: true}
 	guess := choice{addrs: addrs(x)}
 	for _, tc := range []struct {
 		name   string
@@ -34,6 +36,11 @@ func TestChoose(t *testing.T) {
 		{"and is used when the first is dead", good, []candidate{second(a1, live), first(a2, dead)}, a1, true},
 		{"nothing lives: the former stay", good, []candidate{first(a1, dead), first(a2, sick), second(a3, fresh)}, x, false},
 		{"nothing lives and all were asked: the former stay", good, []candidate{first(a1, dead), first(a2, sick), second(a3, sick)}, x, false},
+		{"nothing lives, but one answers: it is better than a dead one", good, []candidate{there(first(a1, sick)), first(a2, dead), first(a3, sick)}, a1, false},
+		{"a ready one of the second tier is better", good, []candidate{there(first(a1, sick)), second(a2, live)}, a2, true},
+		{"one of the second tier that answers is better than a dead one", good, []candidate{first(a1, dead), there(second(a2, sick))}, a2, false},
+		{"nothing answers any more: the former stay", choice{addrs: addrs(x), proven: true, answers: true}, []candidate{first(a1, dead), first(a2, dead)}, x, false},
+		{"with those that fell silent together with them", choice{addrs: addrs(a2), proven: true, live: true}, []candidate{silent(first(a1, dead)), first(a2, dead), first(a3, dead)}, a1 + " " + a2, false},
 		{"nothing is known: the former stay", good, nil, x, false},
 		{"nothing lives and there are no former: who answers at all", choice{}, []candidate{first(a1, dead), first(a2, sick), second(a3, sick)}, a2, false},
 		{"or any", choice{}, []candidate{first(a1, dead), second(a2, dead)}, a1, false},
@@ -60,7 +67,7 @@ func TestChooseNeverEmptiesWhatWasThere(t *testing.T) {
 		var in []candidate
 		for _, a := range list {
 			if rnd.IntN(2) == 0 {
-				in = append(in, candidate{addr: a, first: rnd.IntN(2) == 0, state: apiserver.State(rnd.IntN(4))})
+				in = append(in, candidate{addr: a, first: rnd.IntN(2) == 0, state: apiserver.State(rnd.IntN(4)), answers: rnd.IntN(4) == 0, recent: rnd.IntN(4) == 0})
 			}
 		}
 		next := choose(c, in)

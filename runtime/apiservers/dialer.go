@@ -263,7 +263,7 @@ func (m *Monitor) dialOrder(turn int) []apiserver.Endpoint {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var live [2][]apiserver.Endpoint
-	var used, rest []apiserver.Endpoint
+	var there, used, rest []apiserver.Endpoint
 	seen := map[netip.AddrPort]bool{}
 	for _, e := range m.known() {
 		a := e.endpoint.Addr
@@ -274,6 +274,8 @@ func (m *Monitor) dialOrder(turn int) []apiserver.Endpoint {
 			live[0] = append(live[0], e.endpoint)
 		case t != nil && t.state == apiserver.Live:
 			live[1] = append(live[1], e.endpoint)
+		case t != nil && t.answering():
+			there = append(there, e.endpoint)
 		case m.inUse(a):
 			used = append(used, e.endpoint)
 		default:
@@ -288,7 +290,7 @@ func (m *Monitor) dialOrder(turn int) []apiserver.Endpoint {
 		}
 	}
 	var out []apiserver.Endpoint
-	for _, list := range [][]apiserver.Endpoint{live[0], live[1], used, rest} {
+	for _, list := range [][]apiserver.Endpoint{live[0], live[1], there, used, rest} {
 		for i := range list {
 			out = append(out, list[(i+turn)%len(list)])
 		}

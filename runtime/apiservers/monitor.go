@@ -214,7 +214,7 @@ func (m *Monitor) decide(now time.Time) {
 	all := make([]candidate, 0, len(m.targets))
 	lives := false
 	for a, t := range m.targets {
-		all = append(all, candidate{a, t.first, t.state, m.foreign(t)})
+		all = append(all, candidate{addr: a, first: t.first, state: t.state, answers: t.answering(), recent: m.recent(t), foreign: m.foreign(t)})
 		lives = lives || t.state == apiserver.Live
 	}
 	if !lives && m.settling(now) > 0 {
@@ -223,7 +223,7 @@ func (m *Monitor) decide(now time.Time) {
 	changed, lived := false, m.live()
 	for f, list := range families(all, func(c candidate) netip.AddrPort { return c.addr }) {
 		next := choose(m.current[f], list)
-		if !slices.Equal(next.addrs, m.current[f].addrs) || next.live != m.current[f].live {
+		if !slices.Equal(next.addrs, m.current[f].addrs) || next.live != m.current[f].live || next.answers != m.current[f].answers {
 			changed = true
 		}
 		m.current[f] = next
@@ -275,6 +275,26 @@ func (m *Monitor) hold(now time.Time) bool {
 // live reports whether anything is known to live.
 func (m *Monitor) live() bool { return m.current[0].live || m.current[1].live }
 
+// answers reports whether the API service leads to API servers that answer, ready or not.
+func (m *Monitor) answers() bool {
+	return m.live() || m.current[0].answers || m.current[1].answers
+}
+
+// recent reports whether an endpoint fell silent when the last one did, as far as
+// probes can tell: each is asked once in an interval.
+func (m *Monitor) recent(t *target) bool {
+	if t.lastLive.IsZero() || t.state != apiserver.Dead || t.kind != apiserver.KindTimeout && t.kind != apiserver.KindUnreachable {
+		return false
+	}
+	last := t.lastLive
+	for _, o := range m.targets {
+		if familyOf(o.endpoint.Addr) == familyOf(t.endpoint.Addr) && o.lastLive.After(last) {
+			last = o.lastLive
+		}
+	}
+	return last.Sub(t.lastLive) <= m.cfg.Interval
+}
+
 func (m *Monitor) saySet(now time.Time) {
 	ok, unsaid := m.saysSet.allow(now)
 	if !ok {
@@ -289,6 +309,8 @@ func (m *Monitor) saySet(now time.Time) {
 	endpoints := strings.Join(list, ",")
 	if m.live() {
 		m.cfg.Log.Info("the API service leads to live API servers", "endpoints", endpoints, "unsaid", unsaid)
+	} else if m.answers() {
+		m.cfg.Log.Warn("no API server is ready; the API service leads to those that answer", "endpoints", endpoints, "unsaid", unsaid)
 	} else if len(list) > 0 {
 		m.cfg.Log.Warn("no API server answers; the last known good ones stay", "endpoints", endpoints, "unsaid", unsaid)
 	}

@@ -30,6 +30,10 @@ type EndpointStatus struct {
 	// InUse is true when the API service leads to it.
 	InUse bool
 	State apiserver.State
+	// Answers is true for one that is not ready, but there.
+	Answers bool
+	// Asked is when it was asked last.
+	Asked time.Time
 	// Since is when the state began.
 	Since time.Time
 	// LastLive is when it last answered, zero if never.
@@ -57,6 +61,8 @@ type Status struct {
 	// Live is true when API servers answer there; otherwise these are the last
 	// known good ones.
 	Live bool
+	// Answering is true when they answer, ready or not.
+	Answering bool
 	// Since is when the set or its being live last changed.
 	Since time.Time
 	// Endpoints are those that are asked, the first tier first.
@@ -71,11 +77,11 @@ func (m *Monitor) Status() Status {
 	defer m.mu.Unlock()
 	s := Status{
 		Set:  Set{slices.Clone(m.current[0].addrs), slices.Clone(m.current[1].addrs)},
-		Live: m.live(), Since: m.since, Counters: m.counters,
+		Live: m.live(), Answering: m.answers(), Since: m.since, Counters: m.counters,
 	}
 	for a, t := range m.targets {
 		e := EndpointStatus{
-			Endpoint: t.endpoint, Source: t.source, First: t.first, State: t.state, Since: t.since, LastLive: t.lastLive,
+			Endpoint: t.endpoint, Source: t.source, First: t.first, State: t.state, Answers: t.answering(), Asked: t.asked, Since: t.since, LastLive: t.lastLive,
 			Kind: t.kind, RTT: t.rtt, Probes: t.probes, Failures: t.failures,
 			InUse: m.inUse(a),
 		}

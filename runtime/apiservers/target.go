@@ -2,6 +2,7 @@ package apiservers
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"time"
 
@@ -22,6 +23,11 @@ type target struct {
 	err      error
 	since    time.Time // of the state
 	lastLive time.Time
+	asked    time.Time
+	answers  bool          // of the last probe, see apiserver.ProbeResult
+	falls    int           // from live, in the last minute
+	fell     time.Time     // the last of them
+	streak   int           // good answers in a row while it is not taken for live
 	rtt      time.Duration // of the last answer
 	probes   uint64
 	failures uint64
@@ -119,6 +125,8 @@ func (m *Monitor) report(t *target, r apiserver.ProbeResult) {
 		return
 	}
 	now := time.Now()
+	t.asked = now
+	m.settle(t, &r)
 	t.probes++
 	m.counters.Probes++
 	if r.State == apiserver.Live {
@@ -127,18 +135,71 @@ func (m *Monitor) report(t *target, r apiserver.ProbeResult) {
 		t.failures++
 		m.counters.Failures++
 	}
-	was := t.state
-	t.kind, t.err = r.Kind, r.Err
-	if r.State == was {
+	was, answered := t.state, t.answering()
+	t.kind, t.err, t.answers = r.Kind, r.Err, r.Answers
+	if r.State == was && (r.Answers == answered || was == apiserver.Live) {
 		return
 	}
-	t.state, t.since = r.State, now
+	if was == apiserver.Live {
+		t.fall(now)
+	}
+	if r.State != was {
+		t.since = now
+	}
+	t.state = r.State
 	m.sayState(t, was)
-	if was == apiserver.Live && r.Kind != apiserver.KindHTTP {
+	if was == apiserver.Live && !t.answering() {
 		t.lost = now
 	}
 	m.tellLost(now)
 	m.poke()
+}
+
+// answering reports whether an endpoint is not ready, but there.
+func (t *target) answering() bool { return t.state == apiserver.NotReady && t.answers }
+
+const (
+	// freeFalls are how often an endpoint may stop being ready within steadyTime and be
+	// used again with its first good answer. Then it must answer well more and more often in a
+	// row, up to maxStreak: one that is ready every other second would change the set as often.
+	freeFalls, maxStreak = 3, 8
+	steadyTime           = time.Minute
+)
+
+func (t *target) fall(now time.Time) {
+	if now.Sub(t.fell) > steadyTime {
+		t.falls = 0
+	}
+	t.falls++
+	t.fell, t.streak = now, 0
+}
+
+// settle takes a good answer of an endpoint that keeps falling for one that is not
+// ready yet, while another one is.
+func (m *Monitor) settle(t *target, r *apiserver.ProbeResult) {
+	if r.State != apiserver.Live {
+		t.streak = 0
+		return
+	}
+	t.streak++
+	if t.state == apiserver.Live || t.falls <= freeFalls || time.Since(t.fell) > steadyTime {
+		return
+	}
+	need := min(1<<(t.falls-freeFalls), maxStreak)
+	if t.streak >= need || !m.anotherLives(t) {
+		return
+	}
+	r.State, r.Answers, r.Kind = apiserver.NotReady, true, apiserver.KindHTTP
+	r.Err = fmt.Errorf("ready, but it was not %d times in a minute: %d of %d good answers in a row", t.falls, t.streak, need)
+}
+
+func (m *Monitor) anotherLives(t *target) bool {
+	for _, o := range m.targets {
+		if o != t && o.state == apiserver.Live && familyOf(o.endpoint.Addr) == familyOf(t.endpoint.Addr) {
+			return true
+		}
+	}
+	return false
 }
 
 // tellLost tells of endpoints that were lost, as soon as another one lives to

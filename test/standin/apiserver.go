@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // ServedBy is the header of every response that names the instance.
@@ -36,6 +37,7 @@ type APIServer struct {
 	accepted  atomic.Int64
 	served    atomic.Int64
 	notReady  atomic.Bool
+	delay     atomic.Int64 // of /readyz, nanoseconds
 	anonymous atomic.Bool
 }
 
@@ -87,6 +89,9 @@ func (s *APIServer) Close() {
 // SetReady makes /readyz answer 200, as it does at the start, or 500.
 func (s *APIServer) SetReady(ready bool) { s.notReady.Store(!ready) }
 
+// SetDelay makes /readyz answer late.
+func (s *APIServer) SetDelay(d time.Duration) { s.delay.Store(int64(d)) }
+
 // SetAnonymous allows requests without credentials, as at the start, or answers all of them with 401, as an API server
 // does with --anonymous-auth=false.
 func (s *APIServer) SetAnonymous(allowed bool) { s.anonymous.Store(allowed) }
@@ -133,6 +138,12 @@ func (s *APIServer) version(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (s *APIServer) readyz(w http.ResponseWriter, r *http.Request) {
+	if d := time.Duration(s.delay.Load()); d > 0 {
+		select {
+		case <-r.Context().Done():
+		case <-time.After(d):
+		}
+	}
 	if s.notReady.Load() {
 		http.Error(w, "[-]etcd failed: reason withheld\nreadyz check failed", http.StatusInternalServerError)
 		return
