@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/firsthop/firsthop/bootstrap/discover"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/natinit"
 )
@@ -21,15 +22,30 @@ type RuntimeView struct {
 
 // RuntimeStatus is how a running runtime is.
 type RuntimeStatus struct {
-	PID      int       `json:"pid"`
-	Version  string    `json:"version"`
-	Since    time.Time `json:"since"`
-	Synced   bool      `json:"synced"` // it knows all Services, and has written the table
-	Ports    int       `json:"service_ports"`
-	Out      []string  `json:"out,omitempty"`      // Service ports that are not in the table as they should be, and why
-	Troubles []string  `json:"troubles,omitempty"` // what else goes wrong now
-	Problems []string  `json:"problems,omitempty"` // of objects: what of them is not served, or not as they ask, and why
-	Claims   []string  `json:"claims,omitempty"`   // of Problems, claims of Services on addresses of API servers
+	PID        int             `json:"pid"`
+	Version    string          `json:"version"`
+	Since      time.Time       `json:"since"`
+	Synced     bool            `json:"synced"` // it knows all Services, and has written the table
+	Ports      int             `json:"service_ports"`
+	Out        []string        `json:"out,omitempty"`         // Service ports that are not in the table as they should be, and why
+	Troubles   []string        `json:"troubles,omitempty"`    // what else goes wrong now
+	Problems   []string        `json:"problems,omitempty"`    // of objects: what of them is not served, or not as they ask, and why
+	Proven     time.Time       `json:"proven,omitzero"`       // when a connection of its own last went through the programs
+	ProofError string          `json:"proof_error,omitempty"` // why the last one did not
+	Servers    []RuntimeServer `json:"api_servers,omitempty"` // as it sees them
+	Claims     []string        `json:"claims,omitempty"`      // of Problems, claims of Services on addresses of API servers
+}
+
+// RuntimeServer is an API server as the runtime sees it.
+type RuntimeServer struct {
+	Endpoint string    `json:"endpoint"`
+	State    string    `json:"state"`
+	Used     bool      `json:"used"`
+	Source   string    `json:"source,omitempty"`
+	Asked    time.Time `json:"asked,omitzero"`
+	LastLive time.Time `json:"last_live,omitzero"`
+	Millis   float64   `json:"ms,omitempty"`
+	Reason   string    `json:"reason,omitempty"`
 }
 
 // RuntimeService is a Service port that the runtime knows.
@@ -92,4 +108,21 @@ func (v RuntimeView) Sentence() string {
 // inTable are the Services that are in the table.
 func (v RuntimeView) inTable() []RuntimeService {
 	return slices.DeleteFunc(slices.Clone(v.Services), func(s RuntimeService) bool { return s.Index == 0 })
+}
+
+// proofSentence is the verdict where a runtime proves by itself that connections are
+// served: what init proved may be long ago.
+func (r *RuntimeStatus) proofSentence() string {
+	proven := "never proven by the runtime"
+	if !r.Proven.IsZero() {
+		proven = "proven " + discover.Ago(time.Since(r.Proven)) + " by the runtime"
+	}
+	s := "serving; " + proven
+	if r.ProofError != "" {
+		s = "serving, as far as table and attachment tell; " + proven + ", whose last proof failed: " + r.ProofError
+	}
+	if len(r.Troubles) > 0 {
+		s += "; but " + r.Troubles[0]
+	}
+	return s
 }

@@ -204,6 +204,8 @@ func (st *Status) conclude() {
 	}
 	st.Serving = len(st.Problems) == 0 && attached > 0 && st.Services > 0
 	switch {
+	case st.Serving && st.Runtime != nil && (!st.Runtime.Proven.IsZero() || st.Runtime.ProofError != ""):
+		st.Sentence = st.Runtime.proofSentence()
 	case st.Serving && st.Last != nil && st.Last.Proven():
 		p := st.Last.Proofs[0]
 		st.Sentence = fmt.Sprintf("serving; proven %s: %s", discover.Ago(time.Since(p.Time)), describeProofs(st.Last.Proofs))

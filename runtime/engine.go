@@ -65,6 +65,7 @@ type engine struct {
 	serversKnown                       bool             // the monitor has told which API servers it knows
 	servers                            []netip.AddrPort // that it knows
 	claimLog                           *rate.Limiter
+	nodeSeen                           bool // the Node object is there
 	released                           bool // the table works out Services as they come
 	synced                             map[watch.Resource]time.Time
 	live                               apiservers.Set // what the API service leads to; empty: what its slices say
@@ -134,6 +135,9 @@ func (e *engine) handle(events []watch.Event) {
 		if ev.Synced {
 			if e.synced[ev.Resource].IsZero() {
 				e.synced[ev.Resource] = time.Now()
+				if ev.Resource == watch.Nodes && !e.nodeSeen {
+					e.log.Warn("there is no such Node object: give its name with --node-name; node addresses, zone and pods of this node are not known", "node", e.nodeName)
+				}
 				if ev.Resource == watch.ServiceCIDRs {
 					e.serviceRange.known = true
 					e.queueRange()
@@ -177,6 +181,10 @@ func (e *engine) changes(ev watch.Event) []services.Change {
 		return e.table.SetSlice(slice)
 	case watch.Nodes:
 		if node, ok := ev.Object.(*corev1.Node); ok && node != nil {
+			if !e.nodeSeen && !e.synced[watch.Nodes].IsZero() {
+				e.log.Info("the Node object is there now", "node", e.nodeName)
+			}
+			e.nodeSeen = true
 			e.node.Zone = node.Labels[corev1.LabelTopologyZone]
 			e.nodeIPs = services.NodeIPs(node)
 			e.nodeAddrs(e.nodeIPs)
@@ -184,6 +192,7 @@ func (e *engine) changes(ev watch.Event) []services.Change {
 			e.watched.nodeChanged(node)
 			return e.setNode()
 		}
+		e.nodeSeen = false
 		e.watched.nodeChanged(nil)
 	case watch.Pods:
 		if pod, ok := ev.Object.(*corev1.Pod); ok && pod != nil {
@@ -307,6 +316,16 @@ func (e *engine) count(before, after []services.Port) {
 	if has := e.ranges > 0; has != hadRanges {
 		e.limited(has)
 	}
+}
+
+// nodeMissing says that there is no Node object of the given name; "": there is, or it is not known yet.
+func (e *engine) nodeMissing() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.nodeSeen || e.synced[watch.Nodes].IsZero() {
+		return ""
+	}
+	return "there is no Node " + e.nodeName + ": give its name with --node-name"
 }
 
 // stillGone reports whether no port serves a backend.

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/runtime/admin"
 	"github.com/firsthop/firsthop/runtime/health"
 	"github.com/firsthop/firsthop/runtime/metrics"
 	"github.com/firsthop/firsthop/runtime/nodestatus"
@@ -29,9 +30,10 @@ type outside struct {
 	node    *nodestatus.Reporter // nil: the Node is not written to
 
 	mu     sync.Mutex
-	proof  error // of the last proof; nil: it succeeded
-	proven bool  // there was one
-	fails  int   // in a row
+	proof  error     // of the last proof; nil: it succeeded
+	proven bool      // there was one
+	at     time.Time // when the last one succeeded
+	fails  int       // in a row
 }
 
 // failsUntilFallback is how many proofs in a row fail before the node says that
@@ -152,8 +154,18 @@ func (o *outside) note(err error) {
 	o.proof, o.proven = err, true
 	o.fails++
 	if err == nil {
-		o.fails = 0
+		o.fails, o.at = 0, time.Now()
 	}
+}
+
+func (o *outside) seenProof() admin.Proof {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	p := admin.Proof{Proven: o.at}
+	if o.proof != nil {
+		p.Error = o.proof.Error()
+	}
+	return p
 }
 
 // provenNow reports whether the last proof succeeded, or is yet to come.

@@ -111,19 +111,22 @@ func (r *run) seenStatus(since time.Time) admin.Status {
 		st.Watches[string(resource)] = seen
 	}
 	d := r.dialer.Status()
+	st.Proof = r.outside.seenProof()
+	st.NodeError = r.engine.nodeMissing()
 	st.Dialer = admin.Dialer{Configured: d.Configured, Direct: d.Direct, Failed: d.Failed, LastDirect: d.LastDirect}
 	return st
 }
 
 func (r *run) seenAPIServers() admin.APIServers {
 	m := r.monitor.Status()
-	out := admin.APIServers{Live: m.Live, Since: m.Since}
+	out := admin.APIServers{Live: m.Live, Answering: m.Answering, Since: m.Since}
 	if m.Counters.SaveErrors > 0 {
 		out.SaveError = m.Counters.LastSaveError
 	}
 	for _, e := range m.Endpoints {
 		out.Endpoints = append(out.Endpoints, admin.APIServer{
-			Endpoint: e.Endpoint.String(), State: e.State.String(), InUse: e.InUse, LastLive: e.LastLive, Reason: e.Err,
+			Endpoint: e.Endpoint.String(), Source: string(e.Source), State: e.State.String(), Answers: e.Answers, InUse: e.InUse,
+			Asked: e.Asked, LastLive: e.LastLive, Millis: float64(e.RTT.Microseconds()) / 1000, Reason: e.Err,
 		})
 	}
 	return out

@@ -74,7 +74,20 @@ func runtimeStatus(st *admin.Status, now time.Time) *bootstrap.RuntimeStatus {
 	}
 	if !st.APIServers.Live && len(st.APIServers.Endpoints) > 0 {
 		e := st.APIServers.Endpoints[0]
-		r.Troubles = append(r.Troubles, fmt.Sprintf("no API server answers (%s is %s: %s)", e.Endpoint, e.State, e.Reason))
+		what := "no API server answers"
+		if st.APIServers.Answering {
+			what = "no API server is ready, those that answer are used"
+		}
+		r.Troubles = append(r.Troubles, fmt.Sprintf("%s (%s is %s: %s)", what, e.Endpoint, e.State, e.Reason))
+	}
+	if st.NodeError != "" {
+		r.Troubles = append(r.Troubles, st.NodeError)
+	}
+	r.Proven, r.ProofError = st.Proof.Proven, st.Proof.Error
+	for _, e := range st.APIServers.Endpoints {
+		r.Servers = append(r.Servers, bootstrap.RuntimeServer{
+			Endpoint: e.Endpoint, State: e.State, Used: e.InUse, Source: e.Source, Asked: e.Asked, LastLive: e.LastLive, Millis: e.Millis, Reason: e.Reason,
+		})
 	}
 	for _, resource := range slices.Sorted(maps.Keys(st.Watches)) {
 		if w := st.Watches[resource]; w.LastError != "" {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/firsthop/firsthop/runtime/admin"
+	"github.com/firsthop/firsthop/runtime/services"
 )
 
 func TestStatusTellsOfChangesThatWait(t *testing.T) {
@@ -30,5 +31,39 @@ func TestStatusTellsOfChangesThatWait(t *testing.T) {
 		if !strings.Contains(got, tc.want) || (got == "") != (tc.want == "") {
 			t.Errorf("%s: %q, want %q", tc.name, got, tc.want)
 		}
+	}
+}
+
+func TestRuntimeStatusHasTheRuntimesAPIServers(t *testing.T) {
+	now := time.Now()
+	st := &admin.Status{
+		Adopted: true, Proof: admin.Proof{Proven: now}, NodeError: "there is no Node x: give its name with --node-name",
+		APIServers: admin.APIServers{Answering: true, Endpoints: []admin.APIServer{
+			{Endpoint: "192.0.2.11:6443", State: "not ready", InUse: true, Answers: true, Asked: now, Reason: "no answer in time", Source: "api"},
+			{Endpoint: "192.0.2.12:6443", State: "dead", Asked: now, Reason: "connection refused"},
+		}},
+		Problems: []admin.Problem{
+			{Kind: "Service", Object: "app/web", Port: "p", Reason: "FrontendTaken", Message: "its node port tcp/192.0.2.1:30080 is served for evil/np"},
+			{Kind: "Service", Object: "evil/np", Reason: string(services.AddressReserved), Message: "its external IP tcp/192.0.2.11:6443 is not served"},
+		},
+	}
+	r := runtimeStatus(st, now)
+	if len(r.Servers) != 2 || !r.Servers[0].Used || r.Servers[0].State != "not ready" || r.Servers[1].Used || !r.Servers[1].Asked.Equal(now) {
+		t.Errorf("API servers: %+v", r.Servers)
+	}
+	if !r.Proven.Equal(now) {
+		t.Errorf("proven %v", r.Proven)
+	}
+	troubles := strings.Join(r.Troubles, "; ")
+	for _, want := range []string{"no API server is ready, those that answer are used (192.0.2.11:6443 is not ready: no answer in time)", "no Node x"} {
+		if !strings.Contains(troubles, want) {
+			t.Errorf("troubles: %q lack %q", troubles, want)
+		}
+	}
+	if want := "app/web:p: its node port tcp/192.0.2.1:30080 is served for evil/np"; len(r.Problems) != 2 || r.Problems[0] != want {
+		t.Errorf("problems: %q, want %q first", r.Problems, want)
+	}
+	if len(r.Claims) != 1 || !strings.HasPrefix(r.Claims[0], "evil/np: ") {
+		t.Errorf("claims: %q", r.Claims)
 	}
 }

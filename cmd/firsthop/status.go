@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bootstrap/discover"
 )
 
 func statusCommand(e env) *cli.Command {
@@ -74,11 +76,15 @@ func statusText(p *printer, st *bootstrap.Status) {
 		p.linef("")
 		natText(p, st.Table)
 	}
+	if st.Runtime != nil && len(st.Runtime.Servers) > 0 {
+		p.linef("")
+		runtimeServersText(p, st.Runtime.Servers)
+	}
 	if st.Last == nil {
 		return
 	}
-	if len(st.Last.Servers) > 0 {
-		p.linef("")
+	if len(st.Last.Servers) > 0 && (st.Runtime == nil || len(st.Runtime.Servers) == 0) {
+		p.linef("\nAPI servers as init probed them %s:", discover.Ago(time.Since(st.Last.Time)))
 		serversText(p, st.Last.Servers)
 	}
 	if st.Last.AfterReboot != "" {
@@ -100,6 +106,26 @@ func listText(p *printer, title string, list []string) {
 	if more := len(list) - mostListed; more > 0 {
 		p.linef("  and %d more: see -o json", more)
 	}
+}
+
+// runtimeServersText is what the runtime knows, which asks all the time: init's report is older.
+func runtimeServersText(p *printer, servers []bootstrap.RuntimeServer) {
+	rows := [][]string{{"API SERVER", "NOW", "ASKED", "USED", "FROM", "WHY"}}
+	for _, s := range servers {
+		used, asked := "no", "never"
+		if s.Used {
+			used = "yes"
+		}
+		if !s.Asked.IsZero() {
+			asked = discover.Ago(time.Since(s.Asked))
+		}
+		state := s.State
+		if state == "live" {
+			state = fmt.Sprintf("live (%.2f ms)", s.Millis)
+		}
+		rows = append(rows, []string{s.Endpoint, state, asked, used, orDash(s.Source), orDash(s.Reason)})
+	}
+	p.table(rows)
 }
 
 func serversText(p *printer, servers []bootstrap.Server) {

@@ -43,7 +43,9 @@ type Status struct {
 	Watches    map[string]Watch `json:"watches"` // by resource
 	APIServers APIServers       `json:"api_servers"`
 	Dialer     Dialer           `json:"dialer"`
-	Problems   []Problem        `json:"problems,omitempty"` // of objects
+	Proof      Proof            `json:"proof"`
+	NodeError  string           `json:"node_error,omitempty"` // why the Node object is not followed
+	Problems   []Problem        `json:"problems,omitempty"`   // of objects
 }
 
 // Dataplane is what the programs and the table live by.
@@ -94,7 +96,8 @@ type Watch struct {
 
 // APIServers is what the monitor of API servers knows.
 type APIServers struct {
-	Live      bool        `json:"live"` // some answer; otherwise the last known good ones are in use
+	Live      bool        `json:"live"`      // some are ready
+	Answering bool        `json:"answering"` // some answer, ready or not; otherwise the last known good ones are in use
 	Since     time.Time   `json:"since,omitzero"`
 	Endpoints []APIServer `json:"endpoints,omitempty"`
 	SaveError string      `json:"save_error,omitempty"` // why the addresses could not be saved
@@ -103,10 +106,20 @@ type APIServers struct {
 // APIServer is one API server.
 type APIServer struct {
 	Endpoint string    `json:"endpoint"`
+	Source   string    `json:"source,omitempty"` // who named it
 	State    string    `json:"state"`
+	Answers  bool      `json:"answers,omitempty"` // it is not ready, but there
+	Asked    time.Time `json:"asked,omitzero"`
+	Millis   float64   `json:"ms,omitempty"` // its last answer took
 	InUse    bool      `json:"in_use"`
 	LastLive time.Time `json:"last_live,omitzero"`
 	Reason   string    `json:"reason,omitempty"` // why it isn't live
+}
+
+// Proof is how the runtime's last real connection through the programs went.
+type Proof struct {
+	Proven time.Time `json:"proven,omitzero"` // when the last one succeeded
+	Error  string    `json:"error,omitempty"` // of the last one
 }
 
 // Dialer tells how the runtime's own connections to the API came about.
