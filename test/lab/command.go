@@ -33,6 +33,9 @@ func newCmd(ctx context.Context, s *starter, cgroup *os.File, name string, args 
 	cmd := exec.CommandContext(ctx, name, args...)
 	// The thread that starts the process is the lab's own and lives as long: see PR_SET_PDEATHSIG in prctl(2).
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if haveCloneIntoCgroup() { // else Start does it, when all else about the command is known
+		IntoCgroup(cmd, cgroup)
+	}
 	// A shell that is killed may leave a child that has its output open, and for which Wait would wait.
 	cmd.WaitDelay = waitDelay
 	return &Cmd{Cmd: cmd, starter: s, cgroup: cgroup}
