@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -24,15 +23,20 @@ type LookupRequest struct {
 	Dest  netip.AddrPort
 	Proto bpf.Proto
 	PID   int // of whose socket it would be, as the host counts; 0: a process in the host's network namespace
+
+	Forbid []string // features of the kernel to be treated as absent
 }
 
 // Result of a lookup that the table doesn't decide: the connection goes where it asked to go.
 const LeftAlone nat.Kind = "left alone"
 
+// Undecided is the result of a lookup that hangs on what can't be told here.
+const Undecided nat.Kind = "undecided"
+
 // Lookup is what would become of a connect, and why.
 type Lookup struct {
 	Asked    string           `json:"asked"`  // "tcp/10.96.0.1:443"
-	Result   nat.Kind         `json:"result"` // translated, refused, dropped, left alone
+	Result   nat.Kind         `json:"result"` // translated, refused, dropped, left alone, undecided
 	Why      []string         `json:"why"`
 	Entry    string           `json:"entry,omitempty"` // the entry that decides
 	Flags    []string         `json:"flags,omitempty"` // its flags
@@ -56,6 +60,7 @@ type LookupClient struct {
 	PID      int        `json:"pid,omitempty"`
 	Netns    uint64     `json:"netns_cookie,omitempty"`
 	Host     bool       `json:"host_netns"`
+	Unknown  string     `json:"netns_unknown,omitempty"` // why its network namespace can't be told; then Netns is 0 and Host says nothing
 	InCgroup bool       `json:"in_cgroup"`
 	OptedOut bool       `json:"opted_out,omitempty"`
 	Addr     netip.Addr `json:"address,omitzero"` // that source ranges judge
@@ -99,6 +104,7 @@ type looker struct {
 	cgroup   mounts.Cgroup2
 	attached bool
 	settings bpf.Settings // of the program that would run
+	knows    bool         // programs of this kernel know network namespaces
 }
 
 // lookAtPrograms finds the program that would run, and its settings.
@@ -145,49 +151,6 @@ func settingsOf(id ebpf.ProgramID, maps *bpf.Maps) (bpf.Settings, error) {
 	return loaded.Settings, err
 }
 
-// lookAtClient finds out about the client what the programs would.
-func (l *looker) lookAtClient(at places) error {
-	c := &l.Client
-	c.InCgroup, c.PID = true, l.req.PID
-	if l.settings.HostNetns != math.MaxUint64 {
-		c.Netns = l.settings.HostNetns
-	}
-	if l.req.PID != 0 {
-		in, sure, err := mounts.ProcessIn(l.cgroup.Path, l.req.PID)
-		if err != nil {
-			return fmt.Errorf("find the cgroup of process %d: %w", l.req.PID, err)
-		}
-		c.InCgroup = in || !sure
-		if c.Netns, err = netnsCookieOf(at, l.req.PID, l.cgroup.Path); err != nil {
-			return err
-		}
-	}
-	c.Host = c.Netns == l.settings.HostNetns
-	if m := l.maps.Map(bpf.MapWorkload); m != nil {
-		var w bpf.Workload
-		if err := m.Lookup(c.Netns, &w); err == nil {
-			c.OptedOut = w.Flags&bpf.WorkloadOptedOut != 0 && l.optOutIsLookedFor()
-			addr := w.Addr6
-			if l.key.Addr.Addr().Is4() {
-				addr = w.Addr4
-			}
-			if addr != (bpf.Address{}) {
-				c.Addr = addr.Addr()
-			}
-		}
-	}
-	return nil
-}
-
-func (l *looker) optOutIsLookedFor() bool {
-	m := l.maps.Map(bpf.MapControl)
-	if m == nil {
-		return false
-	}
-	var control bpf.Control
-	return m.Lookup(uint32(0), &control) == nil && control&bpf.ControlOptOut != 0
-}
-
 // describe tells of the entry that decides, and its Service.
 func (l *looker) describe(rt RuntimeView, runDir string) error {
 	v := l.verdict
@@ -227,6 +190,11 @@ func (l *looker) describe(rt RuntimeView, runDir string) error {
 
 // decide does what the programs do, in their order (bpf/connect.c, admit).
 func (l *looker) decide() {
+	if why := l.undecided(); why != "" {
+		l.Result = Undecided
+		l.because("%s", why)
+		return
+	}
 	if why := l.leftAlone(); why != "" {
 		l.Result = LeftAlone
 		l.Why = append(l.Why, why)
@@ -296,9 +264,9 @@ func (l *looker) leftAlone() string {
 		return "UDP is not served (--udp=false)"
 	case v.Kind == nat.NotOurs:
 		return "no entry of the table is about it: the connection goes where it asked to go"
-	case v.Frontend != l.key && v.Flags&bpf.FrontendVIP == 0 && !l.Client.Host:
-		return "node ports serve loopback addresses in " + host + " only"
-	case l.Scope == ScopeHost && !l.Client.Host:
+	case l.onLoopback() && !l.knownAsHosts():
+		return "node ports serve loopback addresses in " + host + " only" + l.unlessKnown()
+	case l.Scope == ScopeHost && !l.knownAsHosts():
 		return "only " + host + " is served (--scope host)"
 	case l.Client.OptedOut:
 		return "the workload has opted out"

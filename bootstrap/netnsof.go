@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -18,9 +19,12 @@ import (
 // netnsCookieOf is the cookie of a process's network namespace. Where only
 // programs can tell (Linux 5.7 to 5.13) one is attached for that, for an instant,
 // to this process's cgroup, which is cgroup or below it.
-func netnsCookieOf(at places, pid int, cgroup string) (uint64, error) {
+func netnsCookieOf(at places, pid int, cgroup string, forbid []string) (uint64, error) {
 	cookies := natinit.NewCookies(natinit.CookiesConfig{
-		Features: bpf.Features{NetnsCookie: true, Link: true}, // else the answer is why not
+		Features: bpf.Features{ // else the answer is why not
+			NetnsCookie: !slices.Contains(forbid, kernel.FeatureNetnsCookie), Link: !slices.Contains(forbid, kernel.FeatureLink),
+		},
+		NoOption: slices.Contains(forbid, kernel.FeatureSONetnsCookie),
 		Cgroups: func() ([]string, error) {
 			kernel.RaiseMemlock(kernel.Inspect(at.hostRoot)) // before Linux 5.11 the program's map counts
 			return mounts.OwnCgroups(cgroup)

@@ -34,8 +34,14 @@ func positionals(c *cli.Context) ([]string, error) {
 		}
 		var failed error
 		set.Visit(func(f *flag.Flag) {
-			if err := c.Set(names[f.Name], f.Value.String()); err != nil && failed == nil {
-				failed = err
+			values := []string{f.Value.String()}
+			if list, ok := f.Value.(*cli.StringSlice); ok {
+				values = list.Value()
+			}
+			for _, v := range values {
+				if err := c.Set(names[f.Name], v); err != nil && failed == nil {
+					failed = err
+				}
 			}
 		})
 		if failed != nil {

@@ -22,7 +22,7 @@ Exits 0 whatever the answer is.`,
 			&cli.StringFlag{Name: "proto", Value: "tcp", Usage: "`PROTOCOL`: tcp, udp or sctp"},
 			&cli.BoolFlag{Name: "udp", Usage: "the same as --proto udp"},
 			&cli.IntFlag{Name: "pid", Usage: "for the process with this `ID`: its network namespace and cgroup decide"},
-		}, commonFlags(), []cli.Flag{outputFlag()}),
+		}, commonFlags(), []cli.Flag{forbidFlag(), outputFlag()}),
 		OnUsageError:    onUsageError,
 		HideHelpCommand: true,
 		Action:          func(c *cli.Context) error { return runLookup(e, c) },
@@ -43,7 +43,7 @@ func runLookup(e env, c *cli.Context) error {
 	if len(words) != 1 {
 		return usagef("nat lookup wants one address, as 10.96.0.1:443, but was given %q", strings.Join(words, " "))
 	}
-	req := bootstrap.LookupRequest{Proto: bpf.UDP, PID: c.Int("pid")}
+	req := bootstrap.LookupRequest{Proto: bpf.UDP, PID: c.Int("pid"), Forbid: atCommas(c.StringSlice("forbid-feature"))}
 	if req.Dest, err = bootstrap.ParseDest(words[0]); err != nil {
 		return usagef("nat lookup: %w", err)
 	}
@@ -102,11 +102,16 @@ func clientText(c bootstrap.LookupClient) string {
 	if c.PID != 0 {
 		parts = append(parts, fmt.Sprintf("process %d", c.PID))
 	}
-	where := "a network namespace of its own"
-	if c.Host {
-		where = "the host's network namespace"
+	switch {
+	case c.Unknown != "":
+		parts = append(parts, "in a network namespace that can't be told: "+c.Unknown)
+	case c.Host && c.Netns == 0:
+		parts = append(parts, "in the host's network namespace")
+	case c.Host:
+		parts = append(parts, fmt.Sprintf("in the host's network namespace (cookie %d)", c.Netns))
+	default:
+		parts = append(parts, fmt.Sprintf("in a network namespace of its own (cookie %d)", c.Netns))
 	}
-	parts = append(parts, fmt.Sprintf("in %s (cookie %d)", where, c.Netns))
 	if c.Addr.IsValid() {
 		parts = append(parts, "known by "+c.Addr.String())
 	}

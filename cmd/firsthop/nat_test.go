@@ -293,6 +293,29 @@ func TestLookupSaysWhatAConnectDoes(t *testing.T) {
 		})
 	}
 	n.T = t
+	// Where cookies can't be told, no namespace is invented: what hangs on it is undecided, the rest is said.
+	inPodFor := func(addr, forbidden string) (got bootstrap.Lookup) {
+		line := []string{"nat", "lookup", addr, "--pid", fmt.Sprint(inPod.Process.Pid), "--forbid-feature", forbidden}
+		n.run(line...).exits(0).says("can't be told")
+		n.run(append(line, "-o", "json")...).exits(0).decode(&got)
+		if got.Client.Unknown == "" || got.Client.Netns != 0 || got.Client.Host {
+			t.Errorf("%s without %s: %+v", addr, forbidden, got.Client)
+		}
+		return got
+	}
+	const untold = "so-netns-cookie,cgroup-link"
+	for addr, want := range map[string]nat.Kind{"10.96.0.20:80": bootstrap.Undecided, "10.96.0.23:80": bootstrap.Undecided, "127.0.0.7:30080": bootstrap.Undecided} {
+		if got := inPodFor(addr, untold); got.Result != want {
+			t.Errorf("%s: %s, want %s: %q", addr, got.Result, want, got.Why)
+		}
+	}
+	// Programs that don't know namespaces either take all for the same one.
+	if got := inPodFor("10.96.0.20:80", untold+",netns-cookie"); got.Result != nat.Translated {
+		t.Errorf("a Service: %s: %q", got.Result, got.Why)
+	}
+	if got := inPodFor("10.96.0.23:80", untold+",netns-cookie"); got.Result != nat.Dropped {
+		t.Errorf("a client that source ranges don't know: %s: %q", got.Result, got.Why)
+	}
 	n.knows(pod, bpf.Workload{Flags: bpf.WorkloadOptedOut})
 	n.run("nat", "lookup", "10.96.0.20:80", "--pid", fmt.Sprint(inPod.Process.Pid)).exits(0).says("left alone", "opted out")
 	n.init("--scope", "all", "--udp=true")
