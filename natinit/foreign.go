@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/natinit/hostproc"
 )
 
 // ErrConflict says that a program of somebody else is attached in a way that
@@ -156,7 +157,7 @@ func programHolders(id ebpf.ProgramID, proc string) []string {
 		}
 		last = pid
 		comm, _ := os.ReadFile(filepath.Join(proc, pid, "comm"))
-		out = append(out, fmt.Sprintf("pid %s (%s)", pid, strings.TrimSpace(string(comm))))
+		out = append(out, fmt.Sprintf("pid %s (%s)", pid, hostproc.Printable(strings.TrimSpace(string(comm)))))
 		if len(out) == 3 {
 			break
 		}

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/firsthop/firsthop/natinit/hostproc"
 )
 
 // Holder finds who listens on a TCP port of this network namespace, by its name and process id: "kube-proxy (pid 42)".
@@ -34,7 +36,7 @@ func holderIn(proc string, port uint16) string {
 		if err != nil {
 			continue // it has just ended
 		}
-		return fmt.Sprintf("%s (pid %s)", strings.TrimSpace(string(name)), filepath.Base(dir))
+		return fmt.Sprintf("%s (pid %s)", hostproc.Printable(strings.TrimSpace(string(name))), filepath.Base(dir))
 	}
 	return ""
 }
