@@ -11,8 +11,11 @@ import (
 // without a scheme is https where secure, else http (rest.DefaultServerURL).
 func serverURL(server string, secure bool) string {
 	server = strings.TrimSpace(server)
-	if u, err := url.Parse(server); err == nil && u.Scheme != "" && u.Host != "" || server == "" {
-		return server
+	if server == "" {
+		return ""
+	}
+	if u, err := url.Parse(server); err == nil && u.Scheme != "" && u.Host != "" {
+		return u.Scheme + server[len(u.Scheme):] // in lower case
 	}
 	if secure {
 		return "https://" + server

@@ -248,6 +248,9 @@ func TestServersOfKubeconfigs(t *testing.T) {
 		root := t.TempDir()
 		write(t, root, "/etc/kubernetes/kubelet.conf", with(tc.server, tc.cluster, tc.user))
 		f := source(t, root, SourceKubeadm)
+		if c := f.Credentials; tc.want != "" && (len(c) != 1 || !strings.HasPrefix(c[0].Server, "https://")) {
+			t.Errorf("%s (%q): its credentials cannot be used: %+v", tc.sentence, tc.server, c)
+		}
 		if got := strings.Join(stringsOf(f.Endpoints), " "); got != tc.want {
 			t.Errorf("%s (%q): %q, want %q\n%q", tc.sentence, tc.server, got, tc.want, f.Notes)
 		}
