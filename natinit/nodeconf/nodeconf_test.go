@@ -124,6 +124,8 @@ func TestUnitsAreMergedAsSystemdDoes(t *testing.T) {
 			files{sys + "kubelet.service": svc("ExecStart=/a"), etc + "kubelet.service.d/10.conf": svc("ExecStart=", "ExecStart=/b")}, "/b"},
 		"drop-ins count by name, whatever their directory": {
 			files{sys + "kubelet.service": svc("ExecStart=/a $X"), etc + "kubelet.service.d/10.conf": svc("Environment=X=etc"), sys + "kubelet.service.d/20.conf": svc("Environment=X=usr")}, "/a usr"},
+		"a later name counts, though its directory comes first": {
+			files{sys + "kubelet.service": svc("ExecStart=/a $X"), etc + "kubelet.service.d/30.conf": svc("Environment=X=etc"), sys + "kubelet.service.d/10.conf": svc("Environment=X=usr")}, "/a etc"},
 		"of two drop-ins with one name that of /etc counts": {
 			files{sys + "kubelet.service": svc("ExecStart=/a $X $Y"), etc + "kubelet.service.d/10.conf": svc("Environment=X=etc"), sys + "kubelet.service.d/10.conf": svc("Environment=Y=usr")}, "/a etc"},
 		"a masked drop-in": {
@@ -286,9 +288,10 @@ func TestRancherCommands(t *testing.T) {
 		"a plus sign alone begins": {files{etc + ".d/1.yaml": "service-cidr+: \"2\"\n"}, " 2   "},
 		"numbers stay as they are, in quotes or not": {
 			files{etc: "https-listen-port: \"7443\"\n", etc + ".d/1.yaml": "x: 7443\n"}, "    7443"},
-		"a port without quotes": {files{etc: "https-listen-port: 7443\n"}, "    7443"},
-		"a key of one letter":   {files{etc: "s: https://a\nd: /x\n"}, "  https://a /x "},
-		"the command line wins": {files{etc: "server: https://a\n", "/etc/systemd/system/k3s-agent.service": unit("/usr/local/bin/k3s agent --server https://b")}, "agent  https://b  "},
+		"a port without quotes":        {files{etc: "https-listen-port: 7443\n"}, "    7443"},
+		"a long number is not rounded": {files{etc: "data-dir: 20231231235959\n"}, "   20231231235959 "},
+		"a key of one letter":          {files{etc: "s: https://a\nd: /x\n"}, "  https://a /x "},
+		"the command line wins":        {files{etc: "server: https://a\n", "/etc/systemd/system/k3s-agent.service": unit("/usr/local/bin/k3s agent --server https://b")}, "agent  https://b  "},
 		"the file wins over the environment": {
 			files{etc: "server: https://a\n", "/etc/systemd/system/k3s-agent.service": unit("/k3s agent", "Environment=K3S_URL=https://b")}, "agent  https://a  "},
 		"of a list both count, the file's first": {
