@@ -1,0 +1,176 @@
+package dependents
+
+import (
+	"net/netip"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/firsthop/firsthop/natinit/hostproc"
+)
+
+// kubeconfigPatterns are where distributions and installers keep kubeconfigs of the node's components.
+var kubeconfigPatterns = []string{
+	"/etc/kubernetes/*.conf", // kubeadm
+	"/etc/kubernetes/*kubeconfig*",
+	"/etc/kubernetes/*/*.conf",
+	"/etc/kubernetes/*/*kubeconfig*",
+	"/var/lib/kubelet/*kubeconfig*", // EKS, AKS, GKE, kOps, OpenShift
+	"/var/lib/kubelet/*.conf",
+	"/var/lib/kube-*/*kubeconfig*", // kube-proxy and others as units
+	"/var/lib/kube-*/*.conf",
+	"/var/lib/kubernetes/*kubeconfig*",
+	"/var/lib/k0s/*.conf",
+	"/var/lib/k0s/pki/*.conf",
+	"/var/lib/rancher/*/agent/*.kubeconfig",
+	"/var/lib/rancher/*/server/cred/*.kubeconfig",
+	"/etc/rancher/*/*.yaml",
+	"/var/snap/*/current/credentials/*.config",
+	"/var/snap/*/current/etc/kubernetes/*.conf",
+}
+
+// components are the services of a node that reach the API server themselves.
+var components = []string{
+	"kubelet", "kube-proxy", "k3s", "k3s-agent", "rke2-agent", "rke2-server", "k0scontroller", "k0sworker",
+	"kube-controller-manager", "kube-scheduler", "snap.kubelet-eks.daemon", "snap.k8s.kubelet", "snap.microk8s.daemon-kubelite",
+}
+
+// unitDirs are where units of systemd are.
+var unitDirs = []string{"/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"}
+
+// textPatterns are other files that name an API server.
+func textPatterns() []string {
+	out := []string{
+		"/etc/rancher/*/config.yaml.d/*.yaml",
+		"/var/lib/rancher/*/agent/etc/*-load-balancer.json",
+		"/etc/kubernetes/kubeadm*.y*ml",
+		"/etc/kubernetes/*/kubeadm*.y*ml",
+		"/etc/kubeadm/*.y*ml",
+		"/var/lib/kubelet/kubeadm-flags.env",
+		"/var/snap/*/current/args/*",
+		"/var/lib/kube-proxy/*config*.y*ml",
+	}
+	for _, name := range components {
+		for _, dir := range unitDirs {
+			out = append(out, dir+"/"+name+".service", dir+"/"+name+".service.d/*.conf", dir+"/"+name+".service.env")
+		}
+		for _, dir := range []string{"/etc/default/", "/etc/sysconfig/", "/etc/conf.d/", "/etc/init.d/"} {
+			out = append(out, dir+name)
+		}
+		out = append(out, "/etc/rancher/"+name+"/"+name+".env")
+	}
+	return out
+}
+
+// flagged are the kubeconfigs that the running components were given. Only main processes of their units count: a
+// process that anybody can start proves nothing.
+func (s *scan) flagged() []string {
+	procs := hostproc.Config{Root: s.cfg.Root, Proc: s.cfg.Proc}
+	running, err := procs.Units(components...)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, p := range running {
+		args := procs.Args(p)
+		for i, arg := range args {
+			arg, value, ok := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+			if !ok && i+1 < len(args) {
+				value = args[i+1]
+			}
+			if strings.HasSuffix(arg, "kubeconfig") && filepath.IsAbs(value) {
+				out = append(out, value)
+			}
+		}
+	}
+	return out
+}
+
+// staticPods are the directories of static pods: the usual ones, and those that the kubelet's configuration names.
+func (s *scan) staticPods() []string {
+	dirs := []string{"/etc/kubernetes/manifests"}
+	dirs = append(dirs, s.fs.Glob("/var/lib/rancher/*/agent/pod-manifests")...)
+	for _, file := range []string{"/var/lib/kubelet/config.yaml", "/etc/kubernetes/kubelet-config.yaml", "/etc/kubernetes/kubelet/config.yaml"} {
+		b, err := s.fs.ReadFile(file)
+		var cfg struct {
+			StaticPodPath string `json:"staticPodPath"`
+		}
+		if err == nil && yaml.Unmarshal(b, &cfg) == nil && filepath.IsAbs(cfg.StaticPodPath) {
+			dirs = append(dirs, filepath.Clean(cfg.StaticPodPath))
+		}
+	}
+	return dirs
+}
+
+// kubeProxyConfigs are the kubeconfigs in the ConfigMap of kube-proxy's pods. That a pod is one of kube-system the
+// kubelet says by the directory of its logs, which no tenant can choose.
+func (s *scan) kubeProxyConfigs() (paths []string) {
+	for _, logs := range s.fs.Glob("/var/log/pods/kube-system_kube-proxy-*_*") {
+		uid := logs[strings.LastIndexByte(logs, '_')+1:]
+		paths = append(paths, s.fs.Glob("/var/lib/kubelet/pods/"+uid+"/volumes/kubernetes.io~configmap/kube-proxy/*.conf")...)
+	}
+	return paths
+}
+
+// Kinds of configuration.
+const (
+	kubelet      = "kubelet"
+	kubeProxyPod = "kube-proxy's ConfigMap"
+	staticPod    = "static pod"
+)
+
+func (s *scan) dependent(file, server string, service netip.AddrPort) Dependent {
+	d := Dependent{Path: file, Server: server, Service: service}
+	if d.Kind, d.restart = kindOf(file); slices.Contains(s.pods, path.Dir(file)) {
+		d.Kind, d.restart = staticPod, "" // the kubelet sees the change
+	}
+	return d
+}
+
+// kindOf says whose configuration a file is, and how that is made to read it again.
+func kindOf(file string) (kind, restart string) {
+	base, dir := path.Base(file), path.Dir(file)
+	unit := ""
+	for _, name := range components {
+		if strings.HasPrefix(base, name+".") && strings.Contains(dir, "systemd") || strings.HasSuffix(dir, "/"+name+".service.d") ||
+			base == name && (dir == "/etc/default" || dir == "/etc/sysconfig" || dir == "/etc/conf.d" || dir == "/etc/init.d") {
+			unit = name
+		}
+	}
+	reload := ""
+	if strings.Contains(dir, "/systemd/") {
+		reload = "systemctl daemon-reload && "
+	}
+	switch {
+	case strings.HasPrefix(file, "/var/lib/kubelet/pods/"):
+		return kubeProxyPod, "kubectl -n kube-system rollout restart daemonset kube-proxy"
+	case unit != "":
+		return unit, reload + "systemctl restart " + unit
+	case strings.Contains(file, "/rancher/k3s"):
+		return "k3s", "systemctl restart k3s-agent || systemctl restart k3s"
+	case strings.Contains(file, "/rancher/rke2"):
+		return "rke2", "systemctl restart rke2-agent || systemctl restart rke2-server"
+	case strings.HasPrefix(file, "/var/lib/k0s"):
+		return "k0s", "k0s stop && k0s start"
+	case strings.HasPrefix(file, "/var/snap/microk8s"):
+		return "microk8s", "snap restart microk8s"
+	case strings.HasPrefix(base, "kubeadm") && base != "kubeadm-flags.env":
+		return "kubeadm", "kubectl -n kube-system edit configmap kubeadm-config # controlPlaneEndpoint, for nodes that join"
+	case strings.HasPrefix(base, "controller-manager"), strings.HasPrefix(base, "kube-controller-manager"):
+		return "kube-controller-manager", "crictl stop $(crictl ps -q --name kube-controller-manager)"
+	case strings.HasPrefix(base, "scheduler"), strings.HasPrefix(base, "kube-scheduler"):
+		return "kube-scheduler", "crictl stop $(crictl ps -q --name kube-scheduler)"
+	case strings.Contains(base, "admin"):
+		return "kubectl and kubeadm", ""
+	case strings.Contains(file, "kube-proxy"), strings.Contains(file, "kubeproxy"):
+		return "kube-proxy", "systemctl restart kube-proxy"
+	case strings.Contains(base, "bootstrap"):
+		return kubelet, "systemctl restart kubelet"
+	case strings.Contains(file, "kubelet"):
+		return kubelet, "systemctl restart kubelet"
+	}
+	return "kubeconfig", ""
+}
