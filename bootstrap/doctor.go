@@ -113,6 +113,7 @@ var checks = []struct {
 	{"runtime", (*doctor).runtime},
 	{"cache", (*doctor).cache},
 	{"boot", (*doctor).boot},
+	{"dependents", (*doctor).dependents},
 	{"kube-proxy", (*doctor).kubeProxy},
 }
 

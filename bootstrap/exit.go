@@ -15,6 +15,7 @@ const (
 	ExitKernel   ExitCode = 5  // kernel not supported, and no kube-proxy to fall back to
 	ExitProof    ExitCode = 6  // no connection gets through
 	ExitNotFound ExitCode = 7  // no API server address known
+	ExitStranded ExitCode = 8  // uninstall refused: this node needs the Service IP to start
 	ExitUsage    ExitCode = 64 // bad flag or environment variable
 )
 
@@ -32,6 +33,9 @@ type exitError struct {
 
 func (e *exitError) Error() string { return e.err.Error() }
 func (e *exitError) Unwrap() error { return e.err }
+
+// ExitCodeOf gives the exit code of an error that a command ends with.
+func ExitCodeOf(err error) ExitCode { return codeOf(err, ExitInternal) }
 
 // codeOf gives the exit code of a failed step's error.
 func codeOf(err error, step ExitCode) ExitCode {

@@ -28,7 +28,7 @@ var ErrWouldCutOff = errors.New("nothing else serves the Service addresses")
 // UninstallConfig says which instance is to go.
 type UninstallConfig struct {
 	Dirs
-	Force       bool     // also when nothing else serves the Service addresses
+	Force       bool     // also when nothing else serves the Service addresses, or this node needs them to start
 	DryRun      bool     // only list
 	Forbid      []string // features of the kernel to be treated as absent
 	LockTimeout time.Duration
@@ -59,8 +59,12 @@ func Uninstall(ctx context.Context, cfg UninstallConfig) ([]Removal, error) {
 	if err := u.look(ctx); err != nil {
 		return nil, err
 	}
-	if len(u.removals) == 0 || u.DryRun {
+	if len(u.removals) == 0 {
 		return u.removals, nil
+	}
+	// Before anything is touched, the lock included; a dry run refuses what the real one would.
+	if err := u.strands(ctx); err != nil {
+		return nil, err
 	}
 	if err := instance.RuntimeAbsent(u.runDir); err != nil {
 		return nil, stopFirst(err)
@@ -73,8 +77,11 @@ func Uninstall(ctx context.Context, cfg UninstallConfig) ([]Removal, error) {
 	if err := u.mayRemove(); err != nil {
 		return nil, err
 	}
-	if err := u.refuse(ctx); err != nil { // before anything is touched, the lock included
+	if err := u.refuse(ctx); err != nil {
 		return nil, err
+	}
+	if u.DryRun {
+		return u.removals, nil
 	}
 	if err := u.locked(ctx); err != nil {
 		return nil, err

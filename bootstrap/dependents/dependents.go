@@ -17,6 +17,7 @@ import (
 
 	"github.com/firsthop/firsthop/mounts/hostfs"
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/nodeconf"
 )
 
 // Config says where to look, and for what.
@@ -47,6 +48,7 @@ func Find(cfg Config) []Dependent {
 	s := scan{cfg: cfg, fs: hostfs.FS{Root: cfg.Root}, seen: map[string]bool{}}
 	s.names = s.hosts()
 	s.pods = s.staticPods()
+	s.commands = nodeconf.Commands(s.fs)
 	s.kubeconfigs()
 	s.texts()
 	slices.SortStableFunc(s.found, func(a, b Dependent) int { return cmp.Compare(rank(a.Kind), rank(b.Kind)) })
@@ -68,6 +70,8 @@ type scan struct {
 	seen  map[string]bool         // paths
 	found []Dependent
 	pods  []string // directories of static pods
+
+	commands []nodeconf.Command
 }
 
 // hosts reads /etc/hosts.

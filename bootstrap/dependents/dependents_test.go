@@ -94,8 +94,8 @@ func TestFind(t *testing.T) {
 			"/etc/kubernetes/kubelet.conf": twoClusters + "current-context: elsewhere\n",
 		}, []string{"/etc/kubernetes/kubelet.conf (kubelet): https://10.96.0.1:443"}},
 		{"a kubeconfig that a unit names", map[string]string{
-			"/etc/systemd/system/kubelet.service.d/10.conf": "[Service]\nExecStart=/usr/bin/kubelet --kubeconfig=/opt/k/config\n",
-			"/opt/k/config": kubeconfig("https://10.96.0.1:443"),
+			"/etc/systemd/system/kubelet.service": "[Service]\nExecStart=/usr/bin/kubelet --kubeconfig=/opt/k/config\n",
+			"/opt/k/config":                       kubeconfig("https://10.96.0.1:443"),
 		}, []string{"/opt/k/config (kubeconfig): https://10.96.0.1:443"}},
 		{"an agent of k3s", map[string]string{
 			"/etc/rancher/k3s/config.yaml":                                           "# server: https://10.96.0.1:444\nserver: https://10.96.0.1:443\ntoken: t\n",

@@ -10,6 +10,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/firsthop/firsthop/natinit/hostproc"
+	"github.com/firsthop/firsthop/natinit/nodeconf"
 )
 
 // kubeconfigPatterns are where distributions and installers keep kubeconfigs of the node's components.
@@ -65,28 +66,28 @@ func textPatterns() []string {
 	return out
 }
 
-// flagged are the kubeconfigs that the running components were given. Only main processes of their units count: a
-// process that anybody can start proves nothing.
-func (s *scan) flagged() []string {
+// flagged are the kubeconfigs that components are given: in their units and scripts, and on the command lines of their
+// main processes. A process that anybody can start proves nothing.
+func (s *scan) flagged() (paths []string) {
+	commands := []nodeconf.Flags{}
+	for _, c := range s.commands {
+		commands = append(commands, c.Argv)
+	}
 	procs := hostproc.Config{Root: s.cfg.Root, Proc: s.cfg.Proc}
 	running, err := procs.Units(components...)
-	if err != nil {
-		return nil
+	if err == nil {
+		for _, p := range running {
+			commands = append(commands, procs.Args(p))
+		}
 	}
-	var out []string
-	for _, p := range running {
-		args := procs.Args(p)
-		for i, arg := range args {
-			arg, value, ok := strings.Cut(strings.TrimLeft(arg, "-"), "=")
-			if !ok && i+1 < len(args) {
-				value = args[i+1]
-			}
-			if strings.HasSuffix(arg, "kubeconfig") && filepath.IsAbs(value) {
-				out = append(out, value)
+	for _, flags := range commands {
+		for _, path := range flags.All("kubeconfig", "bootstrap-kubeconfig") {
+			if filepath.IsAbs(path) {
+				paths = append(paths, path)
 			}
 		}
 	}
-	return out
+	return paths
 }
 
 // staticPods are the directories of static pods: the usual ones, and those that the kubelet's configuration names.

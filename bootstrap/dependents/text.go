@@ -49,6 +49,9 @@ func (s *scan) texts() {
 	for _, dir := range s.pods {
 		patterns = append(patterns, dir+"/*", dir) // staticPodPath may be one file
 	}
+	for _, c := range s.commands {
+		patterns = append(patterns, c.Path)
+	}
 	for _, pattern := range patterns {
 		for _, path := range s.fs.Glob(pattern) {
 			if b, ok := s.read(path); ok {

@@ -1,9 +1,13 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/firsthop/firsthop/bootstrap"
 )
 
 const description = `firsthop makes one thing true before anything else on a node needs it: a
@@ -14,10 +18,12 @@ install, uninstall).
 
 Exit codes: 0 done, 1 internal error, missing rights or a refusal, 2 bpffs,
 3 cgroup2, 4 seed or attach, 5 kernel not supported and no kube-proxy to fall
-back to, 6 proof failed or not serving, 7 no API server address found, 64 bad
-flag or environment variable.`
+back to, 6 proof failed or not serving, 7 no API server address found,
+8 uninstall refused as this node needs firsthop to start, 64 bad flag or
+environment variable.`
 
 func newApp(e env) *cli.App {
+	wrapHelp()
 	app := &cli.App{
 		Name:                 "firsthop",
 		Usage:                "the first hop to the Kubernetes API server, by eBPF and without kube-proxy",
@@ -27,7 +33,6 @@ func newApp(e env) *cli.App {
 		ErrWriter:            e.stderr,
 		HideVersion:          true,
 		EnableBashCompletion: true,
-		Suggest:              true,
 		Commands: []*cli.Command{
 			initCommand(e),
 			checkCommand(e),
@@ -42,16 +47,22 @@ func newApp(e env) *cli.App {
 			versionCommand(e),
 			completionCommand(e),
 		},
-		Action: func(c *cli.Context) error {
-			if c.Args().Present() {
-				return usagef("%q is not a command of firsthop: `firsthop help` lists them", c.Args().First())
-			}
-			return cli.ShowAppHelp(c)
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "version", Aliases: []string{"v"}, Usage: "print the version", DisableDefaultText: true},
 		},
 		OnUsageError:   onUsageError,
 		ExitErrHandler: func(*cli.Context, error) {}, // run decides
 
 		DisableSliceFlagSeparator: true, // a comma is not the same to each flag
+	}
+	app.Action = func(c *cli.Context) error {
+		switch {
+		case c.Args().Present():
+			return &bootstrap.UsageError{Err: errors.New(unknownCommand(c.Args().First(), app.Commands))}
+		case c.Bool("version"):
+			return printVersion(e, c)
+		}
+		return cli.ShowAppHelp(c)
 	}
 	for _, cmd := range app.Commands {
 		cmd.OnUsageError = onUsageError
@@ -61,11 +72,20 @@ func newApp(e env) *cli.App {
 			if takesNone && c.Args().Present() {
 				return usagef("%s takes no arguments, but was given %q", c.Command.Name, strings.Join(c.Args().Slice(), " "))
 			}
-			if err := checkCommonFlags(e, c); err != nil {
+			if err := errors.Join(checkVariables(e, app.Commands), checkCommonFlags(e, c)); err != nil {
 				return err
 			}
 			return action(c)
 		}
 	}
 	return app
+}
+
+// unknownCommand is the error about a word that is no command.
+func unknownCommand(word string, commands []*cli.Command) string {
+	names := []string{"help"}
+	for _, c := range commands {
+		names = append(names, c.Name)
+	}
+	return fmt.Sprintf("%q is not a command of firsthop: %s`firsthop help` lists them", word, didYouMean(nearest(word, names)))
 }

@@ -53,7 +53,7 @@ func TestANodeOfItsOwn(t *testing.T) {
 		` + client + ` tcp ` + vip4 + ` x
 		stat -c '%n %a' /run/firsthop /run/firsthop/* /var/lib/firsthop /var/lib/firsthop/* /sys/fs/bpf /sys/fs/bpf/firsthop
 		mount | grep /sys/fs/bpf
-		firsthop uninstall --dry-run >/tmp/` + n.Name + `/announced
+		firsthop uninstall --force --dry-run >/tmp/` + n.Name + `/announced
 		firsthop uninstall --force >/tmp/` + n.Name + `/removed
 		firsthop uninstall
 		traces >/tmp/` + n.Name + `/after`)

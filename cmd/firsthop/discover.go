@@ -48,16 +48,27 @@ func discoverCommand(e env) *cli.Command {
 			if err != nil && !errors.Is(err, discover.ErrNotFound) {
 				return err
 			}
-			if perr := p.print(found, func(p *printer) { discoverText(p, found) }); perr != nil {
+			report := discoverReport{Result: found}
+			if err != nil {
+				report.Error = firstLine(err)
+			}
+			if perr := p.print(report, func(p *printer) { discoverText(p, found) }); perr != nil {
 				return perr
 			}
 			if err != nil {
-				fmt.Fprintln(e.stderr, "firsthop:", firstLine(err))
+				if !p.json {
+					fmt.Fprintln(e.stderr, "firsthop:", report.Error)
+				}
 				return exitCode(bootstrap.ExitNotFound)
 			}
 			return nil
 		},
 	}
+}
+
+type discoverReport struct {
+	*discover.Result
+	Error string `json:"error,omitempty"` // why what was found is not enough
 }
 
 func firstLine(err error) string {

@@ -23,9 +23,11 @@ var version = "dev"
 // env is the program's seam to the world.
 type env struct {
 	stdin  io.Reader
-	stdout io.Writer
+	stdout *output
 	stderr io.Writer
 	getenv func(string) string
+	// environ are all variables, as NAME=value.
+	environ func() []string
 	// lookupEnv also tells an empty variable from none.
 	lookupEnv func(string) (string, bool)
 	// self is a path that runs this very program, also after its file was
@@ -38,13 +40,14 @@ type env struct {
 func osEnv() env {
 	forgetEmptyVariables()
 	return env{
-		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, lookupEnv: os.LookupEnv,
+		stdin: os.Stdin, stdout: &output{Writer: os.Stdout}, stderr: os.Stderr,
+		getenv: os.Getenv, environ: os.Environ, lookupEnv: os.LookupEnv,
 		self:  "/proc/self/exe",
 		color: isTerminal(os.Stdout) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb",
 	}
 }
 
-// forgetEmptyVariables makes an empty variable as good as unset: the flag
+// forgetEmptyVariables makes an empty variable mean the same as none: the flag
 // package takes an empty FIRSTHOP_UDP for false.
 func forgetEmptyVariables() {
 	for _, kv := range os.Environ() {
@@ -75,24 +78,8 @@ func run(ctx context.Context, e env, args []string) int {
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	err := newApp(e).RunContext(ctx, args)
-	var code exitCode
-	var usage *bootstrap.UsageError
-	var topic cli.ExitCoder
-	switch {
-	case err == nil:
-		return int(bootstrap.ExitOK)
-	case errors.As(err, &code):
-		return int(code)
-	case errors.As(err, &usage):
-		fmt.Fprintln(e.stderr, "firsthop:", err)
-		return int(bootstrap.ExitUsage)
-	case errors.As(err, &topic): // cli's own: help for a command that there is not
-		fmt.Fprintf(e.stderr, "firsthop: %q is not a command of firsthop: `firsthop help` lists them\n", args[len(args)-1])
-		return int(bootstrap.ExitUsage)
-	}
-	fmt.Fprintln(e.stderr, "firsthop:", advised(err))
-	return int(bootstrap.ExitInternal)
+	app := newApp(e)
+	return e.finish(args, app.Commands, app.RunContext(ctx, args))
 }
 
 // advised is the text of an error, with what helps against a lack of rights

@@ -23,8 +23,6 @@ const (
 	categoryAddress  = "API server addresses (what is not given is discovered):"
 )
 
-const envPrefix = "FIRSTHOP_"
-
 func envVar(name string) []string {
 	return []string{envPrefix + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))}
 }
@@ -74,7 +72,7 @@ func kernelFlags() []cli.Flag {
 }
 
 func forbidFlag() cli.Flag {
-	return &cli.StringSliceFlag{Name: "forbid-feature", Usage: "treat a kernel feature as absent (`NAME` as in check), to try the fallback", EnvVars: envVar("forbid-feature")}
+	return &cli.StringSliceFlag{Name: "forbid-feature", Usage: "treat a kernel feature as absent (`NAME` as in check --verbose), to try the fallback; repeatable", EnvVars: envVar("forbid-feature")}
 }
 
 // balancerFlags say whom the load balancer serves, and what beside the API.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"math"
+	"os"
 	stdruntime "runtime"
 	"runtime/debug"
 	"testing"
@@ -17,7 +18,7 @@ func TestTheRuntimeCollectsGarbageAsUsual(t *testing.T) {
 	}()
 	var out bytes.Buffer
 	none := func(string) (string, bool) { return "", false }
-	e := env{stdout: &out, stderr: &out, getenv: func(string) string { return "" }, lookupEnv: none}
+	e := env{stdout: &output{Writer: &out}, stderr: &out, environ: os.Environ, getenv: func(string) string { return "" }, lookupEnv: none}
 	dir := t.TempDir()
 	if code := run(t.Context(), e, []string{"firsthop", "run", "--bpffs", dir, "--cgroup", dir, "--run-dir", dir, "--state-dir", dir}); code == 0 {
 		t.Fatalf("run in empty directories ended well: %s", &out)

@@ -53,7 +53,13 @@ func runInit(e env, c *cli.Context) error {
 		cfg.LockTimeout = bootLockTimeout
 	}
 	report := bootstrap.Init(c.Context, cfg)
-	return printReport(p, report, c.Bool("best-effort"))
+	err = printReport(p, report, c.Bool("best-effort"))
+	if failed := e.stdout.err(); failed != nil && report.ExitCode == bootstrap.ExitOK {
+		// The node is served: to start an init container again and again would help nobody.
+		fmt.Fprintln(e.stderr, "firsthop: the report could not be written:", failed)
+		e.stdout.failed, err = nil, nil
+	}
+	return err
 }
 
 func printReport(p *printer, r *bootstrap.Report, bestEffort bool) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -37,7 +38,7 @@ func runLookup(e env, c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := checkCommonFlags(e, c); err != nil {
+	if err := errors.Join(checkVariables(e, c.App.Commands), checkCommonFlags(e, c)); err != nil {
 		return err
 	}
 	if len(words) != 1 {

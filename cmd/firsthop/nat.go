@@ -29,7 +29,11 @@ Services are not in the table.`,
 				return err
 			}
 			if len(words) > 1 {
-				return usagef("nat takes one name or address, but was given %q", strings.Join(words, " "))
+				hint := ""
+				if nearest(words[0], []string{"lookup"}) != "" {
+					hint = ": did you mean nat lookup?"
+				}
+				return usagef("nat takes one name or address, but was given %q%s", strings.Join(words, " "), hint)
 			}
 			p, err := newPrinter(e, c)
 			if err != nil {

@@ -10,6 +10,22 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
+// output is standard output. It remembers a write that failed: what was not said is no success.
+type output struct {
+	io.Writer
+	failed error
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	n, err := o.Writer.Write(b)
+	if err != nil && o.failed == nil {
+		o.failed = err
+	}
+	return n, err
+}
+
+func (o *output) err() error { return o.failed }
+
 // printer writes a command's result in the form that was asked for.
 type printer struct {
 	w     io.Writer
@@ -19,7 +35,7 @@ type printer struct {
 
 func newPrinter(e env, c *cli.Context) (*printer, error) {
 	switch f := c.String("output"); f {
-	case "text":
+	case "text", "": // --version has no such flag
 		return &printer{w: e.stdout, color: e.color}, nil
 	case "json":
 		return &printer{w: e.stdout, json: true}, nil

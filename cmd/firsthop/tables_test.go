@@ -164,7 +164,7 @@ func TestAnOldLayoutStaysBesideTheNew(t *testing.T) {
 		t.Errorf("the old map isn't what it was: %q", n.state())
 	}
 	var list []bootstrap.Removal
-	n.run("uninstall", "--dry-run", "-o", "json").exits(0).decode(&list)
+	n.run("uninstall", "--force", "--dry-run", "-o", "json").exits(0).decode(&list)
 	if slices.ContainsFunc(list, func(r bootstrap.Removal) bool { return r.Target == old }) {
 		t.Error("an uninstall would remove what an older firsthop has pinned")
 	}

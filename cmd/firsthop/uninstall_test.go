@@ -131,7 +131,7 @@ func (n node) checkUninstall(before snapshot) {
 	n.Helper()
 	full, lasting := n.traces(), n.snapshot()
 	var announced, removed []bootstrap.Removal
-	n.run("uninstall", "--dry-run", "-o", "json").exits(0).decode(&announced)
+	n.run("uninstall", "--force", "--dry-run", "-o", "json").exits(0).decode(&announced)
 	n.unchanged(lasting)
 	n.run("uninstall", "--force", "-o", "json").exits(0).decode(&removed)
 	if diff := cmp.Diff(announced, removed); diff != "" {

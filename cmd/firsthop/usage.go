@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"regexp"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 )
@@ -15,7 +16,8 @@ func onUsageError(c *cli.Context, err error, _ bool) error {
 		name += " " + c.Command.Name
 		flags = c.Command.Flags
 	}
-	return usagef("%s: `%s --help` lists the flags", explain(err.Error(), flags), name)
+	problem, hint := explain(err.Error(), flags)
+	return usagef("%s: %s`%s --help` lists the flags", problem, hint, name)
 }
 
 // What the flag package and cli say, in the order of explain's cases.
@@ -26,21 +28,27 @@ const (
 	badVariable = `^could not parse (".*") as .* value from environment variable "(.*)" for flag ([a-z-]+): `
 )
 
-func explain(text string, flags []cli.Flag) string {
+// explain says what is wrong with a command line, and what was meant where that can be told.
+func explain(text string, flags []cli.Flag) (problem, hint string) {
 	match := func(pattern string) []string { return regexp.MustCompile(pattern).FindStringSubmatch(text) }
 	if m := match(unknownFlag); m != nil {
-		return fmt.Sprintf("unknown flag %q", "--"+m[1])
+		name, _, _ := strings.Cut(m[1], "=")
+		near := nearest(strings.TrimLeft(name, "-"), flagNames(flags))
+		if near != "" {
+			near = "--" + near
+		}
+		return fmt.Sprintf("unknown flag %q", "--"+m[1]), didYouMean(near)
 	}
 	if m := match(noValue); m != nil {
-		return fmt.Sprintf("--%s needs a value", m[1])
+		return fmt.Sprintf("--%s needs a value", m[1]), ""
 	}
 	if m := match(badValue); m != nil {
-		return fmt.Sprintf("--%s %s: want %s", m[2], m[1], wanted(flags, m[2]))
+		return fmt.Sprintf("--%s %s: want %s", m[2], m[1], wanted(flags, m[2])), ""
 	}
 	if m := match(badVariable); m != nil {
-		return fmt.Sprintf("%s %s: want %s", m[2], m[1], wanted(flags, m[3]))
+		return fmt.Sprintf("%s %s: want %s", m[2], m[1], wanted(flags, m[3])), ""
 	}
-	return text
+	return text, ""
 }
 
 // wanted says what values a flag takes.

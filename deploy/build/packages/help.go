@@ -59,7 +59,8 @@ func readHelp(ctx context.Context, program string) (top Command, commands []Comm
 	return top, commands, nil
 }
 
-// parseHelp reads what urfave/cli prints: headings at the left, and below each what it is about, indented.
+// parseHelp reads what the program prints: headings at the left, and below each what it is about, indented by 3; what is
+// indented by more goes on with the line above.
 func parseHelp(text string) (Command, error) {
 	var c Command
 	var heading, category string
@@ -76,6 +77,7 @@ func parseHelp(text string) (Command, error) {
 			heading, category = strings.TrimSuffix(line, ":"), ""
 			continue
 		}
+		indent := len(line) - len(strings.TrimLeft(line, " "))
 		line = strings.TrimSpace(line)
 		first, rest, _ := strings.Cut(line, "  ")
 		switch {
@@ -84,21 +86,27 @@ func parseHelp(text string) (Command, error) {
 		case heading == "DESCRIPTION":
 			paragraph = append(paragraph, line)
 		case line == "":
+		case heading == "NAME" && indent > 3 && c.Usage != "":
+			c.Usage += " " + line
 		case heading == "NAME":
 			_, c.Usage, _ = strings.Cut(line, " - ")
 		case heading == "USAGE":
 			_, c.Arguments, _ = strings.Cut(line, "options]")
 			c.Arguments = strings.TrimSpace(c.Arguments)
+		case heading == "COMMANDS" && indent > 3: // the text above goes on
 		case heading == "COMMANDS":
 			if name, _, _ := strings.Cut(first, ","); name != "help" {
 				c.Commands = append(c.Commands, name)
 			}
+		case heading == "OPTIONS" && indent > 3 && len(c.Options) > 0:
+			o := &c.Options[len(c.Options)-1]
+			o.Usage = strings.TrimSpace(o.Usage + " " + line)
 		case heading == "OPTIONS" && strings.HasPrefix(line, "-"):
 			names, _, _ := strings.Cut(first, " [ ") // it can be given several times
 			if strings.HasPrefix(names, "--help") {
 				continue
 			}
-			c.Options = append(c.Options, Option{Names: names, Usage: usage(strings.TrimSpace(rest)), Category: category})
+			c.Options = append(c.Options, Option{Names: names, Usage: strings.TrimSpace(rest), Category: category})
 		case heading == "OPTIONS" && strings.HasSuffix(line, ":"):
 			category = strings.TrimSuffix(line, ":")
 		case heading == "OPTIONS":
@@ -106,6 +114,9 @@ func parseHelp(text string) (Command, error) {
 		}
 	}
 	endParagraph()
+	for i, o := range c.Options {
+		c.Options[i].Usage = usage(o.Usage)
+	}
 	if c.Usage == "" {
 		return c, fmt.Errorf("understand the help %q: it has no name", text)
 	}

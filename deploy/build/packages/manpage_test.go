@@ -171,10 +171,18 @@ func TestRoff(t *testing.T) {
 }
 
 func TestParseHelpRefusesWhatItDoesNotUnderstand(t *testing.T) {
-	for _, text := range []string{"", "OPTIONS:\n   --a  b\n", "NAME:\n   x - y\n\nOPTIONS:\n   --a  b\n        its second line\n"} {
+	for _, text := range []string{"", "OPTIONS:\n   --a  b\n", "NAME:\n   x - y\n\nOPTIONS:\n        a second line without a first\n"} {
 		if _, err := parseHelp(text); err == nil {
 			t.Errorf("%q is understood", text)
 		}
+	}
+}
+
+func TestParseHelpJoinsLines(t *testing.T) {
+	c, err := parseHelp("NAME:\n   x - y\n      z\n\nOPTIONS:\n   --a-long-name NAME\n         b\n         c (default: false)\n   --d  e\n\n   Category:\n\n   --f  g\n        h:\n")
+	want := []Option{{"--a-long-name NAME", "b c", ""}, {"--d", "e", ""}, {"--f", "g h:", "Category"}}
+	if err != nil || c.Usage != "y z" || !slices.Equal(c.Options, want) {
+		t.Errorf("%v: %+v", err, c)
 	}
 }
 

@@ -46,8 +46,9 @@ func newNode(t *testing.T) node {
 	if err := os.Symlink("usr/bin", n.dir+"/bin"); err != nil {
 		t.Fatal(err)
 	}
-	// It undoes its job unless a file says that nothing else serves.
-	n.write(t, "/usr/bin/firsthop", "#!/bin/sh\necho \"$@\" >>"+said+"\nif [ -e /alone ]; then echo 'nothing else serves'; exit 1; fi\necho undone\n")
+	// It undoes its job unless a file says that nothing else serves, or that the node needs it to start.
+	n.write(t, "/usr/bin/firsthop", "#!/bin/sh\necho \"$@\" >>"+said+"\nif [ -e /stranded ]; then echo kubelet.conf; exit 8; fi\n"+
+		"case \"$*\" in *--dry-run*) exit 0 ;; esac\nif [ -e /alone ]; then echo 'nothing else serves'; exit 1; fi\necho undone\n")
 	for _, name := range []string{"systemctl", "deb-systemd-helper", "deb-systemd-invoke"} {
 		n.write(t, "/usr/bin/"+name, "#!/bin/sh\necho "+name+" \"$@\" >>"+said+"\n")
 	}
@@ -77,24 +78,37 @@ func (n node) has(name string) bool {
 // run runs a script as the package managers do, with one argument, and returns what was said and what was called.
 func (n node) run(t *testing.T, script, argument string, inChroot bool) (out, called string) {
 	t.Helper()
+	out, called, err := n.try(t, script, argument, inChroot)
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", script, argument, err, out)
+	}
+	return out, called
+}
+
+// try is run for a script that may fail.
+func (n node) try(t *testing.T, script, argument string, inChroot bool) (out, called string, err error) {
+	t.Helper()
 	n.write(t, "/script", script)
 	how := `exec chroot "$ROOT" `
 	if inChroot {
 		how = `chroot "$ROOT" `
 	}
-	cmd := exec.Command("sh", "-c", enter+how+"sh /script "+argument+"\n:")
+	cmd := exec.Command("sh", "-c", enter+how+"sh /script "+argument+"\nexit $?")
 	cmd.Env = append(os.Environ(), "ROOT="+n.dir, "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
 	// Go makes the mounts private after unshare(2): none of them is seen outside.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID, Unshareflags: syscall.CLONE_NEWNS}
 	text, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s %s: %v\n%s", script, argument, err, text)
-	}
+	return string(text), n.called(t), err
+}
+
+// called is what was called until now.
+func (n node) called(t *testing.T) string {
+	t.Helper()
 	list, err := os.ReadFile(n.dir + said)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		t.Fatal(err)
 	}
-	return string(text), string(list)
+	return string(list)
 }
 
 func packageScripts(t *testing.T) map[string]string {
@@ -166,7 +180,7 @@ func TestRemovalScripts(t *testing.T) {
 					text = "/other/firsthop &\nuntil read -r name </proc/$!/comm && [ \"$name\" = firsthop ]; do :; done\n" + text
 				}
 				out, called := n.run(t, text, argument, tc.chroot)
-				if undone := strings.Contains(called, "uninstall"); undone != tc.undoes || strings.Contains(called, "--force") {
+				if undone := strings.Contains(called, "uninstall --log-level"); undone != tc.undoes || strings.Contains(called, "--force") {
 					t.Errorf("uninstall was called: %v\n%s", undone, called)
 				}
 				if !strings.Contains(out, tc.says) || tc.says == "" && out != "" {
@@ -197,6 +211,45 @@ func TestRemovalScripts(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestRemovalScriptsFailWhereTheNodeWouldBeStranded: its boot unit goes with the package, and the node needs it.
+func TestRemovalScriptsFailWhereTheNodeWouldBeStranded(t *testing.T) {
+	scripts := packageScripts(t)
+	for _, tc := range []struct {
+		call  string
+		also  string // is there too
+		fails bool
+	}{
+		{"prerm remove", "", true},
+		{"preun 0", "", true},
+		{"prerm upgrade", "", false},
+		{"preun 1", "", false},
+		{"prerm remove", own, false}, // the install without the package serves on
+		{"preun 0", own, false},
+	} {
+		t.Run(tc.call+" "+tc.also, func(t *testing.T) {
+			n := newNode(t)
+			n.write(t, "/stranded", "")
+			if tc.also != "" {
+				n.write(t, tc.also, "")
+			}
+			script, argument, _ := strings.Cut(tc.call, " ")
+			out, called, err := n.try(t, scripts[script], argument, false)
+			if failed := err != nil; failed != tc.fails {
+				t.Fatalf("failed: %v\n%s", failed, out)
+			}
+			if !tc.fails {
+				return
+			}
+			if !strings.Contains(out, "kubelet.conf") || !strings.Contains(out, "uninstall --force") {
+				t.Errorf("it does not say why, and what to do:\n%s", out)
+			}
+			if called != "uninstall --dry-run\n" {
+				t.Errorf("it called\n%s", called)
+			}
+		})
 	}
 }
 

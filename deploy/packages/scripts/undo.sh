@@ -39,5 +39,17 @@ undo() {
 	echo "firsthop: what serves the Service addresses now stays until the next reboot. Before a removal, firsthop uninstall --force undoes it at once." >&2
 }
 
+# stranded says that this node needs the Service IP to start, which nothing would serve after the next reboot: then the
+# package must stay. It prints which files are to be changed, and how. 8 is an exit code of firsthop uninstall.
+stranded() {
+	[ -x /usr/bin/firsthop ] && [ -d /run/systemd/system ] && [ / -ef /proc/1/root/. ] || return 1
+	! others || return 1
+	code=0
+	said=$(/usr/bin/firsthop uninstall --dry-run 2>&1) || code=$?
+	[ "$code" -eq 8 ] || return 1
+	printf "%s\n" "$said" >&2
+	echo "firsthop: the package stays. To remove it nevertheless: firsthop uninstall --force, then remove it again." >&2
+}
+
 # forget removes what firsthop saved for the next boot.
 forget() { rm -rf /var/lib/firsthop; }
