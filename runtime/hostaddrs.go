@@ -16,6 +16,10 @@ import (
 // comes brings several.
 const addrSettle = 100 * time.Millisecond
 
+// addrPause bounds how often the host's addresses are subscribed to: a subscription
+// that ends at once, as where netlink has no buffers left, must not become a loop.
+const addrPause = time.Second
+
 // ipvsDevice has all cluster IPs on it where kube-proxy runs, or ran, with IPVS.
 const ipvsDevice = "kube-ipvs0"
 
@@ -73,8 +77,13 @@ func followHostAddrs(ctx context.Context, log *slog.Logger, tell func([]netip.Pr
 			log.Error("the host's addresses can't be followed; they are read again and again", "err", err)
 			updates = nil
 		}
+		began := time.Now()
 		followUpdates(ctx, updates, look)
 		close(done)
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Until(began.Add(addrPause))):
+		}
 	}
 }
 

@@ -44,7 +44,7 @@ func (m *Monitor) watch(ctx context.Context, t *target) {
 	checker, generation := m.newChecker(t)
 	defer func() { checker.Close() }()
 	wait := m.cfg.Interval
-	live := false
+	live, hurried := false, false
 	for {
 		if m.generation.Load() != generation { // another CA
 			checker.Close()
@@ -74,9 +74,24 @@ func (m *Monitor) watch(ctx context.Context, t *target) {
 		}
 		// Jitter goes down only, so that the promise of two seconds holds. It keeps
 		// the probes of all nodes, and of all endpoints of a node, apart.
-		if !pause(ctx, start, wait-rand.N(wait/10+1), m.cfg.Interval/4, checker.Lost()) {
+		lost := checker.Lost()
+		if hurried { // a server that closes every connection gets no more than two questions an interval
+			lost = nil
+		}
+		if !pause(ctx, start, wait-rand.N(wait/10+1), m.cfg.Interval/4, lost) {
 			return
 		}
+		hurried = closed(lost)
+	}
+}
+
+// closed reports whether a channel is; nil is not.
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }
 
