@@ -111,36 +111,36 @@ static __always_inline bool is_v4(const struct frontend_key *key)
 
 /*
  * What connect and sendmsg of both families have in common. The frontend of
- * key, copied to *found; NULL: return *verdict. *netns is that of the socket, 0 where the kernel
+ * key, copied to *fe; false: return *verdict. *netns is that of the socket, 0 where the kernel
  * can't tell; *cookie is the socket's.
  */
-static __always_inline struct frontend *admit(struct bpf_sock_addr *ctx, struct frontend_key *key,
-                                              struct frontend *found, __u64 *netns, __u64 *cookie, int *verdict)
+static __always_inline bool admit(struct bpf_sock_addr *ctx, struct frontend_key *key, struct frontend *fe,
+                                  __u64 *netns, __u64 *cookie, int *verdict)
 {
 	struct address asked = key->addr;
 	bool tcp = key->proto == IPPROTO_TCP;
 	bool loopback;
-	struct frontend *fe = find_frontend(key, &loopback, found);
+	bool found = find_frontend(key, &loopback, fe);
 
 	*verdict = PROCEED;
-	if (!fe && (loopback || !unallocated(&asked)))
-		return 0;
+	if (!found && (loopback || !unallocated(&asked)))
+		return false;
 	*cookie = bpf_get_socket_cookie(ctx);
 	if (tcp && bypasses(*cookie))
-		return 0;
+		return false;
 	*netns = bpf_get_netns_cookie(ctx);
 	if (!in_scope(*netns, loopback))
-		return 0;
-	if (!fe || fe->flags & FRONTEND_VIP) {
+		return false;
+	if (!found || fe->flags & FRONTEND_VIP) {
 		*verdict = refuse(0);
-		return 0;
+		return false;
 	}
 	if (fe->flags & FRONTEND_LIMITED && !let_in(fe->index, *netns, is_v4(key))) {
 		*verdict = drop(fe->index);
-		return 0;
+		return false;
 	}
 	key->addr = asked;
-	return fe;
+	return true;
 }
 
 static __always_inline int without_backend(const struct frontend *fe)
@@ -154,22 +154,21 @@ static __always_inline int without_backend(const struct frontend *fe)
  */
 static __always_inline int forward_connect(struct bpf_sock_addr *ctx, struct frontend_key *key, struct backend **to)
 {
-	struct frontend found, *fe;
+	struct frontend fe;
 	__u64 cookie, netns;
 	int verdict;
 
 	*to = 0;
-	fe = admit(ctx, key, &found, &netns, &cookie, &verdict);
-	if (!fe)
+	if (!admit(ctx, key, &fe, &netns, &cookie, &verdict))
 		return verdict;
-	*to = choose_backend(fe, netns);
+	*to = choose_backend(&fe, netns);
 	if (!*to)
-		return without_backend(fe);
+		return without_backend(&fe);
 	if (key->proto == IPPROTO_UDP)
-		remember_reverse(cookie, key, fe->index, *to);
+		remember_reverse(cookie, key, fe.index, *to);
 	else
 		remember_peer(cookie, key, *to);
-	count_translated(fe->index);
+	count_translated(fe.index);
 	return PROCEED;
 }
 
@@ -230,19 +229,18 @@ static __always_inline struct backend *datagram_backend(__u64 cookie, const stru
 /* As forward_connect, for one datagram of an unconnected UDP socket. */
 static __always_inline int forward_datagram(struct bpf_sock_addr *ctx, struct frontend_key *key, struct backend **to)
 {
-	struct frontend found, *fe;
+	struct frontend fe;
 	__u64 cookie, netns;
 	int verdict;
 
 	*to = 0;
-	fe = admit(ctx, key, &found, &netns, &cookie, &verdict);
-	if (!fe)
+	if (!admit(ctx, key, &fe, &netns, &cookie, &verdict))
 		return verdict;
-	*to = datagram_backend(cookie, fe, netns);
+	*to = datagram_backend(cookie, &fe, netns);
 	if (!*to)
-		return without_backend(fe);
-	remember_reverse(cookie, key, fe->index, *to);
-	count_translated(fe->index);
+		return without_backend(&fe);
+	remember_reverse(cookie, key, fe.index, *to);
+	count_translated(fe.index);
 	return PROCEED;
 }
 

@@ -49,25 +49,25 @@ static __always_inline bool loopback_of(struct address *addr)
  * together, by one store, while programs run (nat.Kernel.ChangeFrontends). A
  * program goes on with what it read.
  */
-static __always_inline struct frontend *read_frontend(const struct frontend *entry, struct frontend *fe)
+static __always_inline bool read_frontend(const struct frontend *entry, struct frontend *fe)
 {
-	__u64 both;
+	__u64 both = 0;
 
-	if (!entry)
-		return 0;
-	both = *(const volatile __u64 *)entry;
+	if (entry)
+		both = *(const volatile __u64 *)entry;
 	fe->index = (__u32)both;
 	fe->flags = both >> 32;
-	return fe;
+	return entry;
 }
 
 /*
- * The frontend behind key, copied to *fe; NULL: not ours, leave it alone. A hit is one
+ * The frontend behind key, copied to *fe; false: not ours, leave it alone. *fe is zero then, and
+ * no pointer is NULL: below 5.16 the verifier forgets which one was, once it is on the stack. A hit is one
  * lookup. A miss is two: the address may be a loopback address with a node
  * port, or a VIP that doesn't serve this port. On a miss key is changed;
  * *loopback says that a hit is for the host's own namespace only.
  */
-static __always_inline struct frontend *find_frontend(struct frontend_key *key, bool *loopback, struct frontend *fe)
+static __always_inline bool find_frontend(struct frontend_key *key, bool *loopback, struct frontend *fe)
 {
 	struct frontend *entry = bpf_map_lookup_elem(&fh_frontend_v1, key);
 
