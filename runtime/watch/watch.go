@@ -227,8 +227,11 @@ func (w *Watcher) noted(ctx context.Context, s source, err error) {
 func (w *Watcher) well(res Resource, synced bool, objects int) {
 	w.mu.Lock()
 	st := w.status[res]
-	failing := st.LastError != ""
-	st.LastError, st.Since, st.Objects = "", time.Time{}, objects
+	failing := st.LastError != "" && !synced // a list is no watch: where those fail, lists are what comes of it
+	if !synced {
+		st.LastError, st.Since = "", time.Time{}
+	}
+	st.Objects = objects
 	st.Synced = st.Synced || synced
 	w.status[res] = st
 	w.mu.Unlock()
