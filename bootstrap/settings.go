@@ -101,14 +101,22 @@ func (c Config) parse() (settings, error) {
 }
 
 func (c Config) parseAddresses(s *settings) (err error) {
-	if s.given, err = discover.ParseExplicit(c.Services, c.Endpoints); err != nil {
-		return err
+	s.given, err = ParseAddresses(c.Services, c.Endpoints)
+	return err
+}
+
+// ParseAddresses understands the addresses that were given to init or run, or
+// says what is wrong with them: what one of both refuses the other does, too.
+func ParseAddresses(services, endpoints []discover.Given) (discover.Explicit, error) {
+	e, err := discover.ParseExplicit(services, endpoints)
+	if err != nil {
+		return e, err
 	}
-	if err := checkPorts(s.given.Services, s.given.Endpoints); err != nil {
-		services, endpoints := s.given.By()
-		return errors.New(strings.NewReplacer(apiserver.VarServices, services, apiserver.VarEndpoints, endpoints).Replace(err.Error()))
+	if err := checkPorts(e.Services, e.Endpoints); err != nil {
+		services, endpoints := e.By()
+		return e, errors.New(strings.NewReplacer(apiserver.VarServices, services, apiserver.VarEndpoints, endpoints).Replace(err.Error()))
 	}
-	return nil
+	return e, nil
 }
 
 // parseKubeadm reads the file for kubeadm. At boot it need not be there any

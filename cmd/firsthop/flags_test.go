@@ -93,6 +93,24 @@ func TestABadSettingIsNamedAndChangesNothing(t *testing.T) {
 		{"a relative state directory for uninstall", `uninstall --state-dir var`, `--state-dir "var": want an absolute path`},
 		{"a relative run directory for install", `install --run-dir run`, `--run-dir "run": want an absolute path`},
 
+		{"a Service address that run can't use", `run --service-ips 10.96.0.1`, `--service-ips`},
+		{"one in the environment", varVIPs + `=nonsense run`, varVIPs},
+		{"an endpoint that is the Service IP", `run --service-ips 10.96.0.1:443 --endpoints 10.96.0.1:443`, `10.96.0.1:443`},
+		{"ports that run can't tell apart", `run --service-ips 10.96.0.1:443,10.96.0.2:444 --endpoints 192.0.2.11:6443,192.0.2.12:6444`, `which endpoint port belongs to which Service port`},
+		{"an endpoint with port 0", `run --endpoints 192.0.2.11:0`, `port 0`},
+		{"a health address without a port", `run --healthz-bind-address 127.0.0.1`, `--healthz-bind-address "127.0.0.1": no port in it`},
+		{"a health address with a bad port", `run --healthz-bind-address :70000`, `--healthz-bind-address ":70000": port "70000" is none`},
+		{"a health address by the environment", `FIRSTHOP_HEALTHZ_BIND_ADDRESS=x:y run`, `--healthz-bind-address "x:y"`},
+		{"a metrics address with a name", `run --metrics-bind-address example.org:10249`, `"example.org" is not an IP address`},
+		{"a metrics address without brackets", `run --metrics-bind-address ::1:10249`, `needs brackets`},
+		{"one port for two servers", `run --healthz-bind-address :10249`, `are the same port`},
+		{"a Service range that is none", `run --service-cidr 10.96.0.0`, `--service-cidr`},
+		{"node port addresses that are none", `run --nodeport-addresses 10.0.0.300/8`, `--nodeport-addresses`},
+		{"an unknown scope for run", `run --scope none`, `--scope "none"`},
+		{"a node name that is none", `run --node-name Node_1`, `--node-name "Node_1" cannot be the name of a Node`},
+		{"an unknown feature for run", `run --forbid-feature warp`, `"warp"`},
+		{"a relative state directory for run", `run --state-dir var`, `--state-dir "var": want an absolute path`},
+
 		{"an extra service that is no service", `init --extra-service dns`, `--extra-service "dns": no = in it`},
 		{"an extra service of no protocol", `init --extra-service icmp/10.96.0.10:53=10.0.0.5:53`, `protocol "icmp"`},
 		{"an extra service with port 0", `init --extra-service udp/10.96.0.10:0=10.0.0.5:53`, `"10.96.0.10:0" has port 0`},
@@ -109,7 +127,7 @@ func TestABadSettingIsNamedAndChangesNothing(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			dir, flags := nowhere(t)
 			line := strings.Fields(tc.line)
-			if commands := strings.Fields("init check status discover nat units install uninstall"); slices.ContainsFunc(line, func(w string) bool {
+			if commands := strings.Fields("init run check status discover nat units install uninstall"); slices.ContainsFunc(line, func(w string) bool {
 				return slices.Contains(commands, w)
 			}) && line[0] != "--bogus" {
 				line = insertBefore(line, flags)

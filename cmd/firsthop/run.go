@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -11,6 +13,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/go-logr/logr"
 	"github.com/urfave/cli/v2"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/klog/v2"
 
 	"github.com/firsthop/firsthop/bootstrap"
@@ -83,13 +86,15 @@ func runConfig(e env, c *cli.Context) (runtime.Config, error) {
 		Kubeconfig: c.String("kubeconfig"), Pod: pod(e), Pods: c.Bool("pods"), EndTCP: c.Bool("end-tcp"),
 		DenyNodeExternalIPs: c.Bool("deny-node-external-ips"),
 		ServiceMetrics:      c.Bool("service-metrics"), NodeStatus: c.Bool("node-status"),
-		HealthAddr: listen(c.String("healthz-bind-address")), MetricsAddr: listen(c.String("metrics-bind-address")),
 	}
 	if cfg.Scope, err = natinit.ParseScope(c.String("scope")); err != nil {
 		return cfg, usagef("--scope %w", err)
 	}
 	if cfg.NodeName, err = nodeName(c.String("node-name")); err != nil {
 		return cfg, err
+	}
+	if wrong := validation.IsDNS1123Subdomain(cfg.NodeName); len(wrong) > 0 {
+		return cfg, usagef("--node-name %q cannot be the name of a Node: %s", cfg.NodeName, wrong[0])
 	}
 	if cfg.NodePorts, err = services.ParseNodePortAddresses(atCommas(c.StringSlice("nodeport-addresses"))); err != nil {
 		return cfg, usagef("--nodeport-addresses: %w", err)
@@ -100,19 +105,13 @@ func runConfig(e env, c *cli.Context) (runtime.Config, error) {
 	if err := (kernel.Config{Forbid: cfg.Forbid}).Validate(); err != nil {
 		return cfg, usagef("--forbid-feature: %w", err)
 	}
-	for _, g := range given(e, c, "service-ips", apiserver.VarServices) {
-		if strings.TrimSpace(g.Value) != "" && cfg.Services == nil {
-			if cfg.Services, err = apiserver.ParseServices(g.Value); err != nil {
-				return cfg, usagef("%s: %w", g.Name, err)
-			}
-		}
+	addrs, err := bootstrap.ParseAddresses(given(e, c, "service-ips", apiserver.VarServices), given(e, c, "endpoints", apiserver.VarEndpoints))
+	if err != nil {
+		return cfg, usagef("%w", err)
 	}
-	for _, g := range given(e, c, "endpoints", apiserver.VarEndpoints) {
-		if strings.TrimSpace(g.Value) != "" && cfg.Endpoints == nil {
-			if cfg.Endpoints, err = apiserver.ParseEndpoints(g.Value); err != nil {
-				return cfg, usagef("%s: %w", g.Name, err)
-			}
-		}
+	cfg.Services, cfg.Endpoints = addrs.Services, addrs.Endpoints
+	if cfg.HealthAddr, cfg.MetricsAddr, err = listenAddrs(c); err != nil {
+		return cfg, err
 	}
 	if socket := e.getenv("NOTIFY_SOCKET"); socket != "" {
 		cfg.Notify = func(state string) {
@@ -127,12 +126,49 @@ func runConfig(e env, c *cli.Context) (runtime.Config, error) {
 	return cfg, nil
 }
 
-// listen is an address as the runtime wants it: empty for none.
-func listen(addr string) string {
-	if addr == off {
-		return ""
+// listenAddrs are the addresses to listen on, empty for none.
+func listenAddrs(c *cli.Context) (healthz, metrics string, err error) {
+	const healthzFlag, metricsFlag = "healthz-bind-address", "metrics-bind-address"
+	if healthz, err = listenAddr(healthzFlag, c.String(healthzFlag)); err != nil {
+		return "", "", err
 	}
-	return addr
+	if metrics, err = listenAddr(metricsFlag, c.String(metricsFlag)); err != nil {
+		return "", "", err
+	}
+	if samePort(healthz, metrics) {
+		return "", "", usagef("--%s %s and --%s %s are the same port: give two, or %s for one (the metrics port answers /healthz and /livez too)",
+			healthzFlag, healthz, metricsFlag, metrics, off)
+	}
+	return healthz, metrics, nil
+}
+
+func listenAddr(flag, text string) (string, error) {
+	if text == off || text == "" {
+		return "", nil
+	}
+	host, port, err := net.SplitHostPort(text)
+	bad := func(why string) error { return usagef("--%s %q: %s: want IP:PORT, :PORT or %s", flag, text, why, off) }
+	switch {
+	case err != nil && strings.Count(text, ":") > 1:
+		return "", bad("an IPv6 address needs brackets, as in [::1]:10256")
+	case err != nil:
+		return "", bad("no port in it")
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return "", bad("port " + strconv.Quote(port) + " is none")
+	}
+	if _, err := netip.ParseAddr(host); err != nil && host != "" && host != "localhost" {
+		return "", bad(strconv.Quote(host) + " is not an IP address")
+	}
+	return text, nil
+}
+
+// samePort reports whether two servers would be in each other's way.
+func samePort(a, b string) bool {
+	hostA, portA, errA := net.SplitHostPort(a)
+	hostB, portB, errB := net.SplitHostPort(b)
+	every := func(host string) bool { return host == "" || host == "::" || host == "0.0.0.0" }
+	return errA == nil && errB == nil && portA == portB && portA != "0" && (hostA == hostB || every(hostA) || every(hostB))
 }
 
 // without leaves a flag out.
