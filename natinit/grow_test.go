@@ -1,7 +1,13 @@
 package natinit
 
 import (
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
 	"testing"
+
+	"github.com/cilium/ebpf"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
@@ -97,5 +103,119 @@ func TestAKilledGrowthIsMended(t *testing.T) {
 		if got := servers(t, p, n.l, w, 2); len(got) != 1 || !got["backend-1"] {
 			t.Errorf("%s: answered by %v: the programs don't see what is written", w.name, got)
 		}
+	}
+}
+
+// TestGrowThatFailsGoesBack: whichever step fails, programs, pins and the table that is written to are one.
+func TestGrowThatFailsGoesBack(t *testing.T) {
+	f := allFeatures()
+	larger := bpf.Sizes{Frontends: 1024, Services: 4096, Backends: 1024, Ranges: 1 << 17}
+	inTheWay := func(path string) func(*testing.T, *node) func() {
+		return func(t *testing.T, n *node) func() {
+			path := filepath.Join(n.pins.Dir, path)
+			former := ""
+			if _, err := os.Lstat(path); err == nil {
+				former = path + "_former"
+				must(t, os.Rename(path, former))
+			}
+			must(t, os.Mkdir(path, 0o700))
+			return func() {
+				must(t, os.Remove(path))
+				if former != "" {
+					must(t, os.Rename(former, path))
+				}
+			}
+		}
+	}
+	failures := map[string]func(*testing.T, *node) (undo func()){
+		"a link is in the way": inTheWay("links/connect6"),
+	}
+	for _, name := range []bpf.MapName{bpf.MapFrontend, bpf.MapService, bpf.MapBackend, bpf.MapRange, bpf.MapCounter} {
+		failures["the pin of "+string(name)+" cannot be staged"] = func(t *testing.T, n *node) func() {
+			path := n.pins.Map(name) + "_new" // not empty, so that it is not removed as left over
+			must(t, os.MkdirAll(path+"/x", 0o700))
+			return func() { must(t, os.RemoveAll(path)) }
+		}
+		failures["the pin of "+string(name)+" cannot be moved"] = inTheWay("maps/" + name.Pin())
+	}
+	for name, fail := range failures {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			n.up(t, f, bpf.Balancer{UDP: true}, services(0))
+			cfg := n.open(t, f)
+			defer cfg.Maps.Close()
+			before := programsOf(t, n)
+			undo := fail(t, n)
+			got, err := Grow(cfg, larger)
+			if err == nil || got != cfg.Maps {
+				t.Errorf("got another table, or no error: %v", err)
+			}
+			undo()
+			if after := programsOf(t, n); !maps.Equal(before, after) {
+				t.Errorf("the programs are %v, were %v", after, before)
+			}
+			for _, name := range bpf.MapNames() {
+				if same, err := bpf.PinLeadsTo(n.pins, name, cfg.Maps.Map(name)); err != nil || !same {
+					t.Errorf("the pin of %s leads elsewhere: %v", name, err)
+				}
+				if _, err := os.Lstat(n.pins.Map(name) + "_new"); err == nil {
+					t.Errorf("a pin of the new %s is left", name)
+				}
+			}
+			// What is written is read.
+			p := nat.NewPlanner(mustReadMaps(t, cfg.Maps, f), nat.InitIndexes)
+			must(t, p.Ensure(services(1)[0]))
+			applied, err := nat.Apply(nat.NewKernel(cfg.Maps, f), p.Plan())
+			must(t, err)
+			must(t, applied.Commit())
+			w := waysToVIP()[0]
+			if got := servers(t, goClient(t), n.l, w, 2); len(got) != 1 || !got["backend-1"] {
+				t.Errorf("%s: answered by %v", w.name, got)
+			}
+			grown, err := Grow(cfg, larger) // and the next attempt succeeds
+			must(t, err)
+			if got, want := sizesOf(grown), (bpf.Sizes{Frontends: 1024, Services: 4096, Backends: 1024}); got != want {
+				t.Errorf("grew to %+v, want %+v", got, want)
+			}
+			must(t, grown.Close())
+		})
+	}
+}
+
+// programsOf are the attached programs by hook.
+func programsOf(t testing.TB, n *node) map[string]ebpf.ProgramID {
+	t.Helper()
+	m, err := bpf.OpenMaps(n.pins, true)
+	if err != nil { // with a pin in the way
+		m = nil
+	} else {
+		defer m.Close()
+	}
+	states, err := Inspect(n.pins, m, n.l.Cgroup)
+	must(t, err)
+	out := map[string]ebpf.ProgramID{}
+	for _, s := range states {
+		out[s.Hook] = s.Program
+	}
+	return out
+}
+
+// TestGrowTakesRangesAlong: a trie that grows has what the former one had, and nothing else is copied.
+func TestGrowTakesRangesAlong(t *testing.T) {
+	f := allFeatures()
+	n := newNode(t)
+	n.up(t, f, bpf.Balancer{UDP: true}, services(0))
+	cfg := n.open(t, f)
+	key := bpf.RangeKeyOf(7, netip.MustParsePrefix("192.0.2.0/24"))
+	must(t, cfg.Maps.Map(bpf.MapRange).Put(key, uint8(0)))
+	grown, err := Grow(cfg, bpf.Sizes{Ranges: 1 << 17})
+	must(t, err)
+	defer grown.Close()
+	cfg.Maps.Close()
+	if got := grown.Map(bpf.MapRange).MaxEntries(); got != 1<<17 {
+		t.Errorf("the trie has %d entries", got)
+	}
+	if s := mustReadMaps(t, grown, f); !s.Ranges[key] || len(s.Frontends) == 0 {
+		t.Errorf("%+v", s)
 	}
 }
