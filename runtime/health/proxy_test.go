@@ -1,6 +1,7 @@
 package health
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -104,4 +105,30 @@ func TestTheNodeChangesWhileQuestionsAreAnswered(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestProxyIsNotHealthyWhileNothingIsAttached, whatever was written.
+func TestProxyIsNotHealthyWhileNothingIsAttached(t *testing.T) {
+	var attached error
+	p := NewProxy(ProxyConfig{Waiting: func() time.Time { return time.Time{} }, Applied: time.Now, Serving: func() error { return attached }})
+	server := httptest.NewServer(p.Handler())
+	defer server.Close()
+	for _, tc := range []struct {
+		err  error
+		code int
+	}{{nil, 200}, {errors.New("not attached to /c: connect4"), 503}, {nil, 200}} {
+		attached = tc.err
+		for _, path := range []string{"/livez", "/healthz"} {
+			a := ask(t, server.URL+path)
+			if a.err != nil || a.code != tc.code || a.body["healthy"] != (tc.code == 200) {
+				t.Errorf("%s: %d, %v, %v", path, a.code, a.body, a.err)
+			}
+			if reason := a.body["reason"]; (tc.err == nil) != (reason == nil) || tc.err != nil && reason != tc.err.Error() {
+				t.Errorf("%s: the reason is %v", path, reason)
+			}
+		}
+		if p.Healthy() != (tc.code == 200) {
+			t.Error("healthCheckNodePorts are told otherwise")
+		}
+	}
 }

@@ -137,3 +137,25 @@ func TestAHolderWhoseProcessCannotBeSeenHasNoName(t *testing.T) {
 		t.Errorf("another port: %q", h)
 	}
 }
+
+// TestServerAnswersBesideAFlood of connections that send nothing.
+func TestServerAnswersBesideAFlood(t *testing.T) {
+	checkLeaks(t)
+	log, _ := newLog()
+	s := NewServer(ServerConfig{Name: "x", Addr: "127.0.0.1:0", Handler: http.HandlerFunc(hello), Log: log})
+	run(t, s)
+	lab.Await(t, "it listens", func() bool { return s.Status().Listening })
+	for range 3 * connections {
+		c, err := net.Dial("tcp", s.Status().Addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	if a := ask(t, "http://"+s.Status().Addr+"/"); a.err != nil || a.code != 200 {
+		t.Errorf("%d, %v", a.code, a.err)
+	}
+	if open, _ := s.cfg.Budget.Status(); open > connections {
+		t.Errorf("%d connections are open, want %d at most", open, connections)
+	}
+}

@@ -183,3 +183,23 @@ func TestCloseIsTheEnd(t *testing.T) {
 	r.answers("127.0.0.1", port, web, 0, 0)
 	r.Close()
 }
+
+// TestServicesLeaveDescriptorsToOthers: who may create Services cannot take all descriptors of the process.
+func TestServicesLeaveDescriptorsToOthers(t *testing.T) {
+	r := newServicesRig(t)
+	r.listeners = 2
+	var names []types.NamespacedName
+	var ports []uint16
+	for i := range 3 {
+		names, ports = append(names, types.NamespacedName{Namespace: "app", Name: fmt.Sprint("s", i)}), append(ports, freePort(t))
+		r.Set(names[i], services.Health{Port: ports[i], Ready4: 1, Has4: true})
+	}
+	r.answers("127.0.0.1", ports[0], names[0], 200, 1)
+	r.answers("127.0.0.1", ports[1], names[1], 200, 1)
+	r.answers("127.0.0.1", ports[2], names[2], 0, 0)
+	if un := r.Unserved(); len(un) != 1 || un[0].Service != names[2] || un[0].Err != ErrTooMany.Error() {
+		t.Errorf("unserved: %+v", un)
+	}
+	r.Set(names[0], services.Health{})
+	r.answers("127.0.0.1", ports[2], names[2], 200, 1)
+}
