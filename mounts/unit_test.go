@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -25,7 +27,16 @@ func startIn(t *testing.T, cgroup string) int {
 	lab.IntoCgroup(cmd, dir)
 	must(t, cmd.Start())
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	return cmd.Process.Pid
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) { // below 5.7 it joins after its start
+		procs, err := os.ReadFile(cgroup + "/cgroup.procs")
+		must(t, err)
+		if strings.Contains("\n"+string(procs), fmt.Sprintf("\n%d\n", cmd.Process.Pid)) {
+			return cmd.Process.Pid
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("process %d does not come to %s", cmd.Process.Pid, cgroup)
+		}
+	}
 }
 
 func TestDecodeHandle(t *testing.T) {

@@ -26,6 +26,7 @@ var Suites = []Suite{
 		"TestRandomHistories": "long, and no matter of the kernel's",
 	}},
 	{Name: "natinit", Package: "natinit", Seconds: 1200},
+	{Name: "runtime", Package: "runtime", Seconds: 600},
 	{Name: "netnss", Package: "runtime/netnss", Seconds: 240},
 	{Name: "workloads", Package: "runtime/workloads", Seconds: 480},
 	{Name: "sockets", Package: "runtime/sockets", Seconds: 480},
