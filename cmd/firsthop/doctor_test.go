@@ -63,8 +63,12 @@ func (n node) at(cgroup string) {
 
 func TestAHealthyNode(t *testing.T) {
 	n := newNode(t)
-	n.serving()
-	n.install()
+	if err := n.AddAddr("192.0.2.11/32", "2001:db8::11/128"); err != nil {
+		t.Fatal(err)
+	}
+	const at = "192.0.2.11:6443" // not on loopback, where no pod reaches it
+	n.serve("one", at, "[2001:db8::11]:6443")
+	n.run("init", "--service-ips", vips, "--endpoints", at+",[2001:db8::11]:6443").exits(0)
 	before := n.snapshot()
 	for check, g := range n.doctor(0) {
 		if g.Health != bootstrap.Healthy {
@@ -72,10 +76,19 @@ func TestAHealthyNode(t *testing.T) {
 		}
 	}
 	n.unchanged(before)
-	n.run("doctor").exits(0).says("17 checks: 0 failed, 0 with a warning", vip4+" answered by "+server4, "the API service has 2 backends, and all answer")
+	n.run("doctor").exits(0).says("17 checks: 0 failed, 0 with a warning", vip4+" answered by "+at, "the API service has 2 backends, and all answer")
 	index := n.put(service("tcp/10.96.0.20:80", "10.0.0.5:8080"))[0]
 	n.asRuntime(synced(1), admin.Service{Index: index, Namespace: "default", Name: "web", Proto: "tcp", Family: "IPv4"})
 	if g := n.doctor(0)["runtime"]; g.Health != bootstrap.Healthy {
+		t.Errorf("%+v", g)
+	}
+}
+
+func TestDoctorWarnsOfServersOnLoopback(t *testing.T) {
+	n := newNode(t)
+	n.serving()
+	n.install()
+	if g := n.doctor(0)["backends"]; g.Health != bootstrap.Ailing || !strings.Contains(g.Sentence, server4+", "+server6+", which pods can't reach") {
 		t.Errorf("%+v", g)
 	}
 }
