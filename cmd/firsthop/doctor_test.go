@@ -76,7 +76,7 @@ func TestAHealthyNode(t *testing.T) {
 		}
 	}
 	n.unchanged(before)
-	n.run("doctor").exits(0).says("17 checks: 0 failed, 0 with a warning", vip4+" answered by "+at, "the API service has 2 backends, and all answer")
+	n.run("doctor").exits(0).says("checks: 0 failed, 0 with a warning", vip4+" answered by "+at, "the API service has 2 backends, and all answer")
 	index := n.put(service("tcp/10.96.0.20:80", "10.0.0.5:8080"))[0]
 	n.asRuntime(synced(1), admin.Service{Index: index, Namespace: "default", Name: "web", Proto: "tcp", Family: "IPv4"})
 	if g := n.doctor(0)["runtime"]; g.Health != bootstrap.Healthy {
