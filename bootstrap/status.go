@@ -57,6 +57,7 @@ func ReadStatus(d Dirs, rt RuntimeView) (*Status, error) {
 	st.Instance.BPFFS, st.Instance.Cgroup, st.Instance.CgroupID = b.HostPath, g.HostPath, g.ID
 	st.problem(b.Err())
 	st.problem(g.Err())
+	st.halved = errors.Is(b.Err(), mounts.ErrStacked) // what is pinned below another mount may well serve
 	if b.Err() == nil && g.Err() == nil {
 		if err := st.look(b, g, p.stateDir, rt); err != nil {
 			return nil, err
