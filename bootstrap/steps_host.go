@@ -125,6 +125,9 @@ func (s *stage) ensureBPFFS(ctx context.Context) (outcome, error) {
 		}
 	}
 	out := outcome{reason: fmt.Sprintf("%s: %s", b.HostPath, b.State), changes: b.Actions, warnings: b.Warnings}
+	if s.tableLock != nil && s.tableLock.Ignored != "" {
+		out.warnings = append(out.warnings, fmt.Sprintf("%s holds a lock on bpffs %s, which is ignored, as the process is not root's: end it, or give the bpffs mode 0700", s.tableLock.Ignored, b.HostPath))
+	}
 	if s.noHost != nil {
 		out.warnings = append(out.warnings, fmt.Sprintf("the host can't be reached from here, so %s and %s are this container's own: mount the host's, or use hostPID: %s", s.runDir, s.stateDir, s.noHost))
 	}

@@ -326,13 +326,29 @@ func newerLayout(pins Pins) error {
 	return nil
 }
 
-// EnsureDir makes a directory for pins, below one that exists.
+// EnsureDir makes a directory for pins, below one that exists. On a bpffs of mode 1777 anybody may have made it before,
+// and could take our pins away: one that is not root's alone is an error that matches ErrForeign.
 func EnsureDir(dir string) error {
 	err := os.Mkdir(dir, 0o700)
-	if err == nil || errors.Is(err, os.ErrExist) {
+	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("create pin directory: %w", err)
+	if !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("create pin directory: %w", err)
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		return fmt.Errorf("look at pin directory: %w", &os.PathError{Op: "lstat", Path: dir, Err: err})
+	}
+	switch {
+	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
+		return fmt.Errorf("%s is not a directory: move it away if nothing needs it: %w", dir, ErrForeign)
+	case st.Uid != uint32(os.Geteuid()):
+		return fmt.Errorf("%s belongs to user %d, who could remove pins from it: remove it: %w", dir, st.Uid, ErrForeign)
+	case st.Mode&0o022 != 0:
+		return fmt.Errorf("others than its owner may write %s, and could remove pins from it: chmod 0700 %s: %w", dir, dir, ErrForeign)
+	}
+	return nil
 }
 
 // openPinned opens a pin and compares what it finds with what the layout

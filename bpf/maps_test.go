@@ -354,3 +354,31 @@ func TestOpenMapsNeedsAll(t *testing.T) {
 		}
 	}
 }
+
+func TestEnsureDirTakesNoneOfOthers(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to make directories of others")
+	}
+	for name, tc := range map[string]struct {
+		prepare func(dir string) error
+		ok      bool
+	}{
+		"none there":           {func(string) error { return nil }, true},
+		"ours":                 {func(dir string) error { return os.Mkdir(dir, 0o700) }, true},
+		"a user's":             {func(dir string) error { return errors.Join(os.Mkdir(dir, 0o700), os.Chown(dir, 65534, 0)) }, false},
+		"one that all write":   {func(dir string) error { return errors.Join(os.Mkdir(dir, 0o700), os.Chmod(dir, 0o777)) }, false},
+		"a link to a user's":   {func(dir string) error { return os.Symlink(t.TempDir(), dir) }, false},
+		"a file":               {func(dir string) error { return os.WriteFile(dir, nil, 0o600) }, false},
+		"one that all may see": {func(dir string) error { return errors.Join(os.Mkdir(dir, 0o755), os.Chmod(dir, 0o755)) }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "pins")
+			if err := tc.prepare(dir); err != nil {
+				t.Fatal(err)
+			}
+			if err := EnsureDir(dir); (err == nil) != tc.ok || err != nil && !errors.Is(err, ErrForeign) {
+				t.Errorf("%v, want success %v", err, tc.ok)
+			}
+		})
+	}
+}

@@ -38,9 +38,9 @@ func (c Config) Links() objects.Links {
 // kernel can't, it says so then.
 func (c Config) IntoCgroup() bool { return !c.forbids(FeatureIntoCgroup) }
 
-// asBeforeCapBPF is what a kernel without CAP_BPF says to a process without
+// errBeforeCapBPF is what a kernel without CAP_BPF says to a process without
 // CAP_SYS_ADMIN.
-var asBeforeCapBPF = fmt.Errorf("CAP_BPF is forbidden by configuration, and CAP_SYS_ADMIN is not there: %w", unix.EPERM)
+var errBeforeCapBPF = fmt.Errorf("CAP_BPF is forbidden by configuration, and CAP_SYS_ADMIN is not there: %w", unix.EPERM)
 
 // standing is that of a process on a kernel without CAP_BPF, where that is
 // forbidden.

@@ -138,7 +138,7 @@ func (p Probe) ask(c Config, noRights bool) Result {
 	case c.forbids(p.Name):
 		return Result{Feature: p.Feature, Answer: No, Forbidden: true, Detail: "forbidden by configuration"}
 	case noRights && !slices.Contains(askedWithoutRights, p.Name):
-		return p.sort(asBeforeCapBPF)
+		return p.sort(errBeforeCapBPF)
 	}
 	start := time.Now()
 	r := p.sort(p.run(c))

@@ -6,10 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 const (
@@ -175,24 +176,14 @@ func explainMount(fstype, dir string, err error) error {
 // lockDir takes the lock on a directory below a future mount point. Who waited
 // must look again, for the directory may be covered by then.
 func lockDir(ctx context.Context, dir string) (unlock func(), err error) {
-	f, err := os.Open(dir)
+	l, err := instance.LockDir(ctx, dir)
+	if errors.Is(err, instance.ErrLocked) {
+		err = errors.Join(err, context.Cause(ctx))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("lock the mount point: %w", err)
 	}
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			f.Close()
-			return nil, fmt.Errorf("lock the mount point %s: %w", dir, err)
-		}
-		if err := pause(ctx); err != nil {
-			f.Close()
-			return nil, fmt.Errorf("wait for the lock on the mount point %s: %w", dir, err)
-		}
-	}
+	return func() { _ = l.Release() }, nil
 }
 
 func pause(ctx context.Context) error {

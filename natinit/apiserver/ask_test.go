@@ -251,7 +251,7 @@ func TestAskASickServerDoesNotHideAHealthyOne(t *testing.T) {
 		"503":                      status(503, "apiserver not ready"),
 		"429":                      status(429, `{"message":"too many requests"}`),
 		"404":                      status(404, "404 page not found"),
-		"302":                      func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://elsewhere.example/", 302) },
+		"302":                      func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://elsewhere.example/", http.StatusFound) },
 		"200 with a page":          status(200, "<html>maintenance</html>"),
 		"200 with nothing":         status(200, ""),
 		"200 with an empty object": status(200, "{}"),

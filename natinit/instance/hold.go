@@ -1,13 +1,11 @@
 package instance
 
 import (
-	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -65,29 +63,8 @@ func (h *Hold) IsAt(dir string) bool {
 // Release gives the claim up.
 func (h *Hold) Release() error { return h.f.Close() }
 
-// holder finds who has the lock, by /proc/locks, which says so by device and inode.
+// holder says who has the lock.
 func (h *Hold) holder() string {
-	const unknown = "another runtime, of which this process cannot see the pid"
-	var st unix.Stat_t
-	if unix.Fstat(int(h.f.Fd()), &st) != nil {
-		return unknown
-	}
-	locks, err := os.Open("/proc/locks")
-	if err != nil {
-		return unknown
-	}
-	defer locks.Close()
-	want := fmt.Sprintf("%02x:%02x:%d", unix.Major(st.Dev), unix.Minor(st.Dev), st.Ino)
-	for lines := bufio.NewScanner(locks); lines.Scan(); {
-		// 1: FLOCK  ADVISORY  WRITE 1234 00:2a:17 0 EOF
-		fields := strings.Fields(lines.Text())
-		if len(fields) < 6 || fields[1] != "FLOCK" || fields[5] != want {
-			continue
-		}
-		if pid, err := strconv.Atoi(fields[4]); err == nil && pid > 0 {
-			comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-			return fmt.Sprintf("pid %d (%s)", pid, strings.TrimSpace(string(comm)))
-		}
-	}
-	return unknown
+	by := holdersOf(h.f)
+	return cmp.Or(by.root, by.others, "another runtime, of which this process cannot see the pid")
 }

@@ -22,7 +22,9 @@ var ErrLocked = errors.New("another firsthop is at work")
 type Lock struct {
 	Waited time.Duration // for another to release it; 0 if it was free
 	Trust  Trust         // of the directory that it is in
-	f      *os.File
+	// Ignored is a process of somebody else than root that has locked a directory, which does not count: see LockDir.
+	Ignored string
+	f       *os.File
 }
 
 // Acquire waits for the lock of the instance with this run directory, which must exist, until ctx ends. The error then
@@ -142,26 +144,14 @@ func (l *Lock) Release() error {
 // share a table although their run directories differ (an init container without the host's /run) must not write it at
 // once. It is to be released before the bpffs is unmounted.
 func LockTable(ctx context.Context, bpffs string) (*Lock, error) {
-	f, err := os.Open(bpffs)
+	l, err := LockDir(ctx, bpffs)
+	if errors.Is(err, ErrLocked) {
+		return nil, fmt.Errorf("%w: another instance with another run directory uses the same bpffs", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("lock bpffs: %w", err)
 	}
-	for wait := time.Millisecond; ; wait = min(wait*2, 20*time.Millisecond) {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return &Lock{f: f}, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			f.Close()
-			return nil, fmt.Errorf("lock bpffs %s: %w", bpffs, err)
-		}
-		select {
-		case <-ctx.Done():
-			f.Close()
-			return nil, fmt.Errorf("wait for the lock of bpffs %s: %w: another instance with another run directory uses the same bpffs", bpffs, ErrLocked)
-		case <-time.After(wait):
-		}
-	}
+	return l, nil
 }
 
 // ErrRuntime says that an instance has a runtime at work.
