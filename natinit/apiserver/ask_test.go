@@ -247,11 +247,13 @@ func TestAskASickServerDoesNotHideAHealthyOne(t *testing.T) {
 		return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code); io.WriteString(w, body) }
 	}
 	for sentence, h := range map[string]http.HandlerFunc{
-		"500":                      status(500, `{"message":"etcdserver: request timed out"}`),
-		"503":                      status(503, "apiserver not ready"),
-		"429":                      status(429, `{"message":"too many requests"}`),
-		"404":                      status(404, "404 page not found"),
-		"302":                      func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://elsewhere.example/", http.StatusFound) },
+		"500": status(500, `{"message":"etcdserver: request timed out"}`),
+		"503": status(503, "apiserver not ready"),
+		"429": status(429, `{"message":"too many requests"}`),
+		"404": status(404, "404 page not found"),
+		"302": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://elsewhere.example/", http.StatusFound)
+		},
 		"200 with a page":          status(200, "<html>maintenance</html>"),
 		"200 with nothing":         status(200, ""),
 		"200 with an empty object": status(200, "{}"),
