@@ -45,7 +45,8 @@ func TestServiceLinksAreNoSettings(t *testing.T) {
 		"FIRSTHOP_PORT=tcp://10.96.7.7:10249", "FIRSTHOP_PORT_10249_TCP=tcp://10.96.7.7:10249", "FIRSTHOP_PORT_10249_TCP_PROTO=tcp",
 		"FIRSTHOP_PORT_10249_TCP_PORT=10249", "FIRSTHOP_PORT_10249_TCP_ADDR=10.96.7.7",
 		"FIRSTHOP_METRICS_SERVICE_HOST=fd00:96::7", "FIRSTHOP_METRICS_PORT_53_UDP=udp://[fd00:96::7]:53", "version").exits(0)
-	plain(t, "FIRSTHOP_BOGUS=", "version").exits(0) // as unset
+	plain(t, "FIRSTHOP_BOGUS=", "version").exits(0)                                                      // as unset
+	plain(t, "FIRSTHOP_TEST_LONG=1", "FIRSTHOP_VM_LIKE=6.1", "FIRSTHOP_LAB_JOIN=/x", "version").exits(0) // of tests
 	plain(t, "FIRSTHOP_PERSIST=off", "FIRSTHOP_FORCE=true", "version").exits(0)
 }
 

@@ -13,8 +13,8 @@ import (
 // envPrefix begins the name of every variable of firsthop's own.
 const envPrefix = "FIRSTHOP_"
 
-// testPrefix begins those that the tests of this repository use.
-const testPrefix = envPrefix + "TEST_"
+// testVariable matches those that the tests of this repository use, whose processes run this program.
+var testVariable = regexp.MustCompile(`^` + envPrefix + `(TEST|VM|LAB)_`)
 
 // checkVariables refuses a variable that no command has, like an unknown flag: a typing error must not mean the default.
 func checkVariables(e env, commands []*cli.Command) error {
@@ -23,7 +23,7 @@ func checkVariables(e env, commands []*cli.Command) error {
 		name, value, _ := strings.Cut(kv, "=")
 		switch {
 		case !strings.HasPrefix(name, envPrefix), strings.TrimSpace(value) == "":
-		case slices.Contains(known, name), strings.HasPrefix(name, testPrefix), isServiceLink(name, value):
+		case slices.Contains(known, name), testVariable.MatchString(name), isServiceLink(name, value):
 		default:
 			return usagef("unknown environment variable %s: %sunset it, `firsthop COMMAND --help` lists those that there are", name, didYouMean(nearest(name, known)))
 		}
