@@ -172,14 +172,18 @@ func makeOne(dir string, mode fs.FileMode) error {
 	defer unix.Close(parent)
 	name := filepath.Base(dir)
 	err = unix.Mkdirat(parent, name, uint32(mode.Perm()))
+	var st unix.Stat_t
 	if errors.Is(err, fs.ErrExist) {
 		fd, _, err := walk(dir) // a file, or a link that leads nowhere?
 		if err == nil {
 			unix.Close(fd)
 		}
+		if errors.Is(err, fs.ErrNotExist) && unix.Fstatat(parent, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK {
+			// No other process is about to make it, so it is not to be waited for. The link may be of a disk that is not mounted yet.
+			return fmt.Errorf("mkdir %s: %v: create what the link leads to, or remove the link", dir, err)
+		}
 		return err
 	}
-	var st unix.Stat_t
 	if errors.Is(err, fs.ErrNotExist) && unix.Fstat(parent, &st) == nil && st.Nlink > 0 {
 		// Not a parent that was removed meanwhile, but a file system such as proc: it would never work.
 		return fmt.Errorf("mkdir %s: no directory can be made on that file system", dir)

@@ -232,10 +232,10 @@ func MakeAndAcquire(ctx context.Context, runDir string) (l *Lock, made []string,
 	}
 }
 
-// unmake removes directories that were made in vain, where they are empty.
+// unmake removes directories that were made in vain, where they are empty. What is no directory was not made.
 func unmake(dirs []string) {
 	for _, dir := range slices.Backward(dirs) {
-		_ = os.Remove(dir)
+		_ = unix.Rmdir(dir)
 	}
 }
 

@@ -171,6 +171,26 @@ func TestLockWithoutADirectory(t *testing.T) {
 
 // TestLockIsNothingOfOthers: a lock is never opened through a link, nor taken on what others could lock as well, and
 // root's files are not written.
+// An administrator's link to a disk that is not mounted yet is his: it stays, and nobody waits for what it leads to.
+func TestMakeAndAcquireLeavesALinkThatLeadsNowhere(t *testing.T) {
+	dir := t.TempDir()
+	for _, target := range []string{"/nonexistent/firsthop", filepath.Join(dir, "missing")} {
+		link := filepath.Join(dir, filepath.Base(target)+"-link")
+		if err := os.Symlink(target, link); err != nil {
+			t.Fatal(err)
+		}
+		for _, runDir := range []string{link, filepath.Join(link, "below")} {
+			l, made, err := MakeAndAcquire(t.Context(), runDir)
+			if err == nil || l != nil || len(made) > 0 || errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), target) {
+				t.Errorf("%s: lock %v, made %q, error %v, want one that names %s", runDir, l, made, err, target)
+			}
+		}
+		if at, err := os.Readlink(link); err != nil || at != target {
+			t.Errorf("the link leads to %q, error %v, want %s", at, err, target)
+		}
+	}
+}
+
 func TestLockIsNothingOfOthers(t *testing.T) {
 	needRoot(t)
 	for _, name := range []string{LockName, RuntimeLockName} {
