@@ -110,6 +110,18 @@ func TestMonitorWaitsForAServerThatFlaps(t *testing.T) {
 	if flapping.state == apiserver.Live {
 		t.Error("live, while it flaps on")
 	}
+	for range 100 { // for a quarter of an hour, say
+		for range maxStreak {
+			good()
+		}
+		bad()
+	}
+	for range maxStreak - 1 {
+		good()
+	}
+	if flapping.state == apiserver.Live {
+		t.Errorf("live too soon after %d falls", flapping.falls)
+	}
 	steady.state = apiserver.Dead
 	good()
 	if flapping.state != apiserver.Live {

@@ -200,7 +200,10 @@ func (m *Monitor) settle(t *target, r *apiserver.ProbeResult) {
 	if t.state == apiserver.Live || t.falls <= freeFalls || time.Since(t.fell) > steadyTime {
 		return
 	}
-	need := min(1<<(t.falls-freeFalls), maxStreak)
+	need := 1
+	for i := freeFalls; i < t.falls && need < maxStreak; i++ {
+		need *= 2
+	}
 	if t.streak >= need || !m.anotherLives(t) {
 		return
 	}
