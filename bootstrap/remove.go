@@ -80,15 +80,14 @@ func (u *uninstall) stayed(r Removal) bool {
 // files are those of ours in the state and run directories, but for the lists
 // of changes and the lock.
 func (u *uninstall) files() []string {
-	cache := apiserver.CachePath(u.stateDir)
 	var damaged []string
 	for _, dir := range []string{u.stateDir, u.runDir} {
 		if !u.unreadable[dir] {
 			damaged = append(damaged, filepath.Join(dir, instance.JournalName+".damaged"))
 		}
 	}
-	return slices.Concat(leftOvers(u.stateDir), leftOvers(u.runDir), damaged, []string{
-		cache, cache + ".damaged", filepath.Join(u.runDir, instance.StatusName),
+	return slices.Concat(leftOvers(u.stateDir), leftOvers(u.runDir), damaged, apiserver.CacheFiles(u.stateDir), []string{
+		filepath.Join(u.runDir, instance.StatusName),
 		filepath.Join(u.runDir, instance.RuntimeLockName), filepath.Join(u.runDir, instance.RuntimeSocketName),
 	})
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/test/clients"
 	"github.com/firsthop/firsthop/test/lab"
@@ -263,6 +264,24 @@ func TestUninstallAfterAReboot(t *testing.T) {
 	}
 	eventually(t, "the links to be gone", func() bool { return len(n.attached()) == 0 })
 	n.checkUninstall(before)
+}
+
+// What was saved for another machine or was damaged is kept aside until the uninstall.
+func TestUninstallRemovesWhatWasKeptAside(t *testing.T) {
+	n := newNode(t, lab.WithoutBPFFS())
+	n.serving()
+	n.without(n.StateDir, n.RunDir)
+	before := n.traces()
+	n.run("init", "--service-ips", vips, "--endpoints", servers).exits(0)
+	for _, path := range apiserver.CacheFiles(n.StateDir) {
+		if err := os.WriteFile(path, []byte("{}"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.run("uninstall", "--force").exits(0)
+	if diff := cmp.Diff(before, n.traces()); diff != "" {
+		t.Errorf("traces (- before, + after):\n%s", diff)
+	}
 }
 
 // TestUninstallSparesWhatIsNotOurs: somebody else's mount over ours, and a cgroup that is gone.

@@ -40,6 +40,15 @@ var (
 // CachePath is where the addresses are saved, for messages.
 func CachePath(stateDir string) string { return filepath.Join(stateDir, cacheFile) }
 
+// What Save keeps of a file that it replaces is named by these.
+const damagedSuffix, foreignSuffix = ".damaged", ".other-cluster"
+
+// CacheFiles are all files that Save ever leaves in a state directory.
+func CacheFiles(stateDir string) []string {
+	path := CachePath(stateDir)
+	return []string{path, path + damagedSuffix, path + foreignSuffix}
+}
+
 // the file; field order is the canonical order that the checksum is taken over.
 type cacheJSON struct {
 	Format    int                 `json:"format"`
@@ -302,10 +311,10 @@ func ensureStateDir(cfg SaveConfig) error {
 // so that a bad disk does not fill itself up.
 func moveAside(cfg SaveConfig, path string, k *Known) error {
 	old, err := Load(cfg.StateDir)
-	aside := path + ".damaged"
+	aside := path + damagedSuffix
 	switch {
 	case err == nil && old.Foreign(k.Machine, &Trust{CA: k.CA}) != "":
-		aside = path + ".other-cluster"
+		aside = path + foreignSuffix
 	case !errors.Is(err, ErrDamaged):
 		return nil
 	}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -98,6 +99,11 @@ func TestSaveKeepsWhatIsOfAnotherClusterOrMachineAside(t *testing.T) {
 			}
 			if got := saved(t, dir); got != "said 10.96.0.1, said 10.0.0.2:1" {
 				t.Errorf("saved is %q", got)
+			}
+			for _, at := range glob(dir, "/*") {
+				if !slices.Contains(CacheFiles(dir), filepath.Join(dir, at)) {
+					t.Errorf("an uninstall does not know of %s", at)
+				}
 			}
 			_, err := os.Stat(CachePath(dir) + ".other-cluster")
 			if aside := err == nil; aside != tc.aside || strings.Contains(fmt.Sprint(recorded), "other-cluster") != aside {
