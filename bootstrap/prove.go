@@ -264,7 +264,7 @@ func (pr prover) one(ctx context.Context, conn connector, svc netip.AddrPort) (P
 			}
 			p := best
 			pr.judge(&p, r.ans)
-			if attempts == 1 || p.stronger(best) {
+			if best.Attempts == 0 || p.stronger(best) {
 				best = p
 			}
 			best.Attempts, best.Millis = attempts, millis(time.Since(start))
