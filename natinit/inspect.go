@@ -43,9 +43,10 @@ func Inspect(pins bpf.Pins, maps *bpf.Maps, cgroup string) ([]HookState, error) 
 	return out, nil
 }
 
-// CheckAttached asks the kernel whether the programs of an attachment are still
-// attached to a cgroup. It needs no more than a few system calls.
-func CheckAttached(cgroup string, hooks []HookResult) error {
+// CheckAttached asks the kernel whether an attachment still serves a cgroup: whether at each hook the program is
+// attached, or another one that uses one of the maps. An init stage, or a table that grows, exchanges programs: then
+// others are attached than those that are known. It needs no more than a few system calls.
+func CheckAttached(cgroup string, hooks []HookResult, maps []ebpf.MapID) error {
 	dir, err := os.Open(cgroup)
 	if err != nil {
 		return fmt.Errorf("open cgroup: %w", err)
@@ -58,7 +59,8 @@ func CheckAttached(cgroup string, hooks []HookResult) error {
 		if err != nil {
 			return fmt.Errorf("list programs of %s: %w", cgroup, err)
 		}
-		if !slices.Contains(ids, res.Program) {
+		ours := func(id ebpf.ProgramID) bool { return usesOneOf(id, maps) }
+		if !slices.Contains(ids, res.Program) && !slices.ContainsFunc(ids, ours) {
 			lost = append(lost, res.Hook)
 		}
 	}
@@ -66,6 +68,21 @@ func CheckAttached(cgroup string, hooks []HookResult) error {
 		return fmt.Errorf("not attached to %s: %s", cgroup, strings.Join(lost, ", "))
 	}
 	return nil
+}
+
+// usesOneOf reports whether a program uses one of the maps, as far as can be told.
+func usesOneOf(id ebpf.ProgramID, maps []ebpf.MapID) bool {
+	p, err := ebpf.NewProgramFromID(id)
+	if err != nil {
+		return false
+	}
+	defer p.Close()
+	info, err := p.Info()
+	if err != nil {
+		return false
+	}
+	ids, _ := info.MapIDs()
+	return slices.ContainsFunc(ids, func(id ebpf.MapID) bool { return slices.Contains(maps, id) })
 }
 
 func inspectHook(pins bpf.Pins, maps *bpf.Maps, cgroup *os.File, h bpf.Hook) (HookState, error) {

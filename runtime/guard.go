@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
@@ -37,6 +38,7 @@ type seen struct {
 	held   *natinit.Held
 	cgroup string
 	files  map[string]fileID // pins and the cgroup, by path
+	maps   []ebpf.MapID      // of the table; a larger one shares some of them
 	fault  error             // what the last repair could not repair
 }
 
@@ -67,13 +69,13 @@ func (s *seen) close() error {
 	return held.Close()
 }
 
-func (s *seen) hooks() (cgroup string, hooks []natinit.HookResult) {
+func (s *seen) hooks() (cgroup string, hooks []natinit.HookResult, maps []ebpf.MapID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.held == nil {
-		return s.cgroup, nil
+		return s.cgroup, nil, s.maps
 	}
-	return s.cgroup, s.held.Hooks
+	return s.cgroup, s.held.Hooks, s.maps
 }
 
 // look takes note of how everything is now.
@@ -91,13 +93,22 @@ func (d *dataplane) lookLocked() {
 	for _, name := range bpf.MapNames() {
 		note(d.pins.Map(name))
 	}
-	_, hooks := d.seen.hooks()
+	_, hooks, _ := d.seen.hooks()
 	for _, h := range hooks {
 		note(h.PinOf(d.pins))
 	}
+	var ids []ebpf.MapID
+	for _, name := range bpf.MapNames() {
+		if m := d.maps.Map(name); m != nil {
+			if info, err := m.Info(); err == nil {
+				id, _ := info.ID()
+				ids = append(ids, id)
+			}
+		}
+	}
 	d.seen.mu.Lock()
 	defer d.seen.mu.Unlock()
-	d.seen.files, d.seen.cgroup = files, d.cgroup.Path
+	d.seen.files, d.seen.cgroup, d.seen.maps = files, d.cgroup.Path, ids
 }
 
 // changed reports whether anything is not as it was.
@@ -116,14 +127,14 @@ func (d *dataplane) changed() bool {
 // attachedNow asks the kernel whether the programs are attached. nil: they are,
 // or are not meant to be (--scope off).
 func (d *dataplane) attachedNow() error {
-	cgroup, hooks := d.seen.hooks()
+	cgroup, hooks, table := d.seen.hooks()
 	if len(hooks) == 0 {
 		if d.balancer.Off {
 			return nil
 		}
 		return errors.New("the programs are not attached")
 	}
-	return natinit.CheckAttached(cgroup, hooks)
+	return natinit.CheckAttached(cgroup, hooks, table)
 }
 
 // fault is what is wrong with the dataplane and could not be repaired; nil: nothing.

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -118,7 +119,7 @@ func (d *dataplane) whole() error {
 			return fmt.Errorf("the pin of %s does not lead to the map in use: %w", name, err)
 		}
 	}
-	_, hooks := d.seen.hooks()
+	_, hooks, _ := d.seen.hooks()
 	for _, h := range hooks {
 		if _, err := os.Lstat(h.PinOf(d.pins)); err != nil {
 			return err
@@ -309,6 +310,30 @@ func TestAttachedNowTellsTheTruth(t *testing.T) {
 	awaitWhole(t, d)
 }
 
+// An init stage of another version or with other settings exchanges the programs, and holds the lock until it has proven
+// them: what is attached serves all the time.
+func TestAttachedNowWhileProgramsAreExchanged(t *testing.T) {
+	l, d := guarded(t)
+	awaitWhole(t, d)
+	lock, err := instance.Acquire(t.Context(), l.RunDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := d.attachConfig(nil)
+	cfg.Balancer.HostNetns++
+	a, err := natinit.Attach(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(a.Hooks, func(h natinit.HookResult) bool { return h.Change != natinit.Kept }) {
+		t.Error("nothing was exchanged")
+	}
+	if err := errors.Join(a.Commit(), a.Close(), d.attachedNow(), lock.Release()); err != nil {
+		t.Error(err)
+	}
+	awaitWhole(t, d)
+}
+
 // snapshot is everything below the lab's directories, with what each file says.
 func snapshot(t *testing.T, l *lab.Lab) string {
 	t.Helper()
@@ -397,7 +422,7 @@ func TestTakeOverIsInTheJournal(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				_, hooks := d.seen.hooks()
+				_, hooks, _ := d.seen.hooks()
 				for _, h := range hooks {
 					found := false
 					for _, e := range j.Entries() {
