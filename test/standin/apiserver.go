@@ -25,6 +25,7 @@ type APIServerConfig struct {
 	Addrs     []netip.AddrPort // where it listens
 	Network   Network          // in which network namespace
 	Authority *Authority
+	Objects   *Objects // what it lists and watches; nil for nothing
 }
 
 // APIServer answers /version, /readyz, /livez and /healthz over TLS, HTTP/1.1 and HTTP/2, as kube-apiserver does.
@@ -33,6 +34,7 @@ type APIServer struct {
 	Addrs []netip.AddrPort // as listened on, with the ports that the kernel chose for port 0
 
 	http      http.Server
+	objects   *Objects
 	serving   sync.WaitGroup
 	accepted  atomic.Int64
 	served    atomic.Int64
@@ -43,7 +45,7 @@ type APIServer struct {
 
 // StartAPIServer listens on all addresses, or on none and returns an error.
 func StartAPIServer(cfg APIServerConfig) (*APIServer, error) {
-	s := &APIServer{Name: cfg.Name}
+	s := &APIServer{Name: cfg.Name, objects: cfg.Objects}
 	s.anonymous.Store(true)
 	var ips []netip.Addr
 	for _, addr := range cfg.Addrs {
@@ -108,7 +110,10 @@ func (s *APIServer) handler() http.Handler {
 	mux.HandleFunc("GET /readyz", s.readyz)
 	mux.HandleFunc("GET /livez", ok)
 	mux.HandleFunc("GET /healthz", ok)
-	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if s.objects != nil && s.objects.serve(w, r) {
+			return
+		}
 		status(w, http.StatusNotFound, "NotFound", "the server could not find the requested resource")
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

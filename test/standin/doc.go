@@ -2,8 +2,8 @@
 // a node that is starting up sees one, and TCP and UDP backends. Each says which one it is and whom it sees, so that a
 // test can tell where a connection really went.
 //
-// They are stand-ins for reachability, not for Kubernetes: nothing is stored, and only the paths that a start needs are
-// there. Tests of what the API server itself decides run a real one.
+// They are stand-ins for reachability, not for Kubernetes: nothing is stored but what a test puts into Objects, and only
+// the paths that a node needs are there. Tests of what the API server itself decides run a real one.
 package standin
 
 import "net"
