@@ -24,6 +24,7 @@ func LockDir(ctx context.Context, dir string) (*Lock, error) {
 	if err != nil {
 		return nil, err
 	}
+	seen := "" // twice: what was root's may have ended while it was looked at, and another of root's have it by now
 	for wait := time.Millisecond; ; wait = min(wait*2, 20*time.Millisecond) {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
@@ -33,9 +34,11 @@ func LockDir(ctx context.Context, dir string) (*Lock, error) {
 			f.Close()
 			return nil, &fs.PathError{Op: "flock", Path: dir, Err: err}
 		}
-		if by := holdersOf(f); by.others != "" {
+		by := holdersOf(f)
+		if by.others != "" && by.others == seen {
 			return &Lock{f: f, Ignored: by.others}, nil
 		}
+		seen = by.others
 		select {
 		case <-ctx.Done():
 			f.Close()
