@@ -10,7 +10,6 @@ import (
 
 	"github.com/firsthop/firsthop/bootstrap/dependents"
 	"github.com/firsthop/firsthop/bootstrap/discover"
-	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 )
@@ -106,14 +105,7 @@ func apiServiceOf(table []TableService, last *Report, stateDir string) (services
 	}
 	known := apiAddrs(last, stateDir)
 	for _, svc := range table {
-		var frontends []netip.AddrPort
-		for _, f := range svc.Frontends {
-			if text, ok := strings.CutPrefix(f, bpf.TCP.String()+"/"); ok {
-				if a, err := netip.ParseAddrPort(text); err == nil {
-					frontends = append(frontends, a)
-				}
-			}
-		}
+		frontends := tcpFrontends(svc)
 		is := func(a netip.AddrPort) bool { return slices.Contains(known, a) }
 		if svc.Owner != natinit.OwnerInit && !slices.ContainsFunc(frontends, is) {
 			continue

@@ -288,24 +288,37 @@ func (u *uninstall) refuse(ctx context.Context) error {
 // kube-proxy's name proves nothing.
 func (u *uninstall) servedBy(p kubeproxy.Presence) bool {
 	last, _ := LoadReport(u.runDir)
-	must := apiAddrs(last, u.stateDir)
-	for _, svc := range u.vips {
-		for _, f := range svc.Frontends {
-			text, ok := strings.CutPrefix(f, bpf.TCP.String()+"/")
-			if !ok {
-				continue
-			}
-			a, err := netip.ParseAddrPort(text)
-			if err != nil {
-				return false
-			}
-			if svc.Owner != natinit.OwnerInit && len(must) > 0 && !slices.Contains(must, a) {
+	return servedByRules(p.Serves, u.vips, apiAddrs(last, u.stateDir))
+}
+
+// servedByRules is servedBy for a table in which the API service has the addresses api, as far as is known. Where none of
+// those is in the table, nothing tells which of its Services is the API service: rules have to serve all.
+func servedByRules(serves func(netip.AddrPort) (served, sure bool), table []TableService, api []netip.AddrPort) bool {
+	known := slices.ContainsFunc(table, func(svc TableService) bool {
+		return slices.ContainsFunc(tcpFrontends(svc), func(a netip.AddrPort) bool { return slices.Contains(api, a) })
+	})
+	for _, svc := range table {
+		for _, a := range tcpFrontends(svc) {
+			if known && svc.Owner != natinit.OwnerInit && !slices.Contains(api, a) {
 				continue // the runtime's: kube-proxy serves them as it serves the API service
 			}
-			if serves, sure := p.Serves(a); !serves || !sure {
+			if served, sure := serves(a); !served || !sure {
 				return false
 			}
 		}
 	}
 	return true
+}
+
+// tcpFrontends are the addresses that a Service has for TCP.
+func tcpFrontends(svc TableService) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, f := range svc.Frontends {
+		if text, ok := strings.CutPrefix(f, bpf.TCP.String()+"/"); ok {
+			if a, err := netip.ParseAddrPort(text); err == nil {
+				out = append(out, a)
+			}
+		}
+	}
+	return out
 }
