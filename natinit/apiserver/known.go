@@ -78,9 +78,7 @@ func (k *Known) Foreign(m Machine, t *Trust) string {
 // known better stays.
 func (k *Known) over(old *Known) *Known {
 	n := *k
-	if n.Machine == (Machine{}) {
-		n.Machine = old.Machine
-	}
+	n.Machine = Machine{ID: orElse(n.Machine.ID, old.Machine.ID), Product: orElse(n.Machine.Product, old.Machine.Product)}
 	if len(n.CA) == 0 {
 		n.CA = old.CA
 	}

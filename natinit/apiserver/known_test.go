@@ -117,6 +117,22 @@ func TestSaveKeepsWhatIsOfAnotherClusterOrMachineAside(t *testing.T) {
 	}
 }
 
+// A container without the host's /sys sees less of the machine than the host: they do not write by turns.
+func TestSaveKeepsWhatIsKnownOfTheMachine(t *testing.T) {
+	cfg := SaveConfig{StateDir: t.TempDir()}
+	for i, m := range []Machine{{ID: "1"}, {ID: "1", Product: "x"}, {ID: "1"}, {Product: "x"}, {}} {
+		k := certain(Said, "10.96.0.1:443", Said, "10.0.0.1:6443")
+		k.Machine = m
+		wrote, err := Save(cfg, k)
+		if err != nil || wrote != (i < 2) {
+			t.Errorf("%+v: wrote %t, error %v", m, wrote, err)
+		}
+	}
+	if k, err := Load(cfg.StateDir); err != nil || k.Machine != (Machine{ID: "1", Product: "x"}) {
+		t.Errorf("saved for %+v, error %v", k.Machine, err)
+	}
+}
+
 // The first format is read, and what is written is read by those who know no
 // more than that: their checksum is over their fields alone.
 func TestCacheIsReadByEarlierVersionsAndReadsTheirs(t *testing.T) {
