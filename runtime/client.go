@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"path/filepath"
 	"time"
 
 	utilnet "k8s.io/apimachinery/pkg/util/net"
@@ -28,6 +29,9 @@ func newIdentity(cfg *Config) (*identity, error) {
 	id := &identity{}
 	var err error
 	if cfg.Kubeconfig != "" {
+		if cfg.Kubeconfig, err = filepath.Abs(cfg.Kubeconfig); err != nil {
+			return nil, err
+		}
 		id.Config, err = clientcmd.BuildConfigFromFlags("", cfg.Kubeconfig)
 	} else {
 		id.Config, err = rest.InClusterConfig()

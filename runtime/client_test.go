@@ -126,3 +126,16 @@ func TestIdentityRunsNoPluginOfOthers(t *testing.T) {
 		})
 	}
 }
+
+// Whether a file is trusted is judged from the root down, wherever the runtime was started.
+func TestIdentityOfARelativePath(t *testing.T) {
+	dir := t.TempDir()
+	kubeconfig := pluginKubeconfig(t, dir, apitest.NewCA(t), "https://127.0.0.1:1")
+	t.Chdir(dir)
+	var log bytes.Buffer
+	cfg := &Config{Kubeconfig: "kubeconfig", Log: slog.New(slog.NewTextHandler(&log, nil))}
+	id, err := newIdentity(cfg)
+	if err != nil || id.plugin == nil || log.Len() > 0 || cfg.Kubeconfig != kubeconfig {
+		t.Errorf("identity %+v of %s, error %v, log %s", id, cfg.Kubeconfig, err, log.String())
+	}
+}
