@@ -114,23 +114,35 @@ type verdict struct {
 // certificate cannot be judged. names are accepted beside those of the
 // endpoint. What it finds goes into v, unless that is nil.
 func (t *Trust) verifier(e Endpoint, v *verdict, names ...string) func(tls.ConnectionState) error {
-	var roots *x509.CertPool
-	switch {
-	case t.Known():
-		roots = pool(t.CA)
-		names = append(certNames(e), names...)
-	case t.hostVerifies(e):
-		roots = pool(t.HostCA)
-		names = []string{t.Host}
-	default:
+	type anchor struct {
+		roots *x509.CertPool
+		names []string
+	}
+	var anchors []anchor
+	if t.Known() {
+		anchors = append(anchors, anchor{pool(t.CA), append(certNames(e), names...)})
+	}
+	if t.hostVerifies(e) { // beside the CA: a load balancer may have another certificate than the servers behind it
+		anchors = append(anchors, anchor{pool(t.HostCA), []string{t.Host}})
+	}
+	if len(anchors) == 0 {
 		return nil
 	}
 	return func(cs tls.ConnectionState) error {
-		expired, err := verifyAny(roots, names, cs)
-		if err == nil && v != nil {
-			v.verified, v.expired, v.leaf = true, expired, cs.PeerCertificates[0]
+		var failed error
+		for _, a := range anchors {
+			expired, err := verifyAny(a.roots, a.names, cs)
+			if err == nil {
+				if v != nil {
+					v.verified, v.expired, v.leaf = true, expired, cs.PeerCertificates[0]
+				}
+				return nil
+			}
+			if failed == nil {
+				failed = err
+			}
 		}
-		return err
+		return failed
 	}
 }
 

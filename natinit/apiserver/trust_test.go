@@ -90,6 +90,21 @@ func TestTrustOfTheHostCountsForOneNameAlone(t *testing.T) {
 	}
 }
 
+// The kubelet trusts its load balancer by the host's store, and pods trust the API servers behind it by the cluster's CA.
+func TestTrustOfTheHostCountsBesideTheCA(t *testing.T) {
+	cluster, public := apitest.NewCA(t), apitest.NewCA(t)
+	trust := &Trust{CA: cluster.PEM, Host: "api.example", HostCA: public.PEM}
+	balancer := serve(t, "10.99.0.1:0", public.Server(t, "api.example"), answersOK)
+	balancer.Host = "api.example"
+	behind := serve(t, "10.99.0.2:0", cluster.Server(t, apitest.Names...), answersOK)
+	stranger := serve(t, "10.99.0.3:0", public.Server(t, "api.example"), answersOK)
+	for _, r := range Probe(t.Context(), []Endpoint{balancer, behind, stranger}, ProbeConfig{Strength: Verified, Timeout: 5 * time.Second, Trust: trust}) {
+		if want := r.Endpoint != stranger; r.Verified != want || (r.State == Live) != want {
+			t.Errorf("got %+v, want verified: %t", r, want)
+		}
+	}
+}
+
 func TestSameCA(t *testing.T) {
 	a, b := apitest.NewCA(t), apitest.NewCA(t)
 	for sentence, tc := range map[string]struct {
