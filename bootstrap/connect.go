@@ -130,7 +130,7 @@ func connectOnce(ctx context.Context, req connectRequest) connectAnswer {
 	at := apiserver.Endpoint{Addr: req.Addr}
 	if req.TLS {
 		cfg.Strength, cfg.Trust, cfg.ReadyWait = apiserver.Ready, req.Trust, readyWait
-		if !req.Trust.Known() && req.Trust != nil {
+		if req.Trust != nil {
 			at.Host = req.Trust.Host // the one name that the host's own CA certificates count for
 		}
 	}
