@@ -3,7 +3,8 @@
 // reaches a live API server.
 //
 // The stage is a list of steps (init.go; what they do is in steps_host.go,
-// steps_address.go and steps_traffic.go), run in order under one lock
-// (lock.go), with a report (report.go) whose exit code says where it ended. What it changes on the host outside its pins is noted before it is
-// done (natinit/instance), and Uninstall takes back exactly that.
+// steps_address.go, steps_traffic.go and steps_persist.go), run in order under
+// one lock, with a report (report.go) whose exit code says where it ended. What
+// it changes on the host outside its pins is noted before it is done. Lock and
+// journal are natinit/instance's, and Uninstall takes back exactly what is noted.
 package bootstrap
