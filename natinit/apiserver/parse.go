@@ -46,7 +46,7 @@ func clip(s string) string {
 // (nil, nil). Every error is an *EntryError.
 func ParseServices(s string) ([]netip.AddrPort, error) {
 	return parseList(VarServices, s, MaxServices, func(entry string) (netip.AddrPort, string) {
-		e, reason := parseEndpoint(entry)
+		e, reason := parseAddress(entry, ServicePort)
 		if reason == "" && !e.Resolved() {
 			reason = "is a host name; a Service entry is an IP address and a port"
 		}
@@ -96,11 +96,15 @@ func parseList[T comparable](variable, s string, most int, parse func(string) (T
 
 // parseEndpoint reads one ip:port, [ip]:port or name:port. It returns why
 // the entry is refused, or "".
-func parseEndpoint(entry string) (Endpoint, string) {
+func parseEndpoint(entry string) (Endpoint, string) { return parseAddress(entry, EndpointPort) }
+
+// parseAddress is parseEndpoint for addresses that usually have another port,
+// which its hints suggest.
+func parseAddress(entry string, usual uint16) (Endpoint, string) {
 	if entry == "" {
 		return Endpoint{}, "is empty"
 	}
-	host, port, reason := splitHostPort(entry)
+	host, port, reason := splitHostPort(entry, usual)
 	if reason != "" {
 		return Endpoint{}, reason
 	}
@@ -127,14 +131,16 @@ func parseEndpoint(entry string) (Endpoint, string) {
 }
 
 // splitHostPort is stricter than net.SplitHostPort and says more.
-func splitHostPort(entry string) (host, port, reason string) {
+func splitHostPort(entry string, usual uint16) (host, port, reason string) {
 	if scheme, rest, ok := strings.Cut(entry, "://"); ok {
 		rest, _, _ = strings.Cut(rest, "/")
 		hint := rest
-		if hint != "" && !strings.Contains(hint[strings.LastIndexByte(hint, ']')+1:], ":") {
+		if _, err := netip.ParseAddr(rest); err == nil && strings.Contains(rest, ":") {
+			hint = inBrackets(rest, 443) // the port that such a URL leads to
+		} else if hint != "" && !strings.Contains(hint[strings.LastIndexByte(hint, ']')+1:], ":") {
 			hint += ":443"
 		}
-		return "", "", fmt.Sprintf("is a %s URL; write host and port only, like %s", clip(scheme), clip(orElse(hint, "10.0.0.1:6443")))
+		return "", "", fmt.Sprintf("is a %s URL; write host and port only, like %s", clip(scheme), clip(orElse(hint, fmt.Sprintf("10.0.0.1:%d", usual))))
 	}
 	if entry[0] == '[' {
 		end := strings.IndexByte(entry, ']')
@@ -143,7 +149,7 @@ func splitHostPort(entry string) (host, port, reason string) {
 		}
 		host, rest := entry[1:end], entry[end+1:]
 		if rest == "" {
-			return "", "", fmt.Sprintf("has no port; write [%s]:%d", host, EndpointPort)
+			return "", "", fmt.Sprintf("has no port; write [%s]:%d", host, usual)
 		}
 		if rest[0] != ':' {
 			return "", "", "has something other than :port after the bracket"
@@ -152,7 +158,7 @@ func splitHostPort(entry string) (host, port, reason string) {
 	}
 	switch strings.Count(entry, ":") {
 	case 0:
-		return "", "", fmt.Sprintf("has no port; write %s:%d", clip(entry), EndpointPort)
+		return "", "", fmt.Sprintf("has no port; write %s:%d", clip(entry), usual)
 	case 1:
 		host, port, _ = strings.Cut(entry, ":")
 		if host == "" {
@@ -161,9 +167,25 @@ func splitHostPort(entry string) (host, port, reason string) {
 		return host, port, ""
 	}
 	if _, err := netip.ParseAddr(entry); err == nil {
-		return "", "", fmt.Sprintf("is an IPv6 address without brackets and port; write [%s]:%d", entry, EndpointPort)
+		return "", "", "is an IPv6 address without brackets and port; write " + inBrackets(entry, usual)
 	}
-	return "", "", "has more than one colon; write an IPv6 address in brackets: [fd00::1]:6443"
+	if strings.ContainsAny(entry, "; \t\r\n|") {
+		return "", "", "has more than one colon; separate addresses by commas"
+	}
+	return "", "", fmt.Sprintf("has more than one colon; write an IPv6 address in brackets: [fd00::1]:%d", usual)
+}
+
+// inBrackets is how an IPv6 address is written with its port. Where its end looks
+// like one of the usual ports, that is what it was meant to be.
+func inBrackets(entry string, usual uint16) string {
+	for _, port := range []uint16{ServicePort, EndpointPort} {
+		if host, ok := strings.CutSuffix(entry, fmt.Sprintf(":%d", port)); ok {
+			if _, err := netip.ParseAddr(host); err == nil {
+				return fmt.Sprintf("[%s]:%d", host, port)
+			}
+		}
+	}
+	return fmt.Sprintf("[%s]:%d", entry, usual)
 }
 
 func parsePort(s string) (uint16, string) {

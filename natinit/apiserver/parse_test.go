@@ -110,7 +110,8 @@ func TestWrongEntriesAreQuoted(t *testing.T) {
 		"a zone without need":                   {"[fd00::1%eth0]:443", `"[fd00::1%eth0]:443"`, 1, "zone"},
 		"IPv6 link-local":                       {"[fe80::1]:443", `"[fe80::1]:443"`, 1, "link-local"},
 		"IPv6 without brackets":                 {"fd00::1", `"fd00::1"`, 1, "write [fd00::1]:6443"},
-		"IPv6 and port without brackets":        {"fd00::1:443", `"fd00::1:443"`, 1, "without brackets"},
+		"IPv6 and port without brackets":        {"fd00::1:443", `"fd00::1:443"`, 1, "without brackets and port; write [fd00::1]:443"},
+		"IPv6 and 6443 without brackets":        {"fd00::1:6443", `"fd00::1:6443"`, 1, "write [fd00::1]:6443"},
 		"no closing bracket":                    {"[fd00::1:443", `"[fd00::1:443"`, 1, "no closing bracket"},
 		"nothing after the bracket":             {"[fd00::1]", `"[fd00::1]"`, 1, "write [fd00::1]:6443"},
 		"rubbish after the bracket":             {"[fd00::1]x:443", `"[fd00::1]x:443"`, 1, "after the bracket"},
@@ -128,7 +129,9 @@ func TestWrongEntriesAreQuoted(t *testing.T) {
 		"a label that starts with a dash":       {"-a.example:443", `"-a.example:443"`, 1, "neither"},
 		"two dots":                              {"a..example:443", `"a..example:443"`, 1, "neither"},
 		"a NUL":                                 {"a\x00b:443", `"a\x00b:443"`, 1, "neither"},
-		"semicolons between entries":            {"10.0.0.1:443;10.0.0.2:443", `"10.0.0.1:443;10.0.0.2:443"`, 1, "more than one colon"},
+		"semicolons between entries":            {"10.0.0.1:443;10.0.0.2:443", `"10.0.0.1:443;10.0.0.2:443"`, 1, "separate addresses by commas"},
+		"a blank between entries":               {"10.0.0.1:443 10.0.0.2:443", `"10.0.0.1:443 10.0.0.2:443"`, 1, "separate addresses by commas"},
+		"an IPv6 URL without brackets":          {"https://fd00::1", `"https://fd00::1"`, 1, "like [fd00::1]:443"},
 		"a very long entry is quoted in part":   {long + ":1", `xxx…"`, 1, "longer than a DNS name"},
 		"10,000 entries name count and limit":   {many(10000), `"10.0.3.232:6443"`, 1001, "one of 10000 entries, at most 1000"},
 		"10,000 times the same entry":           {strings.Repeat("10.0.0.1:443,", 10000), `"10.0.0.1:443"`, 1001, "one of 10000 entries"},
@@ -145,6 +148,15 @@ func TestWrongEntriesAreQuoted(t *testing.T) {
 				t.Errorf("message of %d bytes", len(err.Error()))
 			}
 		})
+	}
+	// A Service has another port than its servers.
+	for in, want := range map[string]string{
+		"10.96.0.1": "write 10.96.0.1:443", "fd00:96::1": "write [fd00:96::1]:443", "[fd00:96::1]": "write [fd00:96::1]:443",
+		"https://": "like 10.0.0.1:443", "fd00:96::1:6443": "write [fd00:96::1]:6443",
+	} {
+		if _, err := ParseServices(in); err == nil || !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("ParseServices(%q): %v, want it to end in %q", in, err, want)
+		}
 	}
 	if _, err := ParseEndpoints(many(MaxEndpoints)); err != nil {
 		t.Errorf("%d endpoints: %v", MaxEndpoints, err)
