@@ -2,20 +2,39 @@ package bootstrap
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 
 	"github.com/firsthop/firsthop/units"
 )
 
-// ReadUnits says what starts firsthop at boot, and what an install of the
-// program binary would change. It changes nothing.
-func ReadUnits(ctx context.Context, d Dirs, binary string) (*units.Report, error) {
-	p := d.places()
-	if p.noHost != nil {
-		return nil, p.noHost
+// ReadUnits says what starts firsthop at boot, and what an Install with the same
+// settings would change: it is the part of its dry run that is about units. It
+// changes nothing.
+func ReadUnits(ctx context.Context, cfg Config) (*units.Report, error) {
+	cfg.DryRun = true
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	rep, err := units.PlanInstall(ctx, units.Config{Root: p.hostRoot, StateDir: p.onHost(p.stateDir), BinarySource: binary})
-	if err != nil {
+	s := &stage{Config: cfg, onlyPersist: true, report: &Report{}}
+	if _, err := s.understand(ctx); err != nil {
 		return nil, err
 	}
-	return &rep, nil
+	if s.noHost != nil {
+		return nil, s.noHost
+	}
+	p := &persistence{stage: s}
+	p.boot(ctx)
+	rep := &p.units
+	if rep.Actions == nil {
+		rep.Actions = []units.Action{}
+	}
+	if err := errors.Join(p.failed...); err != nil {
+		rep.Survives = false
+		if rep.Statement != p.statement {
+			rep.Warnings = append(rep.Warnings, "`firsthop install` would fail: "+err.Error())
+		}
+	}
+	rep.Statement = p.statement
+	return rep, nil
 }

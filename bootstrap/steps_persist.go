@@ -40,6 +40,7 @@ type persistence struct {
 	failed    []error
 	statement string // what of this survives a reboot, and by whose doing
 	unsaved   bool   // the addresses of this run are not on disk
+	units     units.Report
 }
 
 func (p *persistence) fail(what string, err error) {
@@ -99,6 +100,7 @@ func (p *persistence) boot(ctx context.Context) {
 	if err == nil {
 		rep, err = p.installUnits(ctx)
 	}
+	p.units = rep
 	p.out.changes = append(p.out.changes, describeActions(rep.Actions)...)
 	p.out.warnings = append(p.out.warnings, rep.Warnings...)
 	if path, kerr := p.kubeadmAtBoot(); kerr != nil {

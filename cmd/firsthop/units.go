@@ -9,20 +9,21 @@ import (
 
 func unitsCommand(e env) *cli.Command {
 	return &cli.Command{
-		Name:      "units",
-		Usage:     "what starts firsthop at boot, and what `install` would change",
-		ArgsUsage: " ",
-		Flags:     join(commonFlags(), []cli.Flag{outputFlag()}),
+		Name:        "units",
+		Usage:       "what starts firsthop at boot, and what `install` would change",
+		ArgsUsage:   " ",
+		Description: `Takes the settings that install takes, and says what install would do with them.`,
+		Flags:       join(balancerFlags(), kernelFlags(), addressFlags(), commonFlags(), []cli.Flag{outputFlag()}),
 		Action: func(c *cli.Context) error {
 			p, err := newPrinter(e, c)
 			if err != nil {
 				return err
 			}
-			d, err := checkedDirs(c)
+			cfg, err := config(e, c)
 			if err != nil {
 				return err
 			}
-			rep, err := bootstrap.ReadUnits(c.Context, d, e.self)
+			rep, err := bootstrap.ReadUnits(c.Context, cfg)
 			if err != nil {
 				return err
 			}
