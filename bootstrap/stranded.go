@@ -137,6 +137,7 @@ func apiServiceOf(table []TableService, last *Report, stateDir string) (services
 func (u *uninstall) strands(ctx context.Context) error {
 	last, _ := LoadReport(u.runDir) // without it, table and saved addresses tell
 	services, servers := apiServiceOf(u.vips, last, u.stateDir)
+	u.servers = servers
 	found := findDependents(ctx, u.Dirs, services, servers)
 	if len(found) == 0 {
 		return nil

@@ -16,6 +16,7 @@ import (
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/natinit/kubeproxy"
 	"github.com/firsthop/firsthop/units"
@@ -37,7 +38,7 @@ type UninstallConfig struct {
 
 // Removal is one thing that an uninstall removes.
 type Removal struct {
-	Kind   string `json:"kind"` // unit, program, pin, mount, file, directory
+	Kind   string `json:"kind"` // unit, program, pin, mount, file, directory, label, condition
 	Target string `json:"target"`
 }
 
@@ -80,12 +81,15 @@ func Uninstall(ctx context.Context, cfg UninstallConfig) ([]Removal, error) {
 	if err := u.refuse(ctx); err != nil {
 		return nil, err
 	}
+	ranHere := u.ranHere()
 	if u.DryRun {
+		u.withMarks(ctx, ranHere, apiserver.ReadMarks)
 		return u.removals, nil
 	}
 	if err := u.locked(ctx); err != nil {
 		return nil, err
 	}
+	u.withMarks(ctx, ranHere, apiserver.RemoveMarks)
 	return u.removals, nil
 }
 
@@ -105,7 +109,8 @@ type uninstall struct {
 	lock       *instance.Lock
 	volatile   *instance.Journal
 	durable    *instance.Journal
-	unreadable map[string]bool // directories whose journal could not be read at all: it is kept as evidence
+	unreadable map[string]bool  // directories whose journal could not be read at all: it is kept as evidence
+	servers    []netip.AddrPort // API servers, for what is to be said to them in the end
 	vips       []TableService
 	removals   []Removal
 	left       map[string]bool // mounts that turned out to be in use
@@ -206,7 +211,7 @@ func (u *uninstall) sameInstance() error {
 	if err == nil || errors.Is(err, mounts.ErrAbsent) || errors.Is(err, mounts.ErrNoDirectory) || len(u.volatile.Entries()) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%w: what is pinned there can't be reached: mend that first", err)
+	return fmt.Errorf("%w: what is pinned there can't be reached: repair that first", err)
 }
 
 func (u *uninstall) unitsConfig() units.Config {

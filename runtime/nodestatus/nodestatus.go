@@ -12,13 +12,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/rest"
+
+	"github.com/firsthop/firsthop/natinit/apiserver"
 )
 
 // Label is the key of the label. Its value is a Mode.
-const Label = "firsthop.io/proxy"
+const Label = apiserver.NodeLabel
 
 // ConditionType is the type of the condition: True where every Service is served as it should be.
-const ConditionType corev1.NodeConditionType = "FirsthopReady"
+const ConditionType corev1.NodeConditionType = apiserver.NodeCondition
 
 // Mode is how the node's Services are served.
 type Mode string

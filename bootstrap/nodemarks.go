@@ -1,0 +1,75 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/instance"
+)
+
+// The label and the condition that the runtime has put on the Node object: they
+// would say for good that firsthop serves this node.
+
+// marksTimeout is for reading or removing them.
+const marksTimeout = 3 * time.Second
+
+// askAboutNode says how this node's kubelet asks, at which servers.
+func askAboutNode(p places, servers []netip.AddrPort) apiserver.AskConfig {
+	id, findings := apiserver.Decide(apiserver.FileSources(p.hostRoot), nil)
+	cfg := apiserver.AskConfig{Trust: id.Trust}
+	for _, a := range servers {
+		cfg.Candidates = append(cfg.Candidates, apiserver.Endpoint{Addr: a})
+	}
+	for _, f := range findings {
+		cfg.Credentials = append(cfg.Credentials, f.Credentials...)
+		cfg.Candidates = append(cfg.Candidates, f.Endpoints...)
+	}
+	return cfg
+}
+
+// ranHere reports whether a runtime was at work since the last boot.
+func (u *uninstall) ranHere() bool {
+	return isThere(filepath.Join(u.runDir, instance.RuntimeLockName)) ||
+		slices.ContainsFunc(u.vips, func(s TableService) bool { return s.Owner == natinit.OwnerRuntime })
+}
+
+// withMarks does something with what the Node says of firsthop, and says what is
+// left where that fails. An instance of its own says nothing of its node.
+func (u *uninstall) withMarks(ctx context.Context, ranHere bool, do func(context.Context, apiserver.AskConfig) (apiserver.Marks, error)) {
+	if u.Own() || u.noHost != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, marksTimeout)
+	defer cancel()
+	m, err := do(ctx, askAboutNode(u.places, u.servers))
+	switch {
+	case err == nil:
+		u.removals = append(u.removals, marksRemoved(m)...)
+	case ranHere:
+		name := m.Node
+		if name == "" {
+			name = "NAME"
+		}
+		u.Log.Warn("the label and the condition on the Node object stay", "err", fmt.Sprint(err), "fix", strings.Join(apiserver.RemoveMarksCommands(name), "; "))
+	case !errors.Is(err, apiserver.ErrNoNodeIdentity):
+		u.Log.Debug("could not look at the Node object", "err", err)
+	}
+}
+
+func marksRemoved(m apiserver.Marks) (out []Removal) {
+	if m.Label {
+		out = append(out, Removal{Kind: "label", Target: apiserver.NodeLabel + " of Node " + m.Node})
+	}
+	if m.Condition {
+		out = append(out, Removal{Kind: "condition", Target: apiserver.NodeCondition + " of Node " + m.Node})
+	}
+	return out
+}
