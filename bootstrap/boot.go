@@ -12,11 +12,17 @@ import (
 // settings would change: it is the part of its dry run that is about units. It
 // changes nothing.
 func ReadUnits(ctx context.Context, cfg Config) (*units.Report, error) {
+	return planBoot(ctx, cfg, true)
+}
+
+// planBoot plans what Install or, without onlyPersist, Init does for the next
+// boot.
+func planBoot(ctx context.Context, cfg Config, onlyPersist bool) (*units.Report, error) {
 	cfg.DryRun = true
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &stage{Config: cfg, onlyPersist: true, report: &Report{}}
+	s := &stage{Config: cfg, onlyPersist: onlyPersist, report: &Report{}}
 	if _, err := s.understand(ctx); err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/firsthop/firsthop/bpf"
@@ -12,7 +13,6 @@ import (
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/kubeproxy"
-	"github.com/firsthop/firsthop/units"
 )
 
 // Grade is how a check came out.
@@ -20,9 +20,10 @@ type Grade string
 
 // The grades.
 const (
-	Good Grade = "good"
+	Good Grade = "ok"
 	Warn Grade = "warn" // works, but somebody should do something
-	Bad  Grade = "bad"  // init would fail here
+	Bad  Grade = "fail" // init would fail here
+	Skip Grade = "skip" // not looked at
 )
 
 // Finding is one thing that was checked.
@@ -31,7 +32,8 @@ type Finding struct {
 	Grade    Grade    `json:"grade"`
 	Sentence string   `json:"sentence"`
 	Details  []string `json:"details,omitempty"`
-	ExitCode ExitCode `json:"exit_code"` // what init would end with because of this
+	Evidence []string `json:"evidence,omitempty"` // what the sentence was made from
+	ExitCode ExitCode `json:"exit_code"`          // what init would end with because of this
 }
 
 // CheckReport says whether a node is ready for the init stage.
@@ -39,18 +41,27 @@ type CheckReport struct {
 	Ready    bool          `json:"ready"`
 	ExitCode ExitCode      `json:"exit_code"`
 	Findings []Finding     `json:"findings"`
+	Would    []string      `json:"init_would"` // what init would change with these settings, in its order
 	Kernel   kernel.Report `json:"kernel"`
 }
 
-// Check looks at everything that the init stage needs of a node, and changes
-// nothing.
+// Check looks at everything that the init stage needs of a node, and says what
+// the stage would do, as its dry run does. It changes nothing.
 func Check(ctx context.Context, cfg Config) (*CheckReport, error) {
-	var s settings
-	if err := errors.Join(cfg.Dirs.Validate(), kernel.Config{Forbid: cfg.Forbid}.Validate(), cfg.parseKubeadm(&s)); err != nil {
-		return nil, &UsageError{Err: err}
+	s, err := cfg.parse()
+	if err != nil {
+		return nil, err
 	}
-	c := &checkup{Config: cfg, places: cfg.Dirs.places(), report: &CheckReport{Ready: true}}
-	looks := []func(context.Context) (Finding, error){c.kernel, c.bpffs, c.cgroup2, c.hooks, c.kubeProxy, c.boot}
+	c := &checkup{Config: cfg, places: cfg.Dirs.places(), report: &CheckReport{Ready: true, Would: []string{}}}
+	cfg.DryRun = true
+	c.plan = Init(ctx, cfg)
+	for _, st := range c.plan.Steps {
+		if st.Step == "seed" && len(st.Changes) > 0 {
+			c.report.Would = append(c.report.Would, "lead "+st.Reason)
+		}
+		c.report.Would = append(c.report.Would, st.Changes...)
+	}
+	looks := []func(context.Context) (Finding, error){c.kernel, c.bpffs, c.cgroup2, c.hooks, c.kubeProxy, c.addresses, c.boot}
 	if given := s.given.Kubeadm; given != nil {
 		looks = append(looks, func(context.Context) (Finding, error) { return kubeadmFinding(cfg.Kubeadm, given), nil })
 	}
@@ -69,7 +80,52 @@ func Check(ctx context.Context, cfg Config) (*CheckReport, error) {
 		}
 		c.report.Findings = append(c.report.Findings, f)
 	}
+	c.rest()
 	return c.report, nil
+}
+
+// rest adds the step at which init would fail, if nothing above has said so.
+func (c *checkup) rest() {
+	failed := c.plan.Failure()
+	if failed == nil || !c.report.Ready {
+		return
+	}
+	c.report.Ready, c.report.ExitCode = false, failed.ExitCode
+	c.report.Findings = append(c.report.Findings, Finding{Check: failed.Step, Grade: Bad, Sentence: failed.Reason, ExitCode: failed.ExitCode})
+}
+
+// addresses says where init would lead connections to the API service.
+func (c *checkup) addresses(context.Context) (Finding, error) {
+	f := Finding{Check: "addresses", Grade: Good, ExitCode: ExitNotFound}
+	at := slices.IndexFunc(c.plan.Steps, func(st StepReport) bool { return st.Step == "discover" })
+	if at < 0 || c.plan.Steps[at].Result == Skipped {
+		f.Grade, f.Sentence = Skip, "not looked for, as what comes before fails"
+		return f, nil
+	}
+	st := c.plan.Steps[at]
+	f.Sentence, f.Details = st.Reason, st.Warnings
+	live := 0
+	for _, s := range c.plan.Servers {
+		if s.State == apiserver.Live.String() {
+			live++
+		}
+		where := fmt.Sprintf("%s is %s, from %s", s.Endpoint, s.State, strings.Join(s.Sources, ", "))
+		f.Evidence = append(f.Evidence, where)
+	}
+	switch {
+	case st.Result == Failed:
+		f.Grade, f.ExitCode = Bad, st.ExitCode
+		if lines := strings.Split(st.Reason, "\n"); len(lines) > 1 { // what each source said
+			f.Sentence, f.Evidence = lines[0], lines[1:len(lines)-1]
+			f.Details = append(f.Details, lines[len(lines)-1]+"; `firsthop discover` shows what each source gave")
+		}
+	case live == 0 && len(c.plan.Servers) > 0:
+		f.Grade, f.ExitCode = Bad, ExitProof
+		f.Sentence = "no API server answers: " + f.Sentence
+	case len(st.Warnings) > 0:
+		f.Grade = Warn
+	}
+	return f, nil
 }
 
 // kubeadmFinding says what init would take from the file for kubeadm.
@@ -102,6 +158,7 @@ type checkup struct {
 	Config
 	places
 	report *CheckReport
+	plan   *Report // of a dry run of init
 	mount  mounts.BPFFS
 	root   mounts.Cgroup2
 }
@@ -113,7 +170,7 @@ func (c *checkup) kernel(context.Context) (Finding, error) {
 	}
 	c.report.Kernel = rep
 	f := Finding{Check: "kernel", Grade: Good, Sentence: rep.Sentence, ExitCode: ExitKernel,
-		Details: []string{rep.Host.Release.Text + " " + rep.Host.Uname, rep.Host.String()}}
+		Evidence: []string{rep.Host.Release.Text + " " + rep.Host.Uname, rep.Host.String()}}
 	f.Details = append(f.Details, rep.Losses...)
 	if err := rep.Err(); err != nil {
 		f.Grade = Bad
@@ -133,9 +190,9 @@ func (c *checkup) bpffs(context.Context) (Finding, error) {
 	c.mount = b
 	f := Finding{Check: "bpffs", Grade: Good, ExitCode: ExitBPFFS, Sentence: fmt.Sprintf("%s: %s", b.HostPath, b.State)}
 	if m := b.Mount; m.Type != "" {
-		f.Details = append(f.Details, fmt.Sprintf("%s on %s type %s (%s)", m.Source, m.Point, m.Type, m.Options))
+		f.Evidence = append(f.Evidence, fmt.Sprintf("%s on %s type %s (%s)", m.Source, m.Point, m.Type, m.Options))
 	}
-	f.Details = append(f.Details, b.Notes...)
+	f.Evidence = append(f.Evidence, b.Notes...)
 	grade(&f, b.Err(), b.Actions, b.Warnings)
 	return f, nil
 }
@@ -146,7 +203,7 @@ func (c *checkup) cgroup2(context.Context) (Finding, error) {
 		return Finding{}, err
 	}
 	c.root = g
-	f := Finding{Check: "cgroup2", Grade: Good, ExitCode: ExitCgroup, Sentence: fmt.Sprintf("%s: %s; %s", g.HostPath, g.State, g.How)}
+	f := Finding{Check: "cgroup2", Grade: Good, ExitCode: ExitCgroup, Sentence: fmt.Sprintf("%s: %s", g.HostPath, g.State), Evidence: []string{g.How}}
 	grade(&f, g.Err(), g.Actions, g.Warnings)
 	return f, nil
 }
@@ -168,7 +225,7 @@ func grade(f *Finding, err error, actions, warnings []string) {
 func (c *checkup) hooks(context.Context) (Finding, error) {
 	f := Finding{Check: "hooks", Grade: Good, ExitCode: ExitAttach, Sentence: "no other program is at our hooks"}
 	if c.root.Err() != nil || c.report.Kernel.Err() != nil {
-		f.Grade, f.Sentence = Warn, "not looked at, as kernel or cgroup2 don't do"
+		f.Grade, f.Sentence = Skip, "not looked at, as kernel or cgroup2 fail"
 		return f, nil
 	}
 	states, err := c.attached()
@@ -192,6 +249,7 @@ func (c *checkup) hooks(context.Context) (Finding, error) {
 		f.Sentence = "another firsthop serves this cgroup, with another bpffs: init here would not be effective"
 	case len(f.Details) > 0:
 		f.Sentence = fmt.Sprintf("%d other programs at the same hooks, which they share", len(f.Details))
+		f.Details, f.Evidence = nil, f.Details
 	case ours > 0:
 		f.Sentence = fmt.Sprintf("%d programs of this instance are attached, and no others", ours)
 	}
@@ -236,16 +294,13 @@ func (c *checkup) boot(ctx context.Context) (Finding, error) {
 		f.Grade, f.Sentence = Warn, c.noHost.Error()
 		return f, nil
 	}
-	rep, err := units.PlanInstall(ctx, units.Config{Root: c.hostRoot, StateDir: c.onHost(c.stateDir)})
+	rep, err := planBoot(ctx, c.Config, false)
 	if err != nil {
 		f.Grade, f.Sentence = Warn, err.Error()
 		return f, nil
 	}
 	f.Sentence = rep.Statement
-	f.Details = append(rep.Notes, rep.Warnings...)
-	if len(rep.Actions) > 0 {
-		f.Details = append(f.Details, "`firsthop install` would: "+strings.Join(describeActions(rep.Actions), ", "))
-	}
+	f.Details, f.Evidence = rep.Warnings, rep.Notes
 	if !rep.Survives || len(rep.Warnings) > 0 {
 		f.Grade = Warn
 	}

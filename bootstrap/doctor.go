@@ -17,11 +17,12 @@ import (
 // Health is how a check of the doctor's came out.
 type Health string
 
-// The three of them.
+// The results.
 const (
 	Healthy Health = "ok"
 	Ailing  Health = "warn" // works, but somebody should do something
 	Broken  Health = "fail" // an invariant does not hold
+	Unseen  Health = "skip" // what it stands on is broken
 )
 
 // Diagnosis is one invariant, checked on the live node.
@@ -180,7 +181,9 @@ const runInit = "firsthop init"
 // unseen is for what can't be checked as something that it stands on is broken,
 // which another check has said.
 func unseen(what string, err error) Diagnosis {
-	return warn("mend what is above first", "could not be looked at: %s: %s", what, err)
+	g := warn("repair what is above first", "could not look at %s: %s", what, err)
+	g.Health = Unseen
+	return g
 }
 
 // count is "1 pin" or "2 pins".

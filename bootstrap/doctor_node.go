@@ -49,7 +49,7 @@ func (d *doctor) bpffs(context.Context) Diagnosis {
 	case len(b.Stack) > 1 && err != nil:
 		return fail("umount "+b.HostPath+", which takes the topmost off", "%s", err).because(seen...)
 	case err != nil:
-		return fail("firsthop check, which says how to mend it", "%s", err).because(seen...)
+		return fail("firsthop check, which says how to repair it", "%s", err).because(seen...)
 	case b.State == mounts.BPFFSStacked:
 		return warn("look what the lower one holds, and use one of them only", "two BPF file systems are mounted at %s, one over the other: what is pinned in the lower one is out of sight", b.HostPath).because(seen...)
 	case len(b.Warnings) > 0:

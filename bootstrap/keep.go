@@ -47,7 +47,7 @@ func (s *stage) keepGood(ctx context.Context) error {
 			continue
 		}
 		if len(live) > 0 {
-			return &exitError{ExitProof, fmt.Errorf("none of %s answers, while connections to %s reach %s: they are left as they are; mend the endpoints, or use --prove translated if servers start there later",
+			return &exitError{ExitProof, fmt.Errorf("none of %s answers, while connections to %s reach %s: they are left as they are; repair the endpoints, or use --prove translated if servers start there later",
 				joinAddrs(svc.Backends), joinFrontends(svc), joinAddrs(live))}
 		}
 	}

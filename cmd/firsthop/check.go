@@ -1,6 +1,10 @@
 package main
 
 import (
+	"regexp"
+	"strings"
+	"unicode/utf8"
+
 	"github.com/urfave/cli/v2"
 
 	"github.com/firsthop/firsthop/bootstrap"
@@ -9,9 +13,13 @@ import (
 func checkCommand(e env) *cli.Command {
 	return &cli.Command{
 		Name:      "check",
-		Usage:     "is this node ready: kernel, bpffs, cgroup2, other programs, kube-proxy, boot",
+		Usage:     "is this node ready, and what would init do",
 		ArgsUsage: " ",
-		Flags:     join([]cli.Flag{boolFlag("verbose", false, "list every kernel feature")}, kernelFlags(), []cli.Flag{kubeadmFlag()}, commonFlags(), []cli.Flag{outputFlag()}),
+		Description: `Looks at kernel, bpffs, cgroup2, programs of others, kube-proxy, the API server's
+addresses and the next boot, and says what init would do with the same settings.
+It changes nothing. Exits 0 if the node is ready, else with init's exit code.`,
+		Flags: join([]cli.Flag{boolFlag("verbose", false, "show what each result was made from, and every kernel feature")},
+			balancerFlags(), kernelFlags(), addressFlags(), []cli.Flag{kubeadmFlag()}, commonFlags(), []cli.Flag{outputFlag()}),
 		Action: func(c *cli.Context) error {
 			p, err := newPrinter(e, c)
 			if err != nil {
@@ -37,18 +45,55 @@ func checkCommand(e env) *cli.Command {
 }
 
 func checkText(p *printer, r *bootstrap.CheckReport, verbose bool) {
+	failed, warned := 0, 0
 	for _, f := range r.Findings {
-		p.linef("%-10s %s  %s", f.Check, p.paint(string(f.Grade), 4), f.Sentence)
+		switch f.Grade {
+		case bootstrap.Bad:
+			failed++
+		case bootstrap.Warn:
+			warned++
+		}
+	}
+	if r.Ready {
+		p.linef("%s: this node is ready: `firsthop init` would work\n", p.verdict(failed, warned))
+	} else {
+		p.linef("%s: this node is not ready: `firsthop init` would end with exit code %d\n", p.verdict(1, 0), r.ExitCode)
+	}
+	for _, f := range r.Findings {
+		p.finding(string(f.Grade), f.Check, f.Sentence)
 		for _, d := range f.Details {
-			p.linef("%18s%s", "", d)
+			p.say(findingColumn, "%s", d)
+		}
+		if verbose {
+			for _, e := range f.Evidence {
+				p.say(findingColumn, "%s", e)
+			}
+		}
+	}
+	if len(r.Would) > 0 && r.Ready {
+		p.linef("\ninit would:")
+		for _, w := range r.Would {
+			p.say(2, "%s", w)
 		}
 	}
 	if verbose {
-		p.linef("\n%s", r.Kernel)
+		p.linef("")
+		kernelText(p, r.Kernel.String())
 	}
-	if r.Ready {
-		p.linef("this node is ready: `firsthop init` would work")
-	} else {
-		p.linef("this node is not ready: `firsthop init` would end with exit code %d", r.ExitCode)
+}
+
+// featureLine is a line of a kernel report about one feature: its columns, and the text.
+var featureLine = regexp.MustCompile(`^(  \S+ +\S.*? +Linux \S+ +)(\S.*)$`)
+
+// kernelText writes a kernel report, which has one line for each feature.
+func kernelText(p *printer, report string) {
+	for line := range strings.Lines(report) {
+		line = strings.TrimRight(line, " \n")
+		if m := featureLine.FindStringSubmatch(line); m != nil {
+			p.item(m[1], utf8.RuneCountInString(m[1]), m[2])
+			continue
+		}
+		indent := len(line) - len(strings.TrimLeft(line, " "))
+		p.say(indent, "%s", line[indent:])
 	}
 }

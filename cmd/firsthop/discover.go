@@ -52,7 +52,7 @@ func discoverCommand(e env) *cli.Command {
 			if err != nil {
 				report.Error = firstLine(err)
 			}
-			if perr := p.print(report, func(p *printer) { discoverText(p, found) }); perr != nil {
+			if perr := p.print(report, func(p *printer) { discoverText(p, found, report.Error) }); perr != nil {
 				return perr
 			}
 			if err != nil {
@@ -76,7 +76,37 @@ func firstLine(err error) string {
 	return line
 }
 
-func discoverText(p *printer, r *discover.Result) {
+func discoverText(p *printer, r *discover.Result, missing string) {
+	live := 0
+	for _, ep := range r.Endpoints {
+		if ep.State == apiserver.Live {
+			live++
+		}
+	}
+	result, text := "ok", fmt.Sprintf("%d of %d API servers answer; Service IPs: %s", live, len(r.Endpoints), orDash(addrs(r.ServiceAddrs())))
+	switch {
+	case missing != "":
+		result, text = "fail", "init would find too little"
+	case live < len(r.Endpoints):
+		result = "warn"
+	}
+	p.item(p.paint(result, 0)+": ", len(result)+2, text)
+	for _, n := range r.Notes {
+		p.say(2, "note: %s", n)
+	}
+	p.linef("")
+	if len(r.Endpoints) > 0 {
+		rows := [][]string{{"API SERVER", "STATE", "LATENCY", "FROM", "WHY"}}
+		for _, ep := range r.Endpoints {
+			var sources []string
+			for _, s := range ep.Sources {
+				sources = append(sources, string(s))
+			}
+			rows = append(rows, []string{ep.String(), ep.State.String(), fmt.Sprintf("%.1f ms", float64(ep.Latency.Microseconds())/1000), strings.Join(sources, ", "), orDash(ep.Detail)})
+		}
+		p.table(rows)
+		p.linef("")
+	}
 	rows := [][]string{{"SOURCE", "USED", "SERVICE IPS", "ENDPOINTS", "REMARKS"}}
 	for _, s := range r.Sources {
 		used := "no"
@@ -90,19 +120,4 @@ func discoverText(p *printer, r *discover.Result) {
 		rows = append(rows, []string{string(s.Source), used, orDash(addrs(s.Services)), orDash(strings.Join(endpoints, " ")), strings.Join(s.Notes, "; ")})
 	}
 	p.table(rows)
-	if len(r.Endpoints) > 0 {
-		p.linef("")
-		rows = [][]string{{"API SERVER", "STATE", "LATENCY", "FROM", "WHY"}}
-		for _, ep := range r.Endpoints {
-			var sources []string
-			for _, s := range ep.Sources {
-				sources = append(sources, string(s))
-			}
-			rows = append(rows, []string{ep.String(), ep.State.String(), fmt.Sprintf("%.1f ms", float64(ep.Latency.Microseconds())/1000), strings.Join(sources, ","), orDash(ep.Detail)})
-		}
-		p.table(rows)
-	}
-	for _, n := range r.Notes {
-		p.linef("note: %s", n)
-	}
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/urfave/cli/v2"
 
 	"github.com/firsthop/firsthop/bootstrap"
@@ -46,13 +48,6 @@ changes nothing. Exits 0 unless a check fails, then 6.`,
 func doctorText(p *printer, r *bootstrap.DoctorReport) {
 	failed, warned := 0, 0
 	for _, g := range r.Diagnoses {
-		p.linef("%-10s %s  %s", g.Check, p.paint(string(g.Health), 4), g.Sentence)
-		for _, e := range g.Evidence {
-			p.linef("%18s%s", "", e)
-		}
-		if g.Remedy != "" {
-			p.linef("%18sremedy: %s", "", g.Remedy)
-		}
 		switch g.Health {
 		case bootstrap.Broken:
 			failed++
@@ -60,5 +55,33 @@ func doctorText(p *printer, r *bootstrap.DoctorReport) {
 			warned++
 		}
 	}
-	p.linef("%d checks: %d failed, %d with a warning", len(r.Diagnoses), failed, warned)
+	p.linef("%s: %d checks: %d failed, %d with a warning\n", p.verdict(failed, warned), len(r.Diagnoses), failed, warned)
+	for _, g := range r.Diagnoses {
+		p.finding(string(g.Health), g.Check, g.Sentence)
+		for _, e := range g.Evidence {
+			p.say(findingColumn, "%s", e)
+		}
+		if g.Remedy != "" {
+			p.say(findingColumn, "remedy: %s", g.Remedy)
+		}
+	}
+}
+
+// findingColumn is where the text of a finding begins.
+const findingColumn = 18
+
+// finding writes one result of check or doctor.
+func (p *printer) finding(result, name, text string) {
+	p.item(p.paint(result, 4)+"  "+fmt.Sprintf("%-12s", name), findingColumn, text)
+}
+
+// verdict is the worst of several results.
+func (p *printer) verdict(failed, warned int) string {
+	switch {
+	case failed > 0:
+		return p.paint("fail", 0)
+	case warned > 0:
+		return p.paint("warn", 0)
+	}
+	return p.paint("ok", 0)
 }

@@ -356,13 +356,13 @@ func TestTheDoctorOnANodeOfItsOwn(t *testing.T) {
 		says  []string
 		fails bool
 	}{
-		{"before", []string{"bpffs      fail  ", "not mounted", "remedy: firsthop init", "is the true root", "layout     fail", "proof      warn  could not be looked at", "runtime    ok    no runtime runs here"}, true},
-		{"after", []string{"is the true root", "proof      ok", "boot       warn", "remedy: firsthop units", "cache      ok", " 0 failed"}, false},
-		{"covered", []string{"cgroup     fail", "the true root of the hierarchy is mounted nowhere", "hooks      warn  could not be looked at"}, true},
+		{"before", []string{"fail  bpffs  ", "not mounted", "remedy: firsthop init", "is the true root", "fail  layout", "skip  proof       could not look at", "ok    runtime     no runtime runs here"}, true},
+		{"after", []string{"is the true root", "ok    proof", "warn  boot", "remedy: firsthop units", "ok    cache", " 0 failed"}, false},
+		{"covered", []string{"fail  cgroup", "the true root of the hierarchy is mounted nowhere", "skip  hooks       could not look at"}, true},
 	} {
 		text := parts[tc.when]
 		for _, want := range tc.says {
-			if !strings.Contains(text, want) {
+			if !strings.Contains(text, want) && !strings.Contains(unwrapped(text), want) {
 				t.Errorf("%s: doesn't say %q:\n%s", tc.when, want, text)
 			}
 		}

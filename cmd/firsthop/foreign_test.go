@@ -117,7 +117,8 @@ func TestAForeignMultiProgramStays(t *testing.T) {
 			n.init(line...)
 			check()
 			n.run("status").exits(0).says(fmt.Sprintf(`%d "edr_agent"`, agents[0].id))
-			n.run("check").exits(0).says("edr_agent", "which they share")
+			n.run("check", "--service-ips", vips, "--endpoints", servers).exits(0).says("which they share")
+			n.run("check", "--service-ips", vips, "--endpoints", servers, "--verbose").exits(0).says("edr_agent", "which they share")
 			n.run("uninstall", "--force").exits(0)
 			check()
 			if got := n.attached(); len(got) != len(agents) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -73,28 +74,45 @@ func printReport(p *printer, r *bootstrap.Report, bestEffort bool) error {
 }
 
 func reportText(p *printer, r *bootstrap.Report) {
+	p.item(p.paint(resultOf(r.Result, warned(r)), 0)+": ", len(resultOf(r.Result, warned(r)))+2, verdict(r))
+	p.linef("")
 	for _, st := range r.Steps {
 		if st.Result == bootstrap.Skipped && r.Failure() != nil && strings.HasSuffix(st.Reason, " failed") {
 			continue // the failed step is the last that matters
 		}
-		p.linef("%-9s %s %7.1f ms  %s", st.Step, p.paint(string(st.Result), 7), st.Millis, indent(st.Reason))
+		prefix := p.paint(resultOf(st.Result, len(st.Warnings) > 0), 4) + fmt.Sprintf("  %-9s %8.1f ms  ", st.Step, st.Millis)
+		p.item(prefix, stepColumn, st.Reason)
 		verb := ""
 		if r.DryRun {
 			verb = "would: "
 		}
 		for _, ch := range st.Changes {
-			p.linef("%31s%s%s", "", verb, ch)
+			p.say(stepColumn, "%s%s", verb, ch)
 		}
 		for _, w := range st.Warnings {
-			p.linef("%31swarning: %s", "", indent(w))
+			p.say(stepColumn, "warning: %s", w)
 		}
 	}
-	p.linef("%s", verdict(r))
 }
 
-// indent keeps further lines of a text in its column.
-func indent(s string) string {
-	return strings.ReplaceAll(s, "\n", "\n"+strings.Repeat(" ", 31))
+// stepColumn is where the text of a step begins.
+const stepColumn = 29
+
+// resultOf is a result in the words of all commands.
+func resultOf(r bootstrap.Result, warned bool) string {
+	switch {
+	case r == bootstrap.Failed:
+		return "fail"
+	case r == bootstrap.Skipped:
+		return "skip"
+	case warned:
+		return "warn"
+	}
+	return "ok"
+}
+
+func warned(r *bootstrap.Report) bool {
+	return slices.ContainsFunc(r.Steps, func(st bootstrap.StepReport) bool { return len(st.Warnings) > 0 })
 }
 
 func verdict(r *bootstrap.Report) string {
@@ -104,7 +122,7 @@ func verdict(r *bootstrap.Report) string {
 	case r.DryRun:
 		return "dry run: nothing was changed"
 	case r.Result == bootstrap.Skipped:
-		return "skipped: nothing was attached"
+		return "nothing was attached"
 	}
 	return fmt.Sprintf("done in %.1f ms", r.Millis)
 }

@@ -76,9 +76,9 @@ func lookupText(p *printer, l *bootstrap.Lookup) {
 	if len(l.Backends) > 0 {
 		line += " to " + strings.Join(strings.Fields(addrs(l.Backends)), " or ")
 	}
-	p.linef("%s", line)
+	p.say(0, "%s", line)
 	for _, why := range l.Why {
-		p.linef("  %s", why)
+		p.say(2, "%s", why)
 	}
 	rows := [][]string{{"entry", orDash(l.Entry)}, {"flags", orDash(strings.Join(l.Flags, " "))}}
 	if s := l.Service; s != nil {

@@ -174,7 +174,7 @@ func (r result) exits(code bootstrap.ExitCode) result {
 func (r result) says(texts ...string) result {
 	r.Helper()
 	for _, text := range texts {
-		if !strings.Contains(r.stdout+r.stderr, text) {
+		if !strings.Contains(r.stdout+r.stderr, text) && !strings.Contains(unwrapped(r.stdout+r.stderr), unwrapped(text)) {
 			r.Errorf("firsthop %s doesn't say %q:\n%s%s", strings.Join(r.args, " "), text, r.stdout, r.stderr)
 		}
 	}
@@ -252,3 +252,6 @@ func splitEnv(args []string) (env, rest []string) {
 	}
 	return env, args
 }
+
+// unwrapped is a text as it was before it was broken into lines.
+func unwrapped(text string) string { return strings.Join(strings.Fields(text), " ") }

@@ -88,7 +88,7 @@ func natText(p *printer, services []bootstrap.TableService) {
 	if len(out) > 0 {
 		p.linef("\nnot in the table as they should be:")
 		for _, o := range out {
-			p.linef("  %s", o)
+			p.say(2, "%s", o)
 		}
 	}
 }

@@ -102,7 +102,7 @@ func TestNatTellsNames(t *testing.T) {
 	n.serving()
 	n.init("--extra-service", extra4)
 	indexes := n.put(service("tcp/10.96.0.20:80", "10.0.0.5:8080", "10.0.0.6:8080"), service("udp/10.96.0.30:53"))
-	n.run("nat").exits(0).says("default/kubernetes", "tcp/10.96.0.20:80", "10.0.0.5:8080 10.0.0.6:8080")
+	n.run("nat").exits(0).says("default/kubernetes", "tcp/10.96.0.20:80", "10.0.0.5:8080", "10.0.0.6:8080")
 	stop := n.asRuntime(synced(3),
 		admin.Service{Index: indexes[0], Namespace: "default", Name: "web", Port: "http", Proto: "tcp", Family: "IPv4", Kinds: []string{"cluster IP"}},
 		admin.Service{Index: indexes[1], Namespace: "kube-system", Name: "dns", Proto: "udp", Family: "IPv4"},

@@ -1,11 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
+	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
 )
@@ -47,8 +48,9 @@ func newPrinter(e env, c *cli.Context) (*printer, error) {
 // print writes v as JSON, or calls text.
 func (p *printer) print(v any, text func(*printer)) error {
 	if !p.json {
-		text(p)
-		return nil
+		b := bufio.NewWriter(p.w)
+		text(&printer{w: b, color: p.color})
+		return b.Flush()
 	}
 	enc := json.NewEncoder(p.w)
 	enc.SetIndent("", "  ")
@@ -57,13 +59,89 @@ func (p *printer) print(v any, text func(*printer)) error {
 
 func (p *printer) linef(format string, args ...any) { fmt.Fprintf(p.w, format+"\n", args...) }
 
-// table writes rows of cells in aligned columns.
-func (p *printer) table(rows [][]string) {
-	t := tabwriter.NewWriter(p.w, 0, 8, 2, ' ', 0)
-	for _, r := range rows {
-		fmt.Fprintln(t, strings.Join(r, "\t"))
+// item writes a text behind a prefix, and wraps it: its further lines begin below its first. width is that of the prefix as
+// it is seen, without colours.
+func (p *printer) item(prefix string, width int, text string) {
+	for paragraph := range strings.SplitSeq(text, "\n") {
+		for _, line := range wrap(paragraph, lineWidth-width) {
+			p.linef("%s", strings.TrimRight(prefix+line, " "))
+			prefix = strings.Repeat(" ", width)
+		}
 	}
-	t.Flush()
+}
+
+// say writes a text in lines of their own.
+func (p *printer) say(indent int, format string, args ...any) {
+	p.item(strings.Repeat(" ", indent), indent, fmt.Sprintf(format, args...))
+}
+
+// columnGap is between the columns of a table.
+const columnGap = 2
+
+// table writes rows of cells in aligned columns. Where they don't fit into a line, the cells of the widest columns are
+// wrapped.
+func (p *printer) table(rows [][]string) {
+	widths := columnWidths(rows)
+	for _, row := range rows {
+		cells := make([][]string, len(row))
+		height := 1
+		for i, cell := range row {
+			cells[i] = wrap(cell, widths[i])
+			height = max(height, len(cells[i]))
+		}
+		for n := range height {
+			var line strings.Builder
+			for i, cell := range cells {
+				text := ""
+				if n < len(cell) {
+					text = cell[n]
+				}
+				fmt.Fprintf(&line, "%-*s", widths[i]+columnGap, text)
+			}
+			p.linef("%s", strings.TrimRight(line.String(), " "))
+		}
+	}
+}
+
+// columnWidths gives every column what its cells need, and less to the widest while a line is too long. No column gets
+// less than its longest word.
+func columnWidths(rows [][]string) []int {
+	var widths, least []int
+	for _, row := range rows {
+		for i, cell := range row {
+			if i == len(widths) {
+				widths, least = append(widths, 0), append(least, 0)
+			}
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+			for _, word := range strings.Fields(cell) {
+				least[i] = max(least[i], utf8.RuneCountInString(word))
+			}
+		}
+	}
+	for {
+		total, widest := -columnGap, -1
+		for i, w := range widths {
+			total += w + columnGap
+			if w > least[i] && (widest < 0 || w > widths[widest]) {
+				widest = i
+			}
+		}
+		if total <= lineWidth || widest < 0 {
+			return widths
+		}
+		widths[widest] = max(least[widest], widths[widest]-(total-lineWidth), secondWidest(widths, least, widest))
+	}
+}
+
+// secondWidest is how far a column may shrink before another one that can shrink is wider.
+func secondWidest(widths, least []int, widest int) int {
+	second := 0
+	for i, w := range widths {
+		if i != widest && w > least[i] {
+			second = max(second, w)
+		}
+	}
+	return min(second, widths[widest]-1)
 }
 
 // paint colours a word by what it means and fills it up to a width; on anything
@@ -74,9 +152,7 @@ func (p *printer) paint(word string, width int) string {
 		return padded
 	}
 	colors := map[string]string{
-		"ok": "32", "good": "32", "live": "32", "yes": "32",
-		"failed": "31", "fail": "31", "bad": "31", "dead": "31",
-		"skipped": "33", "warn": "33", "not ready": "33",
+		"ok": "32", "warn": "33", "fail": "31", "skip": "33",
 	}
 	code, known := colors[word]
 	if !known {

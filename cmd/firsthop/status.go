@@ -44,16 +44,20 @@ func statusCommand(e env) *cli.Command {
 }
 
 func statusText(p *printer, st *bootstrap.Status) {
-	p.linef("%s", st.Sentence)
+	result := "fail"
+	if st.Serving {
+		result = "ok"
+	}
+	p.item(p.paint(result, 0)+": ", len(result)+2, st.Sentence)
 	for _, problem := range st.Problems {
-		p.linef("  problem: %s", problem)
+		p.say(2, "problem: %s", problem)
 	}
 	for _, n := range st.Notes {
-		p.linef("  note: %s", n)
+		p.say(2, "note: %s", n)
 	}
 	p.linef("\nbpffs   %s", st.Instance.BPFFS)
 	p.linef("cgroup  %s (id %d)", st.Instance.Cgroup, st.Instance.CgroupID)
-	p.linef("runtime %s", st.About)
+	p.item("runtime ", 8, st.About)
 	if st.Runtime != nil {
 		listText(p, "not served as Services ask", st.Runtime.Problems)
 	}
@@ -88,7 +92,8 @@ func statusText(p *printer, st *bootstrap.Status) {
 		serversText(p, st.Last.Servers)
 	}
 	if st.Last.AfterReboot != "" {
-		p.linef("\nafter a reboot: %s", st.Last.AfterReboot)
+		p.linef("")
+		p.say(0, "after a reboot: %s", st.Last.AfterReboot)
 	}
 }
 

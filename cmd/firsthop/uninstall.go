@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/urfave/cli/v2"
 
 	"github.com/firsthop/firsthop/bootstrap"
@@ -53,7 +55,9 @@ func removalsText(p *printer, removed []bootstrap.Removal, dry bool) {
 	if dry {
 		verb = "would remove"
 	}
+	p.linef("%s %d things:\n", verb, len(removed))
 	for _, r := range removed {
-		p.linef("%s %-9s  %s", verb, r.Kind, r.Target)
+		prefix := fmt.Sprintf("%s %-9s  ", verb, r.Kind)
+		p.item(prefix, len(prefix), r.Target)
 	}
 }

@@ -13,7 +13,7 @@ func unitsCommand(e env) *cli.Command {
 		Usage:       "what starts firsthop at boot, and what `install` would change",
 		ArgsUsage:   " ",
 		Description: `Takes the settings that install takes, and says what install would do with them.`,
-		Flags:       join(balancerFlags(), kernelFlags(), addressFlags(), commonFlags(), []cli.Flag{outputFlag()}),
+		Flags:       join(balancerFlags(), kernelFlags(), addressFlags(), []cli.Flag{kubeadmFlag()}, commonFlags(), []cli.Flag{outputFlag()}),
 		Action: func(c *cli.Context) error {
 			p, err := newPrinter(e, c)
 			if err != nil {
@@ -33,14 +33,25 @@ func unitsCommand(e env) *cli.Command {
 }
 
 func unitsText(p *printer, r *units.Report) {
-	p.linef("%s", r.Statement)
-	for _, a := range r.Actions {
-		p.linef("  install would: %s %s", a.Kind, a.Path)
+	switch n := len(r.Actions); {
+	case n == 0 && r.Survives:
+		p.linef("%s: `firsthop install` would change nothing\n", p.paint("ok", 0))
+	case n == 0:
+		p.linef("%s: nothing starts firsthop at boot\n", p.paint("warn", 0))
+	default:
+		p.linef("%s: not installed as `firsthop install` would: it would make %d changes\n", p.paint("warn", 0), n)
 	}
+	for _, a := range r.Actions {
+		p.linef("  would: %s %s", a.Kind, a.Path)
+	}
+	if len(r.Actions) > 0 {
+		p.linef("\nthen:")
+	}
+	p.say(0, "%s", r.Statement)
 	for _, n := range r.Notes {
-		p.linef("  note: %s", n)
+		p.say(2, "note: %s", n)
 	}
 	for _, w := range r.Warnings {
-		p.linef("  warning: %s", w)
+		p.say(2, "warning: %s", w)
 	}
 }

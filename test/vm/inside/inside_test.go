@@ -75,7 +75,7 @@ func (r result) exits(code int) result {
 func (r result) says(texts ...string) result {
 	r.Helper()
 	for _, text := range texts {
-		if !strings.Contains(r.stdout+r.stderr, text) {
+		if !strings.Contains(r.stdout+r.stderr, text) && !strings.Contains(unwrapped(r.stdout+r.stderr), unwrapped(text)) {
 			r.Errorf("%s doesn't say %q:\n%s%s", r.line, text, r.stdout, r.stderr)
 		}
 	}
@@ -131,3 +131,6 @@ func exchange(t *testing.T, mode clients.Mode, addr string, opts ...clients.Opti
 	}
 	return e
 }
+
+// unwrapped is a text as it was before it was broken into lines.
+func unwrapped(text string) string { return strings.Join(strings.Fields(text), " ") }
