@@ -16,6 +16,7 @@ import (
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/apiserver"
 )
 
 // LookupRequest is a connect (or, for UDP, a datagram) that somebody might make.
@@ -312,6 +313,12 @@ func (l *looker) findKept() {
 // ParseDest reads the address of a lookup: IP:PORT, IPv6 in brackets.
 func ParseDest(s string) (netip.AddrPort, error) {
 	ap, err := netip.ParseAddrPort(strings.TrimSpace(s))
+	if _, bare := netip.ParseAddr(strings.Trim(s, "[] ")); err != nil && bare == nil { // an address without a port
+		var entry *apiserver.EntryError
+		if _, reason := apiserver.ParseServices(s); errors.As(reason, &entry) {
+			return netip.AddrPort{}, fmt.Errorf("%q: %s", s, entry.Reason)
+		}
+	}
 	if err != nil || ap.Port() == 0 || ap.Addr().Zone() != "" {
 		return netip.AddrPort{}, fmt.Errorf("%q: want an IP address and a port, as 10.96.0.1:443 or [fd00:96::1]:443", cmp.Or(s, " "))
 	}

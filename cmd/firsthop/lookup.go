@@ -41,7 +41,10 @@ func runLookup(e env, c *cli.Context) error {
 	if err := errors.Join(checkVariables(e, c.App.Commands), checkCommonFlags(e, c)); err != nil {
 		return err
 	}
-	if len(words) != 1 {
+	if len(words) == 0 {
+		return usagef("nat lookup wants an address, as 10.96.0.1:443 or [fd00:96::1]:443")
+	}
+	if len(words) > 1 {
 		return usagef("nat lookup wants one address, as 10.96.0.1:443, but was given %q", strings.Join(words, " "))
 	}
 	req := bootstrap.LookupRequest{Proto: bpf.UDP, PID: c.Int("pid"), Forbid: atCommas(c.StringSlice("forbid-feature"))}

@@ -14,6 +14,9 @@ func onUsageError(c *cli.Context, err error, _ bool) error {
 	name, flags := "firsthop", c.App.Flags
 	if c.Command != nil && c.Command.Name != "" && c.Command.Name != name {
 		name += " " + c.Command.Name
+		if len(c.Lineage()) > 3 { // of this command, its parent, the program, and cli's own
+			name = "firsthop " + c.Lineage()[1].Command.Name + " " + c.Command.Name
+		}
 		flags = c.Command.Flags
 	}
 	problem, hint := explain(err.Error(), flags)
@@ -37,7 +40,11 @@ func explain(text string, flags []cli.Flag) (problem, hint string) {
 		if near != "" {
 			near = "--" + near
 		}
-		return fmt.Sprintf("unknown flag %q", "--"+m[1]), didYouMean(near)
+		dashes := "--"
+		if len(name) == 1 {
+			dashes = "-"
+		}
+		return fmt.Sprintf("unknown flag %q", dashes+m[1]), didYouMean(near)
 	}
 	if m := match(noValue); m != nil {
 		return fmt.Sprintf("--%s needs a value", m[1]), ""
@@ -62,7 +69,7 @@ func wanted(flags []cli.Flag, name string) string {
 			return "true or false"
 		case *cli.DurationFlag:
 			return "a duration, such as 2s or 500ms"
-		case *cli.UintFlag:
+		case *cli.UintFlag, *cli.IntFlag:
 			return "a whole number"
 		}
 	}
