@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"maps"
 	"path"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -380,4 +381,19 @@ func FuzzRancher(f *testing.F) {
 			r.List("a")
 		}
 	})
+}
+
+// A line that goes on and on costs no more than its length: a damaged unit must not hold a start up.
+func TestParseUnitIsLinear(t *testing.T) {
+	text := "[Service]\nExecStart=" + strings.Repeat("\\\n", 20_000) + "x\n"
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	got := parseUnit(text)
+	runtime.ReadMemStats(&after)
+	if len(got) != 1 || got[0].key != "ExecStart" || got[0].value != "x" {
+		t.Errorf("it is read as %.3v", got)
+	}
+	if n := after.TotalAlloc - before.TotalAlloc; n > 16<<20 {
+		t.Errorf("%d bytes are allocated for a text of %d", n, len(text))
+	}
 }

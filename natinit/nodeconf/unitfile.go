@@ -14,7 +14,8 @@ type setting struct {
 // systemd does.
 func parseUnit(text string) []setting {
 	var out []setting
-	section, pending := "", ""
+	section := ""
+	var pending strings.Builder // a line that goes on
 	continued := false
 	text = strings.TrimPrefix(text, "\uFEFF")
 	for line := range strings.SplitSeq(text, "\n") {
@@ -23,20 +24,20 @@ func parseUnit(text string) []setting {
 		if trimmed != "" && (trimmed[0] == '#' || trimmed[0] == ';') {
 			continue // also inside of a continued line
 		}
-		if continued {
-			line = pending + line
-		} else {
+		if !continued {
 			line = trimmed
 		}
-		if body, more := cutContinuation(line); more {
-			pending, continued = body+" ", true
+		body, more := cutContinuation(line)
+		pending.WriteString(body)
+		if continued = more; more {
+			pending.WriteByte(' ')
 			continue
 		}
-		pending, continued = "", false
-		out, section = addSetting(out, section, line)
+		out, section = addSetting(out, section, pending.String())
+		pending.Reset()
 	}
-	if continued {
-		out, _ = addSetting(out, section, pending)
+	if pending.Len() > 0 {
+		out, _ = addSetting(out, section, pending.String())
 	}
 	return out
 }
