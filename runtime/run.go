@@ -248,7 +248,7 @@ func (r *run) connect() error {
 		return err
 	}
 	r.watcher = watch.New(watch.Config{
-		Clients: r.clients, NodeName: r.cfg.NodeName, Log: r.cfg.Log, Pods: r.cfg.Pods, CIDRs: r.cfg.ServiceCIDRs == nil, Handle: r.engine.handle,
+		Clients: r.clients, NodeName: r.cfg.NodeName, Log: r.cfg.Log, Pods: r.cfg.Pods, CIDRs: r.cfg.ServiceCIDRs == nil, Handle: r.engine.handle, OnUseless: r.dialer.Leave,
 		Stripper: &services.Stripper{Annotations: []string{workloads.Annotation, metrics.TriggerAnnotation}},
 	})
 	return nil

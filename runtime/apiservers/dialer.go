@@ -67,7 +67,8 @@ type Dialer struct {
 
 	mu     sync.Mutex
 	status DialerStatus
-	direct bool // the last connection was
+	direct bool                         // the last connection was
+	left   map[netip.AddrPort]time.Time // see Leave
 	says   limiter
 }
 
@@ -127,7 +128,7 @@ func (d *Dialer) Status() DialerStatus {
 
 // DialContext has the shape that rest.Config.Dial wants. It tries the address,
 // then the endpoints: the live ones in turn, those that the API service leads
-// to, then all that are known; then the Service IP, if it is not the address. Each is tried when the one before has
+// to, then all that are known, those that were left at the end; then the Service IP, if it is not the address. Each is tried when the one before has
 // failed or was silent for dialStagger. The first connection counts. A host name is looked up
 // each time. The error is a *DialError.
 func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
@@ -137,7 +138,8 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 		return d.dialConfigured(ctx, network, address)
 	}}
 	var direct []way
-	for _, e := range d.cfg.Monitor.dialOrder(int(d.turn.Add(1) % (1 << 30))) {
+	order, leaving := d.passBy(d.cfg.Monitor.dialOrder(int(d.turn.Add(1) % (1 << 30))))
+	for _, e := range order {
 		to := e.Addr.String()
 		if to == address || len(direct) == maxDials {
 			continue
@@ -157,11 +159,11 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 	}
 	proven := d.cfg.Proven == nil || d.cfg.Proven()
 	ways := append([]way{configured}, direct...)
-	if !proven || d.cfg.Monitor.dead(address) {
+	if !proven || leaving || d.cfg.Monitor.dead(address) {
 		ways = append(direct, configured)
 	}
 	conn, by, tries := race(ctx, ways)
-	d.count(conn, by, address, proven, tries)
+	d.count(conn, by, address, proven, leaving, tries)
 	if conn == nil {
 		return nil, &DialError{Address: address, Tries: tries}
 	}
@@ -211,7 +213,7 @@ func (d *Dialer) to(a netip.AddrPort) apiserver.Dial {
 }
 
 // count counts, and logs when the way is another one than before.
-func (d *Dialer) count(conn net.Conn, by, address string, proven bool, tries []Try) {
+func (d *Dialer) count(conn net.Conn, by, address string, proven, leaving bool, tries []Try) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if conn == nil {
@@ -238,6 +240,8 @@ func (d *Dialer) count(conn net.Conn, by, address string, proven bool, tries []T
 		why := "silence"
 		if len(tries) > 0 {
 			why = tries[0].String()
+		} else if leaving {
+			why = "it led to a server whose answers are of no use"
 		} else if !proven {
 			why = "not proven to lead to an API server"
 		}

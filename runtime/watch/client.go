@@ -2,6 +2,7 @@ package watch
 
 import (
 	"fmt"
+	"net/http"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -42,10 +43,13 @@ func NewClients(cfg *rest.Config) (Clients, error) {
 	if err != nil {
 		return Clients{}, fmt.Errorf("make a client for the API server: %w", err)
 	}
+	// An API server leads nowhere else: our token goes to no address that it names.
+	staying := *httpClient
+	staying.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	client := func(gv schema.GroupVersion, path string) (rest.Interface, error) {
 		c := rest.CopyConfig(base)
 		c.GroupVersion, c.APIPath = &gv, path
-		return rest.RESTClientForConfigAndClient(c, httpClient)
+		return rest.RESTClientForConfigAndClient(c, &staying)
 	}
 	var clients Clients
 	if clients.Core, err = client(corev1.SchemeGroupVersion, "/api"); err == nil {

@@ -58,6 +58,8 @@ func (l *looking) ListWithContext(ctx context.Context, o metav1.ListOptions) (ru
 // look lists all objects and tells of them as they come. The list is as new as one of etcd's, of which the API server
 // makes sure (KEP-2340; before Kubernetes 1.31 it asks etcd).
 func (l *looking) look(ctx context.Context) (version string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, listTime)
+	defer cancel()
 	o := l.source.options
 	body, err := l.source.client.Get().Resource(string(l.source.resource)).VersionedParams(&o, metav1.ParameterCodec).
 		SetHeader("Accept-Encoding", "identity"). // to compress it takes the API server longer than to send it

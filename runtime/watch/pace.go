@@ -29,6 +29,10 @@ const (
 
 	// longestAsked bounds how long an API server may ask to be left alone (Retry-After).
 	longestAsked = time.Minute
+	// uselessAfter is how many failures in a row another API server is worth.
+	uselessAfter = 3
+	// listTime bounds a list: an API server itself gives it a minute.
+	listTime = 75 * time.Second
 )
 
 // errShort says that a watch ended at once.
@@ -75,11 +79,19 @@ func (p *paced) wait() {
 
 // failed makes the next request wait longer than the one before did.
 func (p *paced) failed(err error) {
+	again := p.fail(err) >= uselessAfter && anotherMay(err)
+	if (again || errors.Is(err, context.DeadlineExceeded)) && p.w.cfg.OnUseless != nil { // a list's time is long
+		p.w.cfg.OnUseless()
+	}
+}
+
+// fail counts a failure, and returns how many there were in a row.
+func (p *paced) fail(err error) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if apierrors.IsInvalid(err) && !p.refused {
 		p.refused = true // an API server without watch-lists: the reflector asks for a list instead
-		return
+		return 0
 	}
 	p.fails++
 	d := pauseAfter(p.fails)
@@ -87,6 +99,13 @@ func (p *paced) failed(err error) {
 		d = max(d, min(time.Duration(seconds)*time.Second, longestAsked))
 	}
 	p.next = p.now().Add(d)
+	return p.fails
+}
+
+// anotherMay reports whether another API server may answer better: not where the cluster's
+// own rules say no, or where we are asked for patience.
+func anotherMay(err error) bool {
+	return !apierrors.IsForbidden(err) && !apierrors.IsNotFound(err) && !apierrors.IsTooManyRequests(err)
 }
 
 func pauseAfter(fails int) time.Duration {
@@ -109,6 +128,8 @@ func (p *paced) ListWithContext(ctx context.Context, o metav1.ListOptions) (runt
 		}
 		p.wait()
 	}
+	ctx, cancel := context.WithTimeout(ctx, listTime)
+	defer cancel()
 	list, err := cache.ToListerWatcherWithContext(p.ListerWatcher).ListWithContext(ctx, o)
 	if err != nil {
 		p.failed(err)

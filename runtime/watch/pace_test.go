@@ -2,6 +2,7 @@ package watch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -155,4 +156,45 @@ func TestPaceCostsAStartNothing(t *testing.T) {
 	p.wait()
 	p.failed(apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("ListOptions").GroupKind(), "", nil)) // it knows no watch-lists
 	p.wait()
+}
+
+// What the cluster's rules forbid, or an API server that asks for patience, is no better with another one.
+func TestPaceTellsOfServersOfNoUse(t *testing.T) {
+	for name, tc := range map[string]struct {
+		err  error
+		want int
+	}{
+		"errors":    {apierrors.NewInternalError(errors.New("no")), 3},
+		"no watch":  {nil, 3},
+		"no rights": {apierrors.NewForbidden(corev1.Resource("services"), "", nil), 0},
+		"no such":   {apierrors.NewNotFound(corev1.Resource("services"), ""), 0},
+		"busy":      {apierrors.NewTooManyRequests("busy", 1), 0},
+		"silence":   {context.DeadlineExceeded, uselessAfter + 2},
+	} {
+		told := 0
+		w := New(Config{Log: slog.New(slog.NewTextHandler(&buffer{}, nil)), OnUseless: func() { told++ }})
+		p := newPaced(t.Context(), w, source{resource: Services}, nil)
+		for range uselessAfter + 2 {
+			p.failed(tc.err)
+		}
+		if told != tc.want {
+			t.Errorf("%s: told %d times, want %d", name, told, tc.want)
+		}
+	}
+}
+
+// client-go's transport adds the token to whatever request a redirect makes.
+func TestTheClientFollowsNoRedirect(t *testing.T) {
+	var led atomic.Int32
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { led.Add(1) }))
+	defer elsewhere.Close()
+	server := httptest.NewServer(http.RedirectHandler(elsewhere.URL, http.StatusMovedPermanently))
+	defer server.Close()
+	clients, err := NewClients(&rest.Config{Host: server.URL, BearerToken: "secret"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := clients.Core.Get().Resource("services").Do(t.Context()).Error(); err == nil || led.Load() != 0 {
+		t.Errorf("error %v, and %d requests went elsewhere", err, led.Load())
+	}
 }

@@ -58,6 +58,9 @@ type Config struct {
 	// Handle is told of a list at once, or of one change. It may be called by
 	// several goroutines at once, for different resources.
 	Handle func([]Event)
+	// OnUseless is told that an API server answers again and again with nothing that can be
+	// used, where another one may do better. nil: nobody is.
+	OnUseless func()
 }
 
 // notHeadless leaves out the slices of another proxy's Services, and those that
