@@ -68,16 +68,24 @@ fmt: setup-bpf ## format Go and C
 ##@ Tests
 
 .PHONY: demo
-demo: setup-demo build ## see it work, in a network namespace of its own that goes away again
-	$(GO) build -buildvcs=false -o bin/demo ./test/demo
-	$(AS_ROOT) bin/demo -firsthop bin/firsthop
+demo: setup-demo ## see it work, in 15 seconds, in a network namespace of its own that goes away again; DEMO=-v shows all output
+	@echo "Building bin/firsthop and bin/demo; the first time, this takes a minute or two."
+	@$(PRODUCT) -v -o bin/ ./cmd/firsthop ./test/demo 2>&1 | .ci/progress
+	@$(AS_ROOT) bin/demo -firsthop bin/firsthop $(DEMO)
 
 .PHONY: test
 ifeq ($(PKG),./...)
-test: setup-test setup-kube build ## every test, with the race detector, as root (by sudo where it must); PKG=./kernel/... for some
-	$(WITH_KUBE) .ci/test ./...
-	for module in $(filter-out test/kube,$(NESTED)); do MODULE=$$module .ci/test ./...; done
-	$(MAKE) --no-print-directory test-kube
+# What ran and what was left out, of all parts of test.
+test: export NOTES = $(CURDIR)/.cache/test-notes
+test: setup-test build ## every test, with the race detector, as root (by sudo where it must); PKG=./kernel/... for some
+	@mkdir -p .cache; rm -f "$$NOTES"
+	@echo "Part 1 of 2: what needs no Kubernetes."
+	@env -u FIRSTHOP_TEST_KUBE_BIN .ci/test ./...
+	@for module in $(filter-out test/kube,$(NESTED)); do MODULE=$$module .ci/test ./...; done
+	@echo "Part 2 of 2: what needs a real API server or kube-proxy, which are built first, once."
+	@$(MAKE) --no-print-directory test-kube
+	@.cache/test-report -total -notes "$$NOTES"
+	@echo "make test-vm, test-boot and test-all run what this machine cannot: see docs/testing.md."
 else
 test: setup-test build
 	.ci/test $(PKG)
@@ -87,11 +95,15 @@ endif
 WITH_KUBE = bin=$${FIRSTHOP_TEST_KUBE_BIN:-$$(cd test/kube && $(GO) run -buildvcs=false ./binaries/print)}; \
 	export FIRSTHOP_TEST_KUBE_BIN="$$bin";
 
+# Tests of the product's own packages that start a real API server.
+REAL = -run RealAPIServer ./bootstrap/discover ./natinit/apiserver
+
 # The oracle goes without the race detector: what it asks is pure, and its hundred thousand cases would take minutes.
 .PHONY: test-kube
 test-kube: setup-test setup-kube build ## the tests with real API servers and kube-proxy, and the oracle: a part of test
-	$(WITH_KUBE) cd test/kube; MODULE=test/kube ../../.ci/test $$($(GO) list ./... | grep -v '/oracle$$')
-	RACE=no MODULE=test/kube .ci/test ./oracle
+	@$(WITH_KUBE) .ci/test $(REAL); \
+		(cd test/kube; MODULE=test/kube ../../.ci/test $$($(GO) list ./... | grep -v '/oracle$$')); \
+		RACE=no MODULE=test/kube .ci/test ./oracle
 
 .PHONY: test-vm
 test-vm: setup-vm ## the kernel's part of the tests on Debian's kernels, and short lives of whole systems; VM=5.10 for one, VM_KERNEL=FILE for another

@@ -2,14 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/firsthop/firsthop/test/lab"
 )
@@ -18,78 +17,89 @@ import (
 // fails by chance happens once in 100,000,000 times.
 const connections = 45
 
-// teller prints numbered chapters, and commands with their output.
+// teller shows the steps, and commands with their output.
 type teller struct {
-	ctx     context.Context
-	out     io.Writer
-	machine *machine
-	chapter int
+	ctx         context.Context
+	out         io.Writer
+	machine     *machine
+	verbose     bool
+	step, steps int
 	// What was there before init, to compare.
 	before      *lab.Snapshot
 	filesBefore []string
+
+	runtime *lab.Cmd // firsthop run
+	client  *lab.Cmd // connects to the Service shop in a loop
 }
 
-// tell is the story. Each chapter checks what it says.
-func tell(ctx context.Context, out io.Writer, m *machine) error {
-	t := &teller{ctx: ctx, out: out, machine: m}
-	for _, chapter := range []func() error{
-		t.theMachine,
+// tell shows all of it. Each step checks what it says.
+func (t *teller) tell() error {
+	steps := []func() error{
 		t.nothingServesTheServiceIP,
 		t.initSeedsAndAttaches,
 		t.connectionsReachEveryServer,
-		t.aServerDies,
-		t.initMovesTheDeadOneOut,
-		t.statusAndTable,
-		t.theWayBack,
-	} {
-		if err := chapter(); err != nil {
-			return fmt.Errorf("step %d: %w", t.chapter, err)
+		t.initMovesADeadServerOut,
+		t.runServesEveryService,
+		t.aServiceChanges,
+		t.theRuntimeIsKilled,
+		t.theRuntimeCatchesUp,
+		t.runMovesADeadServerOut,
+		t.uninstallRemovesAll,
+	}
+	t.steps = len(steps)
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return fmt.Errorf("step %d: %w", t.step, err)
 		}
-		if err := ctx.Err(); err != nil {
+		if err := t.ctx.Err(); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (t *teller) theMachine() error {
-	t.title("A machine of its own, with three API servers")
+func (t *teller) nothingServesTheServiceIP() error {
+	t.title("A node with three API servers and no kube-proxy")
 	l := t.machine.lab
-	t.say("network namespace %s\ncgroup            %s\nbpffs             %s", l.Name, l.Cgroup, l.BPFFS)
-	for _, s := range t.machine.servers {
+	if t.verbose {
+		t.say("network namespace %s\ncgroup            %s\nbpffs             %s", l.Name, l.Cgroup, l.BPFFS)
+	}
+	var addrs []string
+	for i, s := range t.machine.servers {
 		t.say("API server %s      %s and %s", s.Name, s.Addrs[0], s.Addrs[1])
+		addrs = append(addrs, fmt.Sprintf("%s,%s", serverAddrs(i)[0], serverAddrs(i)[1]))
 	}
 	t.say("")
 	t.typed("export KUBERNETES_SERVICE_IPS_PORTS=" + serviceIPsPorts())
-	t.typed("export KUBERNETES_APISERVER_ENDPOINTS=" + t.machine.endpoints())
-	t.typed("HERE=" + strconv.Quote(strings.Join(l.Flags(), " ")) + " # instead of the machine's own")
+	t.typed("export KUBERNETES_APISERVER_ENDPOINTS=" + strings.Join(addrs, ",\\\n"))
 	var err error
 	if t.before, err = lab.Take(); err != nil {
 		return err
 	}
-	t.filesBefore, err = t.machine.files()
-	return err
-}
-
-func (t *teller) nothingServesTheServiceIP() error {
-	t.title("Before: nothing serves the Service IP")
+	if t.filesBefore, err = t.machine.files(); err != nil {
+		return err
+	}
 	for _, ip := range serviceIPs() {
 		out, err := t.do(curl(ip))
 		if err == nil {
 			return fmt.Errorf("something answers already: %s", out)
 		}
 	}
+	t.conclude("Nothing serves the Service IP: programs cannot reach an API server through it.")
 	return nil
 }
 
 func (t *teller) initSeedsAndAttaches() error {
 	t.title("firsthop init")
-	_, err := t.do("firsthop init $HERE --persist off")
-	return err
+	if _, err := t.do("firsthop init --persist off", "discover ", "attach ", "prove ", "done in"); err != nil {
+		return err
+	}
+	t.conclude("The Service IP now leads to the API servers, and init proved it with a real connection.")
+	return nil
 }
 
 func (t *teller) connectionsReachEveryServer() error {
-	t.title("Every program in the cgroup reaches an API server at the Service IP")
+	t.title("Any program reaches an API server at the Service IP")
 	for _, ip := range serviceIPs() {
 		if out, err := t.do(curl(ip)); err != nil {
 			return err
@@ -97,19 +107,16 @@ func (t *teller) connectionsReachEveryServer() error {
 			return fmt.Errorf("the answer is no version: %s", out)
 		}
 	}
-	out, err := t.do(getMany())
-	if err != nil {
+	t.say("\n`demo get` makes %d connections to each URL and counts who answers:", connections)
+	if err := t.allAnswered(); err != nil {
 		return err
 	}
-	if n := failures(out); n > 0 {
-		return fmt.Errorf("%d of %d connections failed, want none", n, 2*connections)
-	}
-	t.say("No packet was rewritten: the address was, when the program called connect().")
+	t.conclude("Every connection is answered. No packet is rewritten: connect() itself gets the address of a live server.")
 	return nil
 }
 
-func (t *teller) aServerDies() error {
-	t.title("API server b dies")
+func (t *teller) initMovesADeadServerOut() error {
+	t.title("API server b dies, and firsthop init runs again")
 	t.machine.servers[1].Close()
 	out, err := t.do(getMany())
 	if err != nil {
@@ -119,97 +126,25 @@ func (t *teller) aServerDies() error {
 	if n == 0 || n == 2*connections {
 		return fmt.Errorf("%d of %d connections failed, want some", n, 2*connections)
 	}
-	t.say("%d of %d connections went to the dead one: the init stage looks once and ends.", n, 2*connections)
+	if _, err := t.do("firsthop init --persist off", "is dead", "done in"); err != nil {
+		return err
+	}
+	if err := t.allAnswered(); err != nil {
+		return err
+	}
+	t.conclude("%d of %d connections went to the dead server; now none does. init checks the servers once; "+
+		"`firsthop run`, below, checks them all the time.", n, 2*connections)
 	return nil
 }
 
-func (t *teller) initMovesTheDeadOneOut() error {
-	t.title("firsthop init again: the dead one loses its place")
-	if _, err := t.do("firsthop init $HERE --persist off"); err != nil {
-		return err
-	}
+// allAnswered makes many connections, and wants all of them answered.
+func (t *teller) allAnswered() error {
 	out, err := t.do(getMany())
 	if err != nil {
 		return err
 	}
 	if n := failures(out); n > 0 {
 		return fmt.Errorf("%d of %d connections failed, want none", n, 2*connections)
-	}
-	return nil
-}
-
-func (t *teller) statusAndTable() error {
-	t.title("What is there now")
-	if _, err := t.do("firsthop status $HERE"); err != nil {
-		return err
-	}
-	_, err := t.do("firsthop nat $HERE")
-	return err
-}
-
-func (t *teller) theWayBack() error {
-	t.title("The way back")
-	announced, err := t.do("firsthop uninstall $HERE --dry-run")
-	if err != nil {
-		return err
-	}
-	// Nothing else would serve the Service IP here: --force says that we know. The output is the same again.
-	if _, err := t.do("firsthop uninstall $HERE --force > removed.txt"); err != nil {
-		return err
-	}
-	removed, err := os.ReadFile(filepath.Join(t.machine.dir, "removed.txt"))
-	if err != nil {
-		return err
-	}
-	if err := sameLines(strings.ReplaceAll(announced, "would remove", "removed"), string(removed)); err != nil {
-		return fmt.Errorf("uninstall did not do what it announced: %w", err)
-	}
-	t.say("It removed just that, line by line.\n")
-	if out, err := t.do(curl(serviceIP4)); err == nil {
-		return fmt.Errorf("something still answers: %s", out)
-	}
-	return t.nothingIsLeft()
-}
-
-// nothingIsLeft compares with what was there before init.
-func (t *teller) nothingIsLeft() error {
-	leaks, err := t.before.ObjectLeaks()
-	if err != nil {
-		return err
-	}
-	files, err := t.machine.files()
-	if err != nil {
-		return err
-	}
-	for _, f := range files {
-		if !slices.Contains(t.filesBefore, f) {
-			leaks = append(leaks, f)
-		}
-	}
-	if len(leaks) > 0 {
-		return fmt.Errorf("uninstall left behind:\n  %s", strings.Join(leaks, "\n  "))
-	}
-	t.say("Compared with before init: no BPF program, link or map more, no pin, no file.")
-	return nil
-}
-
-// sameLines compares texts as sets of lines.
-func sameLines(a, b string) error {
-	lines := func(s string) []string {
-		l := strings.Split(strings.TrimSpace(s), "\n")
-		slices.Sort(l)
-		return l
-	}
-	la, lb := lines(a), lines(b)
-	for _, pair := range []struct {
-		in, missing []string
-		what        string
-	}{{la, lb, "not done"}, {lb, la, "not announced"}} {
-		for _, line := range pair.in {
-			if _, ok := slices.BinarySearch(pair.missing, line); !ok {
-				return fmt.Errorf("%s: %q", pair.what, line)
-			}
-		}
 	}
 	return nil
 }
@@ -252,29 +187,44 @@ func failures(out string) int {
 	return sum
 }
 
-func (t *teller) title(title string) {
-	t.chapter++
-	fmt.Fprintf(t.out, "\n%d. %s\n\n", t.chapter, title)
-}
-
-func (t *teller) say(format string, args ...any) {
-	for line := range strings.SplitSeq(fmt.Sprintf(format, args...), "\n") {
-		fmt.Fprintln(t.out, strings.TrimRight("   "+line, " "))
+// do types a command and shows its output: those lines that have one of some words in them, or all if none has. It
+// returns all of it.
+func (t *teller) do(line string, words ...string) (string, error) {
+	if t.ctx.Err() != nil {
+		return "", t.ctx.Err()
 	}
-}
-
-func (t *teller) typed(line string) { t.say("$ %s", line) }
-
-// do types a command, shows its output, and returns it.
-func (t *teller) do(line string) (string, error) {
 	t.typed(line)
 	out, err := t.machine.shell(t.ctx, line)
-	if out != "" {
-		t.say("%s", out)
+	if short := linesWith(out, words...); err == nil && !t.verbose && short != "" {
+		t.show(short)
+	} else {
+		t.show(out)
 	}
-	t.say("")
 	if err != nil {
 		err = fmt.Errorf("%s: %w", line, err)
 	}
 	return out, err
+}
+
+// patience is how long the demo waits for what should take milliseconds, or two seconds at most: the machine may be busy.
+const patience = time.Minute
+
+// until waits until something holds, which says in words what is missing.
+func (t *teller) until(what string, missing func() (string, error)) error {
+	for end := time.Now().Add(patience); ; {
+		lacks, err := missing()
+		switch {
+		case err != nil:
+			return fmt.Errorf("%s: %w", what, err)
+		case lacks == "":
+			return nil
+		case time.Now().After(end):
+			return errors.New(what + ": waited a minute in vain: " + lacks)
+		}
+		select {
+		case <-t.ctx.Done():
+			return t.ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
