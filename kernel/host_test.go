@@ -48,7 +48,7 @@ func TestInspectReportsWhatItCannotRead(t *testing.T) {
 		"os-release is a directory": {func(root string) {
 			os.Remove(filepath.Join(root, "etc/os-release"))
 			os.Mkdir(filepath.Join(root, "etc/os-release"), 0o755)
-		}, "directory"},
+		}, "/etc/os-release is not a regular file"},
 		"/proc/version is a directory": {func(root string) {
 			os.Remove(filepath.Join(root, "proc/version"))
 			os.Mkdir(filepath.Join(root, "proc/version"), 0o755)

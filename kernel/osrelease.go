@@ -4,11 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"strings"
 
-	securejoin "github.com/cyphar/filepath-securejoin"
+	"github.com/firsthop/firsthop/mounts/hostfs"
 )
 
 // Distribution is what os-release(5) says about the host's user space. It is
@@ -42,17 +40,17 @@ func (d Distribution) Is(ids ...string) bool {
 // some images) points out of it, so links are resolved below root.
 func readDistribution(root string) (Distribution, error) {
 	var errs []error
-	for _, name := range []string{"etc/os-release", "usr/lib/os-release"} {
-		text, err := readBelow(root, name)
+	for _, name := range []string{"/etc/os-release", "/usr/lib/os-release"} {
+		text, err := hostfs.FS{Root: root}.ReadFile(name)
 		if err != nil {
 			if !errors.Is(err, fs.ErrNotExist) {
-				errs = append(errs, fmt.Errorf("read /%s of the host: %v", name, err))
+				errs = append(errs, fmt.Errorf("read os-release of the host: %v", err))
 			}
 			continue
 		}
 		values, err := ParseOSRelease(string(text))
 		d := Distribution{
-			File:       "/" + name,
+			File:       name,
 			ID:         values["ID"],
 			IDLike:     strings.Fields(values["ID_LIKE"]),
 			VersionID:  values["VERSION_ID"],
@@ -62,7 +60,7 @@ func readDistribution(root string) (Distribution, error) {
 			d.ID = "linux" // os-release(5): the default
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("read /%s of the host: %v", name, err))
+			errs = append(errs, fmt.Errorf("read %s of the host: %v", name, err))
 		}
 		return d, errors.Join(errs...)
 	}
@@ -70,16 +68,6 @@ func readDistribution(root string) (Distribution, error) {
 		errs = append(errs, errors.New("find os-release of the host: neither /etc/os-release nor /usr/lib/os-release is there"))
 	}
 	return Distribution{}, errors.Join(errs...)
-}
-
-// readBelow reads a file that lies below root, and follows links on the way as
-// if root were the root directory.
-func readBelow(root, name string) ([]byte, error) {
-	path, err := securejoin.SecureJoin(filepath.Join("/", root), name)
-	if err != nil {
-		return nil, err
-	}
-	return os.ReadFile(path)
 }
 
 // ParseOSRelease reads the assignments of an os-release file under the rules
