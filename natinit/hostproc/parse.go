@@ -12,7 +12,7 @@ import (
 // cgroupOf takes the path that systemd and the kubelet manage out of /proc/PID/cgroup: that of the unified hierarchy, or
 // of systemd's own where cgroup v1 is in use.
 func cgroupOf(text string) string {
-	var unified, pids string
+	var unified, pids, other string
 	for line := range strings.Lines(text) {
 		id, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
 		controllers, group, ok := strings.Cut(rest, ":")
@@ -24,10 +24,12 @@ func cgroupOf(text string) string {
 			unified = group
 		case strings.Contains(","+controllers+",", ",pids,"):
 			pids = group // the kubelet's without systemd
+		case group != "/" && other == "":
+			other = group // the same, on a kernel without that controller
 		}
 	}
 	if unified == "" || unified == "/" {
-		return cmp.Or(pids, unified)
+		return cmp.Or(pids, other, unified)
 	}
 	return unified
 }
@@ -60,6 +62,10 @@ func unitOf(group string) string {
 // podName is a pod's cgroup: "pod<uid>", or by systemd "kubepods-burstable-pod<uid with _>.slice". The uid of a static pod
 // is a hash.
 var podName = regexp.MustCompile(`(?:^|-)pod([0-9a-f]{8}(?:[_-]?[0-9a-f]{4}){3}[_-]?[0-9a-f]{12})(?:\.slice)?$`)
+
+// PodOf gives the uid of the pod that a process is in, from its /proc/PID/cgroup; "" if it is in none. What is below
+// somebody's service, or below a pod, is that user's or pod's to name.
+func PodOf(text string) string { return podOf(cgroupOf(text)) }
 
 // podOf gives the uid of a cgroup's pod.
 func podOf(group string) string {

@@ -1,13 +1,13 @@
 package workloads
 
 import (
-	"bytes"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/firsthop/firsthop/natinit/hostproc"
 )
 
 // isOf tells whether one of the processes is in a cgroup of the pod, which has
@@ -26,10 +26,8 @@ func (r *Reconciler) isOf(pids []int, uid types.UID) bool {
 		if err != nil {
 			continue
 		}
-		for _, name := range []string{string(uid), strings.ReplaceAll(string(uid), "-", "_")} {
-			if bytes.Contains(b, []byte("pod"+name)) {
-				return true
-			}
+		if hostproc.PodOf(string(b)) == string(uid) {
+			return true
 		}
 	}
 	return false

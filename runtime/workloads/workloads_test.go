@@ -281,6 +281,8 @@ func TestACgroupNamesItsPod(t *testing.T) {
 		{"11:memory:/kubepods/pod1b2c3d4e-0000-4000-8000-123456789abc/01\n0::/\n", true},
 		{"0::/../../podffffffff-0000-4000-8000-123456789abc/0123\n", false},
 		{"0::/system.slice/1b2c3d4e-0000-4000-8000-123456789abc.service\n", false},
+		{"0::/user.slice/user-1000.slice/user@1000.service/pod1b2c3d4e-0000-4000-8000-123456789abc\n", false}, // a user names it so
+		{"0::/kubepods/podffffffff-0000-4000-8000-123456789abc/01/pod1b2c3d4e-0000-4000-8000-123456789abc\n", false},
 	} {
 		must(t, os.MkdirAll(filepath.Join(proc, strconv.Itoa(i)), 0o755))
 		must(t, os.WriteFile(filepath.Join(proc, strconv.Itoa(i), "cgroup"), []byte(tc.cgroup), 0o600))
