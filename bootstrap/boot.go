@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 
+	"github.com/firsthop/firsthop/mounts/hostfs"
+	"github.com/firsthop/firsthop/natinit/nodeconf"
 	"github.com/firsthop/firsthop/units"
 )
 
@@ -43,4 +46,29 @@ func planBoot(ctx context.Context, cfg Config, onlyPersist bool) (*units.Report,
 	}
 	rep.Statement = p.statement
 	return rep, nil
+}
+
+// bootUnit is where an install puts the unit; a package has its own elsewhere.
+const bootUnit = "/etc/systemd/system/firsthop-init.service"
+
+// installedArgs are the arguments that the unit of an install has: the settings
+// that were chosen for this node, which are no deviation. nil: there is no such
+// unit, or it can't be told.
+func installedArgs(root string) []string {
+	host := hostfs.FS{Root: root}
+	unit, err := host.ReadTrusted(bootUnit)
+	if err != nil {
+		return nil
+	}
+	for line := range strings.Lines(string(unit)) {
+		command, is := strings.CutPrefix(strings.TrimSpace(line), "ExecStart=")
+		if !is || strings.ContainsAny(command, "$%") { // systemd would replace something
+			continue
+		}
+		args := nodeconf.SplitArgs(host, command, nil)
+		if len(args) > 2 && args[1] == "init" && args[2] == "--boot" {
+			return args[1:]
+		}
+	}
+	return nil
 }

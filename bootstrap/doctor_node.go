@@ -183,7 +183,7 @@ func (d *doctor) boot(ctx context.Context) Diagnosis {
 	if d.noHost != nil {
 		return warn("give the container hostPID: true, or mount the host's root and give it by --root", "%s", d.noHost)
 	}
-	rep, err := units.PlanInstall(ctx, units.Config{Root: d.hostRoot, StateDir: d.onHost(d.stateDir), BinarySource: d.Binary})
+	rep, err := units.PlanInstall(ctx, units.Config{Root: d.hostRoot, StateDir: d.onHost(d.stateDir), BinarySource: d.Binary, Args: installedArgs(d.hostRoot)})
 	switch {
 	case err != nil:
 		return warn("firsthop units", "what starts at boot can't be told: %s", err)

@@ -137,3 +137,19 @@ func TestColumnWidths(t *testing.T) {
 		}
 	}
 }
+
+// TestDoctorAcceptsTheSettingsOfTheBootUnit: a node that was installed with other settings than the default is healthy.
+func TestDoctorAcceptsTheSettingsOfTheBootUnit(t *testing.T) {
+	for _, settings := range [][]string{nil, {"--scope", "host", "--udp=false", "--extra-service", extra4}} {
+		root := hostWithSystemd(t)
+		plain(t, slices.Concat([]string{"install", "--root", root, "--service-ips", vip4, "--endpoints", server4}, settings)...).exits(0)
+		var r bootstrap.DoctorReport
+		plain(t, "doctor", "--root", root, "-o", "json").decode(&r)
+		for _, d := range r.Diagnoses {
+			if d.Check == "boot" && strings.Contains(d.Sentence, "is not what this firsthop would install") {
+				t.Errorf("%q: %+v", settings, d)
+			}
+		}
+		plain(t, "uninstall", "--root", root).exits(0)
+	}
+}
