@@ -31,7 +31,7 @@ func (s *stage) netnsCookie() (uint64, error) {
 }
 
 // completeBalancer asks a program for the cookie of the host's network
-// namespace where the kernel doesn't tell processes (Linux 5.7 to 5.13). It is
+// namespace where the kernel doesn't tell processes (Linux 5.8 to 5.13). It is
 // attached for that instant only, to the cgroup of this process. Where that
 // fails and the scope can do without, the warning says what is lost.
 func (s *stage) completeBalancer() (warning string, err error) {

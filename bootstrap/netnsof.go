@@ -17,7 +17,7 @@ import (
 )
 
 // netnsCookieOf is the cookie of a process's network namespace. Where only
-// programs can tell (Linux 5.7 to 5.13) one is attached for that, for an instant,
+// programs can tell (Linux 5.8 to 5.13) one is attached for that, for an instant,
 // to this process's cgroup, which is cgroup or below it.
 func netnsCookieOf(at places, pid int, cgroup string, forbid []string) (uint64, error) {
 	cookies := natinit.NewCookies(natinit.CookiesConfig{

@@ -17,7 +17,7 @@ import (
 var ErrNotReached = errors.New("this process's sockets don't reach the program that knows their network namespace")
 
 // Cookies tells the cookies of network namespaces where the kernel tells them
-// to programs (Linux 5.7) and not to processes (5.14): by a program of its own,
+// to programs (Linux 5.7, with links of use 5.8) and not to processes (5.14): by a program of its own,
 // attached to one cgroup by a link without a pin. It ends with this process at
 // the latest, whatever that dies of. Safe for concurrent use, but for Close.
 type Cookies struct {
@@ -27,7 +27,7 @@ type Cookies struct {
 
 // OpenCookies attaches the program to the cgroup v2 directory that this process
 // is in, or to one above it; other programs there run as before. It needs what
-// LoadPrograms needs, and bpf_link and bpf_get_netns_cookie (Linux 5.7).
+// LoadPrograms needs, and bpf_link (Linux 5.8) and bpf_get_netns_cookie (5.7).
 func OpenCookies(cgroup string) (*Cookies, error) {
 	spec, err := loadCookie()
 	if err != nil {

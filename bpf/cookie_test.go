@@ -32,7 +32,7 @@ func TestTheCookieProgramKeepsToItsKernels(t *testing.T) {
 
 // That it tells cookies is tested where this process is in a cgroup of its own: natinit.
 func TestTheCookieProgramSeesItsCgroupAlone(t *testing.T) {
-	lab.NeedsLinux(t, 5, 7, "network namespaces have no cookies")
+	lab.NeedsLinux(t, 5, 8, "network namespaces have no cookies that can be told")
 	lab.VerifyNoLeaks(t)
 	l := lab.New(t)
 	c, err := OpenCookies(l.Cgroup)

@@ -116,7 +116,7 @@ func optionalProbes() []Probe {
 	}
 	var probes []Probe
 	for _, r := range []row{
-		{FeatureLink, "bpf_link for cgroups", 5, 7, rhelNewer, el89, "CONFIG_CGROUP_BPF", "programs are attached with BPF_PROG_ATTACH: a swap takes two steps, and an attachment has no pin", true, probeLink},
+		{FeatureLink, "bpf_link for cgroups, described by the kernel", 5, 8, rhelNewer, el89, "CONFIG_CGROUP_BPF", "programs are attached with BPF_PROG_ATTACH: a swap takes two steps, and an attachment has no pin", true, probeLink},
 		{FeatureBatch, "batch operations on hash maps", 5, 6, rhelNewer, el89, "CONFIG_BPF_SYSCALL", "maps are written one entry at a time", true, probeBatch},
 		{FeatureNetnsCookie, "the helper get_netns_cookie in connect-time programs", 5, 7, rhelNewer, el89, "CONFIG_CGROUP_BPF", "session affinity is per node, NodePorts are not served on loopback, scope host and opt-out are refused", true, helper(call(fnNetnsCookie), movImm(r1, 0), call(fnNetnsCookie))},
 		{FeatureGetpeername, "programs at getpeername()", 5, 8, rhelNewer, el89, "CONFIG_CGROUP_BPF", "getpeername() says the backend's address, not the Service IP", true, probeGetpeername},

@@ -177,7 +177,7 @@ func TestVerdicts(t *testing.T) {
 		}
 	}
 	r := Judge(hostOf(t, good), all(no(FeatureLink)), Config{})
-	if len(r.Losses) != 1 || !strings.Contains(r.Losses[0], "cgroup-link") || !strings.Contains(r.Losses[0], "5.7") {
+	if len(r.Losses) != 1 || !strings.Contains(r.Losses[0], "cgroup-link") || !strings.Contains(r.Losses[0], "5.8") {
 		t.Errorf("the loss of links is told as %q", r.Losses)
 	}
 	if r.Features().Link || !r.Features().Batch {

@@ -201,7 +201,7 @@ func TestSeedRefusesWhatItCannotHold(t *testing.T) {
 
 // From one way of attaching to the other and back, with the same programs and with others, while clients connect.
 func TestTheWayOfAttachingChangesUnderTraffic(t *testing.T) {
-	lab.NeedsLinux(t, 5, 7, "two ways of attaching")
+	lab.NeedsLinux(t, 5, 8, "two ways of attaching")
 	n := newNode(t)
 	b := bpf.Balancer{UDP: true}
 	link := allFeatures()

@@ -40,7 +40,7 @@ type By string
 // isn't tied to a pin, and a change of programs has both attached for an
 // instant (harmless: the second sees an address that is a backend already).
 const (
-	ByLink By = "bpf_link"    // Linux 5.7
+	ByLink By = "bpf_link"    // Linux 5.8: those of 5.7 say nothing of themselves
 	ByProg By = "prog_attach" // BPF_PROG_ATTACH with BPF_F_ALLOW_MULTI
 )
 

@@ -48,7 +48,7 @@ type CookiesConfig struct {
 // Cookies tells the cookies of network namespaces by what the kernel has:
 //
 //   - SO_NETNS_COOKIE, Linux 5.14.
-//   - bpf.Cookies, Linux 5.7: attached at the first question, to the lowest
+//   - bpf.Cookies, Linux 5.8: attached at the first question, to the lowest
 //     cgroup that works, until Close or the end of the process.
 //   - Before, programs don't know cookies either: ErrNoCookie.
 //
@@ -89,7 +89,7 @@ func (c *Cookies) Cookie() (uint64, error) {
 // open attaches the program to the first cgroup where it works, and asks it.
 func (c *Cookies) open() (uint64, error) {
 	if !c.cfg.Features.NetnsCookie || !c.cfg.Features.Link {
-		return 0, fmt.Errorf("%w: that needs SO_NETNS_COOKIE (Linux 5.14), or bpf_get_netns_cookie and bpf_link (5.7)", ErrNoCookie)
+		return 0, fmt.Errorf("%w: that needs SO_NETNS_COOKIE (Linux 5.14), or bpf_get_netns_cookie and bpf_link (5.8)", ErrNoCookie)
 	}
 	cgroups, err := c.cfg.Cgroups()
 	if err != nil {

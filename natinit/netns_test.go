@@ -31,7 +31,7 @@ func onBareThread(fn func() error) error {
 }
 
 func TestAProgramTellsCookiesAsTheKernelDoes(t *testing.T) {
-	lab.NeedsLinux(t, 5, 7, "network namespaces have no cookies")
+	lab.NeedsLinux(t, 5, 8, "network namespaces have no cookies that can be told")
 	lab.VerifyNoLeaks(t)
 	own := lab.MainCgroup(t)
 	l := lab.New(t)
@@ -75,7 +75,7 @@ func TestNothingIsAttachedWhereTheKernelTells(t *testing.T) {
 }
 
 func TestTheProgramGoesWhereItSeesThisProcess(t *testing.T) {
-	lab.NeedsLinux(t, 5, 7, "network namespaces have no cookies")
+	lab.NeedsLinux(t, 5, 8, "network namespaces have no cookies that can be told")
 	lab.VerifyNoLeaks(t)
 	own, l := lab.MainCgroup(t), lab.New(t)
 	absent := filepath.Join(l.Cgroup, "absent")
@@ -101,7 +101,7 @@ func join(cgroup string) error {
 }
 
 func TestTheProgramFollowsThisProcess(t *testing.T) {
-	lab.NeedsLinux(t, 5, 7, "network namespaces have no cookies")
+	lab.NeedsLinux(t, 5, 8, "network namespaces have no cookies that can be told")
 	lab.VerifyNoLeaks(t)
 	own := lab.MainCgroup(t)
 	first, second := filepath.Join(own, "first"), filepath.Join(own, "second")
@@ -134,7 +134,7 @@ func TestOldKernelsHaveNoCookies(t *testing.T) {
 
 // What may be gone the next time is no reason to give up.
 func TestAFailureMayPass(t *testing.T) {
-	lab.NeedsLinux(t, 5, 7, "network namespaces have no cookies")
+	lab.NeedsLinux(t, 5, 8, "network namespaces have no cookies that can be told")
 	own := lab.MainCgroup(t)
 	broken := error(unix.EMFILE)
 	cookies := NewCookies(CookiesConfig{Features: allFeatures(), NoOption: true, Cgroups: func() ([]string, error) { return []string{own}, broken }})

@@ -104,7 +104,7 @@ func TestAttachIsAllOrNothing(t *testing.T) {
 
 // A run took the wrong cgroup for the root, or a container's: the links move, and come back if the new run fails.
 func TestLinksThatAreElsewhereMove(t *testing.T) {
-	lab.NeedsLinux(t, 5, 7, "links")
+	lab.NeedsLinux(t, 5, 8, "links")
 	n := newNode(t)
 	elsewhere, err := n.l.NewCgroup("elsewhere")
 	must(t, err)

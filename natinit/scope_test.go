@@ -40,7 +40,7 @@ func newCookies(t testing.TB, noOption bool, cgroups ...string) *Cookies {
 // netnsCookie is what a network namespace is called in BPF programs.
 func netnsCookie(t testing.TB, in interface{ Do(func() error) error }) (cookie uint64) {
 	t.Helper()
-	lab.NeedsLinux(t, 5, 7, "network namespaces have no cookies")
+	lab.NeedsLinux(t, 5, 8, "network namespaces have no cookies that can be told")
 	cookies := newCookies(t, false)
 	must(t, in.Do(func() (err error) { cookie, err = cookies.Cookie(); return err }))
 	return cookie

@@ -180,17 +180,21 @@ func TestGuardRepairsWhileProgramsStayAttached(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-		"the pins of two maps exchanged for others": {damage: func(t *testing.T, _ *lab.Lab, d *dataplane) {
-			for _, name := range []bpf.MapName{bpf.MapFrontend, bpf.MapBackend} {
-				if err := os.Remove(d.pins.Map(name)); err != nil {
-					t.Fatal(err)
-				}
-			}
-			m, err := bpf.EnsureMaps(d.pins, bpf.Sizes{})
+		"the pins of two maps exchanged for others": {damage: func(t *testing.T, l *lab.Lab, d *dataplane) {
+			others := bpf.Pins{Dir: filepath.Join(l.BPFFS, "others")}
+			m, err := bpf.EnsureMaps(others, bpf.Sizes{})
 			if err != nil {
 				t.Fatal(err)
 			}
 			m.Close()
+			for _, name := range []bpf.MapName{bpf.MapFrontend, bpf.MapBackend} { // in one step: the guard is at work
+				if err := os.Rename(others.Map(name), d.pins.Map(name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.RemoveAll(others.Dir); err != nil {
+				t.Fatal(err)
+			}
 		}},
 		"programs detached": {gap: true, damage: func(t *testing.T, _ *lab.Lab, d *dataplane) {
 			for _, hook := range []string{"connect4", "recvmsg6"} {

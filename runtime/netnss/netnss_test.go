@@ -156,7 +156,7 @@ func TestTheRunningSystemsNamespacesAreFound(t *testing.T) {
 }
 
 func TestAVisitLooksFromInside(t *testing.T) {
-	lab.NeedsLinux(t, 5, 7, "network namespaces have no cookies")
+	lab.NeedsLinux(t, 5, 8, "network namespaces have no cookies that can be told")
 	for name, byProgram := range map[string]bool{"cookies by what the kernel has": false, "cookies by a program": true} {
 		own := []string{lab.MainCgroup(t)}
 		cookies := natinit.NewCookies(natinit.CookiesConfig{

@@ -39,7 +39,7 @@ func (m *machine) setCookies(byProgram bool) {
 
 func newMachine(t testing.TB) *machine {
 	t.Helper()
-	lab.NeedsLinux(t, 5, 7, "network namespaces have no cookies")
+	lab.NeedsLinux(t, 5, 8, "network namespaces have no cookies that can be told")
 	m := &machine{t: t, l: lab.New(t), nextPID: 10}
 	m.setCookies(false)
 	m.c = netnss.Config{Proc: filepath.Join(m.l.Dir, "proc"), Root: filepath.Join(m.l.Dir, "root"), Host: m.l.Netns}

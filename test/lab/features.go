@@ -69,11 +69,22 @@ func haveLink() error {
 		l.Close()
 		return errors.New("a link to no cgroup was made")
 	case errors.Is(err, unix.EBADF):
-		return nil
+		return describesLinks()
 	case errors.Is(err, unix.EINVAL):
 		return errors.Join(ebpf.ErrNotSupported, err)
 	}
 	return err
+}
+
+// describesLinks tells whether the kernel says what a link is, which came together with their list (5.8).
+func describesLinks() error {
+	links := new(link.Iterator)
+	defer links.Close()
+	links.Next()
+	if err := links.Err(); errors.Is(err, unix.EINVAL) {
+		return errors.Join(ebpf.ErrNotSupported, err)
+	}
+	return nil
 }
 
 func haveBatch() error {
