@@ -139,10 +139,6 @@ func wantBadDescriptor(err error) error {
 // probeLink asks for a link between a real program and a descriptor that is
 // none. With a program that is none, as others ask, any kernel with some kind
 // of link says EBADF, even one without links for cgroups.
-// probeLink asks for links of which the kernel tells what they are (commit
-// f2e10bff16a0, 5.8): those of 5.7 can't be recognized when they are found
-// again by their pins. Only a link could be asked, so it asks for the list of
-// links, of the same series; one that it may not see (CAP_SYS_ADMIN) is there.
 func probeLink(cfg Config) error {
 	prog, err := loadProgram(unix.BPF_PROG_TYPE_CGROUP_SOCK_ADDR, inet4Connect, allow())
 	if err != nil {
@@ -153,13 +149,19 @@ func probeLink(cfg Config) error {
 	if err == nil {
 		unix.Close(fd)
 	}
-	if err := wantBadDescriptor(err); err != nil {
-		return err
+	return usableLinks(wantBadDescriptor(err), probeLinkList(cfg))
+}
+
+// usableLinks wants links of which the kernel tells what they are (commit
+// f2e10bff16a0, 5.8): those of 5.7 can't be recognized when they are found
+// again by their pins. Only a link could be asked for that, so it is known by
+// the list of links, which is of the same series. A list that may not be seen
+// (CAP_SYS_ADMIN) is there.
+func usableLinks(made, listed error) error {
+	if made == nil && errors.Is(listed, ErrNotSupported) {
+		return fmt.Errorf("links can be made, but the kernel doesn't describe them: %w", listed)
 	}
-	if err := probeLinkList(cfg); errors.Is(err, ErrNotSupported) {
-		return fmt.Errorf("links can be made, but the kernel doesn't describe them: %w", err)
-	}
-	return nil
+	return made
 }
 
 func probeGetpeername(Config) error {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"unsafe"
 
@@ -205,6 +206,26 @@ func BenchmarkInit(b *testing.B) {
 	for b.Loop() {
 		if _, err := Check(Config{}); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// Linux 5.7 makes links and describes none; a pod without CAP_SYS_ADMIN may not list those of newer kernels.
+func TestLinksThatAreNotDescribedAreNone(t *testing.T) {
+	failed := func(errno syscall.Errno) error { return absent(&bpfError{op: "bpf", errno: errno}) }
+	for _, tc := range []struct {
+		name         string
+		made, listed error
+		none         bool
+	}{
+		{"5.8", nil, nil, false},
+		{"5.8, without CAP_SYS_ADMIN", nil, failed(unix.EPERM), false},
+		{"5.7", nil, failed(unix.EINVAL), true},
+		{"5.3", failed(unix.EINVAL), failed(unix.EINVAL), true},
+	} {
+		err := usableLinks(tc.made, tc.listed)
+		if none := errors.Is(err, ErrNotSupported); none != tc.none || !none && err != nil {
+			t.Errorf("Linux %s: %v, want no links: %t", tc.name, err, tc.none)
 		}
 	}
 }
