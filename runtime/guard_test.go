@@ -159,6 +159,7 @@ func TestGuardRepairsWhileProgramsStayAttached(t *testing.T) {
 		forbid []string
 		damage func(*testing.T, *lab.Lab, *dataplane)
 		gap    bool // the kernel has no handle that would keep programs attached
+		links  bool // the damage is to links
 	}{
 		"the bpffs unmounted": {damage: func(t *testing.T, l *lab.Lab, _ *dataplane) {
 			if err := unix.Unmount(l.BPFFS, unix.MNT_DETACH); err != nil {
@@ -171,7 +172,7 @@ func TestGuardRepairsWhileProgramsStayAttached(t *testing.T) {
 			}
 		}},
 		"every pin of a map removed":  {damage: func(t *testing.T, _ *lab.Lab, d *dataplane) { removeAll(t, d.pins.Maps()) }},
-		"every pin of a link removed": {damage: func(t *testing.T, _ *lab.Lab, d *dataplane) { removeAll(t, d.pins.Links()) }},
+		"every pin of a link removed": {links: true, damage: func(t *testing.T, _ *lab.Lab, d *dataplane) { removeAll(t, d.pins.Links()) }},
 		"every pin of a program removed": {forbid: byProg, damage: func(t *testing.T, _ *lab.Lab, d *dataplane) {
 			removeAll(t, d.pins.Progs())
 		}},
@@ -196,7 +197,7 @@ func TestGuardRepairsWhileProgramsStayAttached(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-		"programs detached": {gap: true, damage: func(t *testing.T, _ *lab.Lab, d *dataplane) {
+		"programs detached": {gap: true, links: true, damage: func(t *testing.T, _ *lab.Lab, d *dataplane) {
 			for _, hook := range []string{"connect4", "recvmsg6"} {
 				l, err := link.LoadPinnedLink(filepath.Join(d.pins.Links(), hook), nil)
 				if err != nil {
@@ -220,6 +221,9 @@ func TestGuardRepairsWhileProgramsStayAttached(t *testing.T) {
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if tc.links {
+				lab.NeedsLinux(t, 5, 8, "links")
+			}
 			l, d := guarded(t, tc.forbid...)
 			awaitWhole(t, d)
 			ctx, cancel := context.WithCancel(t.Context())
