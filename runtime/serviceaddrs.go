@@ -19,7 +19,7 @@ func (r *run) serviceAddrs(server string) ([]netip.AddrPort, error) {
 	if len(r.cfg.Services) > 0 {
 		return r.cfg.Services, nil
 	}
-	if known, err := apiserver.Load(r.cfg.StateDir); err == nil && len(known.Services) > 0 {
+	if known, err := apiserver.Load(r.cfg.StateDir); err == nil && len(known.Services) > 0 && known.Foreign(apiserver.MachineOf(r.cfg.HostRoot), nil) == "" {
 		return known.Services, nil
 	}
 	var out []netip.AddrPort

@@ -1,16 +1,20 @@
 package runtime
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/test/lab"
 )
 
@@ -75,5 +79,42 @@ func TestServiceAddrsWithoutSavedState(t *testing.T) {
 				t.Error("an API server is taken for a Service")
 			}
 		})
+	}
+}
+
+// What an image brings along from another machine is not believed, as by init.
+func TestServiceAddrsOfAnotherMachine(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	l := lab.New(t)
+	seedLab(t, l)
+	cfg := labConfig(l, io.Discard)
+	cfg.Services = nil
+	d := openDataplane(t, cfg)
+	defer d.close()
+	root := t.TempDir()
+	id := filepath.Join(root, "etc/machine-id")
+	saved := netip.MustParseAddrPort("10.97.0.1:443")
+	if err := errors.Join(os.Mkdir(filepath.Dir(id), 0o755), os.WriteFile(id, []byte("0123456789abcdef0123456789abcdef\n"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	here := apiserver.MachineOf(root)
+	for _, tc := range []struct {
+		of   apiserver.Machine
+		used bool
+	}{{here, true}, {apiserver.Machine{ID: "another"}, false}} {
+		at := *cfg
+		at.HostRoot, at.StateDir = root, t.TempDir()
+		if _, err := apiserver.Save(apiserver.SaveConfig{StateDir: at.StateDir}, &apiserver.Known{
+			Services: []netip.AddrPort{saved}, Machine: tc.of,
+			Endpoints: []apiserver.KnownEndpoint{{Endpoint: apiserver.Endpoint{Addr: netip.MustParseAddrPort("192.0.2.1:6443")}}},
+		}); err != nil {
+			t.Fatal(err)
+		}
+		got, err := (&run{cfg: &at, data: d}).serviceAddrs("")
+		if used := slices.Contains(got, saved); err != nil || used != tc.used {
+			t.Errorf("saved on %+v: %v, error %v", tc.of, got, err)
+		}
 	}
 }
