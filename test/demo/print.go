@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -32,7 +33,12 @@ func (t *teller) typed(line string) { t.print(indent+"$ ", line, "  ") }
 
 // show prints output of a command.
 func (t *teller) show(text string) {
-	if text = strings.TrimRight(text, "\n"); text != "" {
+	text = strings.TrimRight(text, "\n")
+	switch {
+	case text == "":
+	case t.verbose: // firsthop breaks its lines itself
+		fmt.Fprintln(t.out, text)
+	default:
 		t.print(indent+"  ", text, "  ")
 	}
 }
@@ -74,14 +80,18 @@ func wrap(line string, width int, more string) []string {
 	return append(parts, start+body)
 }
 
-// showTable shows rows, of which the end is cut off where they are too long.
-func (t *teller) showTable(text string) {
+// showClipped shows lines, of which the end is cut off where they are too long.
+func (t *teller) showClipped(text string) {
+	if t.verbose {
+		t.show(text)
+		return
+	}
 	room := width - len(indent) - 2
 	for line := range strings.SplitSeq(text, "\n") {
-		if r := []rune(line); len(r) > room && !t.verbose {
+		if r := []rune(line); len(r) > room {
 			line = string(r[:room-1]) + "…"
 		}
-		fmt.Fprintln(t.out, indent+"  "+line)
+		fmt.Fprintln(t.out, strings.TrimRight(indent+"  "+line, " "))
 	}
 }
 
@@ -92,20 +102,26 @@ func (t *teller) showFirst(text string, n int) {
 		t.show(text)
 		return
 	}
-	t.show(strings.Join(lines[:n], "\n"))
+	t.showClipped(strings.Join(lines[:n], "\n"))
 	t.show(fmt.Sprintf("… %d more lines", len(lines)-n))
 }
 
-// linesWith returns the lines that contain one of some words.
+// linesWith returns the lines that contain one of some words. One that goes on, below and further to the right, ends with
+// an ellipsis.
 func linesWith(text string, words ...string) string {
 	var kept []string
-	for line := range strings.SplitSeq(text, "\n") {
-		for _, w := range words {
-			if strings.Contains(line, w) {
-				kept = append(kept, strings.TrimSpace(line))
-				break
-			}
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		if !slices.ContainsFunc(words, func(w string) bool { return strings.Contains(line, w) }) {
+			continue
 		}
+		short := strings.TrimSpace(line)
+		if i+1 < len(lines) && indentOf(lines[i+1]) > indentOf(line) {
+			short += " …"
+		}
+		kept = append(kept, short)
 	}
 	return strings.Join(kept, "\n")
 }
+
+func indentOf(line string) int { return len(line) - len(strings.TrimLeft(line, " ")) }

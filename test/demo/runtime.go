@@ -89,7 +89,7 @@ func (t *teller) showNAT(what string) error {
 	line := "firsthop nat " + what
 	t.typed(line)
 	out, err := t.machine.shell(t.ctx, line)
-	t.showTable(out)
+	t.showClipped(out)
 	if err != nil {
 		return fmt.Errorf("%s: %w", line, err)
 	}

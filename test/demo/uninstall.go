@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -33,7 +34,7 @@ func (t *teller) uninstallRemovesAll() error {
 	if err != nil {
 		return fmt.Errorf("%s: %w: %s", dryRun, err, announced)
 	}
-	t.showFirst(announced, 3)
+	t.showFirst(announced, 4)
 	if _, err := t.do("firsthop uninstall --force > removed.txt"); err != nil {
 		return err
 	}
@@ -41,7 +42,8 @@ func (t *teller) uninstallRemovesAll() error {
 	if err != nil {
 		return err
 	}
-	if err := sameLines(strings.ReplaceAll(announced, "would remove", "removed"), string(removed)); err != nil {
+	done := things(string(removed), "removed")
+	if err := sameThings(things(announced, "would remove"), done); err != nil {
 		return fmt.Errorf("uninstall did not do what it announced: %w", err)
 	}
 	if out, err := t.do(curl(serviceIP4)); err == nil {
@@ -51,7 +53,7 @@ func (t *teller) uninstallRemovesAll() error {
 		return err
 	}
 	t.conclude("uninstall removed exactly the %d things that it announced: no BPF program, link, map, pin or file is left.",
-		strings.Count(string(removed), "removed"))
+		len(done))
 	return nil
 }
 
@@ -76,23 +78,33 @@ func (t *teller) nothingIsLeft() error {
 	return nil
 }
 
-// sameLines compares texts as sets of lines.
-func sameLines(a, b string) error {
-	lines := func(s string) []string {
-		l := strings.Split(strings.TrimSpace(s), "\n")
-		slices.Sort(l)
-		return l
-	}
-	la, lb := lines(a), lines(b)
-	for _, pair := range []struct {
-		in, missing []string
-		what        string
-	}{{la, lb, "not done"}, {lb, la, "not announced"}} {
-		for _, line := range pair.in {
-			if _, ok := slices.BinarySearch(pair.missing, line); !ok {
-				return fmt.Errorf("%s: %q", pair.what, line)
-			}
+// things returns what a verb of uninstall's output is followed by, sorted: "pin /sys/fs/bpf/firsthop/links/connect4", say.
+// Long ones are wrapped in the output. The number of things, which the output begins with, is none of them.
+func things(output, verb string) []string {
+	var all []string
+	for _, thing := range strings.Split(strings.Join(strings.Fields(output), " "), verb+" ")[1:] {
+		if thing = strings.TrimSpace(thing); !strings.HasSuffix(thing, " things:") {
+			all = append(all, thing)
 		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// sameThings wants both lists to be the same, and not empty.
+func sameThings(announced, done []string) error {
+	for _, thing := range announced {
+		if !slices.Contains(done, thing) {
+			return fmt.Errorf("not done: %q", thing)
+		}
+	}
+	for _, thing := range done {
+		if !slices.Contains(announced, thing) {
+			return fmt.Errorf("not announced: %q", thing)
+		}
+	}
+	if len(done) == 0 {
+		return errors.New("nothing was announced")
 	}
 	return nil
 }
