@@ -181,20 +181,42 @@ func (r *run) trouble() error { return errors.Join(r.data.fault(), r.instance.lo
 // report is what the Node says: the label follows the proof, the condition also asks whether the table is whole.
 func (o *outside) report() nodestatus.Report {
 	o.mu.Lock()
-	proof, fails := o.proof, o.fails
+	n := node{proof: o.proof, fails: o.fails}
 	o.mu.Unlock()
-	attached, fault := o.run.data.attachedNow(), o.run.trouble()
-	switch {
-	case attached != nil:
-		return nodestatus.Report{Mode: nodestatus.Fallback, Ready: corev1.ConditionFalse, Reason: "NotAttached", Message: attached.Error()}
-	case fails >= failsUntilFallback:
-		return nodestatus.Report{Mode: nodestatus.Fallback, Ready: corev1.ConditionFalse, Reason: "ProofFailed", Message: proof.Error()}
-	case o.run.engine.pulse.appliedAt().IsZero():
-		return nodestatus.Report{Mode: nodestatus.Active, Ready: corev1.ConditionFalse, Reason: "WaitingForServices", Message: "the API service is served; other Services are not all known yet"}
-	case o.run.writer.Full():
-		return nodestatus.Report{Mode: nodestatus.Active, Ready: corev1.ConditionFalse, Reason: "TableFull", Message: "some Services have no room in the table: `firsthop status` names them"}
-	case fault != nil:
-		return nodestatus.Report{Mode: nodestatus.Active, Ready: corev1.ConditionFalse, Reason: "DataplaneDamaged", Message: "every Service is served at connect time, but " + fault.Error()}
+	n.attached, n.fault = o.run.data.attachedNow(), o.run.trouble()
+	n.written, n.full = !o.run.engine.pulse.appliedAt().IsZero(), o.run.writer.Full()
+	return n.report()
+}
+
+// node is what a report depends on.
+type node struct {
+	proof         error // the last one's; nil: it succeeded
+	fails         int   // proofs that failed, in a row
+	attached      error // why it is not, or cannot be looked at
+	fault         error // what the guard could not repair
+	written, full bool
+}
+
+// report says fallback only after several proofs: a single look may have failed, or met what the guard repairs at once.
+func (n node) report() nodestatus.Report {
+	not := func(mode nodestatus.Mode, reason, message string) nodestatus.Report {
+		return nodestatus.Report{Mode: mode, Ready: corev1.ConditionFalse, Reason: reason, Message: message}
 	}
-	return nodestatus.Report{Mode: nodestatus.Active, Ready: corev1.ConditionTrue, Reason: "Serving", Message: "every Service is served at connect time"}
+	mode := nodestatus.Active
+	if n.fails >= failsUntilFallback {
+		mode = nodestatus.Fallback
+	}
+	switch {
+	case n.attached != nil:
+		return not(mode, "NotAttached", n.attached.Error())
+	case mode == nodestatus.Fallback:
+		return not(mode, "ProofFailed", n.proof.Error())
+	case !n.written:
+		return not(mode, "WaitingForServices", "the API service is served; other Services are not all known yet")
+	case n.full:
+		return not(mode, "TableFull", "some Services have no room in the table: `firsthop status` names them")
+	case n.fault != nil:
+		return not(mode, "DataplaneDamaged", "every Service is served at connect time, but "+n.fault.Error())
+	}
+	return nodestatus.Report{Mode: mode, Ready: corev1.ConditionTrue, Reason: "Serving", Message: "every Service is served at connect time"}
 }
