@@ -58,13 +58,15 @@ type KeptBackend struct {
 
 // LookupClient is whose connect it would be.
 type LookupClient struct {
-	PID      int        `json:"pid,omitempty"`
-	Netns    uint64     `json:"netns_cookie,omitempty"`
-	Host     bool       `json:"host_netns"`
-	Unknown  string     `json:"netns_unknown,omitempty"` // why its network namespace can't be told; then Netns is 0 and Host says nothing
-	InCgroup bool       `json:"in_cgroup"`
-	OptedOut bool       `json:"opted_out,omitempty"`
-	Addr     netip.Addr `json:"address,omitzero"` // that source ranges judge
+	PID     int    `json:"pid,omitempty"`
+	Netns   uint64 `json:"netns_cookie,omitempty"`
+	Host    bool   `json:"host_netns"`
+	Unknown string `json:"netns_unknown,omitempty"` // why its network namespace can't be told; then Netns is 0 and Host says nothing
+	// HostUnknown tells that the programs don't know which network namespace is the host's: then Host says nothing.
+	HostUnknown bool       `json:"host_netns_unknown,omitempty"`
+	InCgroup    bool       `json:"in_cgroup"`
+	OptedOut    bool       `json:"opted_out,omitempty"`
+	Addr        netip.Addr `json:"address,omitzero"` // that source ranges judge
 }
 
 // LookUp says what a connect would do, and changes nothing that lasts (see

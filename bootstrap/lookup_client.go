@@ -21,23 +21,25 @@ func (l *looker) lookAtClient(at places) (err error) {
 	if l.hostIsKnown() {
 		c.Netns = l.settings.HostNetns
 	}
-	if l.knows, err = l.programsKnow(at); err != nil {
+	features, err := l.features(at)
+	if err != nil {
 		return err
 	}
+	l.knows = features.NetnsCookie
 	if l.req.PID != 0 {
 		in, sure, err := mounts.ProcessIn(l.cgroup.Path, l.req.PID)
 		if err != nil {
 			return fmt.Errorf("find the cgroup of process %d: %w", l.req.PID, err)
 		}
 		c.InCgroup = in || !sure
-		c.Netns, err = netnsCookieOf(at, l.req.PID, l.cgroup.Path, l.req.Forbid)
+		c.Netns, err = netnsCookieOf(at, l.req.PID, l.cgroup.Path, features, l.req.Forbid)
 		switch {
 		case errors.Is(err, natinit.ErrNoCookie):
 			c.Unknown = err.Error()
 		case err != nil:
 			return err
 		}
-		c.Host = l.knownAsHosts()
+		c.Host, c.HostUnknown = l.knownAsHosts(), c.Unknown == "" && !l.hostIsKnown()
 	}
 	if m := l.maps.Map(bpf.MapWorkload); m != nil {
 		var w bpf.Workload
@@ -64,14 +66,14 @@ func (l *looker) optOutIsLookedFor() bool {
 	return m.Lookup(uint32(0), &control) == nil && control&bpf.ControlOptOut != 0
 }
 
-// programsKnow reports whether programs of this kernel know network namespaces
-// (Linux 5.7). Where they don't, all sockets are of the same one to them.
-func (l *looker) programsKnow(at places) (bool, error) {
+// features are what this kernel has. Where programs don't know network
+// namespaces (Linux 5.7), all sockets are of the same one to them.
+func (l *looker) features(at places) (bpf.Features, error) {
 	report, err := kernel.Check(kernel.Config{Root: at.hostRoot, Forbid: l.req.Forbid})
 	if err != nil {
-		return false, &UsageError{err}
+		return bpf.Features{}, &UsageError{err}
 	}
-	return report.Has(kernel.FeatureNetnsCookie), nil
+	return report.Features(), nil
 }
 
 // hostIsKnown reports whether the programs know which namespace is the host's.

@@ -19,11 +19,9 @@ import (
 // netnsCookieOf is the cookie of a process's network namespace. Where only
 // programs can tell (Linux 5.8 to 5.13) one is attached for that, for an instant,
 // to this process's cgroup, which is cgroup or below it.
-func netnsCookieOf(at places, pid int, cgroup string, forbid []string) (uint64, error) {
+func netnsCookieOf(at places, pid int, cgroup string, features bpf.Features, forbid []string) (uint64, error) {
 	cookies := natinit.NewCookies(natinit.CookiesConfig{
-		Features: bpf.Features{ // else the answer is why not
-			NetnsCookie: !slices.Contains(forbid, kernel.FeatureNetnsCookie), Link: !slices.Contains(forbid, kernel.FeatureLink),
-		},
+		Features: features,
 		NoOption: slices.Contains(forbid, kernel.FeatureSONetnsCookie),
 		Cgroups: func() ([]string, error) {
 			kernel.RaiseMemlock(kernel.Inspect(at.hostRoot)) // before Linux 5.11 the program's map counts

@@ -113,6 +113,8 @@ func clientText(c bootstrap.LookupClient) string {
 		parts = append(parts, "in the host's network namespace")
 	case c.Host:
 		parts = append(parts, fmt.Sprintf("in the host's network namespace (cookie %d)", c.Netns))
+	case c.HostUnknown:
+		parts = append(parts, fmt.Sprintf("in the network namespace with cookie %d; the programs don't know which is the host's", c.Netns))
 	default:
 		parts = append(parts, fmt.Sprintf("in a network namespace of its own (cookie %d)", c.Netns))
 	}
