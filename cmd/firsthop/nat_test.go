@@ -356,8 +356,8 @@ func TestWhatLookupDoesntTake(t *testing.T) {
 		args []string
 		says string
 	}{
-		{[]string{}, "wants one address"},
-		{[]string{"10.96.0.1"}, "want an IP address and a port"},
+		{[]string{}, "wants an address"},
+		{[]string{"10.96.0.1"}, "has no port"},
 		{[]string{"10.96.0.1:0"}, "want an IP address and a port"},
 		{[]string{"web:80"}, "want an IP address and a port"},
 		{[]string{"10.96.0.1:443", "10.96.0.1:444"}, "wants one address"},
