@@ -321,6 +321,7 @@ func TestAttachedNowTellsTheTruth(t *testing.T) {
 // An init stage of another version or with other settings exchanges the programs, and holds the lock until it has proven
 // them: what is attached serves all the time.
 func TestAttachedNowWhileProgramsAreExchanged(t *testing.T) {
+	lab.NeedsLinux(t, 5, 7, "a setting that makes other programs at the same hooks")
 	l, d := guarded(t)
 	awaitWhole(t, d)
 	lock, err := instance.Acquire(t.Context(), l.RunDir)
