@@ -140,6 +140,18 @@ func checkALU(t *testing.T, it *asm.InstructionIterator) {
 
 // Loops are what the verifier of the floor is worst at: a 32-bit counter may cost it minutes. The compiler may put a block
 // behind the one that jumps to it; as the kernel's check_cfg, this asks for cycles, not for the direction of a jump.
+// Linux 5.7 to 5.10 and RHEL 8.3 take a 64-bit value whose bit 31 alone may be set for zero once it was compared, and
+// remove what lies behind the next comparison (kernel commit b02709587ea3): affinity never held there.
+func TestNoProgramMasksBit31(t *testing.T) {
+	eachProgram(t, allFeatures(), func(t *testing.T, p *ebpf.ProgramSpec) {
+		for i, ins := range p.Instructions {
+			if ins.OpCode.IsDWordLoad() && ins.Constant == 1<<31 {
+				t.Errorf("instruction %d loads the 64-bit mask %#x", i, ins.Constant)
+			}
+		}
+	})
+}
+
 func TestNoProgramHasALoop(t *testing.T) {
 	eachProgram(t, Features{}, func(t *testing.T, p *ebpf.ProgramSpec) {
 		next := successors(t, p.Instructions)

@@ -131,6 +131,21 @@ static __always_inline __u32 seconds(void)
 }
 
 /*
+ * Whether clients of a set keep their backend. Shifted rather than masked: the verifiers of Linux 5.7 to 5.10 and of
+ * RHEL 8.3 take a 64-bit value whose bit 31 alone may be set for zero once it was compared, and remove what lies
+ * behind the next comparison as dead code (fixed by kernel commit b02709587ea3). Written as assembly, since the compiler
+ * turns the shifts back into a mask.
+ */
+static __always_inline bool keeps_clients(word w)
+{
+	_Static_assert(SET_AFFINITY == 1u << 31, "the shifts below");
+	asm volatile("%0 <<= 32\n\t"
+	             "%0 >>= 63"
+	             : "+r"(w));
+	return w;
+}
+
+/*
  * The backend that a client keeps for a service; NULL: none, or not any more.
  * Time is that of the client's last connection, as kube-proxy's is.
  */
@@ -163,7 +178,7 @@ static __always_inline struct backend *choose_backend(const struct frontend *fe,
 {
 	struct affinity_key key = {.client = client, .index = fe->index};
 	word w = read_word(fe);
-	bool keeps = WORD_SET(w) & SET_AFFINITY;
+	bool keeps = keeps_clients(w);
 	struct backend *be;
 	affinity new;
 	__u32 now = 0;
