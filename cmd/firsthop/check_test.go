@@ -131,6 +131,7 @@ func TestColumnWidths(t *testing.T) {
 		{[]string{"aaaa", long}, []int{4, lineWidth - 6}},
 		{[]string{long, long}, []int{49, 49}},
 		{[]string{strings.Repeat("a", 120), "b b"}, []int{120, 1}},
+		{[]string{"aaaa", long + strings.Repeat("a", 120)}, []int{4, lineWidth - 6}}, // the word runs over, and alone
 	} {
 		if got := columnWidths([][]string{tc.row}); !slices.Equal(got, tc.want) {
 			t.Errorf("%q: %v, want %v", tc.row, got, tc.want)

@@ -103,8 +103,11 @@ func (p *printer) table(rows [][]string) {
 	}
 }
 
+// lastColumn is what the last column of a table keeps at least, where its cells are longer.
+const lastColumn = 20
+
 // columnWidths gives every column what its cells need, and less to the widest while a line is too long. No column gets
-// less than its longest word.
+// less than its longest word, but the last: there a long word runs over the end of its own line only.
 func columnWidths(rows [][]string) []int {
 	var widths, least []int
 	for _, row := range rows {
@@ -117,6 +120,9 @@ func columnWidths(rows [][]string) []int {
 				least[i] = max(least[i], utf8.RuneCountInString(word))
 			}
 		}
+	}
+	if last := len(least) - 1; last > 0 {
+		least[last] = min(least[last], lastColumn)
 	}
 	for {
 		total, widest := -columnGap, -1
