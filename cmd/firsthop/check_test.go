@@ -110,7 +110,7 @@ func TestOutputFitsIntoItsColumns(t *testing.T) {
 			}
 		}
 		first, _, _ := strings.Cut(r.stdout, "\n")
-		if line[0] != "nat" && line[0] != "uninstall" && !slices.ContainsFunc([]string{"ok: ", "warn: ", "fail: ", "skip: "}, func(v string) bool { return strings.HasPrefix(first, v) }) {
+		if line[0] != "nat" && line[0] != "uninstall" && !slices.ContainsFunc([]string{"ok: ", "warn: ", "fail: ", "skip: ", "done in ", "dry run: "}, func(v string) bool { return strings.HasPrefix(first, v) }) {
 			t.Errorf("%q does not begin with a verdict: %s", line, first)
 		}
 	}

@@ -74,14 +74,16 @@ func printReport(p *printer, r *bootstrap.Report, bestEffort bool) error {
 }
 
 func reportText(p *printer, r *bootstrap.Report) {
-	p.item(p.paint(resultOf(r.Result, warned(r)), 0)+": ", len(resultOf(r.Result, warned(r)))+2, verdict(r))
-	p.linef("")
+	p.linef("%s\n", verdict(r))
 	for _, st := range r.Steps {
 		if st.Result == bootstrap.Skipped && r.Failure() != nil && strings.HasSuffix(st.Reason, " failed") {
 			continue // the failed step is the last that matters
 		}
-		prefix := p.paint(resultOf(st.Result, len(st.Warnings) > 0), 4) + fmt.Sprintf("  %-9s %8.1f ms  ", st.Step, st.Millis)
+		prefix := fmt.Sprintf("%-9s %s %8.1f ms  ", st.Step, p.paint(resultOf(st.Result, len(st.Warnings) > 0), 4), st.Millis)
 		p.item(prefix, stepColumn, st.Reason)
+		for _, w := range st.Warnings {
+			p.say(stepColumn, "warning: %s", w)
+		}
 		verb := ""
 		if r.DryRun {
 			verb = "would: "
@@ -89,14 +91,11 @@ func reportText(p *printer, r *bootstrap.Report) {
 		for _, ch := range st.Changes {
 			p.say(stepColumn, "%s%s", verb, ch)
 		}
-		for _, w := range st.Warnings {
-			p.say(stepColumn, "warning: %s", w)
-		}
 	}
 }
 
 // stepColumn is where the text of a step begins.
-const stepColumn = 29
+const stepColumn = 28
 
 // resultOf is a result in the words of all commands.
 func resultOf(r bootstrap.Result, warned bool) string {
@@ -123,6 +122,9 @@ func verdict(r *bootstrap.Report) string {
 		return "dry run: nothing was changed"
 	case r.Result == bootstrap.Skipped:
 		return "nothing was attached"
+	}
+	if warned(r) {
+		return fmt.Sprintf("done in %.1f ms, with warnings", r.Millis)
 	}
 	return fmt.Sprintf("done in %.1f ms", r.Millis)
 }

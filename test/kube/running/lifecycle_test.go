@@ -141,7 +141,7 @@ func (s *site) grow(t *testing.T) {
 		}
 	}
 	clients.end(t)
-	if !strings.Contains(s.node.log(), "the table has more room") {
+	if !strings.Contains(s.node.log(), "the table has more capacity") {
 		t.Error("it did not grow: the test is too small")
 	}
 	// Another runtime takes over what has grown.
