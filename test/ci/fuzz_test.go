@@ -9,11 +9,12 @@ import (
 	"testing"
 )
 
+// fuzzModule has KEYWORD for func: .ci/fuzz looks for fuzz tests with grep, and must not find this one here.
 const fuzzModule = `package slow
 
 import "testing"
 
-func FuzzNothing(f *testing.F) {
+KEYWORD FuzzNothing(f *testing.F) {
 	f.Add([]byte("a"))
 	f.Fuzz(func(t *testing.T, b []byte) {})
 }
@@ -27,7 +28,7 @@ func fuzz(t *testing.T, time string) (output string, err error) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	for name, content := range map[string]string{"go.mod": "module slow\n", "slow_test.go": fuzzModule} {
+	for name, content := range map[string]string{"go.mod": "module slow\n", "slow_test.go": strings.Replace(fuzzModule, "KEYWORD", "func", 1)} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
 			t.Fatal(err)
 		}
