@@ -303,17 +303,17 @@ func TestLookupSaysWhatAConnectDoes(t *testing.T) {
 		}
 		return got
 	}
-	const untold = "so-netns-cookie,cgroup-link"
+	const unknownNetns = "so-netns-cookie,cgroup-link"
 	for addr, want := range map[string]nat.Kind{"10.96.0.20:80": bootstrap.Undecided, "10.96.0.23:80": bootstrap.Undecided, "127.0.0.7:30080": bootstrap.Undecided} {
-		if got := inPodFor(addr, untold); got.Result != want {
+		if got := inPodFor(addr, unknownNetns); got.Result != want {
 			t.Errorf("%s: %s, want %s: %q", addr, got.Result, want, got.Why)
 		}
 	}
 	// Programs that don't know namespaces either take all for the same one.
-	if got := inPodFor("10.96.0.20:80", untold+",netns-cookie"); got.Result != nat.Translated {
+	if got := inPodFor("10.96.0.20:80", unknownNetns+",netns-cookie"); got.Result != nat.Translated {
 		t.Errorf("a Service: %s: %q", got.Result, got.Why)
 	}
-	if got := inPodFor("10.96.0.23:80", untold+",netns-cookie"); got.Result != nat.Dropped {
+	if got := inPodFor("10.96.0.23:80", unknownNetns+",netns-cookie"); got.Result != nat.Dropped {
 		t.Errorf("a client that source ranges don't know: %s: %q", got.Result, got.Why)
 	}
 	n.knows(pod, bpf.Workload{Flags: bpf.WorkloadOptedOut})
