@@ -277,7 +277,7 @@ func TestADialEndsWithItsContextAndClosesWhatComesLate(t *testing.T) {
 	r.serve(a1)
 	r.run().SetEndpoints(addrs(a1))
 	r.await(a1)
-	var open atomic.Int32
+	var open, made atomic.Int32
 	release := make(chan struct{})
 	d := r.dialer(DialerConfig{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 		if address == vip {
@@ -288,6 +288,7 @@ func TestADialEndsWithItsContextAndClosesWhatComesLate(t *testing.T) {
 			return nil, err
 		}
 		open.Add(1)
+		made.Add(1)
 		return closeCounter{conn, &open}, nil
 	}})
 	conn, err := d.DialContext(t.Context(), "tcp", vip)
@@ -295,6 +296,7 @@ func TestADialEndsWithItsContextAndClosesWhatComesLate(t *testing.T) {
 		t.Fatal(err)
 	}
 	close(release)
+	lab.Await(t, "the late one is made", func() bool { return made.Load() == 2 })
 	lab.Await(t, "the late one is closed", func() bool { return open.Load() == 1 })
 	conn.Close()
 	lab.Await(t, "both are closed", func() bool { return open.Load() == 0 })
