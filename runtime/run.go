@@ -13,7 +13,7 @@ import (
 	"github.com/firsthop/firsthop/natinit/kubeproxy"
 	"github.com/firsthop/firsthop/runtime/apiservers"
 	"github.com/firsthop/firsthop/runtime/metrics"
-	"github.com/firsthop/firsthop/runtime/netnss"
+	"github.com/firsthop/firsthop/runtime/netns"
 	"github.com/firsthop/firsthop/runtime/services"
 	"github.com/firsthop/firsthop/runtime/sockets"
 	"github.com/firsthop/firsthop/runtime/watch"
@@ -130,8 +130,8 @@ func newRun(cfg *Config, d *dataplane) (*run, error) {
 }
 
 // namespaces are where pods may be.
-func (r *run) namespaces() netnss.Config {
-	return netnss.Config{Proc: r.cfg.Proc, Root: r.cfg.HostRoot}
+func (r *run) namespaces() netns.Config {
+	return netns.Config{Proc: r.cfg.Proc, Root: r.cfg.HostRoot}
 }
 
 // followPods tells the programs who opted out, and who has which address.

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
-	"github.com/firsthop/firsthop/runtime/netnss"
+	"github.com/firsthop/firsthop/runtime/netns"
 )
 
 // ErrNotSupported says that the kernel can't destroy sockets: built without
@@ -28,7 +28,7 @@ type Config struct {
 	// TCP: connections over TCP are destroyed too, not left to their own timeouts.
 	TCP bool
 	// Namespaces says where network namespaces are found.
-	Namespaces netnss.Config
+	Namespaces netns.Config
 }
 
 // Backend is one that is gone: no longer a *serving* endpoint. One that only
@@ -90,13 +90,13 @@ func Destroy(ctx context.Context, cfg Config, gone []Backend) (Result, error) {
 }
 
 // hunting looks for the victims in all network namespaces.
-func hunting(ctx context.Context, where netnss.Config, hunts []*hunt, res *Result) error {
+func hunting(ctx context.Context, where netns.Config, hunts []*hunt, res *Result) error {
 	list, err := where.List()
 	if err != nil {
 		return err
 	}
 	var failed error
-	visited := where.Visit(ctx, list, func(netnss.Namespace) bool {
+	visited := where.Visit(ctx, list, func(netns.Namespace) bool {
 		looked, err := huntHere(hunts)
 		if looked {
 			res.Looked++

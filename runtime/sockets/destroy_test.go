@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
-	"github.com/firsthop/firsthop/runtime/netnss"
+	"github.com/firsthop/firsthop/runtime/netns"
 	"github.com/firsthop/firsthop/test/clients"
 	"github.com/firsthop/firsthop/test/lab"
 )
@@ -283,7 +283,7 @@ func TestNamespacesWithoutSocketsAreSkipped(t *testing.T) {
 		must(t, unix.Mount(p.(*lab.Pod).Netns, at, "", unix.MS_BIND, ""))
 		t.Cleanup(func() { must(t, unix.Unmount(at, unix.MNT_DETACH)) })
 	}
-	cfg.Namespaces = netnss.Config{Host: n.l.Netns, Proc: t.TempDir(), Root: root}
+	cfg.Namespaces = netns.Config{Host: n.l.Netns, Proc: t.TempDir(), Root: root}
 	if res := n.destroy(cfg, gone(0, bpf.UDP)); res.UDP != 1 || res.Looked > 2 {
 		t.Errorf("%+v: want the pod looked at, and perhaps the node", res)
 	}

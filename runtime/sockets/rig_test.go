@@ -10,7 +10,7 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/natinit"
-	"github.com/firsthop/firsthop/runtime/netnss"
+	"github.com/firsthop/firsthop/runtime/netns"
 	"github.com/firsthop/firsthop/test/clients"
 	"github.com/firsthop/firsthop/test/lab"
 	"github.com/firsthop/firsthop/test/standin"
@@ -100,7 +100,7 @@ func (n *node) serve(which ...int) {
 func (n *node) config() Config {
 	return Config{
 		Reverse: n.maps.Map(bpf.MapReverse), Peer: n.maps.Map(bpf.MapPeer), Batch: lab.KernelFeatures().Batch,
-		Namespaces: netnss.Config{Host: n.l.Netns},
+		Namespaces: netns.Config{Host: n.l.Netns},
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/firsthop/firsthop/runtime/netnss"
+	"github.com/firsthop/firsthop/runtime/netns"
 	"github.com/firsthop/firsthop/test/lab"
 )
 
@@ -35,7 +35,7 @@ func BenchmarkRescan(b *testing.B) {
 				processes++
 			}
 		}
-		r := New(Config{Log: slog.New(slog.DiscardHandler), Store: newFake(1 << 14), Namespaces: netnss.Config{Host: m.l.Netns}, Cookie: m.cookie, Programs: true})
+		r := New(Config{Log: slog.New(slog.DiscardHandler), Store: newFake(1 << 14), Namespaces: netns.Config{Host: m.l.Netns}, Cookie: m.cookie, Programs: true})
 		r.SetRanges(true)
 		for i := range pods {
 			r.SetPod(newPod(fmt.Sprint(i), ips(i+1)))
@@ -54,7 +54,7 @@ func BenchmarkRescan(b *testing.B) {
 		})
 		b.Run(fmt.Sprintf("list/processes=%d", size), func(b *testing.B) {
 			for b.Loop() {
-				if _, err := (netnss.Config{Host: m.l.Netns}).List(); err != nil {
+				if _, err := (netns.Config{Host: m.l.Netns}).List(); err != nil {
 					b.Fatal(err)
 				}
 			}

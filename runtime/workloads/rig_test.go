@@ -14,7 +14,7 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/natinit"
-	"github.com/firsthop/firsthop/runtime/netnss"
+	"github.com/firsthop/firsthop/runtime/netns"
 	"github.com/firsthop/firsthop/test/lab"
 )
 
@@ -22,7 +22,7 @@ import (
 type machine struct {
 	t       testing.TB
 	l       *lab.Lab
-	c       netnss.Config
+	c       netns.Config
 	cookie  func() (uint64, error)
 	nextPID int
 }
@@ -42,7 +42,7 @@ func newMachine(t testing.TB) *machine {
 	lab.NeedsLinux(t, 5, 8, "network namespaces have no cookies that can be told")
 	m := &machine{t: t, l: lab.New(t), nextPID: 10}
 	m.setCookies(false)
-	m.c = netnss.Config{Proc: filepath.Join(m.l.Dir, "proc"), Root: filepath.Join(m.l.Dir, "root"), Host: m.l.Netns}
+	m.c = netns.Config{Proc: filepath.Join(m.l.Dir, "proc"), Root: filepath.Join(m.l.Dir, "root"), Host: m.l.Netns}
 	must(t, os.Mkdir(m.c.Proc, 0o755))
 	must(t, m.l.AddAddr("192.0.2.1/32"))
 	return m

@@ -15,7 +15,7 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/natinit"
-	"github.com/firsthop/firsthop/runtime/netnss"
+	"github.com/firsthop/firsthop/runtime/netns"
 )
 
 const (
@@ -42,7 +42,7 @@ type Config struct {
 	// Store is what it keeps up to date. Nobody else writes there.
 	Store Store
 	// Namespaces says where network namespaces are found.
-	Namespaces netnss.Config
+	Namespaces netns.Config
 	// Programs: the programs can tell namespaces apart (bpf.Features.NetnsCookie).
 	Programs bool
 	// Cookie tells the cookie of the calling thread's network namespace
@@ -63,7 +63,7 @@ type Status struct {
 	ScanTook   time.Duration // the last time
 	Namespaces int           // that were found then
 	// Err is why the table isn't as it should be: no rights to see namespaces
-	// (netnss.ErrRefused), none with a name (natinit.ErrNoCookie), no room (ErrFull).
+	// (netns.ErrRefused), none with a name (natinit.ErrNoCookie), no room (ErrFull).
 	Err error
 }
 
@@ -278,10 +278,10 @@ func (r *Reconciler) look(ctx context.Context, in *input, st *Status) (complete 
 		return false, err
 	}
 	var failed error
-	err = r.cfg.Namespaces.Visit(ctx, list, func(found netnss.Namespace) bool {
+	err = r.cfg.Namespaces.Visit(ctx, list, func(found netns.Namespace) bool {
 		ns := namespace{host: found.Host, pids: found.Pids}
 		if ns.cookie, failed = r.cfg.Cookie(); failed == nil {
-			ns.addrs, failed = netnss.Addrs()
+			ns.addrs, failed = netns.Addrs()
 		}
 		if failed != nil {
 			return false

@@ -18,7 +18,7 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/natinit"
-	"github.com/firsthop/firsthop/runtime/netnss"
+	"github.com/firsthop/firsthop/runtime/netns"
 
 	"github.com/firsthop/firsthop/test/lab"
 )
@@ -239,7 +239,7 @@ func TestWithoutCookiesNobodyLooksTwice(t *testing.T) {
 // Below Linux 5.7, all of the node is one client.
 func TestWithoutCookiesInProgramsTheNodeIsOneClient(t *testing.T) {
 	f := newFake(100)
-	r := start(t, Config{Store: f, Namespaces: netnss.Config{Proc: t.TempDir()}, Rescan: time.Millisecond})
+	r := start(t, Config{Store: f, Namespaces: netns.Config{Proc: t.TempDir()}, Rescan: time.Millisecond})
 	r.SetSynced()
 	r.SetRanges(true)
 	r.SetNode(addrs("192.0.2.1", "192.0.2.2", "2001:db8::1"))
@@ -271,7 +271,7 @@ func TestAFullMapIsNotTriedAgainAtOnce(t *testing.T) {
 func TestACgroupNamesItsPod(t *testing.T) {
 	const uid = types.UID("1b2c3d4e-0000-4000-8000-123456789abc")
 	proc := t.TempDir()
-	r := New(Config{Namespaces: netnss.Config{Proc: proc}})
+	r := New(Config{Namespaces: netns.Config{Proc: proc}})
 	for i, tc := range []struct {
 		cgroup string
 		want   bool

@@ -27,7 +27,7 @@ var Suites = []Suite{
 	}},
 	{Name: "natinit", Package: "natinit", Seconds: 1200},
 	{Name: "runtime", Package: "runtime", Seconds: 600},
-	{Name: "netnss", Package: "runtime/netnss", Seconds: 240},
+	{Name: "netns", Package: "runtime/netns", Seconds: 240},
 	{Name: "workloads", Package: "runtime/workloads", Seconds: 480},
 	{Name: "sockets", Package: "runtime/sockets", Seconds: 480},
 	{Name: "kernel", Package: "kernel", Seconds: 240, Files: []string{"docs/kernels.md"}},

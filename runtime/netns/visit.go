@@ -1,4 +1,4 @@
-package netnss
+package netns
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package netnss
+package netns
 
 import (
 	"context"
@@ -23,7 +23,7 @@ import (
 	"github.com/firsthop/firsthop/test/lab"
 )
 
-const childEnv = "FIRSTHOP_NETNSS_CHILD"
+const childEnv = "FIRSTHOP_NETNS_CHILD"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(childEnv) != "" {
@@ -354,7 +354,7 @@ func othersProc(t testing.TB) string {
 // copySelf puts the test binary where everyone may execute it.
 func copySelf(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "fh-netnss-")
+	dir, err := os.MkdirTemp("", "fh-netns-")
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	must(t, os.Chmod(dir, 0o755))

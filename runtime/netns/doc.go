@@ -1,4 +1,4 @@
-// Package netnss finds the network namespaces of a node and looks into them.
+// Package netns finds the network namespaces of a node and looks into them.
 //
 // A namespace has no list anywhere in the kernel that could be asked. It lives
 // as long as something holds it: a process, or a bind mount of its file, as
@@ -12,4 +12,4 @@
 //
 // [Config.Visit] enters namespaces on a thread that ends afterwards. No thread
 // that other goroutines use is ever elsewhere, whatever fails.
-package netnss
+package netns
