@@ -96,7 +96,7 @@ WITH_KUBE = bin=$${FIRSTHOP_TEST_KUBE_BIN:-$$(cd test/kube && $(GO) run -buildvc
 	export FIRSTHOP_TEST_KUBE_BIN="$$bin";
 
 # Tests of the product's own packages that start a real API server.
-REAL = -run RealAPIServer ./bootstrap/discover ./natinit/apiserver
+REAL = -run RealAPIServer ./natinit/apiserver/...
 
 # The oracle goes without the race detector: what it asks is pure, and its hundred thousand cases would take minutes.
 .PHONY: test-kube

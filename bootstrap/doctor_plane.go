@@ -14,12 +14,12 @@ import (
 	"strings"
 	"time"
 
-	"github.com/firsthop/firsthop/bootstrap/discover"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/apiserver/discover"
 )
 
 // The checks of the dataplane itself: pins, programs, table, and whether it works.

@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/firsthop/firsthop/bootstrap/discover"
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/apiserver/discover"
 )
 
 func TestBootArgsNameTheFileForKubeadm(t *testing.T) {

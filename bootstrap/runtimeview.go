@@ -6,9 +6,9 @@ import (
 	"slices"
 	"time"
 
-	"github.com/firsthop/firsthop/bootstrap/discover"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/apiserver/discover"
 )
 
 // RuntimeView is what the runtime of an instance says, as far as it matters

@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"github.com/firsthop/firsthop/bootstrap/dependents"
-	"github.com/firsthop/firsthop/bootstrap/discover"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/apiserver/discover"
 )
 
 // What on a node needs the Service IP at its next start, and where it can go instead.

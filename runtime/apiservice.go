@@ -7,7 +7,7 @@ import (
 	"slices"
 
 	"github.com/firsthop/firsthop/bpf"
-	"github.com/firsthop/firsthop/runtime/apiservers"
+	"github.com/firsthop/firsthop/runtime/apihealth"
 	"github.com/firsthop/firsthop/runtime/services"
 	"github.com/firsthop/firsthop/runtime/watch"
 )
@@ -29,7 +29,7 @@ func (e *engine) adopt(backends []netip.AddrPort) {
 }
 
 // setLive takes which API servers are alive.
-func (e *engine) setLive(set apiservers.Set) {
+func (e *engine) setLive(set apihealth.Set) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.live, e.unheard = set, true

@@ -7,5 +7,5 @@
 //
 //	watch        objects of the API            ┐
 //	hostaddrs    addresses of the host         ├─> engine: services.Table ─> writer ─> NAT table
-//	apiservers   which API servers are alive   ┘
+//	apihealth    which API servers are alive   ┘
 package runtime

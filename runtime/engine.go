@@ -14,7 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/firsthop/firsthop/bpf"
-	"github.com/firsthop/firsthop/runtime/apiservers"
+	"github.com/firsthop/firsthop/runtime/apihealth"
 	"github.com/firsthop/firsthop/runtime/services"
 	"github.com/firsthop/firsthop/runtime/watch"
 	"github.com/firsthop/firsthop/runtime/writer"
@@ -68,8 +68,8 @@ type engine struct {
 	nodeSeen                           bool // the Node object is there
 	released                           bool // the table works out Services as they come
 	synced                             map[watch.Resource]time.Time
-	live                               apiservers.Set // what the API service leads to; empty: what its slices say
-	unheard                            bool           // live changed, and nothing was written yet
+	live                               apihealth.Set // what the API service leads to; empty: what its slices say
+	unheard                            bool          // live changed, and nothing was written yet
 	vips                               []netip.AddrPort
 	api                                []services.Port
 	apiTold                            []services.Port

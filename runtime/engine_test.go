@@ -18,7 +18,7 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
-	"github.com/firsthop/firsthop/runtime/apiservers"
+	"github.com/firsthop/firsthop/runtime/apihealth"
 	"github.com/firsthop/firsthop/runtime/services"
 	"github.com/firsthop/firsthop/runtime/watch"
 	"github.com/firsthop/firsthop/runtime/writer"
@@ -199,7 +199,7 @@ func TestNothingIsWrittenBeforeAllInputsAreKnown(t *testing.T) {
 func TestTheAPIServiceIsLedToLiveServersBeforeAllElse(t *testing.T) {
 	r := newRig(t)
 	r.seed("192.0.2.10:6443")
-	r.e.setLive(apiservers.Set{V4: addrPorts("192.0.2.77:6443")})
+	r.e.setLive(apihealth.Set{V4: addrPorts("192.0.2.77:6443")})
 	r.flush()
 	r.want("10.96.0.1:443", "[192.0.2.77:6443]")
 	writes := r.f.writes()
@@ -224,7 +224,7 @@ func TestTheAPIServiceFollowsWhoLives(t *testing.T) {
 	if !slices.Equal(named, addrPorts("192.0.2.10:6443", "192.0.2.11:6443")) || !slices.Equal(vips, addrPorts("10.96.0.1:443")) {
 		t.Errorf("the monitor was told %v and %v", named, vips)
 	}
-	r.e.setLive(apiservers.Set{V4: addrPorts("192.0.2.11:6443")})
+	r.e.setLive(apihealth.Set{V4: addrPorts("192.0.2.11:6443")})
 	r.flush()
 	r.want("10.96.0.1:443", "[192.0.2.11:6443]")
 	r.tell(slice("kubernetes", 6443, corev1.ProtocolTCP)) // an API that names nobody
@@ -233,7 +233,7 @@ func TestTheAPIServiceFollowsWhoLives(t *testing.T) {
 	r.e.handle([]watch.Event{{Resource: watch.Services, Name: services.APIService}}) // or has no such Service
 	r.flush()
 	r.want("10.96.0.1:443", "[192.0.2.11:6443]")
-	r.e.setLive(apiservers.Set{V4: addrPorts("192.0.2.10:6443")})
+	r.e.setLive(apihealth.Set{V4: addrPorts("192.0.2.10:6443")})
 	r.flush()
 	r.want("10.96.0.1:443", "[192.0.2.10:6443]")
 }
@@ -247,7 +247,7 @@ func TestWhatTheAPIServiceLedToStays(t *testing.T) {
 	r.syncAll()
 	r.flush()
 	r.want("10.96.0.1:443", "[192.0.2.11:6443]")
-	r.e.setLive(apiservers.Set{V4: addrPorts("192.0.2.10:6443", "192.0.2.11:6443")})
+	r.e.setLive(apihealth.Set{V4: addrPorts("192.0.2.10:6443", "192.0.2.11:6443")})
 	r.flush()
 	r.want("10.96.0.1:443", "[192.0.2.10:6443 192.0.2.11:6443]")
 }
@@ -263,7 +263,7 @@ func TestDeadAPIServersAreOutOfLocalTrafficToo(t *testing.T) {
 	r.syncAll()
 	r.flush()
 	r.want("10.96.0.1:443", "[192.0.2.10:6443]")
-	r.e.setLive(apiservers.Set{V4: addrPorts("192.0.2.11:6443")})
+	r.e.setLive(apihealth.Set{V4: addrPorts("192.0.2.11:6443")})
 	r.flush()
 	r.want("10.96.0.1:443", "[192.0.2.11:6443]")
 }
@@ -455,14 +455,14 @@ func TestTheEngineWritesWhenItIsTold(t *testing.T) {
 func TestTheAPIServiceNeverLeadsToItself(t *testing.T) {
 	r := newRig(t)
 	r.seed("192.0.2.10:6443")
-	r.e.setLive(apiservers.Set{V4: addrPorts("10.96.0.1:443")})
+	r.e.setLive(apihealth.Set{V4: addrPorts("10.96.0.1:443")})
 	r.flush()
 	r.want("10.96.0.1:443", "[192.0.2.10:6443]")
 	r.tell(kubernetes("192.0.2.11")...)
 	r.syncAll()
 	r.flush()
 	r.want("10.96.0.1:443", "[192.0.2.11:6443]")
-	r.e.setLive(apiservers.Set{V4: addrPorts("10.96.0.1:443", "192.0.2.12:6443")})
+	r.e.setLive(apihealth.Set{V4: addrPorts("10.96.0.1:443", "192.0.2.12:6443")})
 	r.flush()
 	r.want("10.96.0.1:443", "[192.0.2.12:6443]")
 }

@@ -9,7 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/firsthop/firsthop/bpf"
-	"github.com/firsthop/firsthop/runtime/apiservers"
+	"github.com/firsthop/firsthop/runtime/apihealth"
 	"github.com/firsthop/firsthop/runtime/services"
 )
 
@@ -17,7 +17,7 @@ import (
 // service from other Services: see services.Reserved.
 
 // setAPIServers takes the addresses of API servers.
-func (e *engine) setAPIServers(addrs apiservers.Addresses) {
+func (e *engine) setAPIServers(addrs apihealth.Addresses) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if !e.serversKnown {

@@ -12,7 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/firsthop/firsthop/bpf"
-	"github.com/firsthop/firsthop/runtime/apiservers"
+	"github.com/firsthop/firsthop/runtime/apihealth"
 	"github.com/firsthop/firsthop/runtime/services"
 	"github.com/firsthop/firsthop/runtime/watch"
 )
@@ -25,8 +25,8 @@ func evil(ip string) *corev1.Service {
 	return svc
 }
 
-func reservedAre(addrs ...string) apiservers.Addresses {
-	return apiservers.Addresses{Reserved: addrPorts(addrs...)}
+func reservedAre(addrs ...string) apihealth.Addresses {
+	return apihealth.Addresses{Reserved: addrPorts(addrs...)}
 }
 
 func TestReserveKeepsClaimsOutOfTheFirstWrite(t *testing.T) {
@@ -78,7 +78,7 @@ func TestReserveFollowsTheAPIServers(t *testing.T) {
 	r.flush()
 	r.becomes("192.0.2.13:6443", "not a frontend")
 	r.e.handle([]watch.Event{{Resource: watch.Services, Name: types.NamespacedName{Namespace: "default", Name: "evil"}}})
-	r.e.setAPIServers(apiservers.Addresses{})
+	r.e.setAPIServers(apihealth.Addresses{})
 	if got := r.e.problemsByReason()[services.AddressReserved]; got != 0 {
 		t.Errorf("%d problems, want none", got)
 	}

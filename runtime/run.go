@@ -11,7 +11,7 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/natinit/kubeproxy"
-	"github.com/firsthop/firsthop/runtime/apiservers"
+	"github.com/firsthop/firsthop/runtime/apihealth"
 	"github.com/firsthop/firsthop/runtime/metrics"
 	"github.com/firsthop/firsthop/runtime/netns"
 	"github.com/firsthop/firsthop/runtime/services"
@@ -89,8 +89,8 @@ type run struct {
 	data    *dataplane
 	writer  *writer.Writer
 	engine  *engine
-	monitor *apiservers.Monitor
-	dialer  *apiservers.Dialer
+	monitor *apihealth.Monitor
+	dialer  *apihealth.Dialer
 	watcher *watch.Watcher
 	adopted []netip.AddrPort // what the API service led to
 
@@ -222,7 +222,7 @@ func (r *run) connect() error {
 		return err
 	}
 	r.engine.adopt(r.adopted)
-	r.monitor, err = apiservers.New(apiservers.Config{
+	r.monitor, err = apihealth.New(apihealth.Config{
 		Log: r.cfg.Log, Explicit: r.cfg.Endpoints, Services: vips, Adopted: r.adopted,
 		IsService: r.data.isService, Dial: r.data.dialPast,
 		Root: r.cfg.HostRoot, StateDir: r.cfg.StateDir, Kubeconfig: r.cfg.Kubeconfig, Pod: r.cfg.Pod, Record: r.cfg.recordSaved,
@@ -236,7 +236,7 @@ func (r *run) connect() error {
 		r.monitor.SetEndpoints(endpoints)
 		r.monitor.SetServices(vips)
 	}
-	r.dialer, err = apiservers.NewDialer(apiservers.DialerConfig{Log: r.cfg.Log, Monitor: r.monitor, Root: r.cfg.HostRoot, Proven: func() bool { return r.outside.provenNow() }, Peer: r.data.peerOf, Past: r.data.past})
+	r.dialer, err = apihealth.NewDialer(apihealth.DialerConfig{Log: r.cfg.Log, Monitor: r.monitor, Root: r.cfg.HostRoot, Proven: func() bool { return r.outside.provenNow() }, Peer: r.data.peerOf, Past: r.data.past})
 	if err != nil {
 		return err
 	}

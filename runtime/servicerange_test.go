@@ -10,7 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/firsthop/firsthop/bpf"
-	"github.com/firsthop/firsthop/runtime/apiservers"
+	"github.com/firsthop/firsthop/runtime/apihealth"
 	"github.com/firsthop/firsthop/runtime/services"
 	"github.com/firsthop/firsthop/runtime/watch"
 	"github.com/firsthop/firsthop/test/lab"
@@ -78,7 +78,7 @@ func TestAddressesThatNoServiceHasAreRefusedAfterTheFirstWrite(t *testing.T) {
 	r.settle()
 	r.becomes("10.96.0.77:80", "not a frontend")
 	r.becomes("10.96.0.80:80", "refused")
-	r.e.setAPIServers(apiservers.Addresses{Anywhere: []netip.Addr{netip.MustParseAddr("10.96.0.80")}})
+	r.e.setAPIServers(apihealth.Addresses{Anywhere: []netip.Addr{netip.MustParseAddr("10.96.0.80")}})
 	r.settle()
 	r.becomes("10.96.0.80:6443", "not a frontend")
 
@@ -86,7 +86,7 @@ func TestAddressesThatNoServiceHasAreRefusedAfterTheFirstWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.becomes("10.96.0.90:80", "not a frontend")
-	r.e.setAPIServers(apiservers.Addresses{})
+	r.e.setAPIServers(apihealth.Addresses{})
 	r.settle()
 	r.becomes("10.96.0.90:80", "refused")
 

@@ -89,7 +89,7 @@ func TestJudge(t *testing.T) {
 		{"a command uses the init stage", "cmd/firsthop", "bootstrap", true},
 		{"an arrow may skip a layer", "cmd/firsthop", "bpf/nat", true},
 		{"the init stage seeds", "bootstrap", "natinit", true},
-		{"packages of one directory are of one piece", "bootstrap", "bootstrap/discover", true},
+		{"packages of one directory are of one piece", "natinit/apiserver/discover", "natinit/apiserver", true},
 		{"the runtime shares what is about API servers", "runtime", "natinit/apiserver", true},
 		{"the init stage does not know the runtime", "bootstrap", "runtime", false},
 		{"the runtime does not know the init stage", "runtime/services", "bootstrap", false},

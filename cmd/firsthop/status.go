@@ -9,7 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/firsthop/firsthop/bootstrap"
-	"github.com/firsthop/firsthop/bootstrap/discover"
+	"github.com/firsthop/firsthop/natinit/apiserver/discover"
 )
 
 func statusCommand(e env) *cli.Command {

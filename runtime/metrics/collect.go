@@ -6,7 +6,7 @@ import (
 	"slices"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
-	"github.com/firsthop/firsthop/runtime/apiservers"
+	"github.com/firsthop/firsthop/runtime/apihealth"
 	"github.com/firsthop/firsthop/runtime/watch"
 	"github.com/firsthop/firsthop/runtime/writer"
 )
@@ -98,13 +98,13 @@ func writeWatches(p *Page, watches map[watch.Resource]watch.Status) {
 		each(func(s watch.Status) float64 { return float64(s.Objects) }))
 }
 
-func writeAPIServers(p *Page, st apiservers.Status) {
+func writeAPIServers(p *Page, st apihealth.Status) {
 	p.Gauge("firsthop_api_service_live", "Whether API servers answer where the API service leads to; if not, these are the last known good ones.", truth(st.Live))
 	p.Gauge("firsthop_api_service_backends", "Where the API service leads to.", float64(len(st.Set.V4)+len(st.Set.V6)))
-	list := slices.SortedFunc(slices.Values(st.Endpoints), func(a, b apiservers.EndpointStatus) int {
+	list := slices.SortedFunc(slices.Values(st.Endpoints), func(a, b apihealth.EndpointStatus) int {
 		return cmp.Compare(a.Endpoint.String(), b.Endpoint.String())
 	})
-	each := func(value func(*apiservers.EndpointStatus) float64) func(adder) {
+	each := func(value func(*apihealth.EndpointStatus) float64) func(adder) {
 		return func(add adder) {
 			for i := range list {
 				add(value(&list[i]), Label{"address", list[i].Endpoint.String()})
@@ -112,11 +112,11 @@ func writeAPIServers(p *Page, st apiservers.Status) {
 		}
 	}
 	p.Gauges("firsthop_api_server_live", "Whether an API server is ready.",
-		each(func(e *apiservers.EndpointStatus) float64 { return truth(e.State == apiserver.Live) }))
+		each(func(e *apihealth.EndpointStatus) float64 { return truth(e.State == apiserver.Live) }))
 	p.Gauges("firsthop_api_server_in_use", "Whether the API service leads to it.",
-		each(func(e *apiservers.EndpointStatus) float64 { return truth(e.InUse) }))
+		each(func(e *apihealth.EndpointStatus) float64 { return truth(e.InUse) }))
 	p.Gauges("firsthop_api_server_rtt_seconds", "How long its last answer took.",
-		each(func(e *apiservers.EndpointStatus) float64 { return e.RTT.Seconds() }))
+		each(func(e *apihealth.EndpointStatus) float64 { return e.RTT.Seconds() }))
 	c := st.Counters
 	p.Counter("firsthop_api_probes_total", "Questions to API servers.", float64(c.Probes))
 	p.Counter("firsthop_api_probe_failures_total", "Questions to API servers without a good answer.", float64(c.Failures))
@@ -124,7 +124,7 @@ func writeAPIServers(p *Page, st apiservers.Status) {
 	p.Counter("firsthop_api_save_errors_total", "Times that the last known good addresses could not be saved.", float64(c.SaveErrors))
 }
 
-func writeDialer(p *Page, st apiservers.DialerStatus) {
+func writeDialer(p *Page, st apihealth.DialerStatus) {
 	p.Counters("firsthop_api_dials_total", "The runtime's own connections to the API: at the configured address, directly to an API server, or none.", func(add adder) {
 		add(float64(st.Configured), Label{"way", "configured"})
 		add(float64(st.Direct), Label{"way", "direct"})

@@ -13,7 +13,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/firsthop/firsthop/runtime/apiservers"
+	"github.com/firsthop/firsthop/runtime/apihealth"
 	"github.com/firsthop/firsthop/runtime/health"
 	"github.com/firsthop/firsthop/runtime/services"
 	"github.com/firsthop/firsthop/runtime/watch"
@@ -31,8 +31,8 @@ type Config struct {
 
 	Table      func() writer.Status
 	Watches    func() map[watch.Resource]watch.Status
-	APIServers func() apiservers.Status
-	Dialer     func() apiservers.DialerStatus
+	APIServers func() apihealth.Status
+	Dialer     func() apihealth.DialerStatus
 	Unserved   func() []health.Unserved // healthCheckNodePorts
 	Problems   func() map[services.Reason]int
 

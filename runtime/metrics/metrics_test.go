@@ -19,7 +19,7 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/natinit/apiserver"
-	"github.com/firsthop/firsthop/runtime/apiservers"
+	"github.com/firsthop/firsthop/runtime/apihealth"
 	"github.com/firsthop/firsthop/runtime/health"
 	"github.com/firsthop/firsthop/runtime/services"
 	"github.com/firsthop/firsthop/runtime/watch"
@@ -46,17 +46,17 @@ func whole() Config {
 		Watches: func() map[watch.Resource]watch.Status {
 			return map[watch.Resource]watch.Status{watch.Services: {Synced: true, Objects: 23}, watch.Nodes: {LastError: "forbidden"}}
 		},
-		APIServers: func() apiservers.Status {
-			return apiservers.Status{
-				Live: true, Set: apiservers.Set{V4: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:6443")}},
-				Endpoints: []apiservers.EndpointStatus{
+		APIServers: func() apihealth.Status {
+			return apihealth.Status{
+				Live: true, Set: apihealth.Set{V4: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:6443")}},
+				Endpoints: []apihealth.EndpointStatus{
 					{Endpoint: apiserver.Endpoint{Addr: netip.MustParseAddrPort("192.0.2.1:6443")}, State: apiserver.Live, InUse: true, RTT: 5 * time.Millisecond},
 					{Endpoint: apiserver.Endpoint{Addr: netip.MustParseAddrPort("192.0.2.2:6443")}, State: apiserver.Dead},
 				},
-				Counters: apiservers.Counters{Probes: 29, Failures: 31, Changes: 37, SaveErrors: 41},
+				Counters: apihealth.Counters{Probes: 29, Failures: 31, Changes: 37, SaveErrors: 41},
 			}
 		},
-		Dialer:   func() apiservers.DialerStatus { return apiservers.DialerStatus{Configured: 43, Direct: 47, Failed: 53} },
+		Dialer:   func() apihealth.DialerStatus { return apihealth.DialerStatus{Configured: 43, Direct: 47, Failed: 53} },
 		Unserved: func() []health.Unserved { return make([]health.Unserved, 2) },
 		Problems: func() map[services.Reason]int { return map[services.Reason]int{services.BadAddress: 59} },
 		Counters: func(each func(uint32, bpf.Counters)) error {

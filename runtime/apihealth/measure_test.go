@@ -1,4 +1,4 @@
-package apiservers
+package apihealth
 
 import (
 	"bufio"
@@ -61,7 +61,7 @@ func serveChild() {
 // BenchmarkCPU runs 64 endpoints for ten seconds an iteration, with servers in
 // another process, and reports what one endpoint costs this one in an hour:
 //
-//	go test ./runtime/apiservers -run '^$' -bench CPU -benchtime 1x
+//	go test ./runtime/apihealth -run '^$' -bench CPU -benchtime 1x
 func BenchmarkCPU(b *testing.B) {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), serveAsChild+"=1")
@@ -111,7 +111,7 @@ func cpuTime(b *testing.B) time.Duration {
 
 // BenchmarkOut measures from the failure to the call that takes the endpoint out:
 //
-//	go test ./runtime/apiservers -run '^$' -bench Out -benchtime 30x
+//	go test ./runtime/apihealth -run '^$' -bench Out -benchtime 30x
 func BenchmarkOut(b *testing.B) {
 	for _, name := range []string{"killed", "silent", "not-ready"} {
 		b.Run(name, func(b *testing.B) {

@@ -1,4 +1,4 @@
-package apiservers
+package apihealth
 
 import (
 	"context"

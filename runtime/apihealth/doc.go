@@ -1,4 +1,4 @@
-// Package apiservers keeps the API service of a node on API servers that live.
+// Package apihealth keeps the API service of a node on API servers that live.
 //
 // A Monitor knows the endpoints, asks each of them all the time whether it is
 // ready, and tells the runtime which addresses the API service shall lead to.
@@ -32,4 +32,4 @@
 // the defaults: of the two seconds that are promised, the rest is for a busy node.
 // One that comes back is in again with the first answer; a dead one is asked at
 // least every two seconds.
-package apiservers
+package apihealth
