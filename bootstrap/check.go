@@ -10,8 +10,8 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
-	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/kubeproxy"
 )
 
@@ -253,7 +253,7 @@ func (c *checkup) hooks(context.Context) (Finding, error) {
 	case ours > 0:
 		f.Sentence = fmt.Sprintf("%d programs of this instance are attached, and no others", ours)
 	}
-	conflicts, err := natinit.Conflicts(c.root.Path, c.report.Kernel.Features(), c.proc)
+	conflicts, err := attach.Conflicts(c.root.Path, c.report.Kernel.Features(), c.proc)
 	for _, n := range conflicts {
 		f.Grade, f.Sentence = Bad, "a program of somebody else keeps ours out"
 		f.Details = append(f.Details, n.String())
@@ -262,9 +262,9 @@ func (c *checkup) hooks(context.Context) (Finding, error) {
 }
 
 // attached is what the kernel says of the hooks.
-func (c *checkup) attached() ([]natinit.HookState, error) {
+func (c *checkup) attached() ([]attach.State, error) {
 	if c.mount.Err() != nil {
-		return natinit.Inspect(bpf.Pins{}, nil, c.root.Path)
+		return attach.Inspect(bpf.Pins{}, nil, c.root.Path)
 	}
 	maps, err := openTable(c.mount)
 	if err != nil && !errors.Is(err, ErrNoTable) {
@@ -273,7 +273,7 @@ func (c *checkup) attached() ([]natinit.HookState, error) {
 	if maps != nil {
 		defer maps.Close()
 	}
-	return natinit.Inspect(bpf.PinsBelow(c.mount.Path), maps, c.root.Path)
+	return attach.Inspect(bpf.PinsBelow(c.mount.Path), maps, c.root.Path)
 }
 
 func (c *checkup) kubeProxy(ctx context.Context) (Finding, error) {

@@ -10,8 +10,8 @@ import (
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
-	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/attach"
 )
 
 // Health is how a check of the doctor's came out.
@@ -130,7 +130,7 @@ type doctor struct {
 	maps     *bpf.Maps // nil: there is no table that can be read
 	mapsErr  error     // why
 	state    *nat.State
-	hooks    []natinit.HookState
+	hooks    []attach.State
 	hooksErr error
 	last     *Report // of init; nil: none is there
 	lastErr  error
@@ -159,7 +159,7 @@ func (d *doctor) gather() (err error) {
 		}
 	}
 	if d.hooksErr = d.cgroup.Err(); d.hooksErr == nil {
-		d.hooks, d.hooksErr = natinit.Inspect(d.pinsAt(), d.maps, d.cgroup.Path)
+		d.hooks, d.hooksErr = attach.Inspect(d.pinsAt(), d.maps, d.cgroup.Path)
 	}
 	return nil
 }

@@ -12,9 +12,9 @@ import (
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
-	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
+	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/natinit/kubeproxy"
 	"github.com/firsthop/firsthop/units"
@@ -206,7 +206,7 @@ func (d *doctor) kubeProxy(ctx context.Context) Diagnosis {
 			seen = append(seen, e.Source+": "+e.Detail)
 		}
 	}
-	serving := slices.ContainsFunc(d.hooks, func(h natinit.HookState) bool { return h.Attached })
+	serving := slices.ContainsFunc(d.hooks, func(h attach.State) bool { return h.Attached })
 	switch {
 	case p.State == kubeproxy.Running && serving:
 		return warn("kubectl -n kube-system delete daemonset kube-proxy, or keep it off this node by a node affinity, if firsthop is to serve alone", "kube-proxy runs too: sockets are served here first, packets of others by kube-proxy").because(seen...)

@@ -20,6 +20,7 @@ import (
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
+	"github.com/firsthop/firsthop/natinit/attach"
 )
 
 // The checks of the dataplane itself: pins, programs, table, and whether it works.
@@ -29,7 +30,7 @@ func (d *doctor) pins(context.Context) Diagnosis {
 		return unseen("the pins", d.mount.Err())
 	}
 	pins := d.pinsAt()
-	if err := natinit.CheckPins(pins, bpf.Hooks()); err != nil {
+	if err := attach.CheckPins(pins, bpf.Hooks()); err != nil {
 		return fail("move away what is named, if nothing needs it; then "+runInit, "%s", err)
 	}
 	unknown, loose, err := strangers(pins)
@@ -46,7 +47,7 @@ func (d *doctor) pins(context.Context) Diagnosis {
 	case len(loose) > 0:
 		return warn(runInit, "a run that was killed has left %d pins", len(loose)).because(loose...)
 	}
-	pinned, _ := natinit.Pinned(pins)
+	pinned, _ := attach.Pinned(pins)
 	return ok("%d pins below %s, all ours", len(pinned), pins.Dir)
 }
 
@@ -145,7 +146,7 @@ func (d *doctor) hooksAttached(context.Context) Diagnosis {
 	if d.kernErr != nil {
 		return unseen("the hooks that this kernel has", d.kernErr)
 	}
-	plan, err := natinit.PlanAttach(natinit.AttachConfig{Pins: d.pinsAt(), Maps: d.maps, Cgroup: d.cgroup.Path, CgroupID: d.cgroup.ID, Features: d.kern.Features(), Balancer: b, Proc: d.proc})
+	plan, err := attach.Plan(attach.Config{Pins: d.pinsAt(), Maps: d.maps, Cgroup: d.cgroup.Path, CgroupID: d.cgroup.ID, Features: d.kern.Features(), Balancer: b, Proc: d.proc})
 	if err != nil {
 		return unseen("the hooks", err)
 	}
@@ -153,13 +154,13 @@ func (d *doctor) hooksAttached(context.Context) Diagnosis {
 }
 
 // judgePlan says what an attach would have to do.
-func judgePlan(plan []natinit.HookResult) Diagnosis {
+func judgePlan(plan []attach.Result) Diagnosis {
 	var missing, old []string
 	for _, h := range plan {
 		switch h.Change {
-		case natinit.Added:
+		case attach.Added:
 			missing = append(missing, h.Hook)
-		case natinit.Changed, natinit.Removed:
+		case attach.Changed, attach.Removed:
 			old = append(old, fmt.Sprintf("%s: program %d", h.Hook, h.Program))
 		}
 	}
@@ -186,7 +187,7 @@ func (d *doctor) others(context.Context) Diagnosis {
 		}
 	}
 	if d.kernErr == nil {
-		conflicts, err := natinit.Conflicts(d.cgroup.Path, d.kern.Features(), d.proc)
+		conflicts, err := attach.Conflicts(d.cgroup.Path, d.kern.Features(), d.proc)
 		if err != nil {
 			return unseen("the programs of others", err)
 		}

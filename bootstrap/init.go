@@ -13,6 +13,7 @@ import (
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
+	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
 )
 
@@ -71,7 +72,7 @@ type stage struct {
 	direct    *natinit.Direct   // the way to API servers, past the programs; nil before the bpffs is known
 	connector *pendingConnector // nil until the cgroup is known
 	seeded    *natinit.Seeded
-	attached  *natinit.Attached
+	attached  *attach.Attached
 	kernel    kernel.Report
 }
 

@@ -15,8 +15,8 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/mounts"
-	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/attach"
 )
 
 // LookupRequest is a connect (or, for UDP, a datagram) that somebody might make.
@@ -119,7 +119,7 @@ func (l *looker) lookAtPrograms(d Dirs) error {
 	if l.cgroup, err = mounts.FindCgroup2(d.mountConfig(d.Cgroup)); err != nil || l.cgroup.Err() != nil {
 		return errors.Join(err, l.cgroup.Err())
 	}
-	hooks, err := natinit.Inspect(bpf.PinsBelow(b.Path), l.maps, l.cgroup.Path)
+	hooks, err := attach.Inspect(bpf.PinsBelow(b.Path), l.maps, l.cgroup.Path)
 	if err != nil {
 		return err
 	}

@@ -12,9 +12,9 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/firsthop/firsthop/bpf"
-	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
+	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
 )
 
@@ -172,7 +172,7 @@ func (s *stage) endpointErrors() string {
 // otherBalancer is a program of another instance at connect4, which translates
 // before ours can.
 func (s *stage) otherBalancer() string {
-	hooks, err := natinit.Inspect(s.pins(), s.seeded.Maps, s.cgroup.Path)
+	hooks, err := attach.Inspect(s.pins(), s.seeded.Maps, s.cgroup.Path)
 	if err != nil {
 		return ""
 	}

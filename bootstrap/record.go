@@ -7,7 +7,7 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/objects"
 	"github.com/firsthop/firsthop/mounts"
-	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
 )
 
@@ -22,17 +22,17 @@ type attachment struct {
 
 // recorded is what was noted in case the bpffs is gone. ok is false where there
 // is nothing that programs could be attached to.
-func (a attachment) recorded() (r natinit.Removal, ok bool) {
+func (a attachment) recorded() (r attach.Removal, ok bool) {
 	if a.cgroup.Err() != nil {
 		return r, false
 	}
-	return natinit.Removal{Cgroup: a.cgroup.Path, CgroupID: a.cgroup.ID, Record: natinit.JournalRecord{Journal: a.journal}, Links: a.links}, true
+	return attach.Removal{Cgroup: a.cgroup.Path, CgroupID: a.cgroup.ID, Record: attach.JournalRecord{Journal: a.journal}, Links: a.links}, true
 }
 
 // check finds out, without any change, whether remove can find everything.
 func (a attachment) check() error {
 	if a.bpffs.Err() == nil {
-		if err := natinit.CheckPins(bpf.PinsBelow(a.bpffs.Path), bpf.Hooks()); err != nil {
+		if err := attach.CheckPins(bpf.PinsBelow(a.bpffs.Path), bpf.Hooks()); err != nil {
 			return err
 		}
 	}
@@ -51,7 +51,7 @@ func (a attachment) remove() error {
 	}
 	r, attachable := a.recorded()
 	if a.bpffs.Err() == nil {
-		if err := natinit.Remove(bpf.PinsBelow(a.bpffs.Path), r.Cgroup); err != nil {
+		if err := attach.Remove(bpf.PinsBelow(a.bpffs.Path), r.Cgroup); err != nil {
 			return err
 		}
 	}
@@ -59,7 +59,7 @@ func (a attachment) remove() error {
 		return nil
 	}
 	err := r.Remove()
-	if errors.Is(err, natinit.ErrStillAttached) {
+	if errors.Is(err, attach.ErrStillAttached) {
 		a.log.Warn("a program is left behind", "error", err)
 		err = nil
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
 )
 
@@ -46,7 +47,7 @@ type Report struct {
 	Instance InstanceDirs            `json:"instance"`
 	Services []natinit.SeededService `json:"services,omitempty"`
 	Servers  []Server                `json:"api_servers,omitempty"`
-	Hooks    []natinit.HookResult    `json:"hooks,omitempty"`
+	Hooks    []attach.Result         `json:"hooks,omitempty"`
 	Proofs   []Proof                 `json:"proofs,omitempty"`
 	// Before are the proofs of the last run that succeeded, if this one didn't.
 	Before []Proof `json:"proofs_before,omitempty"`

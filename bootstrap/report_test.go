@@ -16,6 +16,7 @@ import (
 
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
 )
 
@@ -29,9 +30,9 @@ func fullReport() *Report {
 		},
 		Instance: InstanceDirs{BPFFS: "/sys/fs/bpf", Cgroup: "/sys/fs/cgroup", CgroupID: 1, StateDir: "/var/lib/firsthop", RunDir: "/run/firsthop"},
 		Services: []natinit.SeededService{{Name: "default/kubernetes (IPv4)", Index: 1, Frontends: []string{"tcp/10.96.0.1:443"},
-			Backends: []netip.AddrPort{ap("10.0.0.1:6443")}, Former: []netip.AddrPort{ap("10.0.0.2:6443")}, Change: natinit.Changed, Owner: natinit.OwnerInit}},
+			Backends: []netip.AddrPort{ap("10.0.0.1:6443")}, Former: []netip.AddrPort{ap("10.0.0.2:6443")}, Change: attach.Changed, Owner: natinit.OwnerInit}},
 		Servers: []Server{{Endpoint: apiserver.Endpoint{Host: "api.example", Addr: ap("10.0.0.1:6443")}, State: "dead", Millis: 3, Reason: "refused", Sources: []string{"flags"}, Used: true}},
-		Hooks:   []natinit.HookResult{{Hook: "connect4", Change: natinit.Added, By: natinit.ByLink, Program: 7, Note: "x"}},
+		Hooks:   []attach.Result{{Hook: "connect4", Change: attach.Added, By: attach.ByLink, Program: 7, Note: "x"}},
 		Proofs: []Proof{{Service: ap("10.96.0.1:443"), Asked: Ready, Got: Answered, Direct: true, Backend: ap("10.0.0.1:6443"), Cookie: 9, Millis: 2, Attempts: 3,
 			Reason: "y", Time: time.Date(2026, 1, 2, 3, 4, 6, 7, time.UTC)}},
 		AfterReboot: "nothing",

@@ -5,7 +5,7 @@ import (
 	"slices"
 
 	"github.com/firsthop/firsthop/kernel"
-	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/attach"
 )
 
 // mayRemove refuses a removal that could not be completed, before anything is
@@ -18,5 +18,5 @@ func (u *uninstall) mayRemove() error {
 	if kernel.Inspect(u.hostRoot).Standing.UserNamespace {
 		return errors.New("remove programs and pins: this is root of a user namespace only, whose capabilities do not count for that: run as the machine's root")
 	}
-	return natinit.MayRemove()
+	return attach.MayRemove()
 }

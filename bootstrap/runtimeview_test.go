@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/attach"
 )
 
 func TestProofSentenceIsTheRuntimes(t *testing.T) {
@@ -30,7 +30,7 @@ func TestProofSentenceIsTheRuntimes(t *testing.T) {
 	rt := RuntimeStatus{Proven: now}
 	last := &Report{ExitCode: ExitOK, Proofs: []Proof{{OK: true, Got: Answered, Time: now.Add(-30 * time.Minute)}}}
 	st := Status{Runtime: &rt, Last: last, Services: 1}
-	st.Hooks = append(st.Hooks, natinit.HookState{Hook: "connect4", Attached: true})
+	st.Hooks = append(st.Hooks, attach.State{Hook: "connect4", Attached: true})
 	if st.conclude(); !strings.Contains(st.Sentence, "ago by the runtime") {
 		t.Errorf("the sentence is init's: %q", st.Sentence)
 	}

@@ -12,25 +12,25 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/mounts"
-	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
+	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // Status is what is true of an instance now, and what was proven when.
 type Status struct {
-	Serving  bool                `json:"serving"`
-	Sentence string              `json:"sentence"`
-	Problems []string            `json:"problems,omitempty"`
-	Notes    []string            `json:"notes,omitempty"` // what to know, and no problem
-	Instance InstanceDirs        `json:"instance"`
-	Hooks    []natinit.HookState `json:"hooks,omitempty"`
-	Table    []TableService      `json:"table,omitempty"` // of it, the API service and what else the init stage wrote
-	Services int                 `json:"services"`        // that the whole table holds
-	Runtime  *RuntimeStatus      `json:"runtime,omitempty"`
-	About    string              `json:"runtime_sentence"` // the runtime in one line
-	Last     *Report             `json:"last_init,omitempty"`
+	Serving  bool           `json:"serving"`
+	Sentence string         `json:"sentence"`
+	Problems []string       `json:"problems,omitempty"`
+	Notes    []string       `json:"notes,omitempty"` // what to know, and no problem
+	Instance InstanceDirs   `json:"instance"`
+	Hooks    []attach.State `json:"hooks,omitempty"`
+	Table    []TableService `json:"table,omitempty"` // of it, the API service and what else the init stage wrote
+	Services int            `json:"services"`        // that the whole table holds
+	Runtime  *RuntimeStatus `json:"runtime,omitempty"`
+	About    string         `json:"runtime_sentence"` // the runtime in one line
+	Last     *Report        `json:"last_init,omitempty"`
 
 	halved bool // there is a part of a table
 }
@@ -100,7 +100,7 @@ func (st *Status) look(b mounts.BPFFS, g mounts.Cgroup2, stateDir string, rt Run
 		return err
 	}
 	st.Table = RuntimeView{Services: rt.inTable()}.name(st.Table, namesOfInit(st.Instance.RunDir))
-	if st.Hooks, err = natinit.Inspect(bpf.PinsBelow(b.Path), maps, g.Path); err != nil {
+	if st.Hooks, err = attach.Inspect(bpf.PinsBelow(b.Path), maps, g.Path); err != nil {
 		return err
 	}
 	st.judgeTable(state)
@@ -179,7 +179,7 @@ func apiAddrs(last *Report, stateDir string) []netip.AddrPort {
 
 // judgeHook says what is wrong with a hook, as seen from the last report: what
 // was attached then should be now.
-func (st *Status) judgeHook(h natinit.HookState) error {
+func (st *Status) judgeHook(h attach.State) error {
 	expected := strings.HasPrefix(h.Hook, "connect")
 	if st.Last != nil && st.Last.ExitCode == ExitOK && !st.Last.DryRun {
 		expected = false

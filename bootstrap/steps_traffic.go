@@ -14,6 +14,7 @@ import (
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
+	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/kubeproxy"
 )
 
@@ -185,15 +186,15 @@ func describeSeed(services []natinit.SeededService) outcome {
 	for _, svc := range services {
 		parts = append(parts, fmt.Sprintf("%s -> %s (%s)", strings.Join(svc.Frontends, " "), joinAddrs(svc.Backends), svc.Change))
 		switch svc.Change {
-		case natinit.Added:
+		case attach.Added:
 			out.changes = append(out.changes, fmt.Sprintf("%s added at index %d", svc.Name, svc.Index))
-		case natinit.Removed:
+		case attach.Removed:
 			out.changes = append(out.changes, fmt.Sprintf("%s removed: %s", strings.Join(svc.Frontends, " "), svc.Name))
 			continue
-		case natinit.Changed:
+		case attach.Changed:
 			out.changes = append(out.changes, fmt.Sprintf("%s: backends %s instead of %s", svc.Name, joinAddrs(svc.Backends), joinAddrs(svc.Former)))
 		}
-		if svc.Owner == natinit.OwnerRuntime && svc.Change == natinit.Kept {
+		if svc.Owner == natinit.OwnerRuntime && svc.Change == attach.Kept {
 			out.warnings = append(out.warnings, svc.Name+" was written by the runtime and answers: left alone")
 		}
 	}
@@ -219,7 +220,7 @@ func (s *stage) attach(ctx context.Context) (outcome, error) {
 		return s.planAttach()
 	}
 	var err error
-	if s.attached, err = natinit.Attach(s.attachConfig(s.seeded.Maps)); err != nil {
+	if s.attached, err = attach.Attach(s.attachConfig(s.seeded.Maps)); err != nil {
 		return outcome{}, err
 	}
 	s.report.Hooks = s.attached.Hooks
@@ -228,7 +229,7 @@ func (s *stage) attach(ctx context.Context) (outcome, error) {
 	}
 	out := outcome{reason: fmt.Sprintf("%d programs at %s by %s", len(s.attached.Hooks), s.cgroup.HostPath, s.attached.Hooks[0].By)}
 	for _, h := range s.attached.Hooks {
-		if h.Change != natinit.Kept {
+		if h.Change != attach.Kept {
 			out.changes = append(out.changes, fmt.Sprintf("%s: program %d %s", h.Hook, h.Program, h.Change))
 		}
 		if h.Note != "" {
@@ -238,8 +239,8 @@ func (s *stage) attach(ctx context.Context) (outcome, error) {
 	return out, nil
 }
 
-func (s *stage) attachConfig(maps *bpf.Maps) natinit.AttachConfig {
-	return natinit.AttachConfig{Pins: s.pins(), Maps: maps, Cgroup: s.cgroup.Path, CgroupID: s.cgroup.ID, Features: s.features, Balancer: s.balancer, Proc: s.proc, Record: natinit.JournalRecord{Journal: s.volatile}, Links: s.kernelConfig().Links()}
+func (s *stage) attachConfig(maps *bpf.Maps) attach.Config {
+	return attach.Config{Pins: s.pins(), Maps: maps, Cgroup: s.cgroup.Path, CgroupID: s.cgroup.ID, Features: s.features, Balancer: s.balancer, Proc: s.proc, Record: attach.JournalRecord{Journal: s.volatile}, Links: s.kernelConfig().Links()}
 }
 
 // otherServes refuses a scope that leaves Service addresses without anybody
@@ -274,14 +275,14 @@ func (s *stage) planAttach() (outcome, error) {
 	if maps != nil {
 		defer maps.Close()
 	}
-	plan, err := natinit.PlanAttach(s.attachConfig(maps))
+	plan, err := attach.Plan(s.attachConfig(maps))
 	for _, h := range plan {
 		switch h.Change {
-		case natinit.Added:
+		case attach.Added:
 			out.changes = append(out.changes, "attach "+h.Hook)
-		case natinit.Changed:
+		case attach.Changed:
 			out.changes = append(out.changes, fmt.Sprintf("exchange program %d of %s", h.Program, h.Hook))
-		case natinit.Removed:
+		case attach.Removed:
 			out.changes = append(out.changes, fmt.Sprintf("detach program %d of %s", h.Program, h.Hook))
 		}
 	}
@@ -291,16 +292,16 @@ func (s *stage) planAttach() (outcome, error) {
 // inTheWay says what of somebody else's would keep a balancer out: something
 // at one of its pins, or a program.
 func (s *stage) inTheWay(hooks []bpf.Hook) error {
-	if err := natinit.CheckPins(s.pins(), hooks); err != nil {
+	if err := attach.CheckPins(s.pins(), hooks); err != nil {
 		return err
 	}
-	conflicts, err := natinit.Conflicts(s.cgroup.Path, s.features, s.proc)
+	conflicts, err := attach.Conflicts(s.cgroup.Path, s.features, s.proc)
 	if err != nil {
 		return err
 	}
 	for _, c := range conflicts {
 		if slices.ContainsFunc(hooks, func(h bpf.Hook) bool { return h.Name == c.Hook }) {
-			return fmt.Errorf("attach %s: %w", c, natinit.ErrConflict)
+			return fmt.Errorf("attach %s: %w", c, attach.ErrConflict)
 		}
 	}
 	return nil

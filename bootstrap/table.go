@@ -13,6 +13,7 @@ import (
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/attach"
 )
 
 // TableService is one service index of the table.
@@ -158,7 +159,7 @@ func namesOfInit(runDir string) map[string]string {
 		return names
 	}
 	for _, svc := range last.Services {
-		if svc.Change == natinit.Removed {
+		if svc.Change == attach.Removed {
 			continue
 		}
 		for _, f := range svc.Frontends {

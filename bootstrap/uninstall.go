@@ -17,6 +17,7 @@ import (
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/natinit/kubeproxy"
 	"github.com/firsthop/firsthop/units"
@@ -251,7 +252,7 @@ func (u *uninstall) lookPins() error {
 		return err
 	}
 	if u.cgroup.Err() == nil && maps != nil {
-		hooks, err := natinit.Inspect(pins, maps, u.cgroup.Path)
+		hooks, err := attach.Inspect(pins, maps, u.cgroup.Path)
 		if err != nil {
 			return err
 		}
@@ -261,7 +262,7 @@ func (u *uninstall) lookPins() error {
 			}
 		}
 	}
-	pinned, err := natinit.Pinned(pins)
+	pinned, err := attach.Pinned(pins)
 	for _, pin := range pinned {
 		u.add("pin", pin)
 	}

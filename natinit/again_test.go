@@ -9,13 +9,14 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
+	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/test/clients"
 	"github.com/firsthop/firsthop/test/lab"
 )
 
 // byRung are the two ways to attach; on a kernel without links the one.
-func byRung() map[By]bpf.Features {
-	return map[By]bpf.Features{best(): allFeatures(), ByProg: without(func(f *bpf.Features) { f.Link = false })}
+func byRung() map[attach.By]bpf.Features {
+	return map[attach.By]bpf.Features{best(): allFeatures(), attach.ByProg: without(func(f *bpf.Features) { f.Link = false })}
 }
 
 func TestASecondRunChangesNothing(t *testing.T) {
@@ -49,13 +50,13 @@ func (n *node) checkKept(t *testing.T, r *run) {
 		t.Errorf("written %v, changed %v, created %v", r.seeded.Written, r.attached.Changed(), r.seeded.Maps.Created)
 	}
 	for _, s := range r.seeded.Services {
-		if s.Change != Kept || s.Former != nil || s.Owner != OwnerInit {
+		if s.Change != attach.Kept || s.Former != nil || s.Owner != OwnerInit {
 			t.Errorf("%+v, want it kept", s)
 		}
 	}
 	ids := attachedTo(t, n.cgroup)
 	for _, h := range r.attached.Hooks {
-		if h.Change != Kept || !slices.Contains(ids[h.Hook], h.Program) {
+		if h.Change != attach.Kept || !slices.Contains(ids[h.Hook], h.Program) {
 			t.Errorf("%+v, want it kept, and program of %v", h, ids[h.Hook])
 		}
 	}
@@ -77,12 +78,12 @@ func TestRunsSayWhatTheyDid(t *testing.T) {
 	b := bpf.Balancer{UDP: true}
 	r := n.mustBegin(t, allFeatures(), b, services(0))
 	for _, s := range r.seeded.Services {
-		if s.Change != Added || s.Index == 0 || len(s.Frontends) != 1 || len(s.Backends) != 1 || s.Former != nil {
+		if s.Change != attach.Added || s.Index == 0 || len(s.Frontends) != 1 || len(s.Backends) != 1 || s.Former != nil {
 			t.Errorf("first run: %+v", s)
 		}
 	}
 	for i, h := range r.attached.Hooks {
-		if h.Change != Added || h.By != best() || h.Program == 0 || h.Hook != b.Hooks(allFeatures())[i].Name {
+		if h.Change != attach.Added || h.By != best() || h.Program == 0 || h.Hook != b.Hooks(allFeatures())[i].Name {
 			t.Errorf("first run: %+v", h)
 		}
 	}
@@ -91,12 +92,12 @@ func TestRunsSayWhatTheyDid(t *testing.T) {
 	lab.NeedsLinux(t, 5, 7, "two features that make other programs")
 	r = n.mustBegin(t, without(helpers), b, services(1, 0))
 	for _, s := range r.seeded.Services {
-		if s.Change != Changed || len(s.Backends) != 2 || len(s.Former) != 1 {
+		if s.Change != attach.Changed || len(s.Backends) != 2 || len(s.Former) != 1 {
 			t.Errorf("other backends: %+v", s)
 		}
 	}
 	for _, h := range r.attached.Hooks {
-		if h.Change != Changed {
+		if h.Change != attach.Changed {
 			t.Errorf("other settings: %+v", h)
 		}
 	}
@@ -142,7 +143,7 @@ func TestTheRuntimesServiceIsMergedOrLeft(t *testing.T) {
 			if got.Owner != OwnerRuntime || got.Index != 1024 || !sameSet(got.Backends, tc.want) {
 				t.Errorf("got %+v, want backends %v of the runtime's service 1024", got, tc.want)
 			}
-			if changed := len(tc.want) == 2; (got.Change == Changed) != changed || s.Written != changed {
+			if changed := len(tc.want) == 2; (got.Change == attach.Changed) != changed || s.Written != changed {
 				t.Errorf("%+v, written %v", got, s.Written)
 			}
 			must(t, s.Rollback())
@@ -216,10 +217,10 @@ func TestTheWayOfAttachingChangesUnderTraffic(t *testing.T) {
 	for round := range 3 {
 		for _, step := range []struct {
 			f  bpf.Features
-			by By
+			by attach.By
 		}{
-			{otherProg, ByProg}, {link, ByLink}, {otherProg, ByProg}, {prog, ByProg}, {otherLink, ByLink}, {otherLink, ByLink}, {link, ByLink},
-			{prog, ByLink}, // the same program, and it serves: left as it is
+			{otherProg, attach.ByProg}, {link, attach.ByLink}, {otherProg, attach.ByProg}, {prog, attach.ByProg}, {otherLink, attach.ByLink}, {otherLink, attach.ByLink}, {link, attach.ByLink},
+			{prog, attach.ByLink}, // the same program, and it serves: left as it is
 		} {
 			n.up(t, step.f, b, services(round, (round+1)%3))
 			n.wantOnce(t, step.f, b, step.by)
@@ -229,7 +230,7 @@ func TestTheWayOfAttachingChangesUnderTraffic(t *testing.T) {
 		t.Errorf("%d connects, failures %v", r.Connects, r.Failures)
 	}
 	n.mustConnect(t)
-	must(t, Remove(n.pins, n.cgroup))
+	must(t, attach.Remove(n.pins, n.cgroup))
 	if left := attachedTo(t, n.cgroup); len(left) > 0 {
 		t.Errorf("still attached after Remove: %v", left)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
+	"github.com/firsthop/firsthop/natinit/attach"
 )
 
 // fullNode is a node whose table has the default sizes, and as many other Services.
@@ -159,7 +160,7 @@ func BenchmarkRun(b *testing.B) {
 			for range b.N {
 				n.upAtDefaultSize(b, f, bal)
 				b.StopTimer()
-				must(b, Remove(n.pins, n.cgroup))
+				must(b, attach.Remove(n.pins, n.cgroup))
 				b.StartTimer()
 			}
 		})
@@ -178,7 +179,7 @@ func (n *node) upAtDefaultSize(b *testing.B, f bpf.Features, bal bpf.Balancer) {
 	b.Helper()
 	s, err := Seed(SeedConfig{Pins: n.pins, Features: f, Services: services(0)})
 	must(b, err)
-	a, err := Attach(n.attachConfig(s.Maps, f, bal))
+	a, err := attach.Attach(n.attachConfig(s.Maps, f, bal))
 	must(b, err)
 	(&run{s, a}).commit(b)
 }

@@ -2,7 +2,7 @@
 // into the state that the init stage wants, as two transactions:
 //
 //	seeded, err := natinit.Seed(...)     // the API service is in the table
-//	attached, err := natinit.Attach(...) // the programs run on every connect
+//	attached, err := attach.Attach(...)  // the programs run on every connect
 //	… prove that a connection gets through …
 //	attached.Commit(), seeded.Commit()   // or Rollback both: as before
 //

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/test/lab"
 )
 
@@ -91,8 +92,9 @@ func (f *foreign) detach(t testing.TB) {
 
 func (f *foreign) id(t testing.TB) ebpf.ProgramID {
 	t.Helper()
-	id, err := programID(f.prog)
+	info, err := f.prog.Info()
 	must(t, err)
+	id, _ := info.ID()
 	return id
 }
 
@@ -156,7 +158,7 @@ func TestForeignProgramsThatWereThereFirst(t *testing.T) {
 
 func (n *node) checkCoexists(t *testing.T, f bpf.Features, stranger *foreign) {
 	b := bpf.Balancer{UDP: true}
-	conflicts, err := Conflicts(n.cgroup, f, "")
+	conflicts, err := attach.Conflicts(n.cgroup, f, "")
 	must(t, err)
 	if len(conflicts) > 0 {
 		t.Errorf("foretold %q, want none", conflicts)
@@ -169,7 +171,7 @@ func (n *node) checkCoexists(t *testing.T, f bpf.Features, stranger *foreign) {
 	stranger.survives(t, n, "committed", true)
 	n.up(t, f, bpf.Balancer{}, services(1))
 	stranger.survives(t, n, "changed", true)
-	must(t, Remove(n.pins, n.cgroup))
+	must(t, attach.Remove(n.pins, n.cgroup))
 	stranger.survives(t, n, "removed", true)
 	if left := len(attachedTo(t, n.cgroup)["connect4"]); left > 1 || left == 1 && stranger.cgroup != n.cgroup {
 		t.Errorf("%d programs are left at connect4", left)
@@ -179,7 +181,7 @@ func (n *node) checkCoexists(t *testing.T, f bpf.Features, stranger *foreign) {
 func (n *node) checkConflict(t *testing.T, f bpf.Features, stranger *foreign) {
 	before := n.snapshot(t)
 	_, err := n.begin(f, bpf.Balancer{UDP: true}, services(0))
-	if !errors.Is(err, ErrConflict) {
+	if !errors.Is(err, attach.ErrConflict) {
 		t.Fatalf("got %v, want ErrConflict", err)
 	}
 	for _, want := range []string{"connect4", fmt.Sprintf("program %d", stranger.id(t)), `"stranger"`, fmt.Sprintf("pid %d", os.Getpid()), stranger.cgroup} {
@@ -189,7 +191,7 @@ func (n *node) checkConflict(t *testing.T, f bpf.Features, stranger *foreign) {
 	}
 	before.wantSame(t, n.snapshot(t))
 	stranger.survives(t, n, "after the refusal", true)
-	conflicts, err := Conflicts(n.cgroup, f, "")
+	conflicts, err := attach.Conflicts(n.cgroup, f, "")
 	must(t, err)
 	if len(conflicts) != 1 || !strings.Contains(conflicts[0].What, fmt.Sprintf("program %d", stranger.id(t))) {
 		t.Errorf("foretold %q, want the conflict", conflicts)
@@ -197,11 +199,11 @@ func (n *node) checkConflict(t *testing.T, f bpf.Features, stranger *foreign) {
 }
 
 // A path may be relative, and the hierarchy ends somewhere.
-func TestTheWayUpEnds(t *testing.T) {
+func TestConflictsOfARelativePath(t *testing.T) {
 	n := newNode(t)
 	t.Chdir(filepath.Dir(n.cgroup))
-	if at, _, ids := inTheWay(filepath.Base(n.cgroup), hook("connect4")); len(ids) > 0 {
-		t.Errorf("%v at %s", ids, at)
+	if found, err := attach.Conflicts(filepath.Base(n.cgroup), allFeatures(), ""); err != nil || len(found) > 0 {
+		t.Errorf("%v, %v", found, err)
 	}
 }
 
@@ -229,13 +231,13 @@ func TestForeignProgramsThatComeLater(t *testing.T) {
 			stranger.survives(t, n, "other programs", true)
 			m, err := bpf.OpenMaps(n.pins, true)
 			must(t, err)
-			states, err := Inspect(n.pins, m, n.cgroup)
+			states, err := attach.Inspect(n.pins, m, n.cgroup)
 			must(t, err)
 			m.Close()
 			if st := states[len(states)-2]; st.Hook != "connect4" || !st.Attached || len(st.Foreign) != 1 || !strings.Contains(st.Foreign[0], "stranger") {
 				t.Errorf("%+v, want ours and the stranger", st)
 			}
-			must(t, Remove(n.pins, n.cgroup))
+			must(t, attach.Remove(n.pins, n.cgroup))
 			stranger.survives(t, n, "removed", true)
 		})
 	}
@@ -244,7 +246,7 @@ func TestForeignProgramsThatComeLater(t *testing.T) {
 // Something of somebody else's stands where our pin would be. Nothing of it is changed by anything that we do.
 func TestForeignThingsAtOurPins(t *testing.T) {
 	for by, f := range byRung() {
-		dir := map[By]func(bpf.Pins) string{ByLink: bpf.Pins.Links, ByProg: bpf.Pins.Progs}[by]
+		dir := map[attach.By]func(bpf.Pins) string{attach.ByLink: bpf.Pins.Links, attach.ByProg: bpf.Pins.Progs}[by]
 		for what, put := range foreignPins(by) {
 			t.Run(string(by)+", "+what, func(t *testing.T) {
 				lab.VerifyNoLeaks(t)
@@ -258,7 +260,7 @@ func TestForeignThingsAtOurPins(t *testing.T) {
 					t.Errorf("got %v, want ErrForeign with the path", err)
 				}
 				before.wantSame(t, n.snapshot(t))
-				if err := Remove(n.pins, n.cgroup); !errors.Is(err, bpf.ErrForeign) || !strings.Contains(err.Error(), pin) {
+				if err := attach.Remove(n.pins, n.cgroup); !errors.Is(err, bpf.ErrForeign) || !strings.Contains(err.Error(), pin) {
 					t.Errorf("Remove: %v, want ErrForeign with the path", err)
 				}
 				before.wantSame(t, n.snapshot(t))
@@ -267,7 +269,7 @@ func TestForeignThingsAtOurPins(t *testing.T) {
 	}
 }
 
-func foreignPins(by By) map[string]func(t *testing.T, n *node, pin string) {
+func foreignPins(by attach.By) map[string]func(t *testing.T, n *node, pin string) {
 	all := map[string]func(t *testing.T, n *node, pin string){
 		"a map": func(t *testing.T, n *node, pin string) {
 			m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
@@ -283,7 +285,7 @@ func foreignPins(by By) map[string]func(t *testing.T, n *node, pin string) {
 	if allFeatures().Link {
 		all["a link of another hook"] = func(t *testing.T, n *node, pin string) { pinForeignLink(t, n, pin, "sendmsg4") }
 	}
-	if by == ByLink {
+	if by == attach.ByLink {
 		all["a link of a foreign program at this hook"] = func(t *testing.T, n *node, pin string) { pinForeignLink(t, n, pin, "connect4") }
 	}
 	return all

@@ -10,6 +10,7 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
+	"github.com/firsthop/firsthop/natinit/attach"
 )
 
 // Grow gives a table more capacity while it serves: larger maps are filled with
@@ -22,11 +23,11 @@ import (
 // write to, and closes neither. On an error that is the former one, and all is
 // as it was; only where the former programs could not be brought back it is the
 // new one. An error beside a new table says what was left behind.
-func Grow(cfg AttachConfig, sizes bpf.Sizes) (*bpf.Maps, error) {
+func Grow(cfg attach.Config, sizes bpf.Sizes) (*bpf.Maps, error) {
 	old := cfg.Maps
 	grown, err := old.Grow(sizes)
 	if err != nil {
-		return old, explainRights(err)
+		return old, attach.ExplainRights(err)
 	}
 	if len(grown.Created) == 0 {
 		return grown, nil
@@ -36,10 +37,10 @@ func Grow(cfg AttachConfig, sizes bpf.Sizes) (*bpf.Maps, error) {
 		return old, errors.Join(fmt.Errorf("fill the larger table: %w", err), grown.Close())
 	}
 	if err := grown.Stage(cfg.Pins); err != nil {
-		return old, errors.Join(explainRights(err), grown.Close())
+		return old, errors.Join(attach.ExplainRights(err), grown.Close())
 	}
 	cfg.Maps = grown
-	a, err := Attach(cfg)
+	a, err := attach.Attach(cfg)
 	if err != nil {
 		return old, errors.Join(err, grown.Unstage(cfg.Pins), grown.Close())
 	}
@@ -87,7 +88,7 @@ func fill(f bpf.Features, old, grown *bpf.Maps) error {
 }
 
 // read reports whether an attached program reads a map. In doubt it does not.
-func read(cfg AttachConfig, m *ebpf.Map) bool {
+func read(cfg attach.Config, m *ebpf.Map) bool {
 	dir, err := os.Open(cfg.Cgroup)
 	if err != nil {
 		return false
@@ -100,7 +101,7 @@ func read(cfg AttachConfig, m *ebpf.Map) bool {
 	want, _ := info.ID()
 	found := false
 	for _, h := range bpf.Hooks() {
-		_ = eachAttached(dir, h, func(p *ebpf.Program) error {
+		_ = attach.Each(dir, h, func(p *ebpf.Program) error {
 			if info, err := p.Info(); err == nil {
 				ids, _ := info.MapIDs()
 				found = found || slices.Contains(ids, want)

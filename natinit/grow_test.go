@@ -11,11 +11,12 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
+	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/test/clients"
 )
 
 // open is the table and the attachment as a runtime has them.
-func (n *node) open(t testing.TB, f bpf.Features) AttachConfig {
+func (n *node) open(t testing.TB, f bpf.Features) attach.Config {
 	t.Helper()
 	m, err := bpf.OpenMaps(n.pins, false)
 	must(t, err)
@@ -91,7 +92,7 @@ func TestAKilledGrowthIsMended(t *testing.T) {
 	must(t, err)
 	must(t, nat.Fill(nat.NewKernel(grown, f), mustReadMaps(t, cfg.Maps, f)))
 	cfg.Maps = grown
-	a, err := Attach(cfg)
+	a, err := attach.Attach(cfg)
 	must(t, err)
 	p := goClient(t)
 	n.checkWay(t, f, p, waysToVIP()[0])
@@ -196,7 +197,7 @@ func programsOf(t testing.TB, n *node) map[string]ebpf.ProgramID {
 	} else {
 		defer m.Close()
 	}
-	states, err := Inspect(n.pins, m, n.l.Cgroup)
+	states, err := attach.Inspect(n.pins, m, n.l.Cgroup)
 	must(t, err)
 	out := map[string]ebpf.ProgramID{}
 	for _, s := range states {

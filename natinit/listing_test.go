@@ -9,15 +9,17 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/bpf/objects"
+	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/test/lab"
 )
 
 // anything is a record of which nothing is known.
 type anything struct{}
 
-func (anything) Note([]RecordedProgram) error { return nil }
-func (anything) Noted(RecordedProgram) bool   { return false }
-func (anything) Empty() bool                  { return false }
+func (anything) Note([]attach.RecordedProgram) error { return nil }
+func (anything) Noted(attach.RecordedProgram) bool   { return false }
+func (anything) Empty() bool                         { return false }
 
 // A link has an id before it can be opened by it: who lists links meanwhile is told to come again.
 func TestLinksAreListedWhileOthersMakeSome(t *testing.T) {
@@ -46,9 +48,9 @@ func TestLinksAreListedWhileOthersMakeSome(t *testing.T) {
 			}
 		})
 	}
-	a := &Attached{cfg: AttachConfig{Record: anything{}}, cgroup: dir}
-	for range 2000 {
-		if _, _, err := a.orphanLink(connect4); err != nil {
+	recorded := n.removal(anything{}, objects.Links{})
+	for range 250 { // times eight hooks
+		if err := recorded.Check(); err != nil {
 			t.Errorf("list links: %v", err)
 			break
 		}

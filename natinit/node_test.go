@@ -14,6 +14,7 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
+	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/test/lab"
 	"github.com/firsthop/firsthop/test/standin"
 )
@@ -91,11 +92,11 @@ func allFeatures() bpf.Features { return bpf.Features(lab.KernelFeatures()) }
 func helpers(f *bpf.Features) { f.SetRetval, f.NetnsCookie = false, false }
 
 // best is how programs are attached with all features.
-func best() By {
+func best() attach.By {
 	if allFeatures().Link {
-		return ByLink
+		return attach.ByLink
 	}
-	return ByProg
+	return attach.ByProg
 }
 
 func without(drop func(*bpf.Features)) bpf.Features {
@@ -107,15 +108,15 @@ func without(drop func(*bpf.Features)) bpf.Features {
 // run is one init stage: what it seeded and attached, neither committed nor taken back.
 type run struct {
 	seeded   *Seeded
-	attached *Attached
+	attached *attach.Attached
 }
 
 func (n *node) seedConfig(f bpf.Features, svcs []nat.Service) SeedConfig {
 	return SeedConfig{Pins: n.pins, Sizes: bpf.Sizes{Frontends: 256, Services: 2048, Backends: 256}, Features: f, Services: svcs}
 }
 
-func (n *node) attachConfig(m *bpf.Maps, f bpf.Features, b bpf.Balancer) AttachConfig {
-	return AttachConfig{Pins: n.pins, Maps: m, Cgroup: n.cgroup, CgroupID: cgroupID(n.cgroup), Features: f, Balancer: b}
+func (n *node) attachConfig(m *bpf.Maps, f bpf.Features, b bpf.Balancer) attach.Config {
+	return attach.Config{Pins: n.pins, Maps: m, Cgroup: n.cgroup, CgroupID: cgroupID(n.cgroup), Features: f, Balancer: b}
 }
 
 // begin seeds and attaches.
@@ -124,7 +125,7 @@ func (n *node) begin(f bpf.Features, b bpf.Balancer, svcs []nat.Service) (*run, 
 	if err != nil {
 		return nil, err
 	}
-	a, err := Attach(n.attachConfig(s.Maps, f, b))
+	a, err := attach.Attach(n.attachConfig(s.Maps, f, b))
 	if err != nil {
 		_ = s.Rollback()
 		s.Close()
@@ -199,7 +200,8 @@ func describePin(path string) string {
 	}
 	if p, err := ebpf.LoadPinnedProgram(path, nil); err == nil {
 		defer p.Close()
-		id, _ := programID(p)
+		info, _ := p.Info()
+		id, _ := info.ID()
 		return fmt.Sprint("program ", id)
 	}
 	if l, err := link.LoadPinnedLink(path, nil); err == nil {
@@ -239,12 +241,12 @@ func (s snapshot) wantSame(t testing.TB, now snapshot) {
 }
 
 // wantOnce asks that every hook which is needed has one program of ours, and no other hook has any.
-func (n *node) wantOnce(t testing.TB, f bpf.Features, b bpf.Balancer, by By) {
+func (n *node) wantOnce(t testing.TB, f bpf.Features, b bpf.Balancer, by attach.By) {
 	t.Helper()
 	m, err := bpf.OpenMaps(n.pins, true)
 	must(t, err)
 	defer m.Close()
-	states, err := Inspect(n.pins, m, n.cgroup)
+	states, err := attach.Inspect(n.pins, m, n.cgroup)
 	must(t, err)
 	needed := map[string]bool{}
 	for _, h := range b.Hooks(f) {

@@ -10,27 +10,28 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/objects"
+	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/test/lab"
 )
 
 // notes is a record in memory.
-type notes []RecordedProgram
+type notes []attach.RecordedProgram
 
-func (r *notes) Note(p []RecordedProgram) error { *r = append(*r, p...); return nil }
-func (r *notes) Noted(p RecordedProgram) bool   { return slices.Contains(*r, p) }
-func (r *notes) Empty() bool                    { return len(*r) == 0 }
-func (n *node) removal(r Record, l objects.Links) Removal {
-	return Removal{Cgroup: n.cgroup, CgroupID: cgroupID(n.cgroup), Record: r, Links: l}
+func (r *notes) Note(p []attach.RecordedProgram) error { *r = append(*r, p...); return nil }
+func (r *notes) Noted(p attach.RecordedProgram) bool   { return slices.Contains(*r, p) }
+func (r *notes) Empty() bool                           { return len(*r) == 0 }
+func (n *node) removal(r attach.Record, l objects.Links) attach.Removal {
+	return attach.Removal{Cgroup: n.cgroup, CgroupID: cgroupID(n.cgroup), Record: r, Links: l}
 }
 
 // upNoted runs a whole init stage that notes its programs.
-func (n *node) upNoted(t *testing.T, f bpf.Features, r Record) {
+func (n *node) upNoted(t *testing.T, f bpf.Features, r attach.Record) {
 	t.Helper()
 	s, err := Seed(n.seedConfig(f, services(0)))
 	must(t, err)
 	cfg := n.attachConfig(s.Maps, f, bpf.Balancer{UDP: true})
 	cfg.Record = r
-	a, err := Attach(cfg)
+	a, err := attach.Attach(cfg)
 	must(t, err)
 	(&run{s, a}).commit(t)
 }
@@ -51,14 +52,14 @@ func TestRemovalWithoutAListOfLinks(t *testing.T) {
 				t.Errorf("a check changed what is attached: %v, then %v", before, now)
 			}
 			err := removal.Remove()
-			if by == ByProg {
+			if by == attach.ByProg {
 				must(t, err)
 				if left := attachedTo(t, n.cgroup); len(left) > 0 {
 					t.Errorf("still attached: %v", left)
 				}
 				return
 			}
-			if !errors.Is(err, ErrStillAttached) {
+			if !errors.Is(err, attach.ErrStillAttached) {
 				t.Errorf("links that nobody can find: %v", err)
 			}
 			if _, err := (objects.Links{}).IDs(); errors.Is(err, objects.ErrNotSupported) {
@@ -79,12 +80,13 @@ func TestRemovalWithoutAListOfLinks(t *testing.T) {
 func (n *node) holdLinks(t *testing.T) (held []link.Link) {
 	t.Helper()
 	for _, h := range bpf.Hooks() {
-		l, _, err := ownLink(n.pins.Links()+"/"+h.Name, h)
-		must(t, err)
-		if l != nil {
-			held = append(held, l)
-			t.Cleanup(func() { l.Close() })
+		l, err := link.LoadPinnedLink(n.pins.Links()+"/"+h.Name, nil)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
 		}
+		must(t, err)
+		held = append(held, l)
+		t.Cleanup(func() { l.Close() })
 	}
 	return held
 }
@@ -93,14 +95,14 @@ func (n *node) holdLinks(t *testing.T) (held []link.Link) {
 func TestAttachWithoutAListOfLinks(t *testing.T) {
 	n, r := newNode(t), &notes{}
 	n.upNoted(t, allFeatures(), r)
-	must(t, Remove(n.pins, n.cgroup))
+	must(t, attach.Remove(n.pins, n.cgroup))
 	s, err := Seed(n.seedConfig(allFeatures(), services(0)))
 	must(t, err)
 	cfg := n.attachConfig(s.Maps, allFeatures(), bpf.Balancer{UDP: true})
 	cfg.Record, cfg.Links = r, objects.Unlisted()
-	a, err := Attach(cfg)
+	a, err := attach.Attach(cfg)
 	must(t, err)
 	(&run{s, a}).commit(t)
 	n.mustConnect(t)
-	must(t, Remove(n.pins, n.cgroup))
+	must(t, attach.Remove(n.pins, n.cgroup))
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/test/lab"
 )
 
@@ -65,7 +66,7 @@ func TestPruneRemovesWhatIsNotWanted(t *testing.T) {
 	must(t, s.Commit())
 	removed := 0
 	for _, svc := range s.Services {
-		if svc.Change == Removed {
+		if svc.Change == attach.Removed {
 			removed++
 		}
 	}

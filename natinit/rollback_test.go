@@ -3,11 +3,16 @@ package natinit
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/test/lab"
 )
 
@@ -68,7 +73,7 @@ func TestAttachIsAllOrNothing(t *testing.T) {
 			last := bpf.Hooks()[len(bpf.Hooks())-1]
 			foreign := newForeign(t, n.cgroup, last, exclusive)
 			before := n.snapshot(t)
-			if _, err := n.begin(f, bpf.Balancer{UDP: true}, services(0)); !errors.Is(err, ErrConflict) {
+			if _, err := n.begin(f, bpf.Balancer{UDP: true}, services(0)); !errors.Is(err, attach.ErrConflict) {
 				t.Errorf("got %v, want ErrConflict", err)
 			}
 			before.wantSame(t, n.snapshot(t))
@@ -79,19 +84,10 @@ func TestAttachIsAllOrNothing(t *testing.T) {
 
 			// The same with former programs of ours at the other hooks.
 			n.up(t, f, bpf.Balancer{}, services(0))
-			must(t, removeHook(n.pins, nil, nil, last))
-			if by == ByProg {
-				m, err := bpf.OpenMaps(n.pins, false)
-				must(t, err)
-				dir, err := os.Open(n.cgroup)
-				must(t, err)
-				must(t, detachOurs(m, dir, last))
-				dir.Close()
-				m.Close()
-			}
+			n.detach(t, last)
 			foreign = newForeign(t, n.cgroup, last, exclusive)
 			before = n.snapshot(t)
-			if _, err := n.begin(f, bpf.Balancer{UDP: true}, services(0, 1)); !errors.Is(err, ErrConflict) {
+			if _, err := n.begin(f, bpf.Balancer{UDP: true}, services(0, 1)); !errors.Is(err, attach.ErrConflict) {
 				t.Errorf("got %v, want ErrConflict", err)
 			}
 			before.wantSame(t, n.snapshot(t))
@@ -119,7 +115,7 @@ func TestLinksThatAreElsewhereMove(t *testing.T) {
 
 	r := n.mustBegin(t, allFeatures(), b, services(0))
 	for _, h := range r.attached.Hooks {
-		if h.Change != Added || h.Note == "" {
+		if h.Change != attach.Added || h.Note == "" {
 			t.Errorf("%+v, want it added, with a note", h)
 		}
 	}
@@ -141,9 +137,9 @@ func TestLinksOfADeadCgroupAreReplaced(t *testing.T) {
 	must(t, os.Remove(dead))
 	// The kernel detaches what was attached a little after the directory is gone.
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		states, err := Inspect(n.pins, nil, n.cgroup)
+		states, err := attach.Inspect(n.pins, nil, n.cgroup)
 		must(t, err)
-		if !slices.ContainsFunc(states, func(st HookState) bool { return st.Attached || st.CgroupID != 0 }) {
+		if !slices.ContainsFunc(states, func(st attach.State) bool { return st.Attached || st.CgroupID != 0 }) {
 			break
 		}
 		if time.Now().After(deadline) {
@@ -153,4 +149,27 @@ func TestLinksOfADeadCgroupAreReplaced(t *testing.T) {
 	n.up(t, allFeatures(), b, services(0))
 	n.wantOnce(t, allFeatures(), b, best())
 	n.mustConnect(t)
+}
+
+// detach detaches what is attached at a hook, and unpins it.
+func (n *node) detach(t testing.TB, h bpf.Hook) {
+	t.Helper()
+	for _, dir := range []string{n.pins.Links(), n.pins.Progs()} {
+		if err := os.Remove(filepath.Join(dir, h.Name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+	}
+	dir, err := os.Open(n.cgroup)
+	must(t, err)
+	defer dir.Close()
+	lab.Await(t, "nothing is attached at "+h.Name, func() bool {
+		ids := attachedTo(t, n.cgroup)[h.Name]
+		for _, id := range ids {
+			p, err := ebpf.NewProgramFromID(id)
+			must(t, err)
+			_ = link.RawDetachProgram(link.RawDetachProgramOptions{Target: int(dir.Fd()), Program: p, Attach: h.Attach})
+			p.Close()
+		}
+		return len(ids) == 0
+	})
 }

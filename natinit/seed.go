@@ -4,14 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
-
-	"github.com/cilium/ebpf"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
+	"github.com/firsthop/firsthop/natinit/attach"
 )
 
 // SeedConfig says what the table is to hold after the init stage.
@@ -41,20 +38,9 @@ type SeededService struct {
 	Frontends []string         `json:"frontends"`
 	Backends  []netip.AddrPort `json:"backends"`
 	Former    []netip.AddrPort `json:"former_backends,omitempty"` // before; absent if the same
-	Change    Change           `json:"change"`
+	Change    attach.Change    `json:"change"`
 	Owner     Owner            `json:"owner"`
 }
-
-// Change says what was done to a thing that was to be there.
-type Change string
-
-// What can be done to a thing.
-const (
-	Kept    Change = "kept"    // was so already
-	Added   Change = "added"   // wasn't there
-	Changed Change = "changed" // was there, and different
-	Removed Change = "removed" // was there, and isn't wanted
-)
 
 // Owner is who writes a service of the table.
 type Owner string
@@ -89,16 +75,16 @@ type Seeded struct {
 // bpf.ErrNewerLayout or nat.ErrFull where that is the cause.
 func Seed(cfg SeedConfig) (*Seeded, error) {
 	if err := repinMaps(cfg.Pins); err != nil {
-		return nil, explainRights(err)
+		return nil, attach.ExplainRights(err)
 	}
 	maps, err := bpf.EnsureMaps(cfg.Pins, cfg.Sizes)
 	if err != nil {
-		return nil, explainRights(err)
+		return nil, attach.ExplainRights(err)
 	}
 	s := &Seeded{Maps: maps, pins: cfg.Pins}
 	if err := s.write(cfg); err != nil {
 		undo := maps.Discard(cfg.Pins)
-		return nil, errors.Join(explainRights(err), undo, maps.Close())
+		return nil, errors.Join(attach.ExplainRights(err), undo, maps.Close())
 	}
 	return s, nil
 }
@@ -168,7 +154,7 @@ func pruneFrontends(p *nat.Planner, wanted []nat.Service, seeded []SeededService
 		if len(surplus) == 0 {
 			continue
 		}
-		gone := SeededService{Name: notWanted, Index: seeded[i].Index, Owner: OwnerInit, Change: Removed}
+		gone := SeededService{Name: notWanted, Index: seeded[i].Index, Owner: OwnerInit, Change: attach.Removed}
 		for _, k := range surplus {
 			gone.Frontends = append(gone.Frontends, k.String())
 		}
@@ -187,90 +173,11 @@ func prune(p *nat.Planner, wanted []SeededService) []SeededService {
 			continue
 		}
 		gone := describe(p.State(), nat.Service{Name: notWanted}, index, true, nil)
-		gone.Change, gone.Former, gone.Backends = Removed, gone.Backends, nil
+		gone.Change, gone.Former, gone.Backends = attach.Removed, gone.Backends, nil
 		p.Remove(index)
 		out = append(out, gone)
 	}
 	return out
-}
-
-// repinMaps brings back the pins of maps that the attached programs use, if
-// somebody removed some.
-func repinMaps(pins bpf.Pins) error {
-	missing := false
-	for _, name := range bpf.MapNames() {
-		_, err := os.Lstat(pins.Map(name))
-		missing = missing || errors.Is(err, os.ErrNotExist)
-	}
-	if !missing {
-		return nil
-	}
-	progs, err := pinnedPrograms(pins)
-	if err != nil {
-		return err
-	}
-	defer closeAll(progs)
-	_, err = bpf.RepinMaps(pins, progs)
-	return err
-}
-
-// OpenTable opens the table that is pinned, and changes nothing. Maps that lost
-// their pins are found by the programs that are pinned. Its error matches
-// os.ErrNotExist where there is no whole table.
-func OpenTable(pins bpf.Pins) (*bpf.Maps, error) {
-	maps, err := bpf.OpenMaps(pins, false)
-	if !errors.Is(err, os.ErrNotExist) {
-		return maps, explainRights(err)
-	}
-	progs, progErr := pinnedPrograms(pins)
-	if progErr != nil {
-		return nil, errors.Join(err, progErr)
-	}
-	defer closeAll(progs)
-	if len(progs) == 0 {
-		return nil, err
-	}
-	maps, err = bpf.OpenMapsOf(pins, progs)
-	return maps, explainRights(err)
-}
-
-// pinnedPrograms opens the programs that the pins of hooks lead to.
-func pinnedPrograms(pins bpf.Pins) ([]*ebpf.Program, error) {
-	var progs []*ebpf.Program
-	for _, h := range bpf.Hooks() {
-		p, err := hookProgram(pins, h)
-		if err != nil {
-			closeAll(progs)
-			return nil, err
-		}
-		if p != nil {
-			progs = append(progs, p)
-		}
-	}
-	return progs, nil
-}
-
-func closeAll(progs []*ebpf.Program) {
-	for _, p := range progs {
-		p.Close()
-	}
-}
-
-// hookProgram opens the program that a hook's pin leads to; nil: there is none.
-func hookProgram(pins bpf.Pins, h bpf.Hook) (*ebpf.Program, error) {
-	l, info, err := ownLink(filepath.Join(pins.Links(), h.Name), h)
-	if err != nil {
-		return nil, err
-	}
-	if l == nil {
-		return ownProg(filepath.Join(pins.Progs(), h.Name), h)
-	}
-	defer l.Close()
-	p, err := ebpf.NewProgramFromID(info.Program)
-	if err != nil {
-		return nil, fmt.Errorf("open program of pinned link: %w", err)
-	}
-	return p, nil
 }
 
 // ensure brings one Service into the plan: as the init stage's own, or, where
@@ -295,16 +202,16 @@ func ignoreOwned(err error) error {
 }
 
 func describe(state *nat.State, svc nat.Service, index uint32, existed bool, former []netip.AddrPort) SeededService {
-	s := SeededService{Name: svc.Name, Index: index, Owner: OwnerOf(index), Change: Kept}
+	s := SeededService{Name: svc.Name, Index: index, Owner: OwnerOf(index), Change: attach.Kept}
 	for _, k := range state.FrontendsOf(index) {
 		s.Frontends = append(s.Frontends, k.String())
 	}
 	s.Backends = state.Backends(state.Words[bpf.WordAt(index, false)])
 	switch {
 	case !existed:
-		s.Change = Added
+		s.Change = attach.Added
 	case !sameSet(former, s.Backends):
-		s.Change = Changed
+		s.Change = attach.Changed
 		s.Former = former
 	}
 	return s

@@ -23,6 +23,7 @@ import (
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/runtime/writer"
 )
@@ -111,16 +112,16 @@ func (d *dataplane) find() (err error) {
 		return err
 	}
 	hooks := d.balancer.Hooks(d.features)
-	if err := natinit.CheckPins(d.pins, hooks); err != nil {
+	if err := attach.CheckPins(d.pins, hooks); err != nil {
 		return err
 	}
-	conflicts, err := natinit.Conflicts(d.cgroup.Path, d.features, d.proc)
+	conflicts, err := attach.Conflicts(d.cgroup.Path, d.features, d.proc)
 	if err != nil {
 		return err
 	}
 	for _, c := range conflicts {
 		if slices.ContainsFunc(hooks, func(h bpf.Hook) bool { return h.Name == c.Hook }) {
-			return fmt.Errorf("attach %s: %w", c, natinit.ErrConflict)
+			return fmt.Errorf("attach %s: %w", c, attach.ErrConflict)
 		}
 	}
 	if err := instance.TableFree(d.pins.Dir); err != nil {
@@ -235,8 +236,8 @@ func (d *dataplane) adopt(j *instance.Journal) error {
 	return nil
 }
 
-func (d *dataplane) attachConfig(j *instance.Journal) natinit.AttachConfig {
-	return natinit.AttachConfig{
+func (d *dataplane) attachConfig(j *instance.Journal) attach.Config {
+	return attach.Config{
 		Pins: d.usablePins(), Maps: d.maps, Cgroup: d.cgroup.Path, CgroupID: d.cgroup.ID,
 		Features: d.features, Links: d.links, Balancer: d.balancer, Proc: d.proc, Record: recordOf(j),
 	}
@@ -263,20 +264,20 @@ func (d *dataplane) noteAttached(ctx context.Context) error {
 // attach ensures that the programs are attached. It changes nothing where all is
 // as it should be.
 func (d *dataplane) attach(j *instance.Journal) error {
-	a, err := natinit.Attach(d.attachConfig(j))
+	a, err := attach.Attach(d.attachConfig(j))
 	if err != nil {
 		return err
 	}
 	defer a.Close()
 	for _, h := range a.Hooks {
-		if h.Change != natinit.Kept {
+		if h.Change != attach.Kept {
 			d.log.Info("attached", "hook", h.Hook, "change", h.Change, "program", h.Program, "note", h.Note)
 		}
 	}
 	if err := a.Commit(); err != nil {
 		d.log.Warn("a former program is still attached beside its successor", "err", err)
 	}
-	held, err := natinit.Hold(d.usablePins(), a.Hooks)
+	held, err := attach.Hold(d.usablePins(), a.Hooks)
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
 )
 
@@ -35,7 +36,7 @@ const (
 // held for a few assignments only: health endpoints ask.
 type seen struct {
 	mu     sync.Mutex
-	held   *natinit.Held
+	held   *attach.Held
 	cgroup string
 	files  map[string]fileID // pins and the cgroup, by path
 	maps   []ebpf.MapID      // of the table; a larger one shares some of them
@@ -53,7 +54,7 @@ func idOf(path string) fileID {
 }
 
 // attached takes new handles of what is attached, and closes the former ones.
-func (s *seen) attached(held *natinit.Held) error {
+func (s *seen) attached(held *attach.Held) error {
 	s.mu.Lock()
 	former := s.held
 	s.held = held
@@ -69,7 +70,7 @@ func (s *seen) close() error {
 	return held.Close()
 }
 
-func (s *seen) hooks() (cgroup string, hooks []natinit.HookResult, maps []ebpf.MapID) {
+func (s *seen) hooks() (cgroup string, hooks []attach.Result, maps []ebpf.MapID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.held == nil {
@@ -134,7 +135,7 @@ func (d *dataplane) attachedNow() error {
 		}
 		return errors.New("the programs are not attached")
 	}
-	return natinit.CheckAttached(cgroup, hooks, table)
+	return attach.CheckAttached(cgroup, hooks, table)
 }
 
 // fault is what is wrong with the dataplane and could not be repaired; nil: nothing.

@@ -23,6 +23,7 @@ import (
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/runtime/writer"
 	"github.com/firsthop/firsthop/test/lab"
@@ -210,7 +211,7 @@ func TestGuardRepairsWhileProgramsStayAttached(t *testing.T) {
 			}
 		}},
 		"programs detached that have no links": {forbid: byProg, gap: true, damage: func(t *testing.T, l *lab.Lab, d *dataplane) {
-			if err := natinit.Remove(d.pins, l.Cgroup); err != nil && !errors.Is(err, bpf.ErrForeign) {
+			if err := attach.Remove(d.pins, l.Cgroup); err != nil && !errors.Is(err, bpf.ErrForeign) {
 				t.Fatal(err)
 			}
 		}},
@@ -330,11 +331,11 @@ func TestAttachedNowWhileProgramsAreExchanged(t *testing.T) {
 	}
 	cfg := d.attachConfig(nil)
 	cfg.Balancer.HostNetns++
-	a, err := natinit.Attach(cfg)
+	a, err := attach.Attach(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.ContainsFunc(a.Hooks, func(h natinit.HookResult) bool { return h.Change != natinit.Kept }) {
+	if !slices.ContainsFunc(a.Hooks, func(h attach.Result) bool { return h.Change != attach.Kept }) {
 		t.Error("nothing was exchanged")
 	}
 	if err := errors.Join(a.Commit(), a.Close(), d.attachedNow(), lock.Release()); err != nil {

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
 )
 
@@ -47,11 +47,11 @@ func (c *Config) withJournal(ctx context.Context, do func(*instance.Journal) err
 }
 
 // recordOf is where natinit notes programs.
-func recordOf(j *instance.Journal) natinit.Record {
+func recordOf(j *instance.Journal) attach.Record {
 	if j == nil {
 		return nil
 	}
-	return natinit.JournalRecord{Journal: j}
+	return attach.JournalRecord{Journal: j}
 }
 
 // recordSaved notes a file of the state directory, before it is written.

@@ -18,7 +18,7 @@ import (
 
 	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bpf"
-	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
 )
 
@@ -34,12 +34,12 @@ func TestASecondInitChangesNothing(t *testing.T) {
 		n.stateUnchanged(state)
 		n.tableUnchanged(table)
 		for _, h := range r.Hooks {
-			if h.Change != natinit.Kept {
+			if h.Change != attach.Kept {
 				t.Errorf("%s is %s, want kept", h.Hook, h.Change)
 			}
 		}
 		for _, s := range r.Services {
-			if s.Change != natinit.Kept {
+			if s.Change != attach.Kept {
 				t.Errorf("%s is %s, want kept", s.Name, s.Change)
 			}
 		}
@@ -192,7 +192,7 @@ func (n node) mapsOf(id ebpf.ProgramID) (infos []*ebpf.MapInfo) {
 // checkPins wants the eight maps, a link or a program for each hook, and nothing else.
 func (n node) checkPins() {
 	n.Helper()
-	pins, err := natinit.Pinned(n.pins())
+	pins, err := attach.Pinned(n.pins())
 	if err != nil {
 		n.Fatal(err)
 	}

@@ -4,7 +4,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/test/clients"
 )
 
@@ -50,16 +50,16 @@ func TestTheLadderFailsNoConnect(t *testing.T) {
 	n.init()
 	hammer := clients.StartHammer(t, n.Lab, client, clients.HammerConfig{Addr: vip4, Workers: 8, Do: clients.Echo})
 	for turn := range 10 {
-		by, hooks, line := natinit.ByProg, 4, []string{"--udp=false", "--forbid-feature", "cgroup-link"}
+		by, hooks, line := attach.ByProg, 4, []string{"--udp=false", "--forbid-feature", "cgroup-link"}
 		if turn%2 == 1 {
-			by, hooks, line = natinit.ByLink, 8, nil
+			by, hooks, line = attach.ByLink, 8, nil
 		}
 		r := n.init(line...)
 		if len(r.Hooks) != hooks {
 			t.Fatalf("turn %d: %d hooks, want %d", turn, len(r.Hooks), hooks)
 		}
 		for _, h := range r.Hooks {
-			if h.By != by || h.Change == natinit.Kept {
+			if h.By != by || h.Change == attach.Kept {
 				t.Fatalf("turn %d: %s %s by %s, want it by %s", turn, h.Hook, h.Change, h.By, by)
 			}
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/runtime/admin"
 	"github.com/firsthop/firsthop/test/standin"
@@ -182,11 +183,11 @@ func TestEveryCheckOfTheDoctorCanFail(t *testing.T) {
 				n.Fatal(err)
 			}
 			n.Cleanup(func() { seeded.Maps.Close() })
-			a, err := natinit.Attach(natinit.AttachConfig{Pins: bpf.PinsBelow(dir), Maps: seeded.Maps, Cgroup: n.Cgroup, Balancer: bpf.Balancer{UDP: true}})
+			a, err := attach.Attach(attach.Config{Pins: bpf.PinsBelow(dir), Maps: seeded.Maps, Cgroup: n.Cgroup, Balancer: bpf.Balancer{UDP: true}})
 			if err != nil {
 				n.Fatal(err)
 			}
-			n.Cleanup(func() { natinit.Remove(bpf.PinsBelow(dir), n.Cgroup); a.Close() })
+			n.Cleanup(func() { attach.Remove(bpf.PinsBelow(dir), n.Cgroup); a.Close() })
 		}, nil, "others", fail, "another firsthop serves this cgroup", "--bpffs"},
 		{"a program of somebody else beside ours", func(n *node) { n.attachForeign("connect4", allowMulti) }, nil, "others", warn, "edr_agent", "ask its owner"},
 		{"a program of somebody else in the place of ours", func(n *node) {

@@ -9,7 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/firsthop/firsthop/kernel"
-	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/test/lab"
 )
 
@@ -65,7 +65,7 @@ func TestUninstallOfAHiddenBPFFSAsOnTheFloor(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.run(asOnTheFloor("uninstall", "--force")...).exits(0)
-	states, err := natinit.Inspect(n.pins(), nil, n.Cgroup)
+	states, err := attach.Inspect(n.pins(), nil, n.Cgroup)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/runtime/netns"
 	"github.com/firsthop/firsthop/test/clients"
 	"github.com/firsthop/firsthop/test/lab"
@@ -90,7 +91,7 @@ func (n *node) serve(which ...int) {
 	defer seeded.Close()
 	var st unix.Stat_t
 	must(n.t, unix.Stat(n.l.Cgroup, &st))
-	attached, err := natinit.Attach(natinit.AttachConfig{Pins: pins, Maps: seeded.Maps, Cgroup: n.l.Cgroup, CgroupID: st.Ino, Features: features, Balancer: bpf.Balancer{UDP: true}})
+	attached, err := attach.Attach(attach.Config{Pins: pins, Maps: seeded.Maps, Cgroup: n.l.Cgroup, CgroupID: st.Ino, Features: features, Balancer: bpf.Balancer{UDP: true}})
 	must(n.t, err)
 	defer attached.Close()
 	must(n.t, attached.Commit())

@@ -13,6 +13,7 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/test/clients"
 	"github.com/firsthop/firsthop/test/lab"
 	"github.com/firsthop/firsthop/test/standin"
@@ -57,7 +58,7 @@ func (m *machine) serve() *bpf.Maps {
 	defer seeded.Close()
 	var st unix.Stat_t
 	must(t, unix.Stat(m.l.Cgroup, &st))
-	attached, err := natinit.Attach(natinit.AttachConfig{Pins: pins, Maps: seeded.Maps, Cgroup: m.l.Cgroup, CgroupID: st.Ino, Features: features, Balancer: bpf.Balancer{UDP: true}})
+	attached, err := attach.Attach(attach.Config{Pins: pins, Maps: seeded.Maps, Cgroup: m.l.Cgroup, CgroupID: st.Ino, Features: features, Balancer: bpf.Balancer{UDP: true}})
 	must(t, err)
 	defer attached.Close()
 	must(t, attached.Commit())

@@ -1,4 +1,4 @@
-package natinit
+package attach
 
 import (
 	"errors"
@@ -60,10 +60,10 @@ func inTheWay(cgroup string, h bpf.Hook) (at string, flags uint32, ids []ebpf.Pr
 	}
 }
 
-// explainRights says what is lacking where the kernel only says EPERM. CAP_BPF
+// ExplainRights says what is lacking where the kernel only says EPERM. CAP_BPF
 // (Linux 5.8) wouldn't do: to open objects by their id takes CAP_SYS_ADMIN
 // (kernel/bpf/syscall.c, bpf_prog_get_fd_by_id).
-func explainRights(err error) error {
+func ExplainRights(err error) error {
 	if !errors.Is(err, unix.EPERM) || errors.Is(err, ErrConflict) {
 		return err
 	}

@@ -1,9 +1,10 @@
-package natinit
+package attach
 
 import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -143,4 +144,43 @@ func repin(fd int, pin string) error {
 		return fmt.Errorf("pin %s: %w", next, errno)
 	}
 	return os.Rename(next, pin)
+}
+
+// PinnedPrograms opens the programs that the pins of hooks lead to.
+func PinnedPrograms(pins bpf.Pins) ([]*ebpf.Program, error) {
+	var progs []*ebpf.Program
+	for _, h := range bpf.Hooks() {
+		p, err := hookProgram(pins, h)
+		if err != nil {
+			CloseAll(progs)
+			return nil, err
+		}
+		if p != nil {
+			progs = append(progs, p)
+		}
+	}
+	return progs, nil
+}
+
+// hookProgram opens the program that a hook's pin leads to; nil: there is none.
+func hookProgram(pins bpf.Pins, h bpf.Hook) (*ebpf.Program, error) {
+	l, info, err := ownLink(filepath.Join(pins.Links(), h.Name), h)
+	if err != nil {
+		return nil, err
+	}
+	if l == nil {
+		return ownProg(filepath.Join(pins.Progs(), h.Name), h)
+	}
+	defer l.Close()
+	p, err := ebpf.NewProgramFromID(info.Program)
+	if err != nil {
+		return nil, fmt.Errorf("open program of pinned link: %w", err)
+	}
+	return p, nil
+}
+
+func CloseAll(progs []*ebpf.Program) {
+	for _, p := range progs {
+		p.Close()
+	}
 }

@@ -1,4 +1,4 @@
-package natinit
+package attach
 
 import (
 	"errors"
@@ -14,8 +14,8 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 )
 
-// HookState is what the kernel says of one hook now.
-type HookState struct {
+// State is what the kernel says of one hook now.
+type State struct {
 	Hook     string         `json:"hook"`
 	Attached bool           `json:"attached"`
 	By       By             `json:"by,omitempty"`
@@ -26,17 +26,17 @@ type HookState struct {
 
 // Inspect reads, and changes nothing: what is attached at every hook of a
 // cgroup. maps may be nil where there is no table; nothing is ours then.
-func Inspect(pins bpf.Pins, maps *bpf.Maps, cgroup string) ([]HookState, error) {
+func Inspect(pins bpf.Pins, maps *bpf.Maps, cgroup string) ([]State, error) {
 	dir, err := os.Open(cgroup)
 	if err != nil {
 		return nil, fmt.Errorf("open cgroup: %w", err)
 	}
 	defer dir.Close()
-	var out []HookState
+	var out []State
 	for _, h := range bpf.Hooks() {
 		st, err := inspectHook(pins, maps, dir, h)
 		if err != nil {
-			return nil, explainRights(err)
+			return nil, ExplainRights(err)
 		}
 		out = append(out, st)
 	}
@@ -46,7 +46,7 @@ func Inspect(pins bpf.Pins, maps *bpf.Maps, cgroup string) ([]HookState, error) 
 // CheckAttached asks the kernel whether an attachment still serves a cgroup: whether at each hook the program is
 // attached, or another one that uses one of the maps. An init stage, or a table that grows, exchanges programs: then
 // others are attached than those that are known. It needs no more than a few system calls.
-func CheckAttached(cgroup string, hooks []HookResult, maps []ebpf.MapID) error {
+func CheckAttached(cgroup string, hooks []Result, maps []ebpf.MapID) error {
 	dir, err := os.Open(cgroup)
 	if err != nil {
 		return fmt.Errorf("open cgroup: %w", err)
@@ -85,9 +85,9 @@ func usesOneOf(id ebpf.ProgramID, maps []ebpf.MapID) bool {
 	return slices.ContainsFunc(ids, func(id ebpf.MapID) bool { return slices.Contains(maps, id) })
 }
 
-func inspectHook(pins bpf.Pins, maps *bpf.Maps, cgroup *os.File, h bpf.Hook) (HookState, error) {
-	st := HookState{Hook: h.Name}
-	err := eachAttached(cgroup, h, func(p *ebpf.Program) error {
+func inspectHook(pins bpf.Pins, maps *bpf.Maps, cgroup *os.File, h bpf.Hook) (State, error) {
+	st := State{Hook: h.Name}
+	err := Each(cgroup, h, func(p *ebpf.Program) error {
 		l, err := bpf.Inspect(p, maps)
 		if err != nil {
 			return err

@@ -1,4 +1,4 @@
-package natinit
+package attach
 
 import (
 	"fmt"
@@ -10,21 +10,21 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 )
 
-// PlanAttach says what Attach would do, and changes nothing. cfg.Maps may be
+// Plan says what Attach would do, and changes nothing. cfg.Maps may be
 // nil where there is no table yet: then every hook gets its program. Program is
 // the one that is there now.
-func PlanAttach(cfg AttachConfig) ([]HookResult, error) {
+func Plan(cfg Config) ([]Result, error) {
 	dir, err := os.Open(cfg.Cgroup)
 	if err != nil {
 		return nil, fmt.Errorf("open cgroup: %w", err)
 	}
 	defer dir.Close()
 	wanted := cfg.Balancer.Hooks(cfg.Features)
-	var out []HookResult
+	var out []Result
 	for _, h := range bpf.Hooks() {
-		res := HookResult{Hook: h.Name, Change: Added}
+		res := Result{Hook: h.Name, Change: Added}
 		needed := slices.ContainsFunc(wanted, func(w bpf.Hook) bool { return w.Name == h.Name })
-		err := eachAttached(dir, h, func(p *ebpf.Program) error {
+		err := Each(dir, h, func(p *ebpf.Program) error {
 			l, err := bpf.Inspect(p, cfg.Maps)
 			if err != nil || !l.Ours {
 				return err

@@ -1,8 +1,7 @@
-package natinit
+package attach
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 
@@ -14,12 +13,12 @@ import (
 // Held are open handles of what is attached. As long as they are open, nobody
 // detaches anything by removing its pin, or the file system that the pin is in.
 type Held struct {
-	Hooks []HookResult
+	Hooks []Result
 	links map[string]link.Link
 }
 
 // Hold opens what an attachment has pinned.
-func Hold(pins bpf.Pins, hooks []HookResult) (*Held, error) {
+func Hold(pins bpf.Pins, hooks []Result) (*Held, error) {
 	held := &Held{Hooks: hooks, links: map[string]link.Link{}}
 	for _, res := range hooks {
 		if res.By != ByLink {
@@ -82,35 +81,9 @@ func (held *Held) Close() error {
 }
 
 // PinOf is the path by which a hook's attachment is pinned.
-func (r HookResult) PinOf(pins bpf.Pins) string {
+func (r Result) PinOf(pins bpf.Pins) string {
 	if r.By == ByLink {
 		return filepath.Join(pins.Links(), r.Hook)
 	}
 	return filepath.Join(pins.Progs(), r.Hook)
-}
-
-// EnsureMapPins has the pins of a table lead to its open maps again, where they
-// are gone or lead to others of ours. What is not ours is left alone, and an
-// error that matches bpf.ErrForeign.
-func EnsureMapPins(pins bpf.Pins, maps *bpf.Maps) (repinned []bpf.MapName, err error) {
-	var errs []error
-	for _, name := range bpf.MapNames() {
-		m := maps.Map(name)
-		if m == nil {
-			continue
-		}
-		same, err := bpf.PinLeadsTo(pins, name, m)
-		if err == nil && !same {
-			if err = errors.Join(bpf.EnsureDir(pins.Dir), bpf.EnsureDir(pins.Maps())); err == nil {
-				err = maps.Repin(pins, name)
-			}
-			if err == nil {
-				repinned = append(repinned, name)
-			}
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("map %s: %w", name, err))
-		}
-	}
-	return repinned, explainRights(errors.Join(errs...))
 }

@@ -1,4 +1,4 @@
-package natinit
+package attach
 
 import (
 	"errors"
@@ -11,8 +11,8 @@ import (
 	"github.com/firsthop/firsthop/bpf/objects"
 )
 
-// AttachConfig says where and how the load balancer is to run.
-type AttachConfig struct {
+// Config says where and how the load balancer is to run.
+type Config struct {
 	Pins     bpf.Pins
 	Maps     *bpf.Maps
 	Cgroup   string // directory of the v2 hierarchy; all processes in it and below are served
@@ -24,8 +24,19 @@ type AttachConfig struct {
 	Proc     string        // proc mount that shows other programs' owners, for messages; "" for /proc
 }
 
-// HookResult says what happened at one hook.
-type HookResult struct {
+// Change says what was done to a thing that was to be there.
+type Change string
+
+// What can be done to a thing.
+const (
+	Kept    Change = "kept"    // was so already
+	Added   Change = "added"   // wasn't there
+	Changed Change = "changed" // was there, and different
+	Removed Change = "removed" // was there, and isn't wanted
+)
+
+// Result says what happened at one hook.
+type Result struct {
 	Hook    string         `json:"hook"`
 	Change  Change         `json:"change"`
 	By      By             `json:"by"`
@@ -46,9 +57,9 @@ const (
 
 // Attached is a load balancer that serves, and that can still be taken back.
 type Attached struct {
-	Hooks []HookResult
+	Hooks []Result
 
-	cfg    AttachConfig
+	cfg    Config
 	cgroup *os.File
 	progs  map[string]*ebpf.Program   // loaded by this run, by hook; nil if none was needed
 	serves map[ebpf.ProgramID]bool    // programs that are to stay
@@ -63,14 +74,14 @@ type Attached struct {
 // left alone, so that a second run changes no program id.
 //
 // ErrConflict: a foreign program stands in the way; the error names it.
-func Attach(cfg AttachConfig) (*Attached, error) {
+func Attach(cfg Config) (*Attached, error) {
 	dir, err := os.Open(cfg.Cgroup)
 	if err != nil {
 		return nil, fmt.Errorf("open cgroup: %w", err)
 	}
 	a := &Attached{cfg: cfg, cgroup: dir, serves: map[ebpf.ProgramID]bool{}, former: map[string][]*ebpf.Program{}}
 	if err := a.attachAll(); err != nil {
-		return nil, errors.Join(explainRights(err), a.Rollback(), a.Close())
+		return nil, errors.Join(ExplainRights(err), a.Rollback(), a.Close())
 	}
 	return a, nil
 }

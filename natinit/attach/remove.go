@@ -1,4 +1,4 @@
-package natinit
+package attach
 
 import (
 	"errors"
@@ -49,7 +49,7 @@ func Remove(pins bpf.Pins, cgroup string) error {
 	}
 	maps, err := bpf.OpenMaps(pins, false)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return explainRights(err)
+		return ExplainRights(err)
 	}
 	if maps != nil {
 		defer maps.Close()
@@ -70,7 +70,7 @@ func Remove(pins bpf.Pins, cgroup string) error {
 		errs = append(errs, removeHook(pins, maps, dir, hooks[i]))
 	}
 	if err := errors.Join(errs...); err != nil {
-		return explainRights(err) // the table stays while something may read it
+		return ExplainRights(err) // the table stays while something may read it
 	}
 	err = bpf.RemoveMaps(pins)
 	bpf.RemoveEmptyDirs(pins)
@@ -95,7 +95,7 @@ func removeHook(pins bpf.Pins, maps *bpf.Maps, cgroup *os.File, h bpf.Hook) erro
 func detachOurs(maps *bpf.Maps, dir *os.File, h bpf.Hook) error {
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
 		left := 0
-		err := eachAttached(dir, h, func(p *ebpf.Program) error {
+		err := Each(dir, h, func(p *ebpf.Program) error {
 			l, err := bpf.Inspect(p, maps)
 			if err != nil || !l.Ours {
 				return err

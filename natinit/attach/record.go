@@ -1,4 +1,4 @@
-package natinit
+package attach
 
 import (
 	"errors"
@@ -206,7 +206,7 @@ func (a *Attached) detachOrphans(h bpf.Hook) error {
 	if a.cfg.Record == nil || a.cfg.Record.Empty() {
 		return nil
 	}
-	return eachAttached(a.cgroup, h, func(p *ebpf.Program) error {
+	return Each(a.cgroup, h, func(p *ebpf.Program) error {
 		is, err := a.orphan(h, p)
 		if err != nil || !is {
 			return err
@@ -245,7 +245,7 @@ var ErrStillAttached = errors.New("still attached until the next reboot")
 func (r Removal) Check() error {
 	return r.do(func(a *Attached, h bpf.Hook) error {
 		_, _, err := a.orphanLink(h)
-		return errors.Join(err, eachAttached(a.cgroup, h, func(p *ebpf.Program) error {
+		return errors.Join(err, Each(a.cgroup, h, func(p *ebpf.Program) error {
 			_, err := a.orphan(h, p)
 			return err
 		}))
@@ -280,7 +280,7 @@ func (r Removal) do(passes ...func(*Attached, bpf.Hook) error) error {
 	defer dir.Close()
 	var errs []error
 	for _, pass := range passes {
-		a := &Attached{cfg: AttachConfig{CgroupID: r.CgroupID, Record: r.Record, Links: r.Links}, cgroup: dir}
+		a := &Attached{cfg: Config{CgroupID: r.CgroupID, Record: r.Record, Links: r.Links}, cgroup: dir}
 		for _, h := range bpf.Hooks() {
 			errs = append(errs, pass(a, h))
 		}
@@ -288,7 +288,7 @@ func (r Removal) do(passes ...func(*Attached, bpf.Hook) error) error {
 			errs = append(errs, c())
 		}
 		if err := errors.Join(errs...); err != nil {
-			return explainRights(err)
+			return ExplainRights(err)
 		}
 	}
 	return nil
@@ -304,7 +304,7 @@ func (a *Attached) awaitNoOrphan(h bpf.Hook, deadline time.Time) error {
 	}
 	for ; ; time.Sleep(time.Millisecond) {
 		var left []string
-		err := eachAttached(a.cgroup, h, func(p *ebpf.Program) error {
+		err := Each(a.cgroup, h, func(p *ebpf.Program) error {
 			is, err := a.orphan(h, p)
 			if is {
 				id, _ := programID(p)

@@ -1,4 +1,4 @@
-package natinit
+package attach
 
 import (
 	"errors"

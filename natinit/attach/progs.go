@@ -1,4 +1,4 @@
-package natinit
+package attach
 
 import (
 	"errors"
@@ -24,8 +24,8 @@ const allowOverride = 1 << 0
 // ensureProg attaches by BPF_PROG_ATTACH. The program is pinned before it is
 // attached, which records it; but what counts is what the kernel says is
 // attached and uses our maps.
-func (a *Attached) ensureProg(h bpf.Hook) (HookResult, error) {
-	res := HookResult{Hook: h.Name, By: ByProg}
+func (a *Attached) ensureProg(h bpf.Hook) (Result, error) {
+	res := Result{Hook: h.Name, By: ByProg}
 	former, err := a.attachedOurs(h)
 	if err != nil {
 		return res, err
@@ -57,7 +57,7 @@ func (a *Attached) ensureProg(h bpf.Hook) (HookResult, error) {
 
 // keepProg leaves a program as it is: attached by a link, from a run that had
 // links, or recorded by its pin, which a killed run may not have come to.
-func (a *Attached) keepProg(h bpf.Hook, p *ebpf.Program, res HookResult) (HookResult, error) {
+func (a *Attached) keepProg(h bpf.Hook, p *ebpf.Program, res Result) (Result, error) {
 	res.Change = Kept
 	var err error
 	if res.Program, err = programID(p); err != nil {
@@ -140,7 +140,7 @@ func (a *Attached) attachedOurs(h bpf.Hook) ([]*ebpf.Program, error) {
 		return nil, err
 	}
 	var ours []*ebpf.Program
-	err = eachAttached(a.cgroup, h, func(p *ebpf.Program) error {
+	err = Each(a.cgroup, h, func(p *ebpf.Program) error {
 		l, err := bpf.Inspect(p, a.cfg.Maps)
 		if err != nil {
 			return err
@@ -169,8 +169,8 @@ func pinnedProgram(pins bpf.Pins, h bpf.Hook) (ebpf.ProgramID, error) {
 	return programID(p)
 }
 
-// eachAttached calls visit for every program at a hook of a cgroup.
-func eachAttached(cgroup *os.File, h bpf.Hook, visit func(*ebpf.Program) error) error {
+// Each calls visit for every program at a hook of a cgroup.
+func Each(cgroup *os.File, h bpf.Hook, visit func(*ebpf.Program) error) error {
 	_, ids, err := queryFlags(cgroup, h.Attach)
 	if errors.Is(err, unix.EINVAL) {
 		return nil // a hook that this kernel doesn't have

@@ -1,4 +1,4 @@
-package natinit
+package attach
 
 import (
 	"errors"
@@ -19,8 +19,8 @@ const nextSuffix = "_new"
 
 // ensureLink attaches by bpf_link. Between attach and pin the link is held by
 // this process alone: killed there, nothing is left attached.
-func (a *Attached) ensureLink(h bpf.Hook) (HookResult, error) {
-	res := HookResult{Hook: h.Name, By: ByLink}
+func (a *Attached) ensureLink(h bpf.Hook) (Result, error) {
+	res := Result{Hook: h.Name, By: ByLink}
 	pin := filepath.Join(a.cfg.Pins.Links(), h.Name)
 	former, state, err := a.openLink(pin, h)
 	if err != nil {
@@ -53,7 +53,7 @@ func (a *Attached) ensureLink(h bpf.Hook) (HookResult, error) {
 
 // adoptLink takes over the link of an orphan and pins it. A result without a
 // program says that there is none.
-func (a *Attached) adoptLink(h bpf.Hook, pin string, res HookResult) (HookResult, error) {
+func (a *Attached) adoptLink(h bpf.Hook, pin string, res Result) (Result, error) {
 	l, state, err := a.orphanLink(h)
 	if l == nil {
 		return res, err
@@ -77,7 +77,7 @@ func (a *Attached) adoptLink(h bpf.Hook, pin string, res HookResult) (HookResult
 }
 
 // updateLink exchanges the program of a link that is where it should be.
-func (a *Attached) updateLink(h bpf.Hook, l link.Link, state linkState, res HookResult) (HookResult, error) {
+func (a *Attached) updateLink(h bpf.Hook, l link.Link, state linkState, res Result) (Result, error) {
 	res.Program = state.program
 	old, err := ebpf.NewProgramFromID(state.program)
 	if err != nil {

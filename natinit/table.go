@@ -1,0 +1,76 @@
+package natinit
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/natinit/attach"
+)
+
+// OpenTable opens the table that is pinned, and changes nothing. Maps that lost
+// their pins are found by the programs that are pinned. Its error matches
+// os.ErrNotExist where there is no whole table.
+func OpenTable(pins bpf.Pins) (*bpf.Maps, error) {
+	maps, err := bpf.OpenMaps(pins, false)
+	if !errors.Is(err, os.ErrNotExist) {
+		return maps, attach.ExplainRights(err)
+	}
+	progs, progErr := attach.PinnedPrograms(pins)
+	if progErr != nil {
+		return nil, errors.Join(err, progErr)
+	}
+	defer attach.CloseAll(progs)
+	if len(progs) == 0 {
+		return nil, err
+	}
+	maps, err = bpf.OpenMapsOf(pins, progs)
+	return maps, attach.ExplainRights(err)
+}
+
+// repinMaps brings back the pins of maps that the attached programs use, if
+// somebody removed some.
+func repinMaps(pins bpf.Pins) error {
+	missing := false
+	for _, name := range bpf.MapNames() {
+		_, err := os.Lstat(pins.Map(name))
+		missing = missing || errors.Is(err, os.ErrNotExist)
+	}
+	if !missing {
+		return nil
+	}
+	progs, err := attach.PinnedPrograms(pins)
+	if err != nil {
+		return err
+	}
+	defer attach.CloseAll(progs)
+	_, err = bpf.RepinMaps(pins, progs)
+	return err
+}
+
+// EnsureMapPins has the pins of a table lead to its open maps again, where they
+// are gone or lead to others of ours. What is not ours is left alone, and an
+// error that matches bpf.ErrForeign.
+func EnsureMapPins(pins bpf.Pins, maps *bpf.Maps) (repinned []bpf.MapName, err error) {
+	var errs []error
+	for _, name := range bpf.MapNames() {
+		m := maps.Map(name)
+		if m == nil {
+			continue
+		}
+		same, err := bpf.PinLeadsTo(pins, name, m)
+		if err == nil && !same {
+			if err = errors.Join(bpf.EnsureDir(pins.Dir), bpf.EnsureDir(pins.Maps())); err == nil {
+				err = maps.Repin(pins, name)
+			}
+			if err == nil {
+				repinned = append(repinned, name)
+			}
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("map %s: %w", name, err))
+		}
+	}
+	return repinned, attach.ExplainRights(errors.Join(errs...))
+}
