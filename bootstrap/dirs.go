@@ -1,7 +1,6 @@
 package bootstrap
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,10 +8,10 @@ import (
 	"path/filepath"
 	"strings"
 
-	securejoin "github.com/cyphar/filepath-securejoin"
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/mounts"
+	"github.com/firsthop/firsthop/mounts/hostfs"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/instance"
 )
@@ -100,8 +99,8 @@ func (p places) withDefaults() places {
 // below finds a path of the host from here, with every link on the way followed
 // as the host would: /var/lib/firsthop may be an absolute link to another disk.
 func below(root, path string) string {
-	if at, err := securejoin.SecureJoin(cmp.Or(root, "/"), path); err == nil {
-		return at
+	if at, _ := (hostfs.FS{Root: root}).Resolve(path); at != "" {
+		path = at
 	}
 	return filepath.Join("/", root, path)
 }

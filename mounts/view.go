@@ -1,14 +1,12 @@
 package mounts
 
 import (
-	"cmp"
 	"fmt"
 	"os"
-	"path"
-	"strings"
 
-	securejoin "github.com/cyphar/filepath-securejoin"
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/mounts/hostfs"
 )
 
 // view is one mount namespace seen from one place.
@@ -49,14 +47,7 @@ func (v view) mounts(keep func([]byte) bool) ([]Mount, error) {
 // below /proc/1/root would otherwise lead into our own root. It returns the
 // path without the prefix. (A link changed while we look gives a path that the
 // later steps judge like any other.)
-func (v view) resolve(p string) (resolved string, err error) {
-	at, err := securejoin.SecureJoin(cmp.Or(v.prefix, "/"), p)
-	if err != nil {
-		return p, err
-	}
-	_, err = os.Lstat(at)
-	return path.Join("/", strings.TrimPrefix(at, v.prefix)), err
-}
+func (v view) resolve(p string) (string, error) { return hostfs.FS{Root: v.prefix}.Resolve(p) }
 
 // openDir opens a directory to look at it. The caller closes it.
 func (v view) openDir(p string) (int, error) {

@@ -1,7 +1,6 @@
 package units
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,8 +8,9 @@ import (
 	"path"
 	"strings"
 
-	securejoin "github.com/cyphar/filepath-securejoin"
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/mounts/hostfs"
 )
 
 // tree is the host's file system, seen through a prefix.
@@ -31,11 +31,11 @@ func newTree(c Config) tree {
 // with every symbolic link followed as the host would: an absolute target
 // starts at the root of the tree. Parts that do not exist are kept as they are.
 func (t tree) dir(name string) (string, error) {
-	at, err := securejoin.SecureJoin(cmp.Or(t.root, "/"), name)
-	if err != nil {
+	at, err := hostfs.FS{Root: t.root}.Resolve(name)
+	if at == "" {
 		return "", fmt.Errorf("resolve %s: %w", t.root+name, err)
 	}
-	return strings.TrimSuffix(at, "/") + "/", nil
+	return t.root + strings.TrimSuffix(at, "/") + "/", nil
 }
 
 // file returns where the file name of the host is reachable from here. A

@@ -57,14 +57,14 @@ type FS struct {
 func In(dir string) FS { return FS{Root: dir, shown: dir} }
 
 // ReadFile reads a regular file, whoever may write it.
-func (f FS) ReadFile(name string) ([]byte, error) { return f.read(name, false) }
+func (f FS) ReadFile(name string) ([]byte, error) { return f.read(name, nil) }
 
 // ReadTrusted reads a regular file that only root may write. For any other it returns an *[UntrustedError].
-func (f FS) ReadTrusted(name string) ([]byte, error) { return f.read(name, true) }
+func (f FS) ReadTrusted(name string) ([]byte, error) { return f.read(name, f.trusted(name)) }
 
 // CheckTrusted returns nil if a file or directory exists and only root may write it.
 func (f FS) CheckTrusted(name string) error {
-	w, err := f.walk(name, true)
+	w, err := f.walk(name, f.trusted(name))
 	if err == nil {
 		w.close()
 	}
@@ -73,7 +73,7 @@ func (f FS) CheckTrusted(name string) error {
 
 // ModTime is when a file was last written.
 func (f FS) ModTime(name string) (time.Time, error) {
-	w, err := f.walk(name, false)
+	w, err := f.walk(name, nil)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -83,7 +83,7 @@ func (f FS) ModTime(name string) (time.Time, error) {
 
 // Exists reports whether the host has something at a path.
 func (f FS) Exists(name string) bool {
-	w, err := f.walk(name, false)
+	w, err := f.walk(name, nil)
 	if err != nil {
 		return false
 	}
@@ -91,23 +91,23 @@ func (f FS) Exists(name string) bool {
 	return true
 }
 
-func (f FS) read(name string, trusted bool) ([]byte, error) {
-	w, err := f.walk(name, trusted)
+func (f FS) read(name string, visit Visit) ([]byte, error) {
+	w, err := f.walk(name, visit)
 	if err != nil {
 		return nil, err
 	}
 	defer w.close()
-	file, err := w.open(unix.O_RDONLY)
+	file, err := w.open(f.show(name), unix.O_RDONLY)
 	if err != nil {
-		return nil, err
+		return nil, f.explain(name, err)
 	}
 	defer file.Close()
 	b, err := io.ReadAll(io.LimitReader(file, MaxFile+1))
 	if err != nil {
-		return nil, plainPathError(w.name, err)
+		return nil, f.explain(name, err)
 	}
 	if len(b) > MaxFile {
-		return nil, fmt.Errorf("%s is larger than %d bytes", w.name, MaxFile)
+		return nil, fmt.Errorf("%s is larger than %d bytes", f.show(name), MaxFile)
 	}
 	return b, nil
 }
@@ -138,7 +138,7 @@ func (f FS) Glob(pattern string) []string {
 
 // exists is Exists, but a link that leads nowhere exists too, as for a shell's pattern.
 func (f FS) exists(name string) bool {
-	w, err := f.walk(path.Dir(name), false)
+	w, err := f.walk(path.Dir(name), nil)
 	if err != nil {
 		return false
 	}
@@ -148,7 +148,7 @@ func (f FS) exists(name string) bool {
 }
 
 func (f FS) names(dir string) []string {
-	w, err := f.walk(dir, false)
+	w, err := f.walk(dir, nil)
 	if err != nil {
 		return nil
 	}
@@ -163,11 +163,29 @@ func (f FS) names(dir string) []string {
 	return names
 }
 
-// plainPathError names the host's path, not the one below Root.
-func plainPathError(name string, err error) error {
+// trusted is the Visit for a path that only root may write.
+func (f FS) trusted(name string) Visit {
+	return func(at string, fd int, st *unix.Stat_t) error {
+		if why := Judge(fd, st); why != "" {
+			return &UntrustedError{Path: f.show(name), At: at, Why: why}
+		}
+		return nil
+	}
+}
+
+// show is a path as it is named in errors.
+func (f FS) show(name string) string {
+	if f.shown == "" {
+		return name
+	}
+	return path.Join(f.shown, name)
+}
+
+// explain names the path that was asked for instead of the component that failed.
+func (f FS) explain(name string, err error) error {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
-		err = pe.Err
+		return fmt.Errorf("%s: %w", f.show(name), pe.Err)
 	}
-	return fmt.Errorf("%s: %w", name, err)
+	return err
 }

@@ -220,3 +220,72 @@ func TestMountedByRoot(t *testing.T) {
 		}
 	}
 }
+
+func TestResolve(t *testing.T) {
+	root := t.TempDir()
+	write(t, root, "/real/file", "")
+	for link, target := range map[string]string{"abs": "/real", "up": "../../../real", "dangling": "/gone/away", "loop": "/loop"} {
+		must(t, os.Symlink(target, filepath.Join(root, link)))
+	}
+	f := FS{Root: root}
+	for name, want := range map[string]struct {
+		at  string
+		err error
+	}{
+		"/":                {"/", nil},
+		"/abs/file":        {"/real/file", nil},
+		"/up/../../real/.": {"/real", nil},
+		"/abs/none/x":      {"/real/none/x", unix.ENOENT},
+		"/abs/none/../abs": {"/real/abs", unix.ENOENT},
+		"/dangling/x":      {"/gone/away/x", unix.ENOENT},
+		"/abs/file/x":      {"/real/file/x", unix.ENOTDIR},
+		"/none/../../up":   {"/real", unix.ENOENT},
+		"/loop/x":          {"", unix.ELOOP},
+	} {
+		if at, err := f.Resolve(name); at != want.at || !errors.Is(err, want.err) {
+			t.Errorf("%s: %q, %v, want %q, %v", name, at, err, want.at, want.err)
+		}
+	}
+}
+
+func TestOpenDirVisitsEveryStep(t *testing.T) {
+	root := t.TempDir()
+	write(t, root, "/real/dir/file", "")
+	must(t, os.Symlink("/real", root+"/link"))
+	var visited []string
+	see := func(at string, _ int, _ *unix.Stat_t) error {
+		visited = append(visited, at)
+		return nil
+	}
+	fd, at, err := FS{Root: root}.OpenDir("/link/dir", see)
+	must(t, err)
+	defer unix.Close(fd)
+	var got, want unix.Stat_t
+	must(t, unix.Fstat(fd, &got))
+	must(t, unix.Stat(root+"/real/dir", &want))
+	if at != "/real/dir" || got.Ino != want.Ino || !slices.Equal(visited, []string{"/", "/link", "/real", "/real/dir"}) {
+		t.Errorf("opened %s (inode %d, want %d) by %v", at, got.Ino, want.Ino, visited)
+	}
+	if _, _, err := (FS{Root: root}).OpenDir("/link/dir/file", see); !errors.Is(err, unix.ENOTDIR) {
+		t.Errorf("a file: %v", err)
+	}
+	refuse := errors.New("refused")
+	if _, _, err := (FS{Root: root}).OpenDir("/link/dir", func(at string, _ int, st *unix.Stat_t) error {
+		if st.Mode&unix.S_IFMT == unix.S_IFLNK {
+			return refuse
+		}
+		return nil
+	}); !errors.Is(err, refuse) {
+		t.Errorf("a step that is refused: %v", err)
+	}
+}
+
+// The text of /proc/PID/root is a path in that process's mount namespace.
+func TestOpenDirFollowsLinksOfProc(t *testing.T) {
+	fd, at, err := FS{}.OpenDir("/proc/self/root/proc", func(string, int, *unix.Stat_t) error { return nil })
+	must(t, err)
+	defer unix.Close(fd)
+	if !strings.HasSuffix(at, "/root/proc") || !OnProc(fd) {
+		t.Errorf("opened %s", at)
+	}
+}
