@@ -5,8 +5,10 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/firsthop/firsthop/bpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/mounts/ns"
 )
 
 const maxEntries = 32
@@ -55,12 +57,8 @@ func listed(names []string) string {
 
 // peel fills in the entries of each layer, in a private mount namespace.
 func peel(path string, stack []Layer) error {
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return refused("unshare", "the mount namespace", err, unix.CAP_SYS_ADMIN)
-	}
-	// Without this the unmounts below would propagate to the host.
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make a copy of the mounts private: %w", err)
+	if err := ns.UnshareMounts(); err != nil { // or the unmounts below would propagate to the host
+		return err
 	}
 	for i := range stack {
 		if i > 0 {

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/mounts/ns"
 )
 
 // v2Root is where this machine has its cgroup v2 hierarchy.
@@ -153,7 +155,7 @@ func stageCgroupContainer(t *testing.T) {
 	}
 	// Both ways to ask the kernel for the root of a cgroup namespace.
 	for name, ask := range map[string]func() (uint64, error){"fsmount": namespaceRootID, "mount": namespaceRootIDByMount} {
-		must(t, onThread(func() error {
+		must(t, ns.Do(func() error {
 			if got, err := ask(); got != own || err != nil {
 				t.Errorf("%s: root %d, want %d (%v)", name, got, own, err)
 			}

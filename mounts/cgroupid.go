@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/mounts/ns"
 )
 
 // Types of file handles that kernfs makes (include/linux/exportfs.h).
@@ -55,7 +57,7 @@ func cgroupID(fd int, path string) (uint64, error) {
 		return 0, fmt.Errorf("read cgroup id of %s: name_to_handle_at: %w: the kernel is built without CONFIG_FHANDLE", path, err)
 	}
 	if err != nil {
-		return 0, refused("name_to_handle_at", path, err)
+		return 0, ns.Refused("name_to_handle_at", path, err)
 	}
 	id, err := decodeHandle(handle.Type(), handle.Bytes())
 	if err != nil {
@@ -118,14 +120,14 @@ func findTrueRoot(h *Host) trueRoot {
 		return trueRoot{how: "pid 1 is out of reach, and we are in a cgroup namespace of our own"}
 	}
 	var id uint64
-	err := onThread(func() error {
+	err := ns.Do(func() error {
 		if !h.ownCgroup {
 			dir, err := os.Open(h.entry)
 			if err != nil {
 				return err
 			}
 			defer dir.Close()
-			if err := enter(dir, "cgroup", unix.CLONE_NEWCGROUP); err != nil {
+			if err := ns.EnterOf(dir, unix.CLONE_NEWCGROUP); err != nil {
 				return err
 			}
 		}
@@ -147,15 +149,15 @@ func namespaceRootID() (uint64, error) {
 		return namespaceRootIDByMount()
 	}
 	if err != nil {
-		return 0, refused("fsopen", "cgroup2", err, unix.CAP_SYS_ADMIN)
+		return 0, ns.Refused("fsopen", "cgroup2", err, unix.CAP_SYS_ADMIN)
 	}
 	defer unix.Close(fs)
 	if err := unix.FsconfigCreate(fs); err != nil {
-		return 0, refused("fsconfig", "cgroup2", err, unix.CAP_SYS_ADMIN)
+		return 0, ns.Refused("fsconfig", "cgroup2", err, unix.CAP_SYS_ADMIN)
 	}
 	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
 	if err != nil {
-		return 0, refused("fsmount", "cgroup2", err, unix.CAP_SYS_ADMIN)
+		return 0, ns.Refused("fsmount", "cgroup2", err, unix.CAP_SYS_ADMIN)
 	}
 	defer unix.Close(fd)
 	return cgroupID(fd, "the root of a cgroup namespace")
@@ -163,11 +165,8 @@ func namespaceRootID() (uint64, error) {
 
 // namespaceRootIDByMount mounts in a mount namespace that ends with the thread.
 func namespaceRootIDByMount() (uint64, error) {
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return 0, refused("unshare", "the mount namespace", err, unix.CAP_SYS_ADMIN)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return 0, fmt.Errorf("make a copy of the mounts private: %w", err)
+	if err := ns.UnshareMounts(); err != nil {
+		return 0, err
 	}
 	// Any directory that exists will do.
 	if err := unix.Mount("none", "/proc", "cgroup2", 0, ""); err != nil {

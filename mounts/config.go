@@ -6,6 +6,7 @@ import (
 	"path"
 	"path/filepath"
 
+	"github.com/firsthop/firsthop/mounts/ns"
 	"github.com/firsthop/firsthop/natinit/instance"
 )
 
@@ -134,7 +135,7 @@ var (
 	// ErrInUse: the mount still holds something, or something holds it.
 	ErrInUse = errors.New("still in use")
 	// ErrRefused: the kernel or a security module refused a call.
-	ErrRefused = errors.New("refused")
+	ErrRefused = ns.ErrRefused
 	// ErrCgroup1: the path is in a cgroup v1 hierarchy.
 	ErrCgroup1 = errors.New("cgroup v1")
 	// ErrNotCgroup: the path is not a directory of cgroup2.

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/mounts/ns"
 )
 
 // SelfIn reports whether this process is in the cgroup v2 directory at path or
@@ -90,8 +92,8 @@ func locate(dir, process string, enough func(location) bool) (location, error) {
 		return l, nil
 	}
 	defer entry.Close()
-	err = onThread(func() error {
-		if err := enter(entry, "cgroup", unix.CLONE_NEWCGROUP); err != nil {
+	err = ns.Do(func() error {
+		if err := ns.EnterOf(entry, unix.CLONE_NEWCGROUP); err != nil {
 			return err
 		}
 		for _, v := range []view{ownView(), h.view()} {

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/mounts/ns"
 )
 
 // Inode numbers of the first namespaces, fixed in the kernel (PROC_*_INIT_INO in
@@ -219,11 +221,11 @@ func judgeProc(proc string, ownProc bool) (*Host, Way) {
 		if h := judgeByTable(proc, self, &way); h != nil || way.Reason != "" {
 			return h, way
 		}
-		return no("%v", refused("look at", proc+"/1", err, unix.CAP_SYS_PTRACE))
+		return no("%v", ns.Refused("look at", proc+"/1", err, unix.CAP_SYS_PTRACE))
 	}
 	root, err := os.Stat(proc + "/1/root/")
 	if err != nil {
-		return no("%v", refused("look through", proc+"/1/root", err, unix.CAP_SYS_PTRACE))
+		return no("%v", ns.Refused("look through", proc+"/1/root", err, unix.CAP_SYS_PTRACE))
 	}
 	h := &Host{entry: proc + "/1", Prefix: proc + "/1/root"}
 	h.ownCgroup = one.cgroup == self.cgroup
@@ -330,7 +332,7 @@ func givenRoot(root string) (*Host, Way) {
 		h.inTable = ""
 		one, err := readNamespaces(entry)
 		if err != nil {
-			way.OK, way.Reason = false, refused("look at", entry, err, unix.CAP_SYS_PTRACE).Error()
+			way.OK, way.Reason = false, ns.Refused("look at", entry, err, unix.CAP_SYS_PTRACE).Error()
 			return nil, way
 		}
 		h.entry = entry

@@ -6,13 +6,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/firsthop/firsthop/mounts/ns"
 	"github.com/firsthop/firsthop/test/lab"
 )
 
@@ -74,7 +74,7 @@ func runStage(t *testing.T, name string, s spec) {
 		must(t, err)
 		defer dir.Close()
 	}
-	err := onThread(func() error {
+	err := ns.Do(func() error {
 		if dir != nil {
 			lab.IntoCgroup(cmd, dir, s.drop...)
 			return cmd.Run()
@@ -202,21 +202,13 @@ func startContainer(t *testing.T, root string, p procKind, extra func(root strin
 func inOwnNamespace(t testing.TB, fn func()) {
 	t.Helper()
 	needRoot(t)
-	done := make(chan struct{})
-	go func() {
-		runtime.LockOSThread()
-		if unix.Gettid() == unix.Getpid() {
-			inOwnNamespace(t, fn) // on another thread, while we hold this one
-			runtime.UnlockOSThread()
-			close(done)
-			return
+	must(t, ns.Do(func() error {
+		err := ns.UnshareMounts()
+		if err == nil {
+			fn()
 		}
-		defer close(done) // still locked: the thread ends with the goroutine
-		must(t, unix.Unshare(unix.CLONE_NEWNS))
-		mount(t, "", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
-		fn()
-	}()
-	<-done
+		return err
+	}))
 }
 
 // tableText is the own mount table, for comparisons. Copies of what other

@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/firsthop/firsthop/test/lab"
 )
 
@@ -290,24 +288,4 @@ func TestLockDir(t *testing.T) {
 	unlock, err = lockDir(ctx, dir)
 	must(t, err)
 	unlock()
-}
-
-// What runs on a thread of its own leaves nothing behind in the others.
-func TestOnThread(t *testing.T) {
-	needRoot(t)
-	before, err := os.Readlink("/proc/self/ns/mnt")
-	must(t, err)
-	for range 50 {
-		must(t, onThread(func() error {
-			if unix.Gettid() == unix.Getpid() {
-				t.Error("on the main thread")
-			}
-			return unix.Unshare(unix.CLONE_NEWNS)
-		}))
-		for _, link := range []string{"/proc/self/ns/mnt", "/proc/thread-self/ns/mnt"} {
-			if now, err := os.Readlink(link); err != nil || now != before {
-				t.Fatalf("%s is %s, was %s (%v)", link, now, before, err)
-			}
-		}
-	}
 }

@@ -10,6 +10,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/mounts/ns"
 )
 
 // maxPids is how many processes of a namespace are remembered: the first may
@@ -61,7 +63,7 @@ func (c Config) host() string {
 func (c Config) List() ([]Namespace, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(c.host(), &st); err != nil {
-		return nil, explain("find the host's network namespace", c.host(), err, unix.CAP_SYS_PTRACE)
+		return nil, ns.Refused("find the host's network namespace", c.host(), err, unix.CAP_SYS_PTRACE)
 	}
 	f := finder{dev: st.Dev, at: map[uint64]int{}}
 	f.add(st).Host = true
@@ -113,15 +115,15 @@ func (f *finder) processes(proc string) error {
 			refused++ // Debian's 5.10 doesn't say EACCES: its link leads to its own directory then
 		case err == nil:
 			seen++
-			if ns := f.add(st); len(ns.Pids) < maxPids {
-				ns.Pids = append(ns.Pids, pid)
+			if n := f.add(st); len(n.Pids) < maxPids {
+				n.Pids = append(n.Pids, pid)
 			}
 		}
 		// Any other error: the process has ended.
 	}
 	// A few may be out of reach, as the first process is on some systems.
 	if refused > seen {
-		return explain("find the network namespaces of processes", proc, unix.EACCES, unix.CAP_SYS_PTRACE)
+		return ns.Refused("find the network namespaces of processes", proc, unix.EACCES, unix.CAP_SYS_PTRACE)
 	}
 	return nil
 }
@@ -141,8 +143,8 @@ func (f *finder) mounts(dir string) {
 		path := filepath.Join(dir, e.Name())
 		var st unix.Stat_t
 		if unix.Lstat(path, &st) == nil && st.Dev == f.dev {
-			if ns := f.add(st); !slices.Contains(ns.Paths, path) {
-				ns.Paths = append(ns.Paths, path)
+			if n := f.add(st); !slices.Contains(n.Paths, path) {
+				n.Paths = append(n.Paths, path)
 			}
 		}
 	}
@@ -150,21 +152,21 @@ func (f *finder) mounts(dir string) {
 
 // open opens the file of a namespace, by whichever way to it still leads there.
 // It pins the namespace, so it must not be kept.
-func (c Config) open(ns Namespace) (fd int, err error) {
+func (c Config) open(n Namespace) (fd int, err error) {
 	var ways []string
-	if ns.Host {
+	if n.Host {
 		ways = append(ways, c.host())
 	}
-	for _, pid := range ns.Pids {
+	for _, pid := range n.Pids {
 		ways = append(ways, filepath.Join(c.proc(), strconv.Itoa(pid), "ns/net"))
 	}
 	err = fs.ErrNotExist
-	for _, path := range append(ways, ns.Paths...) {
+	for _, path := range append(ways, n.Paths...) {
 		var st unix.Stat_t
 		if fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0); err != nil {
 			continue
 		}
-		if err = unix.Fstat(fd, &st); err == nil && st.Ino == ns.Inode {
+		if err = unix.Fstat(fd, &st); err == nil && st.Ino == n.Inode {
 			return fd, nil
 		}
 		unix.Close(fd)
