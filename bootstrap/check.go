@@ -11,6 +11,7 @@ import (
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/apiserver/sources"
 	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/kubeproxy"
 )
@@ -129,7 +130,7 @@ func (c *checkup) addresses(context.Context) (Finding, error) {
 }
 
 // kubeadmFinding says what init would take from the file for kubeadm.
-func kubeadmFinding(path string, f *apiserver.Finding) Finding {
+func kubeadmFinding(path string, f *sources.Finding) Finding {
 	out := Finding{Check: "kubeadm", Grade: Good, Details: f.Notes}
 	var services, endpoints []string
 	for _, s := range f.Services {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/apiserver/probe"
 )
 
 // ConnectCommand is the hidden command by which the program runs itself as the
@@ -126,15 +127,15 @@ func connectOnce(ctx context.Context, req connectRequest) connectAnswer {
 		ans.Answered = ans.Answered || err == nil
 		return c, err
 	}
-	cfg := apiserver.ProbeConfig{Strength: apiserver.TCP, Timeout: req.Timeout, Dial: dial}
+	cfg := probe.Config{Strength: probe.TCP, Timeout: req.Timeout, Dial: dial}
 	at := apiserver.Endpoint{Addr: req.Addr}
 	if req.TLS {
-		cfg.Strength, cfg.Trust, cfg.ReadyWait = apiserver.Ready, req.Trust, readyWait
+		cfg.Strength, cfg.Trust, cfg.ReadyWait = probe.Ready, req.Trust, readyWait
 		if req.Trust != nil {
 			at.Host = req.Trust.Host // the one name that the host's own CA certificates count for
 		}
 	}
-	r := apiserver.Probe(ctx, []apiserver.Endpoint{at}, cfg)[0]
+	r := probe.Endpoints(ctx, []apiserver.Endpoint{at}, cfg)[0]
 	ans.ID = req.ID
 	ans.Verified, ans.Foreign = r.Verified, r.Kind == apiserver.KindTLS
 	ans.Ready = req.TLS && r.State == apiserver.Live

@@ -10,7 +10,7 @@ import (
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
-	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/apiserver/sources"
 	"github.com/firsthop/firsthop/natinit/attach"
 )
 
@@ -63,7 +63,7 @@ type DoctorReport struct {
 type DoctorConfig struct {
 	Dirs
 	Runtime             RuntimeView
-	Pod                 apiserver.PodEnvironment
+	Pod                 sources.PodEnvironment
 	Binary              string // this program, for the child that connects
 	Forbid              []string
 	IgnoreKernelVersion bool

@@ -20,6 +20,7 @@ import (
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
+	"github.com/firsthop/firsthop/natinit/apiserver/probe"
 	"github.com/firsthop/firsthop/natinit/attach"
 )
 
@@ -297,7 +298,7 @@ func (d *doctor) backends(ctx context.Context) Diagnosis {
 	defer direct.Close()
 	live, seen := 0, []string{}
 	var loopback []string
-	for _, r := range apiserver.Probe(ctx, endpoints, apiserver.ProbeConfig{Strength: apiserver.Ready, Trust: d.trust(), Dial: direct.DialContext}) {
+	for _, r := range probe.Endpoints(ctx, endpoints, probe.Config{Strength: probe.Ready, Trust: d.trust(), Dial: direct.DialContext}) {
 		if r.Endpoint.Addr.Addr().IsLoopback() {
 			loopback = append(loopback, r.Endpoint.Addr.String())
 		}

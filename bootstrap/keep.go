@@ -12,6 +12,7 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/apiserver/probe"
 )
 
 // keepGood refuses to lead a Service address that works to endpoints of which
@@ -93,17 +94,17 @@ func (s *stage) deadServices() []nat.Service {
 // answering are those of the backends that answer as an API server of this
 // cluster, or accept a connection where that can't be told.
 func (s *stage) answering(ctx context.Context, backends []netip.AddrPort) []netip.AddrPort {
-	return liveServers(ctx, backends, apiserver.ProbeConfig{Strength: apiserver.Verified, Trust: s.found.Trust, Dial: s.direct.DialContext})
+	return liveServers(ctx, backends, probe.Config{Strength: probe.Verified, Trust: s.found.Trust, Dial: s.direct.DialContext})
 }
 
 // liveServers are those of the servers that pass a probe.
-func liveServers(ctx context.Context, servers []netip.AddrPort, cfg apiserver.ProbeConfig) []netip.AddrPort {
+func liveServers(ctx context.Context, servers []netip.AddrPort, cfg probe.Config) []netip.AddrPort {
 	var endpoints []apiserver.Endpoint
 	for _, b := range servers {
 		endpoints = append(endpoints, apiserver.Endpoint{Addr: b})
 	}
 	var live []netip.AddrPort
-	for _, r := range apiserver.Probe(ctx, endpoints, cfg) {
+	for _, r := range probe.Endpoints(ctx, endpoints, cfg) {
 		if r.State == apiserver.Live {
 			live = append(live, r.Endpoint.Addr)
 		}

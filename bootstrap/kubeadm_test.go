@@ -9,6 +9,7 @@ import (
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
+	"github.com/firsthop/firsthop/natinit/apiserver/sources"
 )
 
 func TestBootArgsNameTheFileForKubeadm(t *testing.T) {
@@ -48,7 +49,7 @@ func TestBootArgsNameTheFileForKubeadm(t *testing.T) {
 }
 
 func TestStrengthBeforeKubeadm(t *testing.T) {
-	given := discover.Explicit{Kubeadm: &apiserver.Finding{}}
+	given := discover.Explicit{Kubeadm: &sources.Finding{}}
 	for _, tc := range []struct {
 		sentence string
 		prove    Strength

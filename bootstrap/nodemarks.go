@@ -12,6 +12,8 @@ import (
 
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/apiserver/query"
+	"github.com/firsthop/firsthop/natinit/apiserver/sources"
 	"github.com/firsthop/firsthop/natinit/instance"
 )
 
@@ -22,9 +24,9 @@ import (
 const marksTimeout = 3 * time.Second
 
 // askAboutNode says how this node's kubelet asks, at which servers.
-func askAboutNode(p places, servers []netip.AddrPort) apiserver.AskConfig {
-	id, findings := apiserver.Decide(apiserver.FileSources(p.hostRoot), nil)
-	cfg := apiserver.AskConfig{Trust: id.Trust}
+func askAboutNode(p places, servers []netip.AddrPort) query.Config {
+	id, findings := sources.Decide(sources.Files(p.hostRoot), nil)
+	cfg := query.Config{Trust: id.Trust}
 	for _, a := range servers {
 		cfg.Candidates = append(cfg.Candidates, apiserver.Endpoint{Addr: a})
 	}
@@ -43,7 +45,7 @@ func (u *uninstall) ranHere() bool {
 
 // withMarks does something with what the Node says of firsthop, and says what is
 // left where that fails. An instance of its own says nothing of its node.
-func (u *uninstall) withMarks(ctx context.Context, ranHere bool, do func(context.Context, apiserver.AskConfig) (apiserver.Marks, error)) {
+func (u *uninstall) withMarks(ctx context.Context, ranHere bool, do func(context.Context, query.Config) (query.Marks, error)) {
 	if u.Own() || u.noHost != nil {
 		return
 	}
@@ -58,18 +60,18 @@ func (u *uninstall) withMarks(ctx context.Context, ranHere bool, do func(context
 		if name == "" {
 			name = "NAME"
 		}
-		u.Log.Warn("the label and the condition on the Node object stay", "err", fmt.Sprint(err), "fix", strings.Join(apiserver.RemoveMarksCommands(name), "; "))
-	case !errors.Is(err, apiserver.ErrNoNodeIdentity):
+		u.Log.Warn("the label and the condition on the Node object stay", "err", fmt.Sprint(err), "fix", strings.Join(query.RemoveMarksCommands(name), "; "))
+	case !errors.Is(err, query.ErrNoNodeIdentity):
 		u.Log.Debug("could not look at the Node object", "err", err)
 	}
 }
 
-func marksRemoved(m apiserver.Marks) (out []Removal) {
+func marksRemoved(m query.Marks) (out []Removal) {
 	if m.Label {
-		out = append(out, Removal{Kind: "label", Target: apiserver.NodeLabel + " of Node " + m.Node})
+		out = append(out, Removal{Kind: "label", Target: query.NodeLabel + " of Node " + m.Node})
 	}
 	if m.Condition {
-		out = append(out, Removal{Kind: "condition", Target: apiserver.NodeCondition + " of Node " + m.Node})
+		out = append(out, Removal{Kind: "condition", Target: query.NodeCondition + " of Node " + m.Node})
 	}
 	return out
 }

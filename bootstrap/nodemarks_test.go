@@ -14,8 +14,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
+	"github.com/firsthop/firsthop/natinit/apiserver/query"
 )
 
 // nodeServer is an API server that has one Node, which it gives and changes. status is that of an answer to a change.
@@ -78,13 +78,13 @@ func TestUninstallTakesAwayWhatTheNodeSays(t *testing.T) {
 			if tc.own {
 				u.Cgroup = "/sys/fs/cgroup/x"
 			}
-			u.withMarks(t.Context(), tc.ran, apiserver.ReadMarks)
+			u.withMarks(t.Context(), tc.ran, query.ReadMarks)
 			if patched != "" {
 				t.Error("to look at it changes the Node")
 			}
 			u.removals = nil
 			log.Reset()
-			u.withMarks(t.Context(), tc.ran, apiserver.RemoveMarks)
+			u.withMarks(t.Context(), tc.ran, query.RemoveMarks)
 			if !slices.Equal(u.removals, tc.removed) || (patched != "") != tc.patched {
 				t.Errorf("removed %v, by %q", u.removals, patched)
 			}

@@ -14,6 +14,7 @@ import (
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
+	"github.com/firsthop/firsthop/natinit/apiserver/sources"
 )
 
 // Scope is whose sockets the load balancer serves.
@@ -42,12 +43,12 @@ type Config struct {
 	Version string
 	Binary  string // path of the running program, for the proof's child and for the host's copy
 
-	Services  []discover.Given         // Service addresses, the strongest first; see apiserver.ParseServices
-	Endpoints []discover.Given         // API server addresses; see apiserver.ParseEndpoints
-	Extra     []string                 // further Services, see ParseExtra
-	Kubeadm   string                   // a file for kubeadm's --config, before kubeadm has run
-	Pod       apiserver.PodEnvironment // what the kubelet gave this container
-	Prove     string                   // a Strength
+	Services  []discover.Given       // Service addresses, the strongest first; see apiserver.ParseServices
+	Endpoints []discover.Given       // API server addresses; see apiserver.ParseEndpoints
+	Extra     []string               // further Services, see ParseExtra
+	Kubeadm   string                 // a file for kubeadm's --config, before kubeadm has run
+	Pod       sources.PodEnvironment // what the kubelet gave this container
+	Prove     string                 // a Strength
 	Scope     string
 	Persist   string
 	UDP       bool
@@ -125,7 +126,7 @@ func (c Config) parseKubeadm(s *settings) error {
 	if c.Kubeadm == "" {
 		return nil
 	}
-	f, err := apiserver.KubeadmFileSource(c.Dirs.places().hostRoot, c.Kubeadm)
+	f, err := sources.KubeadmFile(c.Dirs.places().hostRoot, c.Kubeadm)
 	if err != nil {
 		if !c.Boot {
 			return fmt.Errorf("--kubeadm-config %w", err)

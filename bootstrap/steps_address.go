@@ -11,6 +11,7 @@ import (
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
+	"github.com/firsthop/firsthop/natinit/apiserver/probe"
 	"github.com/firsthop/firsthop/units"
 )
 
@@ -23,7 +24,7 @@ func (s *stage) discover(ctx context.Context) (outcome, error) {
 		return outcome{}, &exitError{ExitInternal, err}
 	}
 	found, err := discover.Run(ctx, discover.Config{
-		Probe:    apiserver.ProbeConfig{Dial: s.direct.DialContext},
+		Probe:    probe.Config{Dial: s.direct.DialContext},
 		Explicit: s.given,
 		Root:     s.hostRoot,
 		StateDir: s.stateDir,

@@ -10,6 +10,7 @@ import (
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/apiserver/sources"
 	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/natinit/kubeproxy"
 )
@@ -94,7 +95,7 @@ func (s *stage) likelyServices() []netip.AddrPort {
 	if len(s.given.Services) > 0 {
 		return s.given.Services
 	}
-	if f := apiserver.PodSource(s.Pod); len(f.Services) > 0 {
+	if f := sources.Pod(s.Pod); len(f.Services) > 0 {
 		return f.Services
 	}
 	if known, err := apiserver.Load(s.stateDir); err == nil && len(known.Services) > 0 {

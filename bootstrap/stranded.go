@@ -12,6 +12,7 @@ import (
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
+	"github.com/firsthop/firsthop/natinit/apiserver/probe"
 )
 
 // What on a node needs the Service IP at its next start, and where it can go instead.
@@ -59,7 +60,7 @@ func findDependents(ctx context.Context, d Dirs, services, servers []netip.AddrP
 	trust := discover.Identify(discover.Config{Root: p.hostRoot, StateDir: p.stateDir, Machine: p.machine()}).Trust
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	live := liveServers(ctx, servers, apiserver.ProbeConfig{Strength: apiserver.Verified, Trust: trust, Dial: direct.DialContext})
+	live := liveServers(ctx, servers, probe.Config{Strength: probe.Verified, Trust: trust, Dial: direct.DialContext})
 	if len(live) == 0 {
 		live = servers
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
-	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/apiserver/query"
 	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/natinit/kubeproxy"
@@ -84,13 +84,13 @@ func Uninstall(ctx context.Context, cfg UninstallConfig) ([]Removal, error) {
 	}
 	ranHere := u.ranHere()
 	if u.DryRun {
-		u.withMarks(ctx, ranHere, apiserver.ReadMarks)
+		u.withMarks(ctx, ranHere, query.ReadMarks)
 		return u.removals, nil
 	}
 	if err := u.locked(ctx); err != nil {
 		return nil, err
 	}
-	u.withMarks(ctx, ranHere, apiserver.RemoveMarks)
+	u.withMarks(ctx, ranHere, query.RemoveMarks)
 	return u.removals, nil
 }
 

@@ -13,14 +13,14 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
-	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/apiserver/probe"
 	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/test/lab"
 	"github.com/firsthop/firsthop/test/standin"
 )
 
 // answering is the name of the server that a connection of this process leads to.
-func (n *node) answering(t *testing.T, dial apiserver.Dial, to string) (string, error) {
+func (n *node) answering(t *testing.T, dial probe.Dial, to string) (string, error) {
 	t.Helper()
 	var name string
 	err := n.l.Do(func() error {
@@ -51,7 +51,7 @@ func (n *node) answering(t *testing.T, dial apiserver.Dial, to string) (string, 
 	return name, err
 }
 
-func by(b bpf.Bypass) apiserver.Dial { return (&net.Dialer{Control: b.Control}).DialContext }
+func by(b bpf.Bypass) probe.Dial { return (&net.Dialer{Control: b.Control}).DialContext }
 
 func TestBypassGoesPastTheTable(t *testing.T) {
 	n := newNode(t)

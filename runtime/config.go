@@ -7,6 +7,7 @@ import (
 
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/apiserver/sources"
 	"github.com/firsthop/firsthop/runtime/services"
 )
 
@@ -32,10 +33,10 @@ type Config struct {
 	IgnoreKernelVersion bool
 
 	// How the API server is reached.
-	Kubeconfig string                   // "": the pod's ServiceAccount
-	Pod        apiserver.PodEnvironment // what the kubelet gave this container
-	Services   []netip.AddrPort         // addresses of the API service, where they are given
-	Endpoints  []apiserver.Endpoint     // API servers, where they are given: used alone
+	Kubeconfig string                 // "": the pod's ServiceAccount
+	Pod        sources.PodEnvironment // what the kubelet gave this container
+	Services   []netip.AddrPort       // addresses of the API service, where they are given
+	Endpoints  []apiserver.Endpoint   // API servers, where they are given: used alone
 
 	NodePorts services.NodePortAddresses
 

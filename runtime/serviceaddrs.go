@@ -9,6 +9,7 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/apiserver/sources"
 )
 
 // serviceAddrs are the addresses of the API service before the API has told: those
@@ -23,7 +24,7 @@ func (r *run) serviceAddrs(server string) ([]netip.AddrPort, error) {
 		return known.Services, nil
 	}
 	var out []netip.AddrPort
-	for _, a := range slices.Concat(addrOfURL(server), apiserver.PodSource(r.cfg.Pod).Services) {
+	for _, a := range slices.Concat(addrOfURL(server), sources.Pod(r.cfg.Pod).Services) {
 		if !slices.Contains(out, a) && r.data.isService(a) {
 			out = append(out, a)
 		}

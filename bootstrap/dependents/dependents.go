@@ -16,7 +16,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/firsthop/firsthop/mounts/hostfs"
-	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/apiserver/sources"
 	"github.com/firsthop/firsthop/natinit/nodeconf"
 )
 
@@ -120,7 +120,7 @@ func (s *scan) kubeconfigs() {
 	for _, pattern := range kubeconfigPatterns {
 		paths = append(paths, s.fs.Glob(pattern)...)
 	}
-	for _, f := range apiserver.FileSources(s.cfg.Root) {
+	for _, f := range sources.Files(s.cfg.Root) {
 		for _, c := range f.Clusters {
 			paths = append(paths, c.Path)
 		}

@@ -11,6 +11,8 @@ import (
 	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
+	"github.com/firsthop/firsthop/natinit/apiserver/probe"
+	"github.com/firsthop/firsthop/natinit/apiserver/sources"
 )
 
 func discoverCommand(e env) *cli.Command {
@@ -36,7 +38,7 @@ func discoverCommand(e env) *cli.Command {
 			defer cancel()
 			at := d.Places()
 			if file := c.String("kubeadm-config"); file != "" {
-				f, err := apiserver.KubeadmFileSource(at.HostRoot, file)
+				f, err := sources.KubeadmFile(at.HostRoot, file)
 				if err != nil {
 					return usagef("--kubeadm-config %s", err)
 				}
@@ -44,7 +46,7 @@ func discoverCommand(e env) *cli.Command {
 			}
 			direct := bootstrap.Direct(d)
 			defer direct.Close()
-			found, err := discover.Run(ctx, discover.Config{Probe: apiserver.ProbeConfig{Dial: direct.DialContext}, Explicit: explicit, Root: at.HostRoot, StateDir: at.StateDir, Pod: pod(e), Machine: at.Machine, Thorough: true})
+			found, err := discover.Run(ctx, discover.Config{Probe: probe.Config{Dial: direct.DialContext}, Explicit: explicit, Root: at.HostRoot, StateDir: at.StateDir, Pod: pod(e), Machine: at.Machine, Thorough: true})
 			if err != nil && !errors.Is(err, discover.ErrNotFound) {
 				return err
 			}

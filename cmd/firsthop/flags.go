@@ -11,6 +11,7 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
+	"github.com/firsthop/firsthop/natinit/apiserver/sources"
 )
 
 // The flags that several commands have. Most can be given by an environment
@@ -160,8 +161,8 @@ func given(e env, c *cli.Context, flag, variable string) []discover.Given {
 // serviceAccountDir is where the kubelet mounts a pod's credentials.
 const serviceAccountDir = "/var/run/secrets/kubernetes.io/serviceaccount"
 
-func pod(e env) apiserver.PodEnvironment {
-	p := apiserver.PodEnvironment{
+func pod(e env) sources.PodEnvironment {
+	p := sources.PodEnvironment{
 		ServiceHost: e.getenv("KUBERNETES_SERVICE_HOST"),
 		ServicePort: e.getenv("KUBERNETES_SERVICE_PORT"),
 		Port:        e.getenv("KUBERNETES_PORT"),

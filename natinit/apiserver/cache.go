@@ -153,7 +153,7 @@ func decodeCache(b []byte) (*Known, error) {
 		return nil, damaged("%v", err)
 	}
 	if c.SHA256 != want {
-		return nil, damaged("checksum is %q, the content has %s", clip(c.SHA256), want)
+		return nil, damaged("checksum is %q, the content has %s", Clip(c.SHA256), want)
 	}
 	k := &Known{Services: c.Services, Source: c.Source, SavedAt: c.SavedAt}
 	if b := c.Bound; b != nil {
@@ -162,12 +162,12 @@ func decodeCache(b []byte) (*Known, error) {
 			return nil, damaged("%v", err)
 		}
 		if b.SHA256 != want {
-			return nil, damaged("checksum of what it is bound to is %q, the content has %s", clip(b.SHA256), want)
+			return nil, damaged("checksum of what it is bound to is %q, the content has %s", Clip(b.SHA256), want)
 		}
 		k.ServicesCertainty, k.EndpointsCertainty, k.CA, k.Machine = b.Services, b.Endpoints, []byte(b.ClusterCA), b.Machine
 	}
 	for _, s := range c.Services {
-		if !s.IsValid() || s.Port() == 0 || refuseAddr(s.Addr()) != "" || s.Addr().Is4In6() {
+		if !s.IsValid() || s.Port() == 0 || RefuseAddr(s.Addr()) != "" || s.Addr().Is4In6() {
 			return nil, damaged("service %s is not usable", s)
 		}
 	}

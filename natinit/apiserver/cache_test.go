@@ -15,9 +15,18 @@ import (
 	"time"
 
 	"github.com/firsthop/firsthop/mounts/hostfs"
+	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
 )
 
 var noon = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+
+func ep(s string) Endpoint {
+	e, reason := ParseEndpoint(s)
+	if reason != "" {
+		panic(s + " " + reason)
+	}
+	return e
+}
 
 func known(services, endpoints string) *Known {
 	k := &Known{Source: "api"}
@@ -282,7 +291,7 @@ func FuzzLoad(f *testing.F) {
 			t.Fatal("an empty set was read")
 		}
 		for _, s := range k.Services {
-			checkAddr(t, s)
+			apitest.CheckAddr(t, s)
 		}
 		out, err := encodeCache(k, k.SavedAt)
 		if err != nil {

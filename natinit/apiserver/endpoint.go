@@ -1,23 +1,20 @@
-// Package apiserver finds the API servers of the cluster that a node belongs
-// to, proves that they answer, and remembers them.
+// Package apiserver is about addresses of API servers: what they are called, how they are parsed and resolved, which of
+// them may be believed, and which were good last.
 //
-// The init stage uses it once, before anything else on the node works; the
-// runtime uses it all the time. So it holds no state of its own, reads no
-// environment, and bounds everything that waits by the caller's context.
+// The init stage uses it once, before anything else on the node works; the runtime uses it all the time. So it and the
+// packages below hold no state of their own, read no environment, and bound everything that waits by the caller's context.
 //
-//   - parse.go, validate.go: the two settings that an operator gives.
-//   - resolve.go: host names to addresses.
-//   - probe.go: does an endpoint answer, and is it ready.
-//   - checker.go: the same again and again, over one kept connection.
-//   - cache.go: the last known good addresses on disk.
-//   - source*.go: what the files of a node say (kubeadm, kubelet, k3s, RKE2, MicroK8s).
-//   - credential.go, ask.go: what the API itself says, asked with the node's own credentials.
+//   - sources: where addresses come from. A new source goes there.
+//   - query: what the API itself says, asked with the node's own credentials.
+//   - probe: whether an API server answers at an address, and is ready.
+//   - discover: all of it, for the init stage.
 //
-// docs/discovery.md explains the sources for operators, and lists what a
-// node's credentials may read, as found with a real API server.
+// docs/discovery.md explains the sources for operators, and lists what a node's credentials may read, as found with a
+// real API server.
 package apiserver
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -70,7 +67,7 @@ func (e Endpoint) Resolved() bool { return e.Addr.Addr().IsValid() }
 func (e Endpoint) String() string {
 	switch {
 	case !e.Resolved():
-		return e.hostPort()
+		return e.HostPort()
 	case e.Host != "":
 		return e.Addr.String() + " (" + e.Host + ")"
 	}
@@ -78,7 +75,7 @@ func (e Endpoint) String() string {
 }
 
 // hostPort gives the endpoint as it was given: name or address, and port.
-func (e Endpoint) hostPort() string {
+func (e Endpoint) HostPort() string {
 	if e.Host == "" {
 		return e.Addr.String()
 	}
@@ -86,7 +83,7 @@ func (e Endpoint) hostPort() string {
 }
 
 // loopback reports whether only this host can reach the endpoint.
-func (e Endpoint) loopback() bool {
+func (e Endpoint) Loopback() bool {
 	if e.Resolved() {
 		return e.Addr.Addr().IsLoopback()
 	}
@@ -111,7 +108,7 @@ func (e Endpoint) MarshalJSON() ([]byte, error) {
 		j.Address = e.Addr.String()
 	}
 	if e.Host != "" {
-		j.Name = e.hostPort()
+		j.Name = e.HostPort()
 	}
 	return json.Marshal(j)
 }
@@ -125,19 +122,19 @@ func (e *Endpoint) UnmarshalJSON(b []byte) error {
 	}
 	var out Endpoint
 	if j.Name != "" {
-		n, reason := parseEndpoint(j.Name)
+		n, reason := ParseEndpoint(j.Name)
 		if reason != "" || n.Resolved() {
-			return fmt.Errorf("name %q: %s", clip(j.Name), orElse(reason, "is an address"))
+			return fmt.Errorf("name %q: %s", Clip(j.Name), cmp.Or(reason, "is an address"))
 		}
 		out = n
 	}
 	if j.Address != "" {
-		a, reason := parseEndpoint(j.Address)
+		a, reason := ParseEndpoint(j.Address)
 		if reason != "" || !a.Resolved() {
-			return fmt.Errorf("address %q: %s", clip(j.Address), orElse(reason, "is a name"))
+			return fmt.Errorf("address %q: %s", Clip(j.Address), cmp.Or(reason, "is a name"))
 		}
 		if out.Host != "" && out.Addr.Port() != a.Addr.Port() {
-			return fmt.Errorf("name %q and address %q differ in port", clip(j.Name), clip(j.Address))
+			return fmt.Errorf("name %q and address %q differ in port", Clip(j.Name), Clip(j.Address))
 		}
 		out.Addr = a.Addr
 	}
@@ -146,11 +143,4 @@ func (e *Endpoint) UnmarshalJSON(b []byte) error {
 	}
 	*e = out
 	return nil
-}
-
-func orElse(s, other string) string {
-	if s == "" {
-		return other
-	}
-	return s
 }

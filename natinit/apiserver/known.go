@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -78,7 +79,7 @@ func (k *Known) Foreign(m Machine, t *Trust) string {
 // known better stays.
 func (k *Known) over(old *Known) *Known {
 	n := *k
-	n.Machine = Machine{ID: orElse(n.Machine.ID, old.Machine.ID), Product: orElse(n.Machine.Product, old.Machine.Product)}
+	n.Machine = Machine{ID: cmp.Or(n.Machine.ID, old.Machine.ID), Product: cmp.Or(n.Machine.Product, old.Machine.Product)}
 	if len(n.CA) == 0 {
 		n.CA = old.CA
 	}

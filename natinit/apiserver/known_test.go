@@ -12,13 +12,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/firsthop/firsthop/mounts/hostfs"
 	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
 )
 
 func certain(services Certainty, service string, endpoints Certainty, at ...string) *Known {
-	k := &Known{Services: []netip.AddrPort{addrPort(service)}, ServicesCertainty: services, EndpointsCertainty: endpoints, Source: "test"}
+	k := &Known{Services: []netip.AddrPort{netip.MustParseAddrPort(service)}, ServicesCertainty: services, EndpointsCertainty: endpoints, Source: "test"}
 	for _, a := range at {
-		k.Endpoints = append(k.Endpoints, KnownEndpoint{Endpoint: Endpoint{Addr: addrPort(a)}})
+		k.Endpoints = append(k.Endpoints, KnownEndpoint{Endpoint: Endpoint{Addr: netip.MustParseAddrPort(a)}})
 	}
 	return k
 }
@@ -100,7 +101,7 @@ func TestSaveKeepsWhatIsOfAnotherClusterOrMachineAside(t *testing.T) {
 			if got := saved(t, dir); got != "said 10.96.0.1, said 10.0.0.2:1" {
 				t.Errorf("saved is %q", got)
 			}
-			for _, at := range glob(dir, "/*") {
+			for _, at := range (hostfs.FS{Root: dir}).Glob("/*") {
 				if !slices.Contains(CacheFiles(dir), filepath.Join(dir, at)) {
 					t.Errorf("an uninstall does not know of %s", at)
 				}
@@ -168,7 +169,7 @@ func TestCacheIsReadByEarlierVersionsAndReadsTheirs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, dir, "apiserver.json", string(old))
+	apitest.Write(t, dir, "apiserver.json", string(old))
 	if got, err := Load(dir); err != nil || got.ServicesCertainty != Unsure || got.CA != nil || len(got.Endpoints) != 1 {
 		t.Errorf("got %+v, %v", got, err)
 	}
@@ -177,7 +178,7 @@ func TestCacheIsReadByEarlierVersionsAndReadsTheirs(t *testing.T) {
 		strings.Replace(string(b), k.Machine.ID+`"`, `2"`, 1),
 		strings.Replace(string(b), `10.0.0.1:6443`, `10.0.0.9:6443`, 1),
 	} {
-		write(t, dir, "apiserver.json", forged)
+		apitest.Write(t, dir, "apiserver.json", forged)
 		if _, err := Load(dir); !errors.Is(err, ErrDamaged) {
 			t.Errorf("a changed file is believed: %v", err)
 		}
@@ -189,13 +190,13 @@ func TestMachineOf(t *testing.T) {
 	if m := MachineOf(root); m != (Machine{}) {
 		t.Errorf("of nothing: %+v", m)
 	}
-	write(t, root, "/etc/machine-id", "uninitialized\n")
-	write(t, root, "/sys/class/dmi/id/product_uuid", "03000200-0400-0500-0006-000700080009\n")
+	apitest.Write(t, root, "/etc/machine-id", "uninitialized\n")
+	apitest.Write(t, root, "/sys/class/dmi/id/product_uuid", "03000200-0400-0500-0006-000700080009\n")
 	if m := MachineOf(root); m != (Machine{}) {
 		t.Errorf("of placeholders: %+v", m)
 	}
-	write(t, root, "/etc/machine-id", "0123456789abcdef0123456789abcdef\n")
-	write(t, root, "/sys/class/dmi/id/product_uuid", "4C4C4544-0042-3510-8052-B4C04F4D3732\n")
+	apitest.Write(t, root, "/etc/machine-id", "0123456789abcdef0123456789abcdef\n")
+	apitest.Write(t, root, "/sys/class/dmi/id/product_uuid", "4C4C4544-0042-3510-8052-B4C04F4D3732\n")
 	m := MachineOf(root)
 	if m.ID == "" || m.Product == "" || strings.Contains(m.ID, "0123456789") {
 		t.Errorf("got %+v", m)

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -24,19 +25,25 @@ type EntryError struct {
 
 func (e *EntryError) Error() string {
 	if e.Position == 0 {
-		return fmt.Sprintf("%s: %q: %s", e.Variable, clip(e.Entry), e.Reason)
+		return fmt.Sprintf("%s: %q: %s", e.Variable, Clip(e.Entry), e.Reason)
 	}
-	return fmt.Sprintf("%s: entry %d %q: %s", e.Variable, e.Position, clip(e.Entry), e.Reason)
+	return fmt.Sprintf("%s: entry %d %q: %s", e.Variable, e.Position, Clip(e.Entry), e.Reason)
 }
 
 // clip shortens what is quoted: an entry may be as long as an environment
 // variable (128 KiB on Linux).
-func clip(s string) string {
+func Clip(s string) string {
 	const most = 100
 	if len(s) <= most {
 		return s
 	}
 	return s[:most] + "…"
+}
+
+// firstLine keeps an error from a parser on one line of the report.
+func FirstLine(err error) string {
+	s, _, _ := strings.Cut(err.Error(), "\n")
+	return Clip(s)
 }
 
 // ParseServices reads KUBERNETES_SERVICE_IPS_PORTS: comma-separated ip:port,
@@ -57,7 +64,7 @@ func ParseServices(s string) ([]netip.AddrPort, error) {
 // ParseEndpoints reads KUBERNETES_APISERVER_ENDPOINTS: as ParseServices, but
 // an entry may also be a host name and a port. Names are not resolved here.
 func ParseEndpoints(s string) ([]Endpoint, error) {
-	return parseList(VarEndpoints, s, MaxEndpoints, parseEndpoint)
+	return parseList(VarEndpoints, s, MaxEndpoints, ParseEndpoint)
 }
 
 // parseList splits s, parses each entry, and drops duplicates. parse returns
@@ -96,7 +103,7 @@ func parseList[T comparable](variable, s string, most int, parse func(string) (T
 
 // parseEndpoint reads one ip:port, [ip]:port or name:port. It returns why
 // the entry is refused, or "".
-func parseEndpoint(entry string) (Endpoint, string) { return parseAddress(entry, EndpointPort) }
+func ParseEndpoint(entry string) (Endpoint, string) { return parseAddress(entry, EndpointPort) }
 
 // parseAddress is parseEndpoint for addresses that usually have another port,
 // which its hints suggest.
@@ -124,7 +131,7 @@ func parseAddress(entry string, usual uint16) (Endpoint, string) {
 	if bracketed && addr.Is4() {
 		return Endpoint{}, fmt.Sprintf("has an IPv4 address in brackets; write %s:%d", addr, p)
 	}
-	if reason := refuseAddr(addr); reason != "" {
+	if reason := RefuseAddr(addr); reason != "" {
 		return Endpoint{}, reason
 	}
 	return Endpoint{Addr: netip.AddrPortFrom(addr.Unmap(), p)}, ""
@@ -140,7 +147,7 @@ func splitHostPort(entry string, usual uint16) (host, port, reason string) {
 		} else if hint != "" && !strings.Contains(hint[strings.LastIndexByte(hint, ']')+1:], ":") {
 			hint += ":443"
 		}
-		return "", "", fmt.Sprintf("is a %s URL; write host and port only, like %s", clip(scheme), clip(orElse(hint, fmt.Sprintf("10.0.0.1:%d", usual))))
+		return "", "", fmt.Sprintf("is a %s URL; write host and port only, like %s", Clip(scheme), Clip(cmp.Or(hint, fmt.Sprintf("10.0.0.1:%d", usual))))
 	}
 	if entry[0] == '[' {
 		end := strings.IndexByte(entry, ']')
@@ -158,7 +165,7 @@ func splitHostPort(entry string, usual uint16) (host, port, reason string) {
 	}
 	switch strings.Count(entry, ":") {
 	case 0:
-		return "", "", fmt.Sprintf("has no port; write %s:%d", clip(entry), usual)
+		return "", "", fmt.Sprintf("has no port; write %s:%d", Clip(entry), usual)
 	case 1:
 		host, port, _ = strings.Cut(entry, ":")
 		if host == "" {
@@ -194,24 +201,24 @@ func parsePort(s string) (uint16, string) {
 	}
 	for i := range len(s) {
 		if s[i] < '0' || s[i] > '9' {
-			return 0, fmt.Sprintf("has the port %q, which is not a number", clip(s))
+			return 0, fmt.Sprintf("has the port %q, which is not a number", Clip(s))
 		}
 	}
 	n, err := strconv.ParseUint(s, 10, 16)
 	switch {
 	case err != nil:
-		return 0, fmt.Sprintf("has the port %s; the largest is 65535", clip(s))
+		return 0, fmt.Sprintf("has the port %s; the largest is 65535", Clip(s))
 	case n == 0:
 		return 0, "has the port 0"
 	case s[0] == '0':
-		return 0, fmt.Sprintf("has the port %q with a leading zero", clip(s))
+		return 0, fmt.Sprintf("has the port %q with a leading zero", Clip(s))
 	}
 	return uint16(n), ""
 }
 
 // refuseAddr says why nothing can be sent to the address from anywhere on
 // the node, or "". IPv4 link-local is accepted: some clouds serve the API there.
-func refuseAddr(a netip.Addr) string {
+func RefuseAddr(a netip.Addr) string {
 	if a.Zone() != "" {
 		return "has a zone; an address that needs one means something else in every network namespace"
 	}

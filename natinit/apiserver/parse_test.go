@@ -4,10 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
 )
 
 func TestParseServices(t *testing.T) {
@@ -35,7 +36,7 @@ func TestParseServices(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if s := stringsOf(got); !slices.Equal(s, tc.want) {
+			if s := apitest.Strings(got); !slices.Equal(s, tc.want) {
 				t.Errorf("ParseServices(%q) = %q, want %q", tc.in, s, tc.want)
 			}
 			if len(tc.want) == 0 && got != nil {
@@ -45,21 +46,13 @@ func TestParseServices(t *testing.T) {
 	}
 }
 
-func stringsOf[T fmt.Stringer](in []T) []string {
-	var out []string
-	for _, v := range in {
-		out = append(out, v.String())
-	}
-	return out
-}
-
 func TestParseEndpointsAcceptsNames(t *testing.T) {
 	got, err := ParseEndpoints("API.Example.:6443, 10.0.0.1:6443,localhost:6443,my_api:1,api.example:6443, api.example:7443")
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []string{"api.example:6443", "10.0.0.1:6443", "localhost:6443", "my_api:1", "api.example:7443"}
-	if s := stringsOf(got); !slices.Equal(s, want) {
+	if s := apitest.Strings(got); !slices.Equal(s, want) {
 		t.Errorf("got %q, want %q", s, want)
 	}
 }
@@ -254,16 +247,9 @@ func checkList[T interface {
 	if len(got) > most {
 		t.Fatalf("%d entries", len(got))
 	}
-	again, err := parse(strings.Join(stringsOf(got), ","))
+	again, err := parse(strings.Join(apitest.Strings(got), ","))
 	if err != nil || !slices.Equal(again, got) {
 		t.Fatalf("%q: %v parses to %v, %v", in, got, again, err)
-	}
-}
-
-func checkAddr(t *testing.T, a netip.AddrPort) {
-	ip := a.Addr()
-	if !ip.IsValid() || ip.Is4In6() || ip.Zone() != "" || ip.IsUnspecified() || ip.IsMulticast() || a.Port() == 0 {
-		t.Fatalf("accepted %s", a)
 	}
 }
 
@@ -280,7 +266,7 @@ func FuzzParseServices(f *testing.F) {
 		}
 		checkList(t, in, got, MaxServices, ParseServices)
 		for _, a := range got {
-			checkAddr(t, a)
+			apitest.CheckAddr(t, a)
 		}
 	})
 }
@@ -299,7 +285,7 @@ func FuzzParseEndpoints(f *testing.F) {
 		checkList(t, in, got, MaxEndpoints, ParseEndpoints)
 		for _, e := range got {
 			if e.Resolved() {
-				checkAddr(t, e.Addr)
+				apitest.CheckAddr(t, e.Addr)
 			} else if e.Host == "" || e.Addr.Port() == 0 {
 				t.Fatalf("%q: accepted %#v", in, e)
 			}

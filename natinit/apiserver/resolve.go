@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/firsthop/firsthop/mounts/hostfs"
 )
 
 // Resolver looks up addresses; *net.Resolver is one.
@@ -43,7 +45,7 @@ type hostsResolver struct {
 func (r *hostsResolver) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
 	var out []netip.Addr
 	known := false
-	if b, err := readFile(r.root, "/etc/hosts"); err == nil {
+	if b, err := (hostfs.FS{Root: r.root}).ReadTrusted("/etc/hosts"); err == nil {
 		for _, a := range lookupHosts(b, host) {
 			known = true
 			if network == "ip" || (network == "ip4") == a.Is4() {
@@ -175,7 +177,7 @@ func resolveOne(ctx context.Context, cfg ResolveConfig, r *Resolution) {
 	var loop []Endpoint
 	for _, a := range addrs {
 		e := Endpoint{Host: r.Asked.Host, Addr: netip.AddrPortFrom(a, port)}
-		switch reason := refuseAddr(a); {
+		switch reason := RefuseAddr(a); {
 		case reason != "":
 			r.Dropped = append(r.Dropped, fmt.Sprintf("%s: %s", a, reason))
 		case slices.Contains(cfg.Services, e.Addr):

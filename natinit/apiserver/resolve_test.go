@@ -4,12 +4,12 @@ import (
 	"context"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
 )
 
 // zone is a name server of a kind: it looks up in a table. A family that is
@@ -87,7 +87,7 @@ func TestResolve(t *testing.T) {
 			if d := time.Since(start); d > 5*time.Second {
 				t.Errorf("took %v", d)
 			}
-			if s := stringsOf(got); !slices.Equal(s, tc.want) {
+			if s := apitest.Strings(got); !slices.Equal(s, tc.want) {
 				t.Errorf("got %q, want %q", s, tc.want)
 			}
 			if (res[0].Err != nil) != (tc.err != "") || tc.err != "" && !strings.Contains(res[0].Err.Error(), tc.err) {
@@ -110,30 +110,29 @@ func TestResolveWithoutNamesAsksNobody(t *testing.T) {
 
 func TestHostsOfTheHostComeFirst(t *testing.T) {
 	root := t.TempDir()
-	write(t, root, "/etc/hosts", "# the host's\n127.0.0.1 localhost\n10.0.0.1\tAPI.example. api  # here\nnonsense api.example\nfd00::1 api.example\n")
+	apitest.Write(t, root, "/etc/hosts", "# the host's\n127.0.0.1 localhost\n10.0.0.1\tAPI.example. api  # here\nnonsense api.example\nfd00::1 api.example\n")
 	r := NewResolver(root, zone{"api.example": {"192.0.2.1"}, "other.example": {"192.0.2.2"}})
 	got, _ := Resolve(context.Background(), ResolveConfig{Resolver: r}, []Endpoint{ep("api.example:1"), ep("api:1"), ep("other.example:1")})
 	want := []string{"10.0.0.1:1 (api.example)", "[fd00::1]:1 (api.example)", "192.0.2.2:1 (other.example)"}
-	if s := stringsOf(got); !slices.Equal(s, want) {
+	if s := apitest.Strings(got); !slices.Equal(s, want) {
 		t.Errorf("got %q, want %q", s, want)
 	}
 }
 
 func TestRealResolverReadsEtcHosts(t *testing.T) {
 	got, res := Resolve(context.Background(), ResolveConfig{Resolver: NewResolver("", nil), Loopback: true}, []Endpoint{ep("localhost:1")})
-	if !slices.Contains(stringsOf(got), "127.0.0.1:1 (localhost)") {
+	if !slices.Contains(apitest.Strings(got), "127.0.0.1:1 (localhost)") {
 		t.Errorf("got %v, %+v", got, res)
 	}
 }
 
-// write makes a file of a host below root.
-func write(t testing.TB, root, path, content string) {
-	t.Helper()
-	p := filepath.Join(root, path)
-	if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(p, []byte(content), 0o600); err != nil {
-		t.Fatal(err)
-	}
+func FuzzLookupHosts(f *testing.F) {
+	f.Add("127.0.0.1 localhost\n::1 a localhost\n")
+	f.Fuzz(func(t *testing.T, in string) {
+		for _, a := range lookupHosts([]byte(in), "localhost") {
+			if !a.IsValid() {
+				t.Fatal("invalid address from a hosts file")
+			}
+		}
+	})
 }

@@ -29,7 +29,7 @@ type Trust struct {
 
 // Known reports whether the cluster's own CA is known, so that every one of
 // its API servers can be verified.
-func (t *Trust) Known() bool { return t != nil && len(certificates(t.CA)) > 0 }
+func (t *Trust) Known() bool { return t != nil && len(Certificates(t.CA)) > 0 }
 
 // Verifies reports whether a certificate at this endpoint can be judged.
 func (t *Trust) Verifies(e Endpoint) bool { return t.Known() || t.hostVerifies(e) }
@@ -67,7 +67,7 @@ func SameCA(a, b []byte) bool {
 
 func keyFingerprints(bundle []byte) []string {
 	var out []string
-	for _, c := range certificates(bundle) {
+	for _, c := range Certificates(bundle) {
 		h := sha256.Sum256(c.RawSubjectPublicKeyInfo)
 		out = append(out, hex.EncodeToString(h[:]))
 	}
@@ -77,7 +77,7 @@ func keyFingerprints(bundle []byte) []string {
 
 // certificates reads the certificates of a bundle, without those that cannot
 // be read.
-func certificates(bundle []byte) []*x509.Certificate {
+func Certificates(bundle []byte) []*x509.Certificate {
 	var out []*x509.Certificate
 	for {
 		var block *pem.Block
@@ -95,25 +95,25 @@ func certificates(bundle []byte) []*x509.Certificate {
 
 func pool(bundle []byte) *x509.CertPool {
 	p := x509.NewCertPool()
-	for _, c := range certificates(bundle) {
+	for _, c := range Certificates(bundle) {
 		p.AddCert(c)
 	}
 	return p
 }
 
 // verdict is what a handshake told of the server.
-type verdict struct {
-	verified bool
+type Verdict struct {
+	Verified bool
 	// expired is why a certificate of the cluster is not valid now.
-	expired error
+	Expired error
 	// leaf is the server's certificate, once it is verified.
-	leaf *x509.Certificate
+	Leaf *x509.Certificate
 }
 
 // verifier gives crypto/tls's VerifyConnection for an endpoint, nil if its
 // certificate cannot be judged. names are accepted beside those of the
 // endpoint. What it finds goes into v, unless that is nil.
-func (t *Trust) verifier(e Endpoint, v *verdict, names ...string) func(tls.ConnectionState) error {
+func (t *Trust) Verifier(e Endpoint, v *Verdict, names ...string) func(tls.ConnectionState) error {
 	type anchor struct {
 		roots *x509.CertPool
 		names []string
@@ -134,7 +134,7 @@ func (t *Trust) verifier(e Endpoint, v *verdict, names ...string) func(tls.Conne
 			expired, err := verifyAny(a.roots, a.names, cs)
 			if err == nil {
 				if v != nil {
-					v.verified, v.expired, v.leaf = true, expired, cs.PeerCertificates[0]
+					v.Verified, v.Expired, v.Leaf = true, expired, cs.PeerCertificates[0]
 				}
 				return nil
 			}
@@ -181,4 +181,19 @@ func verifyAny(roots *x509.CertPool, names []string, cs tls.ConnectionState) (ex
 		}
 	}
 	return nil, fail(last)
+}
+
+// certNames are the names that an API server's certificate may have for this
+// endpoint. kubernetes.default.svc is in every one (kubeadm, k3s, RKE2,
+// MicroK8s and the clouds put it there for in-cluster clients), while the
+// address of one of several servers often is not.
+func certNames(e Endpoint) []string {
+	names := []string{"kubernetes.default.svc", "kubernetes"}
+	if e.Resolved() {
+		names = append(names, e.Addr.Addr().String())
+	}
+	if e.Host != "" {
+		names = append(names, e.Host)
+	}
+	return names
 }

@@ -19,7 +19,7 @@ func Validate(services []netip.AddrPort, endpoints []Endpoint) error {
 	}
 	var svc, eps [2]bool
 	for _, s := range services {
-		svc[family(s.Addr())] = true
+		svc[Family(s.Addr())] = true
 	}
 	names := false
 	for _, e := range endpoints {
@@ -27,20 +27,20 @@ func Validate(services []netip.AddrPort, endpoints []Endpoint) error {
 		case !e.Resolved():
 			names = true
 		case slices.Contains(services, e.Addr):
-			return &EntryError{Variable: VarEndpoints, Entry: e.hostPort(),
+			return &EntryError{Variable: VarEndpoints, Entry: e.HostPort(),
 				Reason: fmt.Sprintf("is the Service entry %s itself; write the address that the API server listens on", e.Addr)}
 		default:
-			eps[family(e.Addr.Addr())] = true
+			eps[Family(e.Addr.Addr())] = true
 		}
 	}
 	for _, e := range endpoints {
-		if f := family(e.Addr.Addr()); e.Resolved() && !svc[f] && e.Host == "" {
-			return &EntryError{Variable: VarEndpoints, Entry: e.hostPort(),
+		if f := Family(e.Addr.Addr()); e.Resolved() && !svc[f] && e.Host == "" {
+			return &EntryError{Variable: VarEndpoints, Entry: e.HostPort(),
 				Reason: fmt.Sprintf("is an %s endpoint, but %s has no %s address", familyName(f), VarServices, familyName(f))}
 		}
 	}
 	for _, s := range services {
-		if f := family(s.Addr()); !eps[f] && !names {
+		if f := Family(s.Addr()); !eps[f] && !names {
 			return &EntryError{Variable: VarServices, Entry: s.String(),
 				Reason: fmt.Sprintf("is an %s Service IP, but %s has no %s address", familyName(f), VarEndpoints, familyName(f))}
 		}
@@ -49,7 +49,7 @@ func Validate(services []netip.AddrPort, endpoints []Endpoint) error {
 }
 
 // family is 0 for IPv4 and 1 for IPv6.
-func family(a netip.Addr) int {
+func Family(a netip.Addr) int {
 	if a.Is4() {
 		return 0
 	}

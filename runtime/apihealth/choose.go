@@ -14,7 +14,7 @@ type candidate struct {
 	state apiserver.State
 	// foreign is true when another cluster's server is there.
 	foreign bool
-	// answers is true for one that is not ready, but there: see apiserver.ProbeResult.
+	// answers is true for one that is not ready, but there: see probe.Result.
 	answers bool
 	// recent is true for one that fell silent just when the last one did.
 	recent bool

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/apiserver/probe"
 )
 
 func TestChoose(t *testing.T) {
@@ -98,7 +99,7 @@ func TestTheLogIsNotFlooded(t *testing.T) {
 		if i%2 == 1 {
 			state = apiserver.Dead
 		}
-		m.report(tgt, apiserver.ProbeResult{Endpoint: tgt.endpoint, State: state})
+		m.report(tgt, probe.Result{Endpoint: tgt.endpoint, State: state})
 	}
 	if n := strings.Count(r.logs.String(), "\n"); n != sayAtOnce {
 		t.Errorf("%d lines for 1000 changes of state", n)

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/apiserver/probe"
+	"github.com/firsthop/firsthop/natinit/apiserver/sources"
 )
 
 const (
@@ -74,7 +76,7 @@ type Config struct {
 	// Kubeconfig is a path on the host that is read beside the known places; "" is none.
 	Kubeconfig string
 	// Pod is what a container was told by the kubelet.
-	Pod apiserver.PodEnvironment
+	Pod sources.PodEnvironment
 	// Record is called before each change of the host, see apiserver.SaveConfig.
 	Record func(kind, target, former string) error
 
@@ -85,7 +87,7 @@ type Config struct {
 	// there are none either, certificates are not verified.
 	CA []byte
 	// Dial is the way of probes; nil is a plain one. It must end with its context.
-	Dial apiserver.Dial
+	Dial probe.Dial
 	// Resolver looks names up; nil means Go's own.
 	Resolver apiserver.Resolver
 

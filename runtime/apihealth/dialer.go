@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/apiserver/probe"
 )
 
 const (
@@ -42,7 +43,7 @@ type DialerConfig struct {
 	// that they are.
 	Proven func() bool
 	// Dial is the way to a Service IP; nil is a plain one that notices dead peers.
-	Dial apiserver.Dial
+	Dial probe.Dial
 	// Past lets a socket past whatever redirects connections of this node, before
 	// it connects to an API server itself; it fits net.Dialer.Control. nil: nothing does. With Dial, it is not used.
 	Past func(network, address string, c syscall.RawConn) error
@@ -61,8 +62,8 @@ type DialerConfig struct {
 // goroutine.
 type Dialer struct {
 	cfg  DialerConfig
-	past apiserver.Dial // to API servers themselves
-	turn atomic.Uint64  // for the round robin
+	past probe.Dial    // to API servers themselves
+	turn atomic.Uint64 // for the round robin
 	kept kept
 
 	mu     sync.Mutex
@@ -95,7 +96,7 @@ func NewDialer(cfg DialerConfig) (*Dialer, error) {
 }
 
 // noticing dials connections that notice dead peers.
-func noticing(more func(network, address string, c syscall.RawConn) error) apiserver.Dial {
+func noticing(more func(network, address string, c syscall.RawConn) error) probe.Dial {
 	return (&net.Dialer{
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: deadPeer / 2, Interval: deadPeer / 10, Count: 5},
 		Control: func(network, address string, c syscall.RawConn) error {
@@ -205,7 +206,7 @@ func (d *Dialer) dialConfigured(ctx context.Context, network, address string) (n
 
 // to is the way to an address: through the programs only to a Service IP, as no
 // Service may redirect connections to an API server.
-func (d *Dialer) to(a netip.AddrPort) apiserver.Dial {
+func (d *Dialer) to(a netip.AddrPort) probe.Dial {
 	if d.cfg.Monitor.isService(a) {
 		return d.cfg.Dial
 	}
@@ -335,7 +336,7 @@ func (t Try) String() string {
 		}
 		return t.Address + " (" + strings.Join(list, ", ") + ")"
 	}
-	_, err := apiserver.Explain(t.Err)
+	_, err := probe.Explain(t.Err)
 	return t.Address + ": " + err.Error()
 }
 

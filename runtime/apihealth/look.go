@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/apiserver/query"
+	"github.com/firsthop/firsthop/natinit/apiserver/sources"
 	"github.com/firsthop/firsthop/natinit/credplugin"
 )
 
@@ -18,7 +20,7 @@ type name struct {
 
 // readFiles reads what needs no network: files of the host and the saved
 // addresses.
-func (m *Monitor) readFiles() (helpers []apiserver.Endpoint, creds []*apiserver.Credential) {
+func (m *Monitor) readFiles() (helpers []apiserver.Endpoint, creds []*sources.Credential) {
 	var found, local []member
 	saved, _ := m.load()
 	id, sources := m.identify(saved)
@@ -52,13 +54,13 @@ func (m *Monitor) readFiles() (helpers []apiserver.Endpoint, creds []*apiserver.
 }
 
 // sources are the files, in rank order.
-func (m *Monitor) sources() []apiserver.Finding {
-	var out []apiserver.Finding
+func (m *Monitor) sources() []sources.Finding {
+	var out []sources.Finding
 	if m.cfg.Kubeconfig != "" {
-		out = append(out, apiserver.KubeconfigSource(m.cfg.Root, m.cfg.Kubeconfig))
+		out = append(out, sources.Kubeconfig(m.cfg.Root, m.cfg.Kubeconfig))
 	}
-	out = append(out, apiserver.PodSource(m.cfg.Pod))
-	return append(out, apiserver.FileSources(m.cfg.Root)...)
+	out = append(out, sources.Pod(m.cfg.Pod))
+	return append(out, sources.Files(m.cfg.Root)...)
 }
 
 func (m *Monitor) load() (*apiserver.Known, error) {
@@ -132,7 +134,7 @@ func (m *Monitor) lookEverywhere(ctx, life context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, lookTime/2)
 	defer cancel()
 	resolved, _ := apiserver.Resolve(ctx, m.resolveConfig(true), helpers)
-	answer := apiserver.Ask(ctx, apiserver.AskConfig{Credentials: creds, Candidates: resolved, Dial: m.cfg.Dial, Trust: m.trusted()})
+	answer := query.Addresses(ctx, query.Config{Credentials: creds, Candidates: resolved, Dial: m.cfg.Dial, Trust: m.trusted()})
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var helped []member
@@ -146,8 +148,8 @@ func (m *Monitor) lookEverywhere(ctx, life context.Context) {
 
 // ready are the credentials without those whose plugin has still to give some:
 // it runs meanwhile, for longer than a look, and a later look has what it gave.
-func (m *Monitor) ready(life context.Context, creds []*apiserver.Credential) []*apiserver.Credential {
-	var ready, waiting []*apiserver.Credential
+func (m *Monitor) ready(life context.Context, creds []*sources.Credential) []*sources.Credential {
+	var ready, waiting []*sources.Credential
 	for _, c := range creds {
 		if c.Ready() {
 			ready = append(ready, c)

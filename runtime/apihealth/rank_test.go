@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/apiserver/probe"
 	"github.com/firsthop/firsthop/test/standin"
 )
 
@@ -82,9 +83,9 @@ func TestMonitorWaitsForAServerThatFlaps(t *testing.T) {
 	r.m = m
 	flapping, steady := &target{endpoint: endpoints(t, a1)[0]}, &target{endpoint: endpoints(t, a2)[0], state: apiserver.Live}
 	m.targets[netip.MustParseAddrPort(a1)], m.targets[netip.MustParseAddrPort(a2)] = flapping, steady
-	good := func() { m.report(flapping, apiserver.ProbeResult{State: apiserver.Live}) }
+	good := func() { m.report(flapping, probe.Result{State: apiserver.Live}) }
 	bad := func() {
-		m.report(flapping, apiserver.ProbeResult{State: apiserver.NotReady, Kind: apiserver.KindHTTP, Status: 500, Answers: true})
+		m.report(flapping, probe.Result{State: apiserver.NotReady, Kind: apiserver.KindHTTP, Status: 500, Answers: true})
 	}
 	for range freeFalls {
 		good()

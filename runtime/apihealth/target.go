@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/apiserver/probe"
 )
 
 // target is an endpoint that is asked. Its fields are guarded by Monitor.mu.
@@ -24,7 +25,7 @@ type target struct {
 	since    time.Time // of the state
 	lastLive time.Time
 	asked    time.Time
-	answers  bool          // of the last probe, see apiserver.ProbeResult
+	answers  bool          // of the last probe, see probe.Result
 	falls    int           // from live, in the last minute
 	fell     time.Time     // the last of them
 	streak   int           // good answers in a row while it is not taken for live
@@ -124,16 +125,16 @@ func pause(ctx context.Context, start time.Time, wait, least time.Duration, lost
 	}
 }
 
-func (m *Monitor) newChecker(t *target) (*apiserver.Checker, uint64) {
+func (m *Monitor) newChecker(t *target) (*probe.Checker, uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return apiserver.NewChecker(t.endpoint, apiserver.ProbeConfig{
+	return probe.NewChecker(t.endpoint, probe.Config{
 		Timeout: m.cfg.Timeout, Trust: m.trust, Dial: m.cfg.Dial,
 	}), m.generation.Load()
 }
 
 // report enters what a probe has found.
-func (m *Monitor) report(t *target, r apiserver.ProbeResult) {
+func (m *Monitor) report(t *target, r probe.Result) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if t.gone {
@@ -191,7 +192,7 @@ func (t *target) fall(now time.Time) {
 
 // settle takes a good answer of an endpoint that keeps falling for one that is not
 // ready yet, while another one is.
-func (m *Monitor) settle(t *target, r *apiserver.ProbeResult) {
+func (m *Monitor) settle(t *target, r *probe.Result) {
 	if r.State != apiserver.Live {
 		t.streak = 0
 		return

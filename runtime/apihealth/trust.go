@@ -4,20 +4,21 @@ import (
 	"bytes"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/apiserver/sources"
 )
 
 // identify tells which cluster the node is in, as the init stage does, and gives
 // the sources without what is of another one.
-func (m *Monitor) identify(saved *apiserver.Known) (apiserver.Identity, []apiserver.Finding) {
+func (m *Monitor) identify(saved *apiserver.Known) (sources.Identity, []sources.Finding) {
 	if saved != nil && saved.Foreign(m.machine, nil) != "" {
 		saved = nil
 	}
-	return apiserver.Decide(m.sources(), saved)
+	return sources.Decide(m.sources(), saved)
 }
 
 // follow takes what the node's files say of its cluster. A CA that is not there
 // for a moment changes nothing: less is never trusted for more.
-func (m *Monitor) follow(id apiserver.Identity) {
+func (m *Monitor) follow(id sources.Identity) {
 	for _, other := range id.Others {
 		if !m.othersSaid[other] {
 			m.othersSaid[other] = true

@@ -13,14 +13,14 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/rest"
 
-	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/apiserver/query"
 )
 
 // Label is the key of the label. Its value is a Mode.
-const Label = apiserver.NodeLabel
+const Label = query.NodeLabel
 
 // ConditionType is the type of the condition: True where every Service is served as it should be.
-const ConditionType corev1.NodeConditionType = apiserver.NodeCondition
+const ConditionType corev1.NodeConditionType = query.NodeCondition
 
 // Mode is how the node's Services are served.
 type Mode string

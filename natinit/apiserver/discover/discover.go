@@ -17,6 +17,9 @@ import (
 	"time"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/apiserver/probe"
+	"github.com/firsthop/firsthop/natinit/apiserver/query"
+	"github.com/firsthop/firsthop/natinit/apiserver/sources"
 	"github.com/firsthop/firsthop/natinit/credplugin"
 )
 
@@ -41,11 +44,11 @@ type Config struct {
 	// StateDir has the saved addresses; "" means none.
 	StateDir string
 	// Pod is what a container was told by the kubelet.
-	Pod apiserver.PodEnvironment
+	Pod sources.PodEnvironment
 	// Probe says how endpoints are probed. Its Dial also asks the API. Its
 	// Trust is that of the node's cluster if it is nil; where that is known,
 	// endpoints are asked whether they are ready.
-	Probe apiserver.ProbeConfig
+	Probe probe.Config
 	// Resolver looks names up; nil means Go's own.
 	Resolver apiserver.Resolver
 	// Machine is the one that this is, apiserver.MachineOf; addresses that were
@@ -82,7 +85,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	s.explicit()
 	if !s.given.complete() || cfg.Thorough {
 		var cancel context.CancelFunc
-		ctx, cancel = apiserver.Later(ctx, s.look(ctx))
+		ctx, cancel = query.Later(ctx, s.look(ctx))
 		defer cancel()
 	}
 	s.mergeServices()
@@ -106,12 +109,12 @@ type search struct {
 	cfg      Config
 	res      *Result
 	given    Explicit // by the operator: now, or at boot when the addresses were saved
-	local    []apiserver.Finding
+	local    []sources.Finding
 	findings []finding // in rank order
 	cache    *apiserver.Known
 	cacheErr error
 	reserve  *apiserver.Known // saved on another machine
-	id       apiserver.Identity
+	id       sources.Identity
 	names    map[apiserver.Endpoint]apiserver.Resolution
 
 	certificates []*x509.Certificate // of verified API servers
@@ -119,7 +122,7 @@ type search struct {
 
 // finding is what a source gave, and how well it knows.
 type finding struct {
-	apiserver.Finding
+	sources.Finding
 	services, endpoints apiserver.Certainty
 	// live is set where the API has just said it, or the operator has given it.
 	live bool
@@ -139,11 +142,11 @@ func (s *search) identify() {
 			s.cache = nil
 		}
 	}
-	s.local = append(apiserver.FileSources(s.cfg.Root), apiserver.PodSource(s.cfg.Pod))
+	s.local = append(sources.Files(s.cfg.Root), sources.Pod(s.cfg.Pod))
 	if f := s.cfg.Explicit.Kubeadm; f != nil {
-		s.local = append([]apiserver.Finding{*f}, s.local...)
+		s.local = append([]sources.Finding{*f}, s.local...)
 	}
-	s.id, s.local = apiserver.Decide(s.local, s.cache)
+	s.id, s.local = sources.Decide(s.local, s.cache)
 	if s.cache != nil {
 		why = s.cache.Foreign(s.cfg.Machine, s.id.Trust)
 	}
@@ -165,13 +168,13 @@ func (s *search) identify() {
 }
 
 // Identify tells which cluster the node is in, without asking anybody.
-func Identify(cfg Config) apiserver.Identity {
+func Identify(cfg Config) sources.Identity {
 	s := &search{cfg: cfg, res: &Result{}}
 	s.identify()
 	return s.id
 }
 
-func clusterOf(id apiserver.Identity) *Cluster {
+func clusterOf(id sources.Identity) *Cluster {
 	if id.By == "" {
 		return nil
 	}
@@ -181,10 +184,10 @@ func clusterOf(id apiserver.Identity) *Cluster {
 // explicit enters what was given.
 func (s *search) explicit() {
 	s.given = s.cfg.Explicit
-	flags := apiserver.Finding{Source: apiserver.SourceFlags}
-	env := apiserver.Finding{Source: apiserver.SourceEnvironment}
-	saved := apiserver.Finding{Source: apiserver.SourceCache}
-	at := func(by Given) *apiserver.Finding {
+	flags := sources.Finding{Source: apiserver.SourceFlags}
+	env := sources.Finding{Source: apiserver.SourceEnvironment}
+	saved := sources.Finding{Source: apiserver.SourceCache}
+	at := func(by Given) *sources.Finding {
 		switch {
 		case by == savedGiven:
 			return &saved
@@ -206,7 +209,7 @@ func (s *search) explicit() {
 		f.Endpoints = e.Endpoints
 		f.Notes = append(f.Notes, e.endpointsBy.Name)
 	}
-	for _, f := range []*apiserver.Finding{&flags, &env, &saved} {
+	for _, f := range []*sources.Finding{&flags, &env, &saved} {
 		if f.Empty() {
 			f.Notes = []string{"not given"}
 		}
@@ -227,7 +230,7 @@ func (s *search) explicit() {
 // by credential plugins, which have a time of their own.
 func (s *search) look(ctx context.Context) (waited time.Duration) {
 	cached := s.cacheFinding()
-	var creds []*apiserver.Credential
+	var creds []*sources.Credential
 	var candidates, helpers []apiserver.Endpoint
 	candidates = append(candidates, s.given.Endpoints...)
 	for _, f := range append(s.local, cached.Finding) {
@@ -235,14 +238,14 @@ func (s *search) look(ctx context.Context) (waited time.Duration) {
 		candidates = append(candidates, f.Endpoints...)
 		helpers = append(helpers, f.Helpers...)
 	}
-	ask := apiserver.AskConfig{PluginTime: s.pluginTime(ctx), PluginHint: pluginHint, Credentials: creds, Dial: s.cfg.Probe.Dial, Trust: s.cfg.Probe.Trust, Thorough: s.cfg.Thorough}
+	ask := query.Config{PluginTime: s.pluginTime(ctx), PluginHint: pluginHint, Credentials: creds, Dial: s.cfg.Probe.Dial, Trust: s.cfg.Probe.Trust, Thorough: s.cfg.Thorough}
 	if len(creds) > 0 {
 		named, cancel := share(ctx, nameShare)
 		ask.Candidates = append(s.resolve(named, candidates, true), s.resolve(named, helpers, true)...)
 		cancel()
 	}
 	asked, cancel := share(ctx, askShare)
-	answer := apiserver.Ask(asked, ask)
+	answer := query.Addresses(asked, ask)
 	cancel()
 	s.findings = append(s.findings, finding{answer.Findings[0], apiserver.Said, apiserver.Said, true})
 	for _, f := range append(s.local, answer.Findings[1:]...) {
@@ -281,7 +284,7 @@ func share(ctx context.Context, part float64) (context.Context, context.CancelFu
 // they are known to be of this cluster. What was given then and is not given
 // now was taken back by the operator: it is still better than a guess.
 func (s *search) cacheFinding() finding {
-	f := finding{Finding: apiserver.Finding{Source: apiserver.SourceCache}}
+	f := finding{Finding: sources.Finding{Source: apiserver.SourceCache}}
 	k := s.cache
 	if k == nil {
 		f.Notes = []string{s.cacheErr.Error()}

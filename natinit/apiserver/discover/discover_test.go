@@ -13,6 +13,7 @@ import (
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
+	"github.com/firsthop/firsthop/natinit/apiserver/probe"
 )
 
 func TestExplicitIsUsedAloneAndNothingElseIsTouched(t *testing.T) {
@@ -69,7 +70,7 @@ func TestTheAPIsOwnAnswerIsBest(t *testing.T) {
 	stranger := &apitest.Cluster{CA: apitest.NewCA(t)}
 	at, _ := stranger.Serve(t, "10.99.0.4:6443")
 	w.saved(t, "10.97.0.1:443", at.String())
-	w.cfg.Probe.Strength = apiserver.TCP // it accepts connections
+	w.cfg.Probe.Strength = probe.TCP // it accepts connections
 	res := w.check(t, "10.96.0.1:443", "10.99.0.1:6443 10.99.0.2:6443")
 	if !res.noted("cache says that the Service IP is 10.97.0.1:443") {
 		t.Errorf("notes are %q", res.Notes)
@@ -280,7 +281,7 @@ func TestNotFoundListsEverySource(t *testing.T) {
 func TestADamagedCacheIsNamedAndDoesNotStopTheSearch(t *testing.T) {
 	w := newWorld(t, "10.99.0.1:6443")
 	w.kubelet(t, "10.99.0.1:6443")
-	write(t, w.cfg.StateDir, "apiserver.json", "{")
+	apitest.Write(t, w.cfg.StateDir, "apiserver.json", "{")
 	res := w.check(t, "10.96.0.1:443", "10.99.0.1:6443")
 	last := res.Sources[len(res.Sources)-1]
 	if last.Source != apiserver.SourceCache || !strings.Contains(last.Notes[0], "damaged") {
@@ -385,9 +386,9 @@ func BenchmarkThroughTheAPI(b *testing.B) {
 	at, _ := c.Serve(b, "10.99.0.1:6443")
 	c.Endpoints = []netip.AddrPort{at}
 	root := b.TempDir()
-	write(b, root, "/etc/kubernetes/kubelet.conf", c.CA.Kubeconfig(b, "https://"+at.String(), node, nodes))
+	apitest.Write(b, root, "/etc/kubernetes/kubelet.conf", c.CA.Kubeconfig(b, "https://"+at.String(), node, nodes))
 	for b.Loop() {
-		if _, err := Run(context.Background(), Config{Root: root, Probe: apiserver.ProbeConfig{Strength: apiserver.TCP}}); err != nil {
+		if _, err := Run(context.Background(), Config{Root: root, Probe: probe.Config{Strength: probe.TCP}}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/apiserver/sources"
 )
 
 // Given is one setting: the flag ("--service-ips") or variable that it came
@@ -25,7 +26,7 @@ type Explicit struct {
 	// Kubeadm is what the file for kubeadm's --config says, nil if none is
 	// given. Unlike the others it does not keep the API from being asked: once
 	// kubeadm has run, that knows more servers than the file.
-	Kubeadm *apiserver.Finding
+	Kubeadm *sources.Finding
 
 	servicesBy, endpointsBy Given
 }

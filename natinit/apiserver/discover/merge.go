@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/apiserver/probe"
 )
 
 // mergeServices takes the Service IPs of the source that is most certain, of
@@ -220,7 +221,7 @@ func (s *search) add(src apiserver.Source, e apiserver.Endpoint, byHand, preferr
 func (s *search) probe(ctx context.Context) {
 	cfg := s.cfg.Probe
 	if cfg.Trust != nil {
-		cfg.Strength = apiserver.Ready
+		cfg.Strength = probe.Ready
 	}
 	list := make([]apiserver.Endpoint, len(s.res.Endpoints))
 	index := make(map[apiserver.Endpoint]*Endpoint, len(list))
@@ -230,7 +231,7 @@ func (s *search) probe(ctx context.Context) {
 		index[list[i]] = &old[i]
 	}
 	s.res.Endpoints = make([]Endpoint, 0, len(list))
-	for _, r := range apiserver.Probe(ctx, list, cfg) {
+	for _, r := range probe.Endpoints(ctx, list, cfg) {
 		e := *index[r.Endpoint]
 		e.State, e.Kind, e.Latency, e.Verified = r.State, r.Kind, r.Latency, r.Verified
 		if r.Err != nil && e.Detail == "" {

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +13,7 @@ import (
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
+	"github.com/firsthop/firsthop/natinit/apiserver/probe"
 )
 
 const node, nodes = "system:node:n1", "system:nodes"
@@ -33,17 +32,6 @@ func (n names) LookupNetIP(_ context.Context, network, host string) ([]netip.Add
 		return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 	}
 	return out, nil
-}
-
-func write(t testing.TB, root, path, content string) {
-	t.Helper()
-	p := filepath.Join(root, path)
-	if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(p, []byte(content), 0o600); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // world is a node, its cluster and a name server.
@@ -66,11 +54,11 @@ func newWorld(t *testing.T, servers ...string) *world {
 		w.stops[s] = stop
 	}
 	w.cfg = Config{Root: t.TempDir(), StateDir: t.TempDir(), Resolver: w.names,
-		Probe: apiserver.ProbeConfig{Strength: apiserver.Ready, Timeout: 300 * time.Millisecond}}
+		Probe: probe.Config{Strength: probe.Ready, Timeout: 300 * time.Millisecond}}
 	return w
 }
 
-func (w *world) file(t *testing.T, path, content string) { write(t, w.cfg.Root, path, content) }
+func (w *world) file(t *testing.T, path, content string) { apitest.Write(t, w.cfg.Root, path, content) }
 
 // kubelet gives the node the kubelet's credentials for a server.
 func (w *world) kubelet(t *testing.T, server string) {
@@ -105,14 +93,6 @@ func (w *world) saved(t *testing.T, services, endpoints string) {
 	}
 }
 
-func stringsOf[T fmt.Stringer](in []T) []string {
-	var out []string
-	for _, v := range in {
-		out = append(out, v.String())
-	}
-	return out
-}
-
 func (w *world) run(t *testing.T) (*Result, error) {
 	t.Helper()
 	start := time.Now()
@@ -133,10 +113,10 @@ func (w *world) check(t *testing.T, services, usable string) *Result {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := strings.Join(stringsOf(res.ServiceAddrs()), " "); got != services {
+	if got := strings.Join(apitest.Strings(res.ServiceAddrs()), " "); got != services {
 		t.Errorf("services %q, want %q", got, services)
 	}
-	if got := strings.Join(stringsOf(res.Usable()), " "); got != usable {
+	if got := strings.Join(apitest.Strings(res.Usable()), " "); got != usable {
 		t.Errorf("usable %q, want %q", got, usable)
 	}
 	if t.Failed() {

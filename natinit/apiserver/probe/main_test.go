@@ -1,0 +1,9 @@
+package probe
+
+import (
+	"testing"
+
+	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
+)
+
+func TestMain(m *testing.M) { apitest.Main(m) }

@@ -1,0 +1,9 @@
+package query
+
+import (
+	"testing"
+
+	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
+)
+
+func TestMain(m *testing.M) { apitest.Main(m) }

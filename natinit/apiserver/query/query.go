@@ -1,0 +1,537 @@
+// Package query asks the API, with the credentials that a node has, for addresses of API servers and for what its Node
+// object says of firsthop.
+package query
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/client-go/rest"
+
+	"github.com/firsthop/firsthop/mounts/hostfs"
+	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/apiserver/probe"
+	"github.com/firsthop/firsthop/natinit/apiserver/sources"
+	"github.com/firsthop/firsthop/natinit/credplugin"
+)
+
+// AskConfig says whom to ask, as whom.
+type Config struct {
+	// Credentials are tried in order, until one may read the Service.
+	Credentials []*sources.Credential
+	// Candidates are the addresses to ask at, best first; those without an
+	// address are skipped. Loopback ones are welcome here.
+	Candidates []apiserver.Endpoint
+	// Dial is the way out; nil is a plain one. Proxies are ignored.
+	Dial probe.Dial
+	// Trust verifies the servers that answer; nil leaves it to each
+	// credential's own CA. Without either nobody is asked: an answer that
+	// cannot be verified is no answer, and a token is sent to nobody unknown.
+	Trust *apiserver.Trust
+	// PluginTime is how long each credential plugin may take, beside the time
+	// of ctx, which goes on when it has ended. 0: within ctx.
+	PluginTime time.Duration
+	// PluginHint says how to give a plugin more time.
+	PluginHint string
+	// Thorough asks every question, for a person who wants to see; otherwise
+	// the ConfigMaps are asked only if the first answer is not complete.
+	Thorough bool
+}
+
+// Answer is what the API said.
+type Answer struct {
+	// Findings are the API's own answer first, then the ConfigMaps'.
+	Findings []sources.Finding
+	// CA is the CA that the answering server's certificate was verified
+	// with, nil if nobody answered.
+	CA []byte
+	// Waited is how long credential plugins took, if AskConfig.PluginTime gave
+	// them a time of their own.
+	Waited time.Duration
+}
+
+// Complete reports whether the API itself named its Service and endpoints.
+func (a *Answer) Complete() bool {
+	return len(a.Findings) > 0 && len(a.Findings[0].Services) > 0 && len(a.Findings[0].Endpoints) > 0
+}
+
+// maxAskAtOnce bounds the addresses that are asked at the same time.
+const maxAskAtOnce = 16
+
+// Ask asks the API, within ctx, which addresses it has: the Service
+// default/kubernetes and its endpoints, and ConfigMaps that name them. For
+// each credential all candidates are asked at once. The first that answers
+// both questions, or refuses them, counts; one that is sick (500, 503, 429,
+// an answer that is none) does not while another may come. What a node may
+// read is listed in docs/discovery.md.
+func Addresses(ctx context.Context, cfg Config) Answer {
+	f := sources.Finding{Source: apiserver.SourceAPI}
+	var candidates []apiserver.Endpoint
+	for _, e := range cfg.Candidates {
+		if e.Resolved() && !slices.ContainsFunc(candidates, func(c apiserver.Endpoint) bool { return c.Addr == e.Addr }) {
+			candidates = append(candidates, e)
+		}
+	}
+	var creds []*sources.Credential
+	for _, c := range cfg.Credentials {
+		if cfg.trust(c) == nil {
+			f.Notef("not asked with %s: no CA certificate is known that a server could be verified with", c.Path)
+			continue
+		}
+		creds = append(creds, c)
+	}
+	switch {
+	case len(cfg.Credentials) == 0:
+		f.Notef("not asked: no credentials on this node can be used")
+	case len(candidates) == 0:
+		f.Notef("not asked: no address to ask at")
+	}
+	if len(candidates) == 0 || len(creds) == 0 {
+		return Answer{Findings: append([]sources.Finding{f}, notAsked("the API was not asked")...)}
+	}
+	candidates = candidates[:min(len(candidates), maxAskAtOnce)]
+
+	var best *asked
+	var waited time.Duration
+	for i, cred := range creds {
+		took, err := cfg.prepare(ctx, cred)
+		if took > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = Later(ctx, took)
+			defer cancel()
+			waited += took
+		}
+		if err != nil {
+			f.Notef("%v", err)
+			continue
+		}
+		one, cancel := part(ctx, len(creds)-i)
+		next, notes := race(one, cfg, cred, candidates)
+		cancel()
+		f.Notes = append(f.Notes, notes...)
+		if next != nil && (best == nil || next.better(best)) {
+			best, next = next, best
+		}
+		if next != nil {
+			next.s.close()
+		}
+		if best != nil && best.complete() || ctx.Err() != nil {
+			break
+		}
+	}
+	if best == nil {
+		return Answer{Findings: append([]sources.Finding{f}, notAsked("no API server answered")...), Waited: waited}
+	}
+	defer best.s.close()
+	for _, a := range best.services {
+		f.AddService(a)
+	}
+	for _, e := range best.endpoints {
+		f.AddEndpoint(e)
+	}
+	a := Answer{Findings: []sources.Finding{f}, CA: best.s.trust.CA, Waited: waited}
+	if a.Complete() && !cfg.Thorough {
+		a.Findings = append(a.Findings, notAsked("not asked: the API's own answer is complete")...)
+		return a
+	}
+	a.Findings = append(a.Findings, best.s.askConfigMaps(ctx)...)
+	return a
+}
+
+// trust is what servers are verified with for a credential, nil if nothing is known.
+func (c *Config) trust(cred *sources.Credential) *apiserver.Trust {
+	if c.Trust.Known() {
+		return c.Trust
+	}
+	return cred.Trust()
+}
+
+// prepare runs a credential plugin, where there is one, and says how long it
+// took if it had a time of its own.
+func (c *Config) prepare(ctx context.Context, cred *sources.Credential) (took time.Duration, err error) {
+	if cred.Plugin == nil || ctx.Err() != nil {
+		return 0, nil
+	}
+	began := time.Now()
+	if c.PluginTime > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = withTime(ctx, c.PluginTime)
+		defer cancel()
+	}
+	err = cred.Prepare(ctx)
+	if c.PluginTime > 0 {
+		took = time.Since(began)
+	}
+	var late *credplugin.TimeoutError
+	if errors.As(err, &late) && c.PluginHint != "" {
+		err = fmt.Errorf("%w: %s", err, c.PluginHint)
+	}
+	return took, err
+}
+
+// Later is ctx with its deadline d later; it ends with ctx for any other reason.
+func Later(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return withTime(ctx, time.Until(deadline)+d)
+}
+
+// withTime is ctx with another deadline; it ends with ctx for any other reason.
+func withTime(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	other, cancel := context.WithTimeout(context.WithoutCancel(ctx), d)
+	stop := context.AfterFunc(ctx, func() {
+		if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			cancel()
+		}
+	})
+	return other, func() { stop(); cancel() }
+}
+
+// part gives one of n equal parts of the time that is left: with one silent
+// candidate, a credential of another CA must not use up the time of the next.
+func part(ctx context.Context, n int) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok || n <= 1 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, time.Until(deadline)/time.Duration(n))
+}
+
+func notAsked(why string) []sources.Finding {
+	var out []sources.Finding
+	for _, c := range sources.ConfigMaps {
+		out = append(out, sources.Finding{Source: c.Source, Notes: []string{why}})
+	}
+	return out
+}
+
+// asked is what one server said to one identity.
+type asked struct {
+	s         *session // nil if it gave no answer at all
+	services  []netip.AddrPort
+	endpoints []apiserver.Endpoint
+	// settled is true when no other server is expected to say more: each
+	// question was answered or refused.
+	settled bool
+	notes   []string
+}
+
+func (a *asked) complete() bool { return len(a.services) > 0 && len(a.endpoints) > 0 }
+
+func (a *asked) known() int {
+	n := 0
+	if len(a.services) > 0 {
+		n += 2
+	}
+	if len(a.endpoints) > 0 {
+		n++
+	}
+	return n
+}
+
+func (a *asked) better(o *asked) bool {
+	if a.known() != o.known() {
+		return a.known() > o.known()
+	}
+	return a.settled && !o.settled
+}
+
+// race asks all candidates at once as one identity, and returns the first
+// that settles the questions; else, when all have answered or the time is up,
+// the one that said most, if any said something. The notes are of what is
+// returned and of those that failed until then.
+func race(ctx context.Context, cfg Config, cred *sources.Credential, candidates []apiserver.Endpoint) (*asked, []string) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ch := make(chan *asked, len(candidates))
+	for _, at := range candidates {
+		go func() { ch <- askOne(ctx, cfg, cred, at) }()
+	}
+	var best *asked
+	var notes []string
+	drop := func(a *asked) {
+		if a != nil {
+			notes = append(notes, a.notes...)
+			a.closeSession()
+		}
+	}
+	for i := range candidates {
+		select {
+		case a := <-ch:
+			switch {
+			case a.s == nil:
+				drop(a)
+			case best == nil || a.better(best):
+				drop(best)
+				best = a
+			default:
+				drop(a)
+			}
+			if best != nil && best.settled {
+				go closeLate(ch, len(candidates)-i-1)
+				return best, append(notes, best.notes...)
+			}
+		case <-ctx.Done():
+			go closeLate(ch, len(candidates)-i)
+			why := errors.New("no answer in time")
+			if err := probe.AwaitRandomness(ctx); err != nil {
+				why = err
+			}
+			notes = append(notes, fmt.Sprintf("with %s: %v", cred.Path, why))
+			if best != nil {
+				notes = append(notes, best.notes...)
+			}
+			return best, notes
+		}
+	}
+	if best != nil {
+		notes = append(notes, best.notes...)
+	}
+	return best, notes
+}
+
+func closeLate(ch <-chan *asked, n int) {
+	for range n {
+		(<-ch).closeSession()
+	}
+}
+
+func (a *asked) closeSession() {
+	if a.s != nil {
+		a.s.close()
+	}
+}
+
+// askOne asks one server. A kubelet may get both objects but not list the
+// endpoints; system:node-proxier may list but not get.
+func askOne(ctx context.Context, cfg Config, cred *sources.Credential, at apiserver.Endpoint) *asked {
+	a := &asked{}
+	s, err := newSession(cfg, cred, at)
+	var first response
+	if err == nil {
+		err = probe.AwaitRandomness(ctx)
+	}
+	if err == nil {
+		first, err = s.get(ctx, s.client, servicePath)
+	}
+	if err != nil {
+		if s != nil {
+			s.close()
+		}
+		a.notes = append(a.notes, fmt.Sprintf("%s, with %s: %v", at, cred.Path, err))
+		return a
+	}
+	a.s = s
+	where := fmt.Sprintf("asked %s with %s", at, cred.Path)
+	services, sErr := firstOf(ctx, s, []question[netip.AddrPort]{
+		{servicePath, &first, decodeService}, {serviceListPath, nil, decodeServiceList}})
+	endpoints, eErr := firstOf(ctx, s, []question[apiserver.Endpoint]{
+		{endpointsPath, nil, decodeEndpoints}, {endpointsListPath, nil, decodeEndpointsList}, {slicesPath, nil, decodeSlices}})
+	a.services, a.endpoints = services, endpoints
+	if sErr != nil {
+		a.notes = append(a.notes, fmt.Sprintf("%s: Service default/kubernetes: %v", where, sErr))
+	}
+	if eErr != nil {
+		a.notes = append(a.notes, fmt.Sprintf("%s: endpoints of default/kubernetes: %v", where, eErr))
+	}
+	if len(a.notes) == 0 {
+		a.notes = append(a.notes, where)
+	}
+	a.settled = settles(sErr) && settles(eErr)
+	return a
+}
+
+// settles reports whether a question was answered, or refused as every healthy
+// server would refuse it.
+func settles(err error) bool {
+	var s statusError
+	return err == nil || errors.As(err, &s) && (s.status == http.StatusUnauthorized || s.status == http.StatusForbidden)
+}
+
+// session is a client that talks to one address as one identity.
+type session struct {
+	cred   *sources.Credential
+	trust  *apiserver.Trust
+	at     apiserver.Endpoint
+	base   string // URL of the API's root
+	client *http.Client
+	// anonymous is the same without the identity.
+	anonymous *http.Client
+	idle      []*http.Transport
+}
+
+func (s *session) close() {
+	for _, t := range s.idle {
+		t.CloseIdleConnections()
+	}
+}
+
+type response struct {
+	status int
+	body   []byte
+}
+
+// newSession builds the client. It does not connect.
+func newSession(ask Config, cred *sources.Credential, at apiserver.Endpoint) (*session, error) {
+	if cred.Server != "" && !strings.HasPrefix(cred.Server, "https://") && strings.Contains(cred.Server, "://") {
+		return nil, errors.New("the kubeconfig's server is not https")
+	}
+	cfg := rest.CopyConfig(cred.Config)
+	cfg.CAData, cfg.CAFile, cfg.Insecure = nil, "", true // verified below
+	host, path := serverHost(cfg.Host)
+	tlsCfg, err := rest.TLSConfigFor(cfg)
+	if err != nil {
+		return nil, err
+	}
+	tlsCfg.NextProtos = []string{"http/1.1"}
+	if tlsCfg.ServerName == "" {
+		tlsCfg.ServerName = host
+	}
+	// The address may be of another server than the one that the kubeconfig
+	// names, so any of the names of an API server will do; the CA must be right.
+	trust := ask.trust(cred)
+	verify := trust.Verifier(at, nil, tlsCfg.ServerName)
+	if verify == nil {
+		return nil, errors.New("no CA certificate is known that it could be verified with")
+	}
+	tlsCfg.InsecureSkipVerify = true // verified by:
+	tlsCfg.VerifyConnection = verify
+	addr := at.Addr.String()
+	transport := func(certificates bool) *http.Transport {
+		c := tlsCfg.Clone()
+		if certificates && cred.Plugin != nil {
+			c.GetClientCertificate = cred.Plugin.ClientCertificate
+		}
+		if !certificates {
+			c.Certificates, c.GetClientCertificate = nil, nil
+		}
+		return &http.Transport{
+			TLSClientConfig:    c,
+			DisableCompression: true,
+			DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+				return ask.Dial.OrPlain()(ctx, network, addr)
+			},
+		}
+	}
+	own, other := transport(true), transport(false)
+	rt, err := rest.HTTPWrappersForConfig(cfg, own)
+	if err != nil {
+		return nil, err
+	}
+	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &session{
+		cred: cred, trust: trust, at: at, base: (&url.URL{Scheme: "https", Host: at.Addr.String(), Path: path}).String(),
+		client:    &http.Client{Transport: rt, CheckRedirect: stay},
+		anonymous: &http.Client{Transport: other, CheckRedirect: stay},
+		idle:      []*http.Transport{own, other},
+	}, nil
+}
+
+func serverHost(server string) (host, path string) {
+	u, err := url.Parse(server)
+	if err != nil {
+		return "", ""
+	}
+	return u.Hostname(), strings.TrimSuffix(u.Path, "/")
+}
+
+// get reads one object. Any HTTP status is an answer, not an error.
+func (s *session) get(ctx context.Context, c *http.Client, path string) (response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.base+path, nil)
+	if err != nil {
+		return response{}, err
+	}
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("User-Agent", "firsthop")
+	resp, err := c.Do(req)
+	if err != nil {
+		var ue *url.Error
+		if errors.As(err, &ue) {
+			err = ue.Err
+		}
+		return response{}, probe.Plain(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 4*hostfs.MaxFile+1))
+	if err != nil {
+		return response{}, probe.Plain(err)
+	}
+	if len(b) > 4*hostfs.MaxFile {
+		return response{}, fmt.Errorf("answer is larger than %d bytes", 4*hostfs.MaxFile)
+	}
+	return response{resp.StatusCode, b}, nil
+}
+
+const (
+	servicePath       = "/api/v1/namespaces/default/services/kubernetes"
+	serviceListPath   = "/api/v1/namespaces/default/services?fieldSelector=metadata.name%3Dkubernetes"
+	endpointsPath     = "/api/v1/namespaces/default/endpoints/kubernetes"
+	endpointsListPath = "/api/v1/namespaces/default/endpoints?fieldSelector=metadata.name%3Dkubernetes"
+	slicesPath        = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=kubernetes.io%2Fservice-name%3Dkubernetes"
+)
+
+type question[T any] struct {
+	path   string
+	known  *response // the answer, where it is there already
+	decode func([]byte) ([]T, error)
+}
+
+// firstOf asks until an answer is not a refusal.
+func firstOf[T any](ctx context.Context, s *session, qs []question[T]) ([]T, error) {
+	var first error
+	for _, q := range qs {
+		var r response
+		var err error
+		if q.known != nil {
+			r = *q.known
+		} else {
+			r, err = s.get(ctx, s.client, q.path)
+		}
+		if err == nil {
+			err = r.err()
+		}
+		if err == nil {
+			return q.decode(r.body)
+		}
+		if first == nil {
+			first = err
+		}
+		if r.status != http.StatusForbidden {
+			break
+		}
+	}
+	return nil, first
+}
+
+// err gives the API's own words for an answer that is not 200.
+func (r response) err() error {
+	if r.status == http.StatusOK {
+		return nil
+	}
+	var st struct {
+		Message string `json:"message"`
+	}
+	_ = json.Unmarshal(r.body, &st)
+	return statusError{r.status, cmp.Or(apiserver.Clip(st.Message), http.StatusText(r.status))}
+}
+
+// statusError is an answer other than 200.
+type statusError struct {
+	status  int
+	message string
+}
+
+func (e statusError) Error() string { return fmt.Sprintf("%d %s", e.status, e.message) }

@@ -1,0 +1,56 @@
+package sources
+
+import (
+	"net/netip"
+	"sync"
+
+	"github.com/firsthop/firsthop/mounts/hostfs"
+	"github.com/firsthop/firsthop/natinit/nodeconf"
+)
+
+// host is what the sources read of a node. How its services are started is
+// read once for all of them.
+type host struct {
+	nodeconf.FS
+	root     string
+	commands func() []nodeconf.Command
+	// address gives the node's address on its default route, see defaultAddress.
+	address func() (netip.Addr, bool)
+}
+
+func newHost(root string) *host {
+	h := &host{root: root}
+	h.FS = nodeconf.Trusted(root)
+	h.commands = sync.OnceValue(func() []nodeconf.Command { return nodeconf.Commands(h) })
+	h.address = func() (netip.Addr, bool) { return defaultAddress(root) }
+	return h
+}
+
+func (h *host) exists(path string) bool { return exists(h.root, path) }
+
+// running lists the arguments with which services of the host run a program.
+func (h *host) running(name string) []program {
+	var out []program
+	for _, c := range h.commands() {
+		if args, ok := nodeconf.Program(c.Argv, name); ok && len(args) > 0 {
+			out = append(out, program{where: c.Path, service: c.Service, args: args})
+		}
+	}
+	return out
+}
+
+// program is a program that a service runs, and where that is written.
+type program struct {
+	where, service string
+	args           nodeconf.Flags
+}
+
+// readFile reads a file of the host that only root may write: what it says decides which API servers this node
+// believes.
+func readFile(root, path string) ([]byte, error) { return hostfs.FS{Root: root}.ReadTrusted(path) }
+
+// exists reports whether the host has something at path.
+func exists(root, path string) bool { return hostfs.FS{Root: root}.Exists(path) }
+
+// glob lists the host's paths that match, in lexical order.
+func glob(root, pattern string) []string { return hostfs.FS{Root: root}.Glob(pattern) }

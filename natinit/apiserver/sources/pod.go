@@ -1,0 +1,67 @@
+package sources
+
+import (
+	"cmp"
+	"net"
+	"net/netip"
+	"strings"
+
+	"github.com/firsthop/firsthop/natinit/apiserver"
+)
+
+// PodEnvironment are the variables that the kubelet gives every container.
+type PodEnvironment struct {
+	ServiceHost string // KUBERNETES_SERVICE_HOST
+	ServicePort string // KUBERNETES_SERVICE_PORT
+	// Port is KUBERNETES_PORT, "tcp://10.96.0.1:443".
+	Port string
+	// ServiceAccountDir holds token and ca.crt; not below Root, it is the container's own.
+	// "" means that there is none.
+	ServiceAccountDir string
+}
+
+// PodSource reads what a container knows. KUBERNETES_SERVICE_HOST is the
+// Service IP, unless somebody has set it by hand to an address of the API
+// server, as other dataplanes ask for. KUBERNETES_PORT, which nobody sets by
+// hand, tells which of the two it is.
+func Pod(env PodEnvironment) Finding {
+	f := Finding{Source: apiserver.SourcePod}
+	service, ok := podService(env.Port)
+	if ok {
+		f.AddService(service)
+		f.Notef("KUBERNETES_PORT: Service IP %s", service)
+	}
+	if env.ServiceHost != "" {
+		e, reason := apiserver.ParseEndpoint(net.JoinHostPort(strings.Trim(env.ServiceHost, "[]"), cmp.Or(env.ServicePort, "443")))
+		switch {
+		case reason != "":
+			f.Notef("KUBERNETES_SERVICE_HOST %q, KUBERNETES_SERVICE_PORT %q: %s", apiserver.Clip(env.ServiceHost), apiserver.Clip(env.ServicePort), reason)
+		case e.Addr == service:
+		default:
+			f.Notef("KUBERNETES_SERVICE_HOST: %s", e)
+			f.AddEndpoint(e)
+		}
+	}
+	if env.ServiceAccountDir != "" {
+		c, err := ServiceAccount(env.ServiceAccountDir)
+		if err != nil {
+			f.Notef("no ServiceAccount: %v", err)
+		} else {
+			f.Credentials = append(f.Credentials, c)
+			f.Clusters = append(f.Clusters, c.clusterRef(StandingPod))
+		}
+	}
+	if len(f.Notes) == 0 {
+		f.Notef("not in a pod: KUBERNETES_SERVICE_HOST and KUBERNETES_PORT are not set")
+	}
+	return f
+}
+
+func podService(port string) (netip.AddrPort, bool) {
+	s, ok := strings.CutPrefix(port, "tcp://")
+	if !ok {
+		return netip.AddrPort{}, false
+	}
+	e, reason := apiserver.ParseEndpoint(s)
+	return e.Addr, reason == "" && e.Resolved()
+}
