@@ -1,6 +1,7 @@
 package mounts
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/mounts/hostfs"
 )
 
 // BPFFSState says how the BPF file system was found.
@@ -27,28 +30,20 @@ const (
 	BPFFSNotEmpty    // a given directory with files, which a mount would hide
 )
 
+var bpffsStates = map[BPFFSState]string{
+	BPFFSUnreachable: "unreachable",
+	BPFFSAbsent:      "absent",
+	BPFFSRight:       "right",
+	BPFFSWrongMode:   "wrong mode",
+	BPFFSStacked:     "mounted twice",
+	BPFFSReadOnly:    "read-only",
+	BPFFSWrongType:   "wrong type",
+	BPFFSNoDirectory: "no directory",
+	BPFFSNotEmpty:    "not empty",
+}
+
 func (s BPFFSState) String() string {
-	switch s {
-	case BPFFSUnreachable:
-		return "unreachable"
-	case BPFFSAbsent:
-		return "absent"
-	case BPFFSRight:
-		return "right"
-	case BPFFSWrongMode:
-		return "wrong mode"
-	case BPFFSStacked:
-		return "mounted twice"
-	case BPFFSReadOnly:
-		return "read-only"
-	case BPFFSWrongType:
-		return "wrong type"
-	case BPFFSNoDirectory:
-		return "no directory"
-	case BPFFSNotEmpty:
-		return "not empty"
-	}
-	return fmt.Sprintf("BPFFSState(%d)", uint8(s))
+	return cmp.Or(bpffsStates[s], fmt.Sprintf("BPFFSState(%d)", uint8(s)))
 }
 
 // MarshalText makes the state readable in JSON.
@@ -250,7 +245,7 @@ func (b *BPFFS) judge(v view, c Config, fd int) error {
 	b.Mode, b.UID = st.Mode&0o7777, st.Uid
 	point := v.inTable + b.HostPath
 	isAt, isBPF := mountPointIs(point), typeIs("bpf")
-	id := mountID(fd)
+	id := hostfs.MountID(fd)
 	own := []byte(fmt.Sprintf("%d ", id))
 	table, err := v.mounts(func(line []byte) bool {
 		return isAt(line) || isBPF(line) || len(line) > len(own) && string(line[:len(own)]) == string(own)
@@ -336,7 +331,7 @@ func (b *BPFFS) judgeBPF(c Config, fst *unix.Statfs_t, point string) {
 	}
 	if int64(fst.Flags)&unix.ST_RDONLY != 0 {
 		how := "remount,bind,rw"
-		if has(b.Mount.Super, "ro") {
+		if slices.Contains(strings.Split(b.Mount.Super, ","), "ro") {
 			how = "remount,rw"
 		}
 		b.is(BPFFSReadOnly, ErrReadOnly, "no pin can be made; mend it with: mount -o %s %s", how, b.HostPath)

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/firsthop/firsthop/mounts/hostfs"
 	"github.com/firsthop/firsthop/mounts/ns"
 	"github.com/firsthop/firsthop/natinit/instance"
 )
@@ -212,7 +213,7 @@ func settle(ctx context.Context, v view, path, identity string) (bool, error) {
 		if err != nil {
 			return true, err
 		}
-		id := mountID(fd)
+		id := hostfs.MountID(fd)
 		unix.Close(fd)
 		table, err := v.mounts(mountPointIs(point))
 		if err != nil {
@@ -291,7 +292,7 @@ func unmount(ctx context.Context, h *Host, c Config, path, source, fstype string
 		if err != nil {
 			return err
 		}
-		id := mountID(fd)
+		id := hostfs.MountID(fd)
 		unix.Close(fd)
 		point := v.inTable + path
 		table, err := v.mounts(mountPointIs(point))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -218,7 +219,7 @@ func stageBPFFSLifecycle(t *testing.T) {
 			t.Errorf("mode %o, owner %d", b.Mode, b.UID)
 		}
 		for _, o := range []string{"nosuid", "nodev", "noexec", "relatime"} {
-			if !has(b.Mount.Options, o) {
+			if !slices.Contains(strings.Split(b.Mount.Options, ","), o) {
 				t.Errorf("mounted with %s, not %s", b.Mount.Options, o)
 			}
 		}

@@ -1,6 +1,7 @@
 package mounts
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -28,28 +29,20 @@ const (
 	CgroupNoDirectory                    // given by the user, but not there
 )
 
+var cgroupStates = map[CgroupState]string{
+	CgroupUnreachable: "unreachable",
+	CgroupPureV2:      "pure v2",
+	CgroupHybrid:      "hybrid",
+	CgroupElsewhere:   "elsewhere",
+	CgroupNotMounted:  "not mounted",
+	CgroupGiven:       "given",
+	CgroupV1:          "cgroup v1",
+	CgroupWrongType:   "wrong type",
+	CgroupNoDirectory: "no directory",
+}
+
 func (s CgroupState) String() string {
-	switch s {
-	case CgroupUnreachable:
-		return "unreachable"
-	case CgroupPureV2:
-		return "pure v2"
-	case CgroupHybrid:
-		return "hybrid"
-	case CgroupElsewhere:
-		return "elsewhere"
-	case CgroupNotMounted:
-		return "not mounted"
-	case CgroupGiven:
-		return "given"
-	case CgroupV1:
-		return "cgroup v1"
-	case CgroupWrongType:
-		return "wrong type"
-	case CgroupNoDirectory:
-		return "no directory"
-	}
-	return fmt.Sprintf("CgroupState(%d)", uint8(s))
+	return cmp.Or(cgroupStates[s], fmt.Sprintf("CgroupState(%d)", uint8(s)))
 }
 
 // MarshalText makes the state readable in JSON.

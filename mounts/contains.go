@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/firsthop/firsthop/mounts/hostfs"
 	"github.com/firsthop/firsthop/mounts/ns"
 )
 
@@ -125,7 +126,7 @@ func locateHere(v view, fd int, want uint64, process string) (location, error) {
 	if err != nil {
 		return location{}, err
 	}
-	m, ok := byID(table, mountID(fd))
+	m, ok := byID(table, hostfs.MountID(fd))
 	if !ok {
 		return location{}, nil
 	}
@@ -154,10 +155,10 @@ func climb(dir string, mount int, want uint64) (in, sure bool, err error) {
 		return false, false, nil // it moved, or the mount point is hidden
 	}
 	defer func() { unix.Close(fd) }()
-	if mountID(fd) != mount {
+	if hostfs.MountID(fd) != mount {
 		return false, false, nil
 	}
-	for mountID(fd) == mount {
+	for hostfs.MountID(fd) == mount {
 		id, err := cgroupID(fd, dir)
 		if err != nil {
 			return false, false, err

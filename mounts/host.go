@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/firsthop/firsthop/mounts/hostfs"
 	"github.com/firsthop/firsthop/mounts/ns"
 )
 
@@ -187,7 +188,7 @@ func sameMount(a, b string) bool {
 		if err != nil {
 			return true
 		}
-		ids[i] = mountID(fd)
+		ids[i] = hostfs.MountID(fd)
 		unix.Close(fd)
 	}
 	return ids[0] == ids[1] || ids[0] == 0 || ids[1] == 0
@@ -254,7 +255,7 @@ func judgeByTable(proc string, self namespaces, way *Way) *Host {
 	if err != nil {
 		return nil
 	}
-	id := mountID(fd)
+	id := hostfs.MountID(fd)
 	unix.Close(fd)
 	isRoot := func(table func() (*os.File, error)) bool {
 		mounts, err := view{table: table}.mounts(mountPointIs("/"))

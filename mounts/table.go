@@ -2,14 +2,12 @@ package mounts
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
-	"os"
+	"slices"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
-	"golang.org/x/sys/unix"
 )
 
 // Mount is one line of a mount table.
@@ -35,7 +33,7 @@ type Mount struct {
 
 // devicePrefix begins the identity of a mount of ours by its device, on kernels
 // that don't keep the source of a bpffs: from 5.3 to 5.16 it is taken for an
-// unknown mount option and dropped (mended by kernel commit 1e9d74660d4d).
+// unknown mount option and dropped (fixed by kernel commit 1e9d74660d4d).
 const devicePrefix = "device "
 
 // is reports whether m is the mount with this identity: its source, or its
@@ -48,16 +46,6 @@ func (m Mount) is(identity string) bool {
 // on kernels that don't keep the source of a bpffs it doesn't.
 func (m Mount) Ours() bool { return strings.HasPrefix(m.Source, sourcePrefix) }
 
-// has reports whether an option is in a comma-separated list.
-func has(options, name string) bool {
-	for o := range strings.SplitSeq(options, ",") {
-		if o == name {
-			return true
-		}
-	}
-	return false
-}
-
 // readTable reads a mount table and keeps the lines for which keep is true.
 //
 // A node with many pods has thousands of mounts, and parsing each line costs
@@ -65,24 +53,16 @@ func has(options, name string) bool {
 // it lets pass is parsed. The line is as the kernel wrote it: blanks, tabs,
 // newlines, backslashes and # in a path are octal escapes.
 func readTable(r io.Reader, keep func(line []byte) bool) ([]Mount, error) {
-	data, err := readAll(r)
-	if err != nil {
+	var data bytes.Buffer
+	data.Grow(32 << 10) // the kernel builds the table anew from the top for every read
+	if _, err := data.ReadFrom(r); err != nil {
 		return nil, fmt.Errorf("read the mount table: %w", err)
 	}
-	kept := make([]byte, 0, 1024)
-	for len(data) > 0 {
-		line := data
-		if i := bytes.IndexByte(data, '\n'); i >= 0 {
-			line, data = data[:i+1], data[i+1:]
-		} else {
-			data = nil
-		}
+	var kept []byte
+	for line := range bytes.Lines(data.Bytes()) {
 		if keep(line) {
 			kept = append(kept, line...)
 		}
-	}
-	if len(kept) == 0 {
-		return nil, nil
 	}
 	infos, err := mountinfo.GetMountsFromReader(bytes.NewReader(kept), nil)
 	if err != nil {
@@ -97,25 +77,6 @@ func readTable(r io.Reader, keep func(line []byte) bool) ([]Mount, error) {
 		}
 	}
 	return mounts, nil
-}
-
-// readAll reads with a large buffer from the start: the kernel builds the table
-// anew from the top for every read, and os.ReadFile begins with 512 bytes.
-func readAll(r io.Reader) ([]byte, error) {
-	buf := make([]byte, 0, 32<<10)
-	for {
-		if cap(buf)-len(buf) < 4096 {
-			buf = append(buf, make([]byte, cap(buf))...)[:len(buf)]
-		}
-		n, err := r.Read(buf[len(buf):cap(buf)])
-		buf = buf[:len(buf)+n]
-		if errors.Is(err, io.EOF) {
-			return buf, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
 }
 
 // escapePath writes a path as the kernel does in a mount table (mangle_path
@@ -162,10 +123,8 @@ func typeIs(fstype string) func([]byte) bool {
 
 // byID finds a mount by its id.
 func byID(mounts []Mount, id int) (Mount, bool) {
-	for _, m := range mounts {
-		if m.ID == id {
-			return m, true
-		}
+	if i := slices.IndexFunc(mounts, func(m Mount) bool { return m.ID == id }); i >= 0 {
+		return mounts[i], true
 	}
 	return Mount{}, false
 }
@@ -179,57 +138,20 @@ func byID(mounts []Mount, id int) (Mount, bool) {
 // wrong after mount --move, and the id is better: each mount of a stack has the
 // one below it as its parent.
 func stackAt(mounts []Mount, point string, id int) (stack, hidden []Mount) {
-	at := make([]Mount, 0, 2)
-	for _, m := range mounts {
-		if m.Point == point {
-			at = append(at, m)
-		}
-	}
+	at := slices.DeleteFunc(slices.Clone(mounts), func(m Mount) bool { return m.Point != point })
 	if len(at) == 0 {
 		return nil, nil
 	}
 	if id == 0 {
 		id = at[len(at)-1].ID
 	}
-	used := make(map[int]bool, len(at))
 	for {
 		m, ok := byID(at, id)
-		if !ok || used[id] {
-			break
+		if !ok {
+			return stack, at
 		}
-		used[id] = true
 		stack = append(stack, m)
+		at = slices.DeleteFunc(at, func(m Mount) bool { return m.ID == id })
 		id = m.Parent
 	}
-	for _, m := range at {
-		if !used[m.ID] {
-			hidden = append(hidden, m)
-		}
-	}
-	return stack, hidden
-}
-
-// mountID is the id of the mount that an open file is on, 0 if the kernel does
-// not say. statx has it since 5.8; /proc/self/fdinfo since 3.15.
-func mountID(fd int) int {
-	var st unix.Statx_t
-	if unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st) == nil && st.Mask&unix.STATX_MNT_ID != 0 {
-		return int(st.Mnt_id)
-	}
-	// The shared file table makes any thread's fdinfo as good as ours.
-	data, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", fd))
-	if err != nil {
-		return 0
-	}
-	return parseMountID(string(data))
-}
-
-func parseMountID(fdinfo string) int {
-	for line := range strings.Lines(fdinfo) {
-		var id int
-		if n, _ := fmt.Sscanf(line, "mnt_id: %d", &id); n == 1 {
-			return id
-		}
-	}
-	return 0
 }

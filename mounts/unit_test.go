@@ -239,12 +239,6 @@ func TestFindRoot(t *testing.T) {
 }
 
 func TestParsers(t *testing.T) {
-	if id := parseMountID("pos:\t0\nflags:\t02\nmnt_id:\t31\nino:\t4\n"); id != 31 {
-		t.Errorf("mnt_id %d", id)
-	}
-	if id := parseMountID("pos:\t0\n"); id != 0 {
-		t.Errorf("mnt_id %d", id)
-	}
 	if !inPIDNamespaceOf("Pid:\t5\nNSpid:\t5\n") || inPIDNamespaceOf("NSpid:\t5\t1\n") || inPIDNamespaceOf("") {
 		t.Error("NSpid")
 	}

@@ -1,7 +1,6 @@
 package units
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +9,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/mounts/hostfs"
 )
 
 // deepest bounds how many layers (overlay on loop on overlay …) are looked through.
@@ -41,11 +42,11 @@ func inMemoryAt(root, at string, depth int) string {
 	case unix.RAMFS_MAGIC:
 		return "a file system in memory (ramfs)"
 	case unix.OVERLAYFS_SUPER_MAGIC:
-		return overlayInMemory(root, mountOf(fd), depth)
+		return overlayInMemory(root, hostfs.MountOf(fd), depth)
 	}
 	dev := st.Dev
 	if unix.Major(dev) == 0 { // btrfs and others number their own; the mount's source names the disk
-		m := mountOf(fd)
+		m := hostfs.MountOf(fd)
 		var disk unix.Stat_t
 		if m == nil || unix.Stat(filepath.Join("/", root, m.Source), &disk) != nil && unix.Stat(m.Source, &disk) != nil || disk.Mode&unix.S_IFMT != unix.S_IFBLK {
 			return ""
@@ -106,36 +107,6 @@ func unescape(s string) string {
 		b.WriteByte(s[i])
 	}
 	return b.String()
-}
-
-// mountOf finds the mount that an open file is on, in our mount table or in that
-// of pid 1: the kernel's mount ids are the same in all.
-func mountOf(fd int) *mountinfo.Info {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", fd))
-	if err != nil {
-		return nil
-	}
-	id := 0
-	for line := range strings.Lines(string(data)) {
-		if n, _ := fmt.Sscanf(line, "mnt_id: %d", &id); n == 1 {
-			break
-		}
-	}
-	for _, table := range []string{"/proc/thread-self/mountinfo", "/proc/1/mountinfo"} {
-		data, err := os.ReadFile(table)
-		if err != nil {
-			continue
-		}
-		for line := range bytes.Lines(data) {
-			if !bytes.HasPrefix(line, []byte(strconv.Itoa(id)+" ")) {
-				continue
-			}
-			if found, err := mountinfo.GetMountsFromReader(bytes.NewReader(line), nil); err == nil && len(found) == 1 {
-				return found[0]
-			}
-		}
-	}
-	return nil
 }
 
 // diskInMemory names the disk in memory that a block device is or stands on.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -211,13 +212,32 @@ func TestGlob(t *testing.T) {
 
 // A user who may mount FUSE makes the owners and modes of its files up.
 func TestMountedByRoot(t *testing.T) {
-	const table = `36 35 0:31 / /mnt/u rw,nosuid,nodev - fuse.sshfs u@h: rw,user_id=1000,group_id=1000,allow_other
-37 35 0:32 / /mnt/r rw shared:5 - fuse.s3fs s3fs rw,user_id=0,group_id=0,allow_other
-`
-	for minor, want := range map[uint32]bool{31: false, 32: true, 33: false} {
-		if got := mountedByRoot([]byte(table), 0, minor); got != want {
-			t.Errorf("0:%d: %v", minor, got)
+	for options, want := range map[string]bool{
+		"rw,user_id=1000,group_id=1000,allow_other": false,
+		"rw,user_id=0,group_id=0,allow_other":       true,
+		"rw":                                        false,
+	} {
+		if got := mountedByRoot(&mountinfo.Info{VFSOptions: options}); got != want {
+			t.Errorf("%s: %v", options, got)
 		}
+	}
+	if mountedByRoot(nil) {
+		t.Error("a mount that no table has is root's")
+	}
+}
+
+func TestMountOf(t *testing.T) {
+	f, err := os.Open("/proc/self/stat")
+	must(t, err)
+	defer f.Close()
+	if m := MountOf(int(f.Fd())); m == nil || m.FSType != "proc" || m.ID != MountID(int(f.Fd())) {
+		t.Errorf("found %+v", m)
+	}
+	if id := parseMountID("pos:\t0\nflags:\t02\nmnt_id:\t31\nino:\t4\n"); id != 31 {
+		t.Errorf("mnt_id %d", id)
+	}
+	if id := parseMountID("pos:\t0\n"); id != 0 {
+		t.Errorf("mnt_id %d", id)
 	}
 }
 

@@ -1,13 +1,12 @@
 package hostfs
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -45,36 +44,20 @@ func Judge(fd int, st *unix.Stat_t) string {
 	case st.Mode&0o020 != 0:
 		return fmt.Sprintf("is writable by group %d", st.Gid)
 	}
-	if onUsersFUSE(fd, st) {
+	if onUsersFUSE(fd) {
 		return "is on a FUSE file system that a user mounted"
 	}
 	return ""
 }
 
 // onUsersFUSE tells whether a file is on a FUSE file system of somebody else than root, whose program makes up owners
-// and modes. The mount options name the user. One that our mount table does not hold counts as a user's.
-func onUsersFUSE(fd int, st *unix.Stat_t) bool {
+// and modes. One that our mount table does not hold counts as a user's.
+func onUsersFUSE(fd int) bool {
 	var fs unix.Statfs_t
-	if unix.Fstatfs(fd, &fs) != nil || fs.Type != unix.FUSE_SUPER_MAGIC {
-		return false
-	}
-	for _, table := range []string{"/proc/thread-self/mountinfo", "/proc/1/mountinfo"} {
-		data, err := os.ReadFile(table)
-		if err == nil && mountedByRoot(data, unix.Major(st.Dev), unix.Minor(st.Dev)) {
-			return false
-		}
-	}
-	return true
+	return unix.Fstatfs(fd, &fs) == nil && fs.Type == unix.FUSE_SUPER_MAGIC && !mountedByRoot(MountOf(fd))
 }
 
-// mountedByRoot reads a mountinfo (proc(5)): "36 35 0:31 / /mnt rw - fuse.x x rw,user_id=0,group_id=0".
-func mountedByRoot(table []byte, major, minor uint32) bool {
-	device := fmt.Sprintf("%d:%d", major, minor)
-	for line := range bytes.Lines(table) {
-		fields := strings.Fields(string(line))
-		if len(fields) > 6 && fields[2] == device {
-			return slices.Contains(strings.Split(fields[len(fields)-1], ","), "user_id=0")
-		}
-	}
-	return false
+// mountedByRoot reads the options of a FUSE mount, which name the user.
+func mountedByRoot(m *mountinfo.Info) bool {
+	return m != nil && slices.Contains(strings.Split(m.VFSOptions, ","), "user_id=0")
 }

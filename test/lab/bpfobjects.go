@@ -13,6 +13,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/moby/sys/mountinfo"
 
 	"github.com/firsthop/firsthop/bpf/objects"
 )
@@ -195,7 +196,13 @@ func heldByPins(held map[bpfObject]bool) error {
 			continue
 		}
 		seen[ns] = true
-		if mounts, err := readMountinfo("/proc/" + pid + "/mountinfo"); err == nil { // else it is gone
+		table, err := os.Open("/proc/" + pid + "/mountinfo")
+		if err != nil {
+			continue // it is gone
+		}
+		mounts, err := mountinfo.GetMountsFromReader(table, mountinfo.FSTypeFilter("bpf"))
+		table.Close()
+		if err == nil {
 			walkPins(held, "/proc/"+pid+"/root", mounts)
 		}
 	}
@@ -203,13 +210,13 @@ func heldByPins(held map[bpfObject]bool) error {
 }
 
 // walkPins adds what is pinned in the given mounts, all of which lie below root.
-func walkPins(held map[bpfObject]bool, root string, mounts []mount) {
+func walkPins(held map[bpfObject]bool, root string, mounts []*mountinfo.Info) {
 	own := "/" + ownPrefix()
 	for _, m := range mounts {
-		if m.fstype != "bpf" || strings.Contains(m.point, own) {
+		if m.FSType != "bpf" || strings.Contains(m.Mountpoint, own) {
 			continue
 		}
-		_ = filepath.WalkDir(root+m.point, func(path string, d fs.DirEntry, err error) error {
+		_ = filepath.WalkDir(root+m.Mountpoint, func(path string, d fs.DirEntry, err error) error {
 			if err == nil && d.Type().IsRegular() {
 				addPin(held, path)
 			}

@@ -73,8 +73,8 @@ func cgroup2Root() (string, error) {
 		return "", err
 	}
 	for _, m := range mounts {
-		if m.fstype == "cgroup2" && m.root == "/" && unix.Access(m.point, unix.W_OK) == nil {
-			return m.point, nil
+		if m.FSType == "cgroup2" && m.Root == "/" && unix.Access(m.Mountpoint, unix.W_OK) == nil {
+			return m.Mountpoint, nil
 		}
 	}
 	return "", nil

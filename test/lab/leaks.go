@@ -176,8 +176,8 @@ func ownTraces() (map[string]bool, error) {
 		return nil, err
 	}
 	for _, m := range mounts {
-		if strings.Contains(m.point, "/"+prefix) {
-			traces["mount of "+m.fstype+" on "+m.point] = true
+		if strings.Contains(m.Mountpoint, "/"+prefix) {
+			traces["mount of "+m.FSType+" on "+m.Mountpoint] = true
 		}
 	}
 	return traces, nil
