@@ -123,7 +123,7 @@ func (f FS) Glob(pattern string) []string {
 				next = append(next, path.Join(dir, c))
 				continue
 			}
-			for _, name := range f.names(dir) {
+			for _, name := range f.Names(dir) {
 				if ok, _ := filepath.Match(c, name); ok {
 					next = append(next, path.Join(dir, name))
 				}
@@ -147,7 +147,8 @@ func (f FS) exists(name string) bool {
 	return unix.Fstatat(w.fd, path.Base(name), &st, unix.AT_SYMLINK_NOFOLLOW) == nil
 }
 
-func (f FS) names(dir string) []string {
+// Names lists a directory, in no order; none if it cannot be read. It does not look at who may write it.
+func (f FS) Names(dir string) []string {
 	w, err := f.walk(dir, nil)
 	if err != nil {
 		return nil

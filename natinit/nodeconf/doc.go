@@ -16,8 +16,6 @@
 //   - rancher.go: config.yaml and config.yaml.d of k3s and RKE2.
 package nodeconf
 
-import "github.com/firsthop/firsthop/mounts/hostfs"
-
 // FS are the files of a host. Paths are as the host sees them.
 type FS interface {
 	// ReadFile reads a regular file.
@@ -26,14 +24,6 @@ type FS interface {
 	// is a pattern.
 	Glob(pattern string) []string
 }
-
-// Trusted are the files below root that only root may write: what starts the
-// services of a node decides whom it believes.
-func Trusted(root string) FS { return trusted{hostfs.FS{Root: root}} }
-
-type trusted struct{ hostfs.FS }
-
-func (t trusted) ReadFile(path string) ([]byte, error) { return t.ReadTrusted(path) }
 
 // Command is one command line of a service.
 type Command struct {

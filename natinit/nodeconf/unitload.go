@@ -31,20 +31,14 @@ var telling = [...]string{"kube", "k3s", "rke2", "k0s", "k8s", "apiserver", "api
 // unitNames lists the services whose units are worth reading.
 func unitNames(host FS) []string {
 	var out []string
-	add := func(pattern string) {
-		for _, p := range host.Glob(pattern) {
-			if name := path.Base(p); !slices.Contains(out, name) {
+	for _, dir := range unitDirs {
+		own := slices.Contains(ownDirs[:], dir)
+		for _, p := range host.Glob(dir + "/*.service") {
+			name := path.Base(p)
+			tells := func(part string) bool { return strings.Contains(strings.TrimSuffix(name, ".service"), part) }
+			if (own || slices.ContainsFunc(telling[:], tells)) && !slices.Contains(out, name) {
 				out = append(out, name)
 			}
-		}
-	}
-	for _, dir := range unitDirs {
-		if slices.Contains(ownDirs[:], dir) {
-			add(dir + "/*.service")
-			continue
-		}
-		for _, part := range telling { // each match is looked at, so few are asked for
-			add(dir + "/*" + part + "*.service")
 		}
 	}
 	return out
