@@ -17,7 +17,7 @@ import (
 type BPFFSState uint8
 
 // The states. Only Right, WrongMode and, unless it hides our pins, Stacked are
-// usable; Absent is what EnsureBPFFS mends.
+// usable; Absent is what EnsureBPFFS repairs.
 const (
 	BPFFSUnreachable BPFFSState = iota // no way to the host
 	BPFFSAbsent                        // a directory with nothing mounted on it
@@ -46,43 +46,39 @@ func (s BPFFSState) String() string {
 	return cmp.Or(bpffsStates[s], fmt.Sprintf("BPFFSState(%d)", uint8(s)))
 }
 
-// MarshalText makes the state readable in JSON.
-func (s BPFFSState) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
-
 // Layer is one of several mounts at the same mount point.
 type Layer struct {
 	Mount
-	// Entries are the names in its root directory, at most 32. Empty if !Seen.
-	Entries []string `json:"entries,omitempty"`
-	// Seen: we could look into it.
-	Seen bool `json:"seen"`
+	// Entries are the names in its root directory, at most 32; none if we could
+	// not look into it.
+	Entries []string
 }
 
 // BPFFS is a BPF file system, or the place where one should be.
 type BPFFS struct {
 	// Path leads this process to it, for example /proc/1/root/sys/fs/bpf.
-	Path string `json:"path"`
+	Path string
 	// HostPath is its path in the mount namespace that it is in.
-	HostPath string     `json:"host_path"`
-	State    BPFFSState `json:"state"`
+	HostPath string
+	State    BPFFSState
 	// Mount is what HostPath is on. Zero when that is not to be seen.
-	Mount Mount `json:"mount"`
+	Mount Mount
 	// Stack has all mounts at HostPath, the topmost first, if there are
 	// several.
-	Stack []Layer `json:"stack,omitempty"`
+	Stack []Layer
 	// Mode has the permission bits and the sticky bit, which the root of a
 	// bpffs always has; UID is the owner.
-	Mode uint32 `json:"mode"`
-	UID  uint32 `json:"uid"`
+	Mode uint32
+	UID  uint32
 	// MountedByUs: firsthop made this mount, now or earlier.
-	MountedByUs bool `json:"mounted_by_us"`
+	MountedByUs bool
 	// Actions are what EnsureBPFFS would do, or has done.
-	Actions []string `json:"actions,omitempty"`
-	// Warnings are things that somebody should mend; Notes only to know.
-	Warnings []string `json:"warnings,omitempty"`
-	Notes    []string `json:"notes,omitempty"`
-	// Ways are the ways to the host that were tried. Empty for a given path.
-	Ways []Way `json:"ways,omitempty"`
+	Actions []string
+	// Warnings are things that somebody should fix; Notes are only to know.
+	Warnings []string
+	Notes    []string
+	// Strategies are the ways to the host that were tried. Empty for a given path.
+	Strategies []Strategy
 
 	problem error
 }
@@ -122,13 +118,13 @@ func findBPFFS(c Config) (BPFFS, Host, error) {
 	}
 	h, err := FindHost(c)
 	if errors.Is(err, ErrNoHost) {
-		return findGivenBPFFS(c, h.Ways, err)
+		return findGivenBPFFS(c, h.Strategies, err)
 	}
 	if err != nil {
 		return BPFFS{HostPath: c.bpffsPath()}, h, err
 	}
 	b, err := lookBPFFS(&h, c)
-	b.Ways = h.Ways
+	b.Strategies = h.Strategies
 	if err == nil && h.onlyFiles && b.State == BPFFSAbsent && !b.Mount.Shared {
 		b.is(BPFFSUnreachable, ErrNoHost, "%s shows the host's files, but not its processes, so a mount there would stay in this container, and end with it; "+
 			"mount the host's /proc at %s/proc or at %s, set hostPID: true, or mount it on the host (mount -t bpf bpf %s)", h.Prefix, h.Prefix, DefaultHostProc, b.HostPath)
@@ -141,28 +137,28 @@ func findBPFFS(c Config) (BPFFS, Host, error) {
 // namespace, the last way when pid 1 cannot be reached: a hostPath volume of the
 // directory, and if that is mounted with Bidirectional propagation, what we
 // mount on it.
-func findGivenBPFFS(c Config, ways []Way, noHost error) (BPFFS, Host, error) {
-	h := Host{own: true, outOfReach: true, Ways: ways}
+func findGivenBPFFS(c Config, strategies []Strategy, noHost error) (BPFFS, Host, error) {
+	h := Host{own: true, outOfReach: true, Strategies: strategies}
 	b, err := lookBPFFS(&h, c)
 	if err != nil {
 		return b, h, err
 	}
-	way := Way{Name: "own directory", Path: b.HostPath}
+	strategy := Strategy{Name: "own directory", Path: b.HostPath}
 	switch {
 	case b.State == BPFFSAbsent && b.Mount.Shared:
-		way.OK, way.Reason = true, "no bpffs there, but what is mounted on it appears outside of this mount namespace"
-		b.warn("%s: whether the host sees a mount there cannot be told, for its pid 1 is out of reach; set hostPID: true", b.HostPath)
+		strategy.OK, strategy.Reason = true, "no bpffs there, but what is mounted on it appears outside of this mount namespace"
+		b.warn("%s: whether the host sees a mount there is unknown, for its pid 1 is out of reach; set hostPID: true", b.HostPath)
 	case b.Mount.Type != "bpf":
-		way.Reason = fmt.Sprintf("%s, and a mount there would stay in this container; mount it on the host (mount -t bpf bpf %s), set hostPID: true, or mount the host's /proc at %s",
+		strategy.Reason = fmt.Sprintf("%s, and a mount there would stay in this container; mount it on the host (mount -t bpf bpf %s), set hostPID: true, or mount the host's /proc at %s",
 			b.State, b.HostPath, DefaultHostProc)
-		b.is(BPFFSUnreachable, noHost, "and in this container's %s: %s", b.HostPath, way.Reason)
+		b.is(BPFFSUnreachable, noHost, "and in this container's %s: %s", b.HostPath, strategy.Reason)
 		b.Actions = nil
 	default:
-		way.OK, way.Reason = true, "a bpffs is there, given by the pod's volumes"
+		strategy.OK, strategy.Reason = true, "a bpffs is there, given by the pod's volumes"
 		b.warn("%s is taken for the host's because it is there; that cannot be verified, for the host's pid 1 is out of reach", b.HostPath)
 	}
-	h.Ways = append(slices.Clip(ways), way)
-	b.Ways = h.Ways
+	h.Strategies = append(slices.Clip(strategies), strategy)
+	b.Strategies = h.Strategies
 	return b, h, nil
 }
 
@@ -172,7 +168,7 @@ func lookBPFFS(h *Host, c Config) (BPFFS, error) {
 	if err != nil || len(b.Stack) < 2 {
 		return b, err
 	}
-	lookBelow(h, &b)
+	lookIntoStack(h, &b)
 	return b, nil
 }
 
@@ -195,8 +191,8 @@ func lookAt(v view, c Config) (BPFFS, error) {
 		b.note("%s is a symbolic link to %s", b.HostPath, real)
 		b.HostPath, b.Path = real, v.open(real)
 	}
-	// Again if a mount was taken off between opening it and reading the table.
-	// Not for ever: a chrooted process's table lacks the mount of its root.
+	// Again if a mount was removed between opening it and reading the table.
+	// Not forever: a chrooted process's table lacks the mount of its root.
 	for try := 0; ; try++ {
 		found := b
 		known, err := found.open(v, c)
@@ -323,7 +319,7 @@ func (b *BPFFS) judgeBPF(c Config, fst *unix.Statfs_t, point string) {
 	}
 	if b.Mode&0o77 != 0 || b.UID != 0 {
 		b.is(BPFFSWrongMode, nil, "")
-		b.warn("bpffs at %s has mode %04o and owner %d, so others than root may get at its pins; mend it with: chown root %s && chmod 0700 %s",
+		b.warn("bpffs at %s has mode %04o and owner %d, so others than root may get at its pins; fix it with: chown root %s && chmod 0700 %s",
 			b.HostPath, b.Mode, b.UID, b.HostPath, b.HostPath)
 	}
 	if len(b.Stack) > 1 && b.Stack[1].Type == "bpf" {
@@ -334,6 +330,6 @@ func (b *BPFFS) judgeBPF(c Config, fst *unix.Statfs_t, point string) {
 		if slices.Contains(strings.Split(b.Mount.Super, ","), "ro") {
 			how = "remount,rw"
 		}
-		b.is(BPFFSReadOnly, ErrReadOnly, "no pin can be made; mend it with: mount -o %s %s", how, b.HostPath)
+		b.is(BPFFSReadOnly, ErrReadOnly, "no pin can be made; fix it with: mount -o %s %s", how, b.HostPath)
 	}
 }

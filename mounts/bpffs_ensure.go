@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/firsthop/firsthop/mounts/hostfs"
 	"github.com/firsthop/firsthop/mounts/ns"
 	"github.com/firsthop/firsthop/natinit/instance"
 )
@@ -56,13 +55,13 @@ func EnsureBPFFS(ctx context.Context, c Config) (BPFFS, error) {
 	if err := c.record(RecordMount, b.HostPath, source); err != nil {
 		return b, err
 	}
-	mounted, way, err := mountBPFFS(ctx, &h, c, b.HostPath, source)
+	mounted, strategy, err := mountBPFFS(ctx, &h, c, b.HostPath, source)
 	if err != nil {
 		return b, err
 	}
 	after, _, err := findBPFFS(c)
-	if way != nil {
-		after.Ways = append(after.Ways, *way)
+	if strategy != nil {
+		after.Strategies = append(after.Strategies, *strategy)
 	}
 	if err != nil {
 		return after, err
@@ -80,8 +79,8 @@ func newSource() string { return fmt.Sprintf("%s%08x", sourcePrefix, rand.Uint32
 
 // mountBPFFS mounts in the namespace of h, or where that is refused in our own
 // if what is mounted there appears in h's.
-func mountBPFFS(ctx context.Context, h *Host, c Config, path, source string) (mounted bool, way *Way, err error) {
-	err = h.inside(false, func(v view) error {
+func mountBPFFS(ctx context.Context, h *Host, c Config, path, source string) (mounted bool, strategy *Strategy, err error) {
+	err = h.inHost(false, func(v view) error {
 		mounted, err = mountHere(ctx, v, c, path, source)
 		return err
 	})
@@ -91,21 +90,21 @@ func mountBPFFS(ctx context.Context, h *Host, c Config, path, source string) (mo
 	refusal := err
 	own := ownView()
 	there, lookErr := lookAt(own, Config{Path: path})
-	way = &Way{Name: "mount propagation", Path: path}
+	strategy = &Strategy{Name: "mount propagation", Path: path}
 	if lookErr != nil || there.State != BPFFSAbsent || !there.Mount.Shared {
-		return false, way, fmt.Errorf("mount bpffs at %s on the host: %w; and a mount at %s here would not propagate to the host. Mount it on the host: mount -t bpf -o nosuid,nodev,noexec,mode=0700 bpf %s",
+		return false, strategy, fmt.Errorf("mount bpffs at %s on the host: %w; and a mount at %s here would not propagate to the host. Mount it on the host: mount -t bpf -o nosuid,nodev,noexec,mode=0700 bpf %s",
 			path, refusal, path, path)
 	}
 	if _, err := mountHere(ctx, own, c, path, source); err != nil {
-		return false, way, errors.Join(refusal, err)
+		return false, strategy, errors.Join(refusal, err)
 	}
 	// Unlike a pod without any way to the host we can see whether it arrived.
 	if after, err := lookAt(h.view(), Config{Path: path}); err != nil || after.State == BPFFSAbsent {
 		_ = unix.Unmount(path, 0)
-		return false, way, fmt.Errorf("mount bpffs at %s on the host: %w; and a mount at %s here did not propagate to the host", path, refusal, path)
+		return false, strategy, fmt.Errorf("mount bpffs at %s on the host: %w; and a mount at %s here did not propagate to the host", path, refusal, path)
 	}
-	way.OK, way.Reason = true, "entering the host was refused ("+refusal.Error()+"), but a mount here appears there"
-	return true, way, nil
+	strategy.OK, strategy.Reason = true, "entering the host was refused ("+refusal.Error()+"), but a mount here appears there"
+	return true, strategy, nil
 }
 
 // mountHere mounts in the namespace of the calling thread. It reports false if
@@ -188,38 +187,21 @@ func lockDir(ctx context.Context, dir string) (unlock func(), err error) {
 	return func() { _ = l.Release() }, nil
 }
 
-func pause(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-time.After(pollEvery):
-		return nil
-	}
-}
-
-// settle makes sure that a mount of ours just made is the only bpffs at its
-// place. Whoever finds himself over another takes his own off: so of two that
-// do this the lower one stays, and it waits until the upper one has gone. If the
-// upper one stays (mount -a does not look), ours is hidden, which the next look
-// reports.
+// settle ensures that a mount of ours just made is the only bpffs at its
+// place. A process that finds its mount over another removes its own: so of two
+// that do this the lower one stays, and it waits until the upper one has gone.
+// If the upper one stays (mount -a does not look), ours is hidden, which the
+// next look reports.
 //
 // Between the look and the unmount a third may mount over ours, and we would
-// take that off. Unmounting by file descriptor does not help: the kernel goes
+// remove that. Unmounting by file descriptor does not help: the kernel goes
 // from there up to the topmost (LOOKUP_MOUNTPOINT).
 func settle(ctx context.Context, v view, path, identity string) (bool, error) {
-	point := v.inTable + path
 	for until := time.Now().Add(settleFor); ; {
-		fd, err := v.openDir(path)
+		stack, table, err := v.stackOf(path)
 		if err != nil {
 			return true, err
 		}
-		id := hostfs.MountID(fd)
-		unix.Close(fd)
-		table, err := v.mounts(mountPointIs(point))
-		if err != nil {
-			return true, err
-		}
-		stack, _ := stackAt(table, point, id)
 		others := 0
 		for _, m := range stack {
 			if m.Type == "bpf" && !m.is(identity) {
@@ -232,7 +214,7 @@ func settle(ctx context.Context, v view, path, identity string) (bool, error) {
 		case others == 0:
 			return len(stack) > 0, nil
 		case stack[0].is(identity):
-			// Detach: whoever just looks at it would make it busy.
+			// Detach: a process that looks at it would make it busy.
 			if err := unix.Unmount(v.open(path), unix.MNT_DETACH); err != nil {
 				return true, fmt.Errorf("take our second mount at %s off again: %w", path, err)
 			}
@@ -240,8 +222,10 @@ func settle(ctx context.Context, v view, path, identity string) (bool, error) {
 		case time.Now().After(until):
 			return true, nil
 		}
-		if err := pause(ctx); err != nil {
-			return true, err
+		select {
+		case <-ctx.Done():
+			return true, context.Cause(ctx)
+		case <-time.After(pollEvery):
 		}
 	}
 }
@@ -284,22 +268,14 @@ func unmount(ctx context.Context, h *Host, c Config, path, source, fstype string
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
-	return h.inside(false, func(v view) error {
-		fd, err := v.openDir(path)
+	return h.inHost(false, func(v view) error {
+		stack, _, err := v.stackOf(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		id := hostfs.MountID(fd)
-		unix.Close(fd)
-		point := v.inTable + path
-		table, err := v.mounts(mountPointIs(point))
-		if err != nil {
-			return err
-		}
-		stack, _ := stackAt(table, point, id)
 		if len(stack) == 0 {
 			return fmt.Errorf("unmount %s: %w: it is not a mount point", path, ErrNotOurs)
 		}

@@ -3,6 +3,7 @@ package mounts
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 const usualFlags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_RELATIME
@@ -359,5 +362,66 @@ func stageBPFFSSettle(t *testing.T) {
 	}
 	if err := UnmountBPFFS(t.Context(), Config{}, ""); !errors.Is(err, ErrNotOurs) {
 		t.Errorf("unmount of the upper one: %v", err)
+	}
+}
+
+// A seccomp profile may know fsopen and not move_mount, with which a mount is made that is recorded before it is there.
+// Then, as on a kernel without either, mount(2) is the way, and what is recorded finds the mount again.
+func TestEnsureBPFFSWithoutMoveMount(t *testing.T) {
+	for _, errno := range []string{"EPERM", "ENOSYS", "all"} {
+		runStage(t, "move_mount refused", spec{clone: node, arg: errno})
+	}
+}
+
+func stageMoveMountRefused(t *testing.T) {
+	startNode(t)
+	switch stageArg() {
+	case "EPERM":
+		must(t, lab.Refuse(lab.Refusal{Call: unix.SYS_MOVE_MOUNT, Errno: unix.EPERM}))
+	case "ENOSYS":
+		must(t, lab.Refuse(lab.Refusal{Call: unix.SYS_MOVE_MOUNT, Errno: unix.ENOSYS}))
+	default:
+		must(t, lab.Refuse(lab.Refusal{Call: unix.SYS_FSOPEN, Errno: unix.ENOSYS}, lab.Refusal{Call: unix.SYS_MOVE_MOUNT, Errno: unix.ENOSYS}))
+	}
+	var recorded []string
+	c := Config{Record: func(kind, target, identity string) error {
+		if kind == RecordMount && target == DefaultBPFFS {
+			recorded = append(recorded, identity)
+		}
+		return nil
+	}}
+	b, err := EnsureBPFFS(t.Context(), c)
+	must(t, err)
+	if b.State != BPFFSRight || countType(t, "/proc/self", "bpf", DefaultBPFFS) != 1 {
+		t.Fatalf("%+v", b)
+	}
+	if len(recorded) == 0 || !b.Mount.is(recorded[len(recorded)-1]) {
+		t.Fatalf("recorded %v, which is not %+v", recorded, b.Mount)
+	}
+	must(t, UnmountBPFFS(t.Context(), c, recorded[len(recorded)-1]))
+	if countType(t, "/proc/self", "bpf", DefaultBPFFS) != 0 {
+		t.Error("it is still mounted")
+	}
+}
+
+// The usual case, a right mount being there, with few and with many others.
+func BenchmarkFindBPFFS(b *testing.B) {
+	for _, others := range []int{0, 1000} {
+		b.Run(fmt.Sprintf("beside %d mounts", others), func(b *testing.B) {
+			inOwnNamespace(b, func() {
+				mount(b, "bpf", DefaultBPFFS, "bpf", usualFlags, "mode=0700")
+				mount(b, "x", "/run", "tmpfs", 0, "")
+				for i := range others {
+					p := fmt.Sprintf("/run/%d", i)
+					must(b, os.Mkdir(p, 0o755))
+					mount(b, "x", p, "tmpfs", unix.MS_RDONLY, "")
+				}
+				for b.Loop() {
+					if f, err := FindBPFFS(Config{Path: DefaultBPFFS, Explicit: true}); err != nil || f.State != BPFFSRight {
+						b.Fatal(f.State, err)
+					}
+				}
+			})
+		})
 	}
 }

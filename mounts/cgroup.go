@@ -16,7 +16,7 @@ import (
 type CgroupState uint8
 
 // The states. PureV2, Hybrid, Elsewhere and Given are usable; NotMounted is what
-// EnsureCgroup2 mends.
+// EnsureCgroup2 repairs.
 const (
 	CgroupUnreachable CgroupState = iota // no way to the true root
 	CgroupPureV2                         // at /sys/fs/cgroup
@@ -45,9 +45,6 @@ func (s CgroupState) String() string {
 	return cmp.Or(cgroupStates[s], fmt.Sprintf("CgroupState(%d)", uint8(s)))
 }
 
-// MarshalText makes the state readable in JSON.
-func (s CgroupState) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
-
 const (
 	pureV2Path = "/sys/fs/cgroup"
 	hybridPath = "/sys/fs/cgroup/unified"
@@ -56,33 +53,33 @@ const (
 // Cgroup2 is the cgroup to attach to.
 type Cgroup2 struct {
 	// Path leads this process to it.
-	Path string `json:"path"`
+	Path string
 	// HostPath is its path in the mount namespace that it is in.
-	HostPath string `json:"host_path"`
+	HostPath string
 	// ID is what [CgroupID] gives for it; 0 if it is not mounted.
-	ID    uint64      `json:"id"`
-	State CgroupState `json:"state"`
+	ID    uint64
+	State CgroupState
 	// IsTrueRoot: it is the root of the cgroup namespace of the host's pid 1,
 	// so that every process of the host is in it or below. Only meant as said
 	// when Sure is set too.
-	IsTrueRoot bool `json:"is_true_root"`
-	Sure       bool `json:"sure"`
+	IsTrueRoot bool
+	Sure       bool
 	// How says how IsTrueRoot is known, or why it is not.
-	How string `json:"how"`
+	How string
 	// MountedByUs: firsthop made this mount, now or earlier.
-	MountedByUs bool `json:"mounted_by_us"`
+	MountedByUs bool
 	// Actions are what EnsureCgroup2 would do, or has done.
-	Actions  []string `json:"actions,omitempty"`
-	Warnings []string `json:"warnings,omitempty"`
-	// Ways are the ways to the host that were tried.
-	Ways []Way `json:"ways,omitempty"`
+	Actions  []string
+	Warnings []string
+	// Strategies are the ways to the host that were tried.
+	Strategies []Strategy
 
 	problem error
 	options string // for a mount: those of the hierarchy
 }
 
 // Err says why it cannot be used, nil if it can. It wraps one of the sentinel
-// errors; for what EnsureCgroup2 can mend that is ErrAbsent.
+// errors; for what EnsureCgroup2 can repair that is ErrAbsent.
 func (g *Cgroup2) Err() error { return g.problem }
 
 func (g *Cgroup2) warn(format string, args ...any) {
@@ -108,16 +105,16 @@ func findCgroup2(c Config) (Cgroup2, Host, trueRoot, error) {
 		return Cgroup2{}, h, trueRoot{}, hostErr
 	}
 	if hostErr != nil {
-		h = Host{own: true, ownCgroup: true, Ways: h.Ways}
+		h = Host{own: true, ownCgroup: true, Strategies: h.Strategies}
 	}
 	root := findTrueRoot(&h)
 	if c.Explicit && c.Path != "" {
 		g, err := lookGivenCgroup(c.Path, root)
-		g.Ways = h.Ways
+		g.Strategies = h.Strategies
 		return g, h, root, err
 	}
 	g, err := searchCgroup(&h, c, root)
-	g.Ways, g.How = h.Ways, root.how
+	g.Strategies, g.How = h.Strategies, root.how
 	g.warnOfMachine(&h)
 	if err == nil && hostErr != nil && g.problem != nil && !root.known {
 		g.State, g.Actions = CgroupUnreachable, nil
@@ -126,7 +123,7 @@ func findCgroup2(c Config) (Cgroup2, Host, trueRoot, error) {
 	return g, h, root, err
 }
 
-// warnOfMachine tells of a node that is a container with the cgroup namespace of
+// warnOfMachine reports a node that is a container with the cgroup namespace of
 // its machine (kind or k3d with Docker on cgroup v1, or --cgroupns=host): the root
 // there is the machine's own (cilium issues 18269 and 20749).
 func (g *Cgroup2) warnOfMachine(h *Host) {
@@ -136,23 +133,13 @@ func (g *Cgroup2) warnOfMachine(h *Host) {
 	in := ""
 	if h.entry != "" {
 		if data, err := os.ReadFile(h.entry + "/cgroup"); err == nil {
-			if at := unifiedCgroup(string(data)); at != "" && at != "/" {
+			if at, _ := cgroup2Path(string(data)); at != "" && at != "/" {
 				in = fmt.Sprintf(" (its pid 1 is in %s)", at)
 			}
 		}
 	}
 	g.warn("this node is a container that shares the machine's cgroup namespace%s: every process of the whole machine is served, other nodes on it included; "+
 		"start the node with a private cgroup namespace (docker run --cgroupns=private), or give the node's own cgroup by --cgroup", in)
-}
-
-// unifiedCgroup reads the line of the v2 hierarchy in a /proc/PID/cgroup.
-func unifiedCgroup(text string) string {
-	for line := range strings.Lines(text) {
-		if at, ok := strings.CutPrefix(line, "0::"); ok {
-			return strings.TrimSuffix(at, "\n")
-		}
-	}
-	return ""
 }
 
 // lookGivenCgroup judges a path that the user gave.

@@ -27,7 +27,7 @@ func EnsureCgroup2(ctx context.Context, c Config) (Cgroup2, error) {
 		return g, context.Cause(ctx)
 	}
 	plan := g.Actions
-	if err := h.inside(true, func(v view) error { return mountCgroup2(v, c, g.HostPath, g.options, root) }); err != nil {
+	if err := h.inHost(true, func(v view) error { return mountCgroup2(v, c, g.HostPath, g.options, root) }); err != nil {
 		return g, fmt.Errorf("mount cgroup2 at %s on the host: %w", g.HostPath, err)
 	}
 	after, _, _, err := findCgroup2(c)

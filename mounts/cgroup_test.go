@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/mounts/ns"
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 // v2Root is where this machine has its cgroup v2 hierarchy.
@@ -235,19 +236,6 @@ func checkCgroup(t *testing.T, row cgroupRow, id uint64, prefix string) {
 	}
 }
 
-// checkOwn asks for this process's own cgroup, which is below the one at path.
-func checkOwn(t *testing.T, path string) {
-	t.Helper()
-	dirs, err := OwnCgroups(path)
-	if err != nil || len(dirs) == 0 || dirs[len(dirs)-1] != path || len(dirs) > 2 {
-		t.Fatalf("our own cgroups from %s on: %q, %v", path, dirs, err)
-	}
-	procs, err := os.ReadFile(dirs[0] + "/cgroup.procs")
-	if err != nil || !slices.Contains(strings.Fields(string(procs)), strconv.Itoa(os.Getpid())) {
-		t.Errorf("our own cgroup from %s on: %q with %q, %v", path, dirs, procs, err)
-	}
-}
-
 // A pod with hostPID in kind that may look at pid 1 but enter nothing.
 func TestCgroupWithoutSetns(t *testing.T) {
 	cg := newCgroup(t)
@@ -317,7 +305,7 @@ func stageCgroupTop(t *testing.T) {
 	must(t, UnmountCgroup2(t.Context(), Config{RunDir: "/run/other"}, ""))
 }
 
-func TestGivenCgroup(t *testing.T) {
+func TestCgroupGiven(t *testing.T) {
 	cg := newCgroup(t)
 	root := v2Root(t)
 	file := filepath.Join(t.TempDir(), "file")
@@ -366,32 +354,70 @@ func v1Directory(t *testing.T) string {
 	return table[0].Point
 }
 
-func TestContains(t *testing.T) {
-	cg := newCgroup(t)
-	must(t, os.MkdirAll(cg+"/pod/ctr", 0o755))
-	cmd := startIn(t, cg+"/pod")
-	for _, row := range []struct {
-		is, path string
-		in       bool
+// TestCgroupWarnsOfMachine: a node that is a container and in the machine's own cgroup namespace serves all of the machine.
+func TestCgroupWarnsOfMachine(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		host  Host
+		state CgroupState
+		want  bool
 	}{
-		{"the root", v2Root(t), true},
-		{"a cgroup above", cg, true},
-		{"its own cgroup", cg + "/pod", true},
-		{"a cgroup below", cg + "/pod/ctr", false},
+		{"a machine", Host{topCgroup: true}, CgroupPureV2, false},
+		{"a node in its own cgroup namespace", Host{container: true}, CgroupPureV2, false},
+		{"a node in the machine's", Host{container: true, topCgroup: true}, CgroupHybrid, true},
+		{"where it is to be mounted", Host{container: true, topCgroup: true}, CgroupNotMounted, true},
+		{"where it can't be used anyway", Host{container: true, topCgroup: true}, CgroupUnreachable, false},
 	} {
-		in, sure, err := contains(row.path, strconv.Itoa(cmd))
-		if in != row.in || !sure || err != nil {
-			t.Errorf("%s: %v %v %v", row.is, in, sure, err)
+		g := Cgroup2{State: tc.state}
+		g.warnOfMachine(&tc.host)
+		if got := strings.Contains(strings.Join(g.Warnings, ""), "the whole machine is served"); got != tc.want {
+			t.Errorf("%s: warnings %q", tc.name, g.Warnings)
 		}
 	}
-	if in, sure, err := SelfIn(cg); in || !sure || err != nil {
-		t.Errorf("this process: %v %v %v", in, sure, err)
+	if got, _ := cgroup2Path("12:cpu:/x\n0::/docker/1\n"); got != "/docker/1" {
+		t.Errorf("its cgroup is %q", got)
 	}
-	checkOwn(t, v2Root(t))
-	if dirs, err := OwnCgroups(cg); len(dirs) > 0 || err != nil {
-		t.Errorf("our own cgroup below another: %q, %v", dirs, err)
+}
+
+// What the kernel refuses to say of a cgroup is not that there is none.
+func TestFindCgroup2SaysRefusal(t *testing.T) {
+	for _, errno := range []string{"EPERM", "ENOSYS"} {
+		runStage(t, "handle refused", spec{clone: node, arg: errno})
 	}
-	if _, _, err := SelfIn(t.TempDir()); !errors.Is(err, ErrNotCgroup) {
-		t.Errorf("no cgroup: %v", err)
+}
+
+func stageHandleRefused(t *testing.T) {
+	v2Root(t)
+	startNode(t)
+	errno, says := unix.EPERM, []string{"name_to_handle_at", "seccomp"}
+	if stageArg() == "ENOSYS" {
+		errno, says = unix.ENOSYS, []string{"name_to_handle_at", "CONFIG_FHANDLE"}
+	}
+	must(t, lab.Refuse(lab.Refusal{Call: unix.SYS_NAME_TO_HANDLE_AT, Errno: errno}))
+	g, err := FindCgroup2(Config{})
+	if err == nil {
+		err = g.Err()
+	}
+	if err == nil || errors.Is(err, ErrAbsent) || errors.Is(err, ErrRefused) != (errno == unix.EPERM) {
+		t.Fatalf("%+v, %v", g, err)
+	}
+	for _, s := range says {
+		if !strings.Contains(err.Error(), s) {
+			t.Errorf("it does not say %q: %v", s, err)
+		}
+	}
+}
+
+func BenchmarkFindCgroup2(b *testing.B) {
+	for b.Loop() {
+		if g, err := FindCgroup2(Config{}); err != nil || g.Err() != nil {
+			b.Fatal(err, g.Err())
+		}
+	}
+}
+
+func TestHierarchyOptions(t *testing.T) {
+	if o := hierarchyOptions([]Mount{{Super: "rw,nsdelegate,memory_recursiveprot"}}); o != "nsdelegate,memory_recursiveprot" {
+		t.Error(o)
 	}
 }

@@ -5,7 +5,7 @@
 // Both must be the host's, and the host need not be where this process runs.
 // The package therefore first finds the host's mount namespace (see [FindHost]),
 // looks at it from outside through a /proc/PID/root link, and enters it only to
-// change something. Every way that was tried is in the result as a [Way], with
+// change something. Every way that was tried is in the result as a [Strategy], with
 // the reason why it was taken or not.
 //
 // Each verb comes in two halves: Find looks and changes nothing, and names in
@@ -25,7 +25,7 @@
 // The kernel mounts only onto a mount of the caller's own mount namespace
 // (check_mnt in fs/namespace.c): mount(2) on /proc/1/root/sys/fs/bpf is EINVAL,
 // and so is move_mount(2) of a detached mount made by fsopen and fsmount (both
-// tried on 6.18; TestKernelRefusesToMountByPath keeps it so). The new mount
+// tried on 6.18; TestMountByPathIsRefused keeps it so). The new mount
 // interface is thus no way around setns. What remains where setns is refused is
 // mount propagation: if the pod has the directory with Bidirectional
 // propagation, a mount in our own namespace appears in the host's. It is used

@@ -21,16 +21,16 @@ const (
 	initCgroupNamespace = "cgroup:[4026531835]"
 )
 
-// Way is one way to the host that was considered.
-type Way struct {
+// Strategy is one way to the host that was considered.
+type Strategy struct {
 	// Name says what kind of way it is: "own mount namespace", "pid 1", ….
-	Name string `json:"name"`
+	Name string
 	// Path is what it goes through.
-	Path string `json:"path"`
+	Path string
 	// OK says that it leads to the host and was taken.
-	OK bool `json:"ok"`
+	OK bool
 	// Reason says why it was taken or not; never empty.
-	Reason string `json:"reason"`
+	Reason string
 }
 
 // Host is the mount namespace of the host, and how it was found.
@@ -38,14 +38,14 @@ type Host struct {
 	// Prefix comes before a path of the host to make it one that this process
 	// can open: "" in the host's own namespace, else for example
 	// "/proc/1/root".
-	Prefix string `json:"prefix"`
+	Prefix string
 	// Sure: the evidence is conclusive. Otherwise it is only the best there is.
-	Sure bool `json:"sure"`
+	Sure bool
 	// Chroot: we are in pid 1's own mount namespace, but another directory is our
 	// root: an image that is built, a rescue system. What is at Prefix is outside.
-	Chroot bool `json:"chroot,omitempty"`
-	// Ways lists everything that was tried, in order.
-	Ways []Way `json:"ways"`
+	Chroot bool
+	// Strategies lists everything that was tried, in order.
+	Strategies []Strategy
 
 	entry     string // the host's first process, "/proc/1"; "" if there is none to be seen
 	own       bool   // our mount namespace and root are the host's
@@ -112,35 +112,35 @@ func FindHost(c Config) (Host, error) {
 			return Host{}, fmt.Errorf("root %s is not a directory", root)
 		}
 	}
-	var ways []Way
+	var strategies []Strategy
 	var found *Host
 	procs := procDirs(c)
 	for i, proc := range procs {
-		h, way := judgeProc(proc, i == len(procs)-1)
+		h, strategy := judgeProc(proc, i == len(procs)-1)
 		if h != nil && root != "" && !sameFile(root, proc+"/1/root") {
-			h, way.OK = nil, false
-			way.Reason = fmt.Sprintf("not used: the given root %s is another directory", root)
+			h, strategy.OK = nil, false
+			strategy.Reason = fmt.Sprintf("not used: the given root %s is another directory", root)
 		}
 		if h != nil && root != "" && h.own && !sameMount(root, "/") {
 			// The host's root, mounted into a container that has its own view of the same directory.
-			h, way.OK = nil, false
-			way.Reason = fmt.Sprintf("not used: the given root %s is the same directory, but mounted apart, so this is a container", root)
+			h, strategy.OK = nil, false
+			strategy.Reason = fmt.Sprintf("not used: the given root %s is the same directory, but mounted apart, so this is a container", root)
 		}
-		ways = append(ways, way)
+		strategies = append(strategies, strategy)
 		if h != nil {
 			found = h
 			break
 		}
 	}
 	if found == nil && root != "" {
-		h, way := givenRoot(root)
-		ways = append(ways, way)
+		h, strategy := givenRoot(root)
+		strategies = append(strategies, strategy)
 		found = h
 	}
 	if found == nil {
-		return Host{Ways: ways}, fmt.Errorf("%w: %s", ErrNoHost, describe(ways))
+		return Host{Strategies: strategies}, fmt.Errorf("%w: %s", ErrNoHost, describe(strategies))
 	}
-	found.Ways = ways
+	found.Strategies = strategies
 	return *found, nil
 }
 
@@ -163,9 +163,9 @@ func procDirs(c Config) []string {
 	return append(dirs, "/proc")
 }
 
-func describe(ways []Way) string {
-	parts := make([]string, len(ways))
-	for i, w := range ways {
+func describe(strategies []Strategy) string {
+	parts := make([]string, len(strategies))
+	for i, w := range strategies {
 		parts[i] = w.Name + " " + w.Path + ": " + w.Reason
 	}
 	return strings.Join(parts, "; ")
@@ -195,14 +195,14 @@ func sameMount(a, b string) bool {
 }
 
 // judgeProc applies the rules of FindHost to process 1 of one /proc.
-func judgeProc(proc string, ownProc bool) (*Host, Way) {
-	way := Way{Name: "host proc", Path: proc + "/1/root"}
+func judgeProc(proc string, ownProc bool) (*Host, Strategy) {
+	strategy := Strategy{Name: "host proc", Path: proc + "/1/root"}
 	if ownProc {
-		way.Name = "pid 1"
+		strategy.Name = "pid 1"
 	}
-	no := func(format string, args ...any) (*Host, Way) {
-		way.Reason = fmt.Sprintf(format, args...)
-		return nil, way
+	no := func(format string, args ...any) (*Host, Strategy) {
+		strategy.Reason = fmt.Sprintf(format, args...)
+		return nil, strategy
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(proc, &st); err != nil {
@@ -219,8 +219,8 @@ func judgeProc(proc string, ownProc bool) (*Host, Way) {
 	}
 	one, err := readNamespaces(proc + "/1")
 	if err != nil {
-		if h := judgeByTable(proc, self, &way); h != nil || way.Reason != "" {
-			return h, way
+		if h := judgeByTable(proc, self, &strategy); h != nil || strategy.Reason != "" {
+			return h, strategy
 		}
 		return no("%v", ns.Refused("look at", proc+"/1", err, unix.CAP_SYS_PTRACE))
 	}
@@ -233,20 +233,20 @@ func judgeProc(proc string, ownProc bool) (*Host, Way) {
 	h.topCgroup = one.cgroup == initCgroupNamespace
 	h.container = one.pid != initPIDNamespace
 	same := one.mnt == self.mnt
-	h.Sure, way.OK, way.Reason = judgeInit(proc, one, same)
-	if !way.OK {
-		return nil, way
+	h.Sure, strategy.OK, strategy.Reason = judgeInit(proc, one, same)
+	if !strategy.OK {
+		return nil, strategy
 	}
 	if ours, err := os.Stat("/"); same && err == nil && os.SameFile(ours, root) {
 		h.own, h.Prefix = true, ""
-		way.Name, way.Path = "own mount namespace", "/"
+		strategy.Name, strategy.Path = "own mount namespace", "/"
 	}
 	h.Chroot = same && !h.own
-	return h, way
+	return h, strategy
 }
 
 // judgeByTable applies rule 5. It returns nil if that says nothing.
-func judgeByTable(proc string, self namespaces, way *Way) *Host {
+func judgeByTable(proc string, self namespaces, strategy *Strategy) *Host {
 	status, err := os.ReadFile(proc + "/thread-self/status")
 	if err != nil || !inPIDNamespaceOf(string(status)) {
 		return nil
@@ -268,12 +268,12 @@ func judgeByTable(proc string, self namespaces, way *Way) *Host {
 		return nil
 	}
 	h := &Host{own: true, topCgroup: self.cgroup == initCgroupNamespace, container: self.pid != initPIDNamespace}
-	h.Sure, way.OK, way.Reason = judgeInit(proc, self, true)
-	if !way.OK {
+	h.Sure, strategy.OK, strategy.Reason = judgeInit(proc, self, true)
+	if !strategy.OK {
 		return nil
 	}
-	way.Name, way.Path = "own mount namespace", "/"
-	way.Reason += " (its root is the same mount as ours; more than its mount table we may not see)"
+	strategy.Name, strategy.Path = "own mount namespace", "/"
+	strategy.Reason += " (its root is the same mount as ours; more than its mount table we may not see)"
 	return h
 }
 
@@ -320,8 +320,8 @@ func judgeInit(proc string, one namespaces, same bool) (sure, ok bool, reason st
 }
 
 // givenRoot takes Config.Root at its word.
-func givenRoot(root string) (*Host, Way) {
-	way := Way{Name: "given root", Path: root, OK: true, Reason: "given"}
+func givenRoot(root string) (*Host, Strategy) {
+	strategy := Strategy{Name: "given root", Path: root, OK: true, Reason: "given"}
 	h := &Host{Prefix: root, inTable: root}
 	if real, err := filepath.EvalSymlinks(root); err == nil {
 		h.inTable = real
@@ -333,8 +333,8 @@ func givenRoot(root string) (*Host, Way) {
 		h.inTable = ""
 		one, err := readNamespaces(entry)
 		if err != nil {
-			way.OK, way.Reason = false, ns.Refused("look at", entry, err, unix.CAP_SYS_PTRACE).Error()
-			return nil, way
+			strategy.OK, strategy.Reason = false, ns.Refused("look at", entry, err, unix.CAP_SYS_PTRACE).Error()
+			return nil, strategy
 		}
 		h.entry = entry
 		h.topCgroup = one.cgroup == initCgroupNamespace
@@ -346,15 +346,15 @@ func givenRoot(root string) (*Host, Way) {
 				h.Prefix = ""
 			}
 		}
-		way.Reason = "given; it is the root of a process, whose namespaces we can enter"
-		return h, way
+		strategy.Reason = "given; it is the root of a process, whose namespaces we can enter"
+		return h, strategy
 	}
 	h.onlyFiles = true
 	if ns, err := os.Readlink("/proc/thread-self/ns/cgroup"); err == nil {
 		h.ownCgroup, h.topCgroup = true, ns == initCgroupNamespace
 	}
-	way.Reason = "given; mounts below it are made in our own mount namespace"
-	return h, way
+	strategy.Reason = "given; mounts below it are made in our own mount namespace"
+	return h, strategy
 }
 
 // namespaces are the links in a process's ns directory.

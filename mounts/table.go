@@ -13,22 +13,22 @@ import (
 // Mount is one line of a mount table.
 type Mount struct {
 	// ID and Parent are the kernel's mount ids, reused after an unmount.
-	ID     int `json:"id"`
-	Parent int `json:"parent"`
+	ID     int
+	Parent int
 	// Dev is the superblock's device, major:minor. Each bpffs has its own.
-	Dev string `json:"dev"`
+	Dev string
 	// Root is the directory of the file system that is mounted; for cgroup2
 	// it is relative to the cgroup namespace of the process that read it.
-	Root string `json:"root"`
+	Root string
 	// Point is the mount point, relative to the root of the table's process.
-	Point  string `json:"point"`
-	Type   string `json:"type"`
-	Source string `json:"source"`
+	Point  string
+	Type   string
+	Source string
 	// Options are the mount's own, Super the superblock's.
-	Options string `json:"options"`
-	Super   string `json:"super_options"`
+	Options string
+	Super   string
 	// Shared: a mount below this one appears in other mount namespaces too.
-	Shared bool `json:"shared,omitempty"`
+	Shared bool
 }
 
 // devicePrefix begins the identity of a mount of ours by its device, on kernels

@@ -13,13 +13,13 @@ import (
 
 const maxEntries = 32
 
-// lookBelow looks into each mount of a stack and judges it by what it hides.
+// lookIntoStack looks into each mount of a stack and judges it by what it hides.
 //
 // No path leads to a hidden mount. But in a mount namespace of our own, a copy
 // of the host's that shares nothing with it, we can take the upper mounts off
 // and look; the copy is gone when the thread ends.
-func lookBelow(h *Host, b *BPFFS) {
-	err := h.aside(false, func(v view) error { return peel(v.open(b.HostPath), b.Stack) })
+func lookIntoStack(h *Host, b *BPFFS) {
+	err := h.inHostThread(false, func(v view) error { return readLayers(v.open(b.HostPath), b.Stack) })
 	hidden := b.Stack[1]
 	if err != nil {
 		b.warn("mount %d (%s) is hidden below mount %d at %s, and could not be looked into: %v", hidden.ID, hidden.Type, b.Stack[0].ID, b.HostPath, err)
@@ -55,8 +55,8 @@ func listed(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// peel fills in the entries of each layer, in a private mount namespace.
-func peel(path string, stack []Layer) error {
+// readLayers fills in the entries of each layer, in a private mount namespace.
+func readLayers(path string, stack []Layer) error {
 	if err := ns.UnshareMounts(); err != nil { // or the unmounts below would propagate to the host
 		return err
 	}
@@ -71,7 +71,7 @@ func peel(path string, stack []Layer) error {
 			return err
 		}
 		slices.Sort(names)
-		stack[i].Entries, stack[i].Seen = names, true
+		stack[i].Entries = names
 	}
 	return nil
 }

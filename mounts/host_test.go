@@ -20,7 +20,7 @@ type containerRow struct {
 	drop     []int            // capabilities it lacks
 	onNode   func(*testing.T) // made on the node first
 	extra    func(t *testing.T, root string)
-	way      string // the name of the way that is taken
+	strategy string // the name of the way that is taken
 	state    BPFFSState
 	says     []string // parts of the reasons and warnings
 	ensure   error    // what EnsureBPFFS gives
@@ -39,38 +39,38 @@ func hostPath(t *testing.T, root string) {
 
 func containerRows() []containerRow {
 	return []containerRow{
-		{is: "hostPID leads through pid 1", way: "pid 1", state: BPFFSAbsent, onHost: 1,
+		{is: "hostPID leads through pid 1", strategy: "pid 1", state: BPFFSAbsent, onHost: 1,
 			says: []string{"our root file system is mounted there at /run/containerd/fh/rootfs"}},
-		{is: "hostPID sees what the host has", way: "pid 1", state: BPFFSRight, onNode: usual, onHost: 1, noUnlink: true},
-		{is: "hostPID sees a tmpfs on the host", way: "pid 1", state: BPFFSWrongType, ensure: ErrWrongType,
+		{is: "hostPID sees what the host has", strategy: "pid 1", state: BPFFSRight, onNode: usual, onHost: 1, noUnlink: true},
+		{is: "hostPID sees a tmpfs on the host", strategy: "pid 1", state: BPFFSWrongType, ensure: ErrWrongType,
 			onNode: func(t *testing.T) { mount(t, "x", DefaultBPFFS, "tmpfs", 0, "") }},
-		{is: "hostPID sees pins hidden on the host", way: "pid 1", state: BPFFSStacked, ensure: ErrStacked, onHost: 2,
+		{is: "hostPID sees pins hidden on the host", strategy: "pid 1", state: BPFFSStacked, ensure: ErrStacked, onHost: 2,
 			onNode: func(t *testing.T) { usual(t); must(t, os.Mkdir(DefaultBPFFS+"/firsthop", 0o700)); usual(t) }},
-		{is: "an absolute link on the host stays on the host", way: "pid 1", state: BPFFSRight, noUnlink: true,
+		{is: "an absolute link on the host stays on the host", strategy: "pid 1", state: BPFFSRight, noUnlink: true,
 			onNode: func(t *testing.T) {
 				must(t, os.MkdirAll("/run/elsewhere", 0o755))
 				mount(t, "bpf", "/run/elsewhere", "bpf", usualFlags, "mode=0700")
 				mount(t, "x", "/sys/fs", "tmpfs", 0, "")
 				must(t, os.Symlink("/run/elsewhere", DefaultBPFFS))
 			}, says: []string{"symbolic link to /run/elsewhere"}},
-		{is: "the host's proc at /host/proc", proc: freshProcAndHostProc, ownPID: true, way: "host proc", state: BPFFSAbsent, onHost: 1},
-		{is: "no way but a bpffs given by hostPath", proc: freshProc, ownPID: true, way: "own directory", state: BPFFSRight, onNode: usual, onHost: 1, noUnlink: true,
+		{is: "the host's proc at /host/proc", proc: freshProcAndHostProc, ownPID: true, strategy: "host proc", state: BPFFSAbsent, onHost: 1},
+		{is: "no way but a bpffs given by hostPath", proc: freshProc, ownPID: true, strategy: "own directory", state: BPFFSRight, onNode: usual, onHost: 1, noUnlink: true,
 			extra: hostPath, says: []string{"container's own first process", "/dev/termination-log", "cannot be verified"}},
-		{is: "a bpffs of ours given by hostPath is not unmounted in the container", proc: freshProc, ownPID: true, way: "own directory", state: BPFFSRight, onHost: 1, noUnlink: true,
+		{is: "a bpffs of ours given by hostPath is not unmounted in the container", proc: freshProc, ownPID: true, strategy: "own directory", state: BPFFSRight, onHost: 1, noUnlink: true,
 			onNode: func(t *testing.T) { mount(t, "firsthop-0", DefaultBPFFS, "bpf", usualFlags, "mode=0700") },
 			extra:  hostPath},
 		{is: "no way and no bpffs", proc: freshProc, ownPID: true, state: BPFFSUnreachable, ensure: ErrNoHost,
 			says: []string{"container's own first process", "hostPID: true", "a mount there would stay in this container"}},
-		{is: "no way but propagation", proc: freshProc, ownPID: true, way: "own directory", state: BPFFSAbsent, onHost: 1, noUnlink: true,
-			onNode: shareSys, extra: hostPath, says: []string{"appears outside", "cannot be told"}},
-		{is: "setns refused for lack of CAP_SYS_CHROOT", drop: []int{unix.CAP_SYS_CHROOT}, way: "pid 1", state: BPFFSAbsent,
+		{is: "no way but propagation", proc: freshProc, ownPID: true, strategy: "own directory", state: BPFFSAbsent, onHost: 1, noUnlink: true,
+			onNode: shareSys, extra: hostPath, says: []string{"appears outside", "is unknown"}},
+		{is: "setns refused for lack of CAP_SYS_CHROOT", drop: []int{unix.CAP_SYS_CHROOT}, strategy: "pid 1", state: BPFFSAbsent,
 			ensure: ErrRefused, ensured: []string{"setns /proc/1/ns/mnt", "lacks CAP_SYS_CHROOT", "mount -t bpf"}},
-		{is: "setns refused, but propagation", drop: []int{unix.CAP_SYS_CHROOT}, way: "pid 1", state: BPFFSAbsent, onHost: 1, noUnlink: true,
+		{is: "setns refused, but propagation", drop: []int{unix.CAP_SYS_CHROOT}, strategy: "pid 1", state: BPFFSAbsent, onHost: 1, noUnlink: true,
 			onNode: shareSys, extra: hostPath, ensured: []string{"mount propagation", "a mount here appears there"}},
 		{is: "pid 1 may not be looked at", drop: []int{unix.CAP_SYS_PTRACE}, state: BPFFSUnreachable, ensure: ErrNoHost,
 			says: []string{"lacks CAP_SYS_PTRACE"}},
-		{is: "a given root that is pid 1's", way: "pid 1", state: BPFFSAbsent, onHost: 1},
-		{is: "a given root that is the host's", proc: hostProc, way: "pid 1", state: BPFFSAbsent, onHost: 1,
+		{is: "a given root that is pid 1's", strategy: "pid 1", state: BPFFSAbsent, onHost: 1},
+		{is: "a given root that is the host's", proc: hostProc, strategy: "pid 1", state: BPFFSAbsent, onHost: 1,
 			extra: func(t *testing.T, root string) { bind(t, "/", root+"/host-root") }},
 	}
 }
@@ -85,7 +85,7 @@ func containerRowNamed(t *testing.T, name string) containerRow {
 	return containerRow{}
 }
 
-func TestContainers(t *testing.T) {
+func TestHostOfContainers(t *testing.T) {
 	for _, row := range containerRows() {
 		t.Run(row.is, func(t *testing.T) { runStage(t, "node", spec{clone: node, arg: row.is}) })
 	}
@@ -138,7 +138,7 @@ func stageContainer(t *testing.T) {
 	before := tableText(t)
 	b, err := FindBPFFS(c)
 	must(t, err)
-	checkWays(t, row, b)
+	checkStrategies(t, row, b)
 	if after := tableText(t); after != before {
 		t.Error("looking changed the mounts")
 	}
@@ -147,7 +147,7 @@ func stageContainer(t *testing.T) {
 		t.Fatalf("ensure: %v, want %v", err, row.ensure)
 	}
 	said := []string{fmt.Sprint(err)}
-	for _, w := range b.Ways {
+	for _, w := range b.Strategies {
 		said = append(said, w.Name+": "+w.Reason)
 	}
 	for _, part := range row.ensured {
@@ -179,14 +179,14 @@ func stageContainer(t *testing.T) {
 	}
 }
 
-func checkWays(t *testing.T, row containerRow, b BPFFS) {
+func checkStrategies(t *testing.T, row containerRow, b BPFFS) {
 	t.Helper()
 	if b.State != row.state {
 		t.Errorf("state %s, want %s (%v)", b.State, row.state, b.Err())
 	}
 	taken := ""
 	said := append(append([]string{}, b.Warnings...), b.Notes...)
-	for _, w := range b.Ways {
+	for _, w := range b.Strategies {
 		if w.Reason == "" {
 			t.Errorf("way %s has no reason", w.Name)
 		}
@@ -195,8 +195,8 @@ func checkWays(t *testing.T, row containerRow, b BPFFS) {
 		}
 		said = append(said, w.Reason)
 	}
-	if taken != row.way {
-		t.Errorf("took %q, want %q: %+v", taken, row.way, b.Ways)
+	if taken != row.strategy {
+		t.Errorf("took %q, want %q: %+v", taken, row.strategy, b.Strategies)
 	}
 	if b.Err() != nil {
 		said = append(said, b.Err().Error())
@@ -210,7 +210,7 @@ func checkWays(t *testing.T, row containerRow, b BPFFS) {
 
 // A pod with shareProcessNamespace: pid 1 is the pause process, in a mount
 // namespace that is neither ours nor the host's.
-func TestPauseIsNotTheHost(t *testing.T) { runStage(t, "pause", spec{clone: node}) }
+func TestHostIsNotThePause(t *testing.T) { runStage(t, "pause", spec{clone: node}) }
 
 func stagePause(t *testing.T) {
 	if stageArg() == "" {
@@ -231,7 +231,7 @@ func stagePause(t *testing.T) {
 		return nil
 	}}
 	b, err := EnsureBPFFS(t.Context(), c)
-	if err != nil || b.Path != "/proc/1/root"+DefaultBPFFS || countType(t, "/proc/1", "bpf", DefaultBPFFS) != 1 || b.Ways[len(b.Ways)-1].Name != "given root" {
+	if err != nil || b.Path != "/proc/1/root"+DefaultBPFFS || countType(t, "/proc/1", "bpf", DefaultBPFFS) != 1 || b.Strategies[len(b.Strategies)-1].Name != "given root" {
 		t.Errorf("given root: %+v, %v", b, err)
 	}
 	must(t, UnmountBPFFS(t.Context(), c, identity))
@@ -241,7 +241,7 @@ func stagePause(t *testing.T) {
 }
 
 // The doc comment of the package rests on this.
-func TestKernelRefusesToMountByPath(t *testing.T) { runStage(t, "move_mount", spec{clone: node}) }
+func TestMountByPathIsRefused(t *testing.T) { runStage(t, "move_mount", spec{clone: node}) }
 
 func stageMoveMount(t *testing.T) {
 	if stageArg() == "container" {
@@ -269,7 +269,7 @@ func stageMoveMount(t *testing.T) {
 
 // Pid 1 has more capabilities than we, so its namespaces are not shown, but its
 // mount table is.
-func TestSameNamespaceByTable(t *testing.T) {
+func TestHostByMountTable(t *testing.T) {
 	lab.NeedsLinux(t, 5, 11, "Debian's 5.10 shows pid 1's namespaces to who lacks CAP_SYS_PTRACE too")
 	runStage(t, "table only", spec{clone: node})
 }
@@ -292,11 +292,40 @@ func stageTableOnlyChild(t *testing.T) {
 		}
 		return
 	}
-	if err != nil || h.Prefix != "" || !h.own || !strings.Contains(h.Ways[len(h.Ways)-1].Reason, "same mount as ours") {
+	if err != nil || h.Prefix != "" || !h.own || !strings.Contains(h.Strategies[len(h.Strategies)-1].Reason, "same mount as ours") {
 		t.Errorf("found %+v, %v", h, err)
 	}
 	b, err := FindBPFFS(Config{})
 	if err != nil || b.State != BPFFSRight {
 		t.Errorf("%s, %v", b.State, err)
+	}
+}
+
+// Rule 2 of FindHost: the number of the first pid namespace settles it.
+func TestJudgeInitOfTheMachine(t *testing.T) {
+	for _, same := range []bool{true, false} {
+		if sure, ok, reason := judgeInit("/none", namespaces{pid: initPIDNamespace}, same); !sure || !ok || reason == "" {
+			t.Errorf("same %v: %v %v %q", same, sure, ok, reason)
+		}
+	}
+	// Of any other nothing is known if its mount table cannot be read.
+	if _, ok, reason := judgeInit("/none", namespaces{pid: "pid:[1]"}, false); ok || reason == "" {
+		t.Errorf("%v %q", ok, reason)
+	}
+}
+
+func BenchmarkFindHost(b *testing.B) {
+	for b.Loop() {
+		if _, err := FindHost(Config{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func TestInPIDNamespaceOf(t *testing.T) {
+	for status, want := range map[string]bool{"Pid:\t5\nNSpid:\t5\n": true, "NSpid:\t5\t1\n": false, "": false} {
+		if got := inPIDNamespaceOf(status); got != want {
+			t.Errorf("%q: %v", status, got)
+		}
 	}
 }

@@ -135,21 +135,21 @@ func locateHere(v view, fd int, want uint64, process string) (location, error) {
 	switch where {
 	case outside:
 		return location{sure: true}, nil
-	case somewhereBelow:
+	case inUnnamedSubtree:
 		id, err := CgroupID(point)
 		root := err == nil && id == want
 		return location{in: root, sure: root}, nil
 	}
 	dir := path.Join(point, at)
 	l := location{dir: dir}
-	if l.in, l.sure, err = climb(dir, m.ID, want); !l.in {
+	if l.in, l.sure, err = hasAncestor(dir, m.ID, want); !l.in {
 		l.dir = ""
 	}
 	return l, err
 }
 
-// climb goes from a directory upwards to the root of its mount.
-func climb(dir string, mount int, want uint64) (in, sure bool, err error) {
+// hasAncestor goes from a directory upwards to the root of its mount.
+func hasAncestor(dir string, mount int, want uint64) (in, sure bool, err error) {
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return false, false, nil // it moved, or the mount point is hidden
@@ -191,9 +191,9 @@ func cgroup2Path(data string) (string, bool) {
 type place int
 
 const (
-	outside        place = iota
-	below                // at a known path
-	somewhereBelow       // at a path that is not known
+	outside          place = iota
+	inSubtree              // at a known path
+	inUnnamedSubtree       // at a path that is not known
 )
 
 // position says where the cgroup rel is as seen from the cgroup root, both
@@ -207,10 +207,10 @@ func position(root, rel string) (string, place) {
 	switch {
 	case rootUps == relUps:
 		if len(relNames) >= len(rootNames) && slices.Equal(relNames[:len(rootNames)], rootNames) {
-			return path.Join(relNames[len(rootNames):]...), below
+			return path.Join(relNames[len(rootNames):]...), inSubtree
 		}
 	case rootUps > relUps && len(rootNames) == 0:
-		return "", somewhereBelow
+		return "", inUnnamedSubtree
 	}
 	return "", outside
 }
