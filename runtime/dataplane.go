@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -156,6 +157,9 @@ func elsewhere(cfg *Config) bool {
 	err := errors.Join(unix.Stat(cfg.Proc+"/1/ns/net", &host), unix.Stat("/proc/thread-self/ns/net", &ours))
 	return err == nil && host.Ino != ours.Ino
 }
+
+// lockWait bounds how long the runtime waits for an init stage that is at work.
+const lockWait = 30 * time.Second
 
 // lock takes the table's lock: that of the bpffs that the table is on, mounted or not.
 func (d *dataplane) lock(ctx context.Context) (release func() error, err error) {

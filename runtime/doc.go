@@ -3,9 +3,8 @@
 // of the API servers, and whatever becomes of itself: programs and table live
 // in the kernel.
 //
-// The name shadows the standard library's: don't import both in one file.
+// This package creates the components (wire.go), tells them what happens
+// (subscribe.go) and runs them (run.go). What they do together is in package sync.
 //
-//	watch        objects of the API            ┐
-//	hostaddrs    addresses of the host         ├─> engine: services.Table ─> writer ─> NAT table
-//	apihealth    which API servers are alive   ┘
+// The name shadows the standard library's: don't import both in one file.
 package runtime

@@ -1,4 +1,4 @@
-package runtime
+package watch
 
 import (
 	"net/netip"
@@ -12,7 +12,7 @@ import (
 )
 
 // With IPVS, kube-proxy gives every cluster IP to a device of the host: they are no addresses of node ports.
-func TestAddressesOfTheIPVSDeviceAreNotTheHosts(t *testing.T) {
+func TestHostAddrsWithoutTheIPVSDevice(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}

@@ -4,25 +4,22 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"net/netip"
 	"strings"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/runtime/admin"
 	"github.com/firsthop/firsthop/runtime/health"
 	"github.com/firsthop/firsthop/runtime/metrics"
 	"github.com/firsthop/firsthop/runtime/nodestatus"
-	"github.com/firsthop/firsthop/runtime/services"
 )
 
-// outside is what others see of the runtime: health, metrics, the Node's label
+// reporter is what others see of the runtime: health, metrics, the Node's label
 // and condition.
-type outside struct {
+type reporter struct {
 	run     *run
 	proxy   *health.Proxy
 	checks  *health.Services // healthCheckNodePorts
@@ -40,57 +37,28 @@ type outside struct {
 // firsthop doesn't serve it: one may have met a change of programs.
 const failsUntilFallback = 3
 
-func newOutside(r *run) *outside {
-	o := &outside{run: r}
+func newReporter(r *run) *reporter {
+	o := &reporter{run: r}
 	m := metrics.New(metrics.Config{
 		Version: r.cfg.Version, Log: r.cfg.Log,
 		Table: r.writer.Status, Watches: r.watcher.Status, APIServers: r.monitor.Status, Dialer: r.dialer.Status,
-		Problems: r.engine.problemsByReason, Unserved: func() []health.Unserved { return o.checks.Unserved() },
+		Problems: r.problemsByReason, Unserved: func() []health.Unserved { return o.checks.Unserved() },
 		Counters: func(each func(uint32, bpf.Counters)) error {
 			return metrics.ReadCounters(r.data.counters(), r.data.features.Batch, r.writer.Indexes)(each)
 		},
 		Indexes: r.writer.Indexes, PerService: r.cfg.ServiceMetrics,
 	})
 	o.metrics = m
-	o.proxy = health.NewProxy(health.ProxyConfig{Waiting: r.engine.pulse.late, Applied: r.engine.pulse.appliedAt, Serving: r.data.attachedNow, Answered: m.Answered})
+	o.proxy = health.NewProxy(health.ProxyConfig{Waiting: r.loop.Liveness().Late, Applied: r.loop.Liveness().Applied, Serving: r.data.attachedNow, Answered: m.Answered})
 	o.checks = health.NewServices(health.ServicesConfig{Healthy: o.proxy.Healthy, Log: r.cfg.Log, Holder: health.Holder})
 	if r.cfg.NodeStatus {
 		o.node = nodestatus.New(nodestatus.Config{NodeName: r.cfg.NodeName, Client: r.clients.Core, Log: r.cfg.Log})
 	}
-	r.engine.watched = o
 	return o
 }
 
-// serviceChanged, sliceChanged, nodeChanged and queued are what the engine tells.
-func (o *outside) serviceChanged() { o.metrics.ServiceChanged() }
-
-func (o *outside) sliceChanged(service types.NamespacedName, annotations map[string]string, gone bool) {
-	o.metrics.SliceChanged(service, metrics.Trigger(annotations), gone)
-}
-
-func (o *outside) nodeChanged(node *corev1.Node) {
-	o.proxy.SetNode(node)
-	if o.node != nil && node != nil {
-		o.node.Saw(node)
-	}
-}
-
-func (o *outside) queued(at time.Time) { o.metrics.Queued(at) }
-
-func (o *outside) flush(queued time.Time) (done func(error)) { return o.metrics.BeginFlush(queued) }
-
-func (o *outside) portsChanged(name types.NamespacedName, ports []services.Port) {
-	h, ok := services.HealthOf(ports)
-	if !ok {
-		h = services.Health{}
-	}
-	o.checks.Set(name, h)
-}
-
-func (o *outside) addrsChanged(addrs []netip.Addr) { o.checks.SetAddrs(addrs) }
-
 // serve listens until ctx ends. What can't be listened on is tried again and again.
-func (o *outside) serve(ctx context.Context) {
+func (o *reporter) serve(ctx context.Context) {
 	var group sync.WaitGroup
 	serve := func(name, addr string, handler http.Handler) {
 		if addr != "" {
@@ -113,12 +81,12 @@ func (o *outside) serve(ctx context.Context) {
 }
 
 // proveAgain proves, again and again, that connections are served, and says so on the Node and to systemd.
-func (o *outside) proveAgain(ctx context.Context) {
+func (o *reporter) proveAgain(ctx context.Context) {
 	tick := time.NewTicker(proofInterval)
 	defer tick.Stop()
 	told := ""
 	for {
-		addrs := o.run.engine.apiAddrs()
+		addrs := o.run.loop.APIAddrs()
 		err := o.run.data.proveAll(ctx, addrs)
 		if ctx.Err() != nil {
 			return
@@ -142,7 +110,7 @@ func (o *outside) proveAgain(ctx context.Context) {
 	}
 }
 
-func (o *outside) note(err error) {
+func (o *reporter) note(err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if err != nil && (o.proof == nil || !o.proven) {
@@ -158,7 +126,7 @@ func (o *outside) note(err error) {
 	}
 }
 
-func (o *outside) seenProof() admin.Proof {
+func (o *reporter) seenProof() admin.Proof {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	p := admin.Proof{Proven: o.at}
@@ -169,7 +137,7 @@ func (o *outside) seenProof() admin.Proof {
 }
 
 // provenNow reports whether the last proof succeeded, or is yet to come.
-func (o *outside) provenNow() bool {
+func (o *reporter) provenNow() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.proof == nil
@@ -179,12 +147,12 @@ func (o *outside) provenNow() bool {
 func (r *run) trouble() error { return errors.Join(r.data.fault(), r.instance.lost()) }
 
 // report is what the Node says: the label follows the proof, the condition also asks whether the table is whole.
-func (o *outside) report() nodestatus.Report {
+func (o *reporter) report() nodestatus.Report {
 	o.mu.Lock()
 	n := node{proof: o.proof, fails: o.fails}
 	o.mu.Unlock()
 	n.attached, n.fault = o.run.data.attachedNow(), o.run.trouble()
-	n.written, n.full = !o.run.engine.pulse.appliedAt().IsZero(), o.run.writer.Full()
+	n.written, n.full = !o.run.loop.Liveness().Applied().IsZero(), o.run.writer.Full()
 	return n.report()
 }
 

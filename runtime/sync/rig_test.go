@@ -1,4 +1,4 @@
-package runtime
+package sync
 
 import (
 	"sync"
@@ -8,7 +8,7 @@ import (
 	"github.com/firsthop/firsthop/bpf/nat"
 )
 
-// lockedFake lets an engine, what its writer retires, and a test meet.
+// lockedFake lets a Loop, what its writer retires, and a test meet.
 type lockedFake struct {
 	*nat.Fake
 	mu     sync.Mutex

@@ -38,7 +38,7 @@ func (r *run) serveAdmin(ctx context.Context) {
 func (r *run) seenServices() []admin.Service {
 	ports := r.writer.Ports()
 	slices.SortFunc(ports, func(a, b writer.PortState) int { return a.Key.Compare(b.Key) })
-	kinds := r.engine.kinds()
+	kinds := r.loop.Kinds()
 	out := make([]admin.Service, 0, len(ports))
 	for _, p := range ports {
 		out = append(out, admin.Service{
@@ -56,28 +56,12 @@ func family(k services.PortKey) string {
 	return "IPv4"
 }
 
-// kinds are those of each wanted port's frontends, in the order of services.Kind.
-func (e *engine) kinds() map[services.PortKey][]string {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	out := map[services.PortKey][]string{}
-	for _, ports := range e.table.All() {
-		for i := range ports {
-			kinds := slices.Compact(slices.Sorted(slices.Values(ports[i].Kinds)))
-			for _, k := range kinds {
-				out[ports[i].Key] = append(out[ports[i].Key], k.String())
-			}
-		}
-	}
-	return out
-}
-
 func (r *run) seenStatus(since time.Time) admin.Status {
 	st := admin.Status{
 		PID: os.Getpid(), Version: r.cfg.Version, Node: r.cfg.NodeName, Since: since,
-		Watches: map[string]admin.Watch{}, APIServers: r.seenAPIServers(), Problems: r.engine.seenProblems(),
+		Watches: map[string]admin.Watch{}, APIServers: r.seenAPIServers(), Problems: r.seenProblems(),
 	}
-	if w := r.engine.pulse.waiting(); !w.IsZero() {
+	if w := r.loop.Liveness().Waiting(); !w.IsZero() {
 		st.Waiting = &w
 	}
 	if err := r.data.attachedNow(); err != nil {
@@ -111,8 +95,8 @@ func (r *run) seenStatus(since time.Time) admin.Status {
 		st.Watches[string(resource)] = seen
 	}
 	d := r.dialer.Status()
-	st.Proof = r.outside.seenProof()
-	st.NodeError = r.engine.nodeMissing()
+	st.Proof = r.reporter.seenProof()
+	st.NodeError = r.loop.NodeMissing()
 	st.Dialer = admin.Dialer{Configured: d.Configured, Direct: d.Direct, Failed: d.Failed, LastDirect: d.LastDirect}
 	return st
 }
@@ -132,18 +116,23 @@ func (r *run) seenAPIServers() admin.APIServers {
 	return out
 }
 
-// seenProblems are those of objects, by Service.
-func (e *engine) seenProblems() []admin.Problem {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+// seenProblems are those of objects, sorted.
+func (r *run) seenProblems() []admin.Problem {
 	var out []admin.Problem
-	for _, problems := range e.problems {
-		for _, p := range problems {
-			out = append(out, admin.Problem{Kind: p.Kind, Object: p.Object.String(), Port: p.Port, Reason: string(p.Reason), Message: p.Message})
-		}
+	for _, p := range r.loop.Problems() {
+		out = append(out, admin.Problem{Kind: p.Kind, Object: p.Object.String(), Port: p.Port, Reason: string(p.Reason), Message: p.Message})
 	}
 	slices.SortFunc(out, func(a, b admin.Problem) int {
 		return cmp.Or(cmp.Compare(a.Object, b.Object), cmp.Compare(a.Message, b.Message))
 	})
+	return out
+}
+
+// problemsByReason counts what is ignored of objects.
+func (r *run) problemsByReason() map[services.Reason]int {
+	out := map[services.Reason]int{}
+	for _, p := range r.loop.Problems() {
+		out[p.Reason]++
+	}
 	return out
 }

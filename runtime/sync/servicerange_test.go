@@ -1,4 +1,4 @@
-package runtime
+package sync
 
 import (
 	"net/netip"
@@ -21,11 +21,11 @@ func (r *rig) settle() {
 	r.t.Helper()
 	r.flush()
 	for range 3 {
-		if !r.e.pulse.waiting().IsZero() {
+		if !r.l.liveness.Waiting().IsZero() {
 			r.flush()
 		}
 	}
-	if r.e.writer.Pending() || !r.e.pulse.late().IsZero() {
+	if r.l.cfg.Writer.Pending() || !r.l.liveness.Late().IsZero() {
 		r.t.Fatal("something is always pending")
 	}
 }
@@ -41,7 +41,7 @@ func (r *rig) cidr(name string, cidrs ...string) {
 	if len(cidrs) > 0 {
 		ev.Object = &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: cidrs}}
 	}
-	r.e.handle([]watch.Event{ev})
+	r.l.Handle([]watch.Event{ev})
 }
 
 func TestAddressesThatNoServiceHasAreRefusedAfterTheFirstWrite(t *testing.T) {
@@ -56,7 +56,7 @@ func TestAddressesThatNoServiceHasAreRefusedAfterTheFirstWrite(t *testing.T) {
 	r.settle()
 	r.want("10.96.0.77:80", "refused")
 	r.want("[fd00:96::77]:80", "refused")
-	if got := r.e.writer.Status().ServiceRange; len(got) != 2 || got[0].String() != "10.96.0.0/12" {
+	if got := r.l.cfg.Writer.Status().ServiceRange; len(got) != 2 || got[0].String() != "10.96.0.0/12" {
 		t.Errorf("status names %v", got)
 	}
 	r.becomes("10.95.255.255:80", "not a frontend")
@@ -70,23 +70,23 @@ func TestAddressesThatNoServiceHasAreRefusedAfterTheFirstWrite(t *testing.T) {
 	r.tell(service("mesh", "10.96.0.77", 80, corev1.ProtocolTCP)) // ours now, without endpoints
 	r.settle()
 	r.becomes("10.96.0.77:80", "refused")
-	r.e.handle([]watch.Event{{Resource: watch.Services, Name: types.NamespacedName{Namespace: "default", Name: "mesh"}}})
+	r.l.Handle([]watch.Event{{Resource: watch.Services, Name: types.NamespacedName{Namespace: "default", Name: "mesh"}}})
 	r.settle()
 	r.becomes("10.96.0.77:80", "refused")
 
-	r.e.setHostAddrs(nets("10.96.0.70/28"))
+	r.l.SetHostAddrs(nets("10.96.0.70/28"))
 	r.settle()
 	r.becomes("10.96.0.77:80", "not a frontend")
 	r.becomes("10.96.0.80:80", "refused")
-	r.e.setAPIServers(apihealth.Addresses{Anywhere: []netip.Addr{netip.MustParseAddr("10.96.0.80")}})
+	r.l.SetAPIServers(apihealth.Addresses{Anywhere: []netip.Addr{netip.MustParseAddr("10.96.0.80")}})
 	r.settle()
 	r.becomes("10.96.0.80:6443", "not a frontend")
 
-	if err := r.e.writer.LeaveServiceRange(t.Context()); err != nil {
+	if err := r.l.cfg.Writer.LeaveServiceRange(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	r.becomes("10.96.0.90:80", "not a frontend")
-	r.e.setAPIServers(apihealth.Addresses{})
+	r.l.SetAPIServers(apihealth.Addresses{})
 	r.settle()
 	r.becomes("10.96.0.90:80", "refused")
 
@@ -102,8 +102,8 @@ func TestNothingIsLeftBeforeAnythingWasWritten(t *testing.T) {
 	former.settle()
 	r := newRig(t)
 	r.f = former.f
-	r.e.writer.SetStore(r.f)
-	if err := r.e.writer.LeaveServiceRange(t.Context()); err != nil {
+	r.l.cfg.Writer.SetStore(r.f)
+	if err := r.l.cfg.Writer.LeaveServiceRange(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	r.want("10.96.1.1:80", "[10.0.0.1:80]") // which it has not heard of yet
@@ -124,7 +124,7 @@ func TestWithoutServiceCIDRsTheRangeStaysAsTheTableHasIt(t *testing.T) {
 			if err := r.f.PutRanges([]bpf.RangeKey{bpf.RangeKeyOf(bpf.RangeServices, netip.MustParsePrefix("10.96.0.0/12"))}); err != nil {
 				t.Fatal(err)
 			}
-			r.e.serviceRange = newServiceRange(tc.given)
+			r.l.serviceRange = newServiceRange(tc.given)
 			r.sync(watch.Services, watch.EndpointSlices, watch.Nodes)
 			r.settle()
 			r.becomes("10.96.0.77:80", tc.want)

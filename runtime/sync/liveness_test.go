@@ -1,4 +1,4 @@
-package runtime
+package sync
 
 import (
 	"context"
@@ -31,11 +31,11 @@ func (r *rig) hang() (hangs func() bool, release func()) {
 	}
 }
 
-// starts runs the engine's loop until the test ends.
+// starts runs the Loop until the test ends.
 func (r *rig) starts() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { r.e.run(ctx); close(done) }()
+	go func() { r.l.Run(ctx); close(done) }()
 	r.t.Cleanup(func() { cancel(); <-done })
 }
 
@@ -69,7 +69,7 @@ func TestAWriteThatHangsIsSeen(t *testing.T) {
 	r := newRig(t)
 	var fed atomic.Int32
 	const overdue = 300 * time.Millisecond
-	proxy := health.NewProxy(health.ProxyConfig{Waiting: r.e.pulse.late, Applied: r.e.pulse.appliedAt, Timeout: overdue})
+	proxy := health.NewProxy(health.ProxyConfig{Waiting: r.l.liveness.Late, Applied: r.l.liveness.Applied, Timeout: overdue})
 	livez := func() (code int) {
 		t.Helper()
 		quick(t, "/livez", func() {
@@ -84,17 +84,13 @@ func TestAWriteThatHangsIsSeen(t *testing.T) {
 		return code
 	}
 	r.starts()
-	go r.e.watchdog(t.Context(), 3*time.Millisecond, overdue, func(s string) {
-		if s == "WATCHDOG=1" {
-			fed.Add(1)
-		}
-	})
+	go r.l.liveness.watchdog(t.Context(), 3*time.Millisecond, overdue, func() { fed.Add(1) })
 	if code := livez(); code != http.StatusOK {
 		t.Errorf("before the first update: %d", code)
 	}
 	r.tell(kubernetes("192.0.2.10")...)
 	r.syncAll()
-	soon(t, "the first write", func() bool { return !r.e.pulse.appliedAt().IsZero() && r.e.pulse.waiting().IsZero() })
+	soon(t, "the first write", func() bool { return !r.l.liveness.Applied().IsZero() && r.l.liveness.Waiting().IsZero() })
 	if code := livez(); code != http.StatusOK {
 		t.Errorf("idle: %d", code)
 	}
@@ -108,15 +104,14 @@ func TestAWriteThatHangsIsSeen(t *testing.T) {
 		quick(t, "news", func() { r.tell(service("web-"+what, "10.96.1.1", 80, corev1.ProtocolTCP)) })
 	}
 	quick(t, "what status says", func() {
-		if r.e.pulse.waiting().IsZero() {
+		if r.l.liveness.Waiting().IsZero() {
 			t.Error("status knows of nothing that waits")
 		}
-		r.e.seenProblems()
-		r.e.problemsByReason()
-		r.e.apiAddrs()
-		r.e.kinds()
-		if r.e.writer.Full() || !r.e.writer.Status().Adopted || len(r.e.writer.Ports()) == 0 || len(r.e.writer.Indexes()) == 0 {
-			t.Errorf("%+v", r.e.writer.Status())
+		r.l.Problems()
+		r.l.APIAddrs()
+		r.l.Kinds()
+		if r.l.cfg.Writer.Full() || !r.l.cfg.Writer.Status().Adopted || len(r.l.cfg.Writer.Ports()) == 0 || len(r.l.cfg.Writer.Indexes()) == 0 {
+			t.Errorf("%+v", r.l.cfg.Writer.Status())
 		}
 	})
 	soon(t, "/livez says 503", func() bool { return livez() == http.StatusServiceUnavailable })
@@ -131,7 +126,7 @@ func TestAWriteThatHangsIsSeen(t *testing.T) {
 	soon(t, "/livez says 200 again", func() bool { return livez() == http.StatusOK })
 	before := fed.Load()
 	soon(t, "the watchdog is fed again", func() bool { return fed.Load() > before })
-	soon(t, "all is written", func() bool { return r.e.pulse.waiting().IsZero() })
+	soon(t, "all is written", func() bool { return r.l.liveness.Waiting().IsZero() })
 	r.want("10.96.0.1:443", "[192.0.2.11:6443]")
 }
 
@@ -143,20 +138,20 @@ func TestWorkWithoutEndIsSeen(t *testing.T) {
 	defer release()
 	r.tell(kubernetes("192.0.2.10")...)
 	r.syncAll()
-	if r.e.pulse.stuck(overdue) {
+	if r.l.liveness.stuck(overdue) {
 		t.Error("stuck before anything was tried")
 	}
 	r.starts()
 	soon(t, "the first write hangs", hangs)
-	soon(t, "that is seen", func() bool { return r.e.pulse.stuck(overdue) })
-	if late := r.e.pulse.late(); !late.IsZero() {
+	soon(t, "that is seen", func() bool { return r.l.liveness.stuck(overdue) })
+	if late := r.l.liveness.Late(); !late.IsZero() {
 		t.Errorf("/livez is told that the first write is late (%v): it may be waiting for API servers", late)
 	}
 }
 
 // A client that hangs on to what was, because the change that came during a write was forgotten, would never be told.
 func TestWhatComesDuringAWriteWaitsForTheNext(t *testing.T) {
-	var p pulse
+	var p Liveness
 	at := func(s int) time.Time { return time.Unix(int64(s), 0) }
 	for _, tc := range []struct {
 		name string
@@ -176,17 +171,17 @@ func TestWhatComesDuringAWriteWaitsForTheNext(t *testing.T) {
 		{"until it is written", func() { p.wrote(at(9), false) }, time.Time{}},
 	} {
 		tc.do()
-		if got := p.waiting(); !got.Equal(tc.want) {
+		if got := p.Waiting(); !got.Equal(tc.want) {
 			t.Errorf("%s: waits since %v, want %v", tc.name, got, tc.want)
 		}
 	}
-	if !p.appliedAt().Equal(at(9)) {
-		t.Errorf("applied at %v", p.appliedAt())
+	if !p.Applied().Equal(at(9)) {
+		t.Errorf("applied at %v", p.Applied())
 	}
 }
 
 func TestChangesOfOneServiceBecomeOne(t *testing.T) {
-	var u untold
+	var u pending
 	port := func(backend string) []services.Port {
 		var p services.Port
 		p.Key = services.PortKey{Service: types.NamespacedName{Name: "web"}, Proto: bpf.TCP}

@@ -1,4 +1,4 @@
-package runtime
+package watch
 
 import (
 	"cmp"
@@ -50,8 +50,8 @@ func hostAddrs() ([]netip.Prefix, error) {
 	return slices.Compact(out), nil
 }
 
-// followHostAddrs tells of the addresses, and of each change, until ctx ends.
-func followHostAddrs(ctx context.Context, log *slog.Logger, tell func([]netip.Prefix)) {
+// FollowHostAddrs tells of the addresses, and of each change, until ctx ends.
+func FollowHostAddrs(ctx context.Context, log *slog.Logger, tell func([]netip.Prefix)) {
 	var last []netip.Prefix
 	look := func() {
 		addrs, err := hostAddrs()

@@ -1,4 +1,4 @@
-package runtime
+package sync
 
 import (
 	"strings"
@@ -13,19 +13,19 @@ import (
 
 func TestNodeMissingIsReported(t *testing.T) {
 	r := newRig(t)
-	if got := r.e.nodeMissing(); got != "" {
+	if got := r.l.NodeMissing(); got != "" {
 		t.Errorf("before the API has told: %q", got)
 	}
 	r.sync(watch.Nodes)
-	if got := r.e.nodeMissing(); !strings.Contains(got, "no Node node-a") || !strings.Contains(got, "--node-name") {
+	if got := r.l.NodeMissing(); !strings.Contains(got, "no Node node-a") || !strings.Contains(got, "--node-name") {
 		t.Errorf("a Node that does not exist: %q", got)
 	}
 	r.tell(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-a"}})
-	if got := r.e.nodeMissing(); got != "" {
+	if got := r.l.NodeMissing(); got != "" {
 		t.Errorf("it has come: %q", got)
 	}
-	r.e.handle([]watch.Event{{Resource: watch.Nodes, Name: types.NamespacedName{Name: "node-a"}}})
-	if got := r.e.nodeMissing(); got == "" {
+	r.l.Handle([]watch.Event{{Resource: watch.Nodes, Name: types.NamespacedName{Name: "node-a"}}})
+	if got := r.l.NodeMissing(); got == "" {
 		t.Error("it has gone, and nothing tells")
 	}
 }

@@ -1,4 +1,4 @@
-package runtime
+package sync
 
 import (
 	"bytes"
@@ -31,15 +31,15 @@ func reservedAre(addrs ...string) apihealth.Addresses {
 
 func TestReserveKeepsClaimsOutOfTheFirstWrite(t *testing.T) {
 	r := newRig(t)
-	r.e.serversKnown = false
+	r.l.inputs.apiServers = false
 	r.seed("192.0.2.11:6443")
 	r.tell(kubernetes("192.0.2.11", "192.0.2.12")...)
 	r.tell(evil("192.0.2.11"), slice("evil", 6443, corev1.ProtocolTCP, "10.0.0.66"))
 	r.syncAll()
-	if ready, _ := r.e.ready(); ready {
+	if ready, _ := r.l.ready(); ready {
 		t.Fatal("writes before it knows the API servers")
 	}
-	r.e.setAPIServers(reservedAre("192.0.2.11:6443"))
+	r.l.SetAPIServers(reservedAre("192.0.2.11:6443"))
 	r.flush()
 	r.want("192.0.2.11:6443", "not a frontend")
 	r.want("10.96.66.1:6443", "[10.0.0.66:6443]")
@@ -49,7 +49,7 @@ func TestReserveKeepsClaimsOutOfTheFirstWrite(t *testing.T) {
 func TestReserveFollowsTheAPIServers(t *testing.T) {
 	r := newRig(t)
 	var logs bytes.Buffer
-	r.e.log = slog.New(slog.NewTextHandler(&logs, nil))
+	r.l.problems.log = slog.New(slog.NewTextHandler(&logs, nil))
 	r.tell(kubernetes("192.0.2.11")...)
 	r.tell(evil("192.0.2.13"), slice("evil", 6443, corev1.ProtocolTCP, "10.0.0.66"))
 	r.syncAll()
@@ -60,10 +60,10 @@ func TestReserveFollowsTheAPIServers(t *testing.T) {
 	r.tell(slice("kubernetes", 6443, corev1.ProtocolTCP, "192.0.2.11", "192.0.2.13"))
 	r.flush()
 	r.becomes("192.0.2.13:6443", "not a frontend")
-	if got := r.e.problemsByReason()[services.AddressReserved]; got != 1 {
+	if got := len(r.l.Problems()); got != 1 {
 		t.Errorf("%d problems, want 1", got)
 	}
-	if seen := r.e.seenProblems(); len(seen) != 1 || seen[0].Object != "default/evil" || !strings.Contains(seen[0].Message, "192.0.2.13:6443") {
+	if seen := r.l.Problems(); len(seen) != 1 || seen[0].Reason != services.AddressReserved || seen[0].Object.String() != "default/evil" || !strings.Contains(seen[0].Message, "192.0.2.13:6443") {
 		t.Errorf("status has %+v", seen)
 	}
 	if !strings.Contains(logs.String(), "service=default/evil") {
@@ -74,12 +74,12 @@ func TestReserveFollowsTheAPIServers(t *testing.T) {
 	r.becomes("192.0.2.13:6443", "[10.0.0.66:6443]")
 
 	// So is what the monitor knows from elsewhere.
-	r.e.setAPIServers(reservedAre("192.0.2.13:6443"))
+	r.l.SetAPIServers(reservedAre("192.0.2.13:6443"))
 	r.flush()
 	r.becomes("192.0.2.13:6443", "not a frontend")
-	r.e.handle([]watch.Event{{Resource: watch.Services, Name: types.NamespacedName{Namespace: "default", Name: "evil"}}})
-	r.e.setAPIServers(apihealth.Addresses{})
-	if got := r.e.problemsByReason()[services.AddressReserved]; got != 0 {
+	r.l.Handle([]watch.Event{{Resource: watch.Services, Name: types.NamespacedName{Namespace: "default", Name: "evil"}}})
+	r.l.SetAPIServers(apihealth.Addresses{})
+	if got := len(r.l.Problems()); got != 0 {
 		t.Errorf("%d problems, want none", got)
 	}
 }
@@ -88,7 +88,7 @@ func TestReserveFollowsTheAPIServers(t *testing.T) {
 func TestReserveHasTheServiceAddressOfTheInit(t *testing.T) {
 	r := newRig(t)
 	r.seed("192.0.2.11:6443")
-	r.e.setAPIServers(reservedAre("192.0.2.11:6443"))
+	r.l.SetAPIServers(reservedAre("192.0.2.11:6443"))
 	svc := evil("10.96.0.1")
 	svc.Spec.Ports[0].Port = 443
 	r.tell(svc, slice("evil", 443, corev1.ProtocolTCP, "10.0.0.66"))
@@ -100,7 +100,7 @@ func TestReserveHasTheServiceAddressOfTheInit(t *testing.T) {
 // An API server of this node is reached on loopback addresses too.
 func TestReserveLoopbackOfAServerOnThisNode(t *testing.T) {
 	r := newRig(t)
-	r.e.setHostAddrs(nets("127.0.0.1/8", "192.0.2.11/24"))
+	r.l.SetHostAddrs(nets("127.0.0.1/8", "192.0.2.11/24"))
 	r.tell(kubernetes("192.0.2.11")...)
 	svc := evil("192.0.2.99")
 	svc.Spec.Type, svc.Spec.Ports[0].NodePort = corev1.ServiceTypeNodePort, 6443

@@ -1,4 +1,4 @@
-package runtime
+package sync
 
 import (
 	"context"
@@ -16,12 +16,12 @@ import (
 func TestATableGrowsUntilAllServicesAreIn(t *testing.T) {
 	r := newRig(t)
 	r.f.MaxFrontends = 4
-	r.e.grow = func(_ context.Context, short writer.Short) error {
+	r.l.cfg.Grow = func(_ context.Context, short writer.Short) error {
 		if short != writer.ShortFrontends {
 			t.Errorf("asked to grow %b, want the frontends alone", short)
 		}
 		locked(r.f, func() int { r.f.MaxFrontends *= 2; return 0 })
-		r.e.writer.SetStore(r.f)
+		r.l.cfg.Writer.SetStore(r.f)
 		return nil
 	}
 	for i := range 10 {
@@ -30,7 +30,7 @@ func TestATableGrowsUntilAllServicesAreIn(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
-	go func() { defer close(done); r.e.run(ctx) }()
+	go func() { defer close(done); r.l.Run(ctx) }()
 	defer func() { cancel(); <-done }()
 	r.syncAll()
 	for i := range 10 {

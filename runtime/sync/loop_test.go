@@ -1,4 +1,4 @@
-package runtime
+package sync
 
 import (
 	"bytes"
@@ -22,14 +22,15 @@ import (
 	"github.com/firsthop/firsthop/runtime/services"
 	"github.com/firsthop/firsthop/runtime/watch"
 	"github.com/firsthop/firsthop/runtime/writer"
+	"github.com/firsthop/firsthop/test/lab"
 )
 
-// rig is an engine that writes to a table in memory.
+// rig is a Loop that writes to a table in memory.
 type rig struct {
-	t    *testing.T
-	f    *lockedFake
-	e    *engine
-	gone [][]Backend
+	t      *testing.T
+	f      *lockedFake
+	l      *Loop
+	events []Event
 }
 
 func newRig(t *testing.T) *rig {
@@ -40,26 +41,38 @@ func newRig(t *testing.T) *rig {
 		return func() error { return nil }, nil
 	}})
 	t.Cleanup(w.Close)
-	r.e = newEngine(log, w, "node-a", services.NodePortAddresses{})
-	r.e.gone = func(b []Backend) { r.gone = append(r.gone, b) }
-	r.e.hostKnown, r.e.serversKnown = true, true
+	r.l = New(Config{Log: log, Writer: w, NodeName: "node-a"})
+	r.l.Subscribe(func(e Event) { r.events = append(r.events, e) })
+	r.l.inputs.hostAddrs, r.l.inputs.apiServers = true, true
 	return r
 }
 
-// flush does what the engine's loop does when it is woken.
+// flush does what the Loop does when it is woken.
 func (r *rig) flush() {
 	r.t.Helper()
-	if ready, _ := r.e.ready(); !ready {
-		if err := r.e.redirect(r.t.Context()); err != nil {
+	if ready, _ := r.l.ready(); !ready {
+		if err := r.l.redirect(r.t.Context()); err != nil {
 			r.t.Fatal(err)
 		}
 		return
 	}
-	for again := true; again; again = r.e.writer.Held() {
-		if err := r.e.flush(r.t.Context()); err != nil {
+	for again := true; again; again = r.l.cfg.Writer.Held() {
+		if err := r.l.flush(r.t.Context()); err != nil {
 			r.t.Fatal(err)
 		}
 	}
+}
+
+// published are the events of a type so far.
+func published[E any](r *rig) (out []E) {
+	r.l.mu.Lock()
+	defer r.l.mu.Unlock()
+	for _, e := range r.events {
+		if e, ok := e.(E); ok {
+			out = append(out, e)
+		}
+	}
+	return out
 }
 
 func (r *rig) goes(front string, p bpf.Proto) string {
@@ -117,13 +130,13 @@ func (r *rig) tell(objects ...metav1.Object) {
 		case *corev1.Node:
 			ev.Resource = watch.Nodes
 		}
-		r.e.handle([]watch.Event{ev})
+		r.l.Handle([]watch.Event{ev})
 	}
 }
 
 func (r *rig) sync(resources ...watch.Resource) {
 	for _, res := range resources {
-		r.e.handle([]watch.Event{{Resource: res, Synced: true}})
+		r.l.Handle([]watch.Event{{Resource: res, Synced: true}})
 	}
 }
 
@@ -145,7 +158,7 @@ func (r *rig) seed(backends ...string) {
 	if _, err := nat.Apply(r.f, p.Plan()); err != nil {
 		r.t.Fatal(err)
 	}
-	r.e.vips = []netip.AddrPort{vip}
+	r.l.api.addrs = []netip.AddrPort{vip}
 }
 
 func nets(ss ...string) []netip.Prefix {
@@ -182,12 +195,12 @@ func TestNothingIsWrittenBeforeAllInputsAreKnown(t *testing.T) {
 		}
 		r.sync(res)
 	}
-	if ready, left := r.e.ready(); ready || left <= 0 || left > nodeGrace {
+	if ready, left := r.l.ready(); ready || left <= 0 || left > nodeGrace {
 		t.Errorf("without the Node: ready %v, in %v", ready, left)
 	}
-	r.e.synced[watch.EndpointSlices] = time.Now().Add(-nodeGrace)
-	r.e.synced[watch.Services] = time.Now().Add(-nodeGrace)
-	if ready, _ := r.e.ready(); !ready {
+	r.l.inputs.synced[watch.EndpointSlices] = time.Now().Add(-nodeGrace)
+	r.l.inputs.synced[watch.Services] = time.Now().Add(-nodeGrace)
+	if ready, _ := r.l.ready(); !ready {
 		t.Error("a Node that can't be read holds everything up")
 	}
 	r.flush()
@@ -199,7 +212,7 @@ func TestNothingIsWrittenBeforeAllInputsAreKnown(t *testing.T) {
 func TestTheAPIServiceIsLedToLiveServersBeforeAllElse(t *testing.T) {
 	r := newRig(t)
 	r.seed("192.0.2.10:6443")
-	r.e.setLive(apihealth.Set{V4: addrPorts("192.0.2.77:6443")})
+	r.l.SetLive(apihealth.Set{V4: addrPorts("192.0.2.77:6443")})
 	r.flush()
 	r.want("10.96.0.1:443", "[192.0.2.77:6443]")
 	writes := r.f.writes()
@@ -215,25 +228,24 @@ func TestTheAPIServiceIsLedToLiveServersBeforeAllElse(t *testing.T) {
 
 func TestTheAPIServiceFollowsWhoLives(t *testing.T) {
 	r := newRig(t)
-	var named, vips []netip.AddrPort
-	r.e.apiEndpoints = func(e, v []netip.AddrPort) { named, vips = e, v }
 	r.tell(kubernetes("192.0.2.10", "192.0.2.11")...)
 	r.syncAll()
 	r.flush()
 	r.want("10.96.0.1:443", "[192.0.2.10:6443 192.0.2.11:6443]")
-	if !slices.Equal(named, addrPorts("192.0.2.10:6443", "192.0.2.11:6443")) || !slices.Equal(vips, addrPorts("10.96.0.1:443")) {
-		t.Errorf("the monitor was told %v and %v", named, vips)
+	all := published[APIServers](r)
+	if last := all[len(all)-1]; !slices.Equal(last.Endpoints, addrPorts("192.0.2.10:6443", "192.0.2.11:6443")) || !slices.Equal(last.Services, addrPorts("10.96.0.1:443")) {
+		t.Errorf("published %v", last)
 	}
-	r.e.setLive(apihealth.Set{V4: addrPorts("192.0.2.11:6443")})
+	r.l.SetLive(apihealth.Set{V4: addrPorts("192.0.2.11:6443")})
 	r.flush()
 	r.want("10.96.0.1:443", "[192.0.2.11:6443]")
 	r.tell(slice("kubernetes", 6443, corev1.ProtocolTCP)) // an API that names nobody
 	r.flush()
 	r.want("10.96.0.1:443", "[192.0.2.11:6443]")
-	r.e.handle([]watch.Event{{Resource: watch.Services, Name: services.APIService}}) // or has no such Service
+	r.l.Handle([]watch.Event{{Resource: watch.Services, Name: services.APIService}}) // or has no such Service
 	r.flush()
 	r.want("10.96.0.1:443", "[192.0.2.11:6443]")
-	r.e.setLive(apihealth.Set{V4: addrPorts("192.0.2.10:6443")})
+	r.l.SetLive(apihealth.Set{V4: addrPorts("192.0.2.10:6443")})
 	r.flush()
 	r.want("10.96.0.1:443", "[192.0.2.10:6443]")
 }
@@ -242,12 +254,12 @@ func TestTheAPIServiceFollowsWhoLives(t *testing.T) {
 func TestWhatTheAPIServiceLedToStays(t *testing.T) {
 	r := newRig(t)
 	r.seed("192.0.2.11:6443")
-	r.e.adopt(addrPorts("192.0.2.11:6443"))
+	r.l.Adopt(r.l.api.addrs, addrPorts("192.0.2.11:6443"))
 	r.tell(kubernetes("192.0.2.10", "192.0.2.11")...)
 	r.syncAll()
 	r.flush()
 	r.want("10.96.0.1:443", "[192.0.2.11:6443]")
-	r.e.setLive(apihealth.Set{V4: addrPorts("192.0.2.10:6443", "192.0.2.11:6443")})
+	r.l.SetLive(apihealth.Set{V4: addrPorts("192.0.2.10:6443", "192.0.2.11:6443")})
 	r.flush()
 	r.want("10.96.0.1:443", "[192.0.2.10:6443 192.0.2.11:6443]")
 }
@@ -263,7 +275,7 @@ func TestDeadAPIServersAreOutOfLocalTrafficToo(t *testing.T) {
 	r.syncAll()
 	r.flush()
 	r.want("10.96.0.1:443", "[192.0.2.10:6443]")
-	r.e.setLive(apihealth.Set{V4: addrPorts("192.0.2.11:6443")})
+	r.l.SetLive(apihealth.Set{V4: addrPorts("192.0.2.11:6443")})
 	r.flush()
 	r.want("10.96.0.1:443", "[192.0.2.11:6443]")
 }
@@ -271,12 +283,12 @@ func TestDeadAPIServersAreOutOfLocalTrafficToo(t *testing.T) {
 // Before it is known which addresses the host has, node ports would be taken away.
 func TestNodePortsWaitForTheHostsAddresses(t *testing.T) {
 	r := newRig(t)
-	r.e.hostKnown = false
+	r.l.inputs.hostAddrs = false
 	r.tell(service("web", "10.96.1.1", 80, corev1.ProtocolTCP), slice("web", 80, corev1.ProtocolTCP, "10.0.0.1"))
 	r.syncAll()
 	r.flush()
 	r.want("10.96.1.1:80", "not a frontend")
-	r.e.setHostAddrs(nil)
+	r.l.SetHostAddrs(nil)
 	r.flush()
 	r.want("10.96.1.1:80", "[10.0.0.1:80]")
 }
@@ -285,19 +297,18 @@ func TestNodePortsWaitForTheHostsAddresses(t *testing.T) {
 func TestPodsAreToldWhenAllIsKnown(t *testing.T) {
 	for _, withPods := range []bool{true, false} {
 		r := newRig(t)
-		r.e.withPods = withPods
-		told := 0
-		r.e.podsSynced = func() { told++ }
+		r.l.cfg.Pods = withPods
+		told := func() int { return len(published[PodsReady](r)) }
 		r.sync(watch.Pods)
-		r.e.knowFallback()
-		if told != 0 {
+		r.l.FallbackKnown()
+		if told() != 0 {
 			t.Errorf("pods %v: told before the Services are known", withPods)
 		}
 		r.sync(watch.Services)
 		r.sync(watch.Services, watch.Pods)
-		r.e.knowFallback()
-		if told != 1 {
-			t.Errorf("pods %v: told %d times", withPods, told)
+		r.l.FallbackKnown()
+		if told() != 1 {
+			t.Errorf("pods %v: told %d times", withPods, told())
 		}
 	}
 }
@@ -307,12 +318,12 @@ func TestNodePortsFollowTheHostsAddresses(t *testing.T) {
 	svc := service("web", "10.96.1.1", 80, corev1.ProtocolTCP)
 	svc.Spec.Type, svc.Spec.Ports[0].NodePort = corev1.ServiceTypeNodePort, 30080
 	r.tell(svc, slice("web", 80, corev1.ProtocolTCP, "10.0.0.1"))
-	r.e.setHostAddrs(nets("127.0.0.1/8", "192.0.2.1/24"))
+	r.l.SetHostAddrs(nets("127.0.0.1/8", "192.0.2.1/24"))
 	r.syncAll()
 	r.flush()
 	r.want("192.0.2.1:30080", "[10.0.0.1:80]")
 	r.want("127.0.0.1:30080", "[10.0.0.1:80]")
-	r.e.setHostAddrs(nets("127.0.0.1/8", "192.0.2.2/24"))
+	r.l.SetHostAddrs(nets("127.0.0.1/8", "192.0.2.2/24"))
 	r.flush()
 	r.want("192.0.2.1:30080", "not a frontend")
 	r.want("192.0.2.2:30080", "[10.0.0.1:80]")
@@ -351,9 +362,9 @@ func TestGoneUDPBackendsAreToldOnce(t *testing.T) {
 	r.tell(slice("dns2", 53, corev1.ProtocolUDP))
 	r.tell(slice("dns2", 53, corev1.ProtocolUDP, "10.0.0.9")) // gone and back before anything was written
 	r.flush()
-	want := [][]Backend{{{netip.MustParseAddrPort("10.0.0.2:53"), bpf.UDP}}, {{netip.MustParseAddrPort("10.0.0.1:53"), bpf.UDP}}}
-	if !slices.EqualFunc(r.gone, want, slices.Equal) {
-		t.Errorf("told %v, want %v", r.gone, want)
+	want := []BackendsGone{{{Addr: netip.MustParseAddrPort("10.0.0.2:53"), Proto: bpf.UDP}}, {{Addr: netip.MustParseAddrPort("10.0.0.1:53"), Proto: bpf.UDP}}}
+	if got := published[BackendsGone](r); !slices.EqualFunc(got, want, slices.Equal) {
+		t.Errorf("told %v, want %v", got, want)
 	}
 }
 
@@ -369,83 +380,66 @@ func TestGoneBackendsAreToldWhenNothingLeadsToThem(t *testing.T) {
 	hold := func() { <-release }
 	r.f.grace.Store(&hold)
 	goes := func(name string) {
-		r.e.handle([]watch.Event{{Resource: watch.Services, Name: types.NamespacedName{Namespace: "default", Name: name}}})
+		r.l.Handle([]watch.Event{{Resource: watch.Services, Name: types.NamespacedName{Namespace: "default", Name: name}}})
 	}
 	goes("a")
 	r.flush()
-	var began, done int
-	r.e.watched = countFlushes{began: &began, done: &done}
+	began, done := func() int { return len(published[FlushBegun](r)) }, func() int { return len(published[FlushDone](r)) }
+	began0, done0 := began(), done()
 	goes("b")
 	r.tell(service("d", "10.96.1.4", 53, corev1.ProtocolUDP), slice("d", 53, corev1.ProtocolUDP, "10.0.0.4"))
 	r.tell(slice("c", 53, corev1.ProtocolUDP, "10.0.0.9"))
-	if err := r.e.flush(t.Context()); err != nil {
+	if err := r.l.flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if got := r.goes("10.96.1.3:53", bpf.UDP); got != "[10.0.0.9:53]" {
 		t.Errorf("the endpoints of c wait for the Services that come: %s", got)
 	}
-	if len(r.gone) != 1 || r.goes("10.96.1.4:53", bpf.UDP) != "not a frontend" || done > 0 || r.e.pulse.waiting().IsZero() {
+	if len(published[BackendsGone](r)) != 1 || r.goes("10.96.1.4:53", bpf.UDP) != "not a frontend" || done() > done0 || r.l.liveness.Waiting().IsZero() {
 		t.Errorf("told %v, d goes to %s, %d flushes are said to be done, waiting since %v: want b's and d's changes held",
-			r.gone, r.goes("10.96.1.4:53", bpf.UDP), done, r.e.pulse.waiting())
+			published[BackendsGone](r), r.goes("10.96.1.4:53", bpf.UDP), done()-done0, r.l.liveness.Waiting())
 	}
 	close(release)
 	r.flush()
 	var told []string
-	for _, b := range slices.Concat(r.gone...) {
+	for _, b := range slices.Concat(published[BackendsGone](r)...) {
 		told = append(told, b.Addr.String())
 	}
 	slices.Sort(told)
 	if want := []string{"10.0.0.1:53", "10.0.0.2:53", "10.0.0.3:53"}; !slices.Equal(told, want) || r.goes("10.96.1.4:53", bpf.UDP) != "[10.0.0.4:53]" {
 		t.Errorf("told %v, want %v; d goes to %s", told, want, r.goes("10.96.1.4:53", bpf.UDP))
 	}
-	if done != began || began < 2 {
-		t.Errorf("%d flushes, %d done", began, done)
+	if began() < began0+2 || done() != done0+1 {
+		t.Errorf("%d flushes began, %d are done: want several, done together", began()-began0, done()-done0)
 	}
-}
-
-// countFlushes counts flushes that begin and that are done.
-type countFlushes struct {
-	nobody
-	began, done *int
-}
-
-func (c countFlushes) flush(time.Time) func(error) {
-	*c.began++
-	return func(error) { *c.done++ }
 }
 
 func TestTCPBackendsAreToldWhereTheyAreAskedFor(t *testing.T) {
 	r := newRig(t)
-	r.e.endTCP = true
+	r.l.cfg.EndTCP = true
 	r.tell(service("web", "10.96.1.3", 80, corev1.ProtocolTCP), slice("web", 80, corev1.ProtocolTCP, "10.0.0.3"))
 	r.syncAll()
 	r.flush()
 	r.tell(slice("web", 80, corev1.ProtocolTCP))
 	r.flush()
-	want := []Backend{{netip.MustParseAddrPort("10.0.0.3:80"), bpf.TCP}}
-	if len(r.gone) != 1 || !slices.Equal(r.gone[0], want) {
-		t.Errorf("told %v, want %v", r.gone, want)
+	want := BackendsGone{{Addr: netip.MustParseAddrPort("10.0.0.3:80"), Proto: bpf.TCP}}
+	if got := published[BackendsGone](r); len(got) != 1 || !slices.Equal(got[0], want) {
+		t.Errorf("told %v, want %v", got, want)
 	}
 }
 
 // The loop itself: woken, it writes; what waits is seen from outside.
-func TestTheEngineWritesWhenItIsTold(t *testing.T) {
+func TestLoopWritesWhenItIsNotified(t *testing.T) {
 	r := newRig(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
-	go func() { r.e.run(ctx); close(done) }()
+	go func() { r.l.Run(ctx); close(done) }()
 	r.tell(kubernetes("192.0.2.10")...)
-	if r.e.pulse.waiting().IsZero() {
+	if r.l.liveness.Waiting().IsZero() {
 		t.Error("nothing waits, though nothing can have been written")
 	}
 	r.syncAll()
-	deadline := time.Now().Add(30 * time.Second)
-	for !r.e.pulse.waiting().IsZero() {
-		if time.Now().After(deadline) {
-			t.Fatal("nothing was written")
-		}
-		time.Sleep(time.Millisecond)
-	}
+	lab.Await(t, "it is written", func() bool { return r.l.liveness.Waiting().IsZero() })
 	cancel()
 	<-done
 	r.want("10.96.0.1:443", "[192.0.2.10:6443]")
@@ -455,29 +449,27 @@ func TestTheEngineWritesWhenItIsTold(t *testing.T) {
 func TestTheAPIServiceNeverLeadsToItself(t *testing.T) {
 	r := newRig(t)
 	r.seed("192.0.2.10:6443")
-	r.e.setLive(apihealth.Set{V4: addrPorts("10.96.0.1:443")})
+	r.l.SetLive(apihealth.Set{V4: addrPorts("10.96.0.1:443")})
 	r.flush()
 	r.want("10.96.0.1:443", "[192.0.2.10:6443]")
 	r.tell(kubernetes("192.0.2.11")...)
 	r.syncAll()
 	r.flush()
 	r.want("10.96.0.1:443", "[192.0.2.11:6443]")
-	r.e.setLive(apihealth.Set{V4: addrPorts("10.96.0.1:443", "192.0.2.12:6443")})
+	r.l.SetLive(apihealth.Set{V4: addrPorts("10.96.0.1:443", "192.0.2.12:6443")})
 	r.flush()
 	r.want("10.96.0.1:443", "[192.0.2.12:6443]")
 }
 
-func TestTheFirstWriteIsTold(t *testing.T) {
+func TestFlushDoneComesAfterAllInputsAreKnown(t *testing.T) {
 	r := newRig(t)
-	written := 0
-	r.e.written = func() { written++ }
 	r.flush()
-	if written != 0 {
-		t.Error("told before all inputs are known")
+	if done := published[FlushDone](r); len(done) > 0 {
+		t.Error("before all inputs are known")
 	}
 	r.syncAll()
 	r.flush()
-	if written != 1 {
-		t.Errorf("told %d times after a write", written)
+	if done := published[FlushDone](r); len(done) != 1 || done[0].Err != nil {
+		t.Errorf("after a write: %v", done)
 	}
 }

@@ -1,0 +1,223 @@
+package sync
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+
+	"github.com/firsthop/firsthop/runtime/services"
+	"github.com/firsthop/firsthop/runtime/sockets"
+	"github.com/firsthop/firsthop/runtime/watch"
+	"github.com/firsthop/firsthop/runtime/writer"
+)
+
+// Config is what a Loop needs.
+type Config struct {
+	Log    *slog.Logger
+	Writer *writer.Writer
+	// Grow gives parts of the table more capacity; nil: there is none to have.
+	Grow func(context.Context, writer.Short) error
+
+	NodeName            string
+	NodePorts           services.NodePortAddresses
+	DenyNodeExternalIPs bool
+	ServiceCIDRs        []netip.Prefix // nil: those that the API names
+	Pods                bool           // the node's Pods are watched
+	EndTCP              bool           // BackendsGone has TCP backends too, not only UDP
+}
+
+// Loop turns events into writes: one goroutine writes, any may bring events.
+type Loop struct {
+	cfg         Config
+	wake        chan struct{}
+	liveness    Liveness
+	subscribers []Subscriber
+
+	// mu is never held while the writer works: status and health endpoints wait for it.
+	mu           sync.Mutex
+	table        *services.Table
+	pending      pending
+	inputs       inputs
+	node         node
+	api          apiService
+	serviceRange serviceRange
+	usage        usage
+	problems     problems
+}
+
+// node is what is known of this node, and from where.
+type node struct {
+	services.Node
+	found    bool           // the Node object exists
+	ips      []netip.Addr   // of the Node object
+	hostIPs  []netip.Addr   // of the host's interfaces
+	hostNets []netip.Prefix // the same, with their prefix lengths
+}
+
+// New makes a Loop.
+func New(cfg Config) *Loop {
+	self := node{Node: services.Node{Name: cfg.NodeName, DenyExternal: cfg.DenyNodeExternalIPs}}
+	table := services.NewTable(self.Node)
+	table.Hold()
+	return &Loop{
+		cfg: cfg, wake: make(chan struct{}, 1), table: table, node: self,
+		inputs: inputs{synced: map[watch.Resource]time.Time{}}, serviceRange: newServiceRange(cfg.ServiceCIDRs),
+		usage: usage{ports: map[sockets.Backend]int{}}, problems: newProblems(cfg.Log),
+	}
+}
+
+// Liveness tells whether the Loop gets on.
+func (l *Loop) Liveness() *Liveness { return &l.liveness }
+
+// Handle takes events of the watches.
+func (l *Loop) Handle(events []watch.Event) {
+	defer l.liveness.begin()()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range events {
+		if events[i].Synced {
+			l.synced(events[i].Resource)
+			continue
+		}
+		l.publish(Observed{&events[i]})
+		l.apply(l.observe(&events[i]))
+	}
+}
+
+// observe gives an object to the table, or to whatever else it is for.
+func (l *Loop) observe(ev *watch.Event) []services.Change {
+	switch ev.Resource {
+	case watch.Services:
+		svc, _ := ev.Object.(*corev1.Service)
+		if l.serviceRange.SetService(ev.Name, svc) {
+			l.rangeChanged()
+		}
+		if svc == nil {
+			return l.table.DeleteService(ev.Name)
+		}
+		return l.table.SetService(svc)
+	case watch.EndpointSlices:
+		if slice, ok := ev.Object.(*discoveryv1.EndpointSlice); ok {
+			return l.table.SetSlice(slice)
+		}
+		return l.table.DeleteSlice(ev.Name)
+	case watch.Nodes:
+		obj, ok := ev.Object.(*corev1.Node)
+		if ok && !l.node.found && l.inputs.has(watch.Nodes) {
+			l.cfg.Log.Info("the Node object exists now", "node", l.cfg.NodeName)
+		}
+		if l.node.found = ok; !ok {
+			return nil
+		}
+		l.node.Zone, l.node.ips = obj.Labels[corev1.LabelTopologyZone], services.NodeIPs(obj)
+		l.rangeChanged()
+		return l.setNode()
+	case watch.ServiceCIDRs:
+		cidr, _ := ev.Object.(*networkingv1.ServiceCIDR)
+		l.serviceRange.SetCIDR(ev.Name.Name, cidr)
+		l.rangeChanged()
+	}
+	return nil
+}
+
+// SetHostAddrs takes the addresses of the host's interfaces, with their prefix lengths.
+func (l *Loop) SetHostAddrs(addrs []netip.Prefix) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.node.hostNets, l.node.hostIPs = addrs, nil
+	for _, a := range addrs {
+		l.node.hostIPs = append(l.node.hostIPs, a.Addr())
+	}
+	l.node.hostIPs = slices.Compact(l.node.hostIPs)
+	if !l.inputs.hostAddrs {
+		l.inputs.hostAddrs = true
+		l.notify()
+	}
+	l.apply(l.setNode())
+	l.reserve()
+	l.rangeChanged()
+}
+
+func (l *Loop) setNode() []services.Change {
+	n := &l.node
+	n.NodePortAddrs = l.cfg.NodePorts.Select(n.hostIPs, n.ips)
+	n.Addrs = slices.Concat(n.hostIPs, n.ips)
+	if l.cfg.NodePorts.Primary || len(l.cfg.NodePorts.CIDRs) > 0 {
+		l.publish(NodePortAddrs(n.NodePortAddrs))
+	}
+	return l.table.SetNode(n.Node)
+}
+
+// apply hands changes on, to the next flush and to the subscribers.
+func (l *Loop) apply(changes []services.Change) {
+	api := false
+	for _, c := range changes {
+		l.problems.set(c.Service, c.Problems)
+		if c.Service == services.APIService {
+			l.setAPI(c.After)
+			api = true
+			continue
+		}
+		l.count(c.Before, c.After)
+		l.publish(PortsChanged{c.Service, c.After})
+		l.queue(c)
+	}
+	if api {
+		l.reserve()
+	}
+}
+
+// queue keeps a change for the next flush.
+func (l *Loop) queue(c services.Change) {
+	now := time.Now()
+	if l.inputs.released {
+		l.pending.add(c)
+	} else {
+		l.cfg.Writer.Set(c.Before, c.After) // it writes nothing yet; that much less is to be done when all has come
+	}
+	l.liveness.queue(now)
+	l.publish(Queued(now))
+	l.notify()
+}
+
+// NodeMissing says that there is no Node object of the configured name; "": there is, or it is not known yet.
+func (l *Loop) NodeMissing() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.node.found || !l.inputs.has(watch.Nodes) {
+		return ""
+	}
+	return "there is no Node " + l.cfg.NodeName + ": give its name with --node-name"
+}
+
+// Kinds are those of each wanted port's frontends, in the order of services.Kind.
+func (l *Loop) Kinds() map[services.PortKey][]string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := map[services.PortKey][]string{}
+	for _, ports := range l.table.All() {
+		for i := range ports {
+			for _, k := range slices.Compact(slices.Sorted(slices.Values(ports[i].Kinds))) {
+				out[ports[i].Key] = append(out[ports[i].Key], k.String())
+			}
+		}
+	}
+	return out
+}
+
+// Problems are what is ignored or wrong in objects, in no order.
+func (l *Loop) Problems() (out []services.Problem) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, list := range l.problems.byService {
+		out = append(out, list...)
+	}
+	return out
+}

@@ -1,0 +1,129 @@
+package runtime
+
+import (
+	"context"
+	"net/netip"
+
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/runtime/apihealth"
+	"github.com/firsthop/firsthop/runtime/metrics"
+	"github.com/firsthop/firsthop/runtime/netns"
+	"github.com/firsthop/firsthop/runtime/services"
+	"github.com/firsthop/firsthop/runtime/sockets"
+	"github.com/firsthop/firsthop/runtime/sync"
+	"github.com/firsthop/firsthop/runtime/watch"
+	"github.com/firsthop/firsthop/runtime/workloads"
+	"github.com/firsthop/firsthop/runtime/writer"
+)
+
+// run is the runtime's components, connected.
+type run struct {
+	cfg     *Config
+	data    *dataplane
+	writer  *writer.Writer
+	loop    *sync.Loop
+	monitor *apihealth.Monitor
+	dialer  *apihealth.Dialer
+	watcher *watch.Watcher
+	adopted []netip.AddrPort // what the API service led to
+
+	workloads *workloads.Reconciler
+	sockets   *sockets.Destroyer
+	clients   watch.Clients
+	reporter  *reporter
+	instance  runtimeLock
+}
+
+func newRun(cfg *Config, d *dataplane) (*run, error) {
+	r := &run{cfg: cfg, data: d}
+	r.writer = writer.New(writer.Config{Store: d.store, Log: cfg.Log, Lock: d.lock, Room: func() { r.loop.Notify() }})
+	r.loop = sync.New(sync.Config{
+		Log: cfg.Log, Writer: r.writer, Grow: r.grow, NodeName: cfg.NodeName, NodePorts: cfg.NodePorts,
+		DenyNodeExternalIPs: cfg.DenyNodeExternalIPs, ServiceCIDRs: cfg.ServiceCIDRs, Pods: cfg.Pods, EndTCP: cfg.EndTCP,
+	})
+	if err := r.connect(); err != nil {
+		r.writer.Close()
+		return nil, err
+	}
+	r.reporter = newReporter(r)
+	return r, nil
+}
+
+func (r *run) grow(ctx context.Context, short writer.Short) error {
+	store, err := r.data.grow(ctx, short)
+	if err != nil {
+		return err
+	}
+	r.writer.SetStore(store)
+	return nil
+}
+
+// namespaces are where pods may be.
+func (r *run) namespaces() netns.Config {
+	return netns.Config{Proc: r.cfg.Proc, Root: r.cfg.HostRoot}
+}
+
+// followPods tells the programs who opted out, and who has which address.
+func (r *run) followPods() {
+	r.workloads = workloads.New(workloads.Config{
+		Log: r.cfg.Log, Store: workloads.NewKernel(r.data.maps), Namespaces: r.namespaces(), Programs: r.data.features.NetnsCookie,
+		Cookie: r.data.cookies.Cookie,
+	})
+}
+
+// endSockets ends the sockets of backends that are gone.
+func (r *run) endSockets() {
+	maps := r.data.maps // the maps of sockets never change, whatever the table grows to
+	r.sockets = sockets.NewDestroyer(sockets.DestroyerConfig{
+		Log: r.cfg.Log,
+		Config: func() (sockets.Config, error) {
+			return sockets.Config{
+				Reverse: maps.Map(bpf.MapReverse), Peer: maps.Map(bpf.MapPeer), Batch: r.data.features.Batch, Namespaces: r.namespaces(),
+				TCP: r.cfg.EndTCP,
+			}, nil
+		},
+		StillGone: r.loop.StillGone,
+	})
+}
+
+// connect makes what connects to the API servers.
+func (r *run) connect() error {
+	id, err := newIdentity(r.cfg)
+	if err != nil {
+		return err
+	}
+	vips, err := r.serviceAddrs(id.Host)
+	if err != nil {
+		return err
+	}
+	if r.adopted, err = r.data.apiBackends(vips); err != nil {
+		return err
+	}
+	r.loop.Adopt(vips, r.adopted)
+	r.monitor, err = apihealth.New(apihealth.Config{
+		Log: r.cfg.Log, Explicit: r.cfg.Endpoints, Services: vips, Adopted: r.adopted,
+		IsService: r.data.isService, Dial: r.data.dialPast,
+		Root: r.cfg.HostRoot, StateDir: r.cfg.StateDir, Kubeconfig: r.cfg.Kubeconfig, Pod: r.cfg.Pod, Record: r.cfg.recordSaved,
+		OnChange: r.loop.SetLive, OnKnown: r.loop.SetAPIServers,
+		OnLost: func(endpoint netip.AddrPort) { r.dialer.Lost(endpoint) },
+	})
+	if err != nil {
+		return err
+	}
+	r.dialer, err = apihealth.NewDialer(apihealth.DialerConfig{Log: r.cfg.Log, Monitor: r.monitor, Root: r.cfg.HostRoot, Proven: func() bool { return r.reporter.provenNow() }, Peer: r.data.peerOf, Past: r.data.past})
+	if err != nil {
+		return err
+	}
+	rc, err := id.dialBy(r.dialer.DialContext)
+	if err != nil {
+		return err
+	}
+	if r.clients, err = watch.NewClients(rc); err != nil {
+		return err
+	}
+	r.watcher = watch.New(watch.Config{
+		Clients: r.clients, NodeName: r.cfg.NodeName, Log: r.cfg.Log, Pods: r.cfg.Pods, CIDRs: r.cfg.ServiceCIDRs == nil, Handle: r.loop.Handle, OnUseless: r.dialer.Leave,
+		Stripper: &services.Stripper{Annotations: []string{workloads.Annotation, metrics.TriggerAnnotation}},
+	})
+	return nil
+}
