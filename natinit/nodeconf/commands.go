@@ -1,6 +1,7 @@
 package nodeconf
 
 import (
+	"cmp"
 	"path"
 	"slices"
 	"strings"
@@ -48,14 +49,11 @@ func unwrap(host FS, c Command, depth int) []Command {
 	if !ok {
 		return []Command{c}
 	}
-	sh := &shell{host: host, env: map[string]string{}}
-	for k, v := range c.Env {
-		sh.env[k] = v
-	}
+	sh := newShell(host, c.Env)
 	sh.run(script)
 	var out []Command
 	for _, argv := range sh.commands {
-		out = append(out, unwrap(host, Command{Service: c.Service, Path: orElse(from, c.Path), Argv: argv, Env: sh.env}, depth+1)...)
+		out = append(out, unwrap(host, Command{Service: c.Service, Path: cmp.Or(from, c.Path), Argv: argv, Env: sh.env}, depth+1)...)
 	}
 	return out
 }

@@ -9,7 +9,7 @@
 //   - unitfile.go, unitload.go: unit files, their search path and drop-ins.
 //   - exec.go, specifier.go: ExecStart= to an argument list.
 //   - envfile.go: EnvironmentFile=.
-//   - shell.go, shellscan.go: the part of sh that scripts of services use.
+//   - shell.go: what scripts of services assign and run, as package mvdan.cc/sh reads them.
 //   - openrc.go: /etc/init.d and /etc/conf.d.
 //   - commands.go: all of it; which command runs a program.
 //   - flags.go: values of flags in an argument list.

@@ -168,15 +168,17 @@ func TestCommandsTakeShellsApart(t *testing.T) {
 			"/opt/start.sh": "#!/bin/sh\nset -e\n. /opt/env\nexec /usr/bin/kubelet \\\n  $OPTS \"--q=$Y\" >>/var/log/k 2>&1\n", "/opt/env": "OPTS='--s --t'\n"}
 	}
 	for sentence, tc := range map[string]struct{ exec, want string }{
-		"sh -c with exec and a redirection":     {`/bin/sh -c "exec /usr/bin/kubelet --a=1 2>&1 | logger -t k"`, "/usr/bin/kubelet --a=1\nlogger -t k"},
-		"variables that the shell expands":      {`/bin/bash -c 'kubelet $X --c=$Y'`, "kubelet --a --b --c=/y"},
-		"variables that systemd expands":        {`/bin/bash -ec "kubelet ${X}"`, "kubelet --a --b"},
-		"a script":                              {"/opt/start.sh --ignored", "set -e\n/usr/bin/kubelet --s --t --q=/y"},
-		"a script that a shell is given":        {"/bin/bash /opt/start.sh", "set -e\n/usr/bin/kubelet --s --t --q=/y"},
-		"a command behind another and an if":    {`/bin/sh -c 'if [ -f /x ]; then mkdir -p /a && kubelet --a; fi'`, "[ -f /x ]\nmkdir -p /a\nkubelet --a\nfi"},
-		"a shell inside of a shell":             {`/bin/sh -c "nohup bash -c 'kubelet --a'"`, "kubelet --a"},
-		"an assignment in front of the command": {`/bin/sh -c 'A=b exec kubelet --x="$A"'`, "kubelet --x=b"},
-		"a command substitution is not run":     {"/bin/sh -c 'kubelet --ip=$(hostname -i) `id` --b'", "kubelet --ip= --b"},
+		"sh -c with exec and a redirection":       {`/bin/sh -c "exec /usr/bin/kubelet --a=1 2>&1 | logger -t k"`, "/usr/bin/kubelet --a=1\nlogger -t k"},
+		"variables that the shell expands":        {`/bin/bash -c 'kubelet $X --c=$Y'`, "kubelet --a --b --c=/y"},
+		"variables that systemd expands":          {`/bin/bash -ec "kubelet ${X}"`, "kubelet --a --b"},
+		"a script":                                {"/opt/start.sh --ignored", "set -e\n/usr/bin/kubelet --s --t --q=/y"},
+		"a script that a shell is given":          {"/bin/bash /opt/start.sh", "set -e\n/usr/bin/kubelet --s --t --q=/y"},
+		"a command behind another and an if":      {`/bin/sh -c 'if [ -f /x ]; then mkdir -p /a && kubelet --a; fi'`, "[ -f /x ]\nmkdir -p /a\nkubelet --a"},
+		"a shell inside of a shell":               {`/bin/sh -c "nohup bash -c 'kubelet --a'"`, "kubelet --a"},
+		"an assignment in front of the command":   {`/bin/sh -c 'A=b exec kubelet --x="$A"'`, "kubelet --x=b"},
+		"one behind a pipe, in a loop, in a case": {`/bin/sh -c 'case $Y in /y) while true; do kubelet $X | tee /l; done;; esac'`, "true\nkubelet --a --b\ntee /l"},
+		"home directories are not looked up":      {`/bin/sh -c 'kubelet --a=~/x ~root/y'`, "kubelet --a=~/x ~root/y"},
+		"a command substitution is not run":       {"/bin/sh -c 'kubelet --ip=$(hostname -i) `id` --b'", "kubelet --ip= --b"},
 	} {
 		var got []string
 		for _, c := range Commands(unit(tc.exec)) {

@@ -27,7 +27,7 @@ func openRCCommands(host FS) []Command {
 		if err != nil {
 			continue
 		}
-		sh := &shell{host: host, env: map[string]string{"RC_SVCNAME": name, "SVCNAME": name, "name": name}}
+		sh := newShell(host, map[string]string{"RC_SVCNAME": name, "SVCNAME": name, "name": name})
 		sh.source("/etc/rc.conf")
 		sh.source("/etc/conf.d/" + name)
 		sh.commands = nil
@@ -55,7 +55,7 @@ func supervisedCommands(host FS) []Command {
 			if err != nil {
 				continue
 			}
-			sh := &shell{host: host, env: map[string]string{}}
+			sh := newShell(host, nil)
 			sh.source(d + "/conf")
 			sh.run(string(b))
 			for _, argv := range sh.commands {

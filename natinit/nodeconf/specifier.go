@@ -1,6 +1,9 @@
 package nodeconf
 
-import "strings"
+import (
+	"cmp"
+	"strings"
+)
 
 // specifiers replaces what a unit file writes with a percent sign
 // (systemd.unit(5), "Specifiers"), for a unit of the system manager.
@@ -14,7 +17,7 @@ func newSpecifiers(fs FS, unit string) specifiers {
 		'%': "%", 'n': name + ".service", 'N': name, 'p': prefix, 'P': unescapeUnit(prefix), 'i': instance, 'I': unescapeUnit(instance),
 		'j': last, 'J': unescapeUnit(last), 't': "/run", 'S': "/var/lib", 'C': "/var/cache", 'L': "/var/log", 'E': "/etc",
 		'T': "/tmp", 'V': "/var/tmp", 'h': "/root", 's': "/bin/sh", 'u': "root", 'U': "0", 'g': "root", 'G': "0",
-		'f': "/" + unescapeUnit(orElse(instance, prefix)),
+		'f': "/" + unescapeUnit(cmp.Or(instance, prefix)),
 	}
 	for c, file := range map[byte]string{'H': "/etc/hostname", 'm': "/etc/machine-id"} {
 		if b, err := fs.ReadFile(file); err == nil {
@@ -61,11 +64,4 @@ func unescapeUnit(s string) string {
 		}
 	}
 	return out.String()
-}
-
-func orElse(s, other string) string {
-	if s == "" {
-		return other
-	}
-	return s
 }
