@@ -48,7 +48,7 @@ func (d *doctor) pins(context.Context) Diagnosis {
 	case len(loose) > 0:
 		return warn(runInit, "a run that was killed has left %d pins", len(loose)).because(loose...)
 	}
-	pinned, _ := attach.Pinned(pins)
+	pinned, _ := natinit.Pinned(pins)
 	return ok("%d pins below %s, all ours", len(pinned), pins.Dir)
 }
 
@@ -147,7 +147,7 @@ func (d *doctor) hooksAttached(context.Context) Diagnosis {
 	if d.kernErr != nil {
 		return unseen("the hooks that this kernel has", d.kernErr)
 	}
-	plan, err := attach.Plan(attach.Config{Pins: d.pinsAt(), Maps: d.maps, Cgroup: d.cgroup.Path, CgroupID: d.cgroup.ID, Features: d.kern.Features(), Balancer: b, Proc: d.proc})
+	plan, err := attach.Plan(attach.Config{Target: attach.Cgroup{Path: d.cgroup.Path}, Programs: attach.Balancer{Balancer: b, Maps: d.maps, Features: d.kern.Features()}})
 	if err != nil {
 		return unseen("the hooks", err)
 	}

@@ -18,5 +18,5 @@ func (u *uninstall) mayRemove() error {
 	if kernel.Inspect(u.hostRoot).Standing.UserNamespace {
 		return errors.New("remove programs and pins: this is root of a user namespace only, whose capabilities do not count for that: run as the machine's root")
 	}
-	return attach.MayRemove()
+	return attach.MayDetach()
 }

@@ -240,7 +240,11 @@ func (s *stage) attach(ctx context.Context) (outcome, error) {
 }
 
 func (s *stage) attachConfig(maps *bpf.Maps) attach.Config {
-	return attach.Config{Pins: s.pins(), Maps: maps, Cgroup: s.cgroup.Path, CgroupID: s.cgroup.ID, Features: s.features, Balancer: s.balancer, Proc: s.proc, Record: attach.JournalRecord{Journal: s.volatile}, Links: s.kernelConfig().Links()}
+	return attach.Config{
+		Pins: s.pins(), Target: attach.Cgroup{Path: s.cgroup.Path, ID: s.cgroup.ID, Links: s.features.Link},
+		Programs: attach.Balancer{Balancer: s.balancer, Maps: maps, Features: s.features},
+		Journal:  s.volatile, Links: s.kernelConfig().Links(), Proc: s.proc,
+	}
 }
 
 // otherServes refuses a scope that leaves Service addresses without anybody

@@ -262,7 +262,7 @@ func (u *uninstall) lookPins() error {
 			}
 		}
 	}
-	pinned, err := attach.Pinned(pins)
+	pinned, err := natinit.Pinned(pins)
 	for _, pin := range pinned {
 		u.add("pin", pin)
 	}

@@ -230,7 +230,7 @@ func TestTheWayOfAttachingChangesUnderTraffic(t *testing.T) {
 		t.Errorf("%d connects, failures %v", r.Connects, r.Failures)
 	}
 	n.mustConnect(t)
-	must(t, attach.Remove(n.pins, n.cgroup))
+	must(t, n.remove())
 	if left := attachedTo(t, n.cgroup); len(left) > 0 {
 		t.Errorf("still attached after Remove: %v", left)
 	}

@@ -160,7 +160,7 @@ func BenchmarkRun(b *testing.B) {
 			for range b.N {
 				n.upAtDefaultSize(b, f, bal)
 				b.StopTimer()
-				must(b, attach.Remove(n.pins, n.cgroup))
+				must(b, n.remove())
 				b.StartTimer()
 			}
 		})

@@ -14,7 +14,6 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/natinit/apiserver/probe"
-	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/test/lab"
 	"github.com/firsthop/firsthop/test/standin"
 )
@@ -64,7 +63,7 @@ func TestBypassGoesPastTheTable(t *testing.T) {
 		}
 	}
 	n.up(t, allFeatures(), bpf.Balancer{UDP: true}, append(services(2), claim(backend4), claim(backend6)))
-	t.Cleanup(func() { must(t, attach.Remove(n.pins, n.cgroup)) })
+	t.Cleanup(func() { must(t, n.remove()) })
 	direct, err := OpenDirect(n.pins)
 	must(t, err)
 	defer direct.Close()
@@ -108,7 +107,7 @@ func TestBypassIsOfOneSocket(t *testing.T) {
 	n := newNode(t)
 	n.cgroup = lab.MainCgroup(t)
 	n.up(t, allFeatures(), bpf.Balancer{UDP: true}, services(2))
-	t.Cleanup(func() { must(t, attach.Remove(n.pins, n.cgroup)) })
+	t.Cleanup(func() { must(t, n.remove()) })
 	m, err := bpf.OpenMaps(n.pins, false)
 	must(t, err)
 	defer m.Close()
@@ -126,7 +125,7 @@ func TestDirectDialsServicesThroughTheTable(t *testing.T) {
 	n.cgroup = lab.MainCgroup(t)
 	own := netip.AddrPortFrom(backend4(0), 6443)
 	n.up(t, allFeatures(), bpf.Balancer{UDP: true}, services(2))
-	t.Cleanup(func() { must(t, attach.Remove(n.pins, n.cgroup)) })
+	t.Cleanup(func() { must(t, n.remove()) })
 	m, err := bpf.OpenMaps(n.pins, false)
 	must(t, err)
 	defer m.Close()

@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
-	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/test/clients"
 	"github.com/firsthop/firsthop/test/standin"
 )
@@ -61,7 +60,7 @@ func childInit(in io.Reader, out io.Writer) error {
 	n := &node{pins: bpf.PinsBelow(job.BPFFS), cgroup: job.Cgroup}
 	fmt.Fprintln(out, "begins")
 	if job.Remove {
-		return attach.Remove(n.pins, n.cgroup)
+		return n.remove()
 	}
 	r, err := n.begin(job.Features, job.Balancer, services(job.Backends...))
 	if err != nil {

@@ -171,7 +171,7 @@ func (n *node) checkCoexists(t *testing.T, f bpf.Features, stranger *foreign) {
 	stranger.survives(t, n, "committed", true)
 	n.up(t, f, bpf.Balancer{}, services(1))
 	stranger.survives(t, n, "changed", true)
-	must(t, attach.Remove(n.pins, n.cgroup))
+	must(t, n.remove())
 	stranger.survives(t, n, "removed", true)
 	if left := len(attachedTo(t, n.cgroup)["connect4"]); left > 1 || left == 1 && stranger.cgroup != n.cgroup {
 		t.Errorf("%d programs are left at connect4", left)
@@ -237,7 +237,7 @@ func TestForeignProgramsThatComeLater(t *testing.T) {
 			if st := states[len(states)-2]; st.Hook != "connect4" || !st.Attached || len(st.Foreign) != 1 || !strings.Contains(st.Foreign[0], "stranger") {
 				t.Errorf("%+v, want ours and the stranger", st)
 			}
-			must(t, attach.Remove(n.pins, n.cgroup))
+			must(t, n.remove())
 			stranger.survives(t, n, "removed", true)
 		})
 	}
@@ -260,7 +260,7 @@ func TestForeignThingsAtOurPins(t *testing.T) {
 					t.Errorf("got %v, want ErrForeign with the path", err)
 				}
 				before.wantSame(t, n.snapshot(t))
-				if err := attach.Remove(n.pins, n.cgroup); !errors.Is(err, bpf.ErrForeign) || !strings.Contains(err.Error(), pin) {
+				if err := n.remove(); !errors.Is(err, bpf.ErrForeign) || !strings.Contains(err.Error(), pin) {
 					t.Errorf("Remove: %v, want ErrForeign with the path", err)
 				}
 				before.wantSame(t, n.snapshot(t))

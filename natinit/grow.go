@@ -3,10 +3,7 @@ package natinit
 import (
 	"errors"
 	"fmt"
-	"os"
 	"slices"
-
-	"github.com/cilium/ebpf"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
@@ -17,14 +14,14 @@ import (
 // the same content, then the programs are exchanged for such that use them, the
 // way back first, then the pins lead to them. No connection is refused on the
 // way, and killed anywhere, the next init or run brings table and programs
-// together again. cfg.Maps is the table as it is; the caller holds its lock.
+// together again. b.Maps is the table as it is; the caller holds its lock.
 //
 // It returns the table that the programs read from now on, for the caller to
 // write to, and closes neither. On an error that is the former one, and all is
 // as it was; only where the former programs could not be brought back it is the
 // new one. An error beside a new table says what was left behind.
-func Grow(cfg attach.Config, sizes bpf.Sizes) (*bpf.Maps, error) {
-	old := cfg.Maps
+func Grow(cfg attach.Config, b attach.Balancer, sizes bpf.Sizes) (*bpf.Maps, error) {
+	old := b.Maps
 	grown, err := old.Grow(sizes)
 	if err != nil {
 		return old, attach.ExplainRights(err)
@@ -33,13 +30,14 @@ func Grow(cfg attach.Config, sizes bpf.Sizes) (*bpf.Maps, error) {
 		return grown, nil
 	}
 	created := slices.Clone(grown.Created)
-	if err := fill(cfg.Features, old, grown); err != nil {
+	if err := fill(b.Features, old, grown); err != nil {
 		return old, errors.Join(fmt.Errorf("fill the larger table: %w", err), grown.Close())
 	}
 	if err := grown.Stage(cfg.Pins); err != nil {
 		return old, errors.Join(attach.ExplainRights(err), grown.Close())
 	}
-	cfg.Maps = grown
+	b.Maps = grown
+	cfg.Programs = b
 	a, err := attach.Attach(cfg)
 	if err != nil {
 		return old, errors.Join(err, grown.Unstage(cfg.Pins), grown.Close())
@@ -48,7 +46,7 @@ func Grow(cfg attach.Config, sizes bpf.Sizes) (*bpf.Maps, error) {
 	if err := grown.Install(cfg.Pins, old); err != nil {
 		back := a.Rollback()
 		err = errors.Join(err, back, grown.Unstage(cfg.Pins))
-		if back != nil && read(cfg, grown.Map(created[0])) {
+		if back != nil && attach.InUse(cfg, grown.Map(created[0])) {
 			return grown, err
 		}
 		return old, errors.Join(err, grown.Close())
@@ -85,29 +83,4 @@ func fill(f bpf.Features, old, grown *bpf.Maps) error {
 		return old.CopyCounters(grown)
 	}
 	return nil
-}
-
-// read reports whether an attached program reads a map. In doubt it does not.
-func read(cfg attach.Config, m *ebpf.Map) bool {
-	dir, err := os.Open(cfg.Cgroup)
-	if err != nil {
-		return false
-	}
-	defer dir.Close()
-	info, err := m.Info()
-	if err != nil {
-		return false
-	}
-	want, _ := info.ID()
-	found := false
-	for _, h := range bpf.Hooks() {
-		_ = attach.Each(dir, h, func(p *ebpf.Program) error {
-			if info, err := p.Info(); err == nil {
-				ids, _ := info.MapIDs()
-				found = found || slices.Contains(ids, want)
-			}
-			return nil
-		})
-	}
-	return found
 }

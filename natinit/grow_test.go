@@ -15,12 +15,18 @@ import (
 	"github.com/firsthop/firsthop/test/clients"
 )
 
-// open is the table and the attachment as a runtime has them.
-func (n *node) open(t testing.TB, f bpf.Features) attach.Config {
+// opened is a table and its attachment as a runtime has them.
+type opened struct {
+	attach.Config
+	attach.Balancer
+}
+
+func (n *node) open(t testing.TB, f bpf.Features) opened {
 	t.Helper()
 	m, err := bpf.OpenMaps(n.pins, false)
 	must(t, err)
-	return n.attachConfig(m, f, bpf.Balancer{UDP: true})
+	cfg := n.attachConfig(m, f, bpf.Balancer{UDP: true})
+	return opened{cfg, cfg.Programs.(attach.Balancer)}
 }
 
 func sizesOf(m *bpf.Maps) bpf.Sizes {
@@ -41,7 +47,7 @@ func TestATableGrowsWhileItServes(t *testing.T) {
 			for range 3 {
 				sizes := sizesOf(cfg.Maps)
 				want := bpf.Sizes{Frontends: sizes.Frontends * 2, Services: sizes.Services * 2, Backends: sizes.Backends * 2}
-				grown, err := Grow(cfg, want)
+				grown, err := Grow(cfg.Config, cfg.Balancer, want)
 				must(t, err)
 				cfg.Maps.Close()
 				if got := sizesOf(grown); got != want {
@@ -81,8 +87,8 @@ func mustReadMaps(t testing.TB, m *bpf.Maps, f bpf.Features) *nat.State {
 	return s
 }
 
-// Killed after the programs were exchanged and before the pins were: whoever comes next brings both together.
-func TestAKilledGrowthIsMended(t *testing.T) {
+// Killed after the programs were exchanged and before the pins were: the next run brings both together.
+func TestGrowThatIsKilledIsRepaired(t *testing.T) {
 	f := allFeatures()
 	n := newNode(t)
 	n.up(t, f, bpf.Balancer{UDP: true}, services(0))
@@ -91,8 +97,7 @@ func TestAKilledGrowthIsMended(t *testing.T) {
 	grown, err := cfg.Maps.Grow(bpf.Sizes{Frontends: 1024, Services: 4096, Backends: 1024})
 	must(t, err)
 	must(t, nat.Fill(nat.NewKernel(grown, f), mustReadMaps(t, cfg.Maps, f)))
-	cfg.Maps = grown
-	a, err := attach.Attach(cfg)
+	a, err := attach.Attach(n.attachConfig(grown, f, bpf.Balancer{UDP: true}))
 	must(t, err)
 	p := goClient(t)
 	n.checkWay(t, f, p, waysToVIP()[0])
@@ -152,7 +157,7 @@ func TestGrowThatFailsGoesBack(t *testing.T) {
 			defer cfg.Maps.Close()
 			before := programsOf(t, n)
 			undo := fail(t, n)
-			got, err := Grow(cfg, larger)
+			got, err := Grow(cfg.Config, cfg.Balancer, larger)
 			if err == nil || got != cfg.Maps {
 				t.Errorf("got another table, or no error: %v", err)
 			}
@@ -178,7 +183,7 @@ func TestGrowThatFailsGoesBack(t *testing.T) {
 			if got := servers(t, goClient(t), n.l, w, 2); len(got) != 1 || !got["backend-1"] {
 				t.Errorf("%s: answered by %v", w.name, got)
 			}
-			grown, err := Grow(cfg, larger) // and the next attempt succeeds
+			grown, err := Grow(cfg.Config, cfg.Balancer, larger) // and the next attempt succeeds
 			must(t, err)
 			if got, want := sizesOf(grown), (bpf.Sizes{Frontends: 1024, Services: 4096, Backends: 1024}); got != want {
 				t.Errorf("grew to %+v, want %+v", got, want)
@@ -214,7 +219,7 @@ func TestGrowTakesRangesAlong(t *testing.T) {
 	cfg := n.open(t, f)
 	key := bpf.RangeKeyOf(7, netip.MustParsePrefix("192.0.2.0/24"))
 	must(t, cfg.Maps.Map(bpf.MapRange).Put(key, uint8(0)))
-	grown, err := Grow(cfg, bpf.Sizes{Ranges: 1 << 17})
+	grown, err := Grow(cfg.Config, cfg.Balancer, bpf.Sizes{Ranges: 1 << 17})
 	must(t, err)
 	defer grown.Close()
 	cfg.Maps.Close()

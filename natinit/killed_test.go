@@ -35,7 +35,7 @@ func TestKilledAtAnyInstantTheNextRunCompletes(t *testing.T) {
 		job := childJob{BPFFS: n.l.BPFFS, Cgroup: n.cgroup, Features: f, Balancer: b, Backends: []int{i % 3, (i + 1) % 3}}
 		switch i / 2 % 4 {
 		case 0: // a first run
-			must(t, attach.Remove(n.pins, n.cgroup))
+			must(t, n.remove())
 		case 1: // other programs
 			job.Features.SetRetval = false
 		case 2: // a hook less
@@ -64,7 +64,7 @@ func TestKilledAtAnyInstantTheNextRunCompletes(t *testing.T) {
 		t.Errorf("only %d children were killed at work", killed)
 	}
 	n.mustConnect(t)
-	must(t, attach.Remove(n.pins, n.cgroup))
+	must(t, n.remove())
 	if _, err := os.Lstat(n.pins.Dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%s is left: %v", n.pins.Dir, err)
 	}
@@ -96,7 +96,7 @@ func (n *node) wantWhole(t testing.TB, f bpf.Features, b bpf.Balancer) {
 	if len(s.Attached) != len(b.Hooks(f)) {
 		t.Errorf("attached %v", s.Attached)
 	}
-	pinned, err := attach.Pinned(n.pins)
+	pinned, err := Pinned(n.pins)
 	must(t, err)
 	if want := len(bpf.MapNames()) + len(b.Hooks(f)); len(pinned) != want {
 		t.Errorf("%d pins, want %d: %v", len(pinned), want, pinned)
@@ -132,7 +132,7 @@ func TestWhatIsLeftBetweenAttachAndPinIsTakenUp(t *testing.T) {
 				b := bpf.Balancer{UDP: keep}
 				n.up(t, f, b, services(0, 1, 2))
 				n.wantWhole(t, f, b)
-				must(t, attach.Remove(n.pins, n.cgroup))
+				must(t, n.remove())
 			})
 		}
 	}
@@ -153,7 +153,7 @@ func TestProgramsOfATableThatIsGoneAreReplaced(t *testing.T) {
 			n.mustConnect(t)
 
 			must(t, os.RemoveAll(n.pins.Maps()))
-			must(t, attach.Remove(n.pins, n.cgroup))
+			must(t, n.remove())
 			if left := attachedTo(t, n.cgroup); len(left) > 0 {
 				t.Errorf("still attached: %v", left)
 			}
@@ -181,7 +181,7 @@ func TestWithoutCapabilitiesNothingIsChanged(t *testing.T) {
 	job.Remove = true
 	refused(job)
 	n.mustConnect(t)
-	must(t, attach.Remove(n.pins, n.cgroup))
+	must(t, n.remove())
 }
 
 // TestRemoveWithoutCapabilitiesChangesNoPin also where no map is there to refuse it: pins are files, which their owner can
@@ -191,16 +191,16 @@ func TestRemoveWithoutCapabilitiesChangesNoPin(t *testing.T) {
 	n := newNode(t)
 	n.up(t, allFeatures(), bpf.Balancer{UDP: true}, services(0))
 	must(t, os.RemoveAll(n.pins.Maps()))
-	before, err := attach.Pinned(n.pins)
+	before, err := Pinned(n.pins)
 	must(t, err)
 	job := childJob{BPFFS: n.l.BPFFS, Cgroup: n.cgroup, Features: allFeatures(), Balancer: bpf.Balancer{UDP: true}, Remove: true}
 	if out, err := runWithCapabilities(t, job, unix.CAP_DAC_OVERRIDE, unix.CAP_NET_ADMIN); err == nil || !strings.Contains(out, "CAP_SYS_ADMIN is missing") {
 		t.Errorf("%v, %s", err, out)
 	}
-	if after, err := attach.Pinned(n.pins); err != nil || !slices.Equal(before, after) {
+	if after, err := Pinned(n.pins); err != nil || !slices.Equal(before, after) {
 		t.Errorf("pins were %q, are %q, %v", before, after, err)
 	}
-	must(t, attach.Remove(n.pins, n.cgroup))
+	must(t, n.remove())
 }
 
 // runWithCapabilities runs a child that has no other capabilities: they are taken out of the bounding set of a thread that
@@ -257,17 +257,17 @@ func TestRemoveLeavesNothing(t *testing.T) {
 			lab.VerifyNoLeaks(t)
 			n := newNode(t)
 			before := n.snapshot(t)
-			must(t, attach.Remove(n.pins, n.cgroup)) // of nothing
+			must(t, n.remove()) // of nothing
 			n.up(t, f, bpf.Balancer{UDP: true}, services(0))
-			pinned, err := attach.Pinned(n.pins)
+			pinned, err := Pinned(n.pins)
 			must(t, err)
 			if len(pinned) != len((bpf.Balancer{UDP: true}).Hooks(f))+len(bpf.MapNames()) {
 				t.Errorf("pinned: %v", pinned)
 			}
-			must(t, attach.Remove(n.pins, n.cgroup))
+			must(t, n.remove())
 			before.wantSame(t, n.snapshot(t))
-			must(t, attach.Remove(n.pins, n.cgroup))
-			must(t, attach.Remove(n.pins, filepath.Join(n.cgroup, "absent")))
+			must(t, n.remove())
+			must(t, Remove(attach.Config{Pins: n.pins, Target: attach.Cgroup{Path: filepath.Join(n.cgroup, "absent")}}))
 		})
 	}
 }
@@ -282,7 +282,7 @@ func TestRemoveLeavesForeignMaps(t *testing.T) {
 	must(t, err)
 	must(t, m.Map(bpf.MapMeta).Put(uint32(0), bpf.Meta{ABI: 1, Owner: 0xbad}))
 	before := n.snapshot(t)
-	if err := attach.Remove(n.pins, n.cgroup); !errors.Is(err, bpf.ErrForeign) {
+	if err := n.remove(); !errors.Is(err, bpf.ErrForeign) {
 		t.Errorf("another's table: %v, want ErrForeign", err)
 	}
 	before.wantSame(t, n.snapshot(t))
@@ -291,12 +291,12 @@ func TestRemoveLeavesForeignMaps(t *testing.T) {
 
 	must(t, os.Remove(n.pins.Map(bpf.MapFlow)))
 	must(t, loadForeign(t, hook("connect4")).count.Pin(n.pins.Map(bpf.MapFlow)))
-	if err := attach.Remove(n.pins, n.cgroup); !errors.Is(err, bpf.ErrForeign) {
+	if err := n.remove(); !errors.Is(err, bpf.ErrForeign) {
 		t.Errorf("another's map: %v, want ErrForeign", err)
 	}
 	if now := n.snapshot(t); now.Pins[n.pins.Map(bpf.MapFlow)] == "" {
 		t.Error("another's map was unpinned")
 	}
 	must(t, os.Remove(n.pins.Map(bpf.MapFlow)))
-	must(t, attach.Remove(n.pins, n.cgroup))
+	must(t, n.remove())
 }

@@ -10,16 +10,9 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/objects"
-	"github.com/firsthop/firsthop/natinit/attach"
+	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/test/lab"
 )
-
-// anything is a record of which nothing is known.
-type anything struct{}
-
-func (anything) Note([]attach.RecordedProgram) error { return nil }
-func (anything) Noted(attach.RecordedProgram) bool   { return false }
-func (anything) Empty() bool                         { return false }
 
 // A link has an id before it can be opened by it: who lists links meanwhile is told to come again.
 func TestLinksAreListedWhileOthersMakeSome(t *testing.T) {
@@ -48,9 +41,11 @@ func TestLinksAreListedWhileOthersMakeSome(t *testing.T) {
 			}
 		})
 	}
-	recorded := n.removal(anything{}, objects.Links{})
+	j := newJournal(t)
+	must(t, j.Record(instance.KindProgram, "connect4 id 4000000000 tag 0", ""))
+	cfg := n.removal(j, objects.Links{})
 	for range 250 { // times eight hooks
-		if err := recorded.Check(); err != nil {
+		if err := CheckRemove(cfg); err != nil {
 			t.Errorf("list links: %v", err)
 			break
 		}

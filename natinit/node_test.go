@@ -116,7 +116,14 @@ func (n *node) seedConfig(f bpf.Features, svcs []nat.Service) SeedConfig {
 }
 
 func (n *node) attachConfig(m *bpf.Maps, f bpf.Features, b bpf.Balancer) attach.Config {
-	return attach.Config{Pins: n.pins, Maps: m, Cgroup: n.cgroup, CgroupID: cgroupID(n.cgroup), Features: f, Balancer: b}
+	return attach.Config{
+		Pins: n.pins, Target: attach.Cgroup{Path: n.cgroup, ID: cgroupID(n.cgroup), Links: f.Link},
+		Programs: attach.Balancer{Balancer: b, Maps: m, Features: f},
+	}
+}
+
+func (n *node) remove() error {
+	return Remove(attach.Config{Pins: n.pins, Target: attach.Cgroup{Path: n.cgroup}})
 }
 
 // begin seeds and attaches.

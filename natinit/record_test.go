@@ -3,7 +3,6 @@ package natinit
 import (
 	"errors"
 	"os"
-	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf/link"
@@ -11,26 +10,24 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/objects"
 	"github.com/firsthop/firsthop/natinit/attach"
+	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/test/lab"
 )
 
-// notes is a record in memory.
-type notes []attach.RecordedProgram
+func newJournal(t testing.TB) *instance.Journal { return instance.NewJournal(t.TempDir(), false) }
 
-func (r *notes) Note(p []attach.RecordedProgram) error { *r = append(*r, p...); return nil }
-func (r *notes) Noted(p attach.RecordedProgram) bool   { return slices.Contains(*r, p) }
-func (r *notes) Empty() bool                           { return len(*r) == 0 }
-func (n *node) removal(r attach.Record, l objects.Links) attach.Removal {
-	return attach.Removal{Cgroup: n.cgroup, CgroupID: cgroupID(n.cgroup), Record: r, Links: l}
+// removal is for an instance whose bpffs is gone.
+func (n *node) removal(j *instance.Journal, l objects.Links) attach.Config {
+	return attach.Config{Target: attach.Cgroup{Path: n.cgroup, ID: cgroupID(n.cgroup)}, Journal: j, Links: l}
 }
 
-// upNoted runs a whole init stage that notes its programs.
-func (n *node) upNoted(t *testing.T, f bpf.Features, r attach.Record) {
+// upRecorded runs a whole init stage that records its programs.
+func (n *node) upRecorded(t *testing.T, f bpf.Features, j *instance.Journal) {
 	t.Helper()
 	s, err := Seed(n.seedConfig(f, services(0)))
 	must(t, err)
 	cfg := n.attachConfig(s.Maps, f, bpf.Balancer{UDP: true})
-	cfg.Record = r
+	cfg.Journal = j
 	a, err := attach.Attach(cfg)
 	must(t, err)
 	(&run{s, a}).commit(t)
@@ -41,17 +38,24 @@ func TestRemovalWithoutAListOfLinks(t *testing.T) {
 	for by, f := range byRung() {
 		t.Run(string(by), func(t *testing.T) {
 			lab.VerifyNoLeaks(t)
-			n, r := newNode(t), &notes{}
-			n.upNoted(t, f, r)
+			n, j := newNode(t), newJournal(t)
+			n.upRecorded(t, f, j)
 			held := n.holdLinks(t)
 			must(t, os.RemoveAll(n.pins.Dir))
 			before := attachedTo(t, n.cgroup)
-			removal := n.removal(r, objects.Unlisted())
-			must(t, removal.Check())
+			removal := n.removal(j, objects.Unlisted())
+			must(t, CheckRemove(removal))
 			if now := attachedTo(t, n.cgroup); len(now) != len(before) || len(now) == 0 {
 				t.Errorf("a check changed what is attached: %v, then %v", before, now)
 			}
-			err := removal.Remove()
+			kept := newJournal(t)
+			for _, e := range j.Entries() {
+				must(t, kept.Record(e.Kind, e.Target, e.Former))
+			}
+			err := Remove(removal)
+			if left := j.Entries(); len(left) > 0 {
+				t.Errorf("left in the journal: %v", left)
+			}
 			if by == attach.ByProg {
 				must(t, err)
 				if left := attachedTo(t, n.cgroup); len(left) > 0 {
@@ -68,7 +72,7 @@ func TestRemovalWithoutAListOfLinks(t *testing.T) {
 				}
 				return
 			}
-			must(t, n.removal(r, objects.Links{}).Remove())
+			must(t, Remove(n.removal(kept, objects.Links{})))
 			if left := attachedTo(t, n.cgroup); len(left) > 0 {
 				t.Errorf("still attached: %v", left)
 			}
@@ -93,16 +97,16 @@ func (n *node) holdLinks(t *testing.T) (held []link.Link) {
 
 // An attach looks for links of ours as well. Where none are listed there is none.
 func TestAttachWithoutAListOfLinks(t *testing.T) {
-	n, r := newNode(t), &notes{}
-	n.upNoted(t, allFeatures(), r)
-	must(t, attach.Remove(n.pins, n.cgroup))
+	n, j := newNode(t), newJournal(t)
+	n.upRecorded(t, allFeatures(), j)
+	must(t, n.remove())
 	s, err := Seed(n.seedConfig(allFeatures(), services(0)))
 	must(t, err)
 	cfg := n.attachConfig(s.Maps, allFeatures(), bpf.Balancer{UDP: true})
-	cfg.Record, cfg.Links = r, objects.Unlisted()
+	cfg.Journal, cfg.Links = j, objects.Unlisted()
 	a, err := attach.Attach(cfg)
 	must(t, err)
 	(&run{s, a}).commit(t)
 	n.mustConnect(t)
-	must(t, attach.Remove(n.pins, n.cgroup))
+	must(t, n.remove())
 }

@@ -74,3 +74,58 @@ func EnsureMapPins(pins bpf.Pins, maps *bpf.Maps) (repinned []bpf.MapName, err e
 	}
 	return repinned, attach.ExplainRights(errors.Join(errs...))
 }
+
+// Pinned lists everything that Remove would unpin, in its order.
+func Pinned(pins bpf.Pins) ([]string, error) {
+	candidates := attach.PinPaths(pins, attach.Cgroup{}, bpf.Hooks())
+	for _, name := range bpf.MapNames() {
+		candidates = append(candidates, pins.Map(name))
+	}
+	var out []string
+	for _, path := range candidates {
+		_, err := os.Lstat(path)
+		if err == nil {
+			out = append(out, path)
+		} else if !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("list pins: %w", err)
+		}
+	}
+	return out, nil
+}
+
+// Remove detaches the load balancer and unpins everything of an instance, the table last. cfg needs no programs.
+//
+// Errors are those of attach.Detach. A table of another owner keeps everything else, too.
+func Remove(cfg attach.Config) error {
+	if err := attach.MayDetach(); err != nil {
+		return err
+	}
+	var table attach.Balancer
+	if cfg.Pins.Dir != "" {
+		maps, err := bpf.OpenMaps(cfg.Pins, false)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return attach.ExplainRights(err)
+		}
+		if maps != nil {
+			defer maps.Close()
+		}
+		table.Maps = maps
+	}
+	cfg.Programs = table
+	left := attach.Detach(cfg)
+	if left != nil && !errors.Is(left, attach.ErrStillAttached) || cfg.Pins.Dir == "" {
+		return left // the table stays while something may read it
+	}
+	err := bpf.RemoveMaps(cfg.Pins)
+	bpf.RemoveEmptyDirs(cfg.Pins)
+	if err != nil {
+		return err
+	}
+	return left
+}
+
+// CheckRemove finds out, without any change, whether Remove can find everything.
+func CheckRemove(cfg attach.Config) error {
+	cfg.Programs = attach.Balancer{}
+	return attach.CheckDetach(cfg)
+}

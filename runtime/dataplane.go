@@ -240,10 +240,14 @@ func (d *dataplane) adopt(j *instance.Journal) error {
 	return nil
 }
 
+func (d *dataplane) programs() attach.Balancer {
+	return attach.Balancer{Balancer: d.balancer, Maps: d.maps, Features: d.features}
+}
+
 func (d *dataplane) attachConfig(j *instance.Journal) attach.Config {
 	return attach.Config{
-		Pins: d.usablePins(), Maps: d.maps, Cgroup: d.cgroup.Path, CgroupID: d.cgroup.ID,
-		Features: d.features, Links: d.links, Balancer: d.balancer, Proc: d.proc, Record: recordOf(j),
+		Pins: d.usablePins(), Target: attach.Cgroup{Path: d.cgroup.Path, ID: d.cgroup.ID, Links: d.features.Link},
+		Programs: d.programs(), Journal: j, Links: d.links, Proc: d.proc,
 	}
 }
 
@@ -281,7 +285,7 @@ func (d *dataplane) attach(j *instance.Journal) error {
 	if err := a.Commit(); err != nil {
 		d.log.Warn("a former program is still attached beside its successor", "err", err)
 	}
-	held, err := attach.Hold(d.usablePins(), a.Hooks)
+	held, err := attach.OpenHandles(d.usablePins(), a.Hooks)
 	if err != nil {
 		return err
 	}
@@ -307,7 +311,7 @@ func (d *dataplane) growLocked(j *instance.Journal, short writer.Short) (*nat.Ke
 	if err != nil {
 		return nil, err
 	}
-	grown, err := natinit.Grow(d.attachConfig(j), sizes)
+	grown, err := natinit.Grow(d.attachConfig(j), d.programs(), sizes)
 	if grown == d.maps {
 		return nil, err
 	}

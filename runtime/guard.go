@@ -36,7 +36,7 @@ const (
 // held for a few assignments only: health endpoints ask.
 type seen struct {
 	mu     sync.Mutex
-	held   *attach.Held
+	held   *attach.Handles
 	cgroup string
 	files  map[string]fileID // pins and the cgroup, by path
 	maps   []ebpf.MapID      // of the table; a larger one shares some of them
@@ -54,7 +54,7 @@ func idOf(path string) fileID {
 }
 
 // attached takes new handles of what is attached, and closes the former ones.
-func (s *seen) attached(held *attach.Held) error {
+func (s *seen) attached(held *attach.Handles) error {
 	s.mu.Lock()
 	former := s.held
 	s.held = held

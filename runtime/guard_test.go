@@ -211,7 +211,7 @@ func TestGuardRepairsWhileProgramsStayAttached(t *testing.T) {
 			}
 		}},
 		"programs detached that have no links": {forbid: byProg, gap: true, damage: func(t *testing.T, l *lab.Lab, d *dataplane) {
-			if err := attach.Remove(d.pins, l.Cgroup); err != nil && !errors.Is(err, bpf.ErrForeign) {
+			if err := natinit.Remove(attach.Config{Pins: d.pins, Target: attach.Cgroup{Path: l.Cgroup}}); err != nil && !errors.Is(err, bpf.ErrForeign) {
 				t.Fatal(err)
 			}
 		}},
@@ -330,7 +330,9 @@ func TestAttachedNowWhileProgramsAreExchanged(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg := d.attachConfig(nil)
-	cfg.Balancer.HostNetns++
+	other := d.programs()
+	other.HostNetns++
+	cfg.Programs = other
 	a, err := attach.Attach(cfg)
 	if err != nil {
 		t.Fatal(err)

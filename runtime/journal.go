@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
 )
 
@@ -44,14 +43,6 @@ func (c *Config) withJournal(ctx context.Context, do func(*instance.Journal) err
 		}
 	}
 	return do(j)
-}
-
-// recordOf is where natinit notes programs.
-func recordOf(j *instance.Journal) attach.Record {
-	if j == nil {
-		return nil
-	}
-	return attach.JournalRecord{Journal: j}
 }
 
 // recordSaved notes a file of the state directory, before it is written.

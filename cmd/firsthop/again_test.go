@@ -18,6 +18,7 @@ import (
 
 	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
 )
@@ -192,7 +193,7 @@ func (n node) mapsOf(id ebpf.ProgramID) (infos []*ebpf.MapInfo) {
 // checkPins wants the eight maps, a link or a program for each hook, and nothing else.
 func (n node) checkPins() {
 	n.Helper()
-	pins, err := attach.Pinned(n.pins())
+	pins, err := natinit.Pinned(n.pins())
 	if err != nil {
 		n.Fatal(err)
 	}

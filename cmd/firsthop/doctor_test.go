@@ -183,11 +183,14 @@ func TestEveryCheckOfTheDoctorCanFail(t *testing.T) {
 				n.Fatal(err)
 			}
 			n.Cleanup(func() { seeded.Maps.Close() })
-			a, err := attach.Attach(attach.Config{Pins: bpf.PinsBelow(dir), Maps: seeded.Maps, Cgroup: n.Cgroup, Balancer: bpf.Balancer{UDP: true}})
+			a, err := attach.Attach(attach.Config{Pins: bpf.PinsBelow(dir), Target: attach.Cgroup{Path: n.Cgroup}, Programs: attach.Balancer{Balancer: bpf.Balancer{UDP: true}, Maps: seeded.Maps}})
 			if err != nil {
 				n.Fatal(err)
 			}
-			n.Cleanup(func() { attach.Remove(bpf.PinsBelow(dir), n.Cgroup); a.Close() })
+			n.Cleanup(func() {
+				natinit.Remove(attach.Config{Pins: bpf.PinsBelow(dir), Target: attach.Cgroup{Path: n.Cgroup}})
+				a.Close()
+			})
 		}, nil, "others", fail, "another firsthop serves this cgroup", "--bpffs"},
 		{"a program of somebody else beside ours", func(n *node) { n.attachForeign("connect4", allowMulti) }, nil, "others", warn, "edr_agent", "ask its owner"},
 		{"a program of somebody else in the place of ours", func(n *node) {

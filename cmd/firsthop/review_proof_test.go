@@ -11,7 +11,7 @@ import (
 
 	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bpf"
-	"github.com/firsthop/firsthop/natinit/attach"
+	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/instance"
 )
 
@@ -70,7 +70,7 @@ func TestWhatAKilledInitDidNotProve(t *testing.T) {
 			}
 			n.run(append([]string{"init", "--service-ips", vip4, "--persist", "off", "--timeout", "50ms"}, tc.line...)...).exits(tc.code)
 			eventually(t, "the links to detach", func() bool { return len(n.attached()) == 0 })
-			if pins, err := attach.Pinned(n.pins()); err != nil || len(pins) > 0 || n.noted() {
+			if pins, err := natinit.Pinned(n.pins()); err != nil || len(pins) > 0 || n.noted() {
 				t.Errorf("%v, pins %v, noted: %t", err, pins, n.noted())
 			}
 			n.stateUnchanged(before)

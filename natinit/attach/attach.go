@@ -3,25 +3,52 @@ package attach
 import (
 	"errors"
 	"fmt"
-	"os"
+	"path/filepath"
 
 	"github.com/cilium/ebpf"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/objects"
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
-// Config says where and how the load balancer is to run.
+// Attachment is where one program runs, and how it is attached there.
+type Attachment struct {
+	Target Target
+	Hook   bpf.Hook
+	By     By
+}
+
+// By is the way in which a program is attached.
+type By string
+
+// The ways. A target has two: by a link, and below that one without. What is lost without a link: the attachment isn't
+// tied to a pin, and it can't be held open.
+const (
+	ByLink   By = "bpf_link"    // to a cgroup, Linux 5.8: links of 5.7 say nothing of themselves
+	ByProg   By = "prog_attach" // to a cgroup: BPF_PROG_ATTACH with BPF_F_ALLOW_MULTI
+	ByTCX    By = "tcx"         // to a device, Linux 6.6: a link
+	ByClsact By = "clsact"      // to a device: a filter of the clsact qdisc
+)
+
+func (by By) isLink() bool { return by == ByLink || by == ByTCX }
+
+// pin is the path by which an attachment is pinned: its link, or its program.
+func (at Attachment) pin(pins bpf.Pins) string {
+	if at.By.isLink() {
+		return filepath.Join(pins.Links(), at.Target.pinName(at.Hook))
+	}
+	return filepath.Join(pins.Progs(), at.Target.pinName(at.Hook))
+}
+
+// Config says what is to be attached, and to what.
 type Config struct {
 	Pins     bpf.Pins
-	Maps     *bpf.Maps
-	Cgroup   string // directory of the v2 hierarchy; all processes in it and below are served
-	CgroupID uint64 // its id, as links have it (mounts.CgroupID)
-	Features bpf.Features
-	Balancer bpf.Balancer
-	Record   Record        // of the programs that we attach; nil: none is kept
-	Links    objects.Links // of the machine, to find those of ours whose pins are gone
-	Proc     string        // proc mount that shows other programs' owners, for messages; "" for /proc
+	Target   Target
+	Programs Programs
+	Journal  *instance.Journal // of the programs that we attach; nil: none is kept
+	Links    objects.Links     // of the machine, to find those of ours whose pins are gone
+	Proc     string            // proc mount that shows other programs' owners, for messages; "" for /proc
 }
 
 // Change says what was done to a thing that was to be there.
@@ -42,44 +69,35 @@ type Result struct {
 	By      By             `json:"by"`
 	Program ebpf.ProgramID `json:"program_id"`
 	Note    string         `json:"note,omitempty"`
+
+	at Attachment
 }
 
-// By is the way in which a program is attached.
-type By string
+// PinOf is the path by which a hook's attachment is pinned.
+func (r Result) PinOf(pins bpf.Pins) string { return r.at.pin(pins) }
 
-// The ways, the better first. What is lost with the second: an attachment
-// isn't tied to a pin, and a change of programs has both attached for an
-// instant (harmless: the second sees an address that is a backend already).
-const (
-	ByLink By = "bpf_link"    // Linux 5.8: those of 5.7 say nothing of themselves
-	ByProg By = "prog_attach" // BPF_PROG_ATTACH with BPF_F_ALLOW_MULTI
-)
-
-// Attached is a load balancer that serves, and that can still be taken back.
+// Attached are programs that serve, and that can still be taken back.
 type Attached struct {
 	Hooks []Result
 
-	cfg    Config
-	cgroup *os.File
+	*ladder
 	progs  map[string]*ebpf.Program   // loaded by this run, by hook; nil if none was needed
 	serves map[ebpf.ProgramID]bool    // programs that are to stay
 	former map[string][]*ebpf.Program // ours that were attached without a link, by hook
 	undo   []func() error             // in the order of doing
-	closes []func() error
 }
 
-// Attach loads and attaches the programs at every hook that the balancer
-// needs, the way back first. All or nothing: on an error the former programs
-// run again. A hook whose program is already the one that would be loaded is
-// left alone, so that a second run changes no program id.
+// Attach loads and attaches the programs at every hook that needs one, in the order of cfg.Programs. All or nothing: on
+// an error the former programs run again. A hook whose program is already the one that would be loaded is left alone,
+// so that a second run changes no program id.
 //
-// ErrConflict: a foreign program stands in the way; the error names it.
+// ErrConflict: a foreign program keeps ours out; the error names it.
 func Attach(cfg Config) (*Attached, error) {
-	dir, err := os.Open(cfg.Cgroup)
+	l, err := open(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("open cgroup: %w", err)
+		return nil, err
 	}
-	a := &Attached{cfg: cfg, cgroup: dir, serves: map[ebpf.ProgramID]bool{}, former: map[string][]*ebpf.Program{}}
+	a := &Attached{ladder: l, serves: map[ebpf.ProgramID]bool{}, former: map[string][]*ebpf.Program{}}
 	if err := a.attachAll(); err != nil {
 		return nil, errors.Join(ExplainRights(err), a.Rollback(), a.Close())
 	}
@@ -87,46 +105,42 @@ func Attach(cfg Config) (*Attached, error) {
 }
 
 func (a *Attached) attachAll() error {
-	ensure := a.ensureProg
-	if a.cfg.Features.Link {
-		ensure = a.ensureLink
-	}
-	for _, h := range a.cfg.Balancer.Hooks(a.cfg.Features) {
-		result, err := ensure(h)
+	for _, h := range a.cfg.Programs.Hooks() {
+		at := Attachment{a.cfg.Target, h, best(a.cfg.Target)}
+		ensure := a.ensureProg
+		if at.By.isLink() {
+			ensure = a.ensureLink
+		}
+		res := Result{Hook: h.Name, By: at.By, at: at}
+		err := ensure(&res)
 		if err == nil {
 			err = a.detachOrphans(h)
 		}
 		if err != nil {
 			return fmt.Errorf("attach %s: %w", h.Name, err)
 		}
-		a.serves[result.Program] = true
-		a.Hooks = append(a.Hooks, result)
+		res.at.By = res.By
+		a.serves[res.Program] = true
+		a.Hooks = append(a.Hooks, res)
 	}
-	return a.noteKept()
+	return a.recordKept()
 }
 
-// program gives the loaded program of a hook; the first call loads all.
-func (a *Attached) program(h bpf.Hook) (*ebpf.Program, error) {
+// program gives the loaded program of a hook; the first call loads all, and records them.
+func (a *Attached) program(h bpf.Hook) (*ebpf.Program, ebpf.ProgramID, error) {
 	if a.progs == nil {
-		progs, err := bpf.LoadPrograms(a.cfg.Maps, a.cfg.Balancer, a.cfg.Features)
+		progs, err := a.cfg.Programs.Load()
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		a.progs = progs
-		if err := a.note(progs); err != nil {
-			return nil, err
+		if err := a.record(progs); err != nil {
+			return nil, 0, err
 		}
 	}
-	return a.progs[h.Name], nil
-}
-
-// current reports whether a program is what this run would load.
-func (a *Attached) current(p *ebpf.Program) (bool, error) {
-	l, err := bpf.Inspect(p, a.cfg.Maps)
-	if err != nil {
-		return false, err
-	}
-	return a.cfg.Balancer.Current(l, a.cfg.Maps, a.cfg.Features), nil
+	p := a.progs[h.Name]
+	id, err := programID(p)
+	return p, id, err
 }
 
 // Changed reports whether Attach changed anything.
@@ -145,9 +159,8 @@ func (a *Attached) Changed() bool {
 // already.
 func (a *Attached) Commit() error {
 	var errs []error
-	hooks := bpf.Hooks()
-	for i := len(hooks) - 1; i >= 0; i-- {
-		errs = append(errs, a.detachOthers(hooks[i]))
+	for _, h := range a.reversed() {
+		errs = append(errs, a.detachOthers(h))
 	}
 	a.undo = nil
 	return errors.Join(errs...)
@@ -174,12 +187,8 @@ func (a *Attached) Close() error {
 	for _, p := range a.progs {
 		errs = append(errs, p.Close())
 	}
-	for _, c := range a.closes {
-		errs = append(errs, c())
-	}
-	a.closes, a.progs = nil, nil
-	errs = append(errs, a.cgroup.Close())
-	return errors.Join(errs...)
+	a.progs = nil
+	return errors.Join(append(errs, a.close())...)
 }
 
 func programID(p *ebpf.Program) (ebpf.ProgramID, error) {

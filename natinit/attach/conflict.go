@@ -5,10 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
-	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -21,26 +19,42 @@ import (
 // keeps ours out. It is never detached or replaced.
 var ErrConflict = errors.New("foreign program in the way")
 
-// explainAttach finds the reason of an EPERM: the kernel gives it both for a
-// lack of rights and where the hook's list was attached with other flags, here
-// or in a parent (kernel/bpf/cgroup.c, hierarchy_allows_attach).
-func explainAttach(cgroup *os.File, h bpf.Hook, proc string, err error) error {
+// explain finds the reason of an EPERM: the kernel gives it both for a lack of
+// rights and where the hook's list was attached with other flags, here or in a
+// parent (kernel/bpf/cgroup.c, hierarchy_allows_attach).
+func (c openCgroup) explain(h bpf.Hook, proc string, err error) error {
 	if !errors.Is(err, unix.EPERM) {
 		return err
 	}
-	at, flags, ids := inTheWay(cgroup.Name(), h)
-	if len(ids) == 0 {
+	what := conflictAt(c.Path, h, proc)
+	if what == "" {
 		return err
 	}
-	return fmt.Errorf("%s is attached to %s %s, which lets no second program in: "+
-		"have its owner attach it with BPF_F_ALLOW_MULTI, or remove it: %w",
-		nameAll(ids, proc), at, flagWords(flags), ErrConflict)
+	return fmt.Errorf("%s, which lets no second program in: "+
+		"have its owner attach it with BPF_F_ALLOW_MULTI, or remove it: %w", what, ErrConflict)
 }
 
-// inTheWay finds the programs that keep ours out of a hook, and the cgroup that
+// conflictAt says what keeps ours out of a hook; "" for nothing.
+func conflictAt(cgroup string, h bpf.Hook, proc string) string {
+	at, flags, ids := blockers(cgroup, h)
+	if len(ids) == 0 {
+		return ""
+	}
+	var names []string
+	for _, id := range ids {
+		names = append(names, nameProgram(id, proc))
+	}
+	how := "exclusively (no flags)"
+	if flags&allowOverride != 0 {
+		how = "with BPF_F_ALLOW_OVERRIDE"
+	}
+	return fmt.Sprintf("%s is attached to %s %s", strings.Join(names, " and "), at, how)
+}
+
+// blockers finds the programs that keep ours out of a hook, and the cgroup that
 // they are attached to: ours, or the next above it that has any. A parent's
-// program that may be overridden stands in nobody's way.
-func inTheWay(cgroup string, h bpf.Hook) (at string, flags uint32, ids []ebpf.ProgramID) {
+// program that may be overridden keeps nobody out.
+func blockers(cgroup string, h bpf.Hook) (at string, flags uint32, ids []ebpf.ProgramID) {
 	for at = cgroup; ; at = filepath.Dir(at) {
 		dir, err := os.Open(at)
 		if err != nil {
@@ -58,58 +72,6 @@ func inTheWay(cgroup string, h bpf.Hook) (at string, flags uint32, ids []ebpf.Pr
 			return at, flags, ids
 		}
 	}
-}
-
-// ExplainRights says what is lacking where the kernel only says EPERM. CAP_BPF
-// (Linux 5.8) wouldn't do: to open objects by their id takes CAP_SYS_ADMIN
-// (kernel/bpf/syscall.c, bpf_prog_get_fd_by_id).
-func ExplainRights(err error) error {
-	if !errors.Is(err, unix.EPERM) || errors.Is(err, ErrConflict) {
-		return err
-	}
-	return fmt.Errorf("%w: run as root, or with CAP_SYS_ADMIN and CAP_NET_ADMIN", err)
-}
-
-func flagWords(flags uint32) string {
-	if flags&allowOverride != 0 {
-		return "with BPF_F_ALLOW_OVERRIDE"
-	}
-	return "exclusively (no flags)"
-}
-
-// queryFlags is BPF_PROG_QUERY with the attach flags, which the library
-// doesn't hand out.
-func queryFlags(cgroup *os.File, attach ebpf.AttachType) (flags uint32, ids []ebpf.ProgramID, err error) {
-	const bpfProgQuery = 16
-	buf := make([]uint32, 64)
-	var pin runtime.Pinner // attr hides the pointer from the runtime, which may move a buffer on the stack
-	pin.Pin(&buf[0])
-	defer pin.Unpin()
-	attr := struct {
-		targetFD    uint32
-		attachType  uint32
-		queryFlags  uint32
-		attachFlags uint32
-		progIDs     uint64
-		progCount   uint32
-		_           uint32
-	}{targetFD: uint32(cgroup.Fd()), attachType: uint32(attach), progIDs: uint64(uintptr(unsafe.Pointer(&buf[0]))), progCount: uint32(len(buf))}
-	_, _, errno := unix.Syscall(unix.SYS_BPF, bpfProgQuery, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
-	if errno != 0 && errno != unix.ENOSPC {
-		return 0, nil, errno
-	}
-	for _, id := range buf[:min(int(attr.progCount), len(buf))] {
-		ids = append(ids, ebpf.ProgramID(id))
-	}
-	return attr.attachFlags, ids, nil
-}
-
-func nameAll(ids []ebpf.ProgramID, proc string) string {
-	var names []string
-	for _, id := range ids {
-		names = append(names, nameProgram(id, proc))
-	}
-	return strings.Join(names, " and ")
 }
 
 // nameProgram says what an operator needs to find a program's owner.
@@ -187,8 +149,8 @@ func Conflicts(cgroup string, f bpf.Features, proc string) ([]Conflict, error) {
 		if _, _, err := queryFlags(dir, h.Attach); err != nil {
 			return nil, fmt.Errorf("list programs of %s: %w", cgroup, err)
 		}
-		if at, flags, blockers := inTheWay(cgroup, h); len(blockers) > 0 {
-			conflicts = append(conflicts, Conflict{h.Name, fmt.Sprintf("%s is attached to %s %s", nameAll(blockers, proc), at, flagWords(flags))})
+		if what := conflictAt(cgroup, h, proc); what != "" {
+			conflicts = append(conflicts, Conflict{h.Name, what})
 		}
 	}
 	return conflicts, nil

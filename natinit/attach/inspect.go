@@ -1,10 +1,8 @@
 package attach
 
 import (
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -27,18 +25,85 @@ type State struct {
 // Inspect reads, and changes nothing: what is attached at every hook of a
 // cgroup. maps may be nil where there is no table; nothing is ours then.
 func Inspect(pins bpf.Pins, maps *bpf.Maps, cgroup string) ([]State, error) {
-	dir, err := os.Open(cgroup)
+	l, err := open(Config{Pins: pins, Target: Cgroup{Path: cgroup}, Programs: Balancer{Maps: maps}})
 	if err != nil {
-		return nil, fmt.Errorf("open cgroup: %w", err)
+		return nil, err
 	}
-	defer dir.Close()
+	defer l.close()
 	var out []State
-	for _, h := range bpf.Hooks() {
-		st, err := inspectHook(pins, maps, dir, h)
+	for _, h := range l.cfg.Programs.AllHooks() {
+		st, err := l.state(h)
 		if err != nil {
 			return nil, ExplainRights(err)
 		}
 		out = append(out, st)
+	}
+	return out, nil
+}
+
+func (l *ladder) state(h bpf.Hook) (State, error) {
+	st := State{Hook: h.Name}
+	err := l.each(h, func(p *ebpf.Program) error {
+		known, err := l.cfg.Programs.Inspect(p)
+		if err != nil {
+			return err
+		}
+		if known.Ours {
+			st.Attached, st.By, st.Program = true, l.cfg.Target.by(false), known.ID
+		} else {
+			st.Foreign = append(st.Foreign, fmt.Sprintf("%d %q", known.ID, known.Name))
+		}
+		return nil
+	})
+	if err != nil {
+		return st, err
+	}
+	pinned, err := link.LoadPinnedLink(l.linkPin(h), nil) // the kernel opens links only for reading and writing
+	if err != nil {
+		return st, nil // what is there instead is reported by the one who attaches
+	}
+	defer pinned.Close()
+	if info, err := pinned.Info(); err == nil && info.Cgroup() != nil {
+		st.CgroupID = info.Cgroup().CgroupId
+		if info.Program == st.Program {
+			st.By = l.cfg.Target.by(true)
+		}
+	}
+	return st, nil
+}
+
+// Plan says what Attach would do, and changes nothing. Program is the one that is there now.
+func Plan(cfg Config) ([]Result, error) {
+	l, err := open(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer l.close()
+	wanted := cfg.Programs.Hooks()
+	var out []Result
+	for _, h := range cfg.Programs.AllHooks() {
+		res := Result{Hook: h.Name, Change: Added}
+		needed := slices.ContainsFunc(wanted, func(w bpf.Hook) bool { return w.Name == h.Name })
+		err := l.each(h, func(p *ebpf.Program) error {
+			known, err := cfg.Programs.Inspect(p)
+			if err != nil || !known.Ours {
+				return err
+			}
+			res.Program, res.Change = known.ID, Changed
+			switch {
+			case !needed:
+				res.Change = Removed
+			case known.Current:
+				res.Change = Kept
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		if needed || res.Change == Removed {
+			out = append(out, res)
+		}
 	}
 	return out, nil
 }
@@ -70,6 +135,24 @@ func CheckAttached(cgroup string, hooks []Result, maps []ebpf.MapID) error {
 	return nil
 }
 
+// InUse reports whether a program that is attached at one of cfg's hooks uses a map. In doubt it does not.
+func InUse(cfg Config, m *ebpf.Map) bool {
+	l, err := open(cfg)
+	if err != nil {
+		return false
+	}
+	defer l.close()
+	info, err := m.Info()
+	if err != nil {
+		return false
+	}
+	id, _ := info.ID()
+	return slices.ContainsFunc(cfg.Programs.AllHooks(), func(h bpf.Hook) bool {
+		ids, err := l.site.programs(h)
+		return err == nil && slices.ContainsFunc(ids, func(p ebpf.ProgramID) bool { return usesOneOf(p, []ebpf.MapID{id}) })
+	})
+}
+
 // usesOneOf reports whether a program uses one of the maps, as far as can be told.
 func usesOneOf(id ebpf.ProgramID, maps []ebpf.MapID) bool {
 	p, err := ebpf.NewProgramFromID(id)
@@ -83,38 +166,4 @@ func usesOneOf(id ebpf.ProgramID, maps []ebpf.MapID) bool {
 	}
 	ids, _ := info.MapIDs()
 	return slices.ContainsFunc(ids, func(id ebpf.MapID) bool { return slices.Contains(maps, id) })
-}
-
-func inspectHook(pins bpf.Pins, maps *bpf.Maps, cgroup *os.File, h bpf.Hook) (State, error) {
-	st := State{Hook: h.Name}
-	err := Each(cgroup, h, func(p *ebpf.Program) error {
-		l, err := bpf.Inspect(p, maps)
-		if err != nil {
-			return err
-		}
-		if l.Ours {
-			st.Attached, st.By, st.Program = true, ByProg, l.ID
-		} else {
-			st.Foreign = append(st.Foreign, fmt.Sprintf("%d %q", l.ID, l.Name))
-		}
-		return nil
-	})
-	if err != nil {
-		return st, err
-	}
-	l, err := link.LoadPinnedLink(filepath.Join(pins.Links(), h.Name), nil) // the kernel opens links only for reading and writing
-	if errors.Is(err, os.ErrNotExist) {
-		return st, nil
-	}
-	if err != nil {
-		return st, nil // what stands there instead is reported by the one who attaches
-	}
-	defer l.Close()
-	if info, err := l.Info(); err == nil && info.Cgroup() != nil {
-		st.CgroupID = info.Cgroup().CgroupId
-		if info.Program == st.Program {
-			st.By = ByLink
-		}
-	}
-	return st, nil
 }

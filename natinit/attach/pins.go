@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -13,6 +12,10 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 )
+
+// nextSuffix marks a pin that is about to take its place by a rename. Not
+// ".new": bpffs refuses names with a dot (kernel/bpf/inode.c, bpf_lookup).
+const nextSuffix = "_new"
 
 // What is pinned at the place of a hook is ours if its program has the hook's
 // name. Its maps say nothing here: the table that it was loaded for may be gone.
@@ -38,7 +41,7 @@ func openPin(pin, want string, err error) error {
 }
 
 // ownLink opens the link that is pinned for a hook; nil if nothing is there.
-func ownLink(pin string, h bpf.Hook) (link.Link, *link.Info, error) {
+func ownLink(pin string, t Target, h bpf.Hook) (link.Link, *link.Info, error) {
 	l, err := link.LoadPinnedLink(pin, nil)
 	if err != nil {
 		return nil, nil, openPin(pin, "link", err)
@@ -47,7 +50,7 @@ func ownLink(pin string, h bpf.Hook) (link.Link, *link.Info, error) {
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("read info of pinned link: %w", err), l.Close())
 	}
-	if cg := info.Cgroup(); cg == nil || ebpf.AttachType(cg.AttachType) != h.Attach {
+	if atHook, _, _ := t.linked(h, info); !atHook {
 		l.Close()
 		return nil, nil, notOurs(pin, "is a link of another kind")
 	}
@@ -89,8 +92,8 @@ func ownName(pin string, p *ebpf.Program, h bpf.Hook) error {
 }
 
 // removeLink detaches and unpins a link of ours.
-func removeLink(pin string, h bpf.Hook) error {
-	l, _, err := ownLink(pin, h)
+func removeLink(pin string, t Target, h bpf.Hook) error {
+	l, _, err := ownLink(pin, t, h)
 	if l == nil {
 		return err
 	}
@@ -101,15 +104,15 @@ func removeLink(pin string, h bpf.Hook) error {
 	return removePin(pin)
 }
 
-// removeProg unpins a program of ours; with a cgroup, it is detached there.
-func removeProg(pin string, h bpf.Hook, cgroup *os.File) error {
+// removeProg unpins a program of ours; with a site, it is detached there.
+func removeProg(pin string, h bpf.Hook, s site) error {
 	p, err := ownProg(pin, h)
 	if p == nil {
 		return err
 	}
 	defer p.Close()
-	if cgroup != nil {
-		if err := detachProg(cgroup, h, p); err != nil {
+	if s != nil {
+		if err := s.detach(h, p); err != nil {
 			return err // as in removeLink
 		}
 	}
@@ -123,9 +126,13 @@ func removePin(path string) error {
 	return nil
 }
 
-// repin pins an open object at a place that something else may have by now, in
+// repin pins an open link or program at a place that something else may have by now, in
 // one step. The library's Pin does nothing for an object that was opened there.
-func repin(fd int, pin string) error {
+func repin(object any, pin string) error {
+	open, ok := object.(interface{ FD() int })
+	if !ok {
+		return fmt.Errorf("pin %s: no file descriptor", pin)
+	}
 	next := pin + nextSuffix
 	if err := removePin(next); err != nil {
 		return err
@@ -139,18 +146,36 @@ func repin(fd int, pin string) error {
 		pathname unsafe.Pointer
 		fd       uint32
 		flags    uint32
-	}{pathname: unsafe.Pointer(path), fd: uint32(fd)}
+	}{pathname: unsafe.Pointer(path), fd: uint32(open.FD())}
 	if _, _, errno := unix.Syscall(unix.SYS_BPF, bpfObjPin, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr)); errno != 0 {
 		return fmt.Errorf("pin %s: %w", next, errno)
 	}
 	return os.Rename(next, pin)
 }
 
-// PinnedPrograms opens the programs that the pins of hooks lead to.
-func PinnedPrograms(pins bpf.Pins) ([]*ebpf.Program, error) {
-	var progs []*ebpf.Program
+// linkedProgram is the program of a hook's pinned link; 0 if there is no link of ours.
+func linkedProgram(pin string, t Target, h bpf.Hook) (ebpf.ProgramID, error) {
+	l, info, err := ownLink(pin, t, h)
+	if l == nil {
+		return 0, err
+	}
+	return info.Program, l.Close()
+}
+
+// pinnedProgram is the program that is pinned for a hook; 0 if there is none.
+func pinnedProgram(pin string, h bpf.Hook) (ebpf.ProgramID, error) {
+	p, err := ownProg(pin, h)
+	if p == nil {
+		return 0, err
+	}
+	defer p.Close()
+	return programID(p)
+}
+
+// PinnedPrograms opens the programs that the pins of a cgroup's hooks lead to.
+func PinnedPrograms(pins bpf.Pins) (progs []*ebpf.Program, err error) {
 	for _, h := range bpf.Hooks() {
-		p, err := hookProgram(pins, h)
+		p, err := openPinned(pins, h)
 		if err != nil {
 			CloseAll(progs)
 			return nil, err
@@ -162,25 +187,49 @@ func PinnedPrograms(pins bpf.Pins) ([]*ebpf.Program, error) {
 	return progs, nil
 }
 
-// hookProgram opens the program that a hook's pin leads to; nil: there is none.
-func hookProgram(pins bpf.Pins, h bpf.Hook) (*ebpf.Program, error) {
-	l, info, err := ownLink(filepath.Join(pins.Links(), h.Name), h)
+func openPinned(pins bpf.Pins, h bpf.Hook) (*ebpf.Program, error) {
+	id, err := linkedProgram(Attachment{Cgroup{}, h, ByLink}.pin(pins), Cgroup{}, h)
 	if err != nil {
 		return nil, err
 	}
-	if l == nil {
-		return ownProg(filepath.Join(pins.Progs(), h.Name), h)
+	if id == 0 {
+		return ownProg(Attachment{Cgroup{}, h, ByProg}.pin(pins), h)
 	}
-	defer l.Close()
-	p, err := ebpf.NewProgramFromID(info.Program)
+	p, err := ebpf.NewProgramFromID(id)
 	if err != nil {
 		return nil, fmt.Errorf("open program of pinned link: %w", err)
 	}
 	return p, nil
 }
 
+// CloseAll closes programs.
 func CloseAll(progs []*ebpf.Program) {
 	for _, p := range progs {
 		p.Close()
 	}
+}
+
+// CheckPins says what Attach would stumble over at the pins of a cgroup's hooks, and
+// changes nothing: its error matches bpf.ErrForeign.
+func CheckPins(pins bpf.Pins, hooks []bpf.Hook) error { return checkPins(pins, Cgroup{}, hooks) }
+
+func checkPins(pins bpf.Pins, t Target, hooks []bpf.Hook) error {
+	var errs []error
+	for _, h := range hooks {
+		_, err := linkedProgram(Attachment{t, h, t.by(true)}.pin(pins), t, h)
+		_, progErr := pinnedProgram(Attachment{t, h, t.by(false)}.pin(pins), h)
+		errs = append(errs, err, progErr)
+	}
+	return errors.Join(errs...)
+}
+
+// PinPaths are the paths at which something of ours may be pinned for the hooks of a target.
+func PinPaths(pins bpf.Pins, t Target, hooks []bpf.Hook) (paths []string) {
+	for _, link := range []bool{true, false} {
+		for _, h := range hooks {
+			pin := Attachment{t, h, t.by(link)}.pin(pins)
+			paths = append(paths, pin, pin+nextSuffix)
+		}
+	}
+	return paths
 }

@@ -91,7 +91,7 @@ func (n *node) serve(which ...int) {
 	defer seeded.Close()
 	var st unix.Stat_t
 	must(n.t, unix.Stat(n.l.Cgroup, &st))
-	attached, err := attach.Attach(attach.Config{Pins: pins, Maps: seeded.Maps, Cgroup: n.l.Cgroup, CgroupID: st.Ino, Features: features, Balancer: bpf.Balancer{UDP: true}})
+	attached, err := attach.Attach(attach.Config{Pins: pins, Target: attach.Cgroup{Path: n.l.Cgroup, ID: st.Ino, Links: features.Link}, Programs: attach.Balancer{Balancer: bpf.Balancer{UDP: true}, Maps: seeded.Maps, Features: features}})
 	must(n.t, err)
 	defer attached.Close()
 	must(n.t, attached.Commit())

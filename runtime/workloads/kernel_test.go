@@ -58,7 +58,7 @@ func (m *machine) serve() *bpf.Maps {
 	defer seeded.Close()
 	var st unix.Stat_t
 	must(t, unix.Stat(m.l.Cgroup, &st))
-	attached, err := attach.Attach(attach.Config{Pins: pins, Maps: seeded.Maps, Cgroup: m.l.Cgroup, CgroupID: st.Ino, Features: features, Balancer: bpf.Balancer{UDP: true}})
+	attached, err := attach.Attach(attach.Config{Pins: pins, Target: attach.Cgroup{Path: m.l.Cgroup, ID: st.Ino, Links: features.Link}, Programs: attach.Balancer{Balancer: bpf.Balancer{UDP: true}, Maps: seeded.Maps, Features: features}})
 	must(t, err)
 	defer attached.Close()
 	must(t, attached.Commit())

@@ -1,0 +1,121 @@
+package attach
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/bpf"
+)
+
+// Target is what programs are attached to: a Cgroup or a Device. It has the ways of attaching; everything else is the
+// same for all targets.
+type Target interface {
+	fmt.Stringer
+	// links reports whether the kernel has links for it, which are better.
+	links() bool
+	// by is the way of attaching, by a link or without one.
+	by(link bool) By
+	// pinName is the name of the pin of what is attached at a hook.
+	pinName(bpf.Hook) string
+	// linked reports whether a link is at a hook, and whether it is attached to this target; note says to what else.
+	linked(bpf.Hook, *link.Info) (atHook, here bool, note string)
+	open() (site, error)
+}
+
+// best is the best way that the kernel has.
+func best(t Target) By { return t.by(t.links()) }
+
+// site is a target that is open.
+type site interface {
+	// programs lists what is attached at a hook, in the order in which it runs; nothing at a hook that the kernel lacks.
+	programs(bpf.Hook) ([]ebpf.ProgramID, error)
+	// link attaches by a link, which lives as long as its handle or a pin.
+	link(bpf.Hook, *ebpf.Program) (link.Link, error)
+	// attach attaches without a link. undo has the hook as it was, with the program of ours that ran there.
+	attach(h bpf.Hook, p *ebpf.Program, former []*ebpf.Program) (undo func() error, err error)
+	// detach detaches what was attached without a link. A program that is not, or only by a link, is no error.
+	detach(bpf.Hook, *ebpf.Program) error
+	// explain finds the reason of an error of link or attach.
+	explain(h bpf.Hook, proc string, err error) error
+	close() error
+}
+
+// ladder is what all that attaches, inspects and detaches has in common.
+type ladder struct {
+	cfg    Config
+	site   site
+	closes []func() error
+}
+
+func open(cfg Config) (*ladder, error) {
+	s, err := cfg.Target.open()
+	if err != nil {
+		return nil, err
+	}
+	return &ladder{cfg: cfg, site: s, closes: []func() error{s.close}}, nil
+}
+
+func (l *ladder) close() error {
+	var errs []error
+	for _, c := range l.closes {
+		errs = append(errs, c())
+	}
+	l.closes = nil
+	return errors.Join(errs...)
+}
+
+// reversed are all hooks, the way there before the way back.
+func (l *ladder) reversed() []bpf.Hook {
+	hooks := l.cfg.Programs.AllHooks()
+	slices.Reverse(hooks)
+	return hooks
+}
+
+// each calls visit for every program at a hook.
+func (l *ladder) each(h bpf.Hook, visit func(*ebpf.Program) error) error {
+	ids, err := l.site.programs(h)
+	if errors.Is(err, unix.EINVAL) {
+		return nil // a hook that this kernel doesn't have
+	}
+	if err != nil {
+		return fmt.Errorf("list programs of %s: %w", l.cfg.Target, err)
+	}
+	for _, id := range ids {
+		p, err := ebpf.NewProgramFromID(id)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // went away since
+		}
+		if err != nil {
+			return fmt.Errorf("open program %d: %w", id, err)
+		}
+		err = visit(p)
+		p.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// selected opens the programs at a hook for which is reports true, until the ladder is closed.
+func (l *ladder) selected(h bpf.Hook, is func(*ebpf.Program) (bool, error)) (found []*ebpf.Program, err error) {
+	err = l.each(h, func(p *ebpf.Program) error {
+		if ok, err := is(p); err != nil || !ok {
+			return err
+		}
+		clone, err := p.Clone()
+		if err != nil {
+			return err
+		}
+		l.closes = append(l.closes, clone.Close)
+		found = append(found, clone)
+		return nil
+	})
+	return found, err
+}
