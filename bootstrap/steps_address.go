@@ -12,6 +12,7 @@ import (
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
 	"github.com/firsthop/firsthop/natinit/apiserver/probe"
+	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/units"
 )
 
@@ -161,7 +162,9 @@ func (s *stage) saveAddresses() (outcome, error) {
 		}
 		return out, err
 	}
-	cfg.Record = func(kind, target, former string) error { return s.durable.Record(kind, s.onHost(target), former) }
+	cfg.Record = func(kind instance.Kind, target, former string) error {
+		return s.durable.Record(kind, s.onHost(target), former)
+	}
 	wrote, err := apiserver.Save(cfg, s.found.Known())
 	if err != nil {
 		return outcome{}, err
@@ -233,7 +236,7 @@ func (s *stage) kubeadmAtBoot() (string, error) {
 func describeActions(actions []units.Action) []string {
 	var out []string
 	for _, a := range actions {
-		out = append(out, a.Kind+" "+a.Path)
+		out = append(out, string(a.Kind)+" "+a.Path)
 	}
 	return out
 }

@@ -228,7 +228,7 @@ func (u *uninstall) lookUnits(ctx context.Context) error {
 		return err
 	}
 	for _, a := range rep.Actions {
-		u.add("unit", a.Kind+" "+a.Path)
+		u.add("unit", string(a.Kind)+" "+a.Path)
 	}
 	return nil
 }

@@ -52,7 +52,7 @@ func EnsureBPFFS(ctx context.Context, c Config) (BPFFS, error) {
 		}
 	}
 	source := newSource()
-	if err := c.record(RecordMount, b.HostPath, source); err != nil {
+	if err := c.record(instance.KindMount, b.HostPath, source); err != nil {
 		return b, err
 	}
 	mounted, strategy, err := mountBPFFS(ctx, &h, c, b.HostPath, source)
@@ -122,7 +122,7 @@ func mountHere(ctx context.Context, v view, c Config, path, source string) (bool
 	} else if b.State != BPFFSAbsent {
 		return false, nil
 	}
-	record := func(identity string) error { return c.record(RecordMount, path, identity) }
+	record := func(identity string) error { return c.record(instance.KindMount, path, identity) }
 	identity, err := mountRecorded(dir, source, record)
 	if err != nil {
 		return false, err
@@ -286,7 +286,7 @@ func unmount(ctx context.Context, h *Host, c Config, path, source, fstype string
 		if err := check(v.open(path)); err != nil {
 			return err
 		}
-		if err := c.record(RecordUnmount, path, top.Source); err != nil {
+		if err := c.record(instance.KindUmount, path, top.Source); err != nil {
 			return err
 		}
 		err = unix.Unmount(v.open(path), 0)

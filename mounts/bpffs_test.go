@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/test/lab"
 )
 
@@ -195,16 +196,16 @@ func stageBPFFSLifecycle(t *testing.T) {
 		must(t, os.MkdirAll("/run/root"+DefaultBPFFS, 0o755))
 		var records []string
 		identity := "" // as recorded last
-		c.Record = func(kind, target, former string) error {
-			records = append(records, kind+" "+target)
+		c.Record = func(kind instance.Kind, target, former string) error {
+			records = append(records, string(kind)+" "+target)
 			table, err := ownView().mounts(mountPointIs(target))
 			must(t, err)
 			for _, m := range table { // killed right here, who could tell that it is ours?
-				if kind == RecordMount && m.Type == "bpf" && !m.is(identity) {
+				if kind == instance.KindMount && m.Type == "bpf" && !m.is(identity) {
 					t.Errorf("%s was mounted before its identity %q was recorded: there is only %q", target, former, identity)
 				}
 			}
-			if kind == RecordMount {
+			if kind == instance.KindMount {
 				identity = former
 			}
 			return nil
@@ -262,7 +263,7 @@ func stageBPFFSLifecycle(t *testing.T) {
 		t.Errorf("unmount of a foreign one: %v", err)
 	}
 	stop := errors.New("disk full")
-	if _, err := EnsureBPFFS(t.Context(), Config{Path: "/run/no", Explicit: true, Record: func(string, string, string) error { return stop }}); !errors.Is(err, stop) {
+	if _, err := EnsureBPFFS(t.Context(), Config{Path: "/run/no", Explicit: true, Record: func(instance.Kind, string, string) error { return stop }}); !errors.Is(err, stop) {
 		t.Errorf("ensure without a record: %v", err)
 	}
 	if _, err := os.Stat("/run/no"); err == nil {
@@ -384,8 +385,8 @@ func stageMoveMountRefused(t *testing.T) {
 		must(t, lab.Refuse(lab.Refusal{Call: unix.SYS_FSOPEN, Errno: unix.ENOSYS}, lab.Refusal{Call: unix.SYS_MOVE_MOUNT, Errno: unix.ENOSYS}))
 	}
 	var recorded []string
-	c := Config{Record: func(kind, target, identity string) error {
-		if kind == RecordMount && target == DefaultBPFFS {
+	c := Config{Record: func(kind instance.Kind, target, identity string) error {
+		if kind == instance.KindMount && target == DefaultBPFFS {
 			recorded = append(recorded, identity)
 		}
 		return nil

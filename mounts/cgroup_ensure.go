@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // EnsureCgroup2 mounts the cgroup v2 hierarchy at RunDir/cgroup of the host
@@ -45,7 +47,7 @@ func mountCgroup2(v view, c Config, path, options string, root trueRoot) error {
 		return fmt.Errorf("make the mount point: %w", err)
 	}
 	source := newSource()
-	if err := c.record(RecordMount, path, source); err != nil {
+	if err := c.record(instance.KindMount, path, source); err != nil {
 		return err
 	}
 	err := unix.Mount(source, dir, "cgroup2", cgroupFlags, options)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/mounts/ns"
+	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/test/lab"
 )
 
@@ -186,7 +187,10 @@ func checkSiblings(t *testing.T, root string) {
 func checkCgroup(t *testing.T, row cgroupRow, id uint64, prefix string) {
 	t.Helper()
 	var records []string
-	c := Config{Record: func(kind, target, _ string) error { records = append(records, kind+" "+target); return nil }}
+	c := Config{Record: func(kind instance.Kind, target, _ string) error {
+		records = append(records, string(kind)+" "+target)
+		return nil
+	}}
 	before := tableText(t)
 	g, err := FindCgroup2(c)
 	must(t, err)

@@ -25,13 +25,6 @@ const (
 	sourcePrefix = "firsthop-"
 )
 
-// Kinds that are passed to Config.Record.
-const (
-	RecordMount   = instance.KindMount
-	RecordMkdir   = instance.KindMkdir
-	RecordUnmount = instance.KindUmount
-)
-
 // Config says where to look. The zero value is right on a host and in a pod
 // with hostPID.
 type Config struct {
@@ -48,13 +41,13 @@ type Config struct {
 	// is mounted nowhere. "" means [DefaultRunDir].
 	RunDir string
 	// Record, if set, is called before each change with what is about to be
-	// done (RecordMount, RecordMkdir, RecordUnmount), the host's path, and for
+	// done (KindMount, KindMkdir, KindUmount), the host's path, and for
 	// a mount the source that will identify it in the mount table. An error
 	// stops the change.
-	Record func(kind, target, former string) error
+	Record func(kind instance.Kind, target, former string) error
 }
 
-func (c Config) record(kind, target, former string) error {
+func (c Config) record(kind instance.Kind, target, former string) error {
 	if c.Record == nil {
 		return nil
 	}
@@ -70,7 +63,7 @@ func (c Config) mkdirAll(v view, dir string, mode os.FileMode) error {
 	if err := c.mkdirAll(v, path.Dir(dir), mode); err != nil {
 		return err
 	}
-	if err := c.record(RecordMkdir, dir, ""); err != nil {
+	if err := c.record(instance.KindMkdir, dir, ""); err != nil {
 		return err
 	}
 	if err := os.Mkdir(v.open(dir), mode); err != nil && !errors.Is(err, os.ErrExist) {

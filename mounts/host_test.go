@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/test/lab"
 )
 
@@ -123,8 +124,8 @@ func stageContainer(t *testing.T) {
 		}
 	})
 	identity := "" // of the mount that we make, if we do
-	c := Config{Record: func(kind, _, former string) error {
-		if kind == RecordMount {
+	c := Config{Record: func(kind instance.Kind, _, former string) error {
+		if kind == instance.KindMount {
 			identity = former
 		}
 		return nil
@@ -226,7 +227,7 @@ func stagePause(t *testing.T) {
 	}
 	// Unless the user says so.
 	identity := ""
-	c := Config{Root: "/proc/1/root", Record: func(_, _, former string) error {
+	c := Config{Root: "/proc/1/root", Record: func(_ instance.Kind, _, former string) error {
 		identity = former
 		return nil
 	}}

@@ -11,6 +11,8 @@ import (
 	"os"
 	"path"
 	"syscall"
+
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // module is what the build information of our binary says.
@@ -109,7 +111,7 @@ func (p *planner) binary() (runnable bool, err error) {
 	}
 	const mode = 0o755
 	p.sweep(dir)
-	a := Action{Kind: KindWrite, Path: BinaryPath, Old: "absent"}
+	a := Action{Kind: instance.KindWrite, Path: BinaryPath, Old: "absent"}
 	if n.exists {
 		same := false
 		if n.mode.IsRegular() {
@@ -161,7 +163,7 @@ func (p *planner) isOurBinary(n node) bool {
 	if !n.mode.IsRegular() {
 		return false
 	}
-	if p.Owned != nil && p.Owned(KindWrite, BinaryPath) {
+	if p.Owned != nil && p.Owned(instance.KindWrite, BinaryPath) {
 		return true
 	}
 	info, err := buildinfo.ReadFile(n.at)

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // Marker is the line that makes a text file ours. A file without it is never
@@ -71,13 +73,13 @@ type Config struct {
 
 	// Record is called before each change with what is about to change; an
 	// error from it stops everything. nil means no recording.
-	Record func(kind, target, former string) error
+	Record func(kind instance.Kind, target, former string) error
 
 	// Owned says whether the record has such a change of ours. It decides
 	// about what carries no marker of its own: directories that we created
 	// and a packaged unit that we enabled. nil means that there is no record:
 	// then only directories below /opt/firsthop are ours.
-	Owned func(kind, target string) bool
+	Owned func(kind instance.Kind, target string) bool
 
 	// Log receives what is done, at debug level; nil is silent.
 	Log *slog.Logger
@@ -117,7 +119,7 @@ func (c Config) withDefaults() (Config, error) {
 		}
 	}
 	if c.Record == nil {
-		c.Record = func(string, string, string) error { return nil }
+		c.Record = func(instance.Kind, string, string) error { return nil }
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

@@ -139,7 +139,7 @@ func (p *planner) editFstab(edit func([]byte) []byte) error {
 	if st.readOnly {
 		return fmt.Errorf("write %s: the file system is %w", fstabPath, ErrReadOnly)
 	}
-	p.add(Action{Kind: KindWrite, Path: fstabPath, Old: describe(n.data, n.mode), New: describe(edit(n.data), n.mode), former: string(n.data),
+	p.add(Action{Kind: instance.KindWrite, Path: fstabPath, Old: describe(n.data, n.mode), New: describe(edit(n.data), n.mode), former: string(n.data),
 		run: func(context.Context) error {
 			n, err := p.lookFstab()
 			if err != nil {

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // Hosts, as far as their files tell.
@@ -307,8 +309,8 @@ func TestReadOnlyHostWithTheUnitInItsImage(t *testing.T) {
 // uninstall as well.
 func TestStoppedAnywhereIsCompletedByTheNextRun(t *testing.T) {
 	stop := errors.New("stopped")
-	stopAt := func(n int) func(string, string, string) error {
-		return func(string, string, string) error {
+	stopAt := func(n int) func(instance.Kind, string, string) error {
+		return func(instance.Kind, string, string) error {
 			if n--; n < 0 {
 				return stop
 			}
@@ -360,7 +362,7 @@ func TestUpgradeReplacesTheBinaryAndTheUnit(t *testing.T) {
 	c.BinarySource = otherBuild(t)
 	c.Args = []string{"init", "--boot", "--log-level", "debug"}
 	var former []string
-	c.Record = func(kind, target, was string) error {
+	c.Record = func(kind instance.Kind, target, was string) error {
 		former = append(former, fmt.Sprintf("%s %s %d", kind, target, min(len(was), 1)))
 		return nil
 	}

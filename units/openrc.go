@@ -6,6 +6,8 @@ import (
 	"os"
 	"path"
 	"strings"
+
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 const (
@@ -77,7 +79,7 @@ func (p *planner) installOpenRC() error {
 		if err := p.writable(path.Dir(openrcLink)); err != nil {
 			return err
 		}
-		p.add(Action{Kind: KindLink, Path: openrcLink, Old: "absent", New: openrcScript, run: func(context.Context) error {
+		p.add(Action{Kind: instance.KindLink, Path: openrcLink, Old: "absent", New: openrcScript, run: func(context.Context) error {
 			if err := os.Symlink(openrcScript, n.at); err != nil && !os.IsExist(err) {
 				return err
 			}

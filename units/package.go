@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/coreos/go-systemd/v22/unit"
+
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // PackageProgram is where a package (.deb, .rpm) has the program: /opt is not
@@ -110,7 +112,7 @@ func (p *planner) relink(link, from, to string) error {
 	if err != nil || !n.isLink() || n.link != from {
 		return err
 	}
-	p.add(Action{Kind: KindLink, Path: link, Old: from, New: to, former: from, run: func(context.Context) error {
+	p.add(Action{Kind: instance.KindLink, Path: link, Old: from, New: to, former: from, run: func(context.Context) error {
 		tmp := path.Join(path.Dir(n.at), tempPrefix+path.Base(n.at))
 		if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
@@ -129,7 +131,7 @@ func (p *planner) relink(link, from, to string) error {
 // staysEnabled returns the path of a package's unit that Uninstall leaves
 // enabled, because it was not we who enabled it; "" if there is none.
 func (p *planner) staysEnabled() (string, error) {
-	disabled := slices.ContainsFunc(p.r.Actions, func(a Action) bool { return a.Kind == KindDisable && a.Path == ServiceName })
+	disabled := slices.ContainsFunc(p.r.Actions, func(a Action) bool { return a.Kind == instance.KindDisable && a.Path == ServiceName })
 	pkg, at, err := p.files().findIn(packagePath, ServiceName)
 	if err != nil || disabled || at == "" || pkg.isMasked() || len(p.files().links(ServiceName)) == 0 {
 		return "", err

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // The unit of a package differs from the one that install writes by where the
@@ -106,7 +108,7 @@ func TestUninstallNamesAPackagedUnitThatStaysEnabled(t *testing.T) {
 	h := newHost(t, with(systemd252, pkgPath, pkgUnit, PackageProgram, "ELF", serviceLink, "-> "+pkgPath))
 	before := h.snapshot()
 	c := h.config()
-	c.Owned = func(string, string) bool { return false }
+	c.Owned = func(instance.Kind, string) bool { return false }
 	r := mustUninstall(t, c)
 	h.same(before, "uninstall")
 	if all := strings.Join(append(r.Warnings, r.Statement), "\n"); !strings.Contains(all, pkgPath+" is a package's and stays enabled") ||

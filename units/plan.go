@@ -214,10 +214,10 @@ func (p *planner) volatile(dirs ...string) (bool, error) {
 
 func (p *planner) mkdir(at string) {
 	name := strings.TrimPrefix(at, p.t.root)
-	if slices.ContainsFunc(p.r.Actions, func(a Action) bool { return a.Kind == KindMkdir && a.Path == name }) {
+	if slices.ContainsFunc(p.r.Actions, func(a Action) bool { return a.Kind == instance.KindMkdir && a.Path == name }) {
 		return
 	}
-	p.add(Action{Kind: KindMkdir, Path: name, Old: "absent", New: "directory, mode 0755", run: func(context.Context) error {
+	p.add(Action{Kind: instance.KindMkdir, Path: name, Old: "absent", New: "directory, mode 0755", run: func(context.Context) error {
 		if err := os.Mkdir(at, 0o755); err != nil && !os.IsExist(err) {
 			return err
 		}
@@ -233,7 +233,7 @@ func (p *planner) text(name string, want []byte, mode fs.FileMode, like ...strin
 		return err
 	}
 	p.sweep(path.Dir(name))
-	a := Action{Kind: KindWrite, Path: name, Old: "absent", New: describe(want, mode)}
+	a := Action{Kind: instance.KindWrite, Path: name, Old: "absent", New: describe(want, mode)}
 	switch {
 	case !n.exists:
 	case !n.isOurs():
@@ -283,7 +283,7 @@ func (p *planner) sweep(dir string) {
 
 // remove plans the removal of a file or link.
 func (p *planner) remove(name, old, former string) {
-	p.add(Action{Kind: KindRemove, Path: name, Old: old, New: "absent", former: former, run: func(context.Context) error {
+	p.add(Action{Kind: instance.KindRemove, Path: name, Old: old, New: "absent", former: former, run: func(context.Context) error {
 		at, err := p.t.file(name)
 		if err != nil {
 			return err

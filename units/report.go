@@ -29,26 +29,13 @@ type Report struct {
 // Changed reports whether anything was changed, or in a plan would be.
 func (r Report) Changed() bool { return len(r.Actions) > 0 }
 
-// The kinds of an action, which are the kinds of its entry in the record.
-const (
-	KindMkdir   = instance.KindMkdir
-	KindWrite   = instance.KindWrite
-	KindLink    = instance.KindLink
-	KindRemove  = instance.KindRemove
-	KindRmdir   = instance.KindRmdir
-	KindEnable  = instance.KindEnable
-	KindDisable = instance.KindDisable
-	KindReload  = instance.KindReload
-	KindStop    = instance.KindStop
-)
-
 // Action is one change of the host.
 type Action struct {
-	Kind string `json:"kind"`
-	Path string `json:"path"` // on the host, or the name of a unit
-	Old  string `json:"old,omitempty"`
-	New  string `json:"new,omitempty"`
-	Done bool   `json:"done"`
+	Kind instance.Kind `json:"kind"`
+	Path string        `json:"path"` // on the host, or the name of a unit
+	Old  string        `json:"old,omitempty"`
+	New  string        `json:"new,omitempty"`
+	Done bool          `json:"done"`
 
 	former string // for the record: the contents that are replaced or removed
 	run    func(context.Context) error

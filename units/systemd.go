@@ -6,6 +6,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // install plans by who starts things on the host.
@@ -179,7 +181,7 @@ func (p *planner) enable(name string, data []byte) error {
 	if err := p.checkLinkDirs(missing); err != nil {
 		return err
 	}
-	p.add(Action{Kind: KindEnable, Path: name, Old: "disabled", New: strings.Join(missing, " "), run: func(ctx context.Context) error {
+	p.add(Action{Kind: instance.KindEnable, Path: name, Old: "disabled", New: strings.Join(missing, " "), run: func(ctx context.Context) error {
 		_, err := p.m.Enable(ctx, name)
 		return err
 	}})
@@ -204,7 +206,7 @@ func (p *planner) disable(name string) {
 	if len(links) == 0 {
 		return
 	}
-	p.add(Action{Kind: KindDisable, Path: name, Old: strings.Join(links, " "), New: "disabled", former: strings.Join(links, " "),
+	p.add(Action{Kind: instance.KindDisable, Path: name, Old: strings.Join(links, " "), New: "disabled", former: strings.Join(links, " "),
 		run: func(ctx context.Context) error {
 			if p.m != nil {
 				if _, err := p.m.Disable(ctx, name); err != nil {
@@ -221,7 +223,7 @@ func (p *planner) disable(name string) {
 // stopped between its last change and its reload.
 func (p *planner) reload(ctx context.Context, own string) error {
 	changed := slices.ContainsFunc(p.r.Actions, func(a Action) bool {
-		return a.Kind == KindEnable || a.Kind == KindDisable || strings.HasPrefix(a.Path, systemDir+"/")
+		return a.Kind == instance.KindEnable || a.Kind == instance.KindDisable || strings.HasPrefix(a.Path, systemDir+"/")
 	})
 	if !changed && p.t.exists(own) {
 		s, err := p.m.State(ctx, ServiceName)
@@ -231,7 +233,7 @@ func (p *planner) reload(ctx context.Context, own string) error {
 		changed = s.NeedDaemonReload || s.LoadState == "not-found"
 	}
 	if _, ok := p.m.(*files); changed && !ok {
-		p.add(Action{Kind: KindReload, Path: "systemd", run: p.m.Reload})
+		p.add(Action{Kind: instance.KindReload, Path: "systemd", run: p.m.Reload})
 	}
 	return nil
 }

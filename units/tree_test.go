@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // host is a directory that stands for a host's file system.
@@ -168,13 +170,13 @@ func otherBuild(t *testing.T) string {
 // record is a write-ahead record that can be asked again.
 type record struct{ entries []string }
 
-func (r *record) add(kind, target, _ string) error {
-	r.entries = append(r.entries, kind+" "+target)
+func (r *record) add(kind instance.Kind, target, _ string) error {
+	r.entries = append(r.entries, string(kind)+" "+target)
 	return nil
 }
 
-func (r *record) owned(kind, target string) bool {
-	return slices.Contains(r.entries, kind+" "+target)
+func (r *record) owned(kind instance.Kind, target string) bool {
+	return slices.Contains(r.entries, string(kind)+" "+target)
 }
 
 func mustInstall(t *testing.T, c Config) Report {
@@ -198,7 +200,7 @@ func mustUninstall(t *testing.T, c Config) Report {
 func kinds(r Report) string {
 	var s []string
 	for _, a := range r.Actions {
-		s = append(s, a.Kind+" "+a.Path)
+		s = append(s, string(a.Kind)+" "+a.Path)
 	}
 	return strings.Join(s, "\n")
 }

@@ -7,6 +7,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // uninstall plans the removal of all that is ours, whoever starts things now:
@@ -21,7 +23,7 @@ func (p *planner) uninstall(ctx context.Context) error {
 		touched = touched || ours
 	}
 	if _, offline := p.m.(*files); touched && p.m != nil && !offline {
-		p.add(Action{Kind: KindReload, Path: "systemd", run: p.m.Reload})
+		p.add(Action{Kind: instance.KindReload, Path: "systemd", run: p.m.Reload})
 	}
 	if err := errors.Join(p.dropOpenRC(), p.dropFstab(), p.dropBinary()); err != nil {
 		return err
@@ -54,7 +56,7 @@ func (p *planner) dropUnit(ctx context.Context, name string) (ours bool, err err
 	case n.exists && !n.isOurs():
 		p.note("%s is not ours and left as it is", own)
 		return false, nil
-	case !n.exists && at != "" && (p.Owned == nil || !p.Owned(KindEnable, name)):
+	case !n.exists && at != "" && (p.Owned == nil || !p.Owned(instance.KindEnable, name)):
 		p.note("%s is not ours and left as it is", at)
 		return false, nil
 	}
@@ -62,7 +64,7 @@ func (p *planner) dropUnit(ctx context.Context, name string) (ours bool, err err
 	p.disable(name)
 	if p.m != nil && name == ServiceName {
 		if s, err := p.m.State(ctx, name); err == nil && s.ActiveState == "active" {
-			p.add(Action{Kind: KindStop, Path: name, Old: "active", New: "inactive", run: func(ctx context.Context) error { return p.m.Stop(ctx, name) }})
+			p.add(Action{Kind: instance.KindStop, Path: name, Old: "active", New: "inactive", run: func(ctx context.Context) error { return p.m.Stop(ctx, name) }})
 		}
 	}
 	if n.exists {
@@ -89,7 +91,7 @@ func (p *planner) dropBinary() error {
 	}
 	going := func(name string) bool { // by what is planned already
 		return slices.ContainsFunc(p.r.Actions, func(a Action) bool {
-			return (a.Kind == KindRemove || a.Kind == KindRmdir) && a.Path == name
+			return (a.Kind == instance.KindRemove || a.Kind == instance.KindRmdir) && a.Path == name
 		})
 	}
 	for ; dir != "/"; dir = path.Dir(dir) {
@@ -120,11 +122,11 @@ func (p *planner) ownsDir(dir string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return p.Owned(KindMkdir, strings.TrimSuffix(strings.TrimPrefix(at, p.t.root), "/")), nil
+	return p.Owned(instance.KindMkdir, strings.TrimSuffix(strings.TrimPrefix(at, p.t.root), "/")), nil
 }
 
 func (p *planner) rmdir(dir string) {
-	p.add(Action{Kind: KindRmdir, Path: dir, Old: "empty directory", New: "absent", run: func(context.Context) error {
+	p.add(Action{Kind: instance.KindRmdir, Path: dir, Old: "empty directory", New: "absent", run: func(context.Context) error {
 		at, err := p.t.dir(dir)
 		if err != nil {
 			return err

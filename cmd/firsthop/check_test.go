@@ -75,7 +75,7 @@ func TestUnitsSaysWhatInstallWouldDo(t *testing.T) {
 				}
 			}
 			for _, a := range u.Actions {
-				listed = append(listed, a.Kind+" "+a.Path)
+				listed = append(listed, string(a.Kind)+" "+a.Path)
 			}
 			if !slices.Equal(planned, listed) {
 				t.Errorf("%s, %q: units lists %q, install would do %q", name, more, listed, planned)

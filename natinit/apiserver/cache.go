@@ -217,7 +217,7 @@ type SaveConfig struct {
 	Now func() time.Time
 	// Record is called before each change of the host, for undo: kind "dir"
 	// or "file", and the former state, "" for absent. nil records nothing.
-	Record func(kind, target, former string) error
+	Record func(kind instance.Kind, target, former string) error
 }
 
 func (c SaveConfig) now() time.Time {
@@ -275,7 +275,7 @@ func Save(cfg SaveConfig, k *Known) (wrote bool, err error) {
 	}
 	path := CachePath(cfg.StateDir)
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		if err := cfg.record("file", path, ""); err != nil {
+		if err := cfg.record(instance.KindFile, path, ""); err != nil {
 			return false, err
 		}
 	}
@@ -289,7 +289,7 @@ func Save(cfg SaveConfig, k *Known) (wrote bool, err error) {
 	return true, instance.WriteFile(path, b, instance.Writing{Durable: true})
 }
 
-func (c SaveConfig) record(kind, target, former string) error {
+func (c SaveConfig) record(kind instance.Kind, target, former string) error {
 	if c.Record == nil {
 		return nil
 	}
@@ -299,7 +299,7 @@ func (c SaveConfig) record(kind, target, former string) error {
 func ensureStateDir(cfg SaveConfig) error {
 	missing := instance.Missing(cfg.StateDir)
 	if len(missing) > 0 {
-		if err := cfg.record("dir", cfg.StateDir, ""); err != nil {
+		if err := cfg.record(instance.KindDir, cfg.StateDir, ""); err != nil {
 			return err
 		}
 	}
@@ -319,7 +319,7 @@ func moveAside(cfg SaveConfig, path string, k *Known) error {
 		return nil
 	}
 	if _, err := os.Lstat(aside); errors.Is(err, fs.ErrNotExist) {
-		if err := cfg.record("file", aside, ""); err != nil {
+		if err := cfg.record(instance.KindFile, aside, ""); err != nil {
 			return err
 		}
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/firsthop/firsthop/mounts/hostfs"
 	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 var noon = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
@@ -205,11 +206,11 @@ func TestSaveRecordsBeforeItChanges(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	var got []string
 	cfg := at(dir, noon)
-	cfg.Record = func(kind, target, former string) error {
+	cfg.Record = func(kind instance.Kind, target, former string) error {
 		if _, err := os.Lstat(target); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s is there before it is recorded", target)
 		}
-		got = append(got, kind+" "+target+" "+former)
+		got = append(got, string(kind)+" "+target+" "+former)
 		return nil
 	}
 	mustSave(t, cfg, known("10.96.0.1:443", "10.0.0.1:1"))
@@ -223,7 +224,7 @@ func TestSaveRecordsBeforeItChanges(t *testing.T) {
 	}
 	refused := errors.New("record is full")
 	cfg.StateDir = filepath.Join(t.TempDir(), "other")
-	cfg.Record = func(_, _, _ string) error { return refused }
+	cfg.Record = func(instance.Kind, string, string) error { return refused }
 	if _, err := Save(cfg, known("10.96.0.1:443", "10.0.0.1:1")); !errors.Is(err, refused) {
 		t.Errorf("Save says %v", err)
 	}

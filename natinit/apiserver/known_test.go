@@ -14,6 +14,7 @@ import (
 
 	"github.com/firsthop/firsthop/mounts/hostfs"
 	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 func certain(services Certainty, service string, endpoints Certainty, at ...string) *Known {
@@ -89,8 +90,8 @@ func TestSaveKeepsWhatIsOfAnotherClusterOrMachineAside(t *testing.T) {
 		t.Run(sentence, func(t *testing.T) {
 			dir := t.TempDir()
 			var recorded []string
-			cfg := SaveConfig{StateDir: dir, Record: func(kind, target, _ string) error {
-				recorded = append(recorded, kind+" "+filepath.Base(target))
+			cfg := SaveConfig{StateDir: dir, Record: func(kind instance.Kind, target, _ string) error {
+				recorded = append(recorded, string(kind)+" "+filepath.Base(target))
 				return nil
 			}}
 			for _, k := range []*Known{tc.was, bound(certain(Said, "10.96.0.1:443", Said, "10.0.0.2:1"), a.PEM, here)} {

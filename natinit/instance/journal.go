@@ -22,7 +22,7 @@ const JournalName = "changes.json"
 const BackupName = "." + JournalName + ".bak"
 
 // Kind says what kind of change an entry of the journal is.
-type Kind = string
+type Kind string
 
 // The kinds. A former or a later version may have others: they are kept.
 const (

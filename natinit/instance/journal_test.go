@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -32,7 +33,7 @@ func mustRecord(t *testing.T, l *Journal, kind Kind, target, former string) {
 // notes are a ledger's entries without their times.
 func notes(l *Journal) (out []string) {
 	for _, e := range l.Entries() {
-		out = append(out, strings.Join([]string{e.Kind, e.Target, e.Former}, " "))
+		out = append(out, strings.Join([]string{string(e.Kind), e.Target, e.Former}, " "))
 	}
 	return out
 }
@@ -229,6 +230,37 @@ func TestRecoverJournalBelievesOnlyRoot(t *testing.T) {
 				t.Errorf("got %v, %q, %v", j, warning, err)
 			}
 			must(t, j.Record(KindMkdir, "/ours", ""))
+		})
+	}
+}
+
+// Journals that other versions wrote, as they are on disk: 49eda8a is the oldest that may run beside this one, a41da51 the
+// one before the kinds had a type. Kinds that are not known are kept.
+func TestJournalReadsThoseOfOtherVersions(t *testing.T) {
+	for version, want := range map[string]Entry{
+		"49eda8a": {Kind: KindProgram, Target: "connect4 id 41 tag 3b185187f1855c4c", Time: time.Date(2026, 5, 2, 9, 14, 8, 0, time.UTC)},
+		"a41da51": {Kind: KindUmount, Target: "/sys/fs/bpf", Former: "firsthop-0b7c55d1e2", Time: time.Date(2026, 11, 20, 17, 2, 52, 0, time.UTC)},
+	} {
+		t.Run(version, func(t *testing.T) {
+			data, err := os.ReadFile("testdata/journal-" + version + ".json")
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, JournalName), data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			j := mustOpen(t, dir)
+			if e := j.Entries()[2]; e != want {
+				t.Errorf("got %+v, want %+v", e, want)
+			}
+			mustRecord(t, j, KindStop, "x.service", "")
+			if err := j.Forget(KindStop, "x.service"); err != nil {
+				t.Fatal(err)
+			}
+			if now, err := os.ReadFile(filepath.Join(dir, JournalName)); err != nil || string(now) != string(data) {
+				t.Errorf("written again as %s, %v", now, err)
+			}
 		})
 	}
 }

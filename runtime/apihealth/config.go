@@ -12,6 +12,7 @@ import (
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/probe"
 	"github.com/firsthop/firsthop/natinit/apiserver/sources"
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 const (
@@ -78,7 +79,7 @@ type Config struct {
 	// Pod is what a container was told by the kubelet.
 	Pod sources.PodEnvironment
 	// Record is called before each change of the host, see apiserver.SaveConfig.
-	Record func(kind, target, former string) error
+	Record func(kind instance.Kind, target, former string) error
 
 	// CA holds the cluster's CA certificates (PEM). If it is empty, which is
 	// better, apiserver.Decide takes them from Kubeconfig, the files of the host

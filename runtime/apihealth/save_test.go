@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // save writes the addresses as an earlier run would have.
@@ -109,13 +110,13 @@ func TestEveryChangeOfTheHostIsRecordedFirst(t *testing.T) {
 	r := newRig(t)
 	var mu sync.Mutex
 	var recorded []string
-	r.cfg.Record = func(kind, target, former string) error {
+	r.cfg.Record = func(kind instance.Kind, target, former string) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if _, err := os.Stat(target); err == nil {
 			t.Errorf("%s is there before it is recorded", target)
 		}
-		recorded = append(recorded, kind)
+		recorded = append(recorded, string(kind))
 		return nil
 	}
 	r.serve(a1)
