@@ -1,7 +1,6 @@
 package runtime
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -60,23 +58,6 @@ func labConfig(l *lab.Lab, log io.Writer) *Config {
 	}
 }
 
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
 // guarded is a dataplane that is looked after.
 func guarded(t *testing.T, forbid ...string) (l *lab.Lab, d *dataplane) {
 	t.Helper()
@@ -85,7 +66,7 @@ func guarded(t *testing.T, forbid ...string) (l *lab.Lab, d *dataplane) {
 	}
 	l = lab.New(t)
 	seedLab(t, l)
-	log := &syncBuffer{}
+	log := &lab.Log{}
 	cfg := labConfig(l, log)
 	cfg.Forbid = forbid
 	d = openDataplane(t, cfg)

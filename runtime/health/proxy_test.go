@@ -17,7 +17,7 @@ var start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 func ago(d time.Duration) time.Time { return start.Add(-d) }
 
-func TestLivezAndHealthz(t *testing.T) {
+func TestProxyLivezAndHealthz(t *testing.T) {
 	stays := &corev1.Node{}
 	deleted := &corev1.Node{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &metav1.Time{Time: start}}}
 	tainted := func(key string) *corev1.Node {
@@ -84,7 +84,7 @@ func TestLivezAndHealthz(t *testing.T) {
 	}
 }
 
-func TestOtherPathsAreNotFound(t *testing.T) {
+func TestProxyOtherPaths(t *testing.T) {
 	p := NewProxy(ProxyConfig{Waiting: func() time.Time { return time.Time{} }, Applied: time.Now})
 	w := httptest.NewRecorder()
 	p.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
@@ -93,7 +93,7 @@ func TestOtherPathsAreNotFound(t *testing.T) {
 	}
 }
 
-func TestTheNodeChangesWhileQuestionsAreAnswered(t *testing.T) {
+func TestProxyNodeChangesWhileAnswering(t *testing.T) {
 	p := NewProxy(ProxyConfig{Waiting: func() time.Time { return time.Time{} }, Applied: time.Now})
 	var wg sync.WaitGroup
 	for range 4 {

@@ -1,18 +1,15 @@
 package health
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -41,29 +38,6 @@ func checkLeaks(t *testing.T) {
 			t.Error(left)
 		}
 	})
-}
-
-// logged keeps what is logged.
-type logged struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logged) count(s string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.b.String(), s)
-}
-
-func newLog() (*slog.Logger, *logged) {
-	l := &logged{}
-	return slog.New(slog.NewTextHandler(l, nil)), l
 }
 
 // freePort is one that nobody listens on, in both families.

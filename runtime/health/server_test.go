@@ -1,15 +1,23 @@
 package health
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/runtime/services"
 	"github.com/firsthop/firsthop/test/lab"
 )
 
@@ -17,7 +25,7 @@ func hello(w http.ResponseWriter, _ *http.Request) {
 	answer(w, http.StatusOK, map[string]int{"hello": 1})
 }
 
-func TestAServerWaitsForItsPortAndSaysWhoHasIt(t *testing.T) {
+func TestServerWaitsForItsPort(t *testing.T) {
 	checkLeaks(t)
 	port := freePort(t)
 	other, err := net.Listen("tcp", fmt.Sprint(":", port))
@@ -25,7 +33,7 @@ func TestAServerWaitsForItsPortAndSaysWhoHasIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.Close()
-	log, lines := newLog()
+	log, lines := lab.NewLog()
 	var tries atomic.Int32
 	holder := func(port uint16) string {
 		tries.Add(1)
@@ -53,7 +61,7 @@ func TestAServerWaitsForItsPortAndSaysWhoHasIt(t *testing.T) {
 			t.Errorf("%s: %d, %v", host, a.code, a.err)
 		}
 	}
-	if n := lines.count("not listening"); n != 1 {
+	if n := lines.Count("not listening"); n != 1 {
 		t.Errorf("logged %d times for one reason", n)
 	}
 	stop()
@@ -65,21 +73,21 @@ func TestAServerWaitsForItsPortAndSaysWhoHasIt(t *testing.T) {
 	}
 }
 
-func TestAnAddressThatIsNotThereIsTriedAgain(t *testing.T) {
+func TestServerRetriesAnAbsentAddress(t *testing.T) {
 	checkLeaks(t)
-	log, lines := newLog()
+	log, lines := lab.NewLog()
 	s := NewServer(ServerConfig{Name: "x", Addr: "192.0.2.1:1", Handler: http.HandlerFunc(hello), Log: log, Retry: time.Millisecond})
 	stop := run(t, s)
 	lab.Await(t, "it fails", func() bool { return strings.Contains(s.Status().Err, "192.0.2.1:1") })
 	stop()
-	if n := lines.count("not listening"); n != 1 {
+	if n := lines.Count("not listening"); n != 1 {
 		t.Errorf("logged %d times for one reason", n)
 	}
 }
 
-func TestConnectionsEndWithTheServer(t *testing.T) {
+func TestServerEndsItsConnections(t *testing.T) {
 	checkLeaks(t)
-	log, _ := newLog()
+	log, _ := lab.NewLog()
 	s := NewServer(ServerConfig{Name: "x", Addr: "127.0.0.1:0", Handler: http.HandlerFunc(hello), Log: log})
 	stop := run(t, s)
 	lab.Await(t, "it listens", func() bool { return s.Status().Listening })
@@ -100,48 +108,10 @@ func TestConnectionsEndWithTheServer(t *testing.T) {
 	}
 }
 
-func TestNobodyHoldsAFreePort(t *testing.T) {
-	if h := Holder(freePort(t)); h != "" {
-		t.Errorf("%q holds a free port", h)
-	}
-}
-
-func TestAHolderWhoseProcessCannotBeSeenHasNoName(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.MkdirAll(dir+"/thread-self/net", 0o755); err != nil {
-		t.Fatal(err)
-	}
-	line := "  sl  local_address rem_address   st\n" +
-		"   0: 00000000:2810 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0 100 0 0 10 0\n"
-	if err := os.WriteFile(dir+"/thread-self/net/tcp", []byte(line), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if h := holderIn(dir, 10256); h != "" {
-		t.Errorf("%q", h)
-	}
-	for pid, inode := range map[string]string{"41": "4710", "42": "4711"} {
-		if err := os.MkdirAll(dir+"/"+pid+"/fd", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Symlink("socket:["+inode+"]", dir+"/"+pid+"/fd/3"); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(dir+"/"+pid+"/comm", []byte("kube-proxy\n"), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if h := holderIn(dir, 10256); h != "kube-proxy (pid 42)" {
-		t.Errorf("%q", h)
-	}
-	if h := holderIn(dir, 10255); h != "" {
-		t.Errorf("another port: %q", h)
-	}
-}
-
 // TestServerAnswersBesideAFlood of connections that send nothing.
 func TestServerAnswersBesideAFlood(t *testing.T) {
 	checkLeaks(t)
-	log, _ := newLog()
+	log, _ := lab.NewLog()
 	s := NewServer(ServerConfig{Name: "x", Addr: "127.0.0.1:0", Handler: http.HandlerFunc(hello), Log: log})
 	run(t, s)
 	lab.Await(t, "it listens", func() bool { return s.Status().Listening })
@@ -158,4 +128,109 @@ func TestServerAnswersBesideAFlood(t *testing.T) {
 	if open, _ := s.cfg.Budget.Status(); open > connections {
 		t.Errorf("%d connections are open, want %d at most", open, connections)
 	}
+}
+
+// withoutIPv6 says, in a process that a test has started for it, how its host has no IPv6.
+const withoutIPv6 = "FIRSTHOP_TEST_WITHOUT_IPV6"
+
+// What Go asks the kernel about IPv6 it asks once, so these are processes of their own, in network namespaces of their own.
+func TestServerWithoutIPv6(t *testing.T) {
+	if how := os.Getenv(withoutIPv6); how != "" {
+		removeIPv6(t, how)
+		t.Run("all addresses", onlyIPv4)
+		t.Run("health checks", checksOverIPv4)
+		t.Run("IPv6 only", onlyIPv6)
+		return
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	for _, how := range []string{"sysctl", "kernel"} {
+		t.Run(how, func(t *testing.T) {
+			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestServerWithoutIPv6$", "-test.v", "-test.timeout=2m")
+			cmd.Env = append(os.Environ(), withoutIPv6+"="+how)
+			cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
+			out, err := cmd.CombinedOutput()
+			if err != nil || bytes.Count(out, []byte("--- PASS")) != 4 {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+}
+
+func removeIPv6(t *testing.T, how string) {
+	t.Helper()
+	var err error
+	switch how {
+	case "sysctl":
+		err = os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("1"), 0)
+	case "kernel": // as with ipv6.disable=1, where sockets of the family can't be made
+		err = lab.Refuse(lab.Refusal{Call: unix.SYS_SOCKET, First: new(uint32(unix.AF_INET6)), Errno: unix.EAFNOSUPPORT})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err == nil {
+		err = netlink.LinkSetUp(lo)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func onlyIPv4(t *testing.T) {
+	for _, addr := range []string{":0", "[::]:0"} {
+		log, lines := lab.NewLog()
+		s := NewServer(ServerConfig{Name: "/healthz", Addr: addr, Handler: http.HandlerFunc(hello), Log: log})
+		run(t, s)
+		lab.Await(t, addr+": it listens", func() bool { return s.Status().Listening })
+		_, port, _ := strings.Cut(s.Status().Addr[strings.LastIndex(s.Status().Addr, ":"):], ":")
+		if a := ask(t, "http://127.0.0.1:"+port); a.err != nil || a.code != http.StatusOK {
+			t.Errorf("%s: %d, %v", addr, a.code, a.err)
+		}
+		if n := lines.Count("not listening"); n != 0 || lines.Count("no IPv6") > 1 {
+			t.Errorf("%s: %s", addr, lines.String())
+		}
+	}
+}
+
+func checksOverIPv4(t *testing.T) {
+	r := newServicesRig(t)
+	port, other := freePort4(t), freePort4(t)
+	r.Set(web, services.Health{Port: port, Ready4: 1, Ready6: 1, Has4: true, Has6: true})
+	r.Set(shop, services.Health{Port: other, Ready4: 2, Has4: true, Has6: true})
+	r.answers("127.0.0.1", port, web, http.StatusOK, 1)
+	r.answers("127.0.0.1", other, shop, http.StatusOK, 2)
+	if os.Getenv(withoutIPv6) == "kernel" {
+		lab.Await(t, "it says so", func() bool { return r.lines.Count("no IPv6") == 1 })
+	}
+	r.Set(web, services.Health{})
+	r.Close()
+	if u := r.Unserved(); len(u) != 0 || r.lines.Count("not listening") != 0 || r.lines.Count("no IPv6") > 1 {
+		t.Errorf("%v\n%s", u, r.lines.String())
+	}
+}
+
+// An address that only IPv6 has is not one of IPv4.
+func onlyIPv6(t *testing.T) {
+	log, lines := lab.NewLog()
+	s := NewServer(ServerConfig{Name: "/metrics", Addr: "[::1]:0", Handler: http.HandlerFunc(hello), Log: log, Retry: 1})
+	stop := run(t, s)
+	lab.Await(t, "it says why", func() bool { return lines.Count("no IPv6")+lines.Count("not listening") == 1 })
+	stop()
+	if st := s.Status(); st.Listening || lines.Count("no IPv6")+lines.Count("not listening") != 1 {
+		t.Errorf("%+v\n%s", st, lines.String())
+	}
+}
+
+// freePort4 is a port that nobody listens on.
+func freePort4(t *testing.T) uint16 {
+	t.Helper()
+	log, _ := lab.NewLog()
+	s := NewServer(ServerConfig{Network: "tcp4", Addr: "127.0.0.1:0", Log: log})
+	stop := run(t, s)
+	defer stop()
+	lab.Await(t, "a port", func() bool { return s.Status().Listening })
+	return netip.MustParseAddrPort(s.Status().Addr).Port()
 }

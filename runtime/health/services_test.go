@@ -25,13 +25,13 @@ type servicesRig struct {
 	*Services
 	t     *testing.T
 	sick  atomic.Bool
-	lines *logged
+	lines *lab.Log
 }
 
 func newServicesRig(t *testing.T) *servicesRig {
 	checkLeaks(t)
 	r := &servicesRig{t: t}
-	log, lines := newLog()
+	log, lines := lab.NewLog()
 	r.lines = lines
 	r.Services = NewServices(ServicesConfig{Healthy: func() bool { return !r.sick.Load() }, Log: log, Holder: Holder, Retry: time.Millisecond})
 	t.Cleanup(r.Close)
@@ -53,7 +53,7 @@ func (r *servicesRig) answers(host string, port uint16, name types.NamespacedNam
 	})
 }
 
-func TestAHealthCheckFollowsItsServiceAndTheProxy(t *testing.T) {
+func TestServicesFollowServiceAndProxy(t *testing.T) {
 	r := newServicesRig(t)
 	port, other := freePort(t), freePort(t)
 	r.Set(web, services.Health{Port: port, Ready4: 2, Ready6: 0, Has4: true, Has6: true})
@@ -77,7 +77,7 @@ func TestAHealthCheckFollowsItsServiceAndTheProxy(t *testing.T) {
 	r.answers("127.0.0.1", other, web, 0, 0)
 }
 
-func TestAListenerOutlivesChangesOfCounts(t *testing.T) {
+func TestServicesKeepListenersWhenCountsChange(t *testing.T) {
 	r := newServicesRig(t)
 	port := freePort(t)
 	r.Set(web, services.Health{Port: port, Ready4: 1, Has4: true})
@@ -104,7 +104,7 @@ func TestAListenerOutlivesChangesOfCounts(t *testing.T) {
 	}
 }
 
-func TestOfTwoServicesWithOnePortTheFirstHasIt(t *testing.T) {
+func TestServicesWithTheSamePort(t *testing.T) {
 	r := newServicesRig(t)
 	port := freePort(t)
 	r.Set(web, services.Health{Port: port, Ready4: 1, Has4: true})
@@ -114,7 +114,7 @@ func TestOfTwoServicesWithOnePortTheFirstHasIt(t *testing.T) {
 	if u := r.Unserved(); len(u) != 1 || u[0].Service != shop || u[0].Port != port || !strings.Contains(u[0].Err, "default/web") {
 		t.Errorf("%+v", u)
 	}
-	if n := r.lines.count("same healthCheckNodePort"); n != 1 {
+	if n := r.lines.Count("same healthCheckNodePort"); n != 1 {
 		t.Errorf("logged %d times", n)
 	}
 	r.Set(web, services.Health{})
@@ -136,7 +136,7 @@ func TestOfTwoServicesWithOnePortTheFirstHasIt(t *testing.T) {
 	r.answers("127.0.0.1", port, web, 0, 0)
 }
 
-func TestAPortThatIsTakenIsServedWhenItIsFree(t *testing.T) {
+func TestServicesTakeAPortWhenItIsFree(t *testing.T) {
 	r := newServicesRig(t)
 	port := freePort(t)
 	l, err := net.Listen("tcp4", fmt.Sprint("127.0.0.1:", port))
@@ -154,7 +154,7 @@ func TestAPortThatIsTakenIsServedWhenItIsFree(t *testing.T) {
 	lab.Await(t, "all is well", func() bool { return len(r.Unserved()) == 0 })
 }
 
-func TestHealthChecksAreServedOnTheAddressesOfNodePorts(t *testing.T) {
+func TestServicesSetAddrs(t *testing.T) {
 	r := newServicesRig(t)
 	port := freePort(t)
 	r.SetAddrs([]netip.Addr{netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("::1")})
@@ -172,7 +172,7 @@ func TestHealthChecksAreServedOnTheAddressesOfNodePorts(t *testing.T) {
 	r.answers("127.0.0.2", port, web, 200, 1)
 }
 
-func TestCloseIsTheEnd(t *testing.T) {
+func TestServicesClose(t *testing.T) {
 	r := newServicesRig(t)
 	port := freePort(t)
 	r.Set(web, services.Health{Port: port, Ready4: 1, Has4: true, Has6: true})

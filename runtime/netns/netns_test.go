@@ -21,6 +21,7 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/test/lab"
+	"github.com/vishvananda/netlink"
 )
 
 const childEnv = "FIRSTHOP_NETNS_CHILD"
@@ -99,7 +100,7 @@ func inode(t testing.TB, path string) uint64 {
 	return st.Ino
 }
 
-func TestNamespacesAreFoundByProcessesAndMounts(t *testing.T) {
+func TestListFindsProcessesAndMounts(t *testing.T) {
 	h := newHost(t, 3)
 	h.process(10, h.l.Netns)
 	for pid := 20; pid < 30; pid++ {
@@ -127,7 +128,7 @@ func TestNamespacesAreFoundByProcessesAndMounts(t *testing.T) {
 }
 
 // On the running system, /var/run is a link to /run: with a Root it would lead out of it.
-func TestALinkLeadsNowhereElse(t *testing.T) {
+func TestListFollowsNoLink(t *testing.T) {
 	h := newHost(t, 1)
 	h.mount("elsewhere/netns/cni-1", h.pods[0].Netns)
 	must(t, os.Mkdir(filepath.Join(h.c.Root, "var"), 0o755))
@@ -137,7 +138,7 @@ func TestALinkLeadsNowhereElse(t *testing.T) {
 	}
 }
 
-func TestTheRunningSystemsNamespacesAreFound(t *testing.T) {
+func TestListOfTheRunningSystem(t *testing.T) {
 	h := newHost(t, 1)
 	cmd := h.pods[0].Command(t.Context(), "sleep", "60")
 	must(t, cmd.Start())
@@ -155,7 +156,7 @@ func TestTheRunningSystemsNamespacesAreFound(t *testing.T) {
 	}
 }
 
-func TestAVisitLooksFromInside(t *testing.T) {
+func TestVisitLooksFromInside(t *testing.T) {
 	lab.NeedsLinux(t, 5, 8, "network namespaces have no cookies that can be told")
 	for name, byProgram := range map[string]bool{"cookies by what the kernel has": false, "cookies by a program": true} {
 		own := []string{lab.MainCgroup(t)}
@@ -202,7 +203,7 @@ func lookFromInside(t *testing.T, tell func() (uint64, error)) {
 	}
 }
 
-func TestAVisitEnds(t *testing.T) {
+func TestVisitEnds(t *testing.T) {
 	h := newHost(t, 3)
 	for i, p := range h.pods {
 		h.process(20+i, p.Netns)
@@ -222,7 +223,7 @@ func TestAVisitEnds(t *testing.T) {
 	}
 }
 
-func TestWhatIsGoneIsPassedOver(t *testing.T) {
+func TestVisitSkipsWhatIsGone(t *testing.T) {
 	h := newHost(t, 2)
 	h.process(20, h.pods[0].Netns)
 	h.process(21, h.pods[1].Netns)
@@ -260,17 +261,12 @@ func threadsAway(t testing.TB) []string {
 // wantThreadsAtHome asks that no more threads are away than before.
 func wantThreadsAtHome(t testing.TB, before []string) {
 	t.Helper()
-	for range 500 { // a thread that ends is still listed for an instant
-		if now := threadsAway(t); !slices.ContainsFunc(now, func(task string) bool { return !slices.Contains(before, task) }) {
-			return
-		}
-		runtime.Gosched()
-		unix.Nanosleep(&unix.Timespec{Nsec: 1e6}, nil)
-	}
-	t.Error("a thread stays in a foreign network namespace")
+	lab.Await(t, "no thread stays in a foreign network namespace", func() bool { // one that ends is still listed for an instant
+		return !slices.ContainsFunc(threadsAway(t), func(task string) bool { return !slices.Contains(before, task) })
+	})
 }
 
-func TestNoThreadStaysAway(t *testing.T) {
+func TestVisitLeavesNoThreadAway(t *testing.T) {
 	h := newHost(t, 2)
 	for i, p := range h.pods {
 		h.process(20+i, p.Netns)
@@ -318,7 +314,7 @@ func openFiles(t testing.TB) int {
 	return len(list)
 }
 
-func TestMissingRightsAreNamed(t *testing.T) {
+func TestVisitNamesMissingCapabilities(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
@@ -365,26 +361,33 @@ func copySelf(t testing.TB) string {
 	return path
 }
 
-func TestWithoutAHostNothingIsFound(t *testing.T) {
+func TestListWithoutAHost(t *testing.T) {
 	if list, err := (Config{Host: "/proc/self/ns/none"}).List(); !errors.Is(err, os.ErrNotExist) || list != nil {
 		t.Errorf("found %v, %v", list, err)
 	}
 }
 
-func FuzzParseAddrs(f *testing.F) {
-	dump, err := syscall.NetlinkRIB(unix.RTM_GETADDR, unix.AF_UNSPEC)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(dump)
-	f.Add(dump[:len(dump)/2])
-	f.Add([]byte{})
-	f.Fuzz(func(t *testing.T, dump []byte) {
-		addrs, _ := parseAddrs(dump)
-		for _, a := range addrs {
-			if !a.IsGlobalUnicast() {
-				t.Errorf("%v is no address to be known by", a)
+func TestAddrs(t *testing.T) {
+	l := lab.New(t)
+	must(t, l.Do(func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		for _, a := range []string{"192.0.2.1/24", "192.0.2.2/24", "192.0.3.1/32", "2001:db8::1/128", "fe80::1/64"} {
+			addr, err := netlink.ParseAddr(a)
+			must(t, err)
+			if err := netlink.AddrAdd(lo, addr); err != nil {
+				return err
 			}
 		}
-	})
+		addrs, err := Addrs()
+		got := slices.DeleteFunc(addrs, func(a netip.Addr) bool {
+			return a.IsGlobalUnicast() && !strings.HasPrefix(a.String(), "192.0.") && !strings.HasPrefix(a.String(), "2001:db8::1") // the lab's own
+		})
+		if want := "[192.0.2.1 192.0.3.1 2001:db8::1 192.0.2.2]"; fmt.Sprint(got) != want {
+			t.Errorf("%v, want %s: the second of a subnet is a secondary one", got, want)
+		}
+		return err
+	}))
 }

@@ -136,7 +136,7 @@ func TestWhatFailsIsTriedAgainAndLoggedOnce(t *testing.T) {
 			if s := r.Status(); !strings.Contains(s.Err, tc.says) || s.Writes != 0 {
 				t.Errorf("%+v", s)
 			}
-			if n := l.count("does not say"); n != 1 {
+			if n := l.Count("does not say"); n != 1 {
 				t.Errorf("logged %d times", n)
 			}
 			if name != "n1" {

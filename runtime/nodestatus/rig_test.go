@@ -1,7 +1,6 @@
 package nodestatus
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"log/slog"
@@ -20,6 +19,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/firsthop/firsthop/runtime/watch"
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 // patience is how long anything may take on a machine that is busy with other tests.
@@ -136,32 +136,14 @@ func (a *api) asked() []string {
 	return append([]string(nil), a.requests...)
 }
 
-// logged keeps what is logged.
-type logged struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logged) count(s string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.b.String(), s)
-}
-
 // newReporter runs one, with the runtime's own client, until the test ends.
-func newReporter(t *testing.T, a *api, change func(*Config)) (*Reporter, *logged) {
+func newReporter(t *testing.T, a *api, change func(*Config)) (*Reporter, *lab.Log) {
 	t.Helper()
 	clients, err := watch.NewClients(&rest.Config{Host: a.URL})
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &logged{}
+	l := &lab.Log{}
 	cfg := Config{NodeName: "n1", Client: clients.Core, Log: slog.New(slog.NewTextHandler(l, nil)), Pause: time.Millisecond, FirstRetry: time.Millisecond, LongestRetry: 5 * time.Millisecond}
 	if change != nil {
 		change(&cfg)

@@ -38,7 +38,7 @@ func cpuOf(b *testing.B) func() {
 // BenchmarkScan is what a change costs when no socket is led to the backend: 16,384 entries for UDP, 65,536 for TCP.
 func BenchmarkScan(b *testing.B) {
 	reverse, peer := fullMaps(b)
-	w := wantedOf([]Backend{{Proto: bpf.UDP, Addr: netip.MustParseAddrPort("192.0.2.1:53")}}, bpf.UDP)
+	w := lostOf([]Backend{{Proto: bpf.UDP, Addr: netip.MustParseAddrPort("192.0.2.1:53")}}, bpf.UDP)
 	for _, batch := range []bool{true, false} {
 		b.Run(fmt.Sprintf("udp/batch=%v", batch), func(b *testing.B) {
 			defer cpuOf(b)()

@@ -58,28 +58,28 @@ type Result struct {
 // closes meanwhile is no error. Safe for concurrent use.
 func Destroy(ctx context.Context, cfg Config, gone []Backend) (Result, error) {
 	var res Result
-	var hunts []*hunt
-	add := func(p bpf.Proto, find func(w wanted) (map[victim]bool, error)) error {
-		w := wantedOf(gone, p)
+	var searches []*search
+	add := func(p bpf.Proto, find func(w lost) (map[target]bool, error)) error {
+		w := lostOf(gone, p)
 		if len(w) == 0 {
 			return nil
 		}
 		found, err := find(w)
 		if err == nil && len(found) > 0 {
 			res.Candidates += len(found)
-			hunts = append(hunts, newHunt(p, w, found))
+			searches = append(searches, newSearch(p, w, found))
 		}
 		return err
 	}
-	err := add(bpf.UDP, func(w wanted) (map[victim]bool, error) { return findUDP(cfg.Reverse, cfg.Batch, w) })
+	err := add(bpf.UDP, func(w lost) (map[target]bool, error) { return findUDP(cfg.Reverse, cfg.Batch, w) })
 	if err == nil && cfg.TCP {
-		err = add(bpf.TCP, func(w wanted) (map[victim]bool, error) { return findTCP(cfg.Peer, cfg.Batch, w) })
+		err = add(bpf.TCP, func(w lost) (map[target]bool, error) { return findTCP(cfg.Peer, cfg.Batch, w) })
 	}
-	if err != nil || len(hunts) == 0 {
+	if err != nil || len(searches) == 0 {
 		return res, err
 	}
-	err = hunting(ctx, cfg.Namespaces, hunts, &res)
-	for _, h := range hunts {
+	err = searchAll(ctx, cfg.Namespaces, searches, &res)
+	for _, h := range searches {
 		if h.proto == bpf.TCP {
 			res.TCP = h.destroyed
 		} else {
@@ -89,15 +89,22 @@ func Destroy(ctx context.Context, cfg Config, gone []Backend) (Result, error) {
 	return res, err
 }
 
-// hunting looks for the victims in all network namespaces.
-func hunting(ctx context.Context, where netns.Config, hunts []*hunt, res *Result) error {
+// searchAll looks for the targets in all network namespaces.
+func searchAll(ctx context.Context, where netns.Config, searches []*search, res *Result) error {
 	list, err := where.List()
 	if err != nil {
 		return err
 	}
 	var failed error
 	visited := where.Visit(ctx, list, func(netns.Namespace) bool {
-		looked, err := huntHere(hunts)
+		looked := false
+		for _, s := range searches {
+			families := s.families()
+			looked = looked || len(families) > 0
+			if err = s.here(families); err != nil {
+				break
+			}
+		}
 		if looked {
 			res.Looked++
 		}
@@ -105,69 +112,48 @@ func hunting(ctx context.Context, where netns.Config, hunts []*hunt, res *Result
 			failed = err
 		}
 		hopeless := errors.Is(err, ErrNotSupported) || errors.Is(err, unix.EPERM)
-		return !hopeless && slices.ContainsFunc(hunts, func(h *hunt) bool { return len(h.cookies) > 0 })
+		return !hopeless && slices.ContainsFunc(searches, func(s *search) bool { return len(s.cookies) > 0 })
 	})
 	return errors.Join(failed, visited)
 }
 
-// huntHere looks in the calling thread's network namespace.
-func huntHere(hunts []*hunt) (looked bool, err error) {
-	var d *diag
-	for _, h := range hunts {
-		families := h.families()
-		if len(families) == 0 {
-			continue
-		}
-		if d == nil {
-			if d, err = openDiag(); err != nil {
-				return false, err
-			}
-			defer d.Close()
-		}
-		if err := h.here(d, families); err != nil {
-			return true, err
-		}
-	}
-	return d != nil, nil
-}
-
-// hunt is the search for the sockets of one protocol.
-type hunt struct {
+// search is for the sockets of one protocol.
+type search struct {
 	proto     bpf.Proto
 	port      uint16 // that all the backends have; 0: they have several
 	four      bool   // some of the backends are IPv4
-	victims   map[victim]bool
-	cookies   map[uint64]bool // those of victims that were not met yet
+	targets   map[target]bool
+	cookies   map[uint64]bool // those of targets that were not met yet
 	destroyed int
 }
 
-func newHunt(p bpf.Proto, w wanted, victims map[victim]bool) *hunt {
-	h := &hunt{proto: p, victims: victims, cookies: map[uint64]bool{}}
+func newSearch(p bpf.Proto, w lost, targets map[target]bool) *search {
+	s := &search{proto: p, targets: targets, cookies: map[uint64]bool{}}
 	ports := map[uint16]bool{}
 	for at := range w {
 		ports[at.Port()] = true
-		h.four = h.four || at.Addr().Is4()
+		s.four = s.four || at.Addr().Is4()
 	}
 	if len(ports) == 1 {
-		h.port = slices.Collect(maps.Keys(ports))[0]
+		s.port = slices.Collect(maps.Keys(ports))[0]
 	}
-	for v := range victims {
-		h.cookies[v.cookie] = true
+	for v := range targets {
+		s.cookies[v.cookie] = true
 	}
-	return h
+	return s
 }
 
-// families are those of sockets that may be victims here. IPv6 sockets may be
+// families are those of sockets that may be targets here. IPv6 sockets may be
 // connected to v4-mapped addresses.
-func (h *hunt) families() []uint8 {
-	if len(h.cookies) == 0 {
+func (s *search) families() []uint8 {
+	if len(s.cookies) == 0 {
 		return nil
 	}
 	var list []uint8
-	if h.four && inUse(h.proto, false) {
+	if s.four && inUse(s.proto, false) {
 		list = append(list, unix.AF_INET)
 	}
-	if inUse(h.proto, true) {
+	if inUse(s.proto, true) {
 		list = append(list, unix.AF_INET6)
 	}
 	return list
@@ -176,35 +162,35 @@ func (h *hunt) families() []uint8 {
 // maxRounds bounds how often a namespace's sockets are listed.
 const maxRounds = 8
 
-// here destroys the victims of a network namespace. The kernel looks a socket
+// here destroys the targets in the calling thread's network namespace. The kernel looks a socket
 // up by its addresses: of two UDP sockets that share all four, as SO_REUSEADDR
 // lets them, it sees but one, and the other after that one is destroyed.
-func (h *hunt) here(d *diag, families []uint8) error {
+func (s *search) here(families []uint8) error {
 	for range maxRounds {
 		var list []socket
 		for _, family := range families {
-			err := d.dump(family, h.proto, h.port, func(s socket) {
-				if h.victims[victim{s.cookie(), s.to()}] {
-					list = append(list, s)
+			err := dump(family, s.proto, s.port, func(found socket) {
+				if s.targets[target{found.cookie(), found.remote()}] {
+					list = append(list, found)
 				}
 			})
 			if err != nil {
 				return err
 			}
 		}
-		before, moved := h.destroyed, false
+		before, moved := s.destroyed, false
 		for i := range list {
-			delete(h.cookies, list[i].cookie())
-			switch err := d.destroy(&list[i], h.proto); {
+			delete(s.cookies, list[i].cookie())
+			switch err := destroy(list[i], s.proto); {
 			case err == nil:
-				h.destroyed++
+				s.destroyed++
 			case errors.Is(err, errMoved):
 				moved = true
 			default:
 				return err
 			}
 		}
-		if !moved || h.destroyed == before {
+		if !moved || s.destroyed == before {
 			return nil
 		}
 	}

@@ -29,7 +29,7 @@ func ways(protos ...string) (list []way) {
 	return list
 }
 
-func TestAConnectedUDPSocketLeavesABackendThatIsGone(t *testing.T) {
+func TestDestroyConnectedUDP(t *testing.T) {
 	n := newNode(t)
 	machines := []clients.Machine{n.l, n.addPod(1), n.addPod(2)}
 	type client struct {
@@ -98,7 +98,7 @@ func TestAConnectedUDPSocketLeavesABackendThatIsGone(t *testing.T) {
 	}
 }
 
-func TestTCPConnectionsAreDestroyedOnDemand(t *testing.T) {
+func TestDestroyTCPOnDemand(t *testing.T) {
 	n := newNode(t)
 	var served, direct []*app
 	pod := n.addPod(1)
@@ -130,7 +130,7 @@ func TestTCPConnectionsAreDestroyedOnDemand(t *testing.T) {
 }
 
 // A frontend may have lost a backend that another one still has.
-func TestOnlyTheServiceThatLostTheBackendCounts(t *testing.T) {
+func TestDestroyOfOneService(t *testing.T) {
 	n := newNode(t)
 	a := open(t, n.l, "udp4", 0)
 	a.connects(vip4)
@@ -149,7 +149,7 @@ func TestOnlyTheServiceThatLostTheBackendCounts(t *testing.T) {
 }
 
 // Unconnected sockets choose for each datagram; nothing is to be destroyed, or forgotten.
-func TestAnUnconnectedUDPSocketChoosesAnew(t *testing.T) {
+func TestDestroySparesUnconnectedUDP(t *testing.T) {
 	n := newNode(t)
 	for _, w := range ways("udp") {
 		n.serve(0)
@@ -171,7 +171,7 @@ func TestAnUnconnectedUDPSocketChoosesAnew(t *testing.T) {
 }
 
 // The kernel sees but one of two sockets that share their addresses.
-func TestSocketsThatHideEachOther(t *testing.T) {
+func TestDestroySocketsThatHideEachOther(t *testing.T) {
 	n := newNode(t)
 	var all []*app
 	for range 3 {
@@ -191,7 +191,7 @@ func TestSocketsThatHideEachOther(t *testing.T) {
 	}
 }
 
-func TestKernelsWithoutBatches(t *testing.T) {
+func TestDestroyWithoutBatches(t *testing.T) {
 	n := newNode(t)
 	udp, tcp := open(t, n.l, "udp6", 0), open(t, n.l, "tcp6", 0)
 	udp.connects(vip6)
@@ -215,7 +215,7 @@ func TestDestroyEndsWithItsContext(t *testing.T) {
 }
 
 // Two at once, and sockets that come and go meanwhile.
-func TestDestroyersMayMeet(t *testing.T) {
+func TestDestroyConcurrently(t *testing.T) {
 	n := newNode(t)
 	const sockets = 20
 	var all []*app
@@ -264,7 +264,7 @@ func openFiles(t testing.TB) int {
 	return len(list)
 }
 
-func TestNamespacesWithoutSocketsAreSkipped(t *testing.T) {
+func TestDestroySkipsNamespacesWithoutSockets(t *testing.T) {
 	n := newNode(t)
 	var pods []clients.Machine
 	for i := range 5 {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 // run runs a destroyer until the test ends.
@@ -37,16 +38,7 @@ func (n *node) run(cfg DestroyerConfig) *Destroyer {
 	return d
 }
 
-func (n *node) wait(what string, ok func() bool) {
-	n.t.Helper()
-	for end := time.Now().Add(15 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			n.t.Fatal("waited in vain:", what)
-		}
-	}
-}
-
-func TestAClientWithAFixedPortIsServedWithinASecond(t *testing.T) {
+func TestDestroyerServesAFixedPortWithinASecond(t *testing.T) {
 	n := newNode(t)
 	d := n.run(DestroyerConfig{})
 	a := open(t, n.l, "udp4", 40000)
@@ -67,19 +59,19 @@ func TestAClientWithAFixedPortIsServedWithinASecond(t *testing.T) {
 }
 
 // A socket that was being connected while the table changed is connected after the first look.
-func TestLateSocketsAreFoundByTheSecondLook(t *testing.T) {
+func TestDestroyerLooksTwice(t *testing.T) {
 	n := newNode(t)
 	var looks atomic.Int32
 	d := n.run(DestroyerConfig{StillGone: func(Backend) bool { looks.Add(1); return true }})
 	d.Gone(gone(0, bpf.UDP)[0])
-	n.wait("the first look", func() bool { return looks.Load() == 1 })
+	lab.Await(t, "the first look", func() bool { return looks.Load() == 1 })
 	a := open(t, n.l, "udp4", 0)
 	a.connects(vip4) // still served by it, as if it had read the table before
-	n.wait("the second look", func() bool { res, _ := d.Total(); return res.UDP == 1 })
+	lab.Await(t, "the second look", func() bool { res, _ := d.Total(); return res.UDP == 1 })
 	a.want("ECONNABORTED", "peek")
 }
 
-func TestABackendThatIsBackIsLeftAlone(t *testing.T) {
+func TestDestroyerSparesABackendThatIsBack(t *testing.T) {
 	n := newNode(t)
 	a := open(t, n.l, "udp4", 0)
 	a.connects(vip4)
@@ -95,10 +87,10 @@ func TestABackendThatIsBackIsLeftAlone(t *testing.T) {
 	}
 }
 
-func TestAKernelThatCannotIsNamedOnce(t *testing.T) {
+func TestDestroyerReportsAnUnsupportedKernelOnce(t *testing.T) {
 	n := newNode(t)
 	var asked atomic.Int32
-	var text syncBuffer
+	var text lab.Log
 	d := n.run(DestroyerConfig{
 		Log: slog.New(slog.NewTextHandler(&text, nil)),
 		Config: func() (Config, error) {
@@ -107,14 +99,14 @@ func TestAKernelThatCannotIsNamedOnce(t *testing.T) {
 		},
 	})
 	d.Gone(gone(0, bpf.UDP)...)
-	n.wait("the error", func() bool { _, err := d.Total(); return errors.Is(err, ErrNotSupported) })
+	lab.Await(t, "the error", func() bool { _, err := d.Total(); return errors.Is(err, ErrNotSupported) })
 	d.Gone(gone(1, bpf.UDP)...)
 	if due, _ := d.due(); len(due) != 0 || asked.Load() != 1 || strings.Count(text.String(), "CONFIG")+strings.Count(text.String(), "does not destroy") != 1 {
 		t.Errorf("pending %v, asked %d times, logged %q", due, asked.Load(), text.String())
 	}
 }
 
-func TestAFailedLookIsRepeated(t *testing.T) {
+func TestDestroyerRepeatsAFailedLook(t *testing.T) {
 	n := newNode(t)
 	a := open(t, n.l, "udp4", 0)
 	a.connects(vip4)
@@ -126,24 +118,7 @@ func TestAFailedLookIsRepeated(t *testing.T) {
 		return n.config(), nil
 	}})
 	d.Gone(gone(0, bpf.UDP)...)
-	n.wait("the first error", func() bool { _, err := d.Total(); return err != nil })
-	n.wait("the socket's end", func() bool { res, err := d.Total(); return res.UDP == 1 && err == nil })
+	lab.Await(t, "the first error", func() bool { _, err := d.Total(); return err != nil })
+	lab.Await(t, "the socket's end", func() bool { res, err := d.Total(); return res.UDP == 1 && err == nil })
 	a.want("ECONNABORTED", "peek")
-}
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }

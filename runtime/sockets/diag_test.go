@@ -1,8 +1,6 @@
 package sockets
 
 import (
-	"bytes"
-	"encoding/binary"
 	"errors"
 	"net/netip"
 	"os"
@@ -17,11 +15,8 @@ import (
 	"github.com/firsthop/firsthop/test/lab"
 )
 
-func TestADumpListsWhoIsConnectedWithAPort(t *testing.T) {
+func TestDumpListsSocketsConnectedToAPort(t *testing.T) {
 	l := lab.New(t)
-	var d *diag
-	must(t, l.Do(func() (err error) { d, err = openDiag(); return err }))
-	defer d.Close()
 	want := map[netip.AddrPort]bool{}
 	for _, to := range []string{"127.0.0.1:7001", "127.0.0.2:7001", "[::1]:7001", "127.0.0.1:7002"} {
 		c, err := l.DialContext(t.Context(), "udp", to)
@@ -35,11 +30,13 @@ func TestADumpListsWhoIsConnectedWithAPort(t *testing.T) {
 	must(t, err)
 	defer pc.Close()
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		must(t, d.dump(family, bpf.UDP, 7001, func(s socket) {
-			if !want[s.to()] || s.cookie() == 0 {
-				t.Errorf("family %d: to %v, cookie %d", family, s.to(), s.cookie())
-			}
-			delete(want, s.to())
+		must(t, l.Do(func() error {
+			return dump(family, bpf.UDP, 7001, func(s socket) {
+				if !want[s.remote()] || s.cookie() == 0 {
+					t.Errorf("family %d: to %v, cookie %d", family, s.remote(), s.cookie())
+				}
+				delete(want, s.remote())
+			})
 		}))
 	}
 	if len(want) != 0 {
@@ -48,23 +45,21 @@ func TestADumpListsWhoIsConnectedWithAPort(t *testing.T) {
 }
 
 // One with another cookie may be anybody's; one without rights destroys nothing.
-func TestOnlyTheVerySocketIsDestroyed(t *testing.T) {
+func TestDestroyTakesTheVerySocketOnly(t *testing.T) {
 	l := lab.New(t)
-	var d *diag
-	must(t, l.Do(func() (err error) { d, err = openDiag(); return err }))
-	defer d.Close()
 	c, err := l.DialContext(t.Context(), "udp", "127.0.0.1:7001")
 	must(t, err)
 	defer c.Close()
 	var s socket
-	must(t, d.dump(unix.AF_INET, bpf.UDP, 7001, func(found socket) { s = found }))
+	must(t, l.Do(func() error { return dump(unix.AF_INET, bpf.UDP, 7001, func(found socket) { s = found }) }))
+	inLab := func(s socket) error { return l.Do(func() error { return destroy(s, bpf.UDP) }) }
 	other := s
 	other.id[40]++
-	if err := d.destroy(&other, bpf.UDP); !errors.Is(err, errMoved) {
+	if err := inLab(other); !errors.Is(err, errMoved) {
 		t.Errorf("another cookie: %v", err)
 	}
-	must(t, d.destroy(&s, bpf.UDP))
-	if err := d.destroy(&s, bpf.UDP); !errors.Is(err, errMoved) {
+	must(t, inLab(s))
+	if err := inLab(s); !errors.Is(err, errMoved) {
 		t.Errorf("the second time: %v", err)
 	}
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNABORTED) {
@@ -81,18 +76,14 @@ func destroyOwn() error {
 	if err := unix.Connect(fd, sockaddr(unix.AF_INET, netip.MustParseAddrPort("127.0.0.1:7001"))); err != nil {
 		return err
 	}
-	d, err := openDiag()
-	if err != nil {
-		return err
-	}
 	var s socket
-	if err := d.dump(unix.AF_INET, bpf.UDP, 7001, func(found socket) { s = found }); err != nil {
+	if err := dump(unix.AF_INET, bpf.UDP, 7001, func(found socket) { s = found }); err != nil {
 		return err
 	}
-	return d.destroy(&s, bpf.UDP)
+	return destroy(s, bpf.UDP)
 }
 
-func TestTheMissingRightIsNamed(t *testing.T) {
+func TestDestroyNamesTheMissingCapability(t *testing.T) {
 	l := lab.New(t)
 	exe, err := os.ReadFile("/proc/self/exe")
 	must(t, err)
@@ -114,7 +105,7 @@ func TestTheMissingRightIsNamed(t *testing.T) {
 	}
 }
 
-func TestWhatTheKernelSaysIsExplained(t *testing.T) {
+func TestExplain(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		errno unix.Errno
@@ -125,52 +116,8 @@ func TestWhatTheKernelSaysIsExplained(t *testing.T) {
 		{"closed by now", unix.ENOENT, errMoved},
 		{"another one by now", unix.ESTALE, errMoved},
 	} {
-		answer := request(unix.NLMSG_ERROR, 0, 0, 0, 0, [sizeofSockID]byte{})
-		binary.NativeEndian.PutUint32(answer[unix.NLMSG_HDRLEN:], uint32(-int32(tc.errno)))
-		done, err := parse(answer, nil)
-		if !done {
-			t.Errorf("%s: not the end", tc.name)
-		}
-		if got := explain(err, bpf.UDP); !errors.Is(got, tc.is) {
+		if got := explain(tc.errno, bpf.UDP); !errors.Is(got, tc.is) {
 			t.Errorf("%s: %v", tc.name, got)
 		}
 	}
-}
-
-func TestSocketsInUseAreCounted(t *testing.T) {
-	b, err := os.ReadFile("testdata/sockstat")
-	must(t, err)
-	for _, tc := range []struct {
-		name string
-		n    int
-		ok   bool
-	}{{"TCP", 4, true}, {"UDP", 0, true}, {"UDPLITE", 3, true}, {"UDP6", 0, false}, {"sockets", 0, false}} {
-		if n, ok := parseInUse(b, tc.name); n != tc.n || ok != tc.ok {
-			t.Errorf("%s: %d, %v", tc.name, n, ok)
-		}
-	}
-	l := lab.New(t)
-	check := func(what string, want bool) {
-		t.Helper()
-		must(t, l.Do(func() error {
-			if inUse(bpf.UDP, false) != want || inUse(bpf.UDP, true) {
-				t.Errorf("%s: UDP sockets in use: %v, want %v, and none of IPv6", what, !want, want)
-			}
-			return nil
-		}))
-	}
-	check("at first", false)
-	c, err := l.DialContext(t.Context(), "udp4", "127.0.0.1:7001")
-	must(t, err)
-	check("with one connected", true)
-	must(t, c.Close())
-}
-
-func FuzzParse(f *testing.F) {
-	f.Add(request(unix.SOCK_DIAG_BY_FAMILY, 0, unix.AF_INET, bpf.TCP, 1, [sizeofSockID]byte{0, 80, 1, 187}))
-	f.Add(request(unix.NLMSG_ERROR, 0, 0xff, 0xff, 0, [sizeofSockID]byte{}))
-	f.Add(bytes.Repeat([]byte{20, 0, 0, 0, 3, 0, 0, 0}, 3))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		parse(b, func(s socket) { s.to(); s.cookie() })
-	})
 }

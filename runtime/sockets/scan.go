@@ -11,18 +11,18 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 )
 
-// victim is a socket by its cookie, and the backend that it must still be
+// target is a socket by its cookie, and the backend that it must still be
 // connected with to be destroyed. One UDP socket may have had several.
-type victim struct {
+type target struct {
 	cookie  uint64
 	backend netip.AddrPort
 }
 
-// wanted are the backends of a protocol that are gone.
-type wanted map[netip.AddrPort][]Backend
+// lost are the backends of a protocol that are gone.
+type lost map[netip.AddrPort][]Backend
 
-func wantedOf(gone []Backend, p bpf.Proto) wanted {
-	w := wanted{}
+func lostOf(gone []Backend, p bpf.Proto) lost {
+	w := lost{}
 	for _, b := range gone {
 		if b.Proto == p {
 			at := netip.AddrPortFrom(b.Addr.Addr().Unmap(), b.Addr.Port())
@@ -32,8 +32,8 @@ func wantedOf(gone []Backend, p bpf.Proto) wanted {
 	return w
 }
 
-// has tells whether a backend is gone for a service; index 0 is not known.
-func (w wanted) has(at netip.AddrPort, index uint32) bool {
+// has reports whether a backend is gone for a service; index 0 is not known.
+func (w lost) has(at netip.AddrPort, index uint32) bool {
 	for _, b := range w[at] {
 		if b.Index == 0 || index == 0 || b.Index == index {
 			return true
@@ -43,12 +43,12 @@ func (w wanted) has(at netip.AddrPort, index uint32) bool {
 }
 
 // findUDP reads the way back of UDP sockets.
-func findUDP(m *ebpf.Map, batch bool, w wanted) (map[victim]bool, error) {
-	found := map[victim]bool{}
+func findUDP(m *ebpf.Map, batch bool, w lost) (map[target]bool, error) {
+	found := map[target]bool{}
 	err := readMap(m, batch, func(k *bpf.ReverseKey, v *bpf.Reverse) {
 		at := netip.AddrPortFrom(k.Backend.Addr(), k.Port.Uint16())
 		if w.has(at, v.Index) {
-			found[victim{k.Cookie, at}] = true
+			found[target{k.Cookie, at}] = true
 		}
 	})
 	return found, err
@@ -56,14 +56,14 @@ func findUDP(m *ebpf.Map, batch bool, w wanted) (map[victim]bool, error) {
 
 // findTCP reads the way back of TCP sockets. What another socket has
 // overwritten is forgotten: an array has one place for many cookies.
-func findTCP(m *ebpf.Map, batch bool, w wanted) (map[victim]bool, error) {
-	found := map[victim]bool{}
+func findTCP(m *ebpf.Map, batch bool, w lost) (map[target]bool, error) {
+	found := map[target]bool{}
 	err := readMap(m, batch, func(_ *uint32, p *bpf.Peer) {
 		if p.Cookie == 0 {
 			return
 		}
 		if at := netip.AddrPortFrom(p.Backend.Addr(), p.BackendPort.Uint16()); w.has(at, 0) {
-			found[victim{p.Cookie, at}] = true
+			found[target{p.Cookie, at}] = true
 		}
 	})
 	return found, err
@@ -105,7 +105,7 @@ func readMap[K, V any](m *ebpf.Map, batch bool, each func(*K, *V)) error {
 
 // readOneByOne begins again where an entry goes while it is the last one read;
 // it may then miss some, as the end comes after as many steps as the map has
-// room for. The map's own iterator would give up with an error.
+// entries at most. The map's own iterator would give up with an error.
 func readOneByOne[K, V any](m *ebpf.Map, locked bool, each func(*K, *V)) error {
 	var key K
 	var value V

@@ -12,7 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/firsthop/firsthop/bpf"
-	"github.com/firsthop/firsthop/runtime/services"
 )
 
 func addrs(list ...string) (out []netip.Addr) {
@@ -176,7 +175,7 @@ func TestDesired(t *testing.T) {
 
 func ranges(in *input) { in.ranges = true }
 
-func TestWithoutAWishNoNamespaceIsNeeded(t *testing.T) {
+func TestDesiredNeedsNoNamespaceWithoutRequest(t *testing.T) {
 	a, _ := podOf(newPod("a", []string{"198.51.100.1"}, says("off")))
 	for _, tc := range []struct {
 		name string
@@ -193,79 +192,6 @@ func TestWithoutAWishNoNamespaceIsNeeded(t *testing.T) {
 		if got := tc.in.needsNamespaces(); got != tc.want {
 			t.Errorf("%s: %v", tc.name, got)
 		}
-	}
-}
-
-// What informers keep must be all that is used.
-func TestAStrippedPodSaysAllThatIsUsed(t *testing.T) {
-	created := func(p *corev1.Pod) { p.CreationTimestamp = metav1.Unix(1700000000, 0) }
-	full := newPod("a", []string{"198.51.100.1", "2001:db8:1::1"}, says("off"), hostNetwork, ending, created)
-	want, ok := podOf(full)
-	strip := services.Stripper{Annotations: []string{Annotation}}
-	stripped, err := strip.Strip(full.DeepCopy())
-	must(t, err)
-	if got, still := podOf(stripped.(*corev1.Pod)); got != want || !ok || !still {
-		t.Errorf("%+v, want %+v", got, want)
-	}
-	if over, err := strip.Strip(newPod("a", nil, ended)); err != nil {
-		t.Error(err)
-	} else if _, ok := podOf(over.(*corev1.Pod)); ok {
-		t.Error("a pod that has ended is none")
-	}
-}
-
-// Whatever was there and whatever shall be: at any instant each namespace is treated as before or as after.
-func TestProgramsSeeTheOldOrTheNew(t *testing.T) {
-	tables := []Table{
-		{},
-		{Workloads: map[uint64]bpf.Workload{1: in("192.0.2.1", ""), 2: in("192.0.2.2", "")}},
-		{Workloads: map[uint64]bpf.Workload{1: out("192.0.2.1", ""), 2: in("192.0.2.2", "")}, Control: bpf.ControlOptOut},
-		{Workloads: map[uint64]bpf.Workload{2: out("", ""), 3: out("", "")}, Control: bpf.ControlOptOut},
-		{Workloads: map[uint64]bpf.Workload{1: out("192.0.2.1", "")}}, // as a killed runtime may leave it
-	}
-	for i, from := range tables {
-		for j, to := range tables {
-			f := newFake(100)
-			for c, w := range from.Workloads {
-				f.table.Workloads[c] = w
-			}
-			f.table.Control = from.Control
-			before := map[uint64]bool{}
-			for c := range uint64(5) {
-				before[c] = f.optedOut(c)
-			}
-			f.observe = func(f *fake) {
-				for c := range uint64(5) {
-					after := to.Control != 0 && to.Workloads[c].Flags != 0
-					if now := f.optedOut(c); now != before[c] && now != after {
-						t.Errorf("from %d to %d: namespace %d is treated as neither wants", i, j, c)
-					}
-				}
-			}
-			now, err := f.Read()
-			must(t, err)
-			if _, err := apply(f, &now, to); err != nil {
-				t.Error(err)
-			}
-			if diff := gocmp.Diff(to.Control, f.table.Control) + gocmp.Diff(len(to.Workloads), len(f.table.Workloads)) + gocmp.Diff(now, f.table); diff != "" {
-				t.Errorf("from %d to %d: %s", i, j, diff)
-			}
-			f.writes = 0
-			if n, err := apply(f, &now, to); n != 0 || f.writes != 0 || err != nil {
-				t.Errorf("from %d to %d: twice is %d writes, %v", i, j, n, err)
-			}
-		}
-	}
-}
-
-// Those who opted out come first where there is no room for all.
-func TestAFullMap(t *testing.T) {
-	f := newFake(2)
-	want := Table{Workloads: map[uint64]bpf.Workload{1: in("192.0.2.1", ""), 2: in("192.0.2.2", ""), 8: out("", ""), 9: out("", "")}, Control: bpf.ControlOptOut}
-	now, _ := f.Read()
-	_, err := apply(f, &now, want)
-	if !isFull(err) || !f.optedOut(8) || !f.optedOut(9) {
-		t.Errorf("%v, %+v", err, f.table)
 	}
 }
 

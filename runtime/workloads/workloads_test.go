@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -23,7 +22,7 @@ import (
 	"github.com/firsthop/firsthop/test/lab"
 )
 
-func TestAPodOptsOutAndInAgain(t *testing.T) {
+func TestReconcilerOptsPodsOutAndIn(t *testing.T) {
 	m := newMachine(t)
 	f := newFake(100)
 	r := start(t, Config{Store: f, Namespaces: m.c, Cookie: m.cookie, Programs: true})
@@ -63,7 +62,7 @@ func TestAPodOptsOutAndInAgain(t *testing.T) {
 	f.want(t, "the pod is gone", Table{})
 }
 
-func TestSourceRangesNameEveryNamespace(t *testing.T) {
+func TestReconcilerNamesEveryNamespaceForRanges(t *testing.T) {
 	m := newMachine(t)
 	f := newFake(100)
 	r := start(t, Config{Store: f, Namespaces: m.c, Cookie: m.cookie, Programs: true})
@@ -91,7 +90,7 @@ func TestSourceRangesNameEveryNamespace(t *testing.T) {
 }
 
 // A container that is no pod comes without a word.
-func TestARescanFindsWhatNobodyNames(t *testing.T) {
+func TestReconcilerRescans(t *testing.T) {
 	m := newMachine(t)
 	f := newFake(100)
 	r := start(t, Config{Store: f, Namespaces: m.c, Cookie: m.cookie, Programs: true, Rescan: 50 * time.Millisecond})
@@ -108,10 +107,10 @@ func TestARescanFindsWhatNobodyNames(t *testing.T) {
 	lab.Await(t, "its removal", func() bool { return !has() })
 }
 
-func TestAPodIsLookedForUntilItIsThere(t *testing.T) {
+func TestReconcilerLooksUntilThePodIsThere(t *testing.T) {
 	m := newMachine(t)
 	f := newFake(100)
-	var log syncBuffer
+	var log lab.Log
 	r := start(t, Config{Store: f, Namespaces: m.c, Cookie: m.cookie, Programs: true, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	r.SetFallback(true)
 	r.SetSynced()
@@ -130,7 +129,7 @@ func TestAPodIsLookedForUntilItIsThere(t *testing.T) {
 }
 
 // The pod's sandbox was made anew: another namespace, the same pod.
-func TestAnEntryGoesWithItsNamespace(t *testing.T) {
+func TestReconcilerRemovesAnEntryWithItsNamespace(t *testing.T) {
 	m := newMachine(t)
 	f := newFake(100)
 	r := start(t, Config{Store: f, Namespaces: m.c, Cookie: m.cookie, Programs: true, Rescan: 50 * time.Millisecond})
@@ -155,7 +154,7 @@ func TestAnEntryGoesWithItsNamespace(t *testing.T) {
 	f.want(t, "at last", Table{})
 }
 
-func TestNothingIsDoneForNothing(t *testing.T) {
+func TestReconcilerIsIdleWithoutRequest(t *testing.T) {
 	m := newMachine(t)
 	m.c.Proc = filepath.Join(m.l.Dir, "none") // a look would fail
 	f := newFake(100)
@@ -173,10 +172,10 @@ func TestNothingIsDoneForNothing(t *testing.T) {
 	}
 }
 
-func TestALookThatFailsTakesNothingAway(t *testing.T) {
+func TestReconcilerKeepsEntriesWhenALookFails(t *testing.T) {
 	m := newMachine(t)
 	f := newFake(100)
-	var log syncBuffer
+	var log lab.Log
 	broken := m.c
 	broken.Proc = filepath.Join(m.l.Dir, "none")
 	f.table = optedOut(map[uint64]bpf.Workload{77: out("198.51.100.1", "")})
@@ -195,7 +194,7 @@ func TestALookThatFailsTakesNothingAway(t *testing.T) {
 	lab.Await(t, "all is well", func() bool { return f.is(optedOut(map[uint64]bpf.Workload{cookie: out(ips(1)[0], ips(1)[1])})) })
 }
 
-func TestAStoreThatFailsIsTriedAgain(t *testing.T) {
+func TestReconcilerRetriesAFailedStore(t *testing.T) {
 	m := newMachine(t)
 	f := newFake(100)
 	f.broken = unix.EPERM
@@ -213,7 +212,7 @@ func TestAStoreThatFailsIsTriedAgain(t *testing.T) {
 }
 
 // The programs know cookies, and we don't: an ancestor of our cgroup has a program that lets no other in, for example.
-func TestWithoutCookiesNobodyLooksTwice(t *testing.T) {
+func TestReconcilerWithoutCookies(t *testing.T) {
 	m := newMachine(t)
 	f := newFake(100)
 	m.cookie = func() (uint64, error) { return 0, fmt.Errorf("%w: because", natinit.ErrNoCookie) }
@@ -237,7 +236,7 @@ func TestWithoutCookiesNobodyLooksTwice(t *testing.T) {
 }
 
 // Below Linux 5.7, all of the node is one client.
-func TestWithoutCookiesInProgramsTheNodeIsOneClient(t *testing.T) {
+func TestReconcilerWithoutCookiesInPrograms(t *testing.T) {
 	f := newFake(100)
 	r := start(t, Config{Store: f, Namespaces: netns.Config{Proc: t.TempDir()}, Rescan: time.Millisecond})
 	r.SetSynced()
@@ -253,7 +252,7 @@ func TestWithoutCookiesInProgramsTheNodeIsOneClient(t *testing.T) {
 }
 
 // A map without room is no reason to look all the time.
-func TestAFullMapIsNotTriedAgainAtOnce(t *testing.T) {
+func TestReconcilerWaitsWhenTheMapIsFull(t *testing.T) {
 	m := newMachine(t)
 	f := newFake(0)
 	r := start(t, Config{Store: f, Namespaces: m.c, Cookie: m.cookie, Programs: true})
@@ -268,32 +267,8 @@ func TestAFullMapIsNotTriedAgainAtOnce(t *testing.T) {
 	}
 }
 
-func TestACgroupNamesItsPod(t *testing.T) {
-	const uid = types.UID("1b2c3d4e-0000-4000-8000-123456789abc")
-	proc := t.TempDir()
-	r := New(Config{Namespaces: netns.Config{Proc: proc}})
-	for i, tc := range []struct {
-		cgroup string
-		want   bool
-	}{
-		{"0::/kubepods/burstable/pod1b2c3d4e-0000-4000-8000-123456789abc/0123\n", true},
-		{"0::/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod1b2c3d4e_0000_4000_8000_123456789abc.slice/cri-containerd-01.scope\n", true},
-		{"11:memory:/kubepods/pod1b2c3d4e-0000-4000-8000-123456789abc/01\n0::/\n", true},
-		{"0::/../../podffffffff-0000-4000-8000-123456789abc/0123\n", false},
-		{"0::/system.slice/1b2c3d4e-0000-4000-8000-123456789abc.service\n", false},
-		{"0::/user.slice/user-1000.slice/user@1000.service/pod1b2c3d4e-0000-4000-8000-123456789abc\n", false}, // a user names it so
-		{"0::/kubepods/podffffffff-0000-4000-8000-123456789abc/01/pod1b2c3d4e-0000-4000-8000-123456789abc\n", false},
-	} {
-		must(t, os.MkdirAll(filepath.Join(proc, strconv.Itoa(i)), 0o755))
-		must(t, os.WriteFile(filepath.Join(proc, strconv.Itoa(i), "cgroup"), []byte(tc.cgroup), 0o600))
-		if got := r.isOf([]int{i, 999}, uid); got != tc.want || r.isOf([]int{i}, "") {
-			t.Errorf("%q: %v", tc.cgroup, got)
-		}
-	}
-}
-
 // Pods come and go in crowds, told by many.
-func TestManyTellAtOnce(t *testing.T) {
+func TestReconcilerConcurrentChanges(t *testing.T) {
 	m := newMachine(t)
 	f := newFake(100)
 	r := start(t, Config{Store: f, Namespaces: m.c, Cookie: m.cookie, Programs: true, Rescan: 5 * time.Millisecond})
@@ -323,7 +298,7 @@ func TestManyTellAtOnce(t *testing.T) {
 	f.want(t, "in the end", optedOut(want))
 }
 
-func TestChangesWithoutEndAreFollowed(t *testing.T) {
+func TestReconcilerFollowsEndlessChanges(t *testing.T) {
 	m := newMachine(t)
 	f := newFake(100)
 	r := start(t, Config{Store: f, Namespaces: m.c, Cookie: m.cookie, Programs: true})

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"testing"
 
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
@@ -95,7 +96,7 @@ func blackhole(t testing.TB, p *lab.Pod) {
 	}))
 }
 
-func TestProgramsTreatPodsAsTheyAsk(t *testing.T) {
+func TestKernelTreatsPodsAsRequested(t *testing.T) {
 	for name, byProgram := range map[string]bool{"cookies by what the kernel has": false, "cookies by a program": true} {
 		t.Run(name, func(t *testing.T) {
 			m := newMachine(t)
@@ -148,7 +149,7 @@ func treatPods(t *testing.T, m *machine) {
 	}
 }
 
-func TestTheKernelsStore(t *testing.T) {
+func TestKernelStore(t *testing.T) {
 	m := newMachine(t)
 	maps := m.serve()
 	store := NewKernel(maps)
@@ -181,5 +182,60 @@ func TestTheKernelsStore(t *testing.T) {
 	}
 	if err := store.Put(1<<40, bpf.Workload{}); err == nil || !isFull(err) {
 		t.Errorf("a full map: %v", err)
+	}
+}
+
+// Whatever was there and whatever shall be: at any instant each namespace is treated as before or as after.
+func TestApplyShowsTheOldOrTheNew(t *testing.T) {
+	tables := []Table{
+		{},
+		{Workloads: map[uint64]bpf.Workload{1: in("192.0.2.1", ""), 2: in("192.0.2.2", "")}},
+		{Workloads: map[uint64]bpf.Workload{1: out("192.0.2.1", ""), 2: in("192.0.2.2", "")}, Control: bpf.ControlOptOut},
+		{Workloads: map[uint64]bpf.Workload{2: out("", ""), 3: out("", "")}, Control: bpf.ControlOptOut},
+		{Workloads: map[uint64]bpf.Workload{1: out("192.0.2.1", "")}}, // as a killed runtime may leave it
+	}
+	for i, from := range tables {
+		for j, to := range tables {
+			f := newFake(100)
+			for c, w := range from.Workloads {
+				f.table.Workloads[c] = w
+			}
+			f.table.Control = from.Control
+			before := map[uint64]bool{}
+			for c := range uint64(5) {
+				before[c] = f.optedOut(c)
+			}
+			f.observe = func(f *fake) {
+				for c := range uint64(5) {
+					after := to.Control != 0 && to.Workloads[c].Flags != 0
+					if now := f.optedOut(c); now != before[c] && now != after {
+						t.Errorf("from %d to %d: namespace %d is treated as neither wants", i, j, c)
+					}
+				}
+			}
+			now, err := f.Read()
+			must(t, err)
+			if _, err := apply(f, &now, to); err != nil {
+				t.Error(err)
+			}
+			if diff := gocmp.Diff(to.Control, f.table.Control) + gocmp.Diff(len(to.Workloads), len(f.table.Workloads)) + gocmp.Diff(now, f.table); diff != "" {
+				t.Errorf("from %d to %d: %s", i, j, diff)
+			}
+			f.writes = 0
+			if n, err := apply(f, &now, to); n != 0 || f.writes != 0 || err != nil {
+				t.Errorf("from %d to %d: twice is %d writes, %v", i, j, n, err)
+			}
+		}
+	}
+}
+
+// Those who opted out come first where there is no room for all.
+func TestApplyToAFullMap(t *testing.T) {
+	f := newFake(2)
+	want := Table{Workloads: map[uint64]bpf.Workload{1: in("192.0.2.1", ""), 2: in("192.0.2.2", ""), 8: out("", ""), 9: out("", "")}, Control: bpf.ControlOptOut}
+	now, _ := f.Read()
+	_, err := apply(f, &now, want)
+	if !isFull(err) || !f.optedOut(8) || !f.optedOut(9) {
+		t.Errorf("%v, %+v", err, f.table)
 	}
 }
