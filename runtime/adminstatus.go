@@ -85,7 +85,7 @@ func (r *run) seenStatus(since time.Time) admin.Status {
 		st.Table.ServiceRangeErr = w.ServiceRangeErr.Error()
 	}
 	for _, o := range w.Out {
-		st.Table.Out = append(st.Table.Out, admin.Out{Service: o.Port.String(), Full: o.Full, Reason: o.Err})
+		st.Table.Out = append(st.Table.Out, admin.Out{Service: o.Key.String(), Full: o.Full, Reason: o.Err})
 	}
 	for resource, w := range r.watcher.Status() {
 		seen := admin.Watch{Synced: w.Synced, Objects: w.Objects, LastError: w.LastError}

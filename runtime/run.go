@@ -71,7 +71,7 @@ func (r *run) takeOver(ctx context.Context) error {
 func (r *run) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), endTime)
 	defer cancel()
-	if err := r.writer.LeaveServiceRange(ctx); err != nil {
+	if err := r.writer.ClearServiceRange(ctx); err != nil {
 		r.cfg.Log.Warn("addresses that no Service has stay refused", "err", err)
 	}
 }

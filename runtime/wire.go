@@ -36,7 +36,7 @@ type run struct {
 
 func newRun(cfg *Config, d *dataplane) (*run, error) {
 	r := &run{cfg: cfg, data: d}
-	r.writer = writer.New(writer.Config{Store: d.store, Log: cfg.Log, Lock: d.lock, Room: func() { r.loop.Notify() }})
+	r.writer = writer.New(writer.Config{Store: d.store, Log: cfg.Log, Lock: d.lock, Notify: func() { r.loop.Notify() }})
 	r.loop = sync.New(sync.Config{
 		Log: cfg.Log, Writer: r.writer, Grow: r.grow, NodeName: cfg.NodeName, NodePorts: cfg.NodePorts,
 		DenyNodeExternalIPs: cfg.DenyNodeExternalIPs, ServiceCIDRs: cfg.ServiceCIDRs, Pods: cfg.Pods, EndTCP: cfg.EndTCP,

@@ -40,7 +40,7 @@ func whole() Config {
 			return writer.Status{
 				Adopted: true, Ports: 5, Frontends: 7, Backends: 11, Room: nat.Room{Frontends: 100, Backends: 200, Ranges: 300},
 				Flushes: 13, Repairs: 17, Reloads: 19,
-				Out: []writer.Out{{Full: true}, {Full: true}, {Err: "makes no sense"}},
+				Out: []writer.PortState{{Full: true}, {Full: true}, {Err: "makes no sense"}},
 			}
 		},
 		Watches: func() map[watch.Resource]watch.Status {

@@ -24,13 +24,13 @@ func BenchmarkWriter(b *testing.B) {
 	defer w.Close()
 	for i := range 10_000 {
 		addr := netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)})
-		w.Set(nil, []services.Port{{
+		w.Set([]services.Change{{After: []services.Port{{
 			Key: services.PortKey{Service: types.NamespacedName{Namespace: "default", Name: fmt.Sprint("web-", i)}, Name: "http", Proto: bpf.TCP},
 			Service: nat.Service{
 				Name: fmt.Sprint("default/web-", i), Frontends: []bpf.FrontendKey{bpf.FrontendKeyOf(netip.AddrPortFrom(addr, 80), bpf.TCP)},
 				VIPs: []netip.Addr{addr}, Backends: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:80"), netip.MustParseAddrPort("192.0.2.2:80")}, AllowEmpty: true,
 			},
-		}})
+		}}}})
 	}
 	if err := w.Flush(b.Context()); err != nil {
 		b.Fatal(err)

@@ -19,7 +19,7 @@ type apiService struct {
 	unwritten bool             // live changed, and nothing was written since
 	addrs     []netip.AddrPort // its addresses, before the API sends them
 	ports     []services.Port  // as the API has it
-	queued    []services.Port  // as it was last queued
+	written   []services.Port  // as the writer has it
 	servers   []netip.AddrPort // known API servers, which no other Service may claim
 }
 
@@ -40,24 +40,24 @@ func (l *Loop) Adopt(addrs, backends []netip.AddrPort) {
 
 // SetLive takes which API servers are alive.
 func (l *Loop) SetLive(set apihealth.Set) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.api.live, l.api.unwritten = set, true
-	l.setAPI(l.api.ports)
-	l.notify()
+	l.update(func() {
+		l.api.live, l.api.unwritten = set, true
+		l.setAPI(l.api.ports)
+		l.notify()
+	})
 }
 
 // SetAPIServers takes the addresses of API servers.
 func (l *Loop) SetAPIServers(addrs apihealth.Addresses) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.inputs.apiServers {
-		l.inputs.apiServers = true
-		l.notify()
-	}
-	l.api.servers, l.serviceRange.apiServers = addrs.Reserved, addrs.Anywhere
-	l.rangeChanged()
-	l.reserve()
+	l.update(func() {
+		if !l.inputs.apiServers {
+			l.inputs.apiServers = true
+			l.notify()
+		}
+		l.api.servers, l.serviceRange.apiServers = addrs.Reserved, addrs.Anywhere
+		l.rangeChanged()
+		l.reserve()
+	})
 }
 
 // redirect leads the API service to the API servers that are alive, before all
@@ -81,7 +81,7 @@ func (l *Loop) redirect(ctx context.Context) error {
 	return nil
 }
 
-// setAPI queues the API service with the API servers that are alive: its slices
+// setAPI leads the API service to the API servers that are alive: its slices
 // name those that once were. That the Service is gone changes nothing: the API
 // server creates it again at once, and the watch that says so comes through it.
 func (l *Loop) setAPI(ports []services.Port) {
@@ -110,9 +110,9 @@ func (l *Loop) setAPI(ports []services.Port) {
 	if len(endpoints) > 0 || l.inputs.has(watch.EndpointSlices) { // earlier, that there are none means nothing
 		l.publish(APIServers{Endpoints: endpoints, Services: addrs})
 	}
-	if before := l.api.queued; !services.EqualPorts(before, wanted) {
-		l.api.queued = wanted
-		l.queue(services.Change{Service: services.APIService, Before: before, After: wanted})
+	if before := l.api.written; !services.EqualPorts(before, wanted) {
+		l.api.written = wanted
+		l.changes = append(l.changes, services.Change{Service: services.APIService, Before: before, After: wanted})
 	}
 }
 

@@ -10,11 +10,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/runtime/health"
-	"github.com/firsthop/firsthop/runtime/services"
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 // hang makes the table's next write wait until release is called, as one that waits for the kernel or for a disk does.
@@ -39,16 +37,6 @@ func (r *rig) starts() {
 	r.t.Cleanup(func() { cancel(); <-done })
 }
 
-// soon waits for something that takes no time on an idle machine.
-func soon(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !holds(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("not within 30 s: " + what)
-		}
-	}
-}
-
 // atOnce is what an answer takes, on a machine that has other work.
 const atOnce = time.Second
 
@@ -65,7 +53,7 @@ func quick(t *testing.T, what string, do func()) {
 }
 
 // A write that hangs is what /livez is there to tell of: it must not hang along, nor may what else is asked or told.
-func TestAWriteThatHangsIsSeen(t *testing.T) {
+func TestLivenessOfAWriteThatHangs(t *testing.T) {
 	r := newRig(t)
 	var fed atomic.Int32
 	const overdue = 300 * time.Millisecond
@@ -90,16 +78,16 @@ func TestAWriteThatHangsIsSeen(t *testing.T) {
 	}
 	r.tell(kubernetes("192.0.2.10")...)
 	r.syncAll()
-	soon(t, "the first write", func() bool { return !r.l.liveness.Applied().IsZero() && r.l.liveness.Waiting().IsZero() })
+	lab.Await(t, "the first write", func() bool { return !r.l.liveness.Applied().IsZero() && r.l.liveness.Waiting().IsZero() })
 	if code := livez(); code != http.StatusOK {
 		t.Errorf("idle: %d", code)
 	}
-	soon(t, "the watchdog is fed", func() bool { return fed.Load() > 0 })
+	lab.Await(t, "the watchdog is fed", func() bool { return fed.Load() > 0 })
 
 	hangs, release := r.hang()
 	defer func() { release() }()
 	r.tell(slice("kubernetes", 6443, corev1.ProtocolTCP, "192.0.2.11"))
-	soon(t, "the write hangs", hangs)
+	lab.Await(t, "the write hangs", hangs)
 	for _, what := range []string{"a", "b"} { // two: the first might only be kept for later
 		quick(t, "news", func() { r.tell(service("web-"+what, "10.96.1.1", 80, corev1.ProtocolTCP)) })
 	}
@@ -114,8 +102,8 @@ func TestAWriteThatHangsIsSeen(t *testing.T) {
 			t.Errorf("%+v", r.l.cfg.Writer.Status())
 		}
 	})
-	soon(t, "/livez says 503", func() bool { return livez() == http.StatusServiceUnavailable })
-	soon(t, "the watchdog is not fed any more", func() bool {
+	lab.Await(t, "/livez says 503", func() bool { return livez() == http.StatusServiceUnavailable })
+	lab.Await(t, "the watchdog is not fed any more", func() bool {
 		before := fed.Load()
 		time.Sleep(50 * time.Millisecond)
 		return fed.Load() == before
@@ -123,15 +111,15 @@ func TestAWriteThatHangsIsSeen(t *testing.T) {
 
 	release()
 	release = func() {}
-	soon(t, "/livez says 200 again", func() bool { return livez() == http.StatusOK })
+	lab.Await(t, "/livez says 200 again", func() bool { return livez() == http.StatusOK })
 	before := fed.Load()
-	soon(t, "the watchdog is fed again", func() bool { return fed.Load() > before })
-	soon(t, "all is written", func() bool { return r.l.liveness.Waiting().IsZero() })
+	lab.Await(t, "the watchdog is fed again", func() bool { return fed.Load() > before })
+	lab.Await(t, "all is written", func() bool { return r.l.liveness.Waiting().IsZero() })
 	r.want("10.96.0.1:443", "[192.0.2.11:6443]")
 }
 
 // Before the first write nothing is late, and of a comparison nobody waits for the end: that they hang is seen all the same.
-func TestWorkWithoutEndIsSeen(t *testing.T) {
+func TestLivenessOfWorkThatDoesNotEnd(t *testing.T) {
 	const overdue = 100 * time.Millisecond
 	r := newRig(t)
 	hangs, release := r.hang()
@@ -142,15 +130,15 @@ func TestWorkWithoutEndIsSeen(t *testing.T) {
 		t.Error("stuck before anything was tried")
 	}
 	r.starts()
-	soon(t, "the first write hangs", hangs)
-	soon(t, "that is seen", func() bool { return r.l.liveness.stuck(overdue) })
+	lab.Await(t, "the first write hangs", hangs)
+	lab.Await(t, "that is seen", func() bool { return r.l.liveness.stuck(overdue) })
 	if late := r.l.liveness.Late(); !late.IsZero() {
 		t.Errorf("/livez is told that the first write is late (%v): it may be waiting for API servers", late)
 	}
 }
 
 // A client that hangs on to what was, because the change that came during a write was forgotten, would never be told.
-func TestWhatComesDuringAWriteWaitsForTheNext(t *testing.T) {
+func TestLivenessOfWhatComesDuringAWrite(t *testing.T) {
 	var p Liveness
 	at := func(s int) time.Time { return time.Unix(int64(s), 0) }
 	for _, tc := range []struct {
@@ -177,31 +165,5 @@ func TestWhatComesDuringAWriteWaitsForTheNext(t *testing.T) {
 	}
 	if !p.Applied().Equal(at(9)) {
 		t.Errorf("applied at %v", p.Applied())
-	}
-}
-
-func TestChangesOfOneServiceBecomeOne(t *testing.T) {
-	var u pending
-	port := func(backend string) []services.Port {
-		var p services.Port
-		p.Key = services.PortKey{Service: types.NamespacedName{Name: "web"}, Proto: bpf.TCP}
-		p.Backends = addrPorts(backend)
-		return []services.Port{p}
-	}
-	change := func(name string, before, after []services.Port) services.Change {
-		return services.Change{Service: types.NamespacedName{Name: name}, Before: before, After: after}
-	}
-	one, two, three := port("10.0.0.1:80"), port("10.0.0.2:80"), port("10.0.0.3:80")
-	u.add(change("web", one, two))
-	u.add(change("shop", nil, one))
-	u.add(change("web", two, nil))
-	u.add(change("web", nil, three))
-	got := u.take()
-	if len(got) != 2 || got[0].Service.Name != "web" || got[1].Service.Name != "shop" ||
-		!services.EqualPorts(got[0].Before, one) || !services.EqualPorts(got[0].After, three) {
-		t.Errorf("%+v", got)
-	}
-	if len(u.take()) != 0 {
-		t.Error("told twice")
 	}
 }

@@ -40,10 +40,10 @@ type Loop struct {
 	liveness    Liveness
 	subscribers []Subscriber
 
-	// mu is never held while the writer works: status and health endpoints wait for it.
+	// mu is never held while the writer waits for the kernel: status and health endpoints take it.
 	mu           sync.Mutex
 	table        *services.Table
-	pending      pending
+	changes      []services.Change // of the update at hand
 	inputs       inputs
 	node         node
 	api          apiService
@@ -78,17 +78,33 @@ func (l *Loop) Liveness() *Liveness { return &l.liveness }
 
 // Handle takes events of the watches.
 func (l *Loop) Handle(events []watch.Event) {
+	l.update(func() {
+		for i := range events {
+			if events[i].Synced {
+				l.synced(events[i].Resource)
+				continue
+			}
+			l.publish(Observed{&events[i]})
+			l.apply(l.observe(&events[i]))
+		}
+	})
+}
+
+// update takes news. What it changes is queued at once: no flush writes a part of it.
+func (l *Loop) update(do func()) {
 	defer l.liveness.begin()()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for i := range events {
-		if events[i].Synced {
-			l.synced(events[i].Resource)
-			continue
-		}
-		l.publish(Observed{&events[i]})
-		l.apply(l.observe(&events[i]))
+	do()
+	if len(l.changes) == 0 {
+		return
 	}
+	l.cfg.Writer.Set(l.changes)
+	l.changes = nil
+	now := time.Now()
+	l.liveness.queue(now)
+	l.publish(Queued(now))
+	l.notify()
 }
 
 // observe gives an object to the table, or to whatever else it is for.
@@ -129,20 +145,20 @@ func (l *Loop) observe(ev *watch.Event) []services.Change {
 
 // SetHostAddrs takes the addresses of the host's interfaces, with their prefix lengths.
 func (l *Loop) SetHostAddrs(addrs []netip.Prefix) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.node.hostNets, l.node.hostIPs = addrs, nil
-	for _, a := range addrs {
-		l.node.hostIPs = append(l.node.hostIPs, a.Addr())
-	}
-	l.node.hostIPs = slices.Compact(l.node.hostIPs)
-	if !l.inputs.hostAddrs {
-		l.inputs.hostAddrs = true
-		l.notify()
-	}
-	l.apply(l.setNode())
-	l.reserve()
-	l.rangeChanged()
+	l.update(func() {
+		l.node.hostNets, l.node.hostIPs = addrs, nil
+		for _, a := range addrs {
+			l.node.hostIPs = append(l.node.hostIPs, a.Addr())
+		}
+		l.node.hostIPs = slices.Compact(l.node.hostIPs)
+		if !l.inputs.hostAddrs {
+			l.inputs.hostAddrs = true
+			l.notify()
+		}
+		l.apply(l.setNode())
+		l.reserve()
+		l.rangeChanged()
+	})
 }
 
 func (l *Loop) setNode() []services.Change {
@@ -155,7 +171,7 @@ func (l *Loop) setNode() []services.Change {
 	return l.table.SetNode(n.Node)
 }
 
-// apply hands changes on, to the next flush and to the subscribers.
+// apply takes changes of Services.
 func (l *Loop) apply(changes []services.Change) {
 	api := false
 	for _, c := range changes {
@@ -167,24 +183,11 @@ func (l *Loop) apply(changes []services.Change) {
 		}
 		l.count(c.Before, c.After)
 		l.publish(PortsChanged{c.Service, c.After})
-		l.queue(c)
+		l.changes = append(l.changes, c)
 	}
 	if api {
 		l.reserve()
 	}
-}
-
-// queue keeps a change for the next flush.
-func (l *Loop) queue(c services.Change) {
-	now := time.Now()
-	if l.inputs.released {
-		l.pending.add(c)
-	} else {
-		l.cfg.Writer.Set(c.Before, c.After) // it writes nothing yet; that much less is to be done when all has come
-	}
-	l.liveness.queue(now)
-	l.publish(Queued(now))
-	l.notify()
 }
 
 // NodeMissing says that there is no Node object of the configured name; "": there is, or it is not known yet.

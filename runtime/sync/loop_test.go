@@ -56,7 +56,7 @@ func (r *rig) flush() {
 		}
 		return
 	}
-	for again := true; again; again = r.l.cfg.Writer.Held() {
+	for again := true; again; again = r.l.cfg.Writer.Deferred() {
 		if err := r.l.flush(r.t.Context()); err != nil {
 			r.t.Fatal(err)
 		}
@@ -472,4 +472,25 @@ func TestFlushDoneComesAfterAllInputsAreKnown(t *testing.T) {
 	if done := published[FlushDone](r); len(done) != 1 || done[0].Err != nil {
 		t.Errorf("after a write: %v", done)
 	}
+}
+
+// A frontend that goes from one Service to another is in two changes: a flush between them would take it away.
+func TestLoopQueuesWhatBelongsTogetherAtOnce(t *testing.T) {
+	r := newRig(t)
+	older, younger := service("older", "10.96.1.1", 80, corev1.ProtocolTCP), service("younger", "10.96.1.2", 80, corev1.ProtocolTCP)
+	older.CreationTimestamp, younger.CreationTimestamp = metav1.Unix(1, 0), metav1.Unix(2, 0)
+	for _, s := range []*corev1.Service{older, younger} {
+		s.Spec.ExternalIPs = []string{"198.51.100.1"}
+	}
+	r.tell(older, younger, slice("older", 80, corev1.ProtocolTCP, "10.0.0.1"), slice("younger", 80, corev1.ProtocolTCP, "10.0.0.2"))
+	r.syncAll()
+	r.flush()
+	r.want("198.51.100.1:80", "[10.0.0.1:80]")
+	before, changes := len(published[Queued](r)), len(published[PortsChanged](r))
+	r.l.Handle([]watch.Event{{Resource: watch.Services, Name: types.NamespacedName{Namespace: "default", Name: "older"}}})
+	if queued, changed := len(published[Queued](r))-before, len(published[PortsChanged](r))-changes; queued != 1 || changed != 2 {
+		t.Errorf("%d changes were queued in %d steps, want 2 in 1", changed, queued)
+	}
+	r.flush()
+	r.want("198.51.100.1:80", "[10.0.0.2:80]")
 }

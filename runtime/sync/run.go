@@ -113,30 +113,27 @@ func (l *Loop) work(ctx context.Context, do func(context.Context) error) error {
 	return do(ctx)
 }
 
-// flush writes what is pending.
+// flush writes what is queued.
 func (l *Loop) flush(ctx context.Context) error {
 	l.mu.Lock()
-	changes, leaving := l.pending.take(), l.usage.leaving
+	leaving := l.usage.leaving
 	l.usage.leaving = nil
 	ranges, others, rangeDue := l.takeRange()
 	l.publish(FlushBegun{l.liveness.take()})
 	l.mu.Unlock()
 	w := l.cfg.Writer
-	for _, c := range changes {
-		w.Set(c.Before, c.After)
-	}
 	if rangeDue {
 		w.SetServiceRange(ranges, others)
 	}
 	err := w.Flush(ctx)
-	left, held := w.Pending(), w.Held()
+	left, deferred := w.Pending(), w.Deferred()
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err != nil || !held {
+	if err != nil || !deferred {
 		l.publish(FlushDone{err})
 	}
-	if err != nil || held { // held: what leads to them may be there still
+	if err != nil || deferred { // what leads to them may be there still
 		l.usage.leaving = append(leaving, l.usage.leaving...)
 	} else if gone := l.usage.unused(leaving); len(gone) > 0 {
 		l.publish(BackendsGone(gone))

@@ -82,7 +82,7 @@ func TestAddressesThatNoServiceHasAreRefusedAfterTheFirstWrite(t *testing.T) {
 	r.settle()
 	r.becomes("10.96.0.80:6443", "not a frontend")
 
-	if err := r.l.cfg.Writer.LeaveServiceRange(t.Context()); err != nil {
+	if err := r.l.cfg.Writer.ClearServiceRange(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	r.becomes("10.96.0.90:80", "not a frontend")
@@ -103,7 +103,7 @@ func TestNothingIsLeftBeforeAnythingWasWritten(t *testing.T) {
 	r := newRig(t)
 	r.f = former.f
 	r.l.cfg.Writer.SetStore(r.f)
-	if err := r.l.cfg.Writer.LeaveServiceRange(t.Context()); err != nil {
+	if err := r.l.cfg.Writer.ClearServiceRange(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	r.want("10.96.1.1:80", "[10.0.0.1:80]") // which it has not heard of yet

@@ -59,8 +59,8 @@ func newCrowd(t testing.TB) *crowd {
 	c := &crowd{t: t, lab: l, maps: m, store: &countingKernel{Kernel: nat.NewKernel(m, bpf.Features(lab.KernelFeatures()))}, has: map[string][]services.Port{}, room: make(chan struct{}, 100)}
 	c.w = New(Config{
 		Store: c.store, Log: slog.New(slog.DiscardHandler),
-		Lock: func(context.Context) (func() error, error) { return func() error { return nil }, nil },
-		Room: func() { c.room <- struct{}{} },
+		Lock:   func(context.Context) (func() error, error) { return func() error { return nil }, nil },
+		Notify: func() { c.room <- struct{}{} },
 	})
 	t.Cleanup(c.w.Close)
 	return c
@@ -71,7 +71,7 @@ func (c *crowd) set(name string, ports ...services.Port) {
 		ports[i].Key.Service = types.NamespacedName{Namespace: "default", Name: name}
 		ports[i].Name = name
 	}
-	c.w.Set(c.has[name], ports)
+	c.w.Set([]services.Change{{Before: c.has[name], After: ports}})
 	c.has[name] = ports
 }
 
@@ -80,7 +80,7 @@ func (c *crowd) flush() {
 	if err := c.w.Flush(context.Background()); err != nil {
 		c.t.Fatal(err)
 	}
-	for c.w.Held() {
+	for c.w.Deferred() {
 		<-c.room
 		if err := c.w.Flush(context.Background()); err != nil {
 			c.t.Fatal(err)
@@ -249,7 +249,7 @@ func TestNoConnectFailsWhileAllFrontendsChange(t *testing.T) {
 	if st := c.w.Status(); len(st.Out) > 0 || st.Repairs > 0 {
 		t.Errorf("%d are out, %d repairs: %+v", len(st.Out), st.Repairs, st.Out[:min(3, len(st.Out))])
 	}
-	c.w.retiring.drain()
+	c.w.reclaimer.drain()
 	if mended, err := c.w.Verify(t.Context()); mended || err != nil {
 		t.Errorf("mended: %v, %v", mended, err)
 	}

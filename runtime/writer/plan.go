@@ -9,20 +9,67 @@ import (
 	"github.com/firsthop/firsthop/runtime/services"
 )
 
-// plan is what write has to carry out, nil for nothing, and the indexes that are new in it.
+// queue is what is to be written: the only one between an event and a write. A
+// flush takes all of it, however much has come since the last one.
+//
+// Frontends that come must not be written while programs may use others that
+// went, as they may get their memory. Until the grace period is over they are
+// deferred, with everything else that adds, removes or moves frontends: what one
+// port gives up, another may take. Endpoints never wait for that.
+type queue struct {
+	dirty    map[services.PortKey]bool // ports that may not be in the table as they are wanted
+	removed  []uint32                  // indexes of ports that are not wanted any more
+	order    []services.PortKey        // all dirty ports, sorted; nil: they are yet to be sorted
+	deferred bool                      // the last flush left something
+}
+
+// Deferred reports whether the last flush left something for the next. See Config.Notify.
+func (w *Writer) Deferred() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.queue.deferred
+}
+
+// Pending reports whether a flush would have something to look at.
+func (w *Writer) Pending() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.queue.dirty)+len(w.queue.removed) > 0 || w.ranges != nil && !w.ranges.planned
+}
+
+// plan returns what write has to carry out, nil for nothing, and the indexes that are new in it.
 func (w *Writer) plan() (plan *nat.Plan, fresh []uint32) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.held = w.retiring.takingAway() && w.brings()
-	if w.held {
-		w.assignSettled()
-	} else {
-		w.assignAll()
+	q := &w.queue
+	keys := q.order
+	if keys == nil {
+		keys = sorted(slices.Collect(maps.Keys(q.dirty)))
 	}
-	w.forgetLost()
-	w.assignRange()
+	q.order = nil
+	missing := func(key services.PortKey) bool { return w.planner.Lacks(*w.ports[key].svc) }
+	q.deferred = w.reclaimer.takingAway() && slices.ContainsFunc(keys, missing)
+	if q.deferred {
+		keys = slices.DeleteFunc(keys, func(key services.PortKey) bool {
+			p := w.ports[key]
+			return p.index == 0 || !w.planner.Settled(p.index, *p.svc)
+		})
+	} else {
+		for _, index := range q.removed {
+			w.planner.Remove(index)
+		}
+		q.removed = nil
+	}
+	for _, key := range keys {
+		fresh = w.assign(key, fresh)
+		delete(q.dirty, key)
+	}
+	if len(q.dirty) == 0 {
+		q.dirty = map[services.PortKey]bool{} // a map that is emptied keeps its size, and each look at it costs that
+	}
+	w.releaseIndexes()
+	w.planRange()
 	plan = w.planner.Take()
-	fresh, w.fresh = w.fresh, nil
 	if plan.Empty() {
 		w.status.Adopted = true
 		return nil, nil
@@ -32,7 +79,53 @@ func (w *Writer) plan() (plan *nat.Plan, fresh []uint32) {
 	return plan, fresh
 }
 
-// takesOver reports whether a plan clears words of the init stage. Once the
+// assign plans a port. It adds its index to fresh if that is new.
+func (w *Writer) assign(key services.PortKey, fresh []uint32) []uint32 {
+	p := w.ports[key]
+	index, err := w.planner.Assign(p.index, *p.svc)
+	switch {
+	case err == nil:
+		if p.index == 0 {
+			fresh = append(fresh, index)
+		}
+		if p.err != nil {
+			w.cfg.Log.Info("a Service is as it should be again", "service", p.svc.Name)
+		}
+		p.index = index
+	case p.err == nil || p.err.Error() != err.Error():
+		w.cfg.Log.Error("a Service stays as it is in the table", "service", p.svc.Name, "there", p.index != 0, "err", err)
+	}
+	w.setErr(p, err)
+	return fresh
+}
+
+// releaseIndexes takes the index from ports that could not be planned and whose
+// frontends have all gone to others: another port may get it.
+func (w *Writer) releaseIndexes() {
+	if w.out == 0 {
+		return
+	}
+	for _, p := range w.ports {
+		if p.err != nil && p.index != 0 && !w.planner.Has(p.index) {
+			p.index = 0
+		}
+	}
+}
+
+// outOfTable are the ports that are not as they should be, sorted.
+func (w *Writer) outOfTable() (out []services.PortKey) {
+	if w.out == 0 {
+		return nil
+	}
+	for key, p := range w.ports {
+		if p.err != nil {
+			out = append(out, key)
+		}
+	}
+	return sorted(out)
+}
+
+// takesOver reports whether a plan clears states of the init stage. Once the
 // table's lock is released, that may use their indexes for others.
 func takesOver(plan *nat.Plan) bool {
 	return slices.ContainsFunc(plan.LastWords, func(c nat.WordChange) bool { return nat.InitIndexes.Contains(c.At / 2) })
@@ -54,7 +147,7 @@ const (
 // Has reports whether a part is among them.
 func (s Short) Has(part Short) bool { return s&part != 0 }
 
-// shortOf says for lack of what a port is out.
+// shortOf returns the parts that an error of the planner names.
 func shortOf(err error) Short {
 	switch {
 	case errors.Is(err, nat.ErrFrontendsFull):
@@ -71,59 +164,6 @@ func shortOf(err error) Short {
 	return 0
 }
 
-func isFull(err error) bool { return shortOf(err) != 0 }
-
-func (w *Writer) assignAll() {
-	for _, index := range w.gone {
-		w.planner.Remove(index)
-	}
-	freed := len(w.gone) > 0
-	w.gone = nil
-	if len(w.order) != len(w.dirty) || slices.ContainsFunc(w.order, func(key services.PortKey) bool { return !w.dirty[key] }) {
-		w.order = sortKeys(slices.Collect(maps.Keys(w.dirty)))
-	}
-	for _, key := range w.order {
-		w.assign(key)
-	}
-	w.order, w.dirty = nil, map[services.PortKey]bool{} // a map that is cleared keeps its size, and each look at it costs that
-	if freed {
-		w.retryOut()
-	}
-}
-
-func (w *Writer) assign(key services.PortKey) {
-	p := w.ports[key]
-	index, err := w.planner.Assign(p.index, p.svc)
-	switch {
-	case err == nil:
-		if p.index == 0 {
-			w.fresh = append(w.fresh, index)
-		}
-		if p.err != nil {
-			w.cfg.Log.Info("a Service is as it should be again", "service", p.svc.Name)
-		}
-		p.index = index
-		w.setErr(p, nil)
-		return
-	case p.err == nil || p.err.Error() != err.Error():
-		w.cfg.Log.Error("a Service stays as it is in the table", "service", p.svc.Name, "there", p.index != 0, "err", err)
-	}
-	w.setErr(p, err)
-}
-
-// forgetLost takes the index from ports that could not be planned and whose
-// frontends have all gone to others: another port may get it.
-func (w *Writer) forgetLost() {
-	if w.out == 0 {
-		return
-	}
-	for _, p := range w.ports {
-		if p.err != nil && p.index != 0 && !w.planner.Has(p.index) {
-			p.index = 0
-		}
-	}
-}
-
 func (w *Writer) setErr(p *port, err error) {
 	count := func(err error, by int) {
 		if err != nil {
@@ -138,20 +178,4 @@ func (w *Writer) setErr(p *port, err error) {
 	count(p.err, -1)
 	count(err, +1)
 	p.err = err
-}
-
-// retryOut gives those that found no room another try.
-func (w *Writer) retryOut() {
-	if w.out == 0 {
-		return
-	}
-	var out []services.PortKey
-	for key, p := range w.ports {
-		if p.err != nil {
-			out = append(out, key)
-		}
-	}
-	for _, key := range sortKeys(out) {
-		w.assign(key)
-	}
 }

@@ -237,7 +237,7 @@ func (s *storm) life(before *map[bpf.FrontendKey]way) {
 		}
 		want := s.wanted()
 		for name, ports := range want {
-			w.Set(told[name], ports)
+			w.Set([]services.Change{{Before: told[name], After: ports}})
 		}
 		told = want
 		after := ways(want)
@@ -258,7 +258,7 @@ func (s *storm) life(before *map[bpf.FrontendKey]way) {
 		}
 		s.f.mu.Unlock()
 		err := w.Flush(context.Background())
-		for err == nil && w.Held() {
+		for err == nil && w.Deferred() {
 			err = w.Flush(context.Background())
 		}
 		s.f.mu.Lock()

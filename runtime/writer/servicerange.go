@@ -9,15 +9,13 @@ import (
 // serviceRange are the addresses that Services are given, as they should be in the table.
 type serviceRange struct {
 	ranges, others []netip.Prefix
-	out            []netip.Prefix // of Services that are out: whoever else serves them may
+	out            []netip.Prefix // of Services that are out: somebody else may serve them
 	planned        bool
 	err            error // why they are not in the table
 }
 
-func (r *serviceRange) pending() bool { return r != nil && !r.planned }
-
-// again has them planned once more: the table was read anew.
-func (r *serviceRange) again() {
+// replan has them planned again: the table was read again, or has capacity.
+func (r *serviceRange) replan() {
 	if r != nil {
 		r.planned = false
 	}
@@ -35,9 +33,9 @@ func (w *Writer) SetServiceRange(ranges, others []netip.Prefix) {
 	w.ranges = &serviceRange{ranges: ranges, others: others}
 }
 
-// LeaveServiceRange has addresses that no Service has left alone from now on, as
-// nobody will tell of new Services. It writes, but not before the first Flush.
-func (w *Writer) LeaveServiceRange(ctx context.Context) error {
+// ClearServiceRange ends that: nobody will know of new Services from now on. It
+// writes, but not before the first Flush.
+func (w *Writer) ClearServiceRange(ctx context.Context) error {
 	if !w.adopted() {
 		return nil
 	}
@@ -45,8 +43,8 @@ func (w *Writer) LeaveServiceRange(ctx context.Context) error {
 	return w.Flush(ctx)
 }
 
-// assignRange plans the Service range. Where it has no room, what the table has stays: fewer addresses are refused.
-func (w *Writer) assignRange() {
+// planRange plans the Service range. Where it finds no capacity, what the table has stays: fewer addresses are refused.
+func (w *Writer) planRange() {
 	r := w.ranges
 	if r == nil {
 		return

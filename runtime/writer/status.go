@@ -11,25 +11,35 @@ import (
 
 // Status is what a Writer knows of its table.
 type Status struct {
-	Adopted   bool  // the first flush was carried out
-	Ports     int   // that are wanted
-	Out       []Out // of them, those that are not as they should be, sorted
-	Frontends int   // in the table, of all writers
-	Backends  int   // likewise
+	Adopted   bool        // the first flush was carried out
+	Ports     int         // that are wanted
+	Out       []PortState // of them, those that are not as they should be, sorted
+	Frontends int         // in the table, of all writers
+	Backends  int         // likewise
 	Room      nat.Room
 	Flushes   uint64 // that wrote something
-	Repairs   uint64 // times that the table was found changed by others, and mended
+	Repairs   uint64 // times that the table was found changed by others, and repaired
 	Reloads   uint64 // times that it was read as a whole
 
 	ServiceRange    []netip.Prefix // addresses of it that no Service has are refused
 	ServiceRangeErr error          // why they are not
 }
 
-// Out is a port that is not in the table as it should be.
-type Out struct {
-	Port services.PortKey
-	Full bool // for lack of room
-	Err  string
+// PortState is a port that is wanted, and what became of it.
+type PortState struct {
+	Key   services.PortKey
+	Index uint32 // 0: it isn't in the table
+	Full  bool   // for lack of capacity
+	Err   string // why it isn't there, or isn't as it should be; empty: it is
+}
+
+func (w *Writer) state(key services.PortKey) PortState {
+	p := w.ports[key]
+	st := PortState{Key: key, Index: p.index}
+	if p.err != nil {
+		st.Full, st.Err = shortOf(p.err) != 0, p.err.Error()
+	}
+	return st
 }
 
 // Status tells how things are.
@@ -38,15 +48,8 @@ func (w *Writer) Status() Status {
 	defer w.mu.Unlock()
 	st := w.status
 	st.Ports = len(w.ports)
-	var out []services.PortKey
-	for key, p := range w.ports {
-		if p.err != nil {
-			out = append(out, key)
-		}
-	}
-	for _, key := range sortKeys(out) { // to sort all of them under the lock takes longer than a write
-		err := w.ports[key].err
-		st.Out = append(st.Out, Out{Port: key, Full: isFull(err), Err: err.Error()})
+	for _, key := range w.outOfTable() { // to sort all ports under the lock takes longer than a write
+		st.Out = append(st.Out, w.state(key))
 	}
 	if r := w.ranges; r != nil {
 		st.ServiceRangeErr = r.err
@@ -62,6 +65,17 @@ func (w *Writer) Status() Status {
 	return st
 }
 
+// Ports are all that are wanted, in no order.
+func (w *Writer) Ports() []PortState {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := make([]PortState, 0, len(w.ports))
+	for key := range w.ports {
+		out = append(out, w.state(key))
+	}
+	return out
+}
+
 // Indexes are the service indexes of the ports that are in the table.
 func (w *Writer) Indexes() map[uint32]services.PortKey {
 	w.mu.Lock()
@@ -75,7 +89,7 @@ func (w *Writer) Indexes() map[uint32]services.PortKey {
 	return out
 }
 
-// Full reports whether some Services are out for lack of room.
+// Full reports whether some Services are out for lack of capacity.
 func (w *Writer) Full() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -83,14 +97,9 @@ func (w *Writer) Full() bool {
 }
 
 // Short says which parts of the table have no capacity left.
-func (w *Writer) Short() Short {
+func (w *Writer) Short() (s Short) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.short()
-}
-
-func (w *Writer) short() Short {
-	var s Short
 	for i, n := range w.full {
 		if n > 0 {
 			s |= 1 << i
@@ -100,34 +109,4 @@ func (w *Writer) short() Short {
 		s |= shortOf(w.ranges.err)
 	}
 	return s
-}
-
-// Pending reports whether a flush would have something to look at.
-func (w *Writer) Pending() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return len(w.dirty)+len(w.gone) > 0 || w.ranges.pending()
-}
-
-// PortState is a port that is wanted, and what became of it.
-type PortState struct {
-	Key   services.PortKey
-	Index uint32 // 0: it isn't in the table
-	Full  bool   // for lack of room
-	Err   string // why it isn't there, or isn't as it should be; empty: it is
-}
-
-// Ports are all that are wanted, in no order.
-func (w *Writer) Ports() []PortState {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	out := make([]PortState, 0, len(w.ports))
-	for key, p := range w.ports {
-		st := PortState{Key: key, Index: p.index, Full: isFull(p.err)}
-		if p.err != nil {
-			st.Err = p.err.Error()
-		}
-		out = append(out, st)
-	}
-	return out
 }

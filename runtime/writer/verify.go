@@ -2,23 +2,24 @@ package writer
 
 import (
 	"context"
+	"iter"
 	"maps"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 )
 
-// Verify reads the whole table and mends what others changed in it. It returns
-// whether there was anything. Flushes go on meanwhile, but for the mending; where
-// they come so often that the table is never read between two, it is read while
-// they wait.
-func (w *Writer) Verify(ctx context.Context) (mended bool, err error) {
+// Verify reads the whole table and repairs what others changed in it. It returns
+// whether there was anything. Flushes continue meanwhile, but for the repair;
+// where they come so often that the table is never read between two, it is read
+// while they wait.
+func (w *Writer) Verify(ctx context.Context) (repaired bool, err error) {
 	for range 3 {
-		whole, quiet, err := w.look()
-		if err != nil || whole {
+		same, sure, err := w.look()
+		if err != nil || same {
 			return false, err
 		}
-		if quiet {
+		if sure {
 			break
 		}
 	}
@@ -28,38 +29,40 @@ func (w *Writer) Verify(ctx context.Context) (mended bool, err error) {
 		if err := w.current(); err != nil {
 			return err
 		}
-		if !w.retiring.pending() { // what is being removed is not what others changed
+		if !w.reclaimer.pending() { // what is being removed is not what others changed
 			now, err := w.cfg.Store.Read()
 			if err != nil {
 				return err
 			}
-			mended = w.compare(now)
+			repaired = w.adoptChanged(now)
 		}
 		return w.write()
 	})
-	return mended, err
+	return repaired, err
 }
 
-// compare makes the planner start from what the table holds where that is not what it should be.
-func (w *Writer) compare(now *nat.State) (differs bool) {
+// adoptChanged adopts the table where it is not what it should be.
+func (w *Writer) adoptChanged(now *nat.State) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if same(w.planner.State(), now) {
 		return false
 	}
-	w.reload(now)
+	w.adopt(now)
 	w.status.Repairs++
-	w.cfg.Log.Warn("the table was changed by others: mending it")
+	w.cfg.Log.Warn("the table was changed by others: repairing it")
 	return true
 }
 
-// look reads the table beside flushes. whole says that it is as it should be, or
-// not this writer's yet; quiet that nothing was written meanwhile, so that what
-// differs does so for good.
-func (w *Writer) look() (whole, quiet bool, err error) {
+// lookPart is how many entries look compares before it lets others have the lock.
+const lookPart = 512
+
+// look reads the table beside flushes, and reports whether it is as it should be,
+// or not this writer's yet. It is sure only if nothing was written meanwhile.
+func (w *Writer) look() (same, sure bool, err error) {
 	w.mu.Lock()
 	store, seen, adopted := w.cfg.Store, w.writes, w.status.Adopted
-	busy := w.writing || w.retiring.pending()
+	busy := w.writing || w.reclaimer.pending()
 	w.mu.Unlock()
 	if !adopted {
 		return true, true, nil
@@ -71,60 +74,59 @@ func (w *Writer) look() (whole, quiet bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	planner := w.planner
-	still := func() bool {
-		return !busy && w.writes == seen && planner != nil && w.planner == planner && !w.retiring.pending()
+	quiet := func() bool {
+		return !busy && w.writes == seen && planner != nil && w.planner == planner && !w.reclaimer.pending()
 	}
-	if !still() {
+	if !quiet() {
 		return false, false, nil
 	}
 	compared := 0
-	is, whole := sameWhile(planner.State(), now, func() bool {
-		if compared++; compared%lookPart != 0 {
-			return true
+	for equal := range compare(planner.State(), now) {
+		if !equal {
+			return false, true, nil
 		}
-		w.mu.Unlock() // to compare all of it takes longer than a change may wait
-		w.mu.Lock()
-		return still()
-	})
-	return is && whole, whole, nil
+		if compared++; compared%lookPart == 0 { // to compare all of it takes longer than a change may wait
+			w.mu.Unlock()
+			w.mu.Lock()
+			if !quiet() {
+				return false, false, nil
+			}
+		}
+	}
+	return true, true, nil
 }
-
-// lookPart is how many entries look compares before it lets others have the lock.
-const lookPart = 512
 
 // same compares what two states mean; an unused generation is no difference.
 func same(a, b *nat.State) bool {
-	is, _ := sameWhile(a, b, func() bool { return true })
-	return is
+	for equal := range compare(a, b) {
+		if !equal {
+			return false
+		}
+	}
+	return true
 }
 
-// sameWhile is same, which asks before each entry whether to go on; whole says that it did to the end, or to a difference.
-func sameWhile(a, b *nat.State, goOn func() bool) (is, whole bool) {
-	if len(a.Frontends) != len(b.Frontends) || len(a.Words) != len(b.Words) || len(a.Ranges) != len(b.Ranges) || len(a.Sets) != len(b.Sets) {
-		return false, true
+// compare yields, for one entry after the other, whether both states have it. It
+// ranges over b only: a may change in between.
+func compare(a, b *nat.State) iter.Seq[bool] {
+	return func(yield func(bool) bool) {
+		if len(a.Frontends) != len(b.Frontends) || len(a.Words) != len(b.Words) || len(a.Ranges) != len(b.Ranges) || len(a.Sets) != len(b.Sets) {
+			yield(false)
+			return
+		}
+		_ = compareMaps(a.Frontends, b.Frontends, func(x, y bpf.Frontend) bool { return x == y }, yield) &&
+			compareMaps(a.Words, b.Words, func(x, y bpf.Word) bool { return x == y }, yield) &&
+			compareMaps(a.Ranges, b.Ranges, func(x, y bool) bool { return x == y }, yield) &&
+			compareMaps(a.Sets, b.Sets, maps.Equal[map[uint32]bpf.Backend], yield)
 	}
-	is, whole = equalWhile(a.Frontends, b.Frontends, func(x, y bpf.Frontend) bool { return x == y }, goOn)
-	if is && whole {
-		is, whole = equalWhile(a.Words, b.Words, func(x, y bpf.Word) bool { return x == y }, goOn)
-	}
-	if is && whole {
-		is, whole = equalWhile(a.Ranges, b.Ranges, func(x, y bool) bool { return x == y }, goOn)
-	}
-	if is && whole {
-		is, whole = equalWhile(a.Sets, b.Sets, maps.Equal[map[uint32]bpf.Backend], goOn)
-	}
-	return is, whole
 }
 
-// equalWhile compares two maps of one length. Only b is looked through, as a may change while goOn is asked.
-func equalWhile[K comparable, V any](a, b map[K]V, equal func(V, V) bool, goOn func() bool) (is, whole bool) {
+func compareMaps[K comparable, V any](a, b map[K]V, equal func(V, V) bool, yield func(bool) bool) bool {
 	for k, y := range b {
-		if !goOn() {
-			return false, false
-		}
-		if x, there := a[k]; !there || !equal(x, y) {
-			return false, true
+		x, there := a[k]
+		if !yield(there && equal(x, y)) {
+			return false
 		}
 	}
-	return true, true
+	return true
 }

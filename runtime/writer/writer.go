@@ -29,90 +29,94 @@ type Config struct {
 	// Lock takes the table's lock, which writers hold; the returned function releases it.
 	Lock func(context.Context) (release func() error, err error)
 	Log  *slog.Logger
-	// Room is called when there is reason to flush again, by a goroutine of the
-	// Writer's: what was Held can be written, or a table that had no room for some
-	// Services has some. It may not wait for the Writer.
-	Room func()
+	// Notify is called when there is reason to flush again, by a goroutine of the
+	// Writer's: what was Deferred can be written, or the table has capacity for
+	// Services that found none. It may not wait for the Writer.
+	Notify func()
 }
 
 // Writer writes one table. Its methods may be called by any goroutine.
 type Writer struct {
 	cfg Config
 
-	// work is held by who writes the table or waits for its lock, which takes as long as it takes; mu, taken after it,
-	// for the time of a thought: to tell the Writer something, or to ask it, is to wait for no system call.
+	// work is held while the table is written, or its lock waited for. mu, taken after it, is never held during a system
+	// call: to set or ask something never waits for the kernel.
 	work sync.Mutex
 
 	mu      sync.Mutex
 	ports   map[services.PortKey]*port
-	dirty   map[services.PortKey]bool
-	gone    []uint32           // indexes of ports that are not wanted any more
-	order   []services.PortKey // all ports as reload has sorted them, until the next plan; nil: none
-	fresh   []uint32           // indexes that the next plan gives to ports
+	queue   queue
 	ranges  *serviceRange
 	planner *nat.Planner
 	noted   uint64 // the table's generation as this writer left it
 	status  Status
 	writes  uint64          // plans that were begun to be carried out
 	writing bool            // one of them isn't yet
-	held    bool            // something waits until no program uses frontends that went
 	out     int             // ports that are not as they should be
 	full    [shortParts]int // of them, those that found no capacity, by what they lack
 
-	retiring *retiring
+	reclaimer *reclaimer
 }
 
 // port is one that is wanted.
 type port struct {
-	svc   nat.Service
-	index uint32 // 0: it isn't in the table
-	err   error  // why it isn't, or isn't as it should be
+	svc   *nat.Service // shared: never changed
+	index uint32       // 0: it isn't in the table
+	err   error        // why it isn't, or isn't as it should be
 }
 
 // New makes a Writer. Close ends it.
 func New(cfg Config) *Writer {
-	w := &Writer{cfg: cfg, ports: map[services.PortKey]*port{}, dirty: map[services.PortKey]bool{}}
-	w.retiring = newRetiring(cfg.Store, cfg.Log, w.freed)
+	w := &Writer{cfg: cfg, ports: map[services.PortKey]*port{}, queue: queue{dirty: map[services.PortKey]bool{}}}
+	w.reclaimer = newReclaimer(cfg.Store, cfg.Log, w.reclaimed)
 	return w
 }
 
 // Close waits until what was replaced is removed.
-func (w *Writer) Close() { w.retiring.close() }
+func (w *Writer) Close() { w.reclaimer.close() }
 
-// Set says what a Service's ports were and shall be. Nothing is written yet.
-func (w *Writer) Set(before, after []services.Port) {
+// Set takes changes that belong together: a flush writes all of them, or none.
+func (w *Writer) Set(changes []services.Change) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	var stays map[services.PortKey]bool
-	if len(before) > 0 {
-		stays = make(map[services.PortKey]bool, len(after))
+	w.queue.order = nil
+	for _, c := range changes {
+		var stays map[services.PortKey]bool
+		if len(c.Before) > 0 {
+			stays = make(map[services.PortKey]bool, len(c.After))
+		}
+		for i := range c.After {
+			key := c.After[i].Key
+			if stays != nil {
+				stays[key] = true
+			}
+			p := w.ports[key]
+			if p == nil {
+				p = &port{}
+				w.ports[key] = p
+			}
+			p.svc = &c.After[i].Service
+			w.queue.dirty[key] = true
+		}
+		for i := range c.Before {
+			if key := c.Before[i].Key; !stays[key] {
+				w.remove(key)
+			}
+		}
 	}
-	for i := range after {
-		key := after[i].Key
-		if stays != nil {
-			stays[key] = true
-		}
-		p := w.ports[key]
-		if p == nil {
-			p = &port{}
-			w.ports[key] = p
-		}
-		p.svc = after[i].Service
-		w.dirty[key] = true
+}
+
+func (w *Writer) remove(key services.PortKey) {
+	p := w.ports[key]
+	if p == nil {
+		return
 	}
-	for i := range before {
-		key := before[i].Key
-		p := w.ports[key]
-		if stays[key] || p == nil {
-			continue
-		}
-		if p.index != 0 {
-			w.gone = append(w.gone, p.index)
-		}
-		w.setErr(p, nil)
-		delete(w.ports, key)
-		delete(w.dirty, key)
+	if p.index != 0 {
+		w.queue.removed = append(w.queue.removed, p.index)
 	}
+	w.setErr(p, nil)
+	delete(w.ports, key)
+	delete(w.queue.dirty, key)
 }
 
 // SetStore makes the Writer write to another store, which holds the same.
@@ -123,13 +127,13 @@ func (w *Writer) SetStore(store Store) {
 	defer w.mu.Unlock()
 	w.cfg.Store = store
 	w.planner = nil
-	w.retiring.setStore(store)
+	w.reclaimer.setStore(store)
 }
 
-// Flush writes what was Set and isn't written, but for what is Held. What can't be written, for lack
-// of room or because it makes no sense, is told by Status and logged once; the
-// rest is. After an error the table is as it was, and the next flush tries all
-// of it again.
+// Flush writes what was Set and isn't written, but for what is Deferred. What
+// can't be written, for lack of capacity or because it makes no sense, is in
+// Status and logged once; the rest is written. After an error the table is as it
+// was, and the next flush tries all of it again.
 func (w *Writer) Flush(ctx context.Context) error {
 	w.work.Lock()
 	defer w.work.Unlock()
@@ -142,9 +146,9 @@ func (w *Writer) Flush(ctx context.Context) error {
 }
 
 // Redirect leads what the table has for an address to other backends, before
-// anything was Set: for the API service, on which everything else waits. Each
-// family gets the backends of its own, if there are any. After the first Flush
-// it does nothing.
+// anything was Set: for the API service, which everything else may come through.
+// Each family gets the backends of its own, if there are any. After the first
+// Flush it does nothing.
 func (w *Writer) Redirect(ctx context.Context, frontends, backends []netip.AddrPort) error {
 	w.work.Lock()
 	defer w.work.Unlock()
@@ -188,7 +192,7 @@ func (w *Writer) locked(ctx context.Context, do func() error) error {
 	return errors.Join(do(), release())
 }
 
-// current makes sure that the planner knows the table, which the init stage may have written to.
+// current ensures that the planner knows the table, which the init stage may have written to.
 func (w *Writer) current() error {
 	generation, err := w.cfg.Store.Generation()
 	if err != nil {
@@ -197,14 +201,14 @@ func (w *Writer) current() error {
 	if w.knows(generation) {
 		return nil
 	}
-	w.retiring.drain() // the next planner doesn't know what the former ones still remove
+	w.reclaimer.drain() // the next planner doesn't know what the former ones still remove
 	state, err := w.cfg.Store.Read()
 	if err != nil {
 		return err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.reload(state)
+	w.adopt(state)
 	return nil
 }
 
@@ -221,118 +225,19 @@ func (w *Writer) adopted() bool {
 	return w.status.Adopted
 }
 
-// reload starts from what the table holds: which index each port has there is told by its frontends.
-func (w *Writer) reload(state *nat.State) {
-	w.planner = nat.NewPlanner(state, nat.RuntimeIndexes)
-	w.noted = state.Generation
-	w.status.Reloads++
-	w.gone = nil
-	w.ranges.again()
-	w.planner.Expect(len(w.ports))
-	w.order = w.sorted()
-	for _, key := range w.order {
-		w.ports[key].index = 0
-		w.dirty[key] = true
-	}
-	claimed := w.claim(state)
-	for _, index := range state.Indexes() {
-		if nat.RuntimeIndexes.Contains(index) && !claimed[index] {
-			w.gone = append(w.gone, index)
-		}
-	}
-}
-
-// claim gives ports the indexes that they have in the table. The words of an
-// index change before the frontends that lead there, so a port that took
-// another's index would for a moment have the other's clients: a port has an
-// index by its cluster IP, which is nobody else's, and by another frontend
-// (a node port may have been another Service's until now) only if no other port
-// wants any of those that the index has.
-func (w *Writer) claim(state *nat.State) (claimed map[uint32]bool) {
-	claimed = make(map[uint32]bool, len(w.ports))
-	take := func(p *port, index uint32) {
-		if nat.RuntimeIndexes.Contains(index) && !claimed[index] {
-			p.index, claimed[index] = index, true
-		}
-	}
-	var rest []*port
-	for _, key := range w.order {
-		p := w.ports[key]
-		for _, k := range p.svc.Frontends {
-			if fe, there := state.Frontends[k]; there && p.index == 0 && slices.Contains(p.svc.VIPs, k.Addr.Addr()) {
-				take(p, fe.Index)
-			}
-		}
-		if p.index == 0 {
-			rest = append(rest, p)
-		}
-	}
-	left := slices.ContainsFunc(state.Indexes(), func(index uint32) bool { return nat.RuntimeIndexes.Contains(index) && !claimed[index] })
-	if len(rest) == 0 || !left {
-		return claimed
-	}
-	wanted := map[bpf.FrontendKey]*port{}
-	for _, p := range w.ports {
-		for _, k := range p.svc.Frontends {
-			wanted[k] = p
-		}
-	}
-	shared := map[uint32]*port{} // by index: the one that wants all that is wanted of its frontends; nil: there are several
-	for k, fe := range state.Frontends {
-		by := wanted[k]
-		if by == nil {
-			continue
-		}
-		if other, seen := shared[fe.Index]; seen && other != by {
-			by = nil
-		}
-		shared[fe.Index] = by
-	}
-	for _, p := range rest {
-		for _, k := range p.svc.Frontends {
-			if fe, there := state.Frontends[k]; there && p.index == 0 && shared[fe.Index] == p {
-				take(p, fe.Index)
-			}
-		}
-	}
-	return claimed
-}
-
-// sorted are the wanted ports, that of the API service first: it has room before all others.
-func (w *Writer) sorted() []services.PortKey {
-	keys := make([]services.PortKey, 0, len(w.ports))
-	for key := range w.ports {
-		keys = append(keys, key)
-	}
-	return sortKeys(keys)
-}
-
-func sortKeys(keys []services.PortKey) []services.PortKey {
-	slices.SortFunc(keys, func(a, b services.PortKey) int {
-		if isAPI := a.Service == services.APIService; isAPI != (b.Service == services.APIService) {
-			if isAPI {
-				return -1
-			}
-			return 1
-		}
-		return a.Compare(b)
-	})
-	return keys
-}
-
-// write plans what is dirty or gone, and carries it out.
+// write plans what is queued, and carries it out.
 func (w *Writer) write() error {
-	w.retiring.limit(w.backlog())
+	w.reclaimer.limit(w.backlog())
 	plan, fresh := w.plan()
 	if plan == nil {
 		return nil
 	}
 	if len(fresh) > 0 {
 		if err := w.cfg.Store.ResetCounters(fresh); err != nil {
-			w.cfg.Log.Warn("Services count on from others' numbers", "services", len(fresh), "err", err)
+			w.cfg.Log.Warn("counters continue from a reused index", "services", len(fresh), "err", err)
 		}
 	}
-	w.retiring.waitFor(plan)
+	w.reclaimer.waitFor(plan)
 	applied, err := nat.Apply(w.cfg.Store, plan)
 	if err != nil {
 		err = fmt.Errorf("write the table: %w", err)
@@ -345,11 +250,11 @@ func (w *Writer) write() error {
 	return err
 }
 
-// leastBacklog is what may always be waiting to be removed: small tables are given more room.
+// leastBacklog is what may always be waiting to be removed: small tables get more capacity.
 const leastBacklog = 1024
 
 // backlog is how many backends may be waiting to be removed before a write has to wait for that too. When changes come
-// faster than grace periods end, Services would else find no room that have as much as they had.
+// faster than grace periods end, Services would else find no capacity though they need no more than they had.
 func (w *Writer) backlog() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -372,5 +277,33 @@ func (w *Writer) wrote(plan *nat.Plan, err error) {
 		w.planner.Freed(plan)
 		return
 	}
-	w.retiring.add(plan, w.planner)
+	w.reclaimer.add(plan, w.planner)
+}
+
+// reclaimed takes note that what plans replaced is gone, or, where that failed, that it stays.
+func (w *Writer) reclaimed(plans []applied, ok bool) {
+	w.mu.Lock()
+	again := w.queue.deferred
+	for _, a := range plans {
+		if !ok || a.planner != w.planner {
+			continue
+		}
+		a.planner.Freed(a.plan)
+		if w.out > 0 {
+			again = true
+			for key, p := range w.ports {
+				if p.err != nil {
+					w.queue.dirty[key] = true
+				}
+			}
+		}
+		if w.ranges != nil && w.ranges.err != nil {
+			again = true
+			w.ranges.replan()
+		}
+	}
+	w.mu.Unlock()
+	if again && w.cfg.Notify != nil {
+		w.cfg.Notify()
+	}
 }

@@ -116,8 +116,8 @@ func newRig(t *testing.T, f *nat.Fake) *rig {
 	r := &rig{t: t, f: &lockedFake{Fake: f}, log: &bytes.Buffer{}, room: make(chan struct{}, 100), has: map[string][]services.Port{}}
 	r.w = New(Config{
 		Store: r.f, Log: slog.New(slog.NewTextHandler(r.log, nil)),
-		Lock: func(context.Context) (func() error, error) { r.locks++; return func() error { return nil }, nil },
-		Room: func() { r.room <- struct{}{} },
+		Lock:   func(context.Context) (func() error, error) { r.locks++; return func() error { return nil }, nil },
+		Notify: func() { r.room <- struct{}{} },
 	})
 	t.Cleanup(r.w.Close)
 	return r
@@ -129,14 +129,14 @@ func (r *rig) want(name string, ports ...services.Port) {
 		ports[i].Key.Service = types.NamespacedName{Namespace: "default", Name: name}
 		ports[i].Name = name
 	}
-	r.w.Set(r.has[name], ports)
+	r.w.Set([]services.Change{{Before: r.has[name], After: ports}})
 	r.has[name] = ports
 }
 
 // flush writes all, but for what is held while a test holds grace periods up.
 func (r *rig) flush() {
 	r.t.Helper()
-	for again := true; again; again = r.w.Held() && r.f.holds == nil {
+	for again := true; again; again = r.w.Deferred() && r.f.holds == nil {
 		if err := r.w.Flush(r.t.Context()); err != nil {
 			r.t.Fatal(err)
 		}
@@ -178,7 +178,7 @@ func (r *rig) wantVerdict(front, want string) {
 
 // settle waits for what was replaced to be gone.
 func (r *rig) settle() {
-	for r.w.retiring.pending() {
+	for r.w.reclaimer.pending() {
 	}
 }
 
@@ -506,7 +506,7 @@ func TestNoFrontendComesBeforeOthersAreReallyGone(t *testing.T) {
 	r.wantVerdict("10.96.2.3:80", "not a frontend")
 	r.wantVerdict("10.96.2.4:80", "[192.0.2.4:80]")
 	r.wantVerdict("10.96.2.5:80", "[192.0.2.5:80]")
-	if !r.w.Held() || !r.w.Pending() {
+	if !r.w.Deferred() || !r.w.Pending() {
 		t.Error("nothing is held")
 	}
 	close(r.f.holds)
@@ -516,7 +516,7 @@ func TestNoFrontendComesBeforeOthersAreReallyGone(t *testing.T) {
 	r.wantVerdict("10.96.2.4:80", "not a frontend")
 	r.wantVerdict("10.96.2.5:80", "not a frontend")
 	r.wantVerdict("10.96.2.6:80", "[192.0.2.5:80]")
-	if r.w.Held() || r.w.Pending() {
+	if r.w.Deferred() || r.w.Pending() {
 		t.Error("something is held")
 	}
 }
@@ -636,7 +636,7 @@ func TestTheSeedIsGoneWhenItWasTakenOver(t *testing.T) {
 	r.w.cfg.Lock = func(context.Context) (func() error, error) {
 		return func() error {
 			s, err := r.f.Read()
-			if w := s.Words[bpf.WordAt(1, false)]; w != 0 || r.w.retiring.pending() {
+			if w := s.Words[bpf.WordAt(1, false)]; w != 0 || r.w.reclaimer.pending() {
 				t.Errorf("the lock is released, the seed's word is %#x", uint64(w))
 			}
 			return err
@@ -659,14 +659,15 @@ func TestAWriteThatWaitsForFrontendsIsNotWaitedFor(t *testing.T) {
 
 	r.w.work.Lock() // two flushes that get the Writer before that what the first replaced is told to be gone
 	close(r.f.holds)
-	for r.w.retiring.pending() {
+	for r.w.reclaimer.pending() {
 	}
 	if err := r.w.write(); err != nil {
 		t.Fatal(err)
 	}
 	key := services.PortKey{Service: types.NamespacedName{Namespace: "default", Name: "c"}}
 	r.w.mu.Lock()
-	r.w.ports[key], r.w.dirty[key] = &port{svc: web("10.96.1.3:80", "192.0.2.1:8080").Service}, true
+	svc := web("10.96.1.3:80", "192.0.2.1:8080").Service
+	r.w.ports[key], r.w.queue.dirty[key] = &port{svc: &svc}, true
 	r.w.mu.Unlock()
 	done := make(chan error)
 	go func() { done <- r.w.write() }()
