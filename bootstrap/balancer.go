@@ -17,7 +17,7 @@ import (
 func (s *stage) newBalancer(cookie func() (uint64, error)) (bpf.Balancer, error) {
 	b, err := natinit.NewBalancer(s.scope, s.UDP, s.features, s.elsewhere(), cookie)
 	if err != nil {
-		return b, &UsageError{err}
+		return b, &UsageError{Err: err}
 	}
 	return b, nil
 }
@@ -59,6 +59,6 @@ func (s *stage) elsewhere() bool {
 		return false
 	}
 	var host, ours unix.Stat_t
-	err := errors.Join(unix.Stat(s.proc+"/1/ns/net", &host), unix.Stat("/proc/thread-self/ns/net", &ours))
+	err := errors.Join(unix.Stat(s.Proc+"/1/ns/net", &host), unix.Stat("/proc/thread-self/ns/net", &ours))
 	return err == nil && host.Ino != ours.Ino
 }

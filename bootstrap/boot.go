@@ -15,12 +15,12 @@ import (
 // settings would change: it is the part of its dry run that is about units. It
 // changes nothing.
 func ReadUnits(ctx context.Context, cfg Config) (*units.Report, error) {
-	return planBoot(ctx, cfg, true)
+	return PlanBoot(ctx, cfg, true)
 }
 
-// planBoot plans what Install or, without onlyPersist, Init does for the next
+// PlanBoot plans what Install or, without onlyPersist, Init does for the next
 // boot.
-func planBoot(ctx context.Context, cfg Config, onlyPersist bool) (*units.Report, error) {
+func PlanBoot(ctx context.Context, cfg Config, onlyPersist bool) (*units.Report, error) {
 	cfg.DryRun = true
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -29,8 +29,8 @@ func planBoot(ctx context.Context, cfg Config, onlyPersist bool) (*units.Report,
 	if _, err := s.understand(ctx); err != nil {
 		return nil, err
 	}
-	if s.noHost != nil {
-		return nil, s.noHost
+	if s.NoHost != nil {
+		return nil, s.NoHost
 	}
 	p := &persistence{stage: s}
 	p.boot(ctx)
@@ -51,10 +51,10 @@ func planBoot(ctx context.Context, cfg Config, onlyPersist bool) (*units.Report,
 // bootUnit is where an install puts the unit; a package has its own elsewhere.
 const bootUnit = "/etc/systemd/system/firsthop-init.service"
 
-// installedArgs are the arguments that the unit of an install has: the settings
+// InstalledArgs are the arguments that the unit of an install has: the settings
 // that were chosen for this node, which are no deviation. nil: there is no such
 // unit, or it can't be told.
-func installedArgs(root string) []string {
+func InstalledArgs(root string) []string {
 	host := hostfs.FS{Root: root}
 	unit, err := host.ReadTrusted(bootUnit)
 	if err != nil {

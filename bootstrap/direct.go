@@ -9,7 +9,7 @@ import (
 // Direct is the way to API servers, past the programs of an instance. Where they
 // can't be gone past, it is a plain one.
 func Direct(d Dirs) *natinit.Direct {
-	b, err := mounts.FindBPFFS(d.mountConfig(d.BPFFS))
+	b, err := mounts.FindBPFFS(d.MountConfig(d.BPFFS))
 	if err != nil || b.Err() != nil {
 		return nil
 	}

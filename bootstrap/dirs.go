@@ -1,7 +1,6 @@
 package bootstrap
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/mounts/hostfs"
-	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/instance"
 )
 
@@ -62,36 +60,41 @@ func (d Dirs) Validate() error {
 	return nil
 }
 
-// places are an instance's directories as this process reaches them.
-type places struct {
-	hostRoot string // prefix of the host's files; "" where they are ours
-	proc     string // the host's /proc
-	stateDir string
-	runDir   string
-	noHost   error // why the host can't be reached from here; nil for an instance of its own
-	chroot   bool  // we are in a chroot on the host, as when an image is built: hostRoot is outside of it
+// MountConfig is where mounts are looked for: path is the one that was given, "" for the host's.
+func (d Dirs) MountConfig(path string) mounts.Config {
+	return mounts.Config{Root: d.Root, Path: path, Explicit: path != "", RunDir: d.RunDir}
 }
 
-func (d Dirs) places() places {
-	p := places{hostRoot: strings.TrimSuffix(d.Root, "/"), stateDir: d.StateDir, runDir: d.RunDir}
+// Places are an instance's directories as this process reaches them.
+type Places struct {
+	HostRoot string // prefix of the host's files; "" where they are ours
+	Proc     string // the host's /proc
+	StateDir string
+	RunDir   string
+	NoHost   error // why the host can't be reached from here; nil for an instance of its own
+	Chroot   bool  // we are in a chroot on the host, as when an image is built: hostRoot is outside of it
+}
+
+func (d Dirs) Places() Places {
+	p := Places{HostRoot: strings.TrimSuffix(d.Root, "/"), StateDir: d.StateDir, RunDir: d.RunDir}
 	if d.Root == "" && !d.Own() {
 		h, err := mounts.FindHost(mounts.Config{})
-		p.hostRoot, p.noHost, p.chroot = h.Prefix, err, h.Chroot
+		p.HostRoot, p.NoHost, p.Chroot = h.Prefix, err, h.Chroot
 	}
-	p.proc = p.hostRoot + "/proc"
-	if proc, ok := strings.CutSuffix(p.hostRoot, "/1/root"); ok {
-		p.proc = proc
+	p.Proc = p.HostRoot + "/proc"
+	if proc, ok := strings.CutSuffix(p.HostRoot, "/1/root"); ok {
+		p.Proc = proc
 	}
 	return p.withDefaults()
 }
 
 // withDefaults fills in the directories that were not given.
-func (p places) withDefaults() places {
-	if p.stateDir == "" {
-		p.stateDir = below(p.hostRoot, DefaultStateDir)
+func (p Places) withDefaults() Places {
+	if p.StateDir == "" {
+		p.StateDir = below(p.HostRoot, DefaultStateDir)
 	}
-	if p.runDir == "" {
-		p.runDir = below(p.hostRoot, DefaultRunDir)
+	if p.RunDir == "" {
+		p.RunDir = below(p.HostRoot, DefaultRunDir)
 	}
 	return p
 }
@@ -105,75 +108,42 @@ func below(root, path string) string {
 	return filepath.Join("/", root, path)
 }
 
-// onHost is a path of ours as the host has it: for what runs there, and for the
+// OnHost is a path of ours as the host has it: for what runs there, and for the
 // list of changes, which may be read from elsewhere.
-func (p places) onHost(path string) string {
-	if rest, ok := strings.CutPrefix(path, p.hostRoot+"/"); ok && p.hostRoot != "" {
+func (p Places) OnHost(path string) string {
+	if rest, ok := strings.CutPrefix(path, p.HostRoot+"/"); ok && p.HostRoot != "" {
 		return "/" + rest
 	}
 	return path
 }
 
-// local is the way to a path of the host from here.
-func (p places) local(path string) string {
-	if there := p.hostRoot + path; p.hostRoot != "" && isThere(there) {
+// Local is the way to a path of the host from here.
+func (p Places) Local(path string) string {
+	if there := p.HostRoot + path; p.HostRoot != "" && IsThere(there) {
 		return there
 	}
 	return path
 }
 
 // trustWarnings report who else may change the instance's directories.
-func (p places) trustWarnings(run instance.Trust) []string {
-	out := run.Warnings("run directory", p.runDir, "what its files say is not believed")
-	if state, err := instance.Examine(p.stateDir); err == nil {
-		out = append(out, state.Warnings("state directory", p.stateDir, "what its files say is not believed, and nothing is saved there")...)
+func (p Places) trustWarnings(run instance.Trust) []string {
+	out := run.Warnings("run directory", p.RunDir, "what its files say is not believed")
+	if state, err := instance.Examine(p.StateDir); err == nil {
+		out = append(out, state.Warnings("state directory", p.StateDir, "what its files say is not believed, and nothing is saved there")...)
 	}
 	return out
 }
 
-// examine is trustWarnings for who holds no lock.
-func (p places) examine() []string {
-	run, err := instance.Examine(p.runDir)
+// Examine is trustWarnings for who holds no lock.
+func (p Places) Examine() []string {
+	run, err := instance.Examine(p.RunDir)
 	if err != nil {
 		run = instance.Trust{} // it isn't there, or is not to be seen
 	}
 	return p.trustWarnings(run)
 }
 
-// directories judges who else may change what firsthop goes by.
-func (d *doctor) directories(context.Context) Diagnosis {
-	var seen []string
-	for _, dir := range []string{d.runDir, d.stateDir} {
-		trust, err := instance.Examine(dir)
-		switch {
-		case errors.Is(err, os.ErrNotExist):
-		case err != nil:
-			return fail("give another directory, or make it one", "%s can't be used: %s", dir, err)
-		case trust.Err() != nil:
-			return fail("look what is in "+dir+", then: "+trust.Repair()+"; then "+runInit, "what the files in %s say is not believed: %s", dir, strings.Join(trust.Doubts, "; "))
-		case len(trust.Exposed) > 0:
-			seen = append(seen, fmt.Sprintf("%s lies below %s, where everybody may make files", dir, strings.Join(trust.Exposed, ", ")))
-		}
-	}
-	return ok("only root may write what firsthop goes by").because(seen...)
-}
-
-func isThere(path string) bool {
+func IsThere(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil
-}
-
-// Places are an instance's directories as this process reaches them.
-type Places struct {
-	HostRoot string // prefix of the host's files; "" where they are ours
-	Proc     string // the host's /proc
-	StateDir string
-	RunDir   string
-	Machine  apiserver.Machine
-}
-
-// Places finds an instance's directories.
-func (d Dirs) Places() Places {
-	p := d.places()
-	return Places{HostRoot: p.hostRoot, Proc: p.proc, StateDir: p.stateDir, RunDir: p.runDir, Machine: p.machine()}
 }

@@ -25,14 +25,14 @@ type UsageError struct{ Err error }
 func (e *UsageError) Error() string { return e.Err.Error() }
 func (e *UsageError) Unwrap() error { return e.Err }
 
-// exitError carries an exit code that differs from the step's own.
-type exitError struct {
-	code ExitCode
-	err  error
+// ExitError carries an exit code that differs from the step's own.
+type ExitError struct {
+	Code ExitCode
+	Err  error
 }
 
-func (e *exitError) Error() string { return e.err.Error() }
-func (e *exitError) Unwrap() error { return e.err }
+func (e *ExitError) Error() string { return e.Err.Error() }
+func (e *ExitError) Unwrap() error { return e.Err }
 
 // ExitCodeOf gives the exit code of an error that a command ends with.
 func ExitCodeOf(err error) ExitCode { return codeOf(err, ExitInternal) }
@@ -40,12 +40,12 @@ func ExitCodeOf(err error) ExitCode { return codeOf(err, ExitInternal) }
 // codeOf gives the exit code of a failed step's error.
 func codeOf(err error, step ExitCode) ExitCode {
 	var usage *UsageError
-	var other *exitError
+	var other *ExitError
 	switch {
 	case errors.As(err, &usage):
 		return ExitUsage
 	case errors.As(err, &other):
-		return other.code
+		return other.Code
 	}
 	return step
 }

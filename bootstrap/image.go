@@ -18,12 +18,12 @@ import (
 // that only builds an image.
 var errChroot = errors.New("this is a chroot, and the machine outside of it would be changed")
 
-// refuseChroot is for what changes the running machine.
-func (p places) refuseChroot(instead string) error {
-	if !p.chroot {
+// RefuseChroot is for what changes the running machine.
+func (p Places) RefuseChroot(instead string) error {
+	if !p.Chroot {
 		return nil
 	}
-	return fmt.Errorf("%w: run it outside, or give --root %s if that machine is meant%s", errChroot, p.hostRoot, instead)
+	return fmt.Errorf("%w: run it outside, or give --root %s if that machine is meant%s", errChroot, p.HostRoot, instead)
 }
 
 // intoImage has an install stay in the root that it was called in, where that is
@@ -31,13 +31,13 @@ func (p places) refuseChroot(instead string) error {
 // by which image builders reach the same. Who has a container that installs on
 // its node says so by --root.
 func (s *stage) intoImage() {
-	outside := s.places.chroot || s.Root == "" && (s.hostRoot != "" || s.noHost != nil) && !madeByRuntime()
+	outside := s.Places.Chroot || s.Root == "" && (s.HostRoot != "" || s.NoHost != nil) && !madeByRuntime()
 	if !s.onlyPersist || s.Own() || !outside {
 		return
 	}
-	s.outside = cmp.Or(s.hostRoot, "/proc/1/root")
+	s.outside = cmp.Or(s.HostRoot, "/proc/1/root")
 	s.image = true
-	s.places = places{stateDir: s.StateDir, runDir: s.RunDir, proc: "/proc"}.withDefaults()
+	s.Places = Places{StateDir: s.Dirs.StateDir, RunDir: s.Dirs.RunDir, Proc: "/proc"}.withDefaults()
 }
 
 // madeByRuntime reports whether a container runtime made this container.
@@ -62,5 +62,5 @@ func skipInImage(do func(*stage, context.Context) (outcome, error)) func(*stage,
 // offline reports whether the boot unit goes into files of what is not running:
 // an image, or the layer of a container image that will be booted.
 func (s *stage) offline() bool {
-	return s.image || s.onlyPersist && units.DetectInit(s.hostRoot).Kind == units.NoInit && units.DetectInstalled(s.hostRoot).Kind != units.NoInit
+	return s.image || s.onlyPersist && units.DetectInit(s.HostRoot).Kind == units.NoInit && units.DetectInstalled(s.HostRoot).Kind != units.NoInit
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
 	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
+	"github.com/firsthop/firsthop/natinit/proof"
 )
 
 // Init runs the init stage. Everything that there is to say is in the report,
@@ -51,7 +52,7 @@ func runStage(ctx context.Context, s *stage, steps []step, keep func(runDir stri
 type stage struct {
 	Config
 	settings
-	places
+	Places
 	report *Report
 
 	image        bool     // an install into the root that we are in, which is not the running machine's
@@ -69,8 +70,8 @@ type stage struct {
 	bpffs     mounts.BPFFS
 	cgroup    mounts.Cgroup2
 	found     *discover.Result
-	direct    *natinit.Direct   // the way to API servers, past the programs; nil before the bpffs is known
-	connector *pendingConnector // nil until the cgroup is known
+	direct    *natinit.Direct                 // the way to API servers, past the programs; nil before the bpffs is known
+	connector func() (proof.Connector, error) // made while other steps run; nil until the cgroup is known
 	seeded    *natinit.Seeded
 	attached  *attach.Attached
 	kernel    kernel.Report
@@ -128,7 +129,7 @@ func (s *stage) run(ctx context.Context, steps []step) {
 		}
 		start := time.Now()
 		out, err := s.do(ctx, st)
-		rep := StepReport{Step: st.name, Result: OK, Reason: out.reason, Millis: millis(time.Since(start)), Changes: out.changes, Warnings: out.warnings}
+		rep := StepReport{Step: st.name, Result: OK, Reason: out.reason, Millis: Millis(time.Since(start)), Changes: out.changes, Warnings: out.warnings}
 		switch {
 		case err != nil:
 			rep.Result, rep.Reason, rep.ExitCode = Failed, err.Error(), codeOf(err, st.fail)
@@ -153,11 +154,11 @@ func (s *stage) run(ctx context.Context, steps []step) {
 // could not be proven any more.
 func (s *stage) do(ctx context.Context, st step) (outcome, error) {
 	if err := ctx.Err(); err != nil {
-		return outcome{}, &exitError{ExitInternal, fmt.Errorf("interrupted (%w)", err)}
+		return outcome{}, &ExitError{ExitInternal, fmt.Errorf("interrupted (%w)", err)}
 	}
 	out, err := st.do(s, ctx)
 	if err != nil && ctx.Err() != nil {
-		err = &exitError{ExitInternal, fmt.Errorf("interrupted: %w", err)}
+		err = &ExitError{ExitInternal, fmt.Errorf("interrupted: %w", err)}
 	}
 	return out, err
 }
@@ -177,7 +178,9 @@ func (s *stage) takeBack() {
 // finish keeps the report, closes handles and gives the lock back.
 func (s *stage) finish(start time.Time, keep func(runDir string, r *Report) error) {
 	if s.connector != nil {
-		s.complain("prove", s.connector.Close())
+		if conn, err := s.connector(); err == nil { // else the proof has said so
+			s.complain("prove", conn.Close())
+		}
 	}
 	if s.attached != nil {
 		s.complain("close", s.attached.Close())
@@ -189,10 +192,10 @@ func (s *stage) finish(start time.Time, keep func(runDir string, r *Report) erro
 	if s.tableLock != nil {
 		s.complain("lock", s.tableLock.Release())
 	}
-	s.report.Millis = millis(time.Since(start))
+	s.report.Millis = Millis(time.Since(start))
 	if s.lock != nil {
 		if s.report.ExitCode != ExitUsage {
-			s.complain("report", keep(s.runDir, s.report))
+			s.complain("report", keep(s.RunDir, s.report))
 		}
 		s.complain("lock", s.lock.Release())
 	}
@@ -215,15 +218,15 @@ func (s *stage) understand(context.Context) (outcome, error) {
 	if s.settings, err = s.Config.parse(); err != nil {
 		return outcome{}, err
 	}
-	s.places = s.Dirs.places()
+	s.Places = s.Dirs.Places()
 	s.intoImage()
 	if !s.image {
-		if err := s.refuseChroot(""); err != nil {
-			return outcome{}, &exitError{ExitInternal, err}
+		if err := s.RefuseChroot(""); err != nil {
+			return outcome{}, &ExitError{ExitInternal, err}
 		}
 	}
 	s.report.Scope = s.scope
-	s.report.Instance = InstanceDirs{StateDir: s.stateDir, RunDir: s.runDir}
+	s.report.Instance = InstanceDirs{StateDir: s.StateDir, RunDir: s.RunDir}
 	return outcome{reason: describeSettings(s.settings)}, nil
 }
 
@@ -246,15 +249,15 @@ func (s *stage) takeLock(ctx context.Context) (outcome, error) {
 	}
 	wait, cancel := context.WithTimeout(ctx, s.LockTimeout)
 	defer cancel()
-	lock, made, err := instance.MakeAndAcquire(wait, s.runDir)
-	if err != nil && s.noHost != nil && s.RunDir == "" && !errors.Is(err, instance.ErrLocked) {
-		err = fmt.Errorf("the host can't be reached from here: %w; and this container's own %s is no place for it: %w", s.noHost, s.runDir, err)
+	lock, made, err := instance.MakeAndAcquire(wait, s.RunDir)
+	if err != nil && s.NoHost != nil && s.Dirs.RunDir == "" && !errors.Is(err, instance.ErrLocked) {
+		err = fmt.Errorf("the host can't be reached from here: %w; and this container's own %s is no place for it: %w", s.NoHost, s.RunDir, err)
 	}
 	if err != nil {
 		return outcome{}, err
 	}
 	s.lock = lock
-	tidy(s.runDir, s.stateDir)
+	tidy(s.RunDir, s.StateDir)
 	out := outcome{reason: "held"}
 	if warning := warnOfMemory(""); warning != "" {
 		s.Log.Warn(warning) // at once: it may be the last word
@@ -266,21 +269,21 @@ func (s *stage) takeLock(ctx context.Context) (outcome, error) {
 		}
 	}
 	var warning string
-	if s.volatile, warning, err = instance.RecoverJournal(s.runDir, false); err != nil {
+	if s.volatile, warning, err = instance.RecoverJournal(s.RunDir, false); err != nil {
 		return outcome{}, err
 	}
 	warn(warning)
 	for _, dir := range made {
-		if err := s.volatile.Record(instance.KindMkdir, s.onHost(dir), ""); err != nil {
+		if err := s.volatile.Record(instance.KindMkdir, s.OnHost(dir), ""); err != nil {
 			return outcome{}, err
 		}
 	}
-	for _, warning := range s.places.trustWarnings(lock.Trust) {
+	for _, warning := range s.Places.trustWarnings(lock.Trust) {
 		warn(warning)
 	}
-	if s.durable, warning, err = instance.RecoverJournal(s.stateDir, true); err != nil {
+	if s.durable, warning, err = instance.RecoverJournal(s.StateDir, true); err != nil {
 		warn(err.Error()) // the last step will fail; what it saves isn't needed until then
-		s.durable = instance.NewJournal(s.stateDir, true)
+		s.durable = instance.NewJournal(s.StateDir, true)
 	}
 	warn(warning)
 	s.durable.SetOuter(s.volatile)

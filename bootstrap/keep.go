@@ -13,6 +13,7 @@ import (
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/probe"
+	"github.com/firsthop/firsthop/natinit/proof"
 )
 
 // keepGood refuses to lead a Service address that works to endpoints of which
@@ -43,12 +44,12 @@ func (s *stage) keepGood(ctx context.Context) error {
 		}
 		have := state.Backends(state.Words[bpf.WordAt(index, false)])
 		live := s.answering(ctx, have)
-		if s.settings.prove == Translated && len(live) > 0 {
+		if s.settings.prove == proof.Translated && len(live) > 0 {
 			s.keep(svc, live)
 			continue
 		}
 		if len(live) > 0 {
-			return &exitError{ExitProof, fmt.Errorf("none of %s answers, while connections to %s reach %s: they are left as they are; repair the endpoints, or use --prove translated if servers start there later",
+			return &ExitError{ExitProof, fmt.Errorf("none of %s answers, while connections to %s reach %s: they are left as they are; repair the endpoints, or use --prove translated if servers start there later",
 				joinAddrs(svc.Backends), joinFrontends(svc), joinAddrs(live))}
 		}
 	}
@@ -94,11 +95,11 @@ func (s *stage) deadServices() []nat.Service {
 // answering are those of the backends that answer as an API server of this
 // cluster, or accept a connection where that can't be told.
 func (s *stage) answering(ctx context.Context, backends []netip.AddrPort) []netip.AddrPort {
-	return liveServers(ctx, backends, probe.Config{Strength: probe.Verified, Trust: s.found.Trust, Dial: s.direct.DialContext})
+	return LiveServers(ctx, backends, probe.Config{Strength: probe.Verified, Trust: s.found.Trust, Dial: s.direct.DialContext})
 }
 
-// liveServers are those of the servers that pass a probe.
-func liveServers(ctx context.Context, servers []netip.AddrPort, cfg probe.Config) []netip.AddrPort {
+// LiveServers are those of the servers that pass a probe.
+func LiveServers(ctx context.Context, servers []netip.AddrPort, cfg probe.Config) []netip.AddrPort {
 	var endpoints []apiserver.Endpoint
 	for _, b := range servers {
 		endpoints = append(endpoints, apiserver.Endpoint{Addr: b})

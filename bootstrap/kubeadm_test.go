@@ -10,6 +10,7 @@ import (
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
 	"github.com/firsthop/firsthop/natinit/apiserver/sources"
+	"github.com/firsthop/firsthop/natinit/proof"
 )
 
 func TestBootArgsNameTheFileForKubeadm(t *testing.T) {
@@ -35,7 +36,7 @@ func TestBootArgsNameTheFileForKubeadm(t *testing.T) {
 		if err := os.Chmod(file, tc.mode); err != nil {
 			t.Fatal(err)
 		}
-		s := &stage{Config: Config{Kubeadm: tc.file, UDP: true}, places: places{hostRoot: root}, settings: settings{scope: ScopeAll}}
+		s := &stage{Config: Config{Kubeadm: tc.file, UDP: true}, Places: Places{HostRoot: root}, settings: settings{scope: ScopeAll}}
 		args := s.bootArgs()
 		i := slices.Index(args, "--kubeadm-config")
 		if got := i >= 0 && args[i+1] == tc.want; got != (tc.want != "") {
@@ -52,16 +53,16 @@ func TestStrengthBeforeKubeadm(t *testing.T) {
 	given := discover.Explicit{Kubeadm: &sources.Finding{}}
 	for _, tc := range []struct {
 		sentence string
-		prove    Strength
+		prove    proof.Strength
 		given    discover.Explicit
 		state    apiserver.State
-		want     Strength
+		want     proof.Strength
 	}{
-		{"kubeadm has not run: nothing answers", Auto, given, apiserver.Dead, Translated},
-		{"it has: a server answers", Auto, given, apiserver.Live, Answered},
-		{"one that is not ready answers too", Auto, given, apiserver.NotReady, Answered},
-		{"without the file a dead server is a fault", Auto, discover.Explicit{}, apiserver.Dead, Answered},
-		{"what the operator asks for counts", Ready, given, apiserver.Dead, Ready},
+		{"kubeadm has not run: nothing answers", proof.Auto, given, apiserver.Dead, proof.Translated},
+		{"it has: a server answers", proof.Auto, given, apiserver.Live, proof.Answered},
+		{"one that is not ready answers too", proof.Auto, given, apiserver.NotReady, proof.Answered},
+		{"without the file a dead server is a fault", proof.Auto, discover.Explicit{}, apiserver.Dead, proof.Answered},
+		{"what the operator asks for counts", proof.Ready, given, apiserver.Dead, proof.Ready},
 	} {
 		s := &stage{settings: settings{prove: tc.prove, given: tc.given}, found: &discover.Result{Endpoints: []discover.Endpoint{{State: tc.state}}}}
 		if got := s.strength(); got != tc.want {

@@ -45,12 +45,12 @@ func TestASmallMemoryLimitIsToldBefore(t *testing.T) {
 func TestNoHostIsToldBeforeItsDirectories(t *testing.T) {
 	why := errors.New("look at /proc/1: this process lacks CAP_SYS_PTRACE")
 	nowhere := "/proc/self/mountinfo/firsthop" // below a file
-	s := stage{places: places{runDir: nowhere, noHost: why}}
+	s := stage{Places: Places{RunDir: nowhere, NoHost: why}}
 	_, err := s.takeLock(t.Context())
 	if err == nil || !errors.Is(err, why) || !strings.Contains(err.Error(), nowhere) {
 		t.Errorf("%v, want it to say %q too", err, why)
 	}
-	s.RunDir = nowhere // given, so that the host has nothing to do with it
+	s.Dirs.RunDir = nowhere // given, so that the host has nothing to do with it
 	if _, err := s.takeLock(t.Context()); err == nil || errors.Is(err, why) {
 		t.Errorf("%v, want nothing of the host", err)
 	}

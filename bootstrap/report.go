@@ -3,7 +3,6 @@ package bootstrap
 import (
 	"encoding/json"
 	"fmt"
-	"net/netip"
 	"path/filepath"
 	"time"
 
@@ -11,6 +10,7 @@ import (
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
+	"github.com/firsthop/firsthop/natinit/proof"
 )
 
 // Result is how a step ended.
@@ -48,9 +48,9 @@ type Report struct {
 	Services []natinit.SeededService `json:"services,omitempty"`
 	Servers  []Server                `json:"api_servers,omitempty"`
 	Hooks    []attach.Result         `json:"hooks,omitempty"`
-	Proofs   []Proof                 `json:"proofs,omitempty"`
+	Proofs   []proof.Proof           `json:"proofs,omitempty"`
 	// Before are the proofs of the last run that succeeded, if this one didn't.
-	Before []Proof `json:"proofs_before,omitempty"`
+	Before []proof.Proof `json:"proofs_before,omitempty"`
 	// AfterReboot says what of this survives a reboot, and by whose doing.
 	AfterReboot string `json:"after_reboot,omitempty"`
 }
@@ -72,38 +72,6 @@ type Server struct {
 	Reason   string             `json:"reason,omitempty"` // why it isn't live
 	Sources  []string           `json:"sources,omitempty"`
 	Used     bool               `json:"used"` // has a slot in the table
-}
-
-// Strength is how much a proof asks for.
-type Strength string
-
-// The strengths, the weakest first. Auto is verified where a CA of the node's
-// cluster is known, and answered elsewhere.
-const (
-	Auto       Strength = "auto"
-	Translated Strength = "translated" // a connect was translated, even if the backend refused
-	Answered   Strength = "answered"   // the TCP connection was accepted
-	Verified   Strength = "verified"   // TLS, with a certificate that the CA of this node's cluster signed
-	Ready      Strength = "ready"      // /readyz, too, says 2xx, 401 or 403
-)
-
-// Proof is what became of a connection to one Service address.
-type Proof struct {
-	Service netip.AddrPort `json:"service"`
-	Asked   Strength       `json:"asked"`
-	Got     Strength       `json:"got,omitempty"` // empty: not even translated
-	OK      bool           `json:"ok"`
-	// Verified tells whether the certificate was looked at: without a CA, an
-	// answer proves no more than that somebody accepts connections there.
-	Verified bool           `json:"verified,omitempty"`
-	Foreign  bool           `json:"foreign,omitempty"` // what answered is no API server of this cluster
-	Direct   bool           `json:"direct,omitempty"`  // the connection went to Backend, not through the balancer
-	Backend  netip.AddrPort `json:"backend,omitzero"`
-	Cookie   uint64         `json:"socket_cookie,omitempty"`
-	Millis   float64        `json:"duration_ms"`
-	Attempts int            `json:"attempts"`
-	Reason   string         `json:"reason,omitempty"`
-	Time     time.Time      `json:"time"`
 }
 
 // Proven reports whether every asked proof succeeded.
@@ -190,4 +158,4 @@ func LoadReport(runDir string) (*Report, error) {
 	return &r, nil
 }
 
-func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+func Millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

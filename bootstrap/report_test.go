@@ -18,6 +18,7 @@ import (
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
+	"github.com/firsthop/firsthop/natinit/proof"
 )
 
 func fullReport() *Report {
@@ -33,7 +34,7 @@ func fullReport() *Report {
 			Backends: []netip.AddrPort{ap("10.0.0.1:6443")}, Former: []netip.AddrPort{ap("10.0.0.2:6443")}, Change: attach.Changed, Owner: natinit.OwnerInit}},
 		Servers: []Server{{Endpoint: apiserver.Endpoint{Host: "api.example", Addr: ap("10.0.0.1:6443")}, State: "dead", Millis: 3, Reason: "refused", Sources: []string{"flags"}, Used: true}},
 		Hooks:   []attach.Result{{Hook: "connect4", Change: attach.Added, By: attach.ByLink, Program: 7, Note: "x"}},
-		Proofs: []Proof{{Service: ap("10.96.0.1:443"), Asked: Ready, Got: Answered, Direct: true, Backend: ap("10.0.0.1:6443"), Cookie: 9, Millis: 2, Attempts: 3,
+		Proofs: []proof.Proof{{Service: ap("10.96.0.1:443"), Asked: proof.Ready, Got: proof.Answered, Direct: true, Backend: ap("10.0.0.1:6443"), Cookie: 9, Millis: 2, Attempts: 3,
 			Reason: "y", Time: time.Date(2026, 1, 2, 3, 4, 6, 7, time.UTC)}},
 		AfterReboot: "nothing",
 	}
@@ -118,8 +119,8 @@ func TestCodeOf(t *testing.T) {
 		"a step's own":               {errors.New("x"), ExitAttach},
 		"a bad setting":              {&UsageError{errors.New("x")}, ExitUsage},
 		"a bad setting, found late":  {fmt.Errorf("y: %w", &UsageError{errors.New("x")}), ExitUsage},
-		"another than the step's":    {&exitError{ExitInternal, errors.New("x")}, ExitInternal},
-		"another, deep in the chain": {fmt.Errorf("y: %w", &exitError{ExitProof, errors.New("x")}), ExitProof},
+		"another than the step's":    {&ExitError{ExitInternal, errors.New("x")}, ExitInternal},
+		"another, deep in the chain": {fmt.Errorf("y: %w", &ExitError{ExitProof, errors.New("x")}), ExitProof},
 	} {
 		if got := codeOf(tc.err, ExitAttach); got != tc.want {
 			t.Errorf("%s: %d, want %d", name, got, tc.want)

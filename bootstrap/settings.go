@@ -15,6 +15,7 @@ import (
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
 	"github.com/firsthop/firsthop/natinit/apiserver/sources"
+	"github.com/firsthop/firsthop/natinit/proof"
 )
 
 // Scope is whose sockets the load balancer serves.
@@ -68,7 +69,7 @@ type Config struct {
 type settings struct {
 	given   discover.Explicit
 	extra   []ExtraService
-	prove   Strength
+	prove   proof.Strength
 	scope   Scope
 	persist Persist
 }
@@ -79,8 +80,7 @@ func (c Config) parse() (settings, error) {
 	var s settings
 	err := errors.Join(
 		c.parseAddresses(&s),
-		c.parseKubeadm(&s),
-		choose(&s.prove, c.Prove, "--prove", Auto, Translated, Answered, Verified, Ready),
+		choose(&s.prove, c.Prove, "--prove", proof.Auto, proof.Translated, proof.Answered, proof.Verified, proof.Ready),
 		choose(&s.scope, c.Scope, "--scope", ScopeAll, ScopeHost, ScopeOff),
 		choose(&s.persist, c.Persist, "--persist", PersistAuto, PersistOff),
 		kernel.Config{Forbid: c.Forbid}.Validate(),
@@ -101,9 +101,18 @@ func (c Config) parse() (settings, error) {
 	return s, nil
 }
 
-func (c Config) parseAddresses(s *settings) (err error) {
-	s.given, err = ParseAddresses(c.Services, c.Endpoints)
+// Validate says which settings can't be used. Its errors are *UsageError.
+func (c Config) Validate() error {
+	_, err := c.parse()
 	return err
+}
+
+func (c Config) parseAddresses(s *settings) error {
+	given, err := ParseAddresses(c.Services, c.Endpoints)
+	kubeadm, kerr := c.KubeadmFile()
+	given.Kubeadm = kubeadm
+	s.given = given
+	return errors.Join(err, kerr)
 }
 
 // ParseAddresses understands the addresses that were given to init or run, or
@@ -120,21 +129,20 @@ func ParseAddresses(services, endpoints []discover.Given) (discover.Explicit, er
 	return e, nil
 }
 
-// parseKubeadm reads the file for kubeadm. At boot it need not be there any
-// more: what it said has been saved.
-func (c Config) parseKubeadm(s *settings) error {
+// KubeadmFile reads the file for kubeadm; nil if none was given. At boot it need
+// not be there any more: what it said has been saved.
+func (c Config) KubeadmFile() (*sources.Finding, error) {
 	if c.Kubeadm == "" {
-		return nil
+		return nil, nil
 	}
-	f, err := sources.KubeadmFile(c.Dirs.places().hostRoot, c.Kubeadm)
+	f, err := sources.KubeadmFile(c.Dirs.Places().HostRoot, c.Kubeadm)
 	if err != nil {
 		if !c.Boot {
-			return fmt.Errorf("--kubeadm-config %w", err)
+			return nil, fmt.Errorf("--kubeadm-config %w", err)
 		}
 		f.Notes = append(f.Notes, err.Error())
 	}
-	s.given.Kubeadm = &f
-	return nil
+	return &f, nil
 }
 
 // checkPorts refuses what can't be told apart: with two Service ports and two

@@ -12,6 +12,7 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
+	"github.com/firsthop/firsthop/natinit/proof"
 )
 
 func goodConfig() Config {
@@ -27,7 +28,7 @@ func TestParseSettings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.prove != Answered || s.scope != ScopeAll || s.persist != PersistAuto || len(s.given.Services) != 1 || len(s.given.Endpoints) != 1 || len(s.extra) != 0 {
+	if s.prove != proof.Answered || s.scope != ScopeAll || s.persist != PersistAuto || len(s.given.Services) != 1 || len(s.given.Endpoints) != 1 || len(s.extra) != 0 {
 		t.Errorf("%+v", s)
 	}
 	for _, tc := range []struct {

@@ -22,15 +22,15 @@ func (s *stage) discover(ctx context.Context) (outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
 	defer cancel()
 	if err := s.openDirect(); err != nil {
-		return outcome{}, &exitError{ExitInternal, err}
+		return outcome{}, &ExitError{ExitInternal, err}
 	}
 	found, err := discover.Run(ctx, discover.Config{
 		Probe:    probe.Config{Dial: s.direct.DialContext},
 		Explicit: s.given,
-		Root:     s.hostRoot,
-		StateDir: s.stateDir,
+		Root:     s.HostRoot,
+		StateDir: s.StateDir,
 		Pod:      s.Pod,
-		Machine:  s.machine(),
+		Machine:  s.Machine(),
 		Boot:     s.Boot,
 		Log:      s.Log,
 	})
@@ -38,7 +38,7 @@ func (s *stage) discover(ctx context.Context) (outcome, error) {
 		s.report.Servers = servers(found)
 	}
 	if err != nil && !errors.Is(err, discover.ErrNotFound) {
-		return outcome{}, &exitError{ExitInternal, err}
+		return outcome{}, &ExitError{ExitInternal, err}
 	}
 	if err != nil {
 		return outcome{}, err
@@ -88,13 +88,13 @@ func (s *stage) claimed() []string {
 	return out
 }
 
-// machine is the host that addresses are saved for; unknown where it can't be
+// Machine is the host that addresses are saved for; unknown where it can't be
 // reached, as this container's own files tell of its image.
-func (p places) machine() apiserver.Machine {
-	if p.noHost != nil {
+func (p Places) Machine() apiserver.Machine {
+	if p.NoHost != nil {
 		return apiserver.Machine{}
 	}
-	return apiserver.MachineOf(p.hostRoot)
+	return apiserver.MachineOf(p.HostRoot)
 }
 
 // discoverIfKnown is for an install before the node has joined its cluster.
@@ -116,7 +116,7 @@ func servers(found *discover.Result) []Server {
 	}
 	var out []Server
 	for _, e := range found.Endpoints {
-		srv := Server{Endpoint: e.Endpoint, State: e.State.String(), Millis: millis(e.Latency), Reason: e.Detail, Used: used[e.Endpoint]}
+		srv := Server{Endpoint: e.Endpoint, State: e.State.String(), Millis: Millis(e.Latency), Reason: e.Detail, Used: used[e.Endpoint]}
 		for _, src := range e.Sources {
 			srv.Sources = append(srv.Sources, string(src))
 		}
@@ -153,17 +153,17 @@ func describeFound(found *discover.Result) outcome {
 }
 
 func (s *stage) saveAddresses() (outcome, error) {
-	cfg := apiserver.SaveConfig{StateDir: s.stateDir}
+	cfg := apiserver.SaveConfig{StateDir: s.StateDir}
 	if s.DryRun {
 		write, why, err := apiserver.PlanSave(cfg, s.found.Known())
 		out := outcome{reason: "addresses: " + why}
 		if write {
-			out.changes = append(out.changes, "write "+apiserver.CachePath(s.stateDir))
+			out.changes = append(out.changes, "write "+apiserver.CachePath(s.StateDir))
 		}
 		return out, err
 	}
 	cfg.Record = func(kind instance.Kind, target, former string) error {
-		return s.durable.Record(kind, s.onHost(target), former)
+		return s.durable.Record(kind, s.OnHost(target), former)
 	}
 	wrote, err := apiserver.Save(cfg, s.found.Known())
 	if err != nil {
@@ -172,11 +172,11 @@ func (s *stage) saveAddresses() (outcome, error) {
 	if !wrote {
 		return outcome{reason: "addresses are saved already"}, nil
 	}
-	return outcome{reason: "addresses saved", changes: []string{"wrote " + apiserver.CachePath(s.stateDir)}}, nil
+	return outcome{reason: "addresses saved", changes: []string{"wrote " + apiserver.CachePath(s.StateDir)}}, nil
 }
 
 func (s *stage) installUnits(ctx context.Context) (units.Report, error) {
-	cfg := units.Config{Root: s.hostRoot, BPFFS: s.bpffs.HostPath, StateDir: s.onHost(s.stateDir), BinarySource: s.Binary, Log: s.Log}
+	cfg := units.Config{Root: s.HostRoot, BPFFS: s.bpffs.HostPath, StateDir: s.OnHost(s.StateDir), BinarySource: s.Binary, Log: s.Log}
 	cfg.Args, cfg.Offline = s.bootArgs(), s.offline()
 	if s.DryRun {
 		return units.PlanInstall(ctx, cfg)
@@ -195,8 +195,8 @@ func (s *stage) bootArgs() []string {
 			args = append(args, flag...)
 		}
 	}
-	add(s.StateDir != "", "--state-dir", s.onHost(s.StateDir))
-	add(s.RunDir != "", "--run-dir", s.onHost(s.RunDir))
+	add(s.Dirs.StateDir != "", "--state-dir", s.OnHost(s.Dirs.StateDir))
+	add(s.Dirs.RunDir != "", "--run-dir", s.OnHost(s.Dirs.RunDir))
 	add(s.Sizes.Frontends != 0, "--max-frontends", fmt.Sprint(s.Sizes.Frontends))
 	add(s.Sizes.Services != 0, "--max-services", fmt.Sprint(s.Sizes.Services))
 	add(s.Sizes.Backends != 0, "--max-backends", fmt.Sprint(s.Sizes.Backends))
@@ -226,14 +226,14 @@ func (s *stage) kubeadmAtBoot() (string, error) {
 	if err != nil {
 		return s.Kubeadm, err
 	}
-	path := s.onHost(abs)
-	if s.hostRoot != "" && path == abs {
+	path := s.OnHost(abs)
+	if s.HostRoot != "" && path == abs {
 		return abs, errors.New("it is a file of this container, not of the host")
 	}
-	return path, hostfs.FS{Root: s.hostRoot}.CheckTrusted(path)
+	return path, hostfs.FS{Root: s.HostRoot}.CheckTrusted(path)
 }
 
-func describeActions(actions []units.Action) []string {
+func DescribeActions(actions []units.Action) []string {
 	var out []string
 	for _, a := range actions {
 		out = append(out, string(a.Kind)+" "+a.Path)

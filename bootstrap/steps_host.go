@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
@@ -13,12 +14,13 @@ import (
 	"github.com/firsthop/firsthop/natinit/apiserver/sources"
 	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/natinit/kubeproxy"
+	"github.com/firsthop/firsthop/natinit/proof"
 )
 
 // The steps that look at the host: kernel, bpffs, cgroup2.
 
 func (s *stage) mountConfig(path string) mounts.Config {
-	c := mounts.Config{Root: s.Root, Path: path, Explicit: path != "", RunDir: s.RunDir}
+	c := mounts.Config{Root: s.Root, Path: path, Explicit: path != "", RunDir: s.Dirs.RunDir}
 	if s.volatile != nil {
 		c.Record = s.volatile.Record
 	}
@@ -26,7 +28,7 @@ func (s *stage) mountConfig(path string) mounts.Config {
 }
 
 func (s *stage) kernelConfig() kernel.Config {
-	return kernel.Config{Root: s.hostRoot, IgnoreVersion: s.IgnoreKernelVersion, Forbid: s.Forbid}
+	return kernel.Config{Root: s.HostRoot, IgnoreVersion: s.IgnoreKernelVersion, Forbid: s.Forbid}
 }
 
 func (s *stage) checkKernel(ctx context.Context) (outcome, error) {
@@ -44,7 +46,7 @@ func (s *stage) checkKernel(ctx context.Context) (outcome, error) {
 		}
 		return outcome{reason: rep.Sentence, warnings: rep.Losses}, err
 	case !errors.Is(err, kernel.ErrUnsupported):
-		return outcome{}, &exitError{ExitInternal, err}
+		return outcome{}, &ExitError{ExitInternal, err}
 	}
 	return s.fallBack(ctx, err)
 }
@@ -53,7 +55,7 @@ func (s *stage) checkKernel(ctx context.Context) (outcome, error) {
 // the stage fails, loudly. Rules that serve the API service tell that it is
 // there, not a process that bears its name.
 func (s *stage) fallBack(ctx context.Context, cause error) (outcome, error) {
-	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: s.hostRoot, Proc: s.proc})
+	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: s.HostRoot, Proc: s.Proc})
 	if err != nil {
 		return outcome{}, fmt.Errorf("%w; whether kube-proxy is there could not be told: %s", cause, err)
 	}
@@ -64,7 +66,7 @@ func (s *stage) fallBack(ctx context.Context, cause error) (outcome, error) {
 			reason: fmt.Sprintf("%s; kube-proxy is on this node and stays in charge of Services, nothing is attached", cause),
 		}, nil
 	}
-	if pods := kubeproxy.KubeletHas(s.hostRoot); s.Boot && len(pods) > 0 {
+	if pods := kubeproxy.KubeletHas(s.HostRoot); s.Boot && len(pods) > 0 {
 		return outcome{
 			result: Skipped, stop: true,
 			reason: fmt.Sprintf("%s; the kubelet, which starts later, has a pod of kube-proxy (%s): it stays in charge of Services, nothing is attached", cause, pods[0]),
@@ -98,7 +100,7 @@ func (s *stage) likelyServices() []netip.AddrPort {
 	if f := sources.Pod(s.Pod); len(f.Services) > 0 {
 		return f.Services
 	}
-	if known, err := apiserver.Load(s.stateDir); err == nil && len(known.Services) > 0 {
+	if known, err := apiserver.Load(s.StateDir); err == nil && len(known.Services) > 0 {
 		return known.Services
 	}
 	return nil
@@ -122,15 +124,15 @@ func (s *stage) ensureBPFFS(ctx context.Context) (outcome, error) {
 		wait, cancel := context.WithTimeout(ctx, s.LockTimeout)
 		defer cancel()
 		if s.tableLock, err = instance.LockTable(wait, b.Path); err != nil {
-			return outcome{}, &exitError{ExitInternal, err}
+			return outcome{}, &ExitError{ExitInternal, err}
 		}
 	}
 	out := outcome{reason: fmt.Sprintf("%s: %s", b.HostPath, b.State), changes: b.Actions, warnings: b.Warnings}
 	if s.tableLock != nil && s.tableLock.Ignored != "" {
 		out.warnings = append(out.warnings, fmt.Sprintf("%s holds a lock on bpffs %s, which is ignored, as the process is not root's: end it, or give the bpffs mode 0700", s.tableLock.Ignored, b.HostPath))
 	}
-	if s.noHost != nil {
-		out.warnings = append(out.warnings, fmt.Sprintf("the host can't be reached from here, so %s and %s are this container's own: mount the host's, or use hostPID: %s", s.runDir, s.stateDir, s.noHost))
+	if s.NoHost != nil {
+		out.warnings = append(out.warnings, fmt.Sprintf("the host can't be reached from here, so %s and %s are this container's own: mount the host's, or use hostPID: %s", s.RunDir, s.StateDir, s.NoHost))
 	}
 	if b.Path != b.HostPath {
 		out.reason += ", reached through " + b.Path
@@ -160,7 +162,11 @@ func (s *stage) ensureCgroup(ctx context.Context) (outcome, error) {
 		g.Warnings = append(g.Warnings, unknown)
 	}
 	if !s.DryRun && s.scope != ScopeOff {
-		s.connector = prepareConnector(ctx, g.Path, s.Binary, s.kernelConfig().IntoCgroup())
+		// To start a child takes as long as to load the programs.
+		s.connector = sync.OnceValues(func() (proof.Connector, error) {
+			return Connect(ctx, g.Path, s.Binary, s.kernelConfig().IntoCgroup())
+		})
+		go s.connector()
 	}
 	reason := fmt.Sprintf("%s: %s", g.HostPath, g.How)
 	return outcome{reason: reason, changes: g.Actions, warnings: g.Warnings}, nil

@@ -58,7 +58,7 @@ func (p *persistence) addresses() {
 	if err != nil {
 		p.unsaved = true
 		if advice := instance.Advice(err, "--state-dir"); advice != "" {
-			err = fmt.Errorf("state directory %s can't be written: %w: %s, or --persist off", p.stateDir, err, advice)
+			err = fmt.Errorf("state directory %s can't be written: %w: %s, or --persist off", p.StateDir, err, advice)
 		}
 		p.fail("the API server addresses are not saved", err)
 	}
@@ -66,12 +66,12 @@ func (p *persistence) addresses() {
 
 // trustedStateDir refuses to keep anything where it would not be believed.
 func (p *persistence) trustedStateDir() error {
-	trust, err := instance.Examine(p.stateDir)
+	trust, err := instance.Examine(p.StateDir)
 	if err != nil {
 		return nil // it is to be made first
 	}
 	if err := trust.Err(); err != nil {
-		return fmt.Errorf("nothing that is kept in the state directory %s would be believed: %w", p.stateDir, err)
+		return fmt.Errorf("nothing that is kept in the state directory %s would be believed: %w", p.StateDir, err)
 	}
 	return nil
 }
@@ -82,10 +82,10 @@ func (p *persistence) boot(ctx context.Context) {
 		p.statement = "will not survive a reboot: this instance has directories of its own (--bpffs, --cgroup), so no boot unit is installed for it; " +
 			"its pins and its attachment are gone then; run firsthop init again"
 		return
-	case p.noHost != nil:
+	case p.NoHost != nil:
 		p.statement = "will not survive a reboot: the host can't be reached from this container, so nothing is installed there"
 		if p.onlyPersist {
-			p.fail("nothing is installed on the host", p.noHost)
+			p.fail("nothing is installed on the host", p.NoHost)
 		}
 		return
 	case p.Boot: // its unit is there already, and this run's environment is not what made it
@@ -101,7 +101,7 @@ func (p *persistence) boot(ctx context.Context) {
 		rep, err = p.installUnits(ctx)
 	}
 	p.units = rep
-	p.out.changes = append(p.out.changes, describeActions(rep.Actions)...)
+	p.out.changes = append(p.out.changes, DescribeActions(rep.Actions)...)
 	p.out.warnings = append(p.out.warnings, rep.Warnings...)
 	if path, kerr := p.kubeadmAtBoot(); kerr != nil {
 		p.out.warnings = append(p.out.warnings, fmt.Sprintf("--kubeadm-config %s is not read again at boot: %v; the addresses that it gives are saved", path, kerr))

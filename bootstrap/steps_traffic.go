@@ -243,14 +243,14 @@ func (s *stage) attachConfig(maps *bpf.Maps) attach.Config {
 	return attach.Config{
 		Pins: s.pins(), Target: attach.Cgroup{Path: s.cgroup.Path, ID: s.cgroup.ID, Links: s.features.Link},
 		Programs: attach.Balancer{Balancer: s.balancer, Maps: maps, Features: s.features},
-		Journal:  s.volatile, Links: s.kernelConfig().Links(), Proc: s.proc,
+		Journal:  s.volatile, Links: s.kernelConfig().Links(), Proc: s.Proc,
 	}
 }
 
 // otherServes refuses a scope that leaves Service addresses without anybody
 // who serves them.
 func (s *stage) otherServes(ctx context.Context) error {
-	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: s.hostRoot, Proc: s.proc})
+	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: s.HostRoot, Proc: s.Proc})
 	if err != nil {
 		return err
 	}
@@ -299,7 +299,7 @@ func (s *stage) inTheWay(hooks []bpf.Hook) error {
 	if err := attach.CheckPins(s.pins(), hooks); err != nil {
 		return err
 	}
-	conflicts, err := attach.Conflicts(s.cgroup.Path, s.features, s.proc)
+	conflicts, err := attach.Conflicts(s.cgroup.Path, s.features, s.Proc)
 	if err != nil {
 		return err
 	}

@@ -9,9 +9,9 @@ import (
 	"github.com/firsthop/firsthop/natinit/instance"
 )
 
-// leftOvers are the temporary files that killed runs left in a directory of
+// Leftovers are the temporary files that killed runs left in a directory of
 // the instance: with the instance's lock nobody else writes there.
-func leftOvers(dir string) []string {
+func Leftovers(dir string) []string {
 	out := instance.Leftovers(dir, instance.JournalName, instance.StatusName, filepath.Base(apiserver.CachePath(dir)))
 	return slices.DeleteFunc(out, func(path string) bool { return filepath.Base(path) == instance.BackupName })
 }
@@ -20,7 +20,7 @@ func leftOvers(dir string) []string {
 // way.
 func tidy(dirs ...string) {
 	for _, dir := range dirs {
-		for _, path := range leftOvers(dir) {
+		for _, path := range Leftovers(dir) {
 			os.Remove(path)
 		}
 	}

@@ -25,13 +25,13 @@ func (s *stage) dropUnproven() error {
 	if s.volatile == nil || s.bpffs.Path == "" || s.bpffs.Err() != nil || !s.volatile.Has(instance.KindUnproven, s.pins().Dir) {
 		return nil
 	}
-	if err := s.attachment().remove(); err != nil {
+	if err := s.attachment().Remove(); err != nil {
 		return err
 	}
 	return s.proven()
 }
 
-// attachment is what this instance has in the kernel.
-func (s *stage) attachment() attachment {
-	return attachment{bpffs: s.bpffs, cgroup: s.cgroup, journal: s.volatile, links: s.kernelConfig().Links(), log: s.Log}
+// Attachment is what this instance has in the kernel.
+func (s *stage) attachment() Attachment {
+	return Attachment{BPFFS: s.bpffs, Cgroup: s.cgroup, Journal: s.volatile, Links: s.kernelConfig().Links(), Log: s.Log}
 }

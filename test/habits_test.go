@@ -41,7 +41,7 @@ var habits = []habit{
 		what:  "starts processes",
 		names: []string{"os/exec", "os.StartProcess", "syscall.ForkExec", "syscall.StartProcess", "syscall.Exec", "golang.org/x/sys/unix.Exec"},
 		exceptions: map[string]string{
-			"bootstrap":          "the proof is made by a child of ours in the attached cgroup: this very binary, not a shell",
+			"natinit/proof":      "the proof is made by a child of ours in the attached cgroup: this very binary, not a shell",
 			"natinit/credplugin": "a kubeconfig names a program for its credentials: there is no other way",
 		},
 		instead: "use the system call, netlink or D-Bus",
@@ -50,7 +50,7 @@ var habits = []habit{
 		what:  "writes files by path, which follows links and is not done at once",
 		names: []string{"os.WriteFile", "os.Create", "os.CreateTemp", "os.MkdirAll", "golang.org/x/sys/unix.Flock", "syscall.Flock"},
 		exceptions: map[string]string{
-			"bootstrap":             "cgroup.procs is written in place",
+			"natinit/proof":         "cgroup.procs is written in place",
 			"natinit/instance":      "it is the way to do it",
 			"mounts":                "the directory below a mount point is locked",
 			"units":                 "directories of links below /etc/systemd/system are the init system's, not ours",
@@ -145,7 +145,7 @@ func TestComplaints(t *testing.T) {
 		{"other parts of package os are fine", "mounts", `import "os"; var _ = os.Getpid()`, ""},
 		{"a field with a package's name is not that package", "mounts", `var _ = struct{ os int }{}`, ""},
 		{"no shelling out", "units", `import "os/exec"; var _ = exec.Command`, "starts processes"},
-		{"but for the proof", "bootstrap", `import "os/exec"; var _ = exec.Command`, ""},
+		{"but for the proof", "natinit/proof", `import "os/exec"; var _ = exec.Command`, ""},
 		{"no cgo", "bpf", `import "C"`, "needs cgo"},
 		{"no exit", "natinit", `import "os"; func f() { os.Exit(1) }`, "ends the process"},
 		{"no init", "natinit", `func init() {}`, "has an init function"},

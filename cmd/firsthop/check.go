@@ -7,7 +7,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bootstrap/diagnose"
 )
 
 func checkCommand(e env) *cli.Command {
@@ -29,7 +29,7 @@ It changes nothing. Exits 0 if the node is ready, else with init's exit code.`,
 			if err != nil {
 				return err
 			}
-			r, err := bootstrap.Check(c.Context, cfg)
+			r, err := diagnose.Check(c.Context, cfg)
 			if err != nil {
 				return err
 			}
@@ -44,13 +44,13 @@ It changes nothing. Exits 0 if the node is ready, else with init's exit code.`,
 	}
 }
 
-func checkText(p *printer, r *bootstrap.CheckReport, verbose bool) {
+func checkText(p *printer, r *diagnose.CheckReport, verbose bool) {
 	failed, warned := 0, 0
 	for _, f := range r.Findings {
 		switch f.Grade {
-		case bootstrap.Bad:
+		case diagnose.Bad:
 			failed++
-		case bootstrap.Warn:
+		case diagnose.Warn:
 			warned++
 		}
 	}

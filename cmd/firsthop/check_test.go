@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bootstrap/diagnose"
 	"github.com/firsthop/firsthop/units"
 )
 
@@ -15,7 +16,7 @@ func TestCheckSaysWhatInitWouldDo(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	given := []string{"--service-ips", vips, "--endpoints", servers}
-	check := func(more ...string) (r bootstrap.CheckReport) {
+	check := func(more ...string) (r diagnose.CheckReport) {
 		t.Helper()
 		n.run(slices.Concat([]string{"check", "-o", "json"}, given, more)...).exits(0).decode(&r)
 		return r
@@ -144,7 +145,7 @@ func TestDoctorAcceptsTheSettingsOfTheBootUnit(t *testing.T) {
 	for _, settings := range [][]string{nil, {"--scope", "host", "--udp=false", "--extra-service", extra4}} {
 		root := hostWithSystemd(t)
 		plain(t, slices.Concat([]string{"install", "--root", root, "--service-ips", vip4, "--endpoints", server4}, settings)...).exits(0)
-		var r bootstrap.DoctorReport
+		var r diagnose.DoctorReport
 		plain(t, "doctor", "--root", root, "-o", "json").decode(&r)
 		for _, d := range r.Diagnoses {
 			if d.Check == "boot" && strings.Contains(d.Sentence, "is not what this firsthop would install") {

@@ -5,7 +5,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bootstrap/diagnose"
 )
 
 func doctorCommand(e env) *cli.Command {
@@ -26,7 +26,7 @@ changes nothing. Exits 0 unless a check fails, then 6.`,
 			if err != nil {
 				return err
 			}
-			r, err := bootstrap.Doctor(c.Context, bootstrap.DoctorConfig{
+			r, err := diagnose.Doctor(c.Context, diagnose.DoctorConfig{
 				Pod:  pod(e),
 				Dirs: d, Runtime: runtimeView(c.Context, d), Binary: e.self,
 				Forbid: atCommas(c.StringSlice("forbid-feature")), IgnoreKernelVersion: c.Bool("ignore-kernel-version"),
@@ -45,13 +45,13 @@ changes nothing. Exits 0 unless a check fails, then 6.`,
 	}
 }
 
-func doctorText(p *printer, r *bootstrap.DoctorReport) {
+func doctorText(p *printer, r *diagnose.DoctorReport) {
 	failed, warned := 0, 0
 	for _, g := range r.Diagnoses {
 		switch g.Health {
-		case bootstrap.Broken:
+		case diagnose.Broken:
 			failed++
-		case bootstrap.Ailing:
+		case diagnose.Ailing:
 			warned++
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bootstrap/diagnose"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
@@ -22,13 +23,13 @@ import (
 )
 
 // doctor examines the node, and returns what was said of each check.
-func (n node) doctor(code bootstrap.ExitCode, args ...string) map[string]bootstrap.Diagnosis {
+func (n node) doctor(code bootstrap.ExitCode, args ...string) map[string]diagnose.Diagnosis {
 	n.Helper()
-	var rep bootstrap.DoctorReport
+	var rep diagnose.DoctorReport
 	n.run(append([]string{"doctor", "-o", "json"}, args...)...).exits(code).decode(&rep)
-	out := map[string]bootstrap.Diagnosis{}
+	out := map[string]diagnose.Diagnosis{}
 	for _, g := range rep.Diagnoses {
-		if g.Sentence == "" || (g.Health == bootstrap.Healthy) != (g.Remedy == "") {
+		if g.Sentence == "" || (g.Health == diagnose.Healthy) != (g.Remedy == "") {
 			n.Errorf("check %s: %+v: want a sentence, and a remedy where one is needed", g.Check, g)
 		}
 		out[g.Check] = g
@@ -72,7 +73,7 @@ func TestAHealthyNode(t *testing.T) {
 	n.run("init", "--service-ips", vips, "--endpoints", at+",[2001:db8::11]:6443").exits(0)
 	before := n.snapshot()
 	for check, g := range n.doctor(0) {
-		if g.Health != bootstrap.Healthy {
+		if g.Health != diagnose.Healthy {
 			t.Errorf("%s: %+v", check, g)
 		}
 	}
@@ -80,7 +81,7 @@ func TestAHealthyNode(t *testing.T) {
 	n.run("doctor").exits(0).says("checks: 0 failed, 0 with a warning", vip4+" answered by "+at, "the API service has 2 backends, and all answer")
 	index := n.put(service("tcp/10.96.0.20:80", "10.0.0.5:8080"))[0]
 	n.asRuntime(synced(1), admin.Service{Index: index, Namespace: "default", Name: "web", Proto: "tcp", Family: "IPv4"})
-	if g := n.doctor(0)["runtime"]; g.Health != bootstrap.Healthy {
+	if g := n.doctor(0)["runtime"]; g.Health != diagnose.Healthy {
 		t.Errorf("%+v", g)
 	}
 }
@@ -89,7 +90,7 @@ func TestDoctorWarnsOfServersOnLoopback(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	n.install()
-	if g := n.doctor(0)["backends"]; g.Health != bootstrap.Ailing || !strings.Contains(g.Sentence, server4+", "+server6+", which pods can't reach") {
+	if g := n.doctor(0)["backends"]; g.Health != diagnose.Ailing || !strings.Contains(g.Sentence, server4+", "+server6+", which pods can't reach") {
 		t.Errorf("%+v", g)
 	}
 }
@@ -97,7 +98,7 @@ func TestDoctorWarnsOfServersOnLoopback(t *testing.T) {
 // TestEveryCheckOfTheDoctorCanFail breaks a node in one way after the other: each is found, by the check that is about
 // it, and with a remedy.
 func TestEveryCheckOfTheDoctorCanFail(t *testing.T) {
-	const warn, fail = bootstrap.Ailing, bootstrap.Broken
+	const warn, fail = diagnose.Ailing, diagnose.Broken
 	var api *standin.APIServer // of the present node
 	write := func(path, text string) func(n *node) {
 		return func(n *node) {
@@ -114,7 +115,7 @@ func TestEveryCheckOfTheDoctorCanFail(t *testing.T) {
 		make   func(n *node)
 		args   []string
 		check  string
-		health bootstrap.Health
+		health diagnose.Health
 		says   string
 		remedy string
 	}{
@@ -310,14 +311,14 @@ func TestEveryCheckOfTheDoctorCanFail(t *testing.T) {
 			if tc.health == fail {
 				code = bootstrap.ExitProof
 			}
-			got := map[string]bootstrap.Diagnosis{}
-			var rep bootstrap.DoctorReport
+			got := map[string]diagnose.Diagnosis{}
+			var rep diagnose.DoctorReport
 			r := n.run(append([]string{"doctor", "-o", "json"}, tc.args...)...)
 			r.decode(&rep)
 			broken := false
 			for _, g := range rep.Diagnoses {
 				got[g.Check] = g
-				broken = broken || g.Health == bootstrap.Broken
+				broken = broken || g.Health == diagnose.Broken
 			}
 			if (r.code == int(bootstrap.ExitProof)) != broken || code != 0 && r.code != int(code) {
 				t.Errorf("exit code %d", r.code)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/natinit/proof"
 )
 
 // version is set by the build (-ldflags -X main.version=…).
@@ -69,8 +70,8 @@ func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
 // run is the program: it returns its exit code.
 func run(ctx context.Context, e env, args []string) int {
-	if len(args) == 2 && args[1] == bootstrap.ConnectCommand {
-		if err := bootstrap.RunConnectChild(e.stdin, e.stdout); err != nil {
+	if len(args) == 2 && args[1] == proof.ChildCommand {
+		if err := proof.RunChild(e.stdin, e.stdout); err != nil {
 			fmt.Fprintln(e.stderr, "firsthop:", err)
 			return int(bootstrap.ExitInternal)
 		}

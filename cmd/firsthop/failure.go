@@ -9,13 +9,15 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bootstrap/diagnose"
+	"github.com/firsthop/firsthop/bootstrap/uninstall"
 )
 
 // failure is what a command says that ends without a report of its own.
 type failure struct {
-	Error      string                `json:"error"`
-	ExitCode   bootstrap.ExitCode    `json:"exit_code"`
-	Dependents []bootstrap.Dependent `json:"dependents,omitempty"` // of a refused uninstall
+	Error      string               `json:"error"`
+	ExitCode   bootstrap.ExitCode   `json:"exit_code"`
+	Dependents []diagnose.Dependent `json:"dependents,omitempty"` // of a refused uninstall
 }
 
 // finish ends the program: it says what failed, in the form that was asked for, and returns the exit code.
@@ -33,7 +35,7 @@ func (e env) finish(args []string, commands []*cli.Command, err error) int {
 		return int(printed)
 	}
 	f := failure{Error: advised(err), ExitCode: bootstrap.ExitCodeOf(err)}
-	var stranded *bootstrap.StrandedError
+	var stranded *uninstall.StrandedError
 	if errors.As(err, &stranded) {
 		f.Dependents = stranded.Dependents
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
 	"github.com/firsthop/firsthop/natinit/apiserver/sources"
+	"github.com/firsthop/firsthop/natinit/proof"
 )
 
 // The flags that several commands have. Most can be given by an environment
@@ -187,7 +188,7 @@ func config(e env, c *cli.Context) (bootstrap.Config, error) {
 		Endpoints: given(e, c, "endpoints", apiserver.VarEndpoints),
 		Kubeadm:   c.String("kubeadm-config"),
 		Pod:       pod(e),
-		Prove:     string(bootstrap.Auto),
+		Prove:     string(proof.Auto),
 		Scope:     orDefault(c.String("scope"), bootstrap.ScopeAll),
 		Persist:   string(bootstrap.PersistAuto),
 		UDP:       c.Bool("udp"),

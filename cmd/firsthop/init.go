@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/natinit/proof"
 )
 
 func initCommand(e env) *cli.Command {
@@ -22,7 +23,7 @@ to the Service IP for real, and prepares the next boot. A second run changes
 nothing. Until the connection is proven, a run that fails leaves programs and
 table as they were; mounts and directories that it made stay.`,
 		Flags: join([]cli.Flag{
-			stringFlag("prove", string(bootstrap.Auto), "`STRENGTH` of the proof: translated, answered (TCP), verified (TLS, by the node's CA), ready (/readyz), or auto: verified if a CA is known, else answered", ""),
+			stringFlag("prove", string(proof.Auto), "`STRENGTH` of the proof: translated, answered (TCP), verified (TLS, by the node's CA), ready (/readyz), or auto: verified if a CA is known, else answered", ""),
 			stringFlag("persist", string(bootstrap.PersistAuto), "what to install for the next boot: auto or off", ""),
 			boolFlag("best-effort", false, "report failures, but exit 0 (64 for a bad setting remains)"),
 			boolFlag("dry-run", false, "say what would change, and change nothing"),
@@ -48,7 +49,7 @@ func runInit(e env, c *cli.Context) error {
 	}
 	cfg.Prove, cfg.Persist, cfg.Boot = c.String("prove"), c.String("persist"), c.Bool("boot")
 	if cfg.Boot && !c.IsSet("prove") {
-		cfg.Prove = string(bootstrap.Translated)
+		cfg.Prove = string(proof.Translated)
 	}
 	if cfg.Boot && !c.IsSet("lock-timeout") {
 		cfg.LockTimeout = bootLockTimeout

@@ -7,7 +7,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bootstrap/diagnose"
 	"github.com/firsthop/firsthop/bpf"
 )
 
@@ -47,8 +47,8 @@ func runLookup(e env, c *cli.Context) error {
 	if len(words) > 1 {
 		return usagef("nat lookup wants one address, as 10.96.0.1:443, but was given %q", strings.Join(words, " "))
 	}
-	req := bootstrap.LookupRequest{Proto: bpf.UDP, PID: c.Int("pid"), Forbid: atCommas(c.StringSlice("forbid-feature"))}
-	if req.Dest, err = bootstrap.ParseDest(words[0]); err != nil {
+	req := diagnose.LookupRequest{Proto: bpf.UDP, PID: c.Int("pid"), Forbid: atCommas(c.StringSlice("forbid-feature"))}
+	if req.Dest, err = diagnose.ParseDest(words[0]); err != nil {
 		return usagef("nat lookup: %w", err)
 	}
 	if !c.Bool("udp") {
@@ -67,14 +67,14 @@ func runLookup(e env, c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	l, err := bootstrap.LookUp(d, runtimeView(c.Context, d), req)
+	l, err := diagnose.LookUp(d, runtimeView(c.Context, d), req)
 	if err != nil {
 		return err
 	}
 	return p.print(l, func(p *printer) { lookupText(p, l) })
 }
 
-func lookupText(p *printer, l *bootstrap.Lookup) {
+func lookupText(p *printer, l *diagnose.Lookup) {
 	line := l.Asked + " would be " + string(l.Result)
 	if len(l.Backends) > 0 {
 		line += " to " + strings.Join(strings.Fields(addrs(l.Backends)), " or ")
@@ -101,7 +101,7 @@ func lookupText(p *printer, l *bootstrap.Lookup) {
 	p.table(rows)
 }
 
-func clientText(c bootstrap.LookupClient) string {
+func clientText(c diagnose.LookupClient) string {
 	var parts []string
 	if c.PID != 0 {
 		parts = append(parts, fmt.Sprintf("process %d", c.PID))

@@ -6,7 +6,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bootstrap/diagnose"
 )
 
 func natCommand(e env) *cli.Command {
@@ -43,12 +43,12 @@ Services are not in the table.`,
 			if err != nil {
 				return err
 			}
-			table, err := bootstrap.ReadTable(d, runtimeView(c.Context, d))
+			table, err := diagnose.ReadTable(d, runtimeView(c.Context, d))
 			if err != nil {
 				return err
 			}
 			if len(words) == 1 {
-				table = bootstrap.Filter(table, words[0])
+				table = diagnose.Filter(table, words[0])
 			}
 			return p.print(table, func(p *printer) {
 				if len(table) == 0 && len(words) == 1 {
@@ -63,7 +63,7 @@ Services are not in the table.`,
 
 // natText writes a table of the Services that are in the NAT table, and a line
 // for each that is not, or not as it should be.
-func natText(p *printer, services []bootstrap.TableService) {
+func natText(p *printer, services []diagnose.TableService) {
 	rows := [][]string{{"SERVICE", "NAME", "OWNER", "FRONTENDS", "BACKENDS", "CONNECTS", "REFUSED"}}
 	var out []string
 	for _, s := range services {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bootstrap/diagnose"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/natinit/apiserver"
@@ -117,7 +118,7 @@ func TestNatTellsNames(t *testing.T) {
 		{"::ffff:10.96.0.20", "default/web:http"}, {"dns", "kube-system/dns"}, {"fd00:96::1", "default/kubernetes"}, {"[fd00:96::1]:443", "default/kubernetes"},
 		{"late", "default/late (IPv6)"}, {"kubernetes", "default/kubernetes default/kubernetes"}, {"10.96.0.20:81", ""}, {"we", ""}, {"default", ""},
 	} {
-		var got []bootstrap.TableService
+		var got []diagnose.TableService
 		n.run("nat", tc.word, "-o", "json").exits(0).decode(&got)
 		var names []string
 		for _, s := range got {
@@ -191,7 +192,7 @@ func TestStatusIsAboutTheAPI(t *testing.T) {
 	status.Watches = map[string]admin.Watch{"services": {LastError: "services is forbidden"}}
 	stop := n.asRuntime(status)
 	n.run("status").exits(0).says(fmt.Sprintf("pid %d, version dev", os.Getpid()), "2 Service ports are served, 1 are out", "the watch on services fails: services is forbidden")
-	var st bootstrap.Status
+	var st diagnose.Status
 	n.run("status", "-o", "json").exits(0).decode(&st)
 	if st.Runtime == nil || st.Runtime.Ports != 3 || len(st.Runtime.Out) != 1 || st.Services != 4 || len(st.Table) != 2 {
 		t.Errorf("%+v", st)
@@ -263,7 +264,7 @@ func TestLookupSaysWhatAConnectDoes(t *testing.T) {
 		{"a Service with two backends", []string{"10.96.0.20:80"}, nat.Translated, []string{"127.0.0.1:8080 or 127.0.0.1:8081", "default/web:http", "a frontend", "written by runtime", "one of 2"}, "-"},
 		{"the API service, by its name from init", []string{"10.96.0.1:443"}, nat.Translated, []string{server4, "default/kubernetes", "written by init"}, "-"},
 		{"an unserved port of a VIP", []string{"10.96.0.20:81"}, nat.Refused, []string{"any/10.96.0.20", "marks the address", "VIP"}, "connect ECONNREFUSED"},
-		{"an address of nobody's", []string{"127.0.0.1:8080"}, bootstrap.LeftAlone, []string{"no entry of the table"}, "one"},
+		{"an address of nobody's", []string{"127.0.0.1:8080"}, diagnose.LeftAlone, []string{"no entry of the table"}, "one"},
 		{"a Service without a backend", []string{"10.96.0.25:80"}, nat.Refused, []string{"has no backend"}, "connect ECONNREFUSED"},
 		{"affinity, with what the host has", []string{"10.96.0.21:80", "--pid", fmt.Sprint(inNode.Process.Pid)}, nat.Translated, []string{"3600 s", "the client keeps 127.0.0.1:80"}, "-"},
 		{"affinity of a pod that never connected", []string{"10.96.0.21:80", "--pid", fmt.Sprint(inPod.Process.Pid)}, nat.Translated, []string{"it has none yet", "a network namespace of its own"}, "-"},
@@ -271,15 +272,15 @@ func TestLookupSaysWhatAConnectDoes(t *testing.T) {
 		{"a client that source ranges keep out", []string{"10.96.0.23:80"}, nat.Dropped, []string{"in none of the source ranges", "10.9.0.0/24", "limited"}, "connect EHOSTUNREACH"},
 		{"a client that they let in", []string{"10.96.0.23:80", "--pid", fmt.Sprint(inPod.Process.Pid)}, nat.Translated, []string{"let 10.9.0.5 in"}, "-"},
 		{"a node port on loopback", []string{"127.0.0.7:30080"}, nat.Translated, []string{"tcp/loopback:30080"}, "one"},
-		{"a node port on loopback of a pod", []string{"127.0.0.7:30080", "--pid", fmt.Sprint(inPod.Process.Pid)}, bootstrap.LeftAlone, []string{"in the host's network namespace only"}, "-"},
-		{"UDP that is not served", []string{"--udp", "10.96.0.26:53"}, bootstrap.LeftAlone, []string{"--udp=false"}, "-"},
-		{"SCTP", []string{"10.96.0.27:99", "--proto", "sctp"}, bootstrap.LeftAlone, []string{"SCTP sockets never reach"}, "-"},
-		{"a process outside of the cgroup", []string{"10.96.0.20:80", "--pid", fmt.Sprint(outside)}, bootstrap.LeftAlone, []string{"is not in the cgroup"}, "-"},
+		{"a node port on loopback of a pod", []string{"127.0.0.7:30080", "--pid", fmt.Sprint(inPod.Process.Pid)}, diagnose.LeftAlone, []string{"in the host's network namespace only"}, "-"},
+		{"UDP that is not served", []string{"--udp", "10.96.0.26:53"}, diagnose.LeftAlone, []string{"--udp=false"}, "-"},
+		{"SCTP", []string{"10.96.0.27:99", "--proto", "sctp"}, diagnose.LeftAlone, []string{"SCTP sockets never reach"}, "-"},
+		{"a process outside of the cgroup", []string{"10.96.0.20:80", "--pid", fmt.Sprint(outside)}, diagnose.LeftAlone, []string{"is not in the cgroup"}, "-"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			n.T = t
 			n.run(append([]string{"nat", "lookup"}, tc.args...)...).exits(0).says(append(tc.says, string(tc.want))...)
-			var got bootstrap.Lookup
+			var got diagnose.Lookup
 			n.run(append(append([]string{"nat", "lookup"}, tc.args...), "-o", "json")...).exits(0).decode(&got)
 			if got.Result != tc.want {
 				t.Errorf("%s, want %s: %q", got.Result, tc.want, got.Why)
@@ -294,7 +295,7 @@ func TestLookupSaysWhatAConnectDoes(t *testing.T) {
 	}
 	n.T = t
 	// Where cookies can't be told, no namespace is invented: what hangs on it is undecided, the rest is said.
-	inPodFor := func(addr, forbidden string) (got bootstrap.Lookup) {
+	inPodFor := func(addr, forbidden string) (got diagnose.Lookup) {
 		line := []string{"nat", "lookup", addr, "--pid", fmt.Sprint(inPod.Process.Pid), "--forbid-feature", forbidden}
 		n.run(line...).exits(0).says("can't be told")
 		n.run(append(line, "-o", "json")...).exits(0).decode(&got)
@@ -304,7 +305,7 @@ func TestLookupSaysWhatAConnectDoes(t *testing.T) {
 		return got
 	}
 	const unknownNetns = "so-netns-cookie,cgroup-link"
-	for addr, want := range map[string]nat.Kind{"10.96.0.20:80": bootstrap.Undecided, "10.96.0.23:80": bootstrap.Undecided, "127.0.0.7:30080": bootstrap.Undecided} {
+	for addr, want := range map[string]nat.Kind{"10.96.0.20:80": diagnose.Undecided, "10.96.0.23:80": diagnose.Undecided, "127.0.0.7:30080": diagnose.Undecided} {
 		if got := inPodFor(addr, unknownNetns); got.Result != want {
 			t.Errorf("%s: %s, want %s: %q", addr, got.Result, want, got.Why)
 		}

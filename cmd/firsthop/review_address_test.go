@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/natinit/proof"
 )
 
 // reboot takes away what a reboot does: pins, attachments, and what is in the run directory.
@@ -53,7 +54,7 @@ func TestLoopbackServersGivenByHandSurviveAReboot(t *testing.T) {
 			t.Errorf("%v: Services %+v, servers %+v, proofs %+v", line, r.Services, r.Servers, r.Proofs)
 		}
 		for _, p := range r.Proofs {
-			if p.Got == bootstrap.Translated {
+			if p.Got == proof.Translated {
 				t.Errorf("%v: %+v", line, p)
 			}
 		}

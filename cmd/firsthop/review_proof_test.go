@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bootstrap/diagnose"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/instance"
@@ -120,7 +121,7 @@ func TestStatusTellsOfAFailureAndOfTheProofBefore(t *testing.T) {
 	n.run("status").exits(bootstrap.ExitProof).says("sendmsg4 is not attached")
 }
 
-func (n node) status() (st bootstrap.Status) {
+func (n node) status() (st diagnose.Status) {
 	n.Helper()
 	n.run("status", "-o", "json").decode(&st)
 	return st

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bootstrap/uninstall"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/test/lab"
@@ -153,7 +154,7 @@ func TestUninstallLeavesAMountThatOthersUse(t *testing.T) {
 			tc.use(n)
 			mounts := n.mounts()
 			r := n.run("uninstall", "--force", "-o", "json").exits(0).says("left", n.BPFFS, tc.says)
-			var removed []bootstrap.Removal
+			var removed []uninstall.Removal
 			r.decode(&removed)
 			for _, rm := range removed {
 				if rm.Target == n.BPFFS {

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bootstrap/diagnose"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/test/clients"
 	"github.com/firsthop/firsthop/test/standin"
@@ -152,7 +152,7 @@ func TestServicesThatAreNotGivenAnyMoreGo(t *testing.T) {
 // wantFrontends wants these addresses in the table, and no others.
 func wantFrontends(n node, addrs ...string) {
 	n.Helper()
-	var services []bootstrap.TableService
+	var services []diagnose.TableService
 	n.run("nat", "-o", "json").exits(0).decode(&services)
 	var got []string
 	for _, s := range services {
@@ -199,7 +199,7 @@ func TestServiceAddressesMove(t *testing.T) {
 	move(vip4 + "," + other)
 	checkHammered(t, vip4, h.Stop(), 10)
 	checkHammered(t, other, h2.Stop(), 10)
-	var services []bootstrap.TableService
+	var services []diagnose.TableService
 	n.run("nat", "-o", "json").exits(0).decode(&services)
 	if len(services) != 1 {
 		t.Errorf("%d services, want the two joined: %+v", len(services), services)

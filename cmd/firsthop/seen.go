@@ -9,28 +9,29 @@ import (
 	"time"
 
 	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bootstrap/diagnose"
 	"github.com/firsthop/firsthop/runtime/admin"
 	"github.com/firsthop/firsthop/runtime/services"
 )
 
 // runtimeView asks the runtime of an instance how it is, and for the names of
 // Services. That none runs is an answer; so is that one doesn't say.
-func runtimeView(ctx context.Context, d bootstrap.Dirs) bootstrap.RuntimeView {
+func runtimeView(ctx context.Context, d bootstrap.Dirs) diagnose.RuntimeView {
 	client := admin.NewClient(d.Places().RunDir)
 	st, err := client.Status(ctx)
 	switch {
 	case errors.Is(err, admin.ErrNoRuntime):
-		return bootstrap.RuntimeView{}
+		return diagnose.RuntimeView{}
 	case err != nil:
-		return bootstrap.RuntimeView{Silent: err}
+		return diagnose.RuntimeView{Silent: err}
 	}
-	v := bootstrap.RuntimeView{Runtime: runtimeStatus(st, time.Now())}
+	v := diagnose.RuntimeView{Runtime: runtimeStatus(st, time.Now())}
 	list, err := client.Services(ctx)
 	if err != nil {
 		v.Silent = err
 	}
 	for _, s := range list {
-		v.Services = append(v.Services, bootstrap.RuntimeService{Index: s.Index, Name: s.String(), Family: s.Family, Kinds: s.Kinds, Out: s.Out})
+		v.Services = append(v.Services, diagnose.RuntimeService{Index: s.Index, Name: s.String(), Family: s.Family, Kinds: s.Kinds, Out: s.Out})
 	}
 	return v
 }
@@ -50,8 +51,8 @@ func problemText(p admin.Problem) string {
 // writeTakes is more than changes take to be written, on a busy machine.
 const writeTakes = 5 * time.Second
 
-func runtimeStatus(st *admin.Status, now time.Time) *bootstrap.RuntimeStatus {
-	r := &bootstrap.RuntimeStatus{PID: st.PID, Version: st.Version, Since: st.Since, Synced: st.Adopted, Ports: st.Table.Ports}
+func runtimeStatus(st *admin.Status, now time.Time) *diagnose.RuntimeStatus {
+	r := &diagnose.RuntimeStatus{PID: st.PID, Version: st.Version, Since: st.Since, Synced: st.Adopted, Ports: st.Table.Ports}
 	for _, o := range st.Table.Out {
 		r.Out = append(r.Out, o.Service+": "+o.Reason)
 	}
@@ -85,7 +86,7 @@ func runtimeStatus(st *admin.Status, now time.Time) *bootstrap.RuntimeStatus {
 	}
 	r.Proven, r.ProofError = st.Proof.Proven, st.Proof.Error
 	for _, e := range st.APIServers.Endpoints {
-		r.Servers = append(r.Servers, bootstrap.RuntimeServer{
+		r.Servers = append(r.Servers, diagnose.RuntimeServer{
 			Endpoint: e.Endpoint, State: e.State, Used: e.InUse, Source: e.Source, Asked: e.Asked, LastLive: e.LastLive, Millis: e.Millis, Reason: e.Reason,
 		})
 	}

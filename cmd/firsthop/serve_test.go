@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/natinit/proof"
 	"github.com/firsthop/firsthop/test/clients"
 	"github.com/firsthop/firsthop/test/lab"
 	"github.com/firsthop/firsthop/test/standin"
@@ -160,7 +161,7 @@ func TestCurlReachesTheAPIServer(t *testing.T) {
 	n.serving()
 	r := n.init("--prove", "ready")
 	for _, p := range r.Proofs {
-		if p.Got != bootstrap.Ready {
+		if p.Got != proof.Ready {
 			t.Errorf("proof %+v, want ready", p)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bootstrap/diagnose"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
 )
 
@@ -28,7 +29,7 @@ func statusCommand(e env) *cli.Command {
 			if err != nil {
 				return err
 			}
-			st, err := bootstrap.ReadStatus(d, runtimeView(c.Context, d))
+			st, err := diagnose.ReadStatus(d, runtimeView(c.Context, d))
 			if err != nil {
 				return err
 			}
@@ -43,7 +44,7 @@ func statusCommand(e env) *cli.Command {
 	}
 }
 
-func statusText(p *printer, st *bootstrap.Status) {
+func statusText(p *printer, st *diagnose.Status) {
 	result := "fail"
 	if st.Serving {
 		result = "ok"
@@ -114,7 +115,7 @@ func listText(p *printer, title string, list []string) {
 }
 
 // runtimeServersText is what the runtime knows, which asks all the time: init's report is older.
-func runtimeServersText(p *printer, servers []bootstrap.RuntimeServer) {
+func runtimeServersText(p *printer, servers []diagnose.RuntimeServer) {
 	rows := [][]string{{"API SERVER", "NOW", "ASKED", "USED", "FROM", "WHY"}}
 	for _, s := range servers {
 		used, asked := "no", "never"

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bootstrap/diagnose"
 )
 
 // kubeletOf makes a kubelet's kubeconfig below a host's root.
@@ -47,9 +48,9 @@ func TestUninstallRefusesToStrand(t *testing.T) {
 	}
 	r := n.run("uninstall", "--root", root, "-o", "json").exits(bootstrap.ExitStranded)
 	var failure struct {
-		Error      string                `json:"error"`
-		ExitCode   bootstrap.ExitCode    `json:"exit_code"`
-		Dependents []bootstrap.Dependent `json:"dependents"`
+		Error      string               `json:"error"`
+		ExitCode   bootstrap.ExitCode   `json:"exit_code"`
+		Dependents []diagnose.Dependent `json:"dependents"`
 	}
 	r.decode(&failure)
 	if failure.ExitCode != bootstrap.ExitStranded || len(failure.Dependents) != 1 || failure.Error == "" {
@@ -91,9 +92,9 @@ func TestDoctorKnowsWhatDependsOnTheServiceIP(t *testing.T) {
 	n.serving()
 	n.init()
 	root := t.TempDir()
-	doctor := func() bootstrap.Diagnosis {
+	doctor := func() diagnose.Diagnosis {
 		t.Helper()
-		var r bootstrap.DoctorReport
+		var r diagnose.DoctorReport
 		if err := json.Unmarshal([]byte(n.run("doctor", "--root", root, "-o", "json").stdout), &r); err != nil {
 			t.Fatal(err)
 		}
@@ -103,14 +104,14 @@ func TestDoctorKnowsWhatDependsOnTheServiceIP(t *testing.T) {
 			}
 		}
 		t.Fatal("no check of dependents")
-		return bootstrap.Diagnosis{}
+		return diagnose.Diagnosis{}
 	}
-	if d := doctor(); d.Health != bootstrap.Healthy {
+	if d := doctor(); d.Health != diagnose.Healthy {
 		t.Errorf("without any: %+v", d)
 	}
 	kubeletOf(t, root, "https://"+vip4)
 	d := doctor() // this instance isn't started at boot
-	if d.Health != bootstrap.Broken || !strings.Contains(strings.Join(d.Evidence, " ")+d.Remedy, "/etc/kubernetes/kubelet.conf") {
+	if d.Health != diagnose.Broken || !strings.Contains(strings.Join(d.Evidence, " ")+d.Remedy, "/etc/kubernetes/kubelet.conf") {
 		t.Errorf("with one: %+v", d)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bootstrap/uninstall"
 	"github.com/firsthop/firsthop/bpf"
 )
 
@@ -163,9 +164,9 @@ func TestAnOldLayoutStaysBesideTheNew(t *testing.T) {
 	if at := slices.IndexFunc(before, func(line string) bool { return strings.HasPrefix(line, old+" ") }); at < 0 || !slices.Contains(n.state(), before[at]) {
 		t.Errorf("the old map isn't what it was: %q", n.state())
 	}
-	var list []bootstrap.Removal
+	var list []uninstall.Removal
 	n.run("uninstall", "--force", "--dry-run", "-o", "json").exits(0).decode(&list)
-	if slices.ContainsFunc(list, func(r bootstrap.Removal) bool { return r.Target == old }) {
+	if slices.ContainsFunc(list, func(r uninstall.Removal) bool { return r.Target == old }) {
 		t.Error("an uninstall would remove what an older firsthop has pinned")
 	}
 	n.run("uninstall", "--force").exits(0)

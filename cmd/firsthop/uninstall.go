@@ -5,7 +5,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bootstrap/uninstall"
 )
 
 func uninstallCommand(e env) *cli.Command {
@@ -34,7 +34,7 @@ What isn't ours is never touched.`,
 				return err
 			}
 			dry := c.Bool("dry-run")
-			removed, err := bootstrap.Uninstall(c.Context, bootstrap.UninstallConfig{
+			removed, err := uninstall.Run(c.Context, uninstall.Config{
 				Dirs: d, Force: c.Bool("force"), DryRun: dry, LockTimeout: c.Duration("lock-timeout"), Log: log,
 				Forbid: atCommas(c.StringSlice("forbid-feature")),
 			})
@@ -46,7 +46,7 @@ What isn't ours is never touched.`,
 	}
 }
 
-func removalsText(p *printer, removed []bootstrap.Removal, dry bool) {
+func removalsText(p *printer, removed []uninstall.Removal, dry bool) {
 	if len(removed) == 0 {
 		p.linef("nothing of firsthop's is here")
 		return

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bootstrap/uninstall"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/test/clients"
@@ -131,7 +132,7 @@ func TestUninstallLeavesNoTrace(t *testing.T) {
 func (n node) checkUninstall(before snapshot) {
 	n.Helper()
 	full, lasting := n.traces(), n.snapshot()
-	var announced, removed []bootstrap.Removal
+	var announced, removed []uninstall.Removal
 	n.run("uninstall", "--force", "--dry-run", "-o", "json").exits(0).decode(&announced)
 	n.unchanged(lasting)
 	n.run("uninstall", "--force", "-o", "json").exits(0).decode(&removed)
@@ -151,7 +152,7 @@ func (n node) checkUninstall(before snapshot) {
 }
 
 // checkList compares an uninstall's list with what is gone.
-func (n node) checkList(full, after snapshot, list []bootstrap.Removal) {
+func (n node) checkList(full, after snapshot, list []uninstall.Removal) {
 	n.Helper()
 	gone := map[string]bool{}
 	for _, line := range full {

@@ -1,11 +1,13 @@
-package bootstrap
+package diagnose
 
 import (
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/natinit/attach"
+	"github.com/firsthop/firsthop/natinit/proof"
 )
 
 func TestProofSentenceIsTheRuntimes(t *testing.T) {
@@ -28,7 +30,7 @@ func TestProofSentenceIsTheRuntimes(t *testing.T) {
 		}
 	}
 	rt := RuntimeStatus{Proven: now}
-	last := &Report{ExitCode: ExitOK, Proofs: []Proof{{OK: true, Got: Answered, Time: now.Add(-30 * time.Minute)}}}
+	last := &bootstrap.Report{ExitCode: bootstrap.ExitOK, Proofs: []proof.Proof{{OK: true, Got: proof.Answered, Time: now.Add(-30 * time.Minute)}}}
 	st := Status{Runtime: &rt, Last: last, Services: 1}
 	st.Hooks = append(st.Hooks, attach.State{Hook: "connect4", Attached: true})
 	if st.conclude(); !strings.Contains(st.Sentence, "ago by the runtime") {

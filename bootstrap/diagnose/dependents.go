@@ -1,4 +1,4 @@
-package bootstrap
+package diagnose
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bootstrap/dependents"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
@@ -24,43 +25,21 @@ type Dependent struct {
 	Commands []string `json:"commands"`
 }
 
-// StrandedError says that without firsthop this node would not start again.
-type StrandedError struct {
-	Dependents []Dependent `json:"dependents"`
-}
-
-func (e *StrandedError) Error() string {
-	files := "1 file of this node names"
-	if n := len(e.Dependents); n > 1 {
-		files = fmt.Sprintf("%d files of this node name", n)
-	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s as its API server a Service IP that firsthop serves: without firsthop the node is NotReady after its next reboot", files)
-	for _, d := range e.Dependents {
-		fmt.Fprintf(&b, "\n  %s", d.Dependent)
-		for _, c := range d.Commands {
-			fmt.Fprintf(&b, "\n    %s", c)
-		}
-	}
-	b.WriteString("\nrun these commands first, or use --force")
-	return b.String()
-}
-
-// findDependents looks for what depends on the API service of an instance.
+// FindDependents looks for what depends on the API service of an instance.
 // servers are addresses that it can use instead, the best first.
-func findDependents(ctx context.Context, d Dirs, services, servers []netip.AddrPort) []Dependent {
-	p := d.places()
-	found := dependents.Find(dependents.Config{Root: p.hostRoot, Proc: p.proc, Services: services})
+func FindDependents(ctx context.Context, d bootstrap.Dirs, services, servers []netip.AddrPort) []Dependent {
+	p := d.Places()
+	found := dependents.Find(dependents.Config{Root: p.HostRoot, Proc: p.Proc, Services: services})
 	if len(found) == 0 {
 		return nil
 	}
 	servers = slices.DeleteFunc(slices.Clone(servers), func(a netip.AddrPort) bool { return !a.IsValid() || slices.Contains(services, a) })
-	direct := Direct(d)
+	direct := bootstrap.Direct(d)
 	defer direct.Close()
-	trust := discover.Identify(discover.Config{Root: p.hostRoot, StateDir: p.stateDir, Machine: p.machine()}).Trust
+	trust := discover.Identify(discover.Config{Root: p.HostRoot, StateDir: p.StateDir, Machine: p.Machine()}).Trust
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	live := liveServers(ctx, servers, probe.Config{Strength: probe.Verified, Trust: trust, Dial: direct.DialContext})
+	live := bootstrap.LiveServers(ctx, servers, probe.Config{Strength: probe.Verified, Trust: trust, Dial: direct.DialContext})
 	if len(live) == 0 {
 		live = servers
 	}
@@ -95,18 +74,18 @@ func boolInt(b bool) int {
 	return 0
 }
 
-// apiServiceOf gives the addresses of the API service and its servers, as far as
+// APIServiceOf gives the addresses of the API service and its servers, as far as
 // table, last report and saved addresses tell. Other Services' addresses are not
 // among them: their owners could choose one that a kubelet uses.
-func apiServiceOf(table []TableService, last *Report, stateDir string) (services, servers []netip.AddrPort) {
+func APIServiceOf(table []TableService, last *bootstrap.Report, stateDir string) (services, servers []netip.AddrPort) {
 	add := func(list *[]netip.AddrPort, a netip.AddrPort) {
 		if a.IsValid() && !slices.Contains(*list, a) {
 			*list = append(*list, a)
 		}
 	}
-	known := apiAddrs(last, stateDir)
+	known := APIAddrs(last, stateDir)
 	for _, svc := range table {
-		frontends := tcpFrontends(svc)
+		frontends := TCPFrontends(svc)
 		is := func(a netip.AddrPort) bool { return slices.Contains(known, a) }
 		if svc.Owner != natinit.OwnerInit && !slices.ContainsFunc(frontends, is) {
 			continue
@@ -134,25 +113,6 @@ func apiServiceOf(table []TableService, last *Report, stateDir string) (services
 	return services, servers
 }
 
-// strands refuses to take away what this node needs to start again.
-func (u *uninstall) strands(ctx context.Context) error {
-	last, _ := LoadReport(u.runDir) // without it, table and saved addresses tell
-	services, servers := apiServiceOf(u.vips, last, u.stateDir)
-	u.servers = servers
-	found := findDependents(ctx, u.Dirs, services, servers)
-	if len(found) == 0 {
-		return nil
-	}
-	err := &StrandedError{Dependents: found}
-	if !u.Force {
-		return &exitError{ExitStranded, err}
-	}
-	for _, d := range found {
-		u.Log.Warn("this file still names a Service IP that firsthop served", "file", d.Path, "server", d.Server, "fix", strings.Join(d.Commands, "; "))
-	}
-	return nil
-}
-
 // dependents judges whether what needs the Service IP will have it at the next
 // boot.
 func (d *doctor) dependents(ctx context.Context) Diagnosis {
@@ -163,11 +123,11 @@ func (d *doctor) dependents(ctx context.Context) Diagnosis {
 			return unseen("what depends on the Service IP", err)
 		}
 	}
-	services, servers := apiServiceOf(table, d.last, d.stateDir)
-	if d.noHost != nil {
-		return warn("give the container hostPID: true, or mount the host's root and give it by --root", "cannot look at the node's configuration: %s", d.noHost)
+	services, servers := APIServiceOf(table, d.last, d.StateDir)
+	if d.NoHost != nil {
+		return warn("give the container hostPID: true, or mount the host's root and give it by --root", "cannot look at the node's configuration: %s", d.NoHost)
 	}
-	found := findDependents(ctx, d.Dirs, services, servers)
+	found := FindDependents(ctx, d.Dirs, services, servers)
 	if len(found) == 0 {
 		return ok("no kubelet, kubeadm or kube-proxy configuration of this node names the Service IP")
 	}
@@ -177,7 +137,7 @@ func (d *doctor) dependents(ctx context.Context) Diagnosis {
 		commands = append(commands, dep.Commands...)
 	}
 	needs := fmt.Sprintf("this node needs firsthop to start: %s the Service IP", count(len(found), "file")+verbFor(len(found), " names", " name"))
-	if boot := d.boot(ctx); d.Own() || d.noHost != nil || boot.Health != Healthy {
+	if boot := d.boot(ctx); d.Own() || d.NoHost != nil || boot.Health != Healthy {
 		fix := "firsthop install"
 		if d.Own() {
 			fix = strings.Join(commands, "; ")

@@ -1,4 +1,4 @@
-package bootstrap
+package diagnose
 
 import (
 	"errors"
@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/mounts"
@@ -33,13 +34,13 @@ type TableService struct {
 }
 
 // ErrNoTable says that the instance has no NAT table: init didn't run, or its
-// bpffs is gone.
+// BPFFS is gone.
 var ErrNoTable = errors.New("no NAT table")
 
 // ReadTable reads the NAT table of an instance. The error matches ErrNoTable
 // if there is none. Names are those that the last init noted; rt brings those of
 // the runtime, and the Services that it could not put into the table.
-func ReadTable(d Dirs, rt RuntimeView) ([]TableService, error) {
+func ReadTable(d bootstrap.Dirs, rt RuntimeView) ([]TableService, error) {
 	maps, err := openTableOf(d)
 	if err != nil {
 		return nil, err
@@ -53,12 +54,12 @@ func ReadTable(d Dirs, rt RuntimeView) ([]TableService, error) {
 	if err != nil {
 		return nil, err
 	}
-	return rt.name(table, namesOfInit(d.places().runDir)), nil
+	return rt.name(table, namesOfInit(d.Places().RunDir)), nil
 }
 
 // openTableOf finds and opens the table of an instance for reading.
-func openTableOf(d Dirs) (*bpf.Maps, error) {
-	b, err := mounts.FindBPFFS(d.mountConfig(d.BPFFS))
+func openTableOf(d bootstrap.Dirs) (*bpf.Maps, error) {
+	b, err := mounts.FindBPFFS(d.MountConfig(d.BPFFS))
 	if err != nil {
 		return nil, err
 	}
@@ -66,10 +67,6 @@ func openTableOf(d Dirs) (*bpf.Maps, error) {
 		return nil, fmt.Errorf("%w: %s", ErrNoTable, err)
 	}
 	return openTable(b)
-}
-
-func (d Dirs) mountConfig(path string) mounts.Config {
-	return mounts.Config{Root: d.Root, Path: path, Explicit: path != "", RunDir: d.RunDir}
 }
 
 // openTable opens the table for reading. The error of one that lacks some of
@@ -96,8 +93,8 @@ func readState(maps *bpf.Maps) (*nat.State, error) {
 	return state, nil
 }
 
-// readTable reads all of a table.
-func readTable(maps *bpf.Maps) ([]TableService, error) {
+// ReadMaps reads all of a table.
+func ReadMaps(maps *bpf.Maps) ([]TableService, error) {
 	state, err := readState(maps)
 	if err != nil {
 		return nil, err
@@ -154,7 +151,7 @@ func backendsOf(state *nat.State, w bpf.Word) []netip.AddrPort {
 // frontends: a Service that the runtime took over has another index since.
 func namesOfInit(runDir string) map[string]string {
 	names := map[string]string{}
-	last, err := LoadReport(runDir)
+	last, err := bootstrap.LoadReport(runDir)
 	if err != nil {
 		return names
 	}
@@ -205,4 +202,17 @@ func (ts TableService) hasAddress(is func(netip.AddrPort) bool) bool {
 		}
 	}
 	return slices.ContainsFunc(ts.Backends, is) || slices.ContainsFunc(ts.Local, is)
+}
+
+// TCPFrontends are the addresses that a Service has for TCP.
+func TCPFrontends(svc TableService) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, f := range svc.Frontends {
+		if text, ok := strings.CutPrefix(f, bpf.TCP.String()+"/"); ok {
+			if a, err := netip.ParseAddrPort(text); err == nil {
+				out = append(out, a)
+			}
+		}
+	}
+	return out
 }

@@ -1,4 +1,4 @@
-package bootstrap
+package diagnose
 
 import (
 	"errors"
@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/mounts"
@@ -16,41 +17,42 @@ import (
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
 	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
+	"github.com/firsthop/firsthop/natinit/proof"
 )
 
 // Status is what is true of an instance now, and what was proven when.
 type Status struct {
-	Serving  bool           `json:"serving"`
-	Sentence string         `json:"sentence"`
-	Problems []string       `json:"problems,omitempty"`
-	Notes    []string       `json:"notes,omitempty"` // what to know, and no problem
-	Instance InstanceDirs   `json:"instance"`
-	Hooks    []attach.State `json:"hooks,omitempty"`
-	Table    []TableService `json:"table,omitempty"` // of it, the API service and what else the init stage wrote
-	Services int            `json:"services"`        // that the whole table holds
-	Runtime  *RuntimeStatus `json:"runtime,omitempty"`
-	About    string         `json:"runtime_sentence"` // the runtime in one line
-	Last     *Report        `json:"last_init,omitempty"`
+	Serving  bool                   `json:"serving"`
+	Sentence string                 `json:"sentence"`
+	Problems []string               `json:"problems,omitempty"`
+	Notes    []string               `json:"notes,omitempty"` // what to know, and no problem
+	Instance bootstrap.InstanceDirs `json:"instance"`
+	Hooks    []attach.State         `json:"hooks,omitempty"`
+	Table    []TableService         `json:"table,omitempty"` // of it, the API service and what else the init stage wrote
+	Services int                    `json:"services"`        // that the whole table holds
+	Runtime  *RuntimeStatus         `json:"runtime,omitempty"`
+	About    string                 `json:"runtime_sentence"` // the runtime in one line
+	Last     *bootstrap.Report      `json:"last_init,omitempty"`
 
 	halved bool // there is a part of a table
 }
 
 // ReadStatus looks at an instance and changes nothing. It is about the API
 // service; of the others it only tells how many there are, and what the runtime says.
-func ReadStatus(d Dirs, rt RuntimeView) (*Status, error) {
-	p := d.places()
-	st := &Status{Instance: InstanceDirs{StateDir: p.stateDir, RunDir: p.runDir}, Runtime: rt.Runtime, About: rt.Sentence()}
-	last, err := LoadReport(p.runDir)
+func ReadStatus(d bootstrap.Dirs, rt RuntimeView) (*Status, error) {
+	p := d.Places()
+	st := &Status{Instance: bootstrap.InstanceDirs{StateDir: p.StateDir, RunDir: p.RunDir}, Runtime: rt.Runtime, About: rt.Sentence()}
+	last, err := bootstrap.LoadReport(p.RunDir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		st.Notes = append(st.Notes, err.Error()) // it is no more than a memory
 	}
 	st.Last = last
-	st.Notes = append(st.Notes, p.examine()...)
-	b, err := mounts.FindBPFFS(d.mountConfig(d.BPFFS))
+	st.Notes = append(st.Notes, p.Examine()...)
+	b, err := mounts.FindBPFFS(d.MountConfig(d.BPFFS))
 	if err != nil {
 		return nil, err
 	}
-	g, err := mounts.FindCgroup2(d.mountConfig(d.Cgroup))
+	g, err := mounts.FindCgroup2(d.MountConfig(d.Cgroup))
 	if err != nil {
 		return nil, err
 	}
@@ -59,11 +61,11 @@ func ReadStatus(d Dirs, rt RuntimeView) (*Status, error) {
 	st.problem(g.Err())
 	st.halved = errors.Is(b.Err(), mounts.ErrStacked) // what is pinned below another mount may well serve
 	if b.Err() == nil && g.Err() == nil {
-		if err := st.look(b, g, p.stateDir, rt); err != nil {
+		if err := st.look(b, g, p.StateDir, rt); err != nil {
 			return nil, err
 		}
 	}
-	if l, err := instance.OpenJournal(p.runDir, false); err == nil && l.Has(instance.KindUnproven, bpf.PinsBelow(b.Path).Dir) {
+	if l, err := instance.OpenJournal(p.RunDir, false); err == nil && l.Has(instance.KindUnproven, bpf.PinsBelow(b.Path).Dir) {
 		st.problem(errors.New("what is attached was never proven: the run that attached it was killed; run `firsthop init`"))
 	}
 	st.conclude()
@@ -125,12 +127,12 @@ func (st *Status) judgeTable(state *nat.State) {
 	}
 	slices.Sort(sctp)
 	if len(sctp) > 0 {
-		st.Notes = append(st.Notes, few(sctp)+": in the table, but not served: SCTP sockets never reach the connect-time hooks")
+		st.Notes = append(st.Notes, Few(sctp)+": in the table, but not served: SCTP sockets never reach the connect-time hooks")
 	}
 }
 
-// few names the first of many.
-func few(list []string) string {
+// Few names the first of many.
+func Few(list []string) string {
 	const most = 8
 	if len(list) <= most {
 		return strings.Join(list, ", ")
@@ -140,14 +142,14 @@ func few(list []string) string {
 
 // apiIndexes are where the API service is in the table: that of the addresses
 // which the last init and the saved addresses name, and that which the runtime names.
-func apiIndexes(state *nat.State, last *Report, stateDir string, rt RuntimeView) map[uint32]bool {
+func apiIndexes(state *nat.State, last *bootstrap.Report, stateDir string, rt RuntimeView) map[uint32]bool {
 	out := map[uint32]bool{}
 	for _, s := range rt.inTable() {
 		if service, _, _ := strings.Cut(s.Name, ":"); service == "default/kubernetes" {
 			out[s.Index] = true
 		}
 	}
-	for _, a := range apiAddrs(last, stateDir) {
+	for _, a := range APIAddrs(last, stateDir) {
 		if fe, there := state.Frontends[bpf.FrontendKeyOf(a, bpf.TCP)]; there {
 			out[fe.Index] = true
 		}
@@ -155,9 +157,9 @@ func apiIndexes(state *nat.State, last *Report, stateDir string, rt RuntimeView)
 	return out
 }
 
-// apiAddrs are the addresses of the API service, as far as they are known:
+// APIAddrs are the addresses of the API service, as far as they are known:
 // those that the last init proved, and those that were saved.
-func apiAddrs(last *Report, stateDir string) []netip.AddrPort {
+func APIAddrs(last *bootstrap.Report, stateDir string) []netip.AddrPort {
 	var out []netip.AddrPort
 	add := func(a netip.AddrPort) {
 		if a.IsValid() && !slices.Contains(out, a) {
@@ -181,7 +183,7 @@ func apiAddrs(last *Report, stateDir string) []netip.AddrPort {
 // was attached then should be now.
 func (st *Status) judgeHook(h attach.State) error {
 	expected := strings.HasPrefix(h.Hook, "connect")
-	if st.Last != nil && st.Last.ExitCode == ExitOK && !st.Last.DryRun {
+	if st.Last != nil && st.Last.ExitCode == bootstrap.ExitOK && !st.Last.DryRun {
 		expected = false
 		for _, was := range st.Last.Hooks {
 			expected = expected || was.Hook == h.Hook
@@ -209,18 +211,18 @@ func (st *Status) conclude() {
 		st.Sentence = st.Runtime.proofSentence()
 	case st.Serving && st.Last != nil && st.Last.Proven():
 		p := st.Last.Proofs[0]
-		st.Sentence = fmt.Sprintf("serving; proven %s: %s", discover.Ago(time.Since(p.Time)), describeProofs(st.Last.Proofs))
+		st.Sentence = fmt.Sprintf("serving; proven %s: %s", discover.Ago(time.Since(p.Time)), proof.Describe(st.Last.Proofs))
 		if f := st.Last.Failure(); f != nil {
 			st.Sentence += fmt.Sprintf("; after that the last init failed at %s: %s", f.Step, f.Reason)
 		}
 	case st.Serving && st.Last != nil && st.Last.Failure() != nil:
 		st.Sentence = fmt.Sprintf("serving, but the last init failed %s at %s: %s", discover.Ago(time.Since(st.Last.Time)), st.Last.Failure().Step, st.Last.Failure().Reason)
 		if len(st.Last.Before) > 0 {
-			st.Sentence += fmt.Sprintf("; proven before that, %s: %s", discover.Ago(time.Since(st.Last.Before[0].Time)), describeProofs(st.Last.Before))
+			st.Sentence += fmt.Sprintf("; proven before that, %s: %s", discover.Ago(time.Since(st.Last.Before[0].Time)), proof.Describe(st.Last.Before))
 		}
 	case st.Serving:
 		st.Sentence = "serving, as far as table and attachment tell; not proven, as far as is known: `firsthop init` proves it"
-	case st.Last != nil && st.Last.Scope == ScopeOff && len(st.Problems) == 0:
+	case st.Last != nil && st.Last.Scope == bootstrap.ScopeOff && len(st.Problems) == 0:
 		st.Sentence = "not attached, by --scope off; the table is ready, and something else serves the Service addresses"
 	case st.Services == 0 && attached == 0 && !st.halved:
 		st.Sentence = "not serving: nothing is set up here"

@@ -1,4 +1,4 @@
-package bootstrap
+package diagnose
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
@@ -29,33 +30,32 @@ const (
 
 // Finding is one thing that was checked.
 type Finding struct {
-	Check    string   `json:"check"`
-	Grade    Grade    `json:"grade"`
-	Sentence string   `json:"sentence"`
-	Details  []string `json:"details,omitempty"`
-	Evidence []string `json:"evidence,omitempty"` // what the sentence was made from
-	ExitCode ExitCode `json:"exit_code"`          // what init would end with because of this
+	Check    string             `json:"check"`
+	Grade    Grade              `json:"grade"`
+	Sentence string             `json:"sentence"`
+	Details  []string           `json:"details,omitempty"`
+	Evidence []string           `json:"evidence,omitempty"` // what the sentence was made from
+	ExitCode bootstrap.ExitCode `json:"exit_code"`          // what init would end with because of this
 }
 
 // CheckReport says whether a node is ready for the init stage.
 type CheckReport struct {
-	Ready    bool          `json:"ready"`
-	ExitCode ExitCode      `json:"exit_code"`
-	Findings []Finding     `json:"findings"`
-	Would    []string      `json:"init_would"` // what init would change with these settings, in its order
-	Kernel   kernel.Report `json:"kernel"`
+	Ready    bool               `json:"ready"`
+	ExitCode bootstrap.ExitCode `json:"exit_code"`
+	Findings []Finding          `json:"findings"`
+	Would    []string           `json:"init_would"` // what init would change with these settings, in its order
+	Kernel   kernel.Report      `json:"kernel"`
 }
 
 // Check looks at everything that the init stage needs of a node, and says what
 // the stage would do, as its dry run does. It changes nothing.
-func Check(ctx context.Context, cfg Config) (*CheckReport, error) {
-	s, err := cfg.parse()
-	if err != nil {
+func Check(ctx context.Context, cfg bootstrap.Config) (*CheckReport, error) {
+	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	c := &checkup{Config: cfg, places: cfg.Dirs.places(), report: &CheckReport{Ready: true, Would: []string{}}}
+	c := &checkup{Config: cfg, Places: cfg.Dirs.Places(), report: &CheckReport{Ready: true, Would: []string{}}}
 	cfg.DryRun = true
-	c.plan = Init(ctx, cfg)
+	c.plan = bootstrap.Init(ctx, cfg)
 	for _, st := range c.plan.Steps {
 		if st.Step == "seed" && len(st.Changes) > 0 {
 			c.report.Would = append(c.report.Would, "lead "+st.Reason)
@@ -63,7 +63,7 @@ func Check(ctx context.Context, cfg Config) (*CheckReport, error) {
 		c.report.Would = append(c.report.Would, st.Changes...)
 	}
 	looks := []func(context.Context) (Finding, error){c.kernel, c.bpffs, c.cgroup2, c.hooks, c.kubeProxy, c.addresses, c.boot}
-	if given := s.given.Kubeadm; given != nil {
+	if given, err := cfg.KubeadmFile(); err == nil && given != nil {
 		looks = append(looks, func(context.Context) (Finding, error) { return kubeadmFinding(cfg.Kubeadm, given), nil })
 	}
 	for _, look := range looks {
@@ -73,11 +73,11 @@ func Check(ctx context.Context, cfg Config) (*CheckReport, error) {
 		}
 		if f.Grade == Bad {
 			c.report.Ready = false
-			if c.report.ExitCode == ExitOK {
+			if c.report.ExitCode == bootstrap.ExitOK {
 				c.report.ExitCode = f.ExitCode
 			}
 		} else {
-			f.ExitCode = ExitOK
+			f.ExitCode = bootstrap.ExitOK
 		}
 		c.report.Findings = append(c.report.Findings, f)
 	}
@@ -97,9 +97,9 @@ func (c *checkup) rest() {
 
 // addresses says where init would lead connections to the API service.
 func (c *checkup) addresses(context.Context) (Finding, error) {
-	f := Finding{Check: "addresses", Grade: Good, ExitCode: ExitNotFound}
-	at := slices.IndexFunc(c.plan.Steps, func(st StepReport) bool { return st.Step == "discover" })
-	if at < 0 || c.plan.Steps[at].Result == Skipped {
+	f := Finding{Check: "addresses", Grade: Good, ExitCode: bootstrap.ExitNotFound}
+	at := slices.IndexFunc(c.plan.Steps, func(st bootstrap.StepReport) bool { return st.Step == "discover" })
+	if at < 0 || c.plan.Steps[at].Result == bootstrap.Skipped {
 		f.Grade, f.Sentence = Skip, "not looked for, as what comes before fails"
 		return f, nil
 	}
@@ -114,14 +114,14 @@ func (c *checkup) addresses(context.Context) (Finding, error) {
 		f.Evidence = append(f.Evidence, where)
 	}
 	switch {
-	case st.Result == Failed:
+	case st.Result == bootstrap.Failed:
 		f.Grade, f.ExitCode = Bad, st.ExitCode
 		if lines := strings.Split(st.Reason, "\n"); len(lines) > 1 { // what each source said
 			f.Sentence, f.Evidence = lines[0], lines[1:len(lines)-1]
 			f.Details = append(f.Details, lines[len(lines)-1]+"; `firsthop discover` shows what each source gave")
 		}
 	case live == 0 && len(c.plan.Servers) > 0:
-		f.Grade, f.ExitCode = Bad, ExitProof
+		f.Grade, f.ExitCode = Bad, bootstrap.ExitProof
 		f.Sentence = "no API server answers: " + f.Sentence
 	case len(st.Warnings) > 0:
 		f.Grade = Warn
@@ -156,40 +156,40 @@ func listed(l []string) string {
 }
 
 type checkup struct {
-	Config
-	places
+	bootstrap.Config
+	bootstrap.Places
 	report *CheckReport
-	plan   *Report // of a dry run of init
+	plan   *bootstrap.Report // of a dry run of init
 	mount  mounts.BPFFS
 	root   mounts.Cgroup2
 }
 
 func (c *checkup) kernel(context.Context) (Finding, error) {
-	rep, err := kernel.Check(kernel.Config{Root: c.hostRoot, IgnoreVersion: c.IgnoreKernelVersion, All: true, Forbid: c.Forbid})
+	rep, err := kernel.Check(kernel.Config{Root: c.HostRoot, IgnoreVersion: c.IgnoreKernelVersion, All: true, Forbid: c.Forbid})
 	if err != nil {
 		return Finding{}, err
 	}
 	c.report.Kernel = rep
-	f := Finding{Check: "kernel", Grade: Good, Sentence: rep.Sentence, ExitCode: ExitKernel,
+	f := Finding{Check: "kernel", Grade: Good, Sentence: rep.Sentence, ExitCode: bootstrap.ExitKernel,
 		Evidence: []string{rep.Host.Release.Text + " " + rep.Host.Uname, rep.Host.String()}}
 	f.Details = append(f.Details, rep.Losses...)
 	if err := rep.Err(); err != nil {
 		f.Grade = Bad
 		f.Details = append(f.Details, rep.Reasons...)
 		if !errors.Is(err, kernel.ErrUnsupported) {
-			f.ExitCode = ExitInternal
+			f.ExitCode = bootstrap.ExitInternal
 		}
 	}
 	return f, nil
 }
 
 func (c *checkup) bpffs(context.Context) (Finding, error) {
-	b, err := mounts.FindBPFFS(c.mountConfig(c.BPFFS))
+	b, err := mounts.FindBPFFS(c.MountConfig(c.BPFFS))
 	if err != nil {
 		return Finding{}, err
 	}
 	c.mount = b
-	f := Finding{Check: "bpffs", Grade: Good, ExitCode: ExitBPFFS, Sentence: fmt.Sprintf("%s: %s", b.HostPath, b.State)}
+	f := Finding{Check: "bpffs", Grade: Good, ExitCode: bootstrap.ExitBPFFS, Sentence: fmt.Sprintf("%s: %s", b.HostPath, b.State)}
 	if m := b.Mount; m.Type != "" {
 		f.Evidence = append(f.Evidence, fmt.Sprintf("%s on %s type %s (%s)", m.Source, m.Point, m.Type, m.Options))
 	}
@@ -199,12 +199,12 @@ func (c *checkup) bpffs(context.Context) (Finding, error) {
 }
 
 func (c *checkup) cgroup2(context.Context) (Finding, error) {
-	g, err := mounts.FindCgroup2(c.mountConfig(c.Cgroup))
+	g, err := mounts.FindCgroup2(c.MountConfig(c.Cgroup))
 	if err != nil {
 		return Finding{}, err
 	}
 	c.root = g
-	f := Finding{Check: "cgroup2", Grade: Good, ExitCode: ExitCgroup, Sentence: fmt.Sprintf("%s: %s", g.HostPath, g.State), Evidence: []string{g.How}}
+	f := Finding{Check: "cgroup2", Grade: Good, ExitCode: bootstrap.ExitCgroup, Sentence: fmt.Sprintf("%s: %s", g.HostPath, g.State), Evidence: []string{g.How}}
 	grade(&f, g.Err(), g.Actions, g.Warnings)
 	return f, nil
 }
@@ -224,7 +224,7 @@ func grade(f *Finding, err error, actions, warnings []string) {
 }
 
 func (c *checkup) hooks(context.Context) (Finding, error) {
-	f := Finding{Check: "hooks", Grade: Good, ExitCode: ExitAttach, Sentence: "no other program is at our hooks"}
+	f := Finding{Check: "hooks", Grade: Good, ExitCode: bootstrap.ExitAttach, Sentence: "no other program is at our hooks"}
 	if c.root.Err() != nil || c.report.Kernel.Err() != nil {
 		f.Grade, f.Sentence = Skip, "not looked at, as kernel or cgroup2 fail"
 		return f, nil
@@ -254,7 +254,7 @@ func (c *checkup) hooks(context.Context) (Finding, error) {
 	case ours > 0:
 		f.Sentence = fmt.Sprintf("%d programs of this instance are attached, and no others", ours)
 	}
-	conflicts, err := attach.Conflicts(c.root.Path, c.report.Kernel.Features(), c.proc)
+	conflicts, err := attach.Conflicts(c.root.Path, c.report.Kernel.Features(), c.Proc)
 	for _, n := range conflicts {
 		f.Grade, f.Sentence = Bad, "a program of somebody else keeps ours out"
 		f.Details = append(f.Details, n.String())
@@ -278,7 +278,7 @@ func (c *checkup) attached() ([]attach.State, error) {
 }
 
 func (c *checkup) kubeProxy(ctx context.Context) (Finding, error) {
-	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: c.hostRoot, Proc: c.proc})
+	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: c.HostRoot, Proc: c.Proc})
 	if err != nil {
 		return Finding{}, err
 	}
@@ -286,16 +286,16 @@ func (c *checkup) kubeProxy(ctx context.Context) (Finding, error) {
 }
 
 func (c *checkup) boot(ctx context.Context) (Finding, error) {
-	f := Finding{Check: "boot", Grade: Good, ExitCode: ExitInternal}
+	f := Finding{Check: "boot", Grade: Good, ExitCode: bootstrap.ExitInternal}
 	if c.Own() {
 		f.Sentence = "an instance with directories of its own is not started at boot"
 		return f, nil
 	}
-	if c.noHost != nil {
-		f.Grade, f.Sentence = Warn, c.noHost.Error()
+	if c.NoHost != nil {
+		f.Grade, f.Sentence = Warn, c.NoHost.Error()
 		return f, nil
 	}
-	rep, err := planBoot(ctx, c.Config, false)
+	rep, err := bootstrap.PlanBoot(ctx, c.Config, false)
 	if err != nil {
 		f.Grade, f.Sentence = Warn, err.Error()
 		return f, nil

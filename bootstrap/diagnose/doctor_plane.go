@@ -1,4 +1,4 @@
-package bootstrap
+package diagnose
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/kernel"
@@ -22,6 +23,7 @@ import (
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
 	"github.com/firsthop/firsthop/natinit/apiserver/probe"
 	"github.com/firsthop/firsthop/natinit/attach"
+	"github.com/firsthop/firsthop/natinit/proof"
 )
 
 // The checks of the dataplane itself: pins, programs, table, and whether it works.
@@ -188,7 +190,7 @@ func (d *doctor) others(context.Context) Diagnosis {
 		}
 	}
 	if d.kernErr == nil {
-		conflicts, err := attach.Conflicts(d.cgroup.Path, d.kern.Features(), d.proc)
+		conflicts, err := attach.Conflicts(d.cgroup.Path, d.kern.Features(), d.Proc)
 		if err != nil {
 			return unseen("the programs of others", err)
 		}
@@ -222,9 +224,9 @@ func (d *doctor) table(ctx context.Context) Diagnosis {
 	const mend = "restart the runtime, which mends the table; where none runs, firsthop init"
 	switch {
 	case len(broken) > 0:
-		return fail(mend, "%d entries lead nowhere", len(broken)).because(few(broken))
+		return fail(mend, "%d entries lead nowhere", len(broken)).because(Few(broken))
 	case len(loose) > 0:
-		return warn(mend, "%d entries are left over: nothing leads to them", len(loose)).because(few(loose))
+		return warn(mend, "%d entries are left over: nothing leads to them", len(loose)).because(Few(loose))
 	}
 	return ok("%d frontends, %d words, %d sets, %d source ranges: each leads where it should", len(d.state.Frontends), len(d.state.Words), len(d.state.Sets), len(d.state.Ranges))
 }
@@ -277,7 +279,7 @@ func (d *doctor) backends(ctx context.Context) Diagnosis {
 	if d.state == nil {
 		return unseen("the table", d.mapsErr)
 	}
-	indexes := slices.Sorted(maps.Keys(apiIndexes(d.state, d.last, d.stateDir, d.Runtime)))
+	indexes := slices.Sorted(maps.Keys(apiIndexes(d.state, d.last, d.StateDir, d.Runtime)))
 	if len(indexes) == 0 {
 		return fail(runInit, "the API service is not in the table, or its address is not known any more")
 	}
@@ -306,7 +308,7 @@ func (d *doctor) backends(ctx context.Context) Diagnosis {
 		if r.Err != nil {
 			text += ": " + r.Err.Error()
 		} else {
-			text += fmt.Sprintf(" (%.1f ms)", millis(r.Latency))
+			text += fmt.Sprintf(" (%.1f ms)", bootstrap.Millis(r.Latency))
 		}
 		if r.State == apiserver.Live {
 			live++
@@ -336,7 +338,7 @@ func (d *doctor) proof(ctx context.Context) Diagnosis {
 	if cookie, err := natinit.NetnsCookie(); settings.Flags&bpf.SettingsHostScope != 0 && err == nil && cookie != settings.HostNetns {
 		return warn("run it in the host's network namespace", "not tried: only the host's network namespace is served, and this is another")
 	}
-	conn, err := newConnector(ctx, d.cgroup.Path, d.Binary, kernel.Config{Forbid: d.Forbid}.IntoCgroup())
+	conn, err := bootstrap.Connect(ctx, d.cgroup.Path, d.Binary, kernel.Config{Forbid: d.Forbid}.IntoCgroup())
 	if err != nil {
 		return unseen("whether connections get through", err)
 	}
@@ -347,23 +349,23 @@ func (d *doctor) proof(ctx context.Context) Diagnosis {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	trust, asked := d.trust(), Answered
+	trust, asked := d.trust(), proof.Answered
 	if trust.Known() {
-		asked = Verified
+		asked = proof.Verified
 	}
-	var proofs []Proof
+	var proofs []proof.Proof
 	for _, a := range addrs {
-		p, err := prover{maps: d.maps, asked: asked, trust: trust, verify: asked == Verified}.one(ctx, conn, a)
+		p, err := proof.Prover{Sockets: d.maps.Map(bpf.MapPeer), Asked: asked, Trust: trust, Verify: asked == proof.Verified}.Prove(ctx, conn, a)
 		if err != nil {
 			return unseen("whether connections get through", err)
 		}
 		proofs = append(proofs, p)
 	}
-	said := describeProofs(proofs)
+	said := proof.Describe(proofs)
 	switch {
-	case slices.ContainsFunc(proofs, func(p Proof) bool { return p.Got == "" }):
+	case slices.ContainsFunc(proofs, func(p proof.Proof) bool { return p.Got == "" }):
 		return fail(runInit+"; if that fails too, the checks cgroup, hooks and others say what is in the way", "attached, but not effective: %s", said)
-	case slices.ContainsFunc(proofs, func(p Proof) bool { return !p.OK }):
+	case slices.ContainsFunc(proofs, func(p proof.Proof) bool { return !p.OK }):
 		return warn("the check backends says which API servers answer", "connections are led to API servers, which don't answer: %s", said)
 	}
 	return ok("%s", said)
@@ -371,13 +373,13 @@ func (d *doctor) proof(ctx context.Context) Diagnosis {
 
 // trust verifies the API servers of this node's cluster; nil if no CA is known.
 func (d *doctor) trust() *apiserver.Trust {
-	return discover.Identify(discover.Config{Root: d.hostRoot, StateDir: d.stateDir, Pod: d.Pod, Machine: d.machine()}).Trust
+	return discover.Identify(discover.Config{Root: d.HostRoot, StateDir: d.StateDir, Pod: d.Pod, Machine: d.Machine()}).Trust
 }
 
 // proofAddrs are the addresses of the API service that the table has.
 func (d *doctor) proofAddrs() []netip.AddrPort {
 	var out []netip.AddrPort
-	for _, index := range slices.Sorted(maps.Keys(apiIndexes(d.state, d.last, d.stateDir, d.Runtime))) {
+	for _, index := range slices.Sorted(maps.Keys(apiIndexes(d.state, d.last, d.StateDir, d.Runtime))) {
 		for _, k := range d.state.FrontendsOf(index) {
 			out = append(out, k.AddrPort())
 		}

@@ -1,13 +1,15 @@
-package bootstrap
+package diagnose
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/kernel"
@@ -17,6 +19,7 @@ import (
 	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/natinit/kubeproxy"
+	"github.com/firsthop/firsthop/natinit/proof"
 	"github.com/firsthop/firsthop/units"
 )
 
@@ -76,7 +79,7 @@ func (d *doctor) trueRoot(context.Context) Diagnosis {
 
 func (d *doctor) changes(context.Context) Diagnosis {
 	entries := 0
-	for _, dir := range []string{d.runDir, d.stateDir} {
+	for _, dir := range []string{d.RunDir, d.StateDir} {
 		l, err := instance.OpenJournal(dir, false)
 		if errors.Is(err, instance.ErrDamagedJournal) {
 			return fail(runInit+"; it sets the damaged file aside and keeps what can be recovered", "what was changed on the host is not known as a whole: %s; %d entries can be recovered", err, len(l.Entries()))
@@ -103,7 +106,7 @@ func (d *doctor) lastInit(context.Context) Diagnosis {
 	case !d.last.Proven():
 		return warn(runInit, "the last init, %s, proved nothing", discover.Ago(time.Since(d.last.Time)))
 	}
-	return ok("proven %s: %s", discover.Ago(time.Since(d.last.Proofs[0].Time)), describeProofs(d.last.Proofs))
+	return ok("proven %s: %s", discover.Ago(time.Since(d.last.Proofs[0].Time)), proof.Describe(d.last.Proofs))
 }
 
 const startRuntime = "systemctl restart firsthop; where it is a pod, kubectl -n kube-system describe daemonset firsthop"
@@ -123,21 +126,21 @@ func (d *doctor) runtime(context.Context) Diagnosis {
 	case !r.Synced:
 		return warn("the runtime's log says what it waits for", "the runtime has not heard all of the API yet: the table is served as it was found").because(seen...)
 	case len(r.Out) > 0:
-		return warn("firsthop nat, which lists them; a table that is full grows while the runtime runs, up to the memory that it may use", "%d Service ports are not in the table as they should be", len(r.Out)).because(append(seen, few(r.Out))...)
+		return warn("firsthop nat, which lists them; a table that is full grows while the runtime runs, up to the memory that it may use", "%d Service ports are not in the table as they should be", len(r.Out)).because(append(seen, Few(r.Out))...)
 	}
 	if len(r.Claims) > 0 {
 		return warn("take the address out of the Service's external IPs, or ask its owner; the API servers' addresses are never served for another Service",
-			"Services claim addresses of API servers: they are not served there").because(append(seen, few(r.Claims))...)
+			"Services claim addresses of API servers: they are not served there").because(append(seen, Few(r.Claims))...)
 	}
 	if len(r.Problems) > 0 {
-		seen = append(seen, fmt.Sprintf("not served as Services ask: %s", few(r.Problems)))
+		seen = append(seen, fmt.Sprintf("not served as Services ask: %s", Few(r.Problems)))
 	}
 	return ok("alive and in step with the API").because(seen...)
 }
 
 // noRuntime judges an instance whose runtime has no socket.
 func (d *doctor) noRuntime() Diagnosis {
-	if err := instance.RuntimeAbsent(d.runDir); err != nil {
+	if err := instance.RuntimeAbsent(d.RunDir); err != nil {
 		return warn(startRuntime, "a runtime holds its lock, but has no socket: it starts or ends now, or its socket was removed").because(err.Error())
 	}
 	of := 0
@@ -155,8 +158,8 @@ func (d *doctor) noRuntime() Diagnosis {
 }
 
 func (d *doctor) cache(context.Context) Diagnosis {
-	known, err := apiserver.Load(d.stateDir)
-	path := apiserver.CachePath(d.stateDir)
+	known, err := apiserver.Load(d.StateDir)
+	path := apiserver.CachePath(d.StateDir)
 	switch {
 	case errors.Is(err, apiserver.ErrNoCache):
 		return warn(runInit+" (without --persist off)", "%s is not there: after a reboot no API server is known before the kubelet's files are read", path)
@@ -180,15 +183,15 @@ func (d *doctor) boot(ctx context.Context) Diagnosis {
 	if d.Own() {
 		return ok("an instance with directories of its own is not started at boot")
 	}
-	if d.noHost != nil {
-		return warn("give the container hostPID: true, or mount the host's root and give it by --root", "%s", d.noHost)
+	if d.NoHost != nil {
+		return warn("give the container hostPID: true, or mount the host's root and give it by --root", "%s", d.NoHost)
 	}
-	rep, err := units.PlanInstall(ctx, units.Config{Root: d.hostRoot, StateDir: d.onHost(d.stateDir), BinarySource: d.Binary, Args: installedArgs(d.hostRoot)})
+	rep, err := units.PlanInstall(ctx, units.Config{Root: d.HostRoot, StateDir: d.OnHost(d.StateDir), BinarySource: d.Binary, Args: bootstrap.InstalledArgs(d.HostRoot)})
 	switch {
 	case err != nil:
 		return warn("firsthop units", "what starts at boot can't be told: %s", err)
 	case len(rep.Actions) > 0:
-		return warn("firsthop install", "what starts at boot is not what this firsthop would install").because(describeActions(rep.Actions)...).because(rep.Warnings...)
+		return warn("firsthop install", "what starts at boot is not what this firsthop would install").because(bootstrap.DescribeActions(rep.Actions)...).because(rep.Warnings...)
 	case !rep.Survives:
 		return warn("firsthop units, which says what is missing", "%s", rep.Statement).because(rep.Warnings...)
 	}
@@ -196,7 +199,7 @@ func (d *doctor) boot(ctx context.Context) Diagnosis {
 }
 
 func (d *doctor) kubeProxy(ctx context.Context) Diagnosis {
-	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: d.hostRoot, Proc: d.proc})
+	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: d.HostRoot, Proc: d.Proc})
 	if err != nil {
 		return warn("run it as root", "whether kube-proxy is here could not be told: %s", err)
 	}
@@ -222,11 +225,29 @@ func (d *doctor) apiBackends() []string {
 		return nil
 	}
 	var out []string
-	for index := range apiIndexes(d.state, d.last, d.stateDir, d.Runtime) {
+	for index := range apiIndexes(d.state, d.last, d.StateDir, d.Runtime) {
 		for _, b := range d.state.Backends(d.state.Words[bpf.WordAt(index, false)]) {
 			out = append(out, b.String())
 		}
 	}
 	slices.Sort(out)
 	return out
+}
+
+// directories judges who else may change what firsthop goes by.
+func (d *doctor) directories(context.Context) Diagnosis {
+	var seen []string
+	for _, dir := range []string{d.RunDir, d.StateDir} {
+		trust, err := instance.Examine(dir)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+		case err != nil:
+			return fail("give another directory, or make it one", "%s can't be used: %s", dir, err)
+		case trust.Err() != nil:
+			return fail("look what is in "+dir+", then: "+trust.Repair()+"; then "+runInit, "what the files in %s say is not believed: %s", dir, strings.Join(trust.Doubts, "; "))
+		case len(trust.Exposed) > 0:
+			seen = append(seen, fmt.Sprintf("%s lies below %s, where everybody may make files", dir, strings.Join(trust.Exposed, ", ")))
+		}
+	}
+	return ok("only root may write what firsthop goes by").because(seen...)
 }

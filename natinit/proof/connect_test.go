@@ -1,4 +1,4 @@
-package bootstrap
+package proof
 
 import (
 	"crypto/tls"

@@ -1,4 +1,4 @@
-package bootstrap
+package diagnose
 
 import (
 	"maps"
@@ -92,10 +92,10 @@ func TestWhatIsWrongWithATable(t *testing.T) {
 }
 
 func TestFewNamesTheFirstOfMany(t *testing.T) {
-	if got := few(strings.Fields("a b c d e f g h i j")); got != "a, b, c, d, e, f, g, h and 2 more" {
+	if got := Few(strings.Fields("a b c d e f g h i j")); got != "a, b, c, d, e, f, g, h and 2 more" {
 		t.Error(got)
 	}
-	if got := few(strings.Fields("a b")); got != "a, b" {
+	if got := Few(strings.Fields("a b")); got != "a, b" {
 		t.Error(got)
 	}
 }

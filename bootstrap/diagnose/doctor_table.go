@@ -1,4 +1,4 @@
-package bootstrap
+package diagnose
 
 import (
 	"fmt"

@@ -1,4 +1,4 @@
-package bootstrap
+package proof
 
 import (
 	"testing"
@@ -9,14 +9,13 @@ import (
 )
 
 // The proof is of one socket: what another one left in the same place of the table says nothing about it.
-func TestOnlyTheProofsOwnSocketIsRemembered(t *testing.T) {
+func TestTranslationIsOfTheSocketItself(t *testing.T) {
 	l := lab.New(t)
 	seeded, err := natinit.Seed(natinit.SeedConfig{Pins: bpf.PinsBelow(l.BPFFS)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer seeded.Close()
-	s := prover{maps: seeded.Maps}
 	peers := seeded.Maps.Map(bpf.MapPeer)
 	const cookie = 4711
 	if err := peers.Put(uint32(cookie), bpf.Peer{Cookie: cookie}); err != nil {
@@ -32,8 +31,8 @@ func TestOnlyTheProofsOwnSocketIsRemembered(t *testing.T) {
 		{"one that was never translated", cookie + 1, false},
 		{"a socket without a cookie", 0, false},
 	} {
-		if _, got := s.remembered(tt.cookie); got != tt.want {
-			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		if _, got, err := translation(peers, tt.cookie); got != tt.want || err != nil {
+			t.Errorf("%s: %v, %v, want %v", tt.name, got, err, tt.want)
 		}
 	}
 }

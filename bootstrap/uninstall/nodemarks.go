@@ -1,4 +1,4 @@
-package bootstrap
+package uninstall
 
 import (
 	"context"
@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bootstrap/diagnose"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/query"
@@ -24,8 +26,8 @@ import (
 const marksTimeout = 3 * time.Second
 
 // askAboutNode says how this node's kubelet asks, at which servers.
-func askAboutNode(p places, servers []netip.AddrPort) query.Config {
-	id, findings := sources.Decide(sources.Files(p.hostRoot), nil)
+func askAboutNode(p bootstrap.Places, servers []netip.AddrPort) query.Config {
+	id, findings := sources.Decide(sources.Files(p.HostRoot), nil)
 	cfg := query.Config{Trust: id.Trust}
 	for _, a := range servers {
 		cfg.Candidates = append(cfg.Candidates, apiserver.Endpoint{Addr: a})
@@ -38,20 +40,20 @@ func askAboutNode(p places, servers []netip.AddrPort) query.Config {
 }
 
 // ranHere reports whether a runtime was at work since the last boot.
-func (u *uninstall) ranHere() bool {
-	return isThere(filepath.Join(u.runDir, instance.RuntimeLockName)) ||
-		slices.ContainsFunc(u.vips, func(s TableService) bool { return s.Owner == natinit.OwnerRuntime })
+func (u *uninstaller) ranHere() bool {
+	return bootstrap.IsThere(filepath.Join(u.RunDir, instance.RuntimeLockName)) ||
+		slices.ContainsFunc(u.vips, func(s diagnose.TableService) bool { return s.Owner == natinit.OwnerRuntime })
 }
 
 // withMarks does something with what the Node says of firsthop, and says what is
 // left where that fails. An instance of its own says nothing of its node.
-func (u *uninstall) withMarks(ctx context.Context, ranHere bool, do func(context.Context, query.Config) (query.Marks, error)) {
-	if u.Own() || u.noHost != nil {
+func (u *uninstaller) withMarks(ctx context.Context, ranHere bool, do func(context.Context, query.Config) (query.Marks, error)) {
+	if u.Own() || u.NoHost != nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, marksTimeout)
 	defer cancel()
-	m, err := do(ctx, askAboutNode(u.places, u.servers))
+	m, err := do(ctx, askAboutNode(u.Places, u.servers))
 	switch {
 	case err == nil:
 		u.removals = append(u.removals, marksRemoved(m)...)

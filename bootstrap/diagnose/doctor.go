@@ -1,4 +1,4 @@
-package bootstrap
+package diagnose
 
 import (
 	"context"
@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/kernel"
@@ -54,14 +55,14 @@ func (g Diagnosis) because(evidence ...string) Diagnosis {
 
 // DoctorReport is the whole of an examination.
 type DoctorReport struct {
-	Healthy   bool        `json:"healthy"` // nothing is broken
-	ExitCode  ExitCode    `json:"exit_code"`
-	Diagnoses []Diagnosis `json:"diagnoses"`
+	Healthy   bool               `json:"healthy"` // nothing is broken
+	ExitCode  bootstrap.ExitCode `json:"exit_code"`
+	Diagnoses []Diagnosis        `json:"diagnoses"`
 }
 
 // DoctorConfig says whom to examine.
 type DoctorConfig struct {
-	Dirs
+	bootstrap.Dirs
 	Runtime             RuntimeView
 	Pod                 sources.PodEnvironment
 	Binary              string // this program, for the child that connects
@@ -73,9 +74,9 @@ type DoctorConfig struct {
 // nothing; the one thing that others may see of it is a connection to the API.
 func Doctor(ctx context.Context, cfg DoctorConfig) (*DoctorReport, error) {
 	if err := errors.Join(cfg.Dirs.Validate(), kernel.Config{Forbid: cfg.Forbid}.Validate()); err != nil {
-		return nil, &UsageError{Err: err}
+		return nil, &bootstrap.UsageError{Err: err}
 	}
-	d := &doctor{DoctorConfig: cfg, places: cfg.Dirs.places()}
+	d := &doctor{DoctorConfig: cfg, Places: cfg.Dirs.Places()}
 	defer d.close()
 	if err := d.gather(); err != nil {
 		return nil, err
@@ -85,7 +86,7 @@ func Doctor(ctx context.Context, cfg DoctorConfig) (*DoctorReport, error) {
 		g := c.look(d, ctx)
 		g.Check = c.name
 		if g.Health == Broken {
-			rep.Healthy, rep.ExitCode = false, ExitProof
+			rep.Healthy, rep.ExitCode = false, bootstrap.ExitProof
 		}
 		rep.Diagnoses = append(rep.Diagnoses, g)
 	}
@@ -121,7 +122,7 @@ var checks = []struct {
 // doctor is an examination at work: what the checks look at.
 type doctor struct {
 	DoctorConfig
-	places
+	bootstrap.Places
 
 	kern     kernel.Report
 	kernErr  error
@@ -132,21 +133,21 @@ type doctor struct {
 	state    *nat.State
 	hooks    []attach.State
 	hooksErr error
-	last     *Report // of init; nil: none is there
+	last     *bootstrap.Report // of init; nil: none is there
 	lastErr  error
 }
 
 // gather reads what several checks look at. What can't be read is for those to judge
 // that need it.
 func (d *doctor) gather() (err error) {
-	d.kern, d.kernErr = kernel.Check(kernel.Config{Root: d.hostRoot, IgnoreVersion: d.IgnoreKernelVersion, All: true, Forbid: d.Forbid})
-	if d.last, d.lastErr = LoadReport(d.runDir); errors.Is(d.lastErr, os.ErrNotExist) {
+	d.kern, d.kernErr = kernel.Check(kernel.Config{Root: d.HostRoot, IgnoreVersion: d.IgnoreKernelVersion, All: true, Forbid: d.Forbid})
+	if d.last, d.lastErr = bootstrap.LoadReport(d.RunDir); errors.Is(d.lastErr, os.ErrNotExist) {
 		d.lastErr = nil
 	}
-	if d.mount, err = mounts.FindBPFFS(d.mountConfig(d.BPFFS)); err != nil {
+	if d.mount, err = mounts.FindBPFFS(d.MountConfig(d.BPFFS)); err != nil {
 		return err
 	}
-	if d.cgroup, err = mounts.FindCgroup2(d.mountConfig(d.Cgroup)); err != nil {
+	if d.cgroup, err = mounts.FindCgroup2(d.MountConfig(d.Cgroup)); err != nil {
 		return err
 	}
 	if d.mapsErr = d.mount.Err(); d.mapsErr == nil {
@@ -173,7 +174,7 @@ func (d *doctor) close() {
 func (d *doctor) pinsAt() bpf.Pins { return bpf.PinsBelow(d.mount.Path) }
 
 // off reports whether nothing is to be attached.
-func (d *doctor) off() bool { return d.last != nil && d.last.Scope == ScopeOff }
+func (d *doctor) off() bool { return d.last != nil && d.last.Scope == bootstrap.ScopeOff }
 
 // runInit is the remedy for most.
 const runInit = "firsthop init"

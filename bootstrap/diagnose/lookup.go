@@ -1,4 +1,4 @@
-package bootstrap
+package diagnose
 
 import (
 	"cmp"
@@ -12,6 +12,7 @@ import (
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
+	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/mounts"
@@ -46,7 +47,7 @@ type Lookup struct {
 	Affinity int              `json:"affinity_seconds,omitempty"`
 	Kept     *KeptBackend     `json:"kept,omitempty"` // what the client has by affinity
 	Ranges   []string         `json:"source_ranges,omitempty"`
-	Scope    Scope            `json:"scope,omitempty"` // of the attached programs
+	Scope    bootstrap.Scope  `json:"scope,omitempty"` // of the attached programs
 	Client   LookupClient     `json:"client"`
 }
 
@@ -71,7 +72,7 @@ type LookupClient struct {
 
 // LookUp says what a connect would do, and changes nothing that lasts (see
 // netnsCookieOf). The error matches ErrNoTable if there is no table.
-func LookUp(d Dirs, rt RuntimeView, req LookupRequest) (*Lookup, error) {
+func LookUp(d bootstrap.Dirs, rt RuntimeView, req LookupRequest) (*Lookup, error) {
 	l := &looker{req: req, key: bpf.FrontendKeyOf(netip.AddrPortFrom(req.Dest.Addr().Unmap(), req.Dest.Port()), req.Proto)}
 	l.Lookup = &Lookup{Asked: l.key.String(), Backends: []netip.AddrPort{}}
 	var err error
@@ -85,11 +86,11 @@ func LookUp(d Dirs, rt RuntimeView, req LookupRequest) (*Lookup, error) {
 	if err := l.lookAtPrograms(d); err != nil {
 		return nil, err
 	}
-	if err := l.lookAtClient(d.places()); err != nil {
+	if err := l.lookAtClient(d.Places()); err != nil {
 		return nil, err
 	}
 	l.verdict = l.state.Lookup(l.key)
-	if err := l.describe(rt, d.places().runDir); err != nil {
+	if err := l.describe(rt, d.Places().RunDir); err != nil {
 		return nil, err
 	}
 	l.decide()
@@ -111,12 +112,12 @@ type looker struct {
 }
 
 // lookAtPrograms finds the program that would run, and its settings.
-func (l *looker) lookAtPrograms(d Dirs) error {
-	b, err := mounts.FindBPFFS(d.mountConfig(d.BPFFS))
+func (l *looker) lookAtPrograms(d bootstrap.Dirs) error {
+	b, err := mounts.FindBPFFS(d.MountConfig(d.BPFFS))
 	if err != nil {
 		return err
 	}
-	if l.cgroup, err = mounts.FindCgroup2(d.mountConfig(d.Cgroup)); err != nil || l.cgroup.Err() != nil {
+	if l.cgroup, err = mounts.FindCgroup2(d.MountConfig(d.Cgroup)); err != nil || l.cgroup.Err() != nil {
 		return errors.Join(err, l.cgroup.Err())
 	}
 	hooks, err := attach.Inspect(bpf.PinsBelow(b.Path), l.maps, l.cgroup.Path)
@@ -133,12 +134,12 @@ func (l *looker) lookAtPrograms(d Dirs) error {
 			l.settings, err = settingsOf(h.Program, l.maps)
 		}
 	}
-	l.Scope = ScopeAll
+	l.Scope = bootstrap.ScopeAll
 	if l.settings.Flags&bpf.SettingsHostScope != 0 {
-		l.Scope = ScopeHost
+		l.Scope = bootstrap.ScopeHost
 	}
 	if !l.attached {
-		l.Scope = ScopeOff
+		l.Scope = bootstrap.ScopeOff
 	}
 	return err
 }
@@ -269,7 +270,7 @@ func (l *looker) leftAlone() string {
 		return "no entry of the table is about it: the connection goes where it asked to go"
 	case l.onLoopback() && !l.knownAsHosts():
 		return "node ports serve loopback addresses in " + host + " only" + l.unlessKnown()
-	case l.Scope == ScopeHost && !l.knownAsHosts():
+	case l.Scope == bootstrap.ScopeHost && !l.knownAsHosts():
 		return "only " + host + " is served (--scope host)"
 	case l.Client.OptedOut:
 		return "the workload has opted out"

@@ -1,4 +1,4 @@
-package bootstrap
+package uninstall
 
 import (
 	"bytes"
@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
 	"github.com/firsthop/firsthop/natinit/apiserver/query"
 )
@@ -73,7 +74,7 @@ func TestUninstallTakesAwayWhatTheNodeSays(t *testing.T) {
 				}
 			}
 			var log bytes.Buffer
-			u := &uninstall{places: places{hostRoot: root}, servers: []netip.AddrPort{at}}
+			u := &uninstaller{Places: bootstrap.Places{HostRoot: root}, servers: []netip.AddrPort{at}}
 			u.Log = slog.New(slog.NewTextHandler(&log, nil))
 			if tc.own {
 				u.Cgroup = "/sys/fs/cgroup/x"

@@ -1,4 +1,4 @@
-package bootstrap
+package uninstall
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
@@ -26,13 +27,13 @@ const goneSuffix = ".uninstalled"
 
 // locked takes the lock, for which it makes the run directory where a reboot
 // took it, and looks again: an init may have been at work until now.
-func (u *uninstall) locked(ctx context.Context) error {
+func (u *uninstaller) locked(ctx context.Context) error {
 	// Below 5.11 the library's own probes need it, by which it tells a detach
 	// that isn't supported from one that found nothing.
-	kernel.RaiseMemlock(kernel.Inspect(u.hostRoot))
+	kernel.RaiseMemlock(kernel.Inspect(u.HostRoot))
 	wait, cancel := context.WithTimeout(ctx, u.LockTimeout)
 	defer cancel()
-	lock, made, err := instance.MakeAndAcquire(wait, u.runDir)
+	lock, made, err := instance.MakeAndAcquire(wait, u.RunDir)
 	if err != nil {
 		return err
 	}
@@ -59,7 +60,7 @@ func (u *uninstall) locked(ctx context.Context) error {
 		}
 	}
 	if len(made) > 0 { // the lock is there for this run only
-		u.removals = slices.DeleteFunc(u.removals, func(r Removal) bool { return r.Target == filepath.Join(u.runDir, instance.LockName) })
+		u.removals = slices.DeleteFunc(u.removals, func(r Removal) bool { return r.Target == filepath.Join(u.RunDir, instance.LockName) })
 	}
 	err = u.remove(ctx)
 	u.removals = slices.DeleteFunc(u.removals, u.stayed)
@@ -67,7 +68,7 @@ func (u *uninstall) locked(ctx context.Context) error {
 }
 
 // stayed reports whether a thing that was to go is still there, as others use it.
-func (u *uninstall) stayed(r Removal) bool {
+func (u *uninstaller) stayed(r Removal) bool {
 	switch r.Kind {
 	case "mount":
 		return u.left[r.Target]
@@ -79,36 +80,36 @@ func (u *uninstall) stayed(r Removal) bool {
 
 // files are those of ours in the state and run directories, but for the lists
 // of changes and the lock.
-func (u *uninstall) files() []string {
+func (u *uninstaller) files() []string {
 	var damaged []string
-	for _, dir := range []string{u.stateDir, u.runDir} {
+	for _, dir := range []string{u.StateDir, u.RunDir} {
 		if !u.unreadable[dir] {
 			damaged = append(damaged, filepath.Join(dir, instance.JournalName+".damaged"))
 		}
 	}
-	return slices.Concat(leftOvers(u.stateDir), leftOvers(u.runDir), damaged, apiserver.CacheFiles(u.stateDir), []string{
-		filepath.Join(u.runDir, instance.StatusName),
-		filepath.Join(u.runDir, instance.RuntimeLockName), filepath.Join(u.runDir, instance.RuntimeSocketName),
+	return slices.Concat(bootstrap.Leftovers(u.StateDir), bootstrap.Leftovers(u.RunDir), damaged, apiserver.CacheFiles(u.StateDir), []string{
+		filepath.Join(u.RunDir, instance.StatusName),
+		filepath.Join(u.RunDir, instance.RuntimeLockName), filepath.Join(u.RunDir, instance.RuntimeSocketName),
 	})
 }
 
 // lastFiles are needed until the end.
-func (u *uninstall) lastFiles() []string {
+func (u *uninstaller) lastFiles() []string {
 	return []string{
-		filepath.Join(u.stateDir, instance.BackupName),
-		filepath.Join(u.stateDir, instance.JournalName),
-		filepath.Join(u.runDir, instance.BackupName),
-		filepath.Join(u.runDir, instance.JournalName),
-		filepath.Join(u.runDir, instance.LockName),
+		filepath.Join(u.StateDir, instance.BackupName),
+		filepath.Join(u.StateDir, instance.JournalName),
+		filepath.Join(u.RunDir, instance.BackupName),
+		filepath.Join(u.RunDir, instance.JournalName),
+		filepath.Join(u.RunDir, instance.LockName),
 	}
 }
 
 // dirs are the directories that we made, the deepest first.
-func (u *uninstall) dirs() []string {
+func (u *uninstaller) dirs() []string {
 	var out []string
 	for _, l := range []*instance.Journal{u.durable, u.volatile} {
 		for _, e := range slices.Backward(l.Entries()) {
-			dir := u.local(e.Target)
+			dir := u.Local(e.Target)
 			if e.IsDir() && !slices.Contains(out, dir) && isDir(dir) {
 				out = append(out, dir)
 			}
@@ -118,7 +119,7 @@ func (u *uninstall) dirs() []string {
 }
 
 // emptied are those of our directories that hold nothing but what goes.
-func (u *uninstall) emptied() []string {
+func (u *uninstaller) emptied() []string {
 	goes := map[string]bool{}
 	for _, r := range u.removals {
 		goes[r.Target] = true
@@ -129,7 +130,7 @@ func (u *uninstall) emptied() []string {
 		pins := bpf.PinsBelow(u.bpffs.Path)
 		candidates = append([]string{pins.Links(), pins.Progs(), pins.Maps(), pins.Dir}, candidates...)
 	}
-	if gone := u.runDir + goneSuffix; isDir(gone) {
+	if gone := u.RunDir + goneSuffix; isDir(gone) {
 		out = append(out, gone)
 	}
 	for _, dir := range candidates {
@@ -148,10 +149,10 @@ func isDir(path string) bool {
 	return err == nil && st.IsDir()
 }
 
-// remove goes from what would bring the rest back (units) over what traffic
+// Remove goes from what would bring the rest back (units) over what traffic
 // uses to what only remembers. The list of changes goes last.
-func (u *uninstall) remove(ctx context.Context) error {
-	if err := u.attachment().check(); err != nil { // before the units go, which would bring the rest back
+func (u *uninstaller) remove(ctx context.Context) error {
+	if err := u.attachment().Check(); err != nil { // before the units go, which would bring the rest back
 		return err
 	}
 	if !u.Own() {
@@ -163,7 +164,7 @@ func (u *uninstall) remove(ctx context.Context) error {
 			u.Log.Warn(w)
 		}
 	}
-	if err := u.attachment().remove(); err != nil {
+	if err := u.attachment().Remove(); err != nil {
 		return err
 	}
 	if err := u.unmount(ctx); err != nil {
@@ -172,7 +173,7 @@ func (u *uninstall) remove(ctx context.Context) error {
 	if err := removeFiles(u.files()); err != nil {
 		return err
 	}
-	if isDir(u.runDir) { // from here on, the volatile list stands for both
+	if isDir(u.RunDir) { // from here on, the volatile list stands for both
 		for _, e := range u.durable.Entries() {
 			if e.IsDir() {
 				if err := u.volatile.Record(e.Kind, e.Target, ""); err != nil {
@@ -185,17 +186,17 @@ func (u *uninstall) remove(ctx context.Context) error {
 	if err := removeFiles(u.lastFiles()[:2]); err != nil {
 		return err
 	}
-	u.removeDirs(dirs, u.runDir)
+	u.removeDirs(dirs, u.RunDir)
 	return u.removeRunDir(dirs)
 }
 
-func (u *uninstall) attachment() attachment {
+func (u *uninstaller) attachment() bootstrap.Attachment {
 	links := kernel.Config{Forbid: u.Forbid}.Links()
-	return attachment{bpffs: u.bpffs, cgroup: u.cgroup, journal: u.volatile, links: links, log: u.Log}
+	return bootstrap.Attachment{BPFFS: u.bpffs, Cgroup: u.cgroup, Journal: u.volatile, Links: links, Log: u.Log}
 }
 
 // removeDirs removes those of the directories that hold nothing, but for keep.
-func (u *uninstall) removeDirs(dirs []string, keep string) {
+func (u *uninstaller) removeDirs(dirs []string, keep string) {
 	for _, dir := range dirs {
 		if dir == keep {
 			continue
@@ -208,8 +209,8 @@ func (u *uninstall) removeDirs(dirs []string, keep string) {
 
 // removeRunDir removes the run directory, if it is ours and holds nothing else,
 // or what is ours in it; then those of its parents that are ours.
-func (u *uninstall) removeRunDir(dirs []string) error {
-	gone := u.runDir + goneSuffix
+func (u *uninstaller) removeRunDir(dirs []string) error {
+	gone := u.RunDir + goneSuffix
 	// One that is there already is of a run that was killed here, or is just
 	// about to be done: its parents are ours to remove now.
 	for _, dir := range u.parentsIn(gone) {
@@ -220,10 +221,10 @@ func (u *uninstall) removeRunDir(dirs []string) error {
 	if err := removeGone(gone); err != nil {
 		return err
 	}
-	if !slices.Contains(dirs, u.runDir) || !u.onlyOursIn(u.runDir) {
+	if !slices.Contains(dirs, u.RunDir) || !u.onlyOursIn(u.RunDir) {
 		return removeFiles(u.lastFiles())
 	}
-	if err := os.Rename(u.runDir, gone); err != nil {
+	if err := os.Rename(u.RunDir, gone); err != nil {
 		return fmt.Errorf("remove run directory: %w", err)
 	}
 	// The lock is gone by now: the next init may be at work already, and only
@@ -238,14 +239,14 @@ func (u *uninstall) removeRunDir(dirs []string) error {
 
 // parentsIn are those of the run directory's parents that the list of changes
 // in a directory has as ours, the deepest first.
-func (u *uninstall) parentsIn(dir string) []string {
+func (u *uninstaller) parentsIn(dir string) []string {
 	l, err := instance.OpenJournal(dir, false)
 	if err != nil {
 		return nil // damaged: what it noted is small
 	}
 	var out []string
 	for _, e := range slices.Backward(l.Entries()) {
-		if dir := u.local(e.Target); e.IsDir() && strings.HasPrefix(u.runDir, dir+"/") {
+		if dir := u.Local(e.Target); e.IsDir() && strings.HasPrefix(u.RunDir, dir+"/") {
 			out = append(out, dir)
 		}
 	}
@@ -262,7 +263,7 @@ func removeGone(gone string) error {
 	return nil
 }
 
-func (u *uninstall) onlyOursIn(dir string) bool {
+func (u *uninstaller) onlyOursIn(dir string) bool {
 	entries, err := os.ReadDir(dir)
 	return err == nil && !slices.ContainsFunc(entries, func(e os.DirEntry) bool {
 		return !slices.Contains(u.lastFiles(), filepath.Join(dir, e.Name()))
@@ -278,7 +279,7 @@ func removeFiles(paths []string) error {
 	return nil
 }
 
-func (u *uninstall) unmount(ctx context.Context) error {
+func (u *uninstaller) unmount(ctx context.Context) error {
 	if u.tableLock != nil { // it would make the bpffs busy
 		u.tableLock.Release()
 	}
@@ -286,9 +287,9 @@ func (u *uninstall) unmount(ctx context.Context) error {
 		if e.Kind != instance.KindMount {
 			continue
 		}
-		unmount, c := mounts.UnmountBPFFS, u.mountConfig(u.BPFFS)
+		unmount, c := mounts.UnmountBPFFS, u.MountConfig(u.BPFFS)
 		if e.Target != u.bpffs.HostPath {
-			unmount, c = mounts.UnmountCgroup2, u.mountConfig(u.Cgroup)
+			unmount, c = mounts.UnmountCgroup2, u.MountConfig(u.Cgroup)
 		}
 		err := unmount(ctx, c, e.Former)
 		for range 20 { // somebody may just be looking, such as a status

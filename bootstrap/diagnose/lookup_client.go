@@ -1,10 +1,11 @@
-package bootstrap
+package diagnose
 
 import (
 	"errors"
 	"fmt"
 	"math"
 
+	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/kernel"
@@ -15,7 +16,7 @@ import (
 // Whose connect it would be.
 
 // lookAtClient finds out about the client what the programs would.
-func (l *looker) lookAtClient(at places) (err error) {
+func (l *looker) lookAtClient(at bootstrap.Places) (err error) {
 	c := &l.Client
 	c.InCgroup, c.PID, c.Host = true, l.req.PID, l.req.PID == 0
 	if l.hostIsKnown() {
@@ -68,10 +69,10 @@ func (l *looker) optOutIsLookedFor() bool {
 
 // features are what this kernel has. Where programs don't know network
 // namespaces (Linux 5.7), all sockets are of the same one to them.
-func (l *looker) features(at places) (bpf.Features, error) {
-	report, err := kernel.Check(kernel.Config{Root: at.hostRoot, Forbid: l.req.Forbid})
+func (l *looker) features(at bootstrap.Places) (bpf.Features, error) {
+	report, err := kernel.Check(kernel.Config{Root: at.HostRoot, Forbid: l.req.Forbid})
 	if err != nil {
-		return bpf.Features{}, &UsageError{err}
+		return bpf.Features{}, &bootstrap.UsageError{Err: err}
 	}
 	return report.Features(), nil
 }
@@ -111,7 +112,7 @@ func (l *looker) undecided() string {
 	switch {
 	case l.onLoopback() && l.hostIsKnown():
 		hangs = "node ports serve loopback addresses in the host's network namespace only"
-	case l.Scope == ScopeHost:
+	case l.Scope == bootstrap.ScopeHost:
 		hangs = "only the host's network namespace is served (--scope host)"
 	case l.optOutIsLookedFor():
 		hangs = "workloads can opt out"

@@ -1,4 +1,4 @@
-package bootstrap
+package uninstall
 
 import (
 	"context"
@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bootstrap/diagnose"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
@@ -27,9 +29,9 @@ import (
 // without anybody who serves them.
 var ErrWouldCutOff = errors.New("nothing else serves the Service addresses")
 
-// UninstallConfig says which instance is to go.
-type UninstallConfig struct {
-	Dirs
+// Config says which instance is to go.
+type Config struct {
+	bootstrap.Dirs
 	Force       bool     // also when nothing else serves the Service addresses, or this node needs them to start
 	DryRun      bool     // only list
 	Forbid      []string // features of the kernel to be treated as absent
@@ -43,19 +45,19 @@ type Removal struct {
 	Target string `json:"target"`
 }
 
-// Uninstall undoes everything that this instance changed on the host, and
+// Run undoes everything that this instance changed on the host, and
 // nothing else: what is removed was pinned by us, carries our mark, or is noted
 // in the list of changes. It returns what it removed, or with DryRun what it
 // would. Killed half way, the next call does the rest.
-func Uninstall(ctx context.Context, cfg UninstallConfig) ([]Removal, error) {
-	u := &uninstall{UninstallConfig: cfg, places: cfg.Dirs.places(), left: map[string]bool{}, unreadable: map[string]bool{}}
+func Run(ctx context.Context, cfg Config) ([]Removal, error) {
+	u := &uninstaller{Config: cfg, Places: cfg.Dirs.Places(), left: map[string]bool{}, unreadable: map[string]bool{}}
 	if u.Log == nil {
 		u.Log = slog.New(slog.DiscardHandler)
 	}
 	if err := (kernel.Config{Forbid: cfg.Forbid}).Validate(); err != nil {
-		return nil, &UsageError{err}
+		return nil, &bootstrap.UsageError{Err: err}
 	}
-	if err := u.refuseChroot("; in the image, systemctl disable firsthop-init.service and remove its file, /opt/firsthop and /var/lib/firsthop"); err != nil {
+	if err := u.RefuseChroot("; in the image, systemctl disable firsthop-init.service and remove its file, /opt/firsthop and /var/lib/firsthop"); err != nil {
 		return nil, err
 	}
 	if err := u.look(ctx); err != nil {
@@ -68,7 +70,7 @@ func Uninstall(ctx context.Context, cfg UninstallConfig) ([]Removal, error) {
 	if err := u.strands(ctx); err != nil {
 		return nil, err
 	}
-	if err := instance.RuntimeAbsent(u.runDir); err != nil {
+	if err := instance.RuntimeAbsent(u.RunDir); err != nil {
 		return nil, stopFirst(err)
 	}
 	if u.bpffs.Err() == nil { // of one with another run directory
@@ -101,9 +103,9 @@ func stopFirst(err error) error {
 	return fmt.Errorf("%w: it would bring back what is removed: stop it first (delete the DaemonSet, or systemctl stop firsthop)", err)
 }
 
-type uninstall struct {
-	UninstallConfig
-	places
+type uninstaller struct {
+	Config
+	bootstrap.Places
 	bpffs      mounts.BPFFS
 	cgroup     mounts.Cgroup2
 	tableLock  *instance.Lock
@@ -112,29 +114,29 @@ type uninstall struct {
 	durable    *instance.Journal
 	unreadable map[string]bool  // directories whose journal could not be read at all: it is kept as evidence
 	servers    []netip.AddrPort // API servers, for what is to be said to them in the end
-	vips       []TableService
+	vips       []diagnose.TableService
 	removals   []Removal
 	left       map[string]bool // mounts that turned out to be in use
 }
 
-func (u *uninstall) add(kind, target string) {
+func (u *uninstaller) add(kind, target string) {
 	u.removals = append(u.removals, Removal{Kind: kind, Target: target})
 }
 
 // look finds everything that is to go.
-func (u *uninstall) look(ctx context.Context) error {
+func (u *uninstaller) look(ctx context.Context) error {
 	u.vips, u.removals = nil, []Removal{}
 	var err error
-	if u.volatile, err = u.openJournal(u.runDir, false); err != nil {
+	if u.volatile, err = u.openJournal(u.RunDir, false); err != nil {
 		return err
 	}
-	if u.durable, err = u.openJournal(u.stateDir, true); err != nil {
+	if u.durable, err = u.openJournal(u.StateDir, true); err != nil {
 		return err
 	}
-	if u.bpffs, err = mounts.FindBPFFS(u.mountConfig(u.BPFFS)); err != nil {
+	if u.bpffs, err = mounts.FindBPFFS(u.MountConfig(u.BPFFS)); err != nil {
 		return err
 	}
-	if u.cgroup, err = mounts.FindCgroup2(u.mountConfig(u.Cgroup)); err != nil {
+	if u.cgroup, err = mounts.FindCgroup2(u.MountConfig(u.Cgroup)); err != nil {
 		return err
 	}
 	if err := u.sameInstance(); err != nil {
@@ -164,7 +166,7 @@ func (u *uninstall) look(ctx context.Context) error {
 
 // openJournal reads a journal. A damaged one is set aside, once the instance is
 // locked: what can be recovered of it is undone.
-func (u *uninstall) openJournal(dir string, durable bool) (*instance.Journal, error) {
+func (u *uninstaller) openJournal(dir string, durable bool) (*instance.Journal, error) {
 	if u.lock == nil {
 		j, err := instance.OpenJournal(dir, durable)
 		switch {
@@ -187,7 +189,7 @@ func (u *uninstall) openJournal(dir string, durable bool) (*instance.Journal, er
 
 // bpffsIsShared reports whether others have something in the bpffs, which then
 // stays mounted.
-func (u *uninstall) bpffsIsShared() bool {
+func (u *uninstaller) bpffsIsShared() bool {
 	if u.bpffs.Err() != nil {
 		return false
 	}
@@ -200,12 +202,12 @@ func (u *uninstall) bpffsIsShared() bool {
 
 // sameInstance refuses what would forget half of an instance: a list of changes
 // that belongs to another bpffs, or a bpffs that can't be seen for what covers it.
-func (u *uninstall) sameInstance() error {
-	cgroupMount := filepath.Join(u.onHost(u.runDir), "cgroup")
+func (u *uninstaller) sameInstance() error {
+	cgroupMount := filepath.Join(u.OnHost(u.RunDir), "cgroup")
 	for _, e := range u.volatile.Entries() {
 		if e.Kind == instance.KindMount && e.Target != u.bpffs.HostPath && e.Target != cgroupMount {
 			return fmt.Errorf("%s lists a mount at %s, but the bpffs here is %s: this run directory belongs to an instance with --bpffs %s",
-				filepath.Join(u.runDir, instance.JournalName), e.Target, u.bpffs.HostPath, e.Target)
+				filepath.Join(u.RunDir, instance.JournalName), e.Target, u.bpffs.HostPath, e.Target)
 		}
 	}
 	err := u.bpffs.Err()
@@ -215,11 +217,11 @@ func (u *uninstall) sameInstance() error {
 	return fmt.Errorf("%w: what is pinned there can't be reached: repair that first", err)
 }
 
-func (u *uninstall) unitsConfig() units.Config {
-	return units.Config{Root: u.hostRoot, StateDir: u.onHost(u.stateDir), Owned: u.durable.Has, Record: u.durable.Record, Log: u.Log}
+func (u *uninstaller) unitsConfig() units.Config {
+	return units.Config{Root: u.HostRoot, StateDir: u.OnHost(u.StateDir), Owned: u.durable.Has, Record: u.durable.Record, Log: u.Log}
 }
 
-func (u *uninstall) lookUnits(ctx context.Context) error {
+func (u *uninstaller) lookUnits(ctx context.Context) error {
 	if u.Own() {
 		return nil // an instance of its own installs no units
 	}
@@ -233,7 +235,7 @@ func (u *uninstall) lookUnits(ctx context.Context) error {
 	return nil
 }
 
-func (u *uninstall) lookPins() error {
+func (u *uninstaller) lookPins() error {
 	if u.bpffs.Err() != nil {
 		for _, e := range u.volatile.Entries() {
 			if e.Kind == instance.KindProgram {
@@ -246,7 +248,7 @@ func (u *uninstall) lookPins() error {
 	maps, err := bpf.OpenMaps(pins, true)
 	if err == nil {
 		defer maps.Close()
-		u.vips, err = readTable(maps)
+		u.vips, err = diagnose.ReadMaps(maps)
 	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, bpf.ErrForeign) {
 		return err
@@ -270,11 +272,11 @@ func (u *uninstall) lookPins() error {
 }
 
 // refuse keeps a node from being cut off from its control plane.
-func (u *uninstall) refuse(ctx context.Context) error {
+func (u *uninstaller) refuse(ctx context.Context) error {
 	if u.Force || len(u.vips) == 0 {
 		return nil
 	}
-	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: u.hostRoot, Proc: u.proc})
+	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: u.HostRoot, Proc: u.Proc})
 	if err != nil {
 		return err
 	}
@@ -286,25 +288,25 @@ func (u *uninstall) refuse(ctx context.Context) error {
 		frontends = append(frontends, svc.Frontends...)
 	}
 	return fmt.Errorf("%w (%s): after an uninstall no connection to %s gets through: start what is to serve them first, or use --force",
-		ErrWouldCutOff, p.Summary(), few(frontends))
+		ErrWouldCutOff, p.Summary(), diagnose.Few(frontends))
 }
 
 // servedBy reports whether rules of kube-proxy's surely serve the API service,
 // and what else the init stage was asked to serve. Whether a process bears
 // kube-proxy's name proves nothing.
-func (u *uninstall) servedBy(p kubeproxy.Presence) bool {
-	last, _ := LoadReport(u.runDir)
-	return servedByRules(p.Serves, u.vips, apiAddrs(last, u.stateDir))
+func (u *uninstaller) servedBy(p kubeproxy.Presence) bool {
+	last, _ := bootstrap.LoadReport(u.RunDir)
+	return servedByRules(p.Serves, u.vips, diagnose.APIAddrs(last, u.StateDir))
 }
 
 // servedByRules is servedBy for a table in which the API service has the addresses api, as far as is known. Where none of
 // those is in the table, nothing tells which of its Services is the API service: rules have to serve all.
-func servedByRules(serves func(netip.AddrPort) (served, sure bool), table []TableService, api []netip.AddrPort) bool {
-	known := slices.ContainsFunc(table, func(svc TableService) bool {
-		return slices.ContainsFunc(tcpFrontends(svc), func(a netip.AddrPort) bool { return slices.Contains(api, a) })
+func servedByRules(serves func(netip.AddrPort) (served, sure bool), table []diagnose.TableService, api []netip.AddrPort) bool {
+	known := slices.ContainsFunc(table, func(svc diagnose.TableService) bool {
+		return slices.ContainsFunc(diagnose.TCPFrontends(svc), func(a netip.AddrPort) bool { return slices.Contains(api, a) })
 	})
 	for _, svc := range table {
-		for _, a := range tcpFrontends(svc) {
+		for _, a := range diagnose.TCPFrontends(svc) {
 			if known && svc.Owner != natinit.OwnerInit && !slices.Contains(api, a) {
 				continue // the runtime's: kube-proxy serves them as it serves the API service
 			}
@@ -314,17 +316,4 @@ func servedByRules(serves func(netip.AddrPort) (served, sure bool), table []Tabl
 		}
 	}
 	return true
-}
-
-// tcpFrontends are the addresses that a Service has for TCP.
-func tcpFrontends(svc TableService) []netip.AddrPort {
-	var out []netip.AddrPort
-	for _, f := range svc.Frontends {
-		if text, ok := strings.CutPrefix(f, bpf.TCP.String()+"/"); ok {
-			if a, err := netip.ParseAddrPort(text); err == nil {
-				out = append(out, a)
-			}
-		}
-	}
-	return out
 }

@@ -1,0 +1,3 @@
+// Package uninstall undoes what an instance has changed on the host, and nothing
+// else.
+package uninstall
