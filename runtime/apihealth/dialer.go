@@ -267,35 +267,37 @@ func (m *Monitor) dead(address string) bool {
 func (m *Monitor) dialOrder(turn int) []apiserver.Endpoint {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var live [2][]apiserver.Endpoint
-	var there, used, rest []apiserver.Endpoint
+	// The live ones, the first tier before the second; those that answer; those in use; all others.
+	var groups [5][]apiserver.Endpoint
 	seen := map[netip.AddrPort]bool{}
 	for _, e := range m.known() {
-		a := e.endpoint.Addr
-		seen[a] = true
-		t := m.targets[a]
-		switch {
-		case t != nil && t.state == apiserver.Live && e.first:
-			live[0] = append(live[0], e.endpoint)
-		case t != nil && t.state == apiserver.Live:
-			live[1] = append(live[1], e.endpoint)
-		case t != nil && t.answering():
-			there = append(there, e.endpoint)
-		case m.inUse(a):
-			used = append(used, e.endpoint)
-		default:
-			rest = append(rest, e.endpoint)
+		seen[e.Addr] = true
+		rank := apiserver.RankNone
+		if t := m.targets[e.Addr]; t != nil {
+			rank = m.candidate(t).Rank()
 		}
+		g := 4
+		switch {
+		case rank == apiserver.RankLive && e.Preferred:
+			g = 0
+		case rank == apiserver.RankLive:
+			g = 1
+		case rank == apiserver.RankAnswering:
+			g = 2
+		case m.inUse(e.Addr):
+			g = 3
+		}
+		groups[g] = append(groups[g], e.Endpoint)
 	}
 	for _, c := range m.current {
-		for _, a := range c.addrs {
-			if e := (apiserver.Endpoint{Addr: a}); !seen[a] && m.usable(e, sourceAdopted) {
-				used = append(used, e)
+		for _, a := range c.Addrs {
+			if e := adopted(a); !seen[a] && e.Refused(m.serviceAddr) == "" {
+				groups[3] = append(groups[3], e.Endpoint)
 			}
 		}
 	}
 	var out []apiserver.Endpoint
-	for _, list := range [][]apiserver.Endpoint{live[0], live[1], there, used, rest} {
+	for _, list := range groups {
 		for i := range list {
 			out = append(out, list[(i+turn)%len(list)])
 		}

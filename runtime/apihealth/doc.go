@@ -10,7 +10,7 @@
 //   - config.go: what it needs to know, and the times that it keeps.
 //   - target.go: one endpoint and the goroutine that asks it.
 //   - members.go: which endpoints are known, and which of them are asked.
-//   - choose.go: which of them get the traffic. Pure; rule 1 lives here.
+//     Which of them get the traffic is apiserver.Choose.
 //   - look.go: files of the host, and host names.
 //   - save.go: the last known good addresses on disk.
 //   - dialer.go: the way of the runtime's own connections.

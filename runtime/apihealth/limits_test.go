@@ -61,9 +61,9 @@ func TestWhatIsRememberedIsBounded(t *testing.T) {
 	}
 	for i := range 10 * maxFormer {
 		e := endpoints(t, fmt.Sprintf("192.0.2.11:%d", 1+i))[0]
-		m.remember(&target{endpoint: e, lastLive: time.Now()})
-		m.remember(&target{endpoint: e, lastLive: time.Now()})
-		m.remember(&target{endpoint: endpoints(t, a2)[0]}) // never lived
+		m.remember(&target{Named: apiserver.Named{Endpoint: e}, lastLive: time.Now()})
+		m.remember(&target{Named: apiserver.Named{Endpoint: e}, lastLive: time.Now()})
+		m.remember(&target{Named: apiserver.Named{Endpoint: endpoints(t, a2)[0]}}) // never lived
 	}
 	if n := len(m.former); n != maxFormer || m.former[n-1].Addr.Port() != 10*maxFormer {
 		t.Errorf("%d are remembered, the last is %+v", n, m.former[n-1])

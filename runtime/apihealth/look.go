@@ -21,7 +21,7 @@ type name struct {
 // readFiles reads what needs no network: files of the host and the saved
 // addresses.
 func (m *Monitor) readFiles() (helpers []apiserver.Endpoint, creds []*sources.Credential) {
-	var found, local []member
+	var found, local []apiserver.Named
 	saved, _ := m.load()
 	id, sources := m.identify(saved)
 	if saved != nil && saved.Foreign(m.machine, id.Trust) != "" {
@@ -29,10 +29,10 @@ func (m *Monitor) readFiles() (helpers []apiserver.Endpoint, creds []*sources.Cr
 	}
 	for _, f := range sources {
 		for _, e := range f.Endpoints {
-			found = append(found, member{endpoint: e, source: f.Source})
+			found = append(found, apiserver.Named{Endpoint: e, Source: f.Source})
 		}
 		for _, e := range f.Helpers {
-			local = append(local, member{endpoint: e, source: f.Source})
+			local = append(local, apiserver.Named{Endpoint: e, Source: f.Source})
 		}
 		helpers = append(helpers, f.Helpers...)
 		creds = append(creds, f.Credentials...)
@@ -137,9 +137,9 @@ func (m *Monitor) lookEverywhere(ctx, life context.Context) {
 	answer := query.Addresses(ctx, query.Config{Credentials: creds, Candidates: resolved, Dial: m.cfg.Dial, Trust: m.trusted()})
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var helped []member
+	var helped []apiserver.Named
 	for _, e := range answer.Findings[0].Endpoints {
-		helped = append(helped, member{endpoint: e, source: apiserver.SourceAPI})
+		helped = append(helped, apiserver.Named{Endpoint: e, Source: apiserver.SourceAPI})
 	}
 	if len(helped) > 0 && !slices.Equal(helped, m.helped) {
 		m.helped, m.changed = helped, true
@@ -198,10 +198,10 @@ func (m *Monitor) resolve(ctx context.Context, everything bool) {
 	m.mu.Unlock()
 	var ask []apiserver.Endpoint
 	for _, e := range list {
-		if e.endpoint.Host == "" {
+		if e.Host == "" {
 			continue
 		}
-		if n := unresolved(e.endpoint); !slices.Contains(ask, n) {
+		if n := unresolved(e.Endpoint); !slices.Contains(ask, n) {
 			ask = append(ask, n)
 		}
 	}

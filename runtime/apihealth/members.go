@@ -9,32 +9,25 @@ import (
 	"github.com/firsthop/firsthop/natinit/apiserver"
 )
 
-// member is an endpoint that somebody has named.
-type member struct {
-	endpoint apiserver.Endpoint // with an address, or a name to be looked up
-	source   apiserver.Source
-	first    bool
-}
-
 // sourceAdopted is what the table held when the runtime started.
 const sourceAdopted apiserver.Source = "table"
 
 // firstTier is who is asked all the time, names not looked up.
-func (m *Monitor) firstTier() []member {
-	var out []member
+func (m *Monitor) firstTier() []apiserver.Named {
+	var out []apiserver.Named
 	switch {
 	case len(m.cfg.Explicit) > 0:
 		for _, e := range m.cfg.Explicit {
-			out = append(out, member{e, apiserver.SourceFlags, true})
+			out = append(out, apiserver.Named{Endpoint: e, Source: apiserver.SourceFlags, Preferred: true, ByHand: true})
 		}
 	case len(m.named) > 0:
 		for _, a := range m.named {
-			out = append(out, member{apiserver.Endpoint{Addr: a}, apiserver.SourceAPI, true})
+			out = append(out, apiserver.Named{Endpoint: apiserver.Endpoint{Addr: a}, Source: apiserver.SourceAPI, Preferred: true})
 		}
 	default:
 		for _, a := range m.cfg.Adopted {
 			e := adopted(a)
-			e.first = true
+			e.Preferred = true
 			out = append(out, e)
 		}
 	}
@@ -42,7 +35,7 @@ func (m *Monitor) firstTier() []member {
 }
 
 // secondTier is who is asked when none of the first answers.
-func (m *Monitor) secondTier() []member {
+func (m *Monitor) secondTier() []apiserver.Named {
 	if len(m.cfg.Explicit) > 0 {
 		return nil
 	}
@@ -52,24 +45,26 @@ func (m *Monitor) secondTier() []member {
 	}
 	out = append(out, m.savedMembers()...)
 	for _, e := range m.former {
-		out = append(out, member{endpoint: e.Endpoint, source: apiserver.SourceAPI})
+		out = append(out, apiserver.Named{Endpoint: e.Endpoint, Source: apiserver.SourceAPI})
 	}
 	return out
 }
 
-func adopted(a netip.AddrPort) member {
-	return member{endpoint: apiserver.Endpoint{Addr: a}, source: sourceAdopted}
+func adopted(a netip.AddrPort) apiserver.Named {
+	return apiserver.Named{Endpoint: apiserver.Endpoint{Addr: a}, Source: sourceAdopted, ByHand: true}
 }
 
-func (m *Monitor) savedMembers() []member {
-	var out []member
+func (m *Monitor) savedMembers() []apiserver.Named {
+	var out []apiserver.Named
 	if m.saved == nil {
 		return nil
 	}
 	for _, e := range m.saved.Endpoints {
-		out = append(out, member{endpoint: e.Endpoint, source: apiserver.SourceCache})
+		n := apiserver.Named{Endpoint: e.Endpoint, Source: apiserver.SourceCache, ByHand: true}
+		out = append(out, n)
 		if e.Host != "" && e.Resolved() { // the name may lead elsewhere by now
-			out = append(out, member{endpoint: unresolved(e.Endpoint), source: apiserver.SourceCache})
+			n.Endpoint = unresolved(e.Endpoint)
+			out = append(out, n)
 		}
 	}
 	return out
@@ -82,19 +77,17 @@ func unresolved(e apiserver.Endpoint) apiserver.Endpoint {
 
 // known gives every endpoint with an address that can be used, the first tier
 // first, each address once.
-func (m *Monitor) known() []member {
-	var out []member
-	seen := map[netip.AddrPort]bool{}
-	for _, e := range append(m.firstTier(), m.secondTier()...) {
-		for _, a := range m.addresses(e.endpoint) {
-			if seen[a.Addr] || !m.usable(a, e.source) || len(out) == apiserver.MaxEndpoints {
-				continue
+func (m *Monitor) known() []apiserver.Merged {
+	var list []apiserver.Named
+	for _, n := range append(m.firstTier(), m.secondTier()...) {
+		for _, e := range m.addresses(n.Endpoint) {
+			if n.Endpoint = e; n.Refused(m.serviceAddr) == "" {
+				list = append(list, n)
 			}
-			seen[a.Addr] = true
-			out = append(out, member{a, e.source, e.first})
 		}
 	}
-	return out
+	out := apiserver.Merge(list)
+	return out[:min(len(out), apiserver.MaxEndpoints)]
 }
 
 // addresses gives an endpoint itself, or the addresses that its name had last.
@@ -105,26 +98,7 @@ func (m *Monitor) addresses(e apiserver.Endpoint) []apiserver.Endpoint {
 	if n, ok := m.names[e]; ok && len(n.addrs) > 0 {
 		return n.addrs
 	}
-	// Not looked up yet, or never with success: at boot there may be no name server.
-	var out []apiserver.Endpoint
-	if m.saved != nil {
-		for _, k := range m.saved.Endpoints {
-			if k.Host == e.Host && k.Resolved() && k.Addr.Port() == e.Addr.Port() {
-				out = append(out, k.Endpoint)
-			}
-		}
-	}
-	return out
-}
-
-// usable says no to the API service's own address, and to loopback, which pods
-// cannot reach, unless it was given by hand: now, or when it was saved or seeded.
-func (m *Monitor) usable(e apiserver.Endpoint, src apiserver.Source) bool {
-	if m.serviceAddr(e.Addr) {
-		return false
-	}
-	byHand := src == apiserver.SourceFlags || src == apiserver.SourceCache || src == sourceAdopted
-	return byHand || !e.Addr.Addr().IsLoopback()
+	return m.saved.LedTo(e) // not looked up yet, or never with success
 }
 
 // serviceAddr reports whether an address is the API service's, or a Service's of the table.
@@ -151,27 +125,27 @@ func (m *Monitor) serviceAddrs() []netip.AddrPort {
 func (m *Monitor) reconcile(ctx context.Context, now time.Time) {
 	firstLives, seconds := false, false
 	for _, t := range m.targets {
-		firstLives = firstLives || t.first && t.state == apiserver.Live
-		seconds = seconds || !t.first
+		firstLives = firstLives || t.Preferred && t.state == apiserver.Live
+		seconds = seconds || !t.Preferred
 	}
 	firstAnswered := seconds || m.firstAnswered(now)
 	if !m.changed && (seconds && !firstLives || !seconds && (firstLives || !firstAnswered)) {
 		return
 	}
 	m.changed = false
-	wanted := map[netip.AddrPort]member{}
+	wanted := map[netip.AddrPort]apiserver.Named{}
 	known := m.known()
 	for _, e := range known {
-		firstAnswered = firstAnswered && (!e.first || m.targets[e.endpoint.Addr] != nil)
+		firstAnswered = firstAnswered && (!e.Preferred || m.targets[e.Addr] != nil)
 	}
 	for _, e := range known {
-		if e.first || !firstLives && firstAnswered {
-			wanted[e.endpoint.Addr] = e
+		if e.Preferred || !firstLives && firstAnswered {
+			wanted[e.Addr] = e.Named
 		}
 	}
 	for a, t := range m.targets {
-		if w, ok := wanted[a]; ok && w.endpoint == t.endpoint {
-			t.first, t.source = w.first, w.source
+		if w, ok := wanted[a]; ok && w.Endpoint == t.Endpoint {
+			t.Named = w
 		} else {
 			m.stop(t)
 		}
@@ -188,20 +162,20 @@ func (m *Monitor) reconcile(ctx context.Context, now time.Time) {
 // list of the API that is all new must not make every node ask a load balancer.
 func (m *Monitor) firstAnswered(now time.Time) bool {
 	for _, t := range m.targets {
-		if t.first && t.state == apiserver.Unknown && now.Sub(t.added) < settleTime {
+		if t.Preferred && t.state == apiserver.Unknown && now.Sub(t.added) < settleTime {
 			return false
 		}
 	}
 	return true
 }
 
-func (m *Monitor) start(ctx context.Context, e member, now time.Time) {
-	t := &target{endpoint: e.endpoint, source: e.source, first: e.first, added: now, since: now}
-	if i := m.formerIndex(e.endpoint.Addr); i >= 0 {
+func (m *Monitor) start(ctx context.Context, e apiserver.Named, now time.Time) {
+	t := &target{Named: e, added: now, since: now}
+	if i := m.formerIndex(e.Addr); i >= 0 {
 		t.lastLive = m.former[i].LastLive
 	}
 	ctx, t.cancel = context.WithCancel(ctx)
-	m.targets[e.endpoint.Addr] = t
+	m.targets[e.Addr] = t
 	m.tasks.Go(func() { m.watch(ctx, t) })
 }
 
@@ -211,7 +185,7 @@ func (m *Monitor) stop(t *target) {
 	if !t.lost.IsZero() {
 		m.sayLost(t)
 	}
-	delete(m.targets, t.endpoint.Addr)
+	delete(m.targets, t.Endpoint.Addr)
 	m.remember(t)
 }
 
@@ -220,10 +194,10 @@ func (m *Monitor) remember(t *target) {
 	if t.lastLive.IsZero() {
 		return
 	}
-	if i := m.formerIndex(t.endpoint.Addr); i >= 0 {
+	if i := m.formerIndex(t.Endpoint.Addr); i >= 0 {
 		m.former = slices.Delete(m.former, i, i+1)
 	}
-	m.former = append(m.former, apiserver.KnownEndpoint{Endpoint: t.endpoint, LastLive: t.lastLive})
+	m.former = append(m.former, apiserver.KnownEndpoint{Endpoint: t.Endpoint, LastLive: t.lastLive})
 	if n := len(m.former) - maxFormer; n > 0 {
 		m.former = slices.Delete(m.former, 0, n) // the oldest
 	}

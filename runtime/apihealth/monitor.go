@@ -30,13 +30,13 @@ type Monitor struct {
 
 	mu       sync.Mutex // guards all below
 	services []netip.AddrPort
-	named    []netip.AddrPort // by the API itself, see SetEndpoints
-	found    []member         // in files of the host, where they are used
-	inFiles  []member         // in files of the host, node-local proxies among them
-	readAt   time.Time        // when files were read last
-	helped   []member         // by asking at node-local proxies
-	watched  bool             // the API itself has named services
-	saved    *apiserver.Known // as read from disk, nil if there is nothing
+	named    []netip.AddrPort  // by the API itself, see SetEndpoints
+	found    []apiserver.Named // in files of the host, where they are used
+	inFiles  []apiserver.Named // in files of the host, node-local proxies among them
+	readAt   time.Time         // when files were read last
+	helped   []apiserver.Named // by asking at node-local proxies
+	watched  bool              // the API itself has named services
+	saved    *apiserver.Known  // as read from disk, nil if there is nothing
 	former   []apiserver.KnownEndpoint
 	names    map[apiserver.Endpoint]name
 	trust    *apiserver.Trust // of the node's cluster; nil if no CA is known
@@ -46,7 +46,7 @@ type Monitor struct {
 	changed    bool // what is known has changed since the targets were last compared with it
 
 	targets map[netip.AddrPort]*target
-	current [2]choice
+	current [2]apiserver.Choice
 	given   Set        // what OnChange was told last
 	told    *Addresses // what OnKnown was; nil: nothing yet
 	since   time.Time
@@ -83,11 +83,11 @@ func New(cfg Config) (*Monitor, error) {
 	if len(cfg.CA) > 0 {
 		m.trust = &apiserver.Trust{CA: cfg.CA}
 	}
-	for f, addrs := range families(cfg.Adopted, func(a netip.AddrPort) netip.AddrPort { return a }) {
+	for f, addrs := range apiserver.Families(cfg.Adopted, func(a netip.AddrPort) netip.AddrPort { return a }) {
 		slices.SortFunc(addrs, netip.AddrPort.Compare)
-		m.current[f] = choice{addrs: slices.Compact(addrs), proven: len(addrs) > 0}
+		m.current[f] = apiserver.Choice{Addrs: slices.Compact(addrs), Proven: len(addrs) > 0}
 	}
-	m.given = Set{m.current[0].addrs, m.current[1].addrs}
+	m.given = Set{m.current[0].Addrs, m.current[1].Addrs}
 	return m, nil
 }
 
@@ -185,7 +185,7 @@ func (m *Monitor) step(ctx context.Context) time.Duration {
 	if !m.saveDue.IsZero() && !m.saving {
 		next = min(next, m.saveDue.Sub(now))
 	}
-	set := Set{m.current[0].addrs, m.current[1].addrs}
+	set := Set{m.current[0].Addrs, m.current[1].Addrs}
 	news := !slices.Equal(set.V4, m.given.V4) || !slices.Equal(set.V6, m.given.V6)
 	if news {
 		m.given = set
@@ -211,19 +211,19 @@ func (m *Monitor) decide(now time.Time) {
 		return
 	}
 	m.holding = time.Time{}
-	all := make([]candidate, 0, len(m.targets))
+	all := make([]apiserver.Candidate, 0, len(m.targets))
 	lives := false
-	for a, t := range m.targets {
-		all = append(all, candidate{addr: a, first: t.first, state: t.state, answers: t.answering(), recent: m.recent(t), foreign: m.foreign(t)})
-		lives = lives || t.state == apiserver.Live
+	for _, t := range m.targets {
+		c := m.candidate(t)
+		all, lives = append(all, c), lives || c.State == apiserver.Live
 	}
 	if !lives && m.settling(now) > 0 {
 		return // nothing to be given out; those of the second tier are being asked
 	}
 	changed, lived := false, m.live()
-	for f, list := range families(all, func(c candidate) netip.AddrPort { return c.addr }) {
-		next := choose(m.current[f], list)
-		if !slices.Equal(next.addrs, m.current[f].addrs) || next.live != m.current[f].live || next.answers != m.current[f].answers {
+	for f, list := range apiserver.Families(all, func(c apiserver.Candidate) netip.AddrPort { return c.Addr }) {
+		was, next := m.current[f], apiserver.Choose(m.current[f], list)
+		if !slices.Equal(next.Addrs, was.Addrs) || next.Live() != was.Live() || next.Answers() != was.Answers() {
 			changed = true
 		}
 		m.current[f] = next
@@ -238,6 +238,15 @@ func (m *Monitor) decide(now time.Time) {
 		m.lookDue, m.lookWait = now, 0
 	}
 	m.saySet(now)
+}
+
+func (m *Monitor) candidate(t *target) apiserver.Candidate {
+	return apiserver.Candidate{Addr: t.Addr, Preferred: t.Preferred, State: t.state, Answers: t.answering(), Foreign: m.foreign(t), Recent: m.recent(t)}
+}
+
+// inUse reports whether the API service leads to an address.
+func (m *Monitor) inUse(a netip.AddrPort) bool {
+	return slices.Contains(m.current[apiserver.Family(a.Addr())].Addrs, a)
 }
 
 // settling gives how long there are endpoints that are new and have not been
@@ -259,7 +268,7 @@ func (m *Monitor) hold(now time.Time) bool {
 		return false
 	}
 	for _, c := range m.current {
-		for _, a := range c.addrs {
+		for _, a := range c.Addrs {
 			if t := m.targets[a]; t != nil && t.state > apiserver.Live {
 				return false
 			}
@@ -273,11 +282,11 @@ func (m *Monitor) hold(now time.Time) bool {
 }
 
 // live reports whether anything is known to live.
-func (m *Monitor) live() bool { return m.current[0].live || m.current[1].live }
+func (m *Monitor) live() bool { return m.current[0].Live() || m.current[1].Live() }
 
 // answers reports whether the API service leads to API servers that answer, ready or not.
 func (m *Monitor) answers() bool {
-	return m.live() || m.current[0].answers || m.current[1].answers
+	return m.current[0].Answers() || m.current[1].Answers()
 }
 
 // recent reports whether an endpoint fell silent when the last one did, as far as
@@ -288,7 +297,7 @@ func (m *Monitor) recent(t *target) bool {
 	}
 	last := t.lastLive
 	for _, o := range m.targets {
-		if familyOf(o.endpoint.Addr) == familyOf(t.endpoint.Addr) && o.lastLive.After(last) {
+		if apiserver.Family(o.Endpoint.Addr.Addr()) == apiserver.Family(t.Endpoint.Addr.Addr()) && o.lastLive.After(last) {
 			last = o.lastLive
 		}
 	}
@@ -302,7 +311,7 @@ func (m *Monitor) saySet(now time.Time) {
 	}
 	var list []string
 	for _, c := range m.current {
-		for _, a := range c.addrs {
+		for _, a := range c.Addrs {
 			list = append(list, a.String())
 		}
 	}

@@ -81,7 +81,7 @@ func TestMonitorWaitsForAServerThatFlaps(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.m = m
-	flapping, steady := &target{endpoint: endpoints(t, a1)[0]}, &target{endpoint: endpoints(t, a2)[0], state: apiserver.Live}
+	flapping, steady := &target{Named: apiserver.Named{Endpoint: endpoints(t, a1)[0]}}, &target{Named: apiserver.Named{Endpoint: endpoints(t, a2)[0]}, state: apiserver.Live}
 	m.targets[netip.MustParseAddrPort(a1)], m.targets[netip.MustParseAddrPort(a2)] = flapping, steady
 	good := func() { m.report(flapping, probe.Result{State: apiserver.Live}) }
 	bad := func() {

@@ -3,21 +3,23 @@ package apihealth
 import (
 	"net/netip"
 	"slices"
+
+	"github.com/firsthop/firsthop/natinit/apiserver"
 )
 
 // addressesKnown are the addresses that OnKnown is told.
 func (m *Monitor) addressesKnown() Addresses {
 	var out Addresses
 	for _, e := range m.known() {
-		out.Anywhere = append(out.Anywhere, e.endpoint.Addr.Addr())
+		out.Anywhere = append(out.Anywhere, e.Addr.Addr())
 	}
 	for _, e := range m.clientsUse() {
-		for _, a := range m.addresses(e.endpoint) {
+		for _, a := range m.addresses(e.Endpoint) {
 			out.add(a.Addr)
 		}
 	}
 	for _, c := range m.current {
-		for _, a := range c.addrs {
+		for _, a := range c.Addrs {
 			out.add(a)
 		}
 	}
@@ -37,7 +39,7 @@ func (a *Addresses) add(addr netip.AddrPort) {
 // clientsUse is where clients of this node, firsthop among them, connect to an API
 // server, as far as it is known. What is known no better than from the past counts until the
 // API names its servers: an address that belongs to nobody any more may be given to a Service.
-func (m *Monitor) clientsUse() []member {
+func (m *Monitor) clientsUse() []apiserver.Named {
 	out := slices.Concat(m.firstTier(), m.inFiles, m.helped)
 	if len(m.named) > 0 {
 		return out

@@ -88,24 +88,25 @@ func (m *Monitor) worthSaving() *apiserver.Known {
 		}
 	}
 	for _, e := range m.known() {
-		t := m.targets[e.endpoint.Addr]
+		t := m.targets[e.Addr]
 		live := t != nil && t.state == apiserver.Live
-		if e.first || live {
-			add(e.endpoint, e.source)
+		if e.Preferred || live {
+			add(e.Endpoint, e.Source)
 		}
 	}
 	for _, e := range append(m.firstTier(), m.found...) {
-		if e.endpoint.Resolved() || e.endpoint.Host == "" {
+		if e.Resolved() || e.Host == "" {
 			continue
 		}
-		addrs := m.addresses(e.endpoint)
+		addrs := m.addresses(e.Endpoint)
 		for _, a := range addrs {
-			if m.usable(a, e.source) {
-				add(a, e.source)
+			n := e
+			if n.Endpoint = a; n.Refused(m.serviceAddr) == "" {
+				add(a, e.Source)
 			}
 		}
 		if len(addrs) == 0 {
-			add(e.endpoint, e.source)
+			add(e.Endpoint, e.Source)
 		}
 	}
 	return k

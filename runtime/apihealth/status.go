@@ -76,12 +76,12 @@ func (m *Monitor) Status() Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := Status{
-		Set:  Set{slices.Clone(m.current[0].addrs), slices.Clone(m.current[1].addrs)},
+		Set:  Set{slices.Clone(m.current[0].Addrs), slices.Clone(m.current[1].Addrs)},
 		Live: m.live(), Answering: m.answers(), Since: m.since, Counters: m.counters,
 	}
 	for a, t := range m.targets {
 		e := EndpointStatus{
-			Endpoint: t.endpoint, Source: t.source, First: t.first, State: t.state, Answers: t.answering(), Asked: t.asked, Since: t.since, LastLive: t.lastLive,
+			Endpoint: t.Endpoint, Source: t.Source, First: t.Preferred, State: t.state, Answers: t.answering(), Asked: t.asked, Since: t.since, LastLive: t.lastLive,
 			Kind: t.kind, RTT: t.rtt, Probes: t.probes, Failures: t.failures,
 			InUse: m.inUse(a),
 		}

@@ -12,12 +12,10 @@ import (
 
 // target is an endpoint that is asked. Its fields are guarded by Monitor.mu.
 type target struct {
-	endpoint apiserver.Endpoint
-	source   apiserver.Source
-	first    bool
-	added    time.Time
-	cancel   context.CancelFunc
-	gone     bool // no longer asked: what is still on its way does not count
+	apiserver.Named
+	added  time.Time
+	cancel context.CancelFunc
+	gone   bool // no longer asked: what is still on its way does not count
 
 	state    apiserver.State
 	kind     apiserver.Kind
@@ -128,7 +126,7 @@ func pause(ctx context.Context, start time.Time, wait, least time.Duration, lost
 func (m *Monitor) newChecker(t *target) (*probe.Checker, uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return probe.NewChecker(t.endpoint, probe.Config{
+	return probe.NewChecker(t.Endpoint, probe.Config{
 		Timeout: m.cfg.Timeout, Trust: m.trust, Dial: m.cfg.Dial,
 	}), m.generation.Load()
 }
@@ -214,7 +212,7 @@ func (m *Monitor) settle(t *target, r *probe.Result) {
 
 func (m *Monitor) anotherLives(t *target) bool {
 	for _, o := range m.targets {
-		if o != t && o.state == apiserver.Live && familyOf(o.endpoint.Addr) == familyOf(t.endpoint.Addr) {
+		if o != t && o.state == apiserver.Live && apiserver.Family(o.Endpoint.Addr.Addr()) == apiserver.Family(t.Endpoint.Addr.Addr()) {
 			return true
 		}
 	}
@@ -244,7 +242,7 @@ func (m *Monitor) tellLost(now time.Time) {
 
 func (m *Monitor) sayLost(t *target) {
 	if m.cfg.OnLost != nil {
-		go m.cfg.OnLost(t.endpoint.Addr)
+		go m.cfg.OnLost(t.Endpoint.Addr)
 	}
 }
 
@@ -258,9 +256,9 @@ func (m *Monitor) sayState(t *target, was apiserver.State) {
 	switch {
 	case !ok:
 	case live:
-		m.cfg.Log.Info("API server is live", "endpoint", t.endpoint.String(), "rtt", t.rtt.Round(time.Microsecond), "unsaid", left)
+		m.cfg.Log.Info("API server is live", "endpoint", t.Endpoint.String(), "rtt", t.rtt.Round(time.Microsecond), "unsaid", left)
 	default:
-		m.cfg.Log.Warn("API server is "+t.state.String(), "endpoint", t.endpoint.String(), "reason", t.err, "unsaid", left)
+		m.cfg.Log.Warn("API server is "+t.state.String(), "endpoint", t.Endpoint.String(), "reason", t.err, "unsaid", left)
 	}
 }
 

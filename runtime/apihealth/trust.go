@@ -45,7 +45,7 @@ func (m *Monitor) trusted() *apiserver.Trust {
 // foreign reports whether another cluster's server, or no API server at all, is
 // at a target's address.
 func (m *Monitor) foreign(t *target) bool {
-	return t.kind == apiserver.KindTLS && m.trust.Verifies(t.endpoint)
+	return t.kind == apiserver.KindTLS && m.trust.Verifies(t.Endpoint)
 }
 
 // cluster binds what is saved to the cluster and the machine.

@@ -1,6 +1,7 @@
 package discover
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"fmt"
@@ -107,23 +108,26 @@ func (s *search) mergeEndpoints(ctx context.Context) {
 		names = append(names, f.Endpoints...)
 	}
 	s.resolve(named, names, byHand) // all at once, so that they share the time
+	var list []apiserver.Named
 	for _, f := range used {
 		for _, e := range f.Endpoints {
-			s.enter(f.Source, e, byHand, f.live && f.endpoints > apiserver.Configured)
+			list = append(list, s.addresses(apiserver.Named{Endpoint: e, Source: f.Source, ByHand: byHand || f.Source == apiserver.SourceCache,
+				Preferred: f.live && f.endpoints > apiserver.Configured})...)
 		}
 		if len(f.Endpoints) > 0 {
 			s.res.endpointsBy = max(s.res.endpointsBy, f.known(f.endpoints))
 		}
 	}
-	s.useReserve()
+	s.res.byHand = byHand
+	s.merge(append(list, s.useReserve(list)...))
 }
 
 // useReserve takes the addresses that were saved on another machine where this
 // one knows none at all: its image was cloned, or its machine-id is made anew
 // at each boot, and they are of its cluster for certain.
-func (s *search) useReserve() {
-	if s.reserve == nil || slices.ContainsFunc(s.res.Endpoints, func(e Endpoint) bool { return e.Resolved() }) {
-		return
+func (s *search) useReserve(known []apiserver.Named) (out []apiserver.Named) {
+	if s.reserve == nil || slices.ContainsFunc(known, func(n apiserver.Named) bool { return n.Resolved() && s.refused(n) == "" }) {
+		return nil
 	}
 	s.res.notef("used are the addresses that were saved on another machine, as nothing else is known and they are of this cluster")
 	if len(s.res.Services) == 0 {
@@ -133,88 +137,64 @@ func (s *search) useReserve() {
 	}
 	for _, e := range s.reserve.Endpoints {
 		if e.Resolved() && !e.Addr.Addr().IsLoopback() {
-			s.enter(apiserver.SourceCache, e.Endpoint, false, false)
+			out = append(out, apiserver.Named{Endpoint: e.Endpoint, Source: apiserver.SourceCache})
 		}
 	}
+	return out
 }
 
-// enter adds one endpoint of a source: its addresses, or itself where the
-// name has none.
-func (s *search) enter(src apiserver.Source, e apiserver.Endpoint, byHand, preferred bool) {
-	if e.Resolved() {
-		s.add(src, e, byHand, preferred, "")
-		return
+// addresses gives those that a name leads to, or led to when they were saved, or the name itself where it has none.
+func (s *search) addresses(n apiserver.Named) (out []apiserver.Named) {
+	if n.Resolved() {
+		return []apiserver.Named{n}
 	}
-	r := s.names[e]
+	r := s.names[n.Endpoint]
 	for _, d := range r.Dropped {
-		s.res.notef("%s leads to %s; not used", e, d)
+		s.res.notef("%s leads to %s; not used", n.Endpoint, d)
 	}
-	if len(r.Found) == 0 {
-		if s.enterSaved(src, e, byHand, preferred, r.Err) {
-			return
+	found := r.Found
+	if len(found) == 0 {
+		if found = s.cache.LedTo(n.Endpoint); len(found) > 0 {
+			s.res.notef("%v; used are the addresses saved %s", r.Err, Ago(s.cache.Age(s.cfg.now())))
+		} else {
+			return []apiserver.Named{n}
 		}
-		s.add(src, e, byHand, preferred, fmt.Sprint(r.Err))
-		return
 	}
-	for _, a := range r.Found {
-		s.add(src, a, byHand, preferred, "")
+	for _, e := range found {
+		n.Endpoint = e
+		out = append(out, n)
 	}
+	return out
 }
 
-// enterSaved falls back to the addresses that a name had when they were
-// saved: at boot there may be no name server yet.
-func (s *search) enterSaved(src apiserver.Source, e apiserver.Endpoint, byHand, preferred bool, why error) bool {
-	k := s.cache
-	if k == nil {
-		return false
-	}
-	found := false
-	for _, ke := range k.Endpoints {
-		if ke.Host == e.Host && ke.Addr.Port() == e.Addr.Port() && ke.Resolved() {
-			s.add(src, ke.Endpoint, byHand, preferred, "")
-			found = true
-		}
-	}
-	if found {
-		s.res.notef("%v; used are the addresses saved %s", why, Ago(k.Age(s.cfg.now())))
-	}
-	return found
+func (s *search) refused(n apiserver.Named) string {
+	return n.Refused(func(a netip.AddrPort) bool { return slices.Contains(s.res.ServiceAddrs(), a) })
 }
 
-// add enters an endpoint into the result, under the rules: never the Service
-// IP itself, no loopback unless by hand.
-func (s *search) add(src apiserver.Source, e apiserver.Endpoint, byHand, preferred bool, detail string) {
-	if slices.Contains(s.res.ServiceAddrs(), e.Addr) {
-		s.res.notef("%s gives %s, the Service IP itself; not used", src, e)
-		return
-	}
-	// One that was saved had been given by hand: none that is found gets here.
-	if e.Resolved() && e.Addr.Addr().IsLoopback() && !byHand && src != apiserver.SourceCache {
-		s.res.notef("%s gives %s, which pods cannot reach; not used", src, e)
-		return
-	}
-	for i := range s.res.Endpoints {
-		have := &s.res.Endpoints[i]
-		if have.Addr == e.Addr && (e.Resolved() || have.Host == e.Host) {
-			if !slices.Contains(have.Sources, src) {
-				have.Sources = append(have.Sources, src)
-			}
-			if have.Host == "" {
-				have.Host = e.Host // remember the name: the runtime resolves it again
-			}
-			have.Preferred = have.Preferred || preferred
-			return
+// merge enters what is named into the result, without what is refused.
+func (s *search) merge(list []apiserver.Named) {
+	list = slices.DeleteFunc(list, func(n apiserver.Named) bool {
+		why := s.refused(n)
+		if why != "" {
+			s.res.notef("%s gives %s, %s; not used", n.Source, n.Endpoint, why)
 		}
-	}
-	ep := Endpoint{Endpoint: e, Sources: []apiserver.Source{src}, Preferred: preferred, Detail: detail, given: byHand}
-	if s.cache != nil {
-		for _, ke := range s.cache.Endpoints {
-			if ke.Addr == e.Addr {
-				ep.LastLive = ke.LastLive
+		return why != ""
+	})
+	for _, m := range apiserver.Merge(list) {
+		e := Endpoint{Endpoint: m.Endpoint, Sources: m.Sources, Preferred: m.Preferred}
+		e.Host = m.Name // the runtime resolves it again
+		if !e.Resolved() {
+			e.Detail = fmt.Sprint(s.names[m.Endpoint].Err)
+		}
+		if s.cache != nil {
+			for _, k := range s.cache.Endpoints {
+				if k.Addr == e.Addr {
+					e.LastLive = k.LastLive
+				}
 			}
 		}
+		s.res.Endpoints = append(s.res.Endpoints, e)
 	}
-	s.res.Endpoints = append(s.res.Endpoints, ep)
 }
 
 // probe asks the endpoints whether they live, and sorts them.
@@ -245,17 +225,14 @@ func (s *search) probe(ctx context.Context) {
 		}
 		s.res.Endpoints = append(s.res.Endpoints, e)
 	}
+	first := func(e Endpoint) int {
+		if e.Preferred {
+			return 0
+		}
+		return 1
+	}
 	slices.SortStableFunc(s.res.Endpoints, func(a, b Endpoint) int {
-		if a.State != b.State {
-			return int(a.State) - int(b.State)
-		}
-		switch {
-		case a.Preferred && !b.Preferred:
-			return -1
-		case b.Preferred && !a.Preferred:
-			return 1
-		}
-		return 0
+		return cmp.Or(cmp.Compare(a.State, b.State), cmp.Compare(first(a), first(b)))
 	})
 }
 
@@ -298,10 +275,10 @@ func (s *search) families() {
 	var have [2]bool
 	for _, e := range s.res.Endpoints {
 		if e.Resolved() {
-			have[familyOf(e.Addr.Addr())] = true
+			have[apiserver.Family(e.Addr.Addr())] = true
 		}
 	}
-	lacks := func(v Service) bool { return !have[familyOf(v.Addr.Addr())] }
+	lacks := func(v Service) bool { return !have[apiserver.Family(v.Addr.Addr())] }
 	s.withoutIPv6()
 	// If all of them lack endpoints they stay: missing names them.
 	if given := len(s.given.Services) > 0; !given && slices.ContainsFunc(s.res.Services, func(v Service) bool { return !lacks(v) }) {
@@ -317,11 +294,11 @@ func (s *search) families() {
 	}
 	var served [2]bool
 	for _, v := range s.res.Services {
-		served[familyOf(v.Addr.Addr())] = true
+		served[apiserver.Family(v.Addr.Addr())] = true
 	}
 	for i := range s.res.Endpoints {
 		e := &s.res.Endpoints[i]
-		e.unserved = e.Resolved() && !served[familyOf(e.Addr.Addr())]
+		e.unserved = e.Resolved() && !served[apiserver.Family(e.Addr.Addr())]
 		if e.unserved {
 			why := "there is no Service IP of its family"
 			if s.res.noIPv6 != "" && e.Addr.Addr().Is6() {

@@ -41,7 +41,6 @@ type Endpoint struct {
 	LastLive time.Time
 
 	unserved bool // no Service IP of its family
-	given    bool // by the operator, perhaps to an earlier run
 }
 
 // MarshalJSON gives a flat object.
@@ -102,6 +101,7 @@ type Result struct {
 	at                      time.Time
 	servicesBy, endpointsBy apiserver.Certainty
 	retract                 bool
+	byHand                  bool // endpoints are the operator's, perhaps given to an earlier run
 	machine                 apiserver.Machine
 	skipped                 []netip.AddrPort // Service IPs of a family that this node does not have
 	noIPv6                  string           // why it does not
@@ -131,38 +131,20 @@ func (r *Result) ServiceAddrs() []netip.AddrPort {
 	return out
 }
 
-func familyOf(a netip.Addr) int {
-	if a.Is4() {
-		return 0
-	}
-	return 1
-}
-
-// Usable gives the endpoints that get a slot, best first, decided for each
-// family by itself: the live ones; if there are none, those that answer without
-// being ready; if there are none, all that may come back. A server of another
-// cluster gets none, unless the operator has given it and nothing else is known.
-// A discovered endpoint gets no slot beside preferred ones of the same state. It
-// is never empty for a family that has a Service IP and a known address of this
-// cluster.
+// Usable gives the endpoints that get a slot, best first, decided for each family by itself: see apiserver.Choose. It is
+// never empty for a family that has a Service IP and a known address of this cluster.
 func (r *Result) Usable() []apiserver.Endpoint {
 	var out []apiserver.Endpoint
 	for f := range 2 {
-		best := outOfUse
-		preferred := false
+		var candidates []apiserver.Candidate
 		for _, e := range r.Endpoints {
-			if !e.usableIn(f) {
-				continue
-			}
-			switch s := r.standing(e); {
-			case s < best:
-				best, preferred = s, e.Preferred
-			case s == best && e.Preferred:
-				preferred = true
+			if e.usableIn(f) {
+				candidates = append(candidates, r.candidate(e))
 			}
 		}
+		chosen := apiserver.Choose(apiserver.Choice{}, candidates)
 		for _, e := range r.Endpoints {
-			if best < outOfUse && e.usableIn(f) && r.standing(e) == best && (e.Preferred || !preferred) {
+			if slices.Contains(chosen.Addrs, e.Addr) {
 				out = append(out, e.Endpoint)
 			}
 		}
@@ -170,24 +152,10 @@ func (r *Result) Usable() []apiserver.Endpoint {
 	return out
 }
 
-// standing orders endpoints by what their probe found: smaller is better.
-func (r *Result) standing(e Endpoint) int {
-	switch {
-	case e.State < apiserver.NotReady:
-		return 0
-	case e.State == apiserver.NotReady && e.Verified:
-		return 1
-	case e.State == apiserver.NotReady:
-		return 2
-	case !r.Foreign(e):
-		return 3
-	case slices.ContainsFunc(e.Sources, explicitSource) || e.given:
-		return 4
-	}
-	return outOfUse
+func (r *Result) candidate(e Endpoint) apiserver.Candidate {
+	given := r.byHand || slices.ContainsFunc(e.Sources, func(s apiserver.Source) bool { return s.Certainty() == apiserver.Given })
+	return apiserver.Candidate{Addr: e.Addr, Preferred: e.Preferred, State: e.State, Answers: e.Verified, Foreign: r.Foreign(e), Given: given}
 }
-
-const outOfUse = 5
 
 // Foreign reports whether an endpoint answers as another cluster's API server,
 // or as something else, does.
@@ -195,10 +163,8 @@ func (r *Result) Foreign(e Endpoint) bool {
 	return r.Trust.Verifies(e.Endpoint) && e.State == apiserver.Dead && e.Kind == apiserver.KindTLS
 }
 
-func explicitSource(s apiserver.Source) bool { return s.Certainty() == apiserver.Given }
-
 func (e *Endpoint) usableIn(f int) bool {
-	return e.Resolved() && !e.unserved && familyOf(e.Addr.Addr()) == f
+	return e.Resolved() && !e.unserved && apiserver.Family(e.Addr.Addr()) == f
 }
 
 // Known gives what is worth saving as last known good: the endpoints that
@@ -275,7 +241,7 @@ func (r *Result) missing(given *Explicit) error {
 	var lack []string
 	for _, v := range r.Services {
 		ok := slices.ContainsFunc(r.Endpoints, func(e Endpoint) bool {
-			return e.usableIn(familyOf(v.Addr.Addr())) && r.standing(e) < outOfUse
+			return e.usableIn(apiserver.Family(v.Addr.Addr())) && r.candidate(e).Rank() > apiserver.RankNone
 		})
 		if !ok {
 			lack = append(lack, v.Addr.String())
