@@ -26,11 +26,11 @@ type ProxyConfig struct {
 	Waiting func() time.Time
 	// Applied is when changes were last applied, zero before the first time. As Waiting.
 	Applied func() time.Time
-	// Serving says why connections are not served at all, nil: they are. As Waiting. A nil func is for always.
+	// Serving says why connections are not served at all, nil: they are. As Waiting. nil: they always are.
 	Serving func() error
 	// Timeout is for how long a change may wait. 0: DefaultTimeout.
 	Timeout time.Duration
-	// Answered is told of each answer, nil: nobody is. The path is "/healthz" or "/livez".
+	// Answered is called after each answer; it may be nil. The path is "/healthz" or "/livez".
 	Answered func(path string, code int)
 	// Clock is nil for time.Now.
 	Clock func() time.Time

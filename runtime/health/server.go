@@ -16,7 +16,7 @@ import (
 	"github.com/firsthop/firsthop/runtime/limit"
 )
 
-// The times that a Server keeps. Whoever asks is not known: nobody may keep a connection for long.
+// The limits of a Server. Clients are not known: none may keep a connection for long.
 const (
 	firstRetry    = 250 * time.Millisecond
 	slowestRetry  = 5 * time.Second
@@ -37,17 +37,17 @@ type ServerConfig struct {
 	Addr    string
 	Handler http.Handler
 	Log     *slog.Logger
-	// Holder names who listens on a TCP port, "" if that can't be told; nil: nobody is named.
+	// Holder names who listens on a TCP port, "" if that is unknown. It may be nil.
 	Holder func(port uint16) string
 	// Retry is the longest time between two tries to get the address. 0: 5 s.
 	Retry time.Duration
 	// Budget is how many connections there may be at once; nil: 128 of its own.
 	Budget *limit.Budget
-	// NoIPv6 is told, once, that the host has no IPv6, where this was to be served over it; nil: it is logged.
+	// NoIPv6 is called once if this was to be served over IPv6 and the host has none; nil: it is logged.
 	NoIPv6 func()
 }
 
-// Server serves HTTP at one address, which it gets when it gets it.
+// Server serves HTTP at one address, as soon as that is free.
 type Server struct {
 	cfg ServerConfig
 
@@ -77,6 +77,9 @@ func NewServer(cfg ServerConfig) *Server {
 	if cfg.Budget == nil {
 		cfg.Budget = limit.NewBudget(connections)
 	}
+	if cfg.NoIPv6 == nil { // where both families are asked for, Go has listened on IPv4 alone then
+		cfg.NoIPv6 = func() { cfg.Log.Warn("this host has no IPv6: not served", "what", cfg.Name, "at", cfg.Addr) }
+	}
 	return &Server{cfg: cfg, status: ServerStatus{Name: cfg.Name, Addr: cfg.Addr}}
 }
 
@@ -88,27 +91,25 @@ func (s *Server) Status() ServerStatus {
 }
 
 // Run serves until the context ends; connections are closed then, and nothing of it is left when it returns. An address
-// that can't be had is tried again and again, and logged once for each reason; one of a family that the kernel doesn't
-// have is given up. Call it once.
+// that is not available is retried indefinitely, and logged once for each reason; one of a family that the kernel does
+// not have is given up. Call it once.
 func (s *Server) Run(ctx context.Context) {
 	wait := min(firstRetry, s.cfg.Retry)
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := s.serve(ctx)
 		if errors.Is(err, unix.EAFNOSUPPORT) { // it won't come before the next boot
-			s.withoutIPv6()
+			s.cfg.NoIPv6()
 			return
 		}
 		s.failed(err)
 		if time.Since(began) > s.cfg.Retry {
 			wait = min(firstRetry, s.cfg.Retry)
 		}
-		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
-		case <-timer.C:
+		case <-time.After(wait):
 		}
-		timer.Stop()
 		wait = min(2*wait, s.cfg.Retry)
 	}
 }
@@ -127,7 +128,7 @@ func (s *Server) serve(ctx context.Context) error {
 		WriteTimeout:      answerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug), // what strangers send
+		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug), // what clients send
 	}
 	s.cfg.Budget.Apply(srv)
 	closed := make(chan struct{})
@@ -135,7 +136,7 @@ func (s *Server) serve(ctx context.Context) error {
 		defer close(closed)
 		srv.Close()
 	})
-	s.listens(l.Addr().String())
+	s.listening(l.Addr().String())
 	err = srv.Serve(s.cfg.Budget.Listen(l))
 	if !stop() {
 		<-closed
@@ -145,15 +146,6 @@ func (s *Server) serve(ctx context.Context) error {
 		return nil
 	}
 	return fmt.Errorf("serve %s at %s: %w", s.cfg.Name, s.cfg.Addr, err)
-}
-
-// withoutIPv6 says that the host has no IPv6. Where both families are asked for, Go has listened on IPv4 alone then.
-func (s *Server) withoutIPv6() {
-	if s.cfg.NoIPv6 != nil {
-		s.cfg.NoIPv6()
-		return
-	}
-	s.cfg.Log.Warn("this host has no IPv6: not served", "what", s.cfg.Name, "at", s.cfg.Addr)
 }
 
 // explain says who has the address, where that is what is wrong.
@@ -173,7 +165,7 @@ func (s *Server) explain(err error) error {
 	return fmt.Errorf("listen for %s at %s: %s has the port; it is taken when it gets free: %w", s.cfg.Name, s.cfg.Addr, holder, unix.EADDRINUSE)
 }
 
-func (s *Server) listens(addr string) {
+func (s *Server) listening(addr string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	again := s.status.Err != ""

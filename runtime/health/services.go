@@ -48,17 +48,15 @@ var ErrTooMany = errors.New("too many healthCheckNodePorts for the file descript
 // A port that another program has is taken when it gets free; of several Services with the same port, the one that came
 // first has it, and the others are Unserved until it goes. Methods may be called by any goroutine.
 type Services struct {
-	cfg       ServicesConfig
-	noIPv6    sync.Once     // to say so
-	budget    *limit.Budget // of all of them: whoever may create Services has as many as he likes
-	listeners int           // most at once
+	cfg    ServicesConfig
+	noIPv6 func()        // logs it once
+	budget *limit.Budget // of all of them: who may create Services may create any number
 
 	mu      sync.Mutex
 	closed  bool
 	addrs   []netip.Addr // nil: all
 	wanted  map[types.NamespacedName]services.Health
-	holders map[uint16]types.NamespacedName // of ports
-	waiting map[uint16][]types.NamespacedName
+	ports   map[uint16][]types.NamespacedName // who wants a port; the first one has it
 	serving map[types.NamespacedName]*checks
 }
 
@@ -67,7 +65,7 @@ type checks struct {
 	name      types.NamespacedName
 	port      uint16
 	health    atomic.Pointer[services.Health]
-	listeners map[listenAt]*listening
+	listeners map[listenAt]*listener
 }
 
 // listenAt is where: an address, or all of a family.
@@ -76,10 +74,10 @@ type listenAt struct {
 	ipv6 bool
 }
 
-type listening struct {
-	server *Server // nil: there are too many
-	stop   context.CancelFunc
-	done   chan struct{}
+// listener is nil where there are too many.
+type listener struct {
+	*Server
+	stop func() // returns when the port is free
 }
 
 // Unserved is a healthCheckNodePort that is not served.
@@ -95,13 +93,14 @@ func NewServices(cfg ServicesConfig) *Services {
 		cfg.MaxListeners = limit.Descriptors() / 4
 	}
 	return &Services{
-		cfg:       cfg,
-		budget:    limit.NewBudget(allConnections),
-		listeners: cfg.MaxListeners,
-		wanted:    map[types.NamespacedName]services.Health{},
-		holders:   map[uint16]types.NamespacedName{},
-		waiting:   map[uint16][]types.NamespacedName{},
-		serving:   map[types.NamespacedName]*checks{},
+		cfg: cfg,
+		noIPv6: sync.OnceFunc(func() {
+			cfg.Log.Warn("this host has no IPv6: healthCheckNodePorts are served over IPv4 only")
+		}),
+		budget:  limit.NewBudget(allConnections),
+		wanted:  map[types.NamespacedName]services.Health{},
+		ports:   map[uint16][]types.NamespacedName{},
+		serving: map[types.NamespacedName]*checks{},
 	}
 }
 
@@ -153,55 +152,52 @@ func (s *Services) set(name types.NamespacedName, h services.Health) {
 		return
 	}
 	s.wanted[name] = h
-	switch holder, taken := s.holders[h.Port]; {
-	case !taken:
-		s.take(name, h)
-	case holder == name:
+	queue := s.ports[h.Port]
+	switch slices.Index(queue, name) {
+	case 0:
 		c := s.serving[name]
 		former := c.health.Swap(&h)
 		if former.Has4 != h.Has4 || former.Has6 != h.Has6 {
 			s.listen(c)
 		}
-	case !slices.Contains(s.waiting[h.Port], name):
-		s.waiting[h.Port] = append(s.waiting[h.Port], name)
+	case -1:
+		s.ports[h.Port] = append(queue, name)
+		if len(queue) == 0 {
+			s.serve(name)
+			return
+		}
 		s.cfg.Log.Error("two Services have the same healthCheckNodePort: the second one's is not served",
-			"port", h.Port, "first", holder, "second", name)
+			"port", h.Port, "first", queue[0], "second", name)
 	}
 }
 
-// take gives a port to a Service.
-func (s *Services) take(name types.NamespacedName, h services.Health) {
-	c := &checks{name: name, port: h.Port, listeners: map[listenAt]*listening{}}
+// serve listens for a Service that has its port.
+func (s *Services) serve(name types.NamespacedName) {
+	h := s.wanted[name]
+	c := &checks{name: name, port: h.Port, listeners: map[listenAt]*listener{}}
 	c.health.Store(&h)
-	s.holders[h.Port] = name
 	s.serving[name] = c
 	s.listen(c)
 }
 
 // release takes a port from a Service, and gives it to the next that wants it.
 func (s *Services) release(name types.NamespacedName, port uint16) {
-	if s.holders[port] != name {
-		s.waiting[port] = slices.DeleteFunc(s.waiting[port], func(n types.NamespacedName) bool { return n == name })
+	queue := slices.DeleteFunc(s.ports[port], func(n types.NamespacedName) bool { return n == name })
+	if s.ports[port] = queue; len(queue) == 0 {
+		delete(s.ports, port)
+	}
+	c := s.serving[name]
+	if c == nil {
 		return
 	}
-	s.serving[name].close()
+	c.close()
 	delete(s.serving, name)
-	delete(s.holders, port)
-	if next := s.waiting[port]; len(next) > 0 {
-		s.waiting[port] = next[1:]
-		s.take(next[0], s.wanted[next[0]])
+	if len(queue) > 0 {
+		s.serve(queue[0])
 	}
-	if len(s.waiting[port]) == 0 {
-		delete(s.waiting, port)
-	}
-	s.retryTooMany()
-}
-
-// retryTooMany listens on ports that were one too many, where others are gone.
-func (s *Services) retryTooMany() {
-	for _, c := range s.serving {
+	for _, c := range s.serving { // ports that were one too many
 		for at, l := range c.listeners {
-			if l.server == nil && s.listening() < s.listeners {
+			if l == nil {
 				c.listeners[at] = s.open(c, at)
 			}
 		}
@@ -232,8 +228,10 @@ func (s *Services) listen(c *checks) {
 		}
 	}
 	for at := range want {
-		if c.listeners[at] == nil {
-			c.listeners[at] = s.open(c, at)
+		if _, there := c.listeners[at]; !there {
+			if c.listeners[at] = s.open(c, at); c.listeners[at] == nil {
+				s.cfg.Log.Error("a healthCheckNodePort is not served", "service", c.name, "port", c.port, "err", ErrTooMany)
+			}
 		}
 	}
 }
@@ -243,7 +241,7 @@ func (s *Services) listening() int {
 	n := 0
 	for _, c := range s.serving {
 		for _, l := range c.listeners {
-			if l.server != nil {
+			if l != nil {
 				n++
 			}
 		}
@@ -251,7 +249,11 @@ func (s *Services) listening() int {
 	return n
 }
 
-func (s *Services) open(c *checks, at listenAt) *listening {
+// open listens, unless too many do.
+func (s *Services) open(c *checks, at listenAt) *listener {
+	if s.listening() >= s.cfg.MaxListeners {
+		return nil
+	}
 	network, host := "tcp4", ""
 	if at.ipv6 {
 		network = "tcp6" // with IPV6_V6ONLY: each family has its own
@@ -259,46 +261,27 @@ func (s *Services) open(c *checks, at listenAt) *listening {
 	if at.addr.IsValid() {
 		host = at.addr.String()
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	if s.listening() >= s.listeners {
-		done := make(chan struct{})
-		close(done)
-		s.cfg.Log.Error("a healthCheckNodePort is not served", "service", c.name, "port", c.port, "err", ErrTooMany)
-		return &listening{stop: stop, done: done}
-	}
-	l := &listening{
-		stop: stop,
-		done: make(chan struct{}),
-		server: NewServer(ServerConfig{
-			Name: "the healthCheckNodePort of " + c.name.String(), Network: network,
-			Addr:    net.JoinHostPort(host, strconv.Itoa(int(c.port))),
-			Handler: s.handler(c, at.ipv6), Log: s.cfg.Log, Holder: s.cfg.Holder, Retry: s.cfg.Retry, Budget: s.budget,
-			NoIPv6: s.withoutIPv6,
-		}),
-	}
-	go func() {
-		defer close(l.done)
-		l.server.Run(ctx)
-	}()
-	return l
+	server := NewServer(ServerConfig{
+		Name: "the healthCheckNodePort of " + c.name.String(), Network: network,
+		Addr:    net.JoinHostPort(host, strconv.Itoa(int(c.port))),
+		Handler: s.handler(c, at.ipv6), Log: s.cfg.Log, Holder: s.cfg.Holder, Retry: s.cfg.Retry, Budget: s.budget,
+		NoIPv6: s.noIPv6,
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { server.Run(ctx) })
+	return &listener{server, func() { cancel(); running.Wait() }}
 }
 
-func (s *Services) withoutIPv6() {
-	s.noIPv6.Do(func() { s.cfg.Log.Warn("this host has no IPv6: healthCheckNodePorts are served over IPv4 only") })
-}
-
-// close returns when the port is free.
-func (l *listening) close() {
-	l.stop()
-	<-l.done
+func (l *listener) close() {
+	if l != nil {
+		l.stop()
+	}
 }
 
 func (c *checks) close() {
 	for _, l := range c.listeners {
-		l.stop()
-	}
-	for _, l := range c.listeners {
-		<-l.done
+		l.close()
 	}
 }
 
@@ -334,26 +317,21 @@ func (s *Services) Unserved() []Unserved {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []Unserved
-	for port, names := range s.waiting {
-		for _, name := range names {
-			out = append(out, Unserved{name, port, fmt.Sprintf("%s has the same healthCheckNodePort, and came first", s.holders[port])})
+	for port, queue := range s.ports {
+		for _, name := range queue[1:] {
+			out = append(out, Unserved{name, port, fmt.Sprintf("%s has the same healthCheckNodePort, and came first", queue[0])})
 		}
 	}
 	for name, c := range s.serving {
 		for _, l := range c.listeners {
-			if l.server == nil {
+			if l == nil {
 				out = append(out, Unserved{name, c.port, ErrTooMany.Error()})
-			} else if st := l.server.Status(); !st.Listening && st.Err != "" {
+			} else if st := l.Status(); !st.Listening && st.Err != "" {
 				out = append(out, Unserved{name, c.port, st.Err})
 			}
 		}
 	}
-	slices.SortFunc(out, func(a, b Unserved) int {
-		if n := compareNames(a.Service, b.Service); n != 0 {
-			return n
-		}
-		return cmp.Compare(a.Err, b.Err)
-	})
+	slices.SortFunc(out, func(a, b Unserved) int { return cmp.Or(compareNames(a.Service, b.Service), cmp.Compare(a.Err, b.Err)) })
 	return out
 }
 
@@ -363,16 +341,10 @@ func (s *Services) Close() {
 	defer s.mu.Unlock()
 	s.closed = true
 	for _, c := range s.serving {
-		for _, l := range c.listeners {
-			l.stop()
-		}
-	}
-	for _, c := range s.serving {
 		c.close()
 	}
 	clear(s.serving)
-	clear(s.holders)
-	clear(s.waiting)
+	clear(s.ports)
 	clear(s.wanted)
 }
 

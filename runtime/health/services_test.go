@@ -187,7 +187,7 @@ func TestServicesClose(t *testing.T) {
 // TestServicesLeaveDescriptorsToOthers: who may create Services cannot take all descriptors of the process.
 func TestServicesLeaveDescriptorsToOthers(t *testing.T) {
 	r := newServicesRig(t)
-	r.listeners = 2
+	r.cfg.MaxListeners = 2
 	var names []types.NamespacedName
 	var ports []uint16
 	for i := range 3 {
