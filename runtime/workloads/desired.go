@@ -26,43 +26,38 @@ type input struct {
 	programs   bool         // the programs can tell namespaces apart
 	namespaces []namespace
 	noCookie   bool // namespaces can't be named by us, so there are none
-	// kept are the namespaces that pods had when they were last seen.
-	kept map[types.NamespacedName]uint64
-	// isOf tells whether one of some processes is the pod's.
+	// lastSeen are the namespaces that pods had when they were last seen.
+	lastSeen map[types.NamespacedName]uint64
+	// isOf reports whether one of some processes is the pod's.
 	isOf func(pids []int, uid types.UID) bool
 }
 
-// named tells whether namespaces can be named, by the programs and by us.
+// named reports whether namespaces can be named, by the programs and by us.
 func (in *input) named() bool { return in.programs && !in.noCookie }
 
-// optsOut tells whether a pod's wish is granted.
+// optsOut reports whether a pod's request is granted.
 func (in *input) optsOut(p *pod) bool { return p.off() && !p.hostNetwork && in.fallback && in.named() }
 
-// needsNamespaces tells whether anything depends on which there are.
+// needsNamespaces reports whether anything depends on which there are.
 func (in *input) needsNamespaces() bool {
 	if !in.named() {
 		return false
 	}
-	for i := range in.pods {
-		if in.optsOut(&in.pods[i]) {
-			return true
-		}
-	}
-	return in.ranges
+	return in.ranges || slices.ContainsFunc(in.pods, func(p pod) bool { return in.optsOut(&p) })
 }
 
 // output is the desired table, and what is wrong.
 type output struct {
 	table    Table
-	owner    map[uint64]types.NamespacedName // of the entries that are pods'
-	missing  []pod                           // whose namespace isn't there; each has a problem too
+	owner    map[uint64]*pod // of the entries that are pods'
+	missing  []pod           // whose namespace isn't there; each has a problem too
 	problems []Problem
 }
 
 // desired is pure but for isOf.
 func desired(in *input) output {
-	out := output{table: Table{Workloads: map[uint64]bpf.Workload{}}, owner: map[uint64]types.NamespacedName{}}
-	out.problems = wishes(in)
+	out := output{table: Table{Workloads: map[uint64]bpf.Workload{}}, owner: map[uint64]*pod{}}
+	out.problems = ignored(in)
 	if in.ranges && !in.programs {
 		out.table.Workloads[0] = workload(firstOf(in.node, nil)) // all of the node is one client
 	}
@@ -70,11 +65,11 @@ func desired(in *input) output {
 		return out
 	}
 	if in.ranges {
-		out.strangers(in)
+		out.addUnknown(in)
 	}
 	for i := range in.pods {
-		if p := &in.pods[i]; p.apart() && (in.ranges || in.optsOut(p)) {
-			out.place(in, p)
+		if p := &in.pods[i]; p.ownNamespace() && (in.ranges || in.optsOut(p)) {
+			out.addPod(in, p)
 		}
 	}
 	for _, w := range out.table.Workloads {
@@ -85,8 +80,8 @@ func desired(in *input) output {
 	return out
 }
 
-// wishes says which annotations can't be followed.
-func wishes(in *input) (list []Problem) {
+// ignored says which annotations can't be followed.
+func ignored(in *input) (list []Problem) {
 	for i := range in.pods {
 		p := &in.pods[i]
 		switch {
@@ -104,9 +99,9 @@ func wishes(in *input) (list []Problem) {
 	return list
 }
 
-// strangers gives an entry to the host and to what may be no pod: by their own
+// addUnknown gives an entry to the host and to what may be no pod: by their own
 // addresses, but by none that the API gives to somebody else.
-func (out *output) strangers(in *input) {
+func (out *output) addUnknown(in *input) {
 	taken := map[netip.Addr]bool{}
 	for _, a := range in.node {
 		taken[a] = true
@@ -125,8 +120,8 @@ func (out *output) strangers(in *input) {
 	}
 }
 
-// place finds the namespace of a pod and gives it the pod's entry.
-func (out *output) place(in *input, p *pod) {
+// addPod finds the namespace of a pod and gives it the pod's entry.
+func (out *output) addPod(in *input, p *pod) {
 	cookie, claims := in.find(p)
 	if claims > 1 {
 		out.problems = append(out.problems, p.problem(AddressConflict, "%d network namespaces have its address: it is not known which is the pod's", claims))
@@ -134,7 +129,7 @@ func (out *output) place(in *input, p *pod) {
 	}
 	if claims == 0 {
 		var ok bool
-		if cookie, ok = in.kept[p.name]; !ok {
+		if cookie, ok = in.lastSeen[p.name]; !ok {
 			out.missing = append(out.missing, *p)
 			out.problems = append(out.problems, p.problem(NoNamespace, "no network namespace of this node has its address (yet)"))
 			return
@@ -145,14 +140,14 @@ func (out *output) place(in *input, p *pod) {
 		w.Flags = bpf.WorkloadOptedOut
 	}
 	out.table.Workloads[cookie] = w
-	out.owner[cookie] = p.name
+	out.owner[cookie] = p
 }
 
 // find returns the namespace of a pod, and how many claim to be it.
 func (in *input) find(p *pod) (cookie uint64, claims int) {
 	var list []*namespace
 	for i := range in.namespaces {
-		if ns := &in.namespaces[i]; !ns.host && p.hasOneOf(ns.addrs) {
+		if ns := &in.namespaces[i]; !ns.host && slices.ContainsFunc(ns.addrs, p.has) {
 			list = append(list, ns)
 		}
 	}
@@ -166,15 +161,6 @@ func (in *input) find(p *pod) (cookie uint64, claims int) {
 		return 0, 0
 	}
 	return list[0].cookie, len(list)
-}
-
-func (p *pod) hasOneOf(addrs []netip.Addr) bool {
-	for _, a := range addrs {
-		if p.has(a) {
-			return true
-		}
-	}
-	return false
 }
 
 // firstOf are the first addresses of each family that aren't taken.

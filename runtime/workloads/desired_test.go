@@ -111,7 +111,7 @@ func TestDesired(t *testing.T) {
 		{name: "a pod without an address yet", pods: []*corev1.Pod{newPod("a", nil, says("off"))}},
 		{name: "a pod whose namespace isn't there", pods: []*corev1.Pod{newPod("a", []string{"198.51.100.9"}, says("off"))}, missing: 1, problems: []Reason{NoNamespace}},
 		{name: "one that was seen before keeps its entry", pods: []*corev1.Pod{newPod("a", []string{"198.51.100.9"}, says("off"))},
-			change: func(in *input) { in.kept = map[types.NamespacedName]uint64{{Namespace: "default", Name: "a"}: 99} }, want: table{99: out("198.51.100.9", "")}},
+			change: func(in *input) { in.lastSeen = map[types.NamespacedName]uint64{{Namespace: "default", Name: "a"}: 99} }, want: table{99: out("198.51.100.9", "")}},
 		{name: "the host's own address is no pod's", pods: []*corev1.Pod{newPod("a", []string{"192.0.2.9"}, says("off"))}, missing: 1, problems: []Reason{NoNamespace}},
 		{name: "of two pods with an address, the one that stays has it", pods: []*corev1.Pod{newPod("a", one, ending, says("off")), newPod("b", one, says("off"))}, want: table{11: out(one[0], one[1])}},
 

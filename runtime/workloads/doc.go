@@ -1,4 +1,4 @@
-// Package workloads tells the programs in the kernel what they must know of the
+// Package workloads gives the programs in the kernel what they must know of the
 // network namespaces of a node: which pods want no translation, and by which
 // address a client is judged where a Service has source ranges.
 //
@@ -26,8 +26,8 @@
 //
 // # What it costs
 //
-// Nothing, while no pod opts out and no Service has source ranges: nobody looks
-// for namespaces then. Otherwise all are looked at when a pod comes, changes or
+// Nothing, while no pod opts out and no Service has source ranges: namespaces
+// are not looked for then. Otherwise all are looked at when a pod comes, changes or
 // goes, a few times more until the pod's namespace is there, and every 30 s. One
 // look costs a stat for each process and a visit for each namespace: 1 ms of
 // processor time with 240 processes and 10 pods, 8 ms with 1,140 and 100.
@@ -37,7 +37,7 @@
 // Programs know namespaces from Linux 5.7, processes can ask for their names from
 // 5.14; in between a program tells them (natinit.Cookies). Below 5.7 all of a node
 // is one client, with the cookie 0: source ranges judge it by the node's
-// addresses, nobody can opt out. Where programs know names and nobody tells us
-// (natinit.ErrNoCookie), source ranges let nobody in, as no client's address can be
-// given, and nobody can opt out either.
+// addresses, no pod can opt out. Where programs know names and nobody tells us
+// (natinit.ErrNoCookie), source ranges reject every client, as no client's address can be
+// given, and no pod can opt out either.
 package workloads

@@ -3,6 +3,7 @@ package workloads
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -61,8 +62,8 @@ func podOf(p *corev1.Pod) (out pod, ok bool) {
 
 func (p *pod) off() bool { return p.annotation == Off }
 
-// apart tells whether the pod has a network namespace of its own, and an address.
-func (p *pod) apart() bool { return !p.hostNetwork && (p.addr4.IsValid() || p.addr6.IsValid()) }
+// ownNamespace reports whether the pod has a network namespace of its own, and an address.
+func (p *pod) ownNamespace() bool { return !p.hostNetwork && (p.addr4.IsValid() || p.addr6.IsValid()) }
 
 func (p *pod) has(a netip.Addr) bool { return a.IsValid() && (a == p.addr4 || a == p.addr6) }
 
@@ -72,15 +73,32 @@ func (p *pod) problem(reason Reason, format string, args ...any) Problem {
 
 // inOrder sorts pods so that of two with the same address the later one has it.
 func inOrder(pods map[types.NamespacedName]pod) []pod {
-	list := make([]pod, 0, len(pods))
-	for _, p := range pods {
-		list = append(list, p)
-	}
-	slices.SortFunc(list, func(a, b pod) int {
+	return slices.SortedFunc(maps.Values(pods), func(a, b pod) int {
 		if a.ending != b.ending {
 			return map[bool]int{true: -1, false: 1}[a.ending]
 		}
 		return cmp.Or(cmp.Compare(a.created, b.created), cmp.Compare(a.name.Namespace, b.name.Namespace), cmp.Compare(a.name.Name, b.name.Name))
 	})
-	return list
 }
+
+// Problem is something that a pod asks for and doesn't get.
+type Problem struct {
+	Pod     types.NamespacedName
+	Reason  Reason
+	Message string // what, and what becomes of it
+}
+
+func (p Problem) String() string { return fmt.Sprintf("Pod %s: %s", p.Pod, p.Message) }
+
+// Reason is a Problem's kind in one word, as events have it.
+type Reason string
+
+// The reasons.
+const (
+	BadAnnotation   Reason = "BadAnnotation"   // neither on nor off
+	HostNetwork     Reason = "HostNetwork"     // shares the host's namespace, so can't opt out alone
+	NothingElse     Reason = "NothingElse"     // opted out, nothing else serves Services on this node
+	NoCookies       Reason = "NoCookies"       // the kernel doesn't name network namespaces
+	NoNamespace     Reason = "NoNamespace"     // no network namespace has the pod's address
+	AddressConflict Reason = "AddressConflict" // several have it
+)

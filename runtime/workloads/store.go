@@ -13,7 +13,7 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 )
 
-// ErrFull says that the map has no room for another namespace. Those that have
+// ErrFull says that the map has no space for another namespace. Those that have
 // none are served, and are in no source range.
 var ErrFull = errors.New("the workload map is full")
 
@@ -26,7 +26,7 @@ type Table struct {
 // Store is where the table is. It has one writer.
 type Store interface {
 	Read() (Table, error)
-	// Put writes an entry; its error matches ErrFull where there is no room.
+	// Put writes an entry; its error matches ErrFull where there is no space.
 	Put(cookie uint64, w bpf.Workload) error
 	// Delete removes an entry; one that isn't there is no error.
 	Delete(cookie uint64) error

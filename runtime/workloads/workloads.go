@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -15,15 +18,16 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/hostproc"
 	"github.com/firsthop/firsthop/runtime/netns"
 )
 
 const (
 	// DefaultRescan is how often namespaces are looked for though no pod
-	// changed: containers that are no pods come and go without a word.
+	// changed: containers that are no pods come and go silently.
 	DefaultRescan = 30 * time.Second
 
-	// gatherTime is how long a change waits for more: pods come in crowds.
+	// gatherTime is how long a change waits for more: pods come in batches.
 	gatherTime = 30 * time.Millisecond
 	// A pod's address may be in the API before its namespace can be seen, as
 	// where its first process has yet to start. 100 ms, 200 ms … 6.4 s: 12.7 s in all.
@@ -39,7 +43,7 @@ const (
 // Config is what a Reconciler needs to know.
 type Config struct {
 	Log *slog.Logger
-	// Store is what it keeps up to date. Nobody else writes there.
+	// Store is what it keeps up to date. It has no other writer.
 	Store Store
 	// Namespaces says where network namespaces are found.
 	Namespaces netns.Config
@@ -54,7 +58,7 @@ type Config struct {
 
 // Status is what a Reconciler knows and does.
 type Status struct {
-	Synced   bool // the table is as it should be, for all that was told
+	Synced   bool // the table is as it should be, for all that is known
 	Entries  int  // namespaces that the programs know, or should
 	OptedOut int  // of these, pods that opted out
 	Problems []Problem
@@ -63,11 +67,11 @@ type Status struct {
 	ScanTook   time.Duration // the last time
 	Namespaces int           // that were found then
 	// Err is why the table isn't as it should be: no rights to see namespaces
-	// (netns.ErrRefused), none with a name (natinit.ErrNoCookie), no room (ErrFull).
+	// (netns.ErrRefused), none with a name (natinit.ErrNoCookie), the map is full (ErrFull).
 	Err error
 }
 
-// Reconciler keeps the table up to date while Run runs. Its other methods tell
+// Reconciler keeps the table up to date while Run runs. Its other methods give
 // it what the API says; they don't wait, and are safe for concurrent use.
 type Reconciler struct {
 	cfg  Config
@@ -88,17 +92,17 @@ type Reconciler struct {
 // run is what Run remembers from one time to the next.
 type run struct {
 	table    *Table // what the store holds; nil: not known
-	kept     map[types.NamespacedName]place
+	lastSeen map[types.NamespacedName]sighting
 	noCookie error // the reason that namespaces can't be named, nil if they can
 	retries  int
 	scans    int
 	seen     uint64 // Reconciler.changes
 	rescan   time.Time
-	told     map[Problem]bool
+	logged   map[Problem]bool
 }
 
-// place is the namespace in which a pod was seen.
-type place struct {
+// sighting is the namespace in which a pod was seen.
+type sighting struct {
 	cookie       uint64
 	uid          types.UID
 	addr4, addr6 netip.Addr
@@ -112,11 +116,11 @@ func New(cfg Config) *Reconciler {
 	}
 	return &Reconciler{
 		cfg: cfg, wake: make(chan struct{}, 1), pods: map[types.NamespacedName]pod{},
-		run: run{kept: map[types.NamespacedName]place{}, told: map[Problem]bool{}},
+		run: run{lastSeen: map[types.NamespacedName]sighting{}, logged: map[Problem]bool{}},
 	}
 }
 
-// SetPod tells of a pod of this node, new or changed.
+// SetPod reports a pod of this node, new or changed.
 func (r *Reconciler) SetPod(p *corev1.Pod) {
 	next, ok := podOf(p)
 	if !ok {
@@ -132,7 +136,7 @@ func (r *Reconciler) SetPod(p *corev1.Pod) {
 	})
 }
 
-// DeletePod tells that a pod is gone.
+// DeletePod reports that a pod is gone.
 func (r *Reconciler) DeletePod(name types.NamespacedName) {
 	r.change(func() bool {
 		_, ok := r.pods[name]
@@ -141,13 +145,13 @@ func (r *Reconciler) DeletePod(name types.NamespacedName) {
 	})
 }
 
-// SetSynced tells that all pods of the node have been named. Nothing is written
+// SetSynced reports that all pods of the node are known. Nothing is written
 // before: what a former runtime wrote stays until then.
 func (r *Reconciler) SetSynced() {
 	r.change(func() bool { now := !r.synced; r.synced = true; return now })
 }
 
-// SetNode tells by which addresses the node is known, the primary ones first.
+// SetNode says by which addresses the node is known, the primary ones first.
 func (r *Reconciler) SetNode(addrs []netip.Addr) {
 	r.change(func() bool {
 		if slices.Equal(r.node, addrs) {
@@ -158,12 +162,12 @@ func (r *Reconciler) SetNode(addrs []netip.Addr) {
 	})
 }
 
-// SetRanges tells whether any Service has source ranges.
+// SetRanges says whether any Service has source ranges.
 func (r *Reconciler) SetRanges(any bool) {
 	r.change(func() bool { now := r.ranges != any; r.ranges = any; return now })
 }
 
-// SetFallback tells whether something else on the node, such as kube-proxy,
+// SetFallback says whether something else on the node, such as kube-proxy,
 // serves Services. While nothing does, which is assumed at first, no pod can opt out.
 func (r *Reconciler) SetFallback(served bool) {
 	r.change(func() bool { now := r.fallback != served; r.fallback = served; return now })
@@ -241,11 +245,11 @@ func (r *Reconciler) reconcile(ctx context.Context) time.Duration {
 		}
 	}
 	if in.programs && in.noCookie && in.ranges {
-		scanErr = fmt.Errorf("source ranges let nobody in: %w", r.run.noCookie)
+		scanErr = fmt.Errorf("source ranges reject every client: %w", r.run.noCookie)
 	}
 	out := desired(in)
 	err := r.write(&out, complete)
-	r.keep(in, &out)
+	r.remember(in, &out)
 	r.note(in, &out, st, changes, errors.Join(scanErr, err))
 	switch {
 	case err != nil && !errors.Is(err, ErrFull):
@@ -290,10 +294,10 @@ func (r *Reconciler) look(ctx context.Context, in *input, st *Status) (complete 
 		return true
 	})
 	st.ScanTook, st.Namespaces = time.Since(start), len(in.namespaces)
-	in.kept = map[types.NamespacedName]uint64{}
+	in.lastSeen = map[types.NamespacedName]uint64{}
 	for _, p := range in.pods {
-		if k, ok := r.run.kept[p.name]; ok && k.uid == p.uid && k.addr4 == p.addr4 && k.addr6 == p.addr6 && time.Since(k.at) < keepTime {
-			in.kept[p.name] = k.cookie
+		if k, ok := r.run.lastSeen[p.name]; ok && k.uid == p.uid && k.addr4 == p.addr4 && k.addr6 == p.addr6 && time.Since(k.at) < keepTime {
+			in.lastSeen[p.name] = k.cookie
 		}
 	}
 	err = errors.Join(failed, err)
@@ -319,7 +323,7 @@ func (r *Reconciler) write(out *output, complete bool) error {
 	}
 	writes, err := apply(r.cfg.Store, r.run.table, out.table)
 	if writes > 0 {
-		r.cfg.Log.Debug("told the programs of network namespaces", "writes", writes, "entries", len(r.run.table.Workloads))
+		r.cfg.Log.Debug("updated the network namespaces that programs know", "writes", writes, "entries", len(r.run.table.Workloads))
 	}
 	if err != nil {
 		r.run.table = nil // read anew what it holds
@@ -327,42 +331,39 @@ func (r *Reconciler) write(out *output, complete bool) error {
 	return err
 }
 
-// keep remembers where pods were seen.
-func (r *Reconciler) keep(in *input, out *output) {
+// remember keeps where pods were seen.
+func (r *Reconciler) remember(in *input, out *output) {
 	now := time.Now()
 	seen := map[uint64]bool{}
 	for _, ns := range in.namespaces {
 		seen[ns.cookie] = true
 	}
-	kept := map[types.NamespacedName]place{}
-	at := map[types.NamespacedName]uint64{}
-	for cookie, name := range out.owner {
-		at[name] = cookie
-	}
+	lastSeen := map[types.NamespacedName]sighting{}
 	for _, p := range in.pods {
-		cookie, ok := at[p.name]
-		if former, was := r.run.kept[p.name]; was {
-			kept[p.name] = former
-		}
-		if ok && seen[cookie] {
-			kept[p.name] = place{cookie, p.uid, p.addr4, p.addr6, now}
+		if former, ok := r.run.lastSeen[p.name]; ok {
+			lastSeen[p.name] = former
 		}
 	}
-	r.run.kept = kept
+	for cookie, p := range out.owner {
+		if seen[cookie] {
+			lastSeen[p.name] = sighting{cookie, p.uid, p.addr4, p.addr6, now}
+		}
+	}
+	r.run.lastSeen = lastSeen
 }
 
 // note publishes what came of it, and logs each problem once.
 func (r *Reconciler) note(in *input, out *output, st Status, changes uint64, err error) {
-	told := map[Problem]bool{}
+	logged := map[Problem]bool{}
 	for _, p := range out.problems {
 		if p.Reason == NoNamespace && r.run.retries < maxRetries {
 			continue // it may just be too early
 		}
-		if told[p] = true; !r.run.told[p] {
+		if logged[p] = true; !r.run.logged[p] {
 			r.cfg.Log.Warn("pod: "+p.Message, "pod", p.Pod.String(), "reason", string(p.Reason))
 		}
 	}
-	r.run.told = told
+	r.run.logged = logged
 
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -382,4 +383,27 @@ func (r *Reconciler) note(in *input, out *output, st Status, changes uint64, err
 		r.cfg.Log.Warn("the programs do not know all network namespaces that they should", "error", err)
 	}
 	r.status = st
+}
+
+// isOf reports whether one of the processes is in a cgroup of the pod, which has
+// the pod's uid in its name: /kubepods/burstable/pod<uid>, or by systemd
+// kubepods-burstable-pod<uid with _>.slice (kubelet's cgroup manager).
+func (r *Reconciler) isOf(pids []int, uid types.UID) bool {
+	if uid == "" {
+		return false
+	}
+	proc := r.cfg.Namespaces.Proc
+	if proc == "" {
+		proc = "/proc"
+	}
+	for _, pid := range pids {
+		b, err := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "cgroup"))
+		if err != nil {
+			continue
+		}
+		if hostproc.PodOf(string(b)) == string(uid) {
+			return true
+		}
+	}
+	return false
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -18,7 +19,6 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/runtime/netns"
-
 	"github.com/firsthop/firsthop/test/lab"
 )
 
@@ -227,7 +227,7 @@ func TestReconcilerWithoutCookies(t *testing.T) {
 	r.SetRanges(true)
 	lab.Await(t, "the error, with what follows and why", func() bool {
 		err := r.Status().Err
-		return errors.Is(err, natinit.ErrNoCookie) && strings.Contains(err.Error(), "let nobody in") && strings.Contains(err.Error(), "because")
+		return errors.Is(err, natinit.ErrNoCookie) && strings.Contains(err.Error(), "reject every client") && strings.Contains(err.Error(), "because")
 	})
 	r.SetRanges(false)
 	if st := settled(t, r); st.Scans != 1 || len(st.Problems) != 1 || st.Err != nil || f.writes != 0 {
@@ -309,6 +309,30 @@ func TestReconcilerFollowsEndlessChanges(t *testing.T) {
 		time.Sleep(gatherTime / 10)
 		if i > 1000 {
 			t.Fatalf("after %d changes: %+v", i, r.Status())
+		}
+	}
+}
+
+func TestIsOf(t *testing.T) {
+	const uid = types.UID("1b2c3d4e-0000-4000-8000-123456789abc")
+	proc := t.TempDir()
+	r := New(Config{Namespaces: netns.Config{Proc: proc}})
+	for i, tc := range []struct {
+		cgroup string
+		want   bool
+	}{
+		{"0::/kubepods/burstable/pod1b2c3d4e-0000-4000-8000-123456789abc/0123\n", true},
+		{"0::/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod1b2c3d4e_0000_4000_8000_123456789abc.slice/cri-containerd-01.scope\n", true},
+		{"11:memory:/kubepods/pod1b2c3d4e-0000-4000-8000-123456789abc/01\n0::/\n", true},
+		{"0::/../../podffffffff-0000-4000-8000-123456789abc/0123\n", false},
+		{"0::/system.slice/1b2c3d4e-0000-4000-8000-123456789abc.service\n", false},
+		{"0::/user.slice/user-1000.slice/user@1000.service/pod1b2c3d4e-0000-4000-8000-123456789abc\n", false}, // a user names it so
+		{"0::/kubepods/podffffffff-0000-4000-8000-123456789abc/01/pod1b2c3d4e-0000-4000-8000-123456789abc\n", false},
+	} {
+		must(t, os.MkdirAll(filepath.Join(proc, strconv.Itoa(i)), 0o755))
+		must(t, os.WriteFile(filepath.Join(proc, strconv.Itoa(i), "cgroup"), []byte(tc.cgroup), 0o600))
+		if got := r.isOf([]int{i, 999}, uid); got != tc.want || r.isOf([]int{i}, "") {
+			t.Errorf("%q: %v", tc.cgroup, got)
 		}
 	}
 }
