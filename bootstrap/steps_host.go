@@ -55,11 +55,12 @@ func (s *stage) checkKernel(ctx context.Context) (outcome, error) {
 // the stage fails, loudly. Rules that serve the API service tell that it is
 // there, not a process that bears its name.
 func (s *stage) fallBack(ctx context.Context, cause error) (outcome, error) {
-	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: s.HostRoot, Proc: s.Proc})
+	addrs := s.likelyServices()
+	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: s.HostRoot, Proc: s.Proc, AnyFrontend: len(addrs) == 0}, addrs...)
 	if err != nil {
 		return outcome{}, fmt.Errorf("%w; whether kube-proxy is there could not be told: %s", cause, err)
 	}
-	served, unserved := s.leftTo(p)
+	served, unserved := leftTo(p, addrs)
 	if served {
 		return outcome{
 			result: Skipped, stop: true,
@@ -78,8 +79,7 @@ func (s *stage) fallBack(ctx context.Context, cause error) (outcome, error) {
 // leftTo reports whether a node can be left to its kube-proxy: whether rules
 // serve the API service, else why not. Where its address isn't known, one that
 // rules serve has to do: each of kube-proxy's has the API service among them.
-func (s *stage) leftTo(p kubeproxy.Presence) (served bool, unserved string) {
-	addrs := s.likelyServices()
+func leftTo(p kubeproxy.Presence, addrs []netip.AddrPort) (served bool, unserved string) {
 	if len(addrs) == 0 {
 		return p.ServesAny(), "no rules serve any Service"
 	}

@@ -250,11 +250,12 @@ func (s *stage) attachConfig(maps *bpf.Maps) attach.Config {
 // otherServes refuses a scope that leaves Service addresses without anybody
 // who serves them.
 func (s *stage) otherServes(ctx context.Context) error {
-	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: s.HostRoot, Proc: s.Proc})
+	addrs := s.found.ServiceAddrs()
+	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: s.HostRoot, Proc: s.Proc}, addrs...)
 	if err != nil {
 		return err
 	}
-	for _, a := range s.found.ServiceAddrs() {
+	for _, a := range addrs {
 		if serves, _ := p.Serves(a); !serves {
 			return fmt.Errorf("--scope %s: nothing else on this node serves %s (%s), so connections to it would be cut off: use --scope all, or start what is to serve it first", s.scope, a, p.Summary())
 		}

@@ -135,9 +135,11 @@ func (r *run) followFallback(ctx context.Context) {
 	tick := time.NewTicker(fallbackInterval)
 	defer tick.Stop()
 	misses := 0
+	detector := kubeproxy.NewDetector(kubeproxy.Config{Root: r.cfg.HostRoot, Proc: r.cfg.Proc})
 	for {
-		p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: r.cfg.HostRoot, Proc: r.cfg.Proc})
-		there := err == nil && servedByRules(p, r.loop.APIAddrs())
+		api := r.loop.APIAddrs()
+		p, err := detector.Detect(ctx, api...)
+		there := err == nil && servedByRules(p, api)
 		misses++
 		if there {
 			misses = 0

@@ -276,7 +276,7 @@ func (u *uninstaller) refuse(ctx context.Context) error {
 	if u.Force || len(u.vips) == 0 {
 		return nil
 	}
-	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: u.HostRoot, Proc: u.Proc})
+	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: u.HostRoot, Proc: u.Proc, AnyFrontend: true})
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/firsthop/firsthop/test/lab"
 )
 
@@ -35,23 +37,56 @@ func BenchmarkDetect(b *testing.B) {
 				}
 				want = services
 			}
-			err := l.Do(func() error {
-				for b.Loop() {
-					p, err := Detect(b.Context(), Config{})
+			for _, mode := range []struct {
+				name  string
+				cfg   Config
+				addrs []netip.AddrPort
+				want  int
+				again bool
+			}{
+				{"all", Config{AnyFrontend: true}, nil, want, false},
+				{"one", Config{}, []netip.AddrPort{netip.AddrPortFrom(benchAddr(services/2), 80)}, min(want, 1), false},
+				{"again", Config{}, []netip.AddrPort{netip.AddrPortFrom(benchAddr(services/2), 80)}, min(want, 1), true},
+				{"presence", Config{}, nil, 0, false},
+			} {
+				b.Run(mode.name, func(b *testing.B) {
+					err := l.Do(func() error {
+						d := NewDetector(mode.cfg)
+						if _, err := d.Detect(b.Context(), mode.addrs...); err != nil {
+							return err
+						}
+						used := cpuTime()
+						for b.Loop() {
+							if !mode.again {
+								d = NewDetector(mode.cfg)
+							}
+							p, err := d.Detect(b.Context(), mode.addrs...)
+							if err != nil {
+								return err
+							}
+							if got := len(p.frontends.served); got != mode.want {
+								return fmt.Errorf("%d addresses, want %d\n%s", got, mode.want, p)
+							}
+						}
+						b.ReportMetric(float64(cpuTime()-used)/1e6/float64(b.N), "cpu-ms/op")
+						return nil
+					})
 					if err != nil {
-						return err
+						b.Fatal(err)
 					}
-					if got := len(p.frontends.served); got != want {
-						return fmt.Errorf("%d addresses, want %d\n%s", got, want, p)
-					}
-				}
-				return nil
-			})
-			if err != nil {
-				b.Fatal(err)
+				})
 			}
 		})
 	}
+}
+
+// cpuTime is the processor time of this process, in nanoseconds.
+func cpuTime() int64 {
+	var usage unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &usage); err != nil {
+		panic(err)
+	}
+	return usage.Utime.Nano() + usage.Stime.Nano()
 }
 
 func benchAddr(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}) }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"strings"
 	"syscall"
 	"time"
@@ -17,7 +18,7 @@ const healthTimeout = 200 * time.Millisecond
 
 // healthz asks kube-proxy's health port, where a process was seen or none can
 // be. It proves nothing alone: firsthop's own runtime answers on that port too.
-func (d detector) healthz(ctx context.Context, process Answer) Evidence {
+func (d *Detector) healthz(ctx context.Context, process Answer) Evidence {
 	e := Evidence{Source: SourceHealthz, Found: No}
 	if process == No {
 		e.Detail = "not asked: no process"
@@ -41,34 +42,28 @@ func (d detector) healthz(ctx context.Context, process Answer) Evidence {
 	return e
 }
 
-// askHealth speaks HTTP/1.0 by hand: net/http would be a large part of a
-// program that otherwise has no use for it at this point.
+// askHealth returns a status like "200 OK". It dials by itself: http.Transport
+// does so on another thread, which may be in another network namespace.
 func askHealth(ctx context.Context, addr string) (status string, err error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return "", err
 	}
 	defer conn.Close()
-	if deadline, ok := ctx.Deadline(); ok {
-		if err := conn.SetDeadline(deadline); err != nil {
-			return "", err
-		}
-	}
-	if _, err := fmt.Fprintf(conn, "GET /healthz HTTP/1.0\r\nHost: %s\r\n\r\n", addr); err != nil {
+	deadline, _ := ctx.Deadline()
+	if err := conn.SetDeadline(deadline); err != nil {
 		return "", err
 	}
-	line, err := bufio.NewReaderSize(conn, 256).ReadSlice('\n')
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/healthz", nil)
+	if err != nil {
+		return "", err
+	}
+	if err := req.Write(conn); err != nil {
+		return "", err
+	}
+	answer, err := http.ReadResponse(bufio.NewReader(conn), req)
 	if err != nil {
 		return "", fmt.Errorf("read the answer: %w", err)
 	}
-	return parseStatus(string(line))
-}
-
-// parseStatus takes "200 OK" out of "HTTP/1.0 200 OK\r\n".
-func parseStatus(line string) (string, error) {
-	version, status, ok := strings.Cut(strings.TrimRight(line, "\r\n"), " ")
-	if !ok || !strings.HasPrefix(version, "HTTP/1.") || len(status) < 3 {
-		return "", fmt.Errorf("no HTTP answer: %q", line)
-	}
-	return status, nil
+	return answer.Status, answer.Body.Close()
 }

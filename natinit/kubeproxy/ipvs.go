@@ -2,7 +2,7 @@ package kubeproxy
 
 import (
 	"bytes"
-	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,7 +12,7 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/vishvananda/netlink"
 )
 
 // ipvsDevice carries every Service address in kube-proxy's IPVS mode, so that
@@ -21,7 +21,7 @@ const ipvsDevice = "kube-ipvs0"
 
 // ipvs looks at the device and at the kernel's virtual services. Those count
 // as kube-proxy's only where its device is: others use IPVS too.
-func (d detector) ipvs(f *frontends) []Evidence {
+func (d *Detector) ipvs(f *frontends) []Evidence {
 	device := Evidence{Source: SourceDevice, Found: No, Detail: "none"}
 	addrs, there, err := deviceAddrs(ipvsDevice)
 	switch {
@@ -42,7 +42,7 @@ func (d detector) ipvs(f *frontends) []Evidence {
 	case err != nil:
 		services.Found, services.Detail = Unknown, err.Error()
 		for _, a := range addrs {
-			f.addMaybe(a)
+			f.maybe[a] = true
 		}
 	default:
 		services.Found, services.Detail = judgeIPVS(parseIPVS(table), device.Found, f)
@@ -110,66 +110,51 @@ func parseIPVS(table []byte) []virtualService {
 // parseHexAddrPort reads an IPv4 address in eight hexadecimal digits, or an
 // IPv6 address in brackets, and a port in four.
 func parseHexAddrPort(s string) (netip.AddrPort, bool) {
-	host, hexPort, ok := cutLast(s, ":")
-	port, err := strconv.ParseUint(hexPort, 16, 16)
-	if !ok || err != nil {
+	colon := strings.LastIndexByte(s, ':')
+	if colon < 0 {
 		return netip.AddrPort{}, false
 	}
+	host := s[:colon]
+	port, err := strconv.ParseUint(s[colon+1:], 16, 16)
+	if err != nil {
+		return netip.AddrPort{}, false
+	}
+	var addr netip.Addr
 	if inner, v6 := strings.CutPrefix(host, "["); v6 {
-		addr, err := netip.ParseAddr(strings.TrimSuffix(inner, "]"))
-		return netip.AddrPortFrom(addr, uint16(port)), err == nil
+		addr, err = netip.ParseAddr(strings.TrimSuffix(inner, "]"))
+	} else {
+		var b []byte
+		if b, err = hex.DecodeString(host); err == nil {
+			addr, _ = netip.AddrFromSlice(b)
+		}
 	}
-	v, err := strconv.ParseUint(host, 16, 32)
-	if err != nil || len(host) != 8 {
-		return netip.AddrPort{}, false
-	}
-	addr := netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, uint32(v))))
-	return netip.AddrPortFrom(addr, uint16(port)), true
-}
-
-func cutLast(s, sep string) (before, after string, ok bool) {
-	i := strings.LastIndex(s, sep)
-	if i < 0 {
-		return s, "", false
-	}
-	return s[:i], s[i+len(sep):], true
+	return netip.AddrPortFrom(addr, uint16(port)), err == nil && addr.IsValid()
 }
 
 // deviceAddrs reads the addresses of a device by its name. It asks rtnetlink:
 // SIOCGIFINDEX would have modprobe look for a driver of that name (dev_ioctl.c,
 // dev_load).
 func deviceAddrs(name string) (addrs []netip.Addr, there bool, err error) {
-	s, err := openNetlink(unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, false, err
-	}
-	defer s.close()
-	var index uint32
-	body := appendString(make([]byte, unix.SizeofIfInfomsg), unix.IFLA_IFNAME, name)
-	err = s.get(unix.RTM_GETLINK, body, func(m []byte) {
-		if len(m) >= unix.SizeofIfInfomsg {
-			index = binary.NativeEndian.Uint32(m[4:])
-		}
-	})
-	if errors.Is(err, unix.ENODEV) {
+	link, err := netlink.LinkByName(name)
+	if _, absent := errors.AsType[netlink.LinkNotFoundError](err); absent {
 		return nil, false, nil
 	}
 	if err != nil {
 		return nil, false, fmt.Errorf("look for the device: %w", err)
 	}
-	err = retryInterrupted(func() error {
-		addrs = addrs[:0]
-		return s.dump(unix.RTM_GETADDR, make([]byte, unix.SizeofIfAddrmsg), func(m []byte) {
-			if len(m) < unix.SizeofIfAddrmsg || binary.NativeEndian.Uint32(m[4:]) != index {
-				return
-			}
-			if a, ok := netip.AddrFromSlice(attribute(m[unix.SizeofIfAddrmsg:], unix.IFA_ADDRESS)); ok && !a.IsLinkLocalUnicast() {
-				addrs = append(addrs, a)
-			}
-		})
-	})
+	var list []netlink.Addr
+	for range 5 {
+		if list, err = netlink.AddrList(link, netlink.FAMILY_ALL); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
 	if err != nil {
 		return nil, true, fmt.Errorf("read the device's addresses: %w", err)
+	}
+	for _, a := range list {
+		if ip, ok := netip.AddrFromSlice(a.IP); ok && !ip.IsLinkLocalUnicast() {
+			addrs = append(addrs, ip.Unmap())
+		}
 	}
 	return addrs, true, nil
 }

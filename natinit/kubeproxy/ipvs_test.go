@@ -63,7 +63,7 @@ func TestIPVS(t *testing.T) {
 			if test.device {
 				n.addDevice("10.96.0.1/32", "10.96.0.2/32", "fd00:96::1/128")
 			}
-			d := newDetector(Config{Proc: n.proc})
+			d := NewDetector(Config{Proc: n.proc, AnyFrontend: true})
 			d.net = t.TempDir()
 			switch test.table {
 			case "":

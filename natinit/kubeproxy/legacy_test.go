@@ -26,8 +26,11 @@ func TestLegacyTableOnFile(t *testing.T) {
 				n := newNode(t)
 				n.run(test.rules, map[family]string{ip4: "iptables-legacy-restore", ip6: "ip6tables-legacy-restore"}[test.fam])
 				var table legacyTable
-				err := n.lab.Do(func() (err error) {
-					table, err = readLegacyTable(test.fam, "nat")
+				err := n.lab.Do(func() error {
+					s, err := openLegacy(test.fam)
+					if err == nil {
+						table, err = s.read("nat")
+					}
 					return err
 				})
 				if err != nil {
@@ -47,7 +50,7 @@ func TestLegacyTableOnFile(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var f frontends
+			f := newFrontends(true, nil)
 			addFromChain(&f, test.fam, rules.rules, rules.hooked)
 			if len(f.served) != 1 || !f.served[netip.MustParseAddrPort(test.want)] {
 				t.Errorf("serves %v, want %v", f.served, test.want)

@@ -7,12 +7,14 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+
+	"github.com/google/nftables/xt"
 )
 
 // legacyLayout says where the parts of struct ipt_entry or ip6t_entry are, the
 // same on amd64 and arm64.
 type legacyLayout struct {
-	addrLen            int
+	family
 	dst, mask          int // the destination
 	src, srcMask       int
 	ifaces, ifacesLen  int // names and masks of both interfaces
@@ -23,9 +25,9 @@ type legacyLayout struct {
 }
 
 var (
-	layout4 = legacyLayout{addrLen: 4, src: 0, dst: 4, srcMask: 8, mask: 12, ifaces: 16, ifacesLen: 64,
+	layout4 = legacyLayout{family: ip4, src: 0, dst: 4, srcMask: 8, mask: 12, ifaces: 16, ifacesLen: 64,
 		proto: 80, invflags: 83, targetOffset: 88, next: 90, size: 112}
-	layout6 = legacyLayout{addrLen: 16, src: 0, dst: 16, srcMask: 32, mask: 48, ifaces: 64, ifacesLen: 64,
+	layout6 = legacyLayout{family: ip6, src: 0, dst: 16, srcMask: 32, mask: 48, ifaces: 64, ifacesLen: 64,
 		proto: 128, invflags: 132, targetOffset: 140, next: 142, size: 168}
 )
 
@@ -149,7 +151,12 @@ func (e legacyEntry) rule() rule {
 			r.odd = true
 			break
 		}
-		r.match(text(b[at+2:at+31]), b[at+xtHeader:at+size])
+		info, err := xt.Unmarshal(string(untilZero(b[at+2:at+31])), xt.TableFamily(e.nfproto), uint32(b[at+31]), b[at+xtHeader:at+size])
+		if err != nil {
+			r.odd = true
+		} else {
+			r.match(info)
+		}
 		at += size
 	}
 	return r

@@ -31,7 +31,7 @@ type legacyInfo struct {
 }
 
 // legacyTable is a table as the kernel hands it out: entries of variable size,
-// one after the other. Whoever has read one closes it.
+// one after the other. Close it after use.
 type legacyTable struct {
 	layout  legacyLayout
 	hooks   map[int]bool // offsets at which built-in chains begin
@@ -45,25 +45,37 @@ func (t legacyTable) close() {
 	}
 }
 
-// readLegacyTable copies a table out of the kernel. It asks again when the
-// table has changed its size between the two questions (EAGAIN).
-func readLegacyTable(fam family, table string) (legacyTable, error) {
-	domain, level, layout := unix.AF_INET, unix.SOL_IP, layout4
+// legacySocket asks for the tables of a family.
+type legacySocket struct {
+	fam       family
+	fd, level int
+	layout    legacyLayout
+}
+
+// openLegacy opens a socket. Any of the family takes these options: a raw one,
+// as iptables uses, would need CAP_NET_RAW as well. Close its fd.
+func openLegacy(fam family) (legacySocket, error) {
+	s, domain := legacySocket{fam: fam, level: unix.SOL_IP, layout: layout4}, unix.AF_INET
 	if fam == ip6 {
-		domain, level, layout = unix.AF_INET6, unix.SOL_IPV6, layout6
+		s.level, s.layout, domain = unix.SOL_IPV6, layout6, unix.AF_INET6
 	}
-	// Any socket of the family takes these options. A raw one, as iptables
-	// uses, would need CAP_NET_RAW as well.
-	fd, err := unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return legacyTable{}, os.NewSyscallError("socket", err)
-	}
-	defer unix.Close(fd)
+	var err error
+	s.fd, err = unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	return s, os.NewSyscallError("socket", err)
+}
+
+func (s legacySocket) info(table string) (info legacyInfo, err error) {
+	copy(info.Name[:], table)
+	size := uint32(unsafe.Sizeof(info))
+	return info, getsockopt(s.fd, s.level, optGetInfo, unsafe.Pointer(&info), &size)
+}
+
+// read copies a table out of the kernel. It asks again when the table has
+// changed its size between the two questions (EAGAIN).
+func (s legacySocket) read(table string) (legacyTable, error) {
 	for range 5 {
-		var info legacyInfo
-		copy(info.Name[:], table)
-		size := uint32(unsafe.Sizeof(info))
-		if err := getsockopt(fd, level, optGetInfo, unsafe.Pointer(&info), &size); err != nil {
+		info, err := s.info(table)
+		if err != nil {
 			return legacyTable{}, err
 		}
 		if info.Size > maxLegacyTable {
@@ -79,9 +91,9 @@ func readLegacyTable(fam family, table string) (legacyTable, error) {
 		}
 		copy(buf, table)
 		binary.NativeEndian.PutUint32(buf[32:], info.Size)
-		size = uint32(len(buf))
-		t := legacyTable{layout: layout, hooks: make(map[int]bool), entries: buf[header:], mapped: buf}
-		if err := getsockopt(fd, level, optGetEntries, unsafe.Pointer(&buf[0]), &size); err != nil {
+		size := uint32(len(buf))
+		t := legacyTable{layout: s.layout, hooks: make(map[int]bool), entries: buf[header:], mapped: buf}
+		if err := getsockopt(s.fd, s.level, optGetEntries, unsafe.Pointer(&buf[0]), &size); err != nil {
 			t.close()
 			if errors.Is(err, unix.EAGAIN) {
 				continue

@@ -41,16 +41,16 @@ func newNode(t *testing.T) node {
 	return n
 }
 
-// detect looks from inside of the node.
-func (n node) detect() Presence {
+// detect looks from inside of the node, at all rules or for some addresses.
+func (n node) detect(addrs ...netip.AddrPort) Presence {
 	n.Helper()
-	return n.detectWith(newDetector(Config{Proc: n.proc}))
+	return n.detectWith(NewDetector(Config{Proc: n.proc, AnyFrontend: len(addrs) == 0}), addrs...)
 }
 
-func (n node) detectWith(d detector) (p Presence) {
+func (n node) detectWith(d *Detector, addrs ...netip.AddrPort) (p Presence) {
 	n.Helper()
 	err := n.lab.Do(func() (err error) {
-		p, err = d.detect(n.Context())
+		p, err = d.Detect(n.Context(), addrs...)
 		return err
 	})
 	if err != nil {
@@ -231,6 +231,16 @@ func served(p Presence, addrs ...string) string {
 		}
 	}
 	return b.String()
+}
+
+// addrsOf are the addresses of lines as checkServed takes them.
+func addrsOf(lines ...string) []netip.AddrPort {
+	var addrs []netip.AddrPort
+	for _, line := range lines {
+		addr, _, _ := strings.Cut(line, " ")
+		addrs = append(addrs, netip.MustParseAddrPort(addr))
+	}
+	return addrs
 }
 
 func checkServed(t *testing.T, p Presence, want ...string) {

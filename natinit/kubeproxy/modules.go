@@ -13,7 +13,7 @@ import (
 // nfTables tells whether the kernel has nf_tables in it right now. The first
 // message to an absent one would load it (nfnetlink.c, request_module), and a
 // look must change nothing.
-func (d detector) nfTables() (Answer, string) {
+func (d *Detector) nfTables() (Answer, string) {
 	loaded, err := os.ReadFile(filepath.Join(d.proc, "modules"))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

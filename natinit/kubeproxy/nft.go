@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,31 +32,46 @@ var nftChains = []struct{ table, chain string }{
 	{"mangle", "KUBE-PROXY-CANARY"},
 }
 
+// errInterrupted says that rules changed while they were read: what was read may lack things that were there all the time.
+var errInterrupted = errors.New("changed while being read")
+
+// askNft sends a question to nf_tables, in the network namespace of the calling thread, and returns the attributes of the
+// answers. google/nftables does not serve for that: it drops errnos, and expressions that it does not know, so that a
+// rule with a condition would pass for one without.
+func askNft(fam family, msg, flags int, attrs ...*nl.RtAttr) (answers [][]byte, err error) {
+	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|msg, flags)
+	req.AddData(&nl.Nfgenmsg{NfgenFamily: fam.nfproto, Version: unix.NFNETLINK_V0})
+	for _, a := range attrs {
+		req.AddData(a)
+	}
+	err = req.ExecuteIter(unix.NETLINK_NETFILTER, 0, func(m []byte) bool {
+		answers = append(answers, m[min(nl.SizeofNfgenmsg, len(m)):])
+		return true
+	})
+	if errors.Is(err, nl.ErrDumpInterrupted) {
+		err = errInterrupted
+	}
+	return answers, err
+}
+
+func named(kind int, name string) *nl.RtAttr { return nl.NewRtAttr(kind, nl.ZeroTerminated(name)) }
+
 // nft looks at both families' nf_tables: kube-proxy's own tables and what
 // iptables-nft keeps there.
-func (d detector) nft(ctx context.Context, f *frontends) []Evidence {
+func (d *Detector) nft(ctx context.Context, f *frontends) []Evidence {
 	there, why := d.nfTables()
-	var s *netlinkSocket
-	if there == Yes {
-		var err error
-		if s, err = openNetlink(unix.NETLINK_NETFILTER); err != nil {
-			there, why = judgeNft(err)
-		} else {
-			defer s.close()
-		}
-	}
 	var evidence []Evidence
 	for _, fam := range []family{ip4, ip6} {
-		for _, look := range []struct {
+		for _, place := range []struct {
 			source string
-			at     lookAt
+			at     func(family, *frontends) (Answer, string)
 		}{{SourceNftables, lookAtTable}, {SourceNft, lookAtChains}} {
-			e := Evidence{Source: look.source + " " + fam.name, Found: there, Detail: why}
+			e := Evidence{Source: place.source + " " + fam.name, Found: there, Detail: why}
 			switch {
 			case ctx.Err() != nil:
 				e.Found, e.Detail = Unknown, ctx.Err().Error()
 			case there == Yes:
-				e.Found, e.Detail = inOneGeneration(s, fam, f, look.at)
+				e = d.inOneGeneration(fam, f, e.Source, place.at)
 			}
 			if e.Found == Unknown {
 				f.markIncomplete(fam)
@@ -66,41 +82,40 @@ func (d detector) nft(ctx context.Context, f *frontends) []Evidence {
 	return evidence
 }
 
-// lookAt is one look at nf_tables; it adds what is served.
-type lookAt func(*netlinkSocket, family, *frontends) (Answer, string)
-
 // inOneGeneration repeats a look until no transaction came between its
 // questions. The number of the ruleset's generation tells: kube-proxy may
 // replace a table between two questions, and one dump may meet half of that.
-func inOneGeneration(s *netlinkSocket, fam family, f *frontends, look lookAt) (Answer, string) {
+func (d *Detector) inOneGeneration(fam family, f *frontends, source string, at func(family, *frontends) (Answer, string)) Evidence {
+	e := Evidence{Source: source}
 	var seen frontends
-	var found Answer
-	var detail string
 	for range 5 {
-		before := generation(s)
-		seen = frontends{}
-		found, detail = look(s, fam, &seen)
-		if after := generation(s); after == before {
+		before := generation()
+		seen = newFrontends(f.all, f.asked)
+		e = d.once(source, before, &seen, func(f *frontends) Evidence {
+			e.Found, e.Detail = at(fam, f)
+			return e
+		})
+		if generation() == before {
 			f.merge(seen)
-			return found, detail
+			return e
 		}
 	}
 	seen.markIncomplete(fam)
 	f.merge(seen)
-	if found == No {
-		found = Unknown
+	if e.Found == No {
+		e.Found = Unknown
 	}
-	return found, detail + "; " + errInterrupted.Error()
+	e.Detail += "; " + errInterrupted.Error()
+	return e
 }
 
-// generation is the number of the last transaction in this network namespace,
-// or 0 where the kernel doesn't say.
-func generation(s *netlinkSocket) (id uint32) {
-	body := []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}
-	_ = s.get(nftMessage(unix.NFT_MSG_GETGEN), body, func(m []byte) {
-		id, _ = be32(attribute(nftAttributes(m), unix.NFTA_GEN_ID))
-	})
-	return id
+// generation is the number of the last transaction in this network namespace, empty where the kernel doesn't say.
+func generation() string {
+	answer, err := askNft(family{}, unix.NFT_MSG_GETGEN, 0)
+	if err != nil || len(answer) == 0 {
+		return ""
+	}
+	return string(attribute(answer[0], unix.NFTA_GEN_ID))
 }
 
 // judgeNft tells an absent thing from a refused question.
@@ -118,86 +133,94 @@ func judgeNft(err error) (Answer, string) {
 	return Unknown, err.Error()
 }
 
-func nftMessage(msg uint16) uint16 { return unix.NFNL_SUBSYS_NFTABLES<<8 | msg }
-
-// nftBody begins a question with its family (struct nfgenmsg).
-func nftBody(fam family) []byte { return []byte{fam.nfproto, unix.NFNETLINK_V0, 0, 0} }
-
-// nftAttributes skips the nfgenmsg of an answer.
-func nftAttributes(body []byte) []byte { return body[min(4, len(body)):] }
-
 // lookAtTable looks for the table of kube-proxy's nftables mode.
-func lookAtTable(s *netlinkSocket, fam family, f *frontends) (Answer, string) {
-	body := appendString(nftBody(fam), unix.NFTA_TABLE_NAME, nftTable)
-	err := s.get(nftMessage(unix.NFT_MSG_GETTABLE), body, func([]byte) {})
+func lookAtTable(fam family, f *frontends) (Answer, string) {
+	_, err := askNft(fam, unix.NFT_MSG_GETTABLE, 0, named(unix.NFTA_TABLE_NAME, nftTable))
 	if found, why := judgeNft(err); found != Yes {
 		return found, why
 	}
-	services, err := readServiceMap(s, fam, f)
 	detail := fmt.Sprintf("table %s %s", fam.name, nftTable)
-	if err != nil {
+	if err := readServiceMap(fam, f); err != nil {
 		f.markIncomplete(fam)
 		return Yes, fmt.Sprintf("%s; could not read map %s: %v", detail, serviceMap, err)
 	}
-	return Yes, fmt.Sprintf("%s (%d TCP service addresses)", detail, services)
+	return Yes, detail
 }
 
-// readServiceMap adds the TCP addresses of the map, and counts them. A table
-// without the map serves nothing.
-func readServiceMap(s *netlinkSocket, fam family, f *frontends) (n int, err error) {
-	body := appendString(nftBody(fam), unix.NFTA_SET_ELEM_LIST_TABLE, nftTable)
-	body = appendString(body, unix.NFTA_SET_ELEM_LIST_SET, serviceMap)
-	services, err := readAlike(func() (map[service]bool, error) {
-		seen := make(map[service]bool)
-		err := s.dump(nftMessage(unix.NFT_MSG_GETSETELEM), body, func(m []byte) {
-			for _, element := range attributes(attribute(nftAttributes(m), unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
-				k, ok := parseServiceKey(nested(element, unix.NFTA_SET_ELEM_KEY, unix.NFTA_DATA_VALUE), fam)
+// readServiceMap looks up the addresses that are asked for, or reads the whole
+// map. A table without the map serves nothing.
+func readServiceMap(fam family, f *frontends) error {
+	table, set := named(unix.NFTA_SET_ELEM_LIST_TABLE, nftTable), named(unix.NFTA_SET_ELEM_LIST_SET, serviceMap)
+	for addr := range f.of(fam) {
+		// A transaction that replaces the table may come between the look-ups of the table and of the element.
+		there, err := readAlike(func() (bool, error) {
+			_, err := askNft(fam, unix.NFT_MSG_GETSETELEM, 0, table, set, serviceKey(addr))
+			if errors.Is(err, unix.ENOENT) {
+				return false, nil
+			}
+			return err == nil, err
+		}, func(a, b bool) bool { return a == b })
+		if err != nil {
+			return err
+		}
+		if there {
+			f.add(addr)
+		}
+	}
+	if !f.all {
+		return nil
+	}
+	services, err := readAlike(func() (map[netip.AddrPort]bool, error) {
+		seen := make(map[netip.AddrPort]bool)
+		answer, err := askNft(fam, unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP, table, set)
+		for _, m := range answer {
+			for _, element := range attributes(attribute(m, unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
+				addr, proto, ok := parseServiceKey(attribute(attribute(element.Value, unix.NFTA_SET_ELEM_KEY), unix.NFTA_DATA_VALUE), fam)
 				if !ok {
 					f.markIncomplete(fam)
-					continue
+				} else if proto == unix.IPPROTO_TCP {
+					seen[addr] = true
 				}
-				seen[k] = true
 			}
-		})
+		}
 		return seen, err
 	}, maps.Equal)
 	if errors.Is(err, unix.ENOENT) {
-		return 0, nil
+		return nil
 	}
-	for k := range services {
-		if k.proto == unix.IPPROTO_TCP {
-			f.add(k.addr)
-			n++
-		}
+	for addr := range services {
+		f.add(addr)
 	}
-	return n, err
+	return err
 }
 
-// service is what a Service's port is known by.
-type service struct {
-	addr  netip.AddrPort
-	proto uint8
+// serviceKey is the list of one element: address, protocol and port, each filled up to four bytes, in network byte order.
+func serviceKey(addr netip.AddrPort) *nl.RtAttr {
+	key := append(addr.Addr().AsSlice(), unix.IPPROTO_TCP, 0, 0, 0)
+	key = append(binary.BigEndian.AppendUint16(key, addr.Port()), 0, 0)
+	list := nl.NewRtAttr(unix.NFTA_SET_ELEM_LIST_ELEMENTS|unix.NLA_F_NESTED, nil)
+	list.AddRtAttr(unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, nil).
+		AddRtAttr(unix.NFTA_SET_ELEM_KEY|unix.NLA_F_NESTED, nil).
+		AddRtAttr(unix.NFTA_DATA_VALUE, key)
+	return list
 }
 
-// parseServiceKey reads a key of the map: address, protocol and port, each
-// filled up to four bytes, all in network byte order.
-func parseServiceKey(key []byte, fam family) (service, bool) {
+// parseServiceKey reads what serviceKey writes.
+func parseServiceKey(key []byte, fam family) (addr netip.AddrPort, proto uint8, ok bool) {
 	n := fam.addrLen
 	if len(key) != n+8 {
-		return service{}, false
+		return netip.AddrPort{}, 0, false
 	}
-	addr, _ := netip.AddrFromSlice(key[:n])
-	return service{netip.AddrPortFrom(addr, binary.BigEndian.Uint16(key[n+4:])), key[n]}, true
+	ip, _ := netip.AddrFromSlice(key[:n])
+	return netip.AddrPortFrom(ip, binary.BigEndian.Uint16(key[n+4:])), key[n], true
 }
 
 // lookAtChains looks for the chains of kube-proxy's iptables mode, kept by
 // iptables-nft.
-func lookAtChains(s *netlinkSocket, fam family, f *frontends) (Answer, string) {
+func lookAtChains(fam family, f *frontends) (Answer, string) {
 	var found []string
 	for _, want := range nftChains {
-		body := appendString(nftBody(fam), unix.NFTA_CHAIN_TABLE, want.table)
-		body = appendString(body, unix.NFTA_CHAIN_NAME, want.chain)
-		err := s.get(nftMessage(unix.NFT_MSG_GETCHAIN), body, func([]byte) {})
+		_, err := askNft(fam, unix.NFT_MSG_GETCHAIN, 0, named(unix.NFTA_CHAIN_TABLE, want.table), named(unix.NFTA_CHAIN_NAME, want.chain))
 		there, why := judgeNft(err)
 		switch {
 		case there == Unknown:
@@ -206,8 +229,8 @@ func lookAtChains(s *netlinkSocket, fam family, f *frontends) (Answer, string) {
 			continue
 		}
 		name := want.table + " " + want.chain
-		if want.table == "nat" && want.chain == servicesChain {
-			name += " (" + readServicesChain(s, fam, f) + ")"
+		if want.table == "nat" && want.chain == servicesChain && f.wants(fam) {
+			name += readServicesChain(fam, f)
 		}
 		found = append(found, name)
 	}
@@ -219,33 +242,33 @@ func lookAtChains(s *netlinkSocket, fam family, f *frontends) (Answer, string) {
 
 // readServicesChain adds the TCP addresses that a rule sends to a Service's
 // chain.
-func readServicesChain(s *netlinkSocket, fam family, f *frontends) string {
+func readServicesChain(fam family, f *frontends) string {
 	hooked := false
 	for _, builtin := range []string{"OUTPUT", "PREROUTING"} {
-		targets, err := dumpNatChain(s, fam, builtin)
+		rules, err := readNatChain(fam, builtin)
 		if err != nil {
 			f.markIncomplete(fam)
-			return "could not read chain " + builtin + ": " + err.Error()
+			return " (could not read chain " + builtin + ": " + err.Error() + ")"
 		}
-		hooked = hooked || slices.ContainsFunc(targets, func(r rule) bool { return r.target == servicesChain })
+		hooked = hooked || slices.ContainsFunc(rules, func(r rule) bool { return r.target == servicesChain })
 	}
-	rules, err := dumpNatChain(s, fam, servicesChain)
+	rules, err := readNatChain(fam, servicesChain)
 	if err != nil {
 		f.markIncomplete(fam)
-		return "could not read its rules: " + err.Error()
+		return " (could not read its rules: " + err.Error() + ")"
 	}
 	return addFromChain(f, fam, rules, hooked)
 }
 
-// dumpNatChain reads the rules of a chain of table nat. An absent chain is
+// readNatChain reads the rules of a chain of table nat. An absent chain is
 // empty.
-func dumpNatChain(s *netlinkSocket, fam family, chain string) ([]rule, error) {
-	body := appendString(nftBody(fam), unix.NFTA_RULE_TABLE, "nat")
-	body = appendString(body, unix.NFTA_RULE_CHAIN, chain)
-	rules, err := readAlike(func() (rules []rule, err error) {
-		err = s.dump(nftMessage(unix.NFT_MSG_GETRULE), body, func(m []byte) {
-			rules = append(rules, parseNftRule(attribute(nftAttributes(m), unix.NFTA_RULE_EXPRESSIONS), fam))
-		})
+func readNatChain(fam family, chain string) ([]rule, error) {
+	rules, err := readAlike(func() ([]rule, error) {
+		answer, err := askNft(fam, unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP, named(unix.NFTA_RULE_TABLE, "nat"), named(unix.NFTA_RULE_CHAIN, chain))
+		rules := make([]rule, len(answer))
+		for i, m := range answer {
+			rules[i] = parseNftRule(attribute(m, unix.NFTA_RULE_EXPRESSIONS), fam)
+		}
 		return rules, err
 	}, slices.Equal)
 	if errors.Is(err, unix.ENOENT) {
@@ -255,12 +278,12 @@ func dumpNatChain(s *netlinkSocket, fam family, chain string) ([]rule, error) {
 }
 
 // addFromChain adds what KUBE-SERVICES of either kind of iptables leads to,
-// if a built-in chain jumps to it.
+// if a built-in chain jumps to it. It returns what there is to say of that.
 func addFromChain(f *frontends, fam family, rules []rule, hooked bool) string {
 	if !hooked {
-		return "nothing jumps to it"
+		return " (nothing jumps to it)"
 	}
-	n, unclear := 0, 0
+	unclear := 0
 	for _, r := range rules {
 		switch {
 		case !isServiceChain(r.target):
@@ -268,15 +291,13 @@ func addFromChain(f *frontends, fam family, rules []rule, hooked bool) string {
 			unclear++
 		case r.proto == unix.IPPROTO_TCP:
 			f.add(netip.AddrPortFrom(r.addr, r.port))
-			n++
 		}
 	}
-	detail := fmt.Sprintf("%d TCP service addresses", n)
-	if unclear > 0 {
-		f.markIncomplete(fam)
-		detail += fmt.Sprintf(", %d rules not understood", unclear)
+	if unclear == 0 {
+		return ""
 	}
-	return detail
+	f.markIncomplete(fam)
+	return fmt.Sprintf(" (%d rules not understood)", unclear)
 }
 
 // isServiceChain knows the chains that lead to a Service's endpoints: from

@@ -2,8 +2,10 @@ package kubeproxy
 
 import (
 	"fmt"
+	"iter"
 	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"text/tabwriter"
 )
@@ -68,8 +70,10 @@ type Evidence struct {
 	Detail string `json:"detail"` // what was found, or why it could not be looked at
 }
 
-// frontends are the TCP addresses that rules serve.
+// frontends are the TCP addresses that rules serve, out of those that are asked for.
 type frontends struct {
+	all    bool // every address is asked for
+	asked  []netip.AddrPort
 	served map[netip.AddrPort]bool
 	// maybe are addresses whose ports couldn't be read.
 	maybe map[netip.Addr]bool
@@ -78,30 +82,45 @@ type frontends struct {
 	incomplete4, incomplete6 bool
 }
 
-func (f *frontends) add(a netip.AddrPort) {
-	if f.served == nil {
-		f.served = make(map[netip.AddrPort]bool)
+func newFrontends(all bool, asked []netip.AddrPort) frontends {
+	f := frontends{all: all, served: make(map[netip.AddrPort]bool), maybe: make(map[netip.Addr]bool)}
+	for _, a := range asked {
+		f.asked = append(f.asked, netip.AddrPortFrom(a.Addr().Unmap(), a.Port()))
 	}
-	f.served[netip.AddrPortFrom(a.Addr().Unmap(), a.Port())] = true
+	return f
 }
 
-func (f *frontends) addMaybe(a netip.Addr) {
-	if f.maybe == nil {
-		f.maybe = make(map[netip.Addr]bool)
+// of yields the addresses of a family that are asked for one by one.
+func (f *frontends) of(fam family) iter.Seq[netip.AddrPort] {
+	return func(yield func(netip.AddrPort) bool) {
+		for _, a := range f.asked {
+			if a.Addr().BitLen() == 8*fam.addrLen && !yield(a) {
+				return
+			}
+		}
 	}
-	f.maybe[a.Unmap()] = true
+}
+
+// wants reports whether any address of a family is asked for.
+func (f *frontends) wants(fam family) bool {
+	for range f.of(fam) {
+		return true
+	}
+	return f.all
+}
+
+// add notes an address that rules serve, if it is asked for.
+func (f *frontends) add(a netip.AddrPort) {
+	a = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+	if f.all || slices.Contains(f.asked, a) {
+		f.served[a] = true
+	}
 }
 
 // merge adds what another look has seen.
 func (f *frontends) merge(other frontends) {
-	if f.served == nil {
-		f.served = other.served
-	} else {
-		maps.Copy(f.served, other.served)
-	}
-	for a := range other.maybe {
-		f.addMaybe(a)
-	}
+	maps.Copy(f.served, other.served)
+	maps.Copy(f.maybe, other.maybe)
 	f.incomplete4 = f.incomplete4 || other.incomplete4
 	f.incomplete6 = f.incomplete6 || other.incomplete6
 }
@@ -118,14 +137,17 @@ func (f *frontends) markIncomplete(fam family) {
 // a backend. Rules do so whether or not a process keeps them current: those
 // left over lead to the backends of long ago. A Service that has no endpoints
 // isn't served: kube-proxy rejects it. Not sure means that some rules could
-// not be read; then served is the best guess.
+// not be read, or that Detect was not given the address; then served is the
+// best guess.
 func (p Presence) Serves(addr netip.AddrPort) (served, sure bool) {
 	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
-	if p.frontends.served[addr] {
+	switch {
+	case p.frontends.served[addr]:
 		return true, true
-	}
-	if p.frontends.maybe[addr.Addr()] {
+	case p.frontends.maybe[addr.Addr()]:
 		return true, false
+	case !p.frontends.all && !slices.Contains(p.frontends.asked, addr):
+		return false, false
 	}
 	if addr.Addr().Is4() {
 		return false, !p.frontends.incomplete4
@@ -134,7 +156,7 @@ func (p Presence) Serves(addr netip.AddrPort) (served, sure bool) {
 }
 
 // ServesAny tells whether rules of kube-proxy's surely lead to a backend of any
-// Service.
+// Service, after a look with Config.AnyFrontend.
 func (p Presence) ServesAny() bool { return len(p.frontends.served) > 0 }
 
 // Summary is the Presence in one line.

@@ -64,7 +64,7 @@ func TestProcessInPod(t *testing.T) {
 			}
 			n.startedBy(cgroup, n.startProcess(n.lab, "proxy"))
 			n.startedBy(cgroup, n.startProcess(n.lab, "pause"))
-			if p := n.detectWith(newDetector(Config{Root: root, Proc: n.proc})); p.State != tc.want || p.State == Running && len(p.Processes) != 1 {
+			if p := n.detectWith(NewDetector(Config{Root: root, Proc: n.proc})); p.State != tc.want || p.State == Running && len(p.Processes) != 1 {
 				t.Errorf("got %s\n%+v", p, p.Processes)
 			}
 		})
@@ -94,7 +94,7 @@ func TestProcessNamesProveNothing(t *testing.T) {
 		if _, err := stdout.Read(make([]byte, 1)); err != nil {
 			t.Fatal(err)
 		}
-		p := n.detectWith(newDetector(Config{}))
+		p := n.detectWith(NewDetector(Config{}))
 		if p.State != Absent || len(p.Processes) > 0 || find(t, p, SourceProcess).Found != No {
 			t.Errorf("%q: %s", command, p)
 		}
@@ -103,7 +103,7 @@ func TestProcessNamesProveNothing(t *testing.T) {
 	}
 	// One of root's may have been started by hand: nothing is claimed of it.
 	n.startProcess(n.lab, "kube-proxy")
-	p := n.detectWith(newDetector(Config{}))
+	p := n.detectWith(NewDetector(Config{}))
 	if p.State != Unclear || p.Running != Unknown || len(p.Processes) > 0 || !strings.Contains(find(t, p, SourceProcess).Detail, "was started by no unit or pod") {
 		t.Errorf("root's: %s", p)
 	}
@@ -136,7 +136,7 @@ func TestEmbedded(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			n := newNode(t)
-			d := newDetector(Config{Root: t.TempDir(), Proc: n.proc})
+			d := NewDetector(Config{Root: t.TempDir(), Proc: n.proc})
 			if unit, ok := strings.CutPrefix(test.config, "unit: "); ok {
 				mustWrite(t, filepath.Join(d.root, "etc/systemd/system", test.unit+".service"), unit)
 			} else if test.config != "" {
@@ -165,7 +165,7 @@ func TestHealthz(t *testing.T) {
 	}{
 		{"healthy", "HTTP/1.1 200 OK\r\n\r\n{}", Yes, "127.0.0.1:10256 answers 200 OK"},
 		{"unhealthy answers too", "HTTP/1.1 503 Service Unavailable\r\n\r\n", Yes, "answers 503"},
-		{"something else", "SSH-2.0-OpenSSH\r\n", Unknown, "no HTTP answer"},
+		{"something else", "SSH-2.0-OpenSSH\r\n", Unknown, "malformed HTTP response"},
 		{"silent", "", Unknown, "timeout"},
 		{"nothing there", "-", No, "nothing listens"},
 	} {
@@ -237,14 +237,14 @@ func TestAContainersProcessesProveNothing(t *testing.T) {
 				name, content, _ := strings.Cut(file, "=")
 				mustWrite(t, filepath.Join(root, name), content)
 			}
-			d := newDetector(Config{Root: root, Proc: root + "/proc"})
+			d := NewDetector(Config{Root: root, Proc: root + "/proc"})
 			if p := n.detectWith(d); p.State != test.want {
 				t.Errorf("state %q, want %q\n%s", p.State, test.want, p)
 			}
 		})
 	}
 	t.Run("no /proc", func(t *testing.T) {
-		d := newDetector(Config{Proc: "/nonexistent"})
+		d := NewDetector(Config{Proc: "/nonexistent"})
 		if p := n.detectWith(d); p.State != Unclear {
 			t.Errorf("got %s", p)
 		}
