@@ -179,7 +179,7 @@ func (s *stage) proveThrough(ctx context.Context) error {
 		return err
 	}
 	for _, svc := range s.found.ServiceAddrs() {
-		p, err := proof.Prover{Sockets: s.seeded.Maps.Map(bpf.MapPeer), Asked: s.settings.prove, Trust: s.found.Trust, Verify: s.verifiable()}.Prove(ctx, conn, svc)
+		p, err := proof.Prover{Sockets: s.seeded.Maps.Map(bpf.MapSockRevNat), Asked: s.settings.prove, Trust: s.found.Trust, Verify: s.verifiable()}.Prove(ctx, conn, svc)
 		if err != nil {
 			return err
 		}

@@ -142,7 +142,7 @@ func (s *stage) seed(ctx context.Context) (outcome, error) {
 	for _, name := range seeded.Maps.Created {
 		out.changes = append(out.changes, "map "+s.pins().Map(name)+" created")
 	}
-	if paths, _, err := bpf.OtherLayouts(s.pins()); err == nil && len(paths) > 0 {
+	if paths, err := bpf.OtherLayouts(s.pins()); err == nil && len(paths) > 0 {
 		out.warnings = append(out.warnings, fmt.Sprintf("pins of another layout are left alone: %s", strings.Join(paths, ", ")))
 	}
 	return out, nil

@@ -17,7 +17,7 @@ import (
 type Bypass struct{ peers *ebpf.Map }
 
 // NewBypass is for the programs of a table. The maps stay the caller's, who has opened them for writing.
-func NewBypass(m *Maps) Bypass { return Bypass{m.Map(MapPeer)} }
+func NewBypass(m *Maps) Bypass { return Bypass{m.Map(MapSockRevNat)} }
 
 // Control marks a socket that does not connect yet; it fits net.Dialer. That a socket
 // could not be marked is no error: it connects as any other.
@@ -34,7 +34,7 @@ func (b Bypass) mark(fd int) error {
 		return fmt.Errorf("read a socket's cookie: %w", err)
 	}
 	at := uint32(cookie) & (b.peers.MaxEntries() - 1)
-	if err := b.peers.Update(at, Peer{Cookie: cookie}, ebpf.UpdateAny|ebpf.UpdateLock); err != nil {
+	if err := b.peers.Update(at, SockRevNat{Cookie: cookie}, ebpf.UpdateAny|ebpf.UpdateLock); err != nil {
 		return fmt.Errorf("let a socket past the programs: %w", err)
 	}
 	return nil

@@ -12,28 +12,21 @@
  */
 #include "include/bpf.h"
 #include "lib/config.h"
-#include "lib/nat.h"
-#include "lib/reverse.h"
+#include "lib/lb.h"
+#include "lib/sock_affinity.h"
+#include "lib/sock_rev_nat.h"
 #include "lib/workload.h"
 
-/* The verdicts of a cgroup hook. */
+/* What a cgroup hook returns. */
 #define PROCEED 1
 #define REJECT 0
 
-static __always_inline void read4(const struct bpf_sock_addr *ctx, struct address *addr)
+static __always_inline void read_address(const struct bpf_sock_addr *ctx, bool v4, struct address *addr)
 {
-	addr->word[0] = 0;
-	addr->word[1] = 0;
-	addr->word[2] = bpf_htonl(0xffff);
-	addr->word[3] = ctx->user_ip4;
-}
-
-static __always_inline void read6(const struct bpf_sock_addr *ctx, struct address *addr)
-{
-	addr->word[0] = ctx->user_ip6[0];
-	addr->word[1] = ctx->user_ip6[1];
-	addr->word[2] = ctx->user_ip6[2];
-	addr->word[3] = ctx->user_ip6[3];
+	addr->word[0] = v4 ? 0 : ctx->user_ip6[0];
+	addr->word[1] = v4 ? 0 : ctx->user_ip6[1];
+	addr->word[2] = v4 ? bpf_htonl(0xffff) : ctx->user_ip6[2];
+	addr->word[3] = v4 ? ctx->user_ip4 : ctx->user_ip6[3];
 }
 
 /*
@@ -46,18 +39,16 @@ static __always_inline __be16 read_port(const struct bpf_sock_addr *ctx)
 	return *(const volatile __u32 *)&ctx->user_port;
 }
 
-static __always_inline void write4(struct bpf_sock_addr *ctx, const struct address *addr, __be16 port)
+static __always_inline void write_address(struct bpf_sock_addr *ctx, bool v4, const struct address *addr, __be16 port)
 {
-	ctx->user_ip4 = addr->word[3];
-	ctx->user_port = port;
-}
-
-static __always_inline void write6(struct bpf_sock_addr *ctx, const struct address *addr, __be16 port)
-{
-	ctx->user_ip6[0] = addr->word[0];
-	ctx->user_ip6[1] = addr->word[1];
-	ctx->user_ip6[2] = addr->word[2];
-	ctx->user_ip6[3] = addr->word[3];
+	if (v4) {
+		ctx->user_ip4 = addr->word[3];
+	} else {
+		ctx->user_ip6[0] = addr->word[0];
+		ctx->user_ip6[1] = addr->word[1];
+		ctx->user_ip6[2] = addr->word[2];
+		ctx->user_ip6[3] = addr->word[3];
+	}
 	ctx->user_port = port;
 }
 
@@ -82,6 +73,26 @@ static __always_inline bool in_scope(__u64 netns, bool loopback)
 	return !opted_out(netns);
 }
 
+/* What connect and sendmsg of both families have in common: the frontend of *l, copied to *fe, or why there is none. */
+static __always_inline enum verdict admit(struct bpf_sock_addr *ctx, struct lookup *l, struct frontend *fe)
+{
+	bool found = find_frontend(l, fe);
+
+	if (!found && (l->loopback || !unallocated(&l->addr)))
+		return VERDICT_PASS;
+	l->cookie = bpf_get_socket_cookie(ctx);
+	if (l->proto == IPPROTO_TCP && bypasses(l->cookie))
+		return VERDICT_PASS;
+	l->netns = bpf_get_netns_cookie(ctx);
+	if (!in_scope(l->netns, l->loopback))
+		return VERDICT_PASS;
+	if (!found || fe->flags & FRONTEND_VIP)
+		return VERDICT_REFUSE;
+	if (fe->flags & FRONTEND_SOURCE_RANGE && !source_range_allows(fe->index, l->netns, is_v4(&l->addr)))
+		return VERDICT_DROP;
+	return VERDICT_TRANSLATE;
+}
+
 static __always_inline int reject(__u32 index, int error)
 {
 	count_refused(index);
@@ -90,253 +101,99 @@ static __always_inline int reject(__u32 index, int error)
 }
 
 /*
- * The application sees ECONNREFUSED, as it would of kube-proxy's RST; a
+ * Sends a connection, or a datagram of an unconnected UDP socket, to a backend.
+ * v4 and datagram are constants.
+ *
+ * The application sees ECONNREFUSED where kube-proxy answers with RST, and
+ * EHOSTUNREACH where it drops the packet: a connect can't wait for that. A
  * kernel without bpf_set_retval knows but EPERM (cilium/cilium#45184 on why that misleads).
  */
-static __always_inline int refuse(__u32 index)
+static __always_inline int to_backend(struct bpf_sock_addr *ctx, bool v4, bool datagram)
 {
-	return reject(index, -ECONNREFUSED);
-}
-
-/* Where kube-proxy drops the packet, a connect that can't wait for it: as if no route led there. */
-static __always_inline int drop(__u32 index)
-{
-	return reject(index, -EHOSTUNREACH);
-}
-
-static __always_inline bool is_v4(const struct frontend_key *key)
-{
-	return key->addr.word[2] == bpf_htonl(0xffff);
-}
-
-/*
- * What connect and sendmsg of both families have in common. The frontend of
- * key, copied to *fe; false: return *verdict. *netns is that of the socket, 0 where the kernel
- * can't tell; *cookie is the socket's.
- */
-static __always_inline bool admit(struct bpf_sock_addr *ctx, struct frontend_key *key, struct frontend *fe,
-                                  __u64 *netns, __u64 *cookie, int *verdict)
-{
-	struct address asked = key->addr;
-	bool tcp = key->proto == IPPROTO_TCP;
-	bool loopback;
-	bool found = find_frontend(key, &loopback, fe);
-
-	*verdict = PROCEED;
-	if (!found && (loopback || !unallocated(&asked)))
-		return false;
-	*cookie = bpf_get_socket_cookie(ctx);
-	if (tcp && bypasses(*cookie))
-		return false;
-	*netns = bpf_get_netns_cookie(ctx);
-	if (!in_scope(*netns, loopback))
-		return false;
-	if (!found || fe->flags & FRONTEND_VIP) {
-		*verdict = refuse(0);
-		return false;
-	}
-	if (fe->flags & FRONTEND_LIMITED && !let_in(fe->index, *netns, is_v4(key))) {
-		*verdict = drop(fe->index);
-		return false;
-	}
-	key->addr = asked;
-	return true;
-}
-
-static __always_inline int without_backend(const struct frontend *fe)
-{
-	return has_backends_elsewhere(fe) ? drop(fe->index) : refuse(fe->index);
-}
-
-/*
- * What both families do on connect: key is what the application asked for,
- * *to becomes where it goes; NULL: it goes where it asked for.
- */
-static __always_inline int forward_connect(struct bpf_sock_addr *ctx, struct frontend_key *key, struct backend **to)
-{
+	struct lookup l = {.port = read_port(ctx), .proto = protocol(ctx)};
 	struct frontend fe;
-	__u64 cookie, netns;
-	int verdict;
+	struct backend *be;
 
-	*to = 0;
-	if (!admit(ctx, key, &fe, &netns, &cookie, &verdict))
-		return verdict;
-	*to = choose_backend(&fe, netns);
-	if (!*to)
-		return without_backend(&fe);
-	if (key->proto == IPPROTO_UDP)
-		remember_reverse(cookie, key, fe.index, *to);
-	else
-		remember_peer(cookie, key, *to);
+	if (datagram ? l.proto != IPPROTO_UDP : !l.proto)
+		return PROCEED;
+	read_address(ctx, v4, &l.addr);
+	switch (admit(ctx, &l, &fe)) {
+	case VERDICT_PASS:
+		return PROCEED;
+	case VERDICT_REFUSE:
+		return reject(fe.index, -ECONNREFUSED);
+	case VERDICT_DROP:
+		return reject(fe.index, -EHOSTUNREACH);
+	case VERDICT_TRANSLATE:
+		break;
+	}
+	be = datagram ? datagram_backend(&l, &fe) : choose_backend(&fe, l.netns);
+	if (!be)
+		return reject(fe.index, has_backends_elsewhere(&fe) ? -EHOSTUNREACH : -ECONNREFUSED);
+	rev_nat_update(&l, fe.index, be);
 	count_translated(fe.index);
+	write_address(ctx, v4, &be->addr, be->port);
+	return PROCEED;
+}
+
+/* Puts a Service's address back. These hooks may not refuse: the kernel takes no other verdict of them. */
+static __always_inline int to_frontend(struct bpf_sock_addr *ctx, bool v4, __u8 proto)
+{
+	struct lookup l = {.port = read_port(ctx), .proto = proto};
+
+	read_address(ctx, v4, &l.addr);
+	l.cookie = bpf_get_socket_cookie(ctx);
+	if (rev_nat_lookup(&l))
+		write_address(ctx, v4, &l.addr, l.port);
 	return PROCEED;
 }
 
 SEC("cgroup/connect4")
 int fh_connect4(struct bpf_sock_addr *ctx)
 {
-	struct frontend_key key = {.port = read_port(ctx), .proto = protocol(ctx)};
-	struct backend *to;
-	int verdict;
-
-	if (!key.proto)
-		return PROCEED;
-	read4(ctx, &key.addr);
-	verdict = forward_connect(ctx, &key, &to);
-	if (to)
-		write4(ctx, &to->addr, to->port);
-	return verdict;
+	return to_backend(ctx, true, false);
 }
 
 SEC("cgroup/connect6")
 int fh_connect6(struct bpf_sock_addr *ctx)
 {
-	struct frontend_key key = {.port = read_port(ctx), .proto = protocol(ctx)};
-	struct backend *to;
-	int verdict;
-
-	if (!key.proto)
-		return PROCEED;
-	read6(ctx, &key.addr);
-	verdict = forward_connect(ctx, &key, &to);
-	if (to)
-		write6(ctx, &to->addr, to->port);
-	return verdict;
-}
-
-/* A backend for a datagram: a sticky frontend's is the one that this socket used before, while it is one. */
-static __always_inline struct backend *datagram_backend(__u64 cookie, const struct frontend *fe, __u64 netns)
-{
-	struct flow_key key = {.cookie = cookie, .index = fe->index, .local = !!(fe->flags & FRONTEND_LOCAL)};
-	bool sticky = fe->flags & FRONTEND_STICKY;
-	struct flow *old = sticky ? bpf_map_lookup_elem(&fh_flow_v1, &key) : 0;
-	struct flow new = {};
-	struct backend *be;
-
-	if (old) {
-		be = member_backend(fe, old->id);
-		if (be)
-			return be;
-	}
-	be = choose_backend(fe, netns);
-	if (be && sticky) {
-		new.id = be->id;
-		bpf_map_update_elem(&fh_flow_v1, &key, &new, BPF_ANY);
-	}
-	return be;
-}
-
-/* As forward_connect, for one datagram of an unconnected UDP socket. */
-static __always_inline int forward_datagram(struct bpf_sock_addr *ctx, struct frontend_key *key, struct backend **to)
-{
-	struct frontend fe;
-	__u64 cookie, netns;
-	int verdict;
-
-	*to = 0;
-	if (!admit(ctx, key, &fe, &netns, &cookie, &verdict))
-		return verdict;
-	*to = datagram_backend(cookie, &fe, netns);
-	if (!*to)
-		return without_backend(&fe);
-	remember_reverse(cookie, key, fe.index, *to);
-	count_translated(fe.index);
-	return PROCEED;
+	return to_backend(ctx, false, false);
 }
 
 SEC("cgroup/sendmsg4")
 int fh_sendmsg4(struct bpf_sock_addr *ctx)
 {
-	struct frontend_key key = {.port = read_port(ctx), .proto = protocol(ctx)};
-	struct backend *to;
-	int verdict;
-
-	if (key.proto != IPPROTO_UDP)
-		return PROCEED;
-	read4(ctx, &key.addr);
-	verdict = forward_datagram(ctx, &key, &to);
-	if (to)
-		write4(ctx, &to->addr, to->port);
-	return verdict;
+	return to_backend(ctx, true, true);
 }
 
 SEC("cgroup/sendmsg6")
 int fh_sendmsg6(struct bpf_sock_addr *ctx)
 {
-	struct frontend_key key = {.port = read_port(ctx), .proto = protocol(ctx)};
-	struct backend *to;
-	int verdict;
-
-	if (key.proto != IPPROTO_UDP)
-		return PROCEED;
-	read6(ctx, &key.addr);
-	verdict = forward_datagram(ctx, &key, &to);
-	if (to)
-		write6(ctx, &to->addr, to->port);
-	return verdict;
+	return to_backend(ctx, false, true);
 }
-
-/* The hooks below may not refuse: the kernel takes no other verdict of them. */
 
 SEC("cgroup/recvmsg4")
 int fh_recvmsg4(struct bpf_sock_addr *ctx)
 {
-	struct address addr;
-	__be16 port = read_port(ctx);
-
-	if (!(settings.flags & CONFIG_UDP))
-		return PROCEED;
-	read4(ctx, &addr);
-	if (recall_reverse(bpf_get_socket_cookie(ctx), &addr, &port))
-		write4(ctx, &addr, port);
-	return PROCEED;
+	return settings.flags & CONFIG_UDP ? to_frontend(ctx, true, IPPROTO_UDP) : PROCEED;
 }
 
 SEC("cgroup/recvmsg6")
 int fh_recvmsg6(struct bpf_sock_addr *ctx)
 {
-	struct address addr;
-	__be16 port = read_port(ctx);
-
-	if (!(settings.flags & CONFIG_UDP))
-		return PROCEED;
-	read6(ctx, &addr);
-	if (recall_reverse(bpf_get_socket_cookie(ctx), &addr, &port))
-		write6(ctx, &addr, port);
-	return PROCEED;
-}
-
-static __always_inline bool recall(struct bpf_sock_addr *ctx, struct address *addr, __be16 *port)
-{
-	__u64 cookie = bpf_get_socket_cookie(ctx);
-
-	if (ctx->protocol == IPPROTO_UDP)
-		return recall_reverse(cookie, addr, port);
-	return recall_peer(cookie, addr, port);
+	return settings.flags & CONFIG_UDP ? to_frontend(ctx, false, IPPROTO_UDP) : PROCEED;
 }
 
 SEC("cgroup/getpeername4")
 int fh_getpeername4(struct bpf_sock_addr *ctx)
 {
-	struct address addr;
-	__be16 port = read_port(ctx);
-
-	read4(ctx, &addr);
-	if (recall(ctx, &addr, &port))
-		write4(ctx, &addr, port);
-	return PROCEED;
+	return to_frontend(ctx, true, ctx->protocol);
 }
 
 SEC("cgroup/getpeername6")
 int fh_getpeername6(struct bpf_sock_addr *ctx)
 {
-	struct address addr;
-	__be16 port = read_port(ctx);
-
-	read6(ctx, &addr);
-	if (recall(ctx, &addr, &port))
-		write6(ctx, &addr, port);
-	return PROCEED;
+	return to_frontend(ctx, false, ctx->protocol);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

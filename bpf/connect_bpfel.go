@@ -16,18 +16,17 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	connectMapFhAffinityV1    = "fh_affinity_v1"
-	connectMapFhBackendV1     = "fh_backend_v1"
-	connectMapFhControlV1     = "fh_control_v1"
-	connectMapFhCounterV1     = "fh_counter_v1"
-	connectMapFhFlowV1        = "fh_flow_v1"
-	connectMapFhFrontendV1    = "fh_frontend_v1"
-	connectMapFhMetaV1        = "fh_meta_v1"
-	connectMapFhPeerV1        = "fh_peer_v1"
-	connectMapFhRangeV1       = "fh_range_v1"
-	connectMapFhReverseV1     = "fh_reverse_v1"
-	connectMapFhServiceV1     = "fh_service_v1"
-	connectMapFhWorkloadV1    = "fh_workload_v1"
+	connectMapFhAffinity      = "fh_affinity"
+	connectMapFhBackend       = "fh_backend"
+	connectMapFhControl       = "fh_control"
+	connectMapFhCounter       = "fh_counter"
+	connectMapFhFrontend      = "fh_frontend"
+	connectMapFhService       = "fh_service"
+	connectMapFhSockAffin     = "fh_sock_affin"
+	connectMapFhSockRevNat    = "fh_sock_rev_nat"
+	connectMapFhSourceRange   = "fh_source_range"
+	connectMapFhUdpRevNat     = "fh_udp_rev_nat"
+	connectMapFhWorkload      = "fh_workload"
 	connectProgFhConnect4     = "fh_connect4"
 	connectProgFhConnect6     = "fh_connect6"
 	connectProgFhGetpeername4 = "fh_getpeername4"
@@ -95,18 +94,17 @@ type connectProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type connectMapSpecs struct {
-	FhAffinityV1 *ebpf.MapSpec `ebpf:"fh_affinity_v1"`
-	FhBackendV1  *ebpf.MapSpec `ebpf:"fh_backend_v1"`
-	FhControlV1  *ebpf.MapSpec `ebpf:"fh_control_v1"`
-	FhCounterV1  *ebpf.MapSpec `ebpf:"fh_counter_v1"`
-	FhFlowV1     *ebpf.MapSpec `ebpf:"fh_flow_v1"`
-	FhFrontendV1 *ebpf.MapSpec `ebpf:"fh_frontend_v1"`
-	FhMetaV1     *ebpf.MapSpec `ebpf:"fh_meta_v1"`
-	FhPeerV1     *ebpf.MapSpec `ebpf:"fh_peer_v1"`
-	FhRangeV1    *ebpf.MapSpec `ebpf:"fh_range_v1"`
-	FhReverseV1  *ebpf.MapSpec `ebpf:"fh_reverse_v1"`
-	FhServiceV1  *ebpf.MapSpec `ebpf:"fh_service_v1"`
-	FhWorkloadV1 *ebpf.MapSpec `ebpf:"fh_workload_v1"`
+	FhAffinity    *ebpf.MapSpec `ebpf:"fh_affinity"`
+	FhBackend     *ebpf.MapSpec `ebpf:"fh_backend"`
+	FhControl     *ebpf.MapSpec `ebpf:"fh_control"`
+	FhCounter     *ebpf.MapSpec `ebpf:"fh_counter"`
+	FhFrontend    *ebpf.MapSpec `ebpf:"fh_frontend"`
+	FhService     *ebpf.MapSpec `ebpf:"fh_service"`
+	FhSockAffin   *ebpf.MapSpec `ebpf:"fh_sock_affin"`
+	FhSockRevNat  *ebpf.MapSpec `ebpf:"fh_sock_rev_nat"`
+	FhSourceRange *ebpf.MapSpec `ebpf:"fh_source_range"`
+	FhUdpRevNat   *ebpf.MapSpec `ebpf:"fh_udp_rev_nat"`
+	FhWorkload    *ebpf.MapSpec `ebpf:"fh_workload"`
 }
 
 // connectVariableSpecs contains global variables before they are loaded into the kernel.
@@ -136,34 +134,32 @@ func (o *connectObjects) Close() error {
 //
 // It can be passed to loadConnectObjects or ebpf.CollectionSpec.LoadAndAssign.
 type connectMaps struct {
-	FhAffinityV1 *ebpf.Map `ebpf:"fh_affinity_v1"`
-	FhBackendV1  *ebpf.Map `ebpf:"fh_backend_v1"`
-	FhControlV1  *ebpf.Map `ebpf:"fh_control_v1"`
-	FhCounterV1  *ebpf.Map `ebpf:"fh_counter_v1"`
-	FhFlowV1     *ebpf.Map `ebpf:"fh_flow_v1"`
-	FhFrontendV1 *ebpf.Map `ebpf:"fh_frontend_v1"`
-	FhMetaV1     *ebpf.Map `ebpf:"fh_meta_v1"`
-	FhPeerV1     *ebpf.Map `ebpf:"fh_peer_v1"`
-	FhRangeV1    *ebpf.Map `ebpf:"fh_range_v1"`
-	FhReverseV1  *ebpf.Map `ebpf:"fh_reverse_v1"`
-	FhServiceV1  *ebpf.Map `ebpf:"fh_service_v1"`
-	FhWorkloadV1 *ebpf.Map `ebpf:"fh_workload_v1"`
+	FhAffinity    *ebpf.Map `ebpf:"fh_affinity"`
+	FhBackend     *ebpf.Map `ebpf:"fh_backend"`
+	FhControl     *ebpf.Map `ebpf:"fh_control"`
+	FhCounter     *ebpf.Map `ebpf:"fh_counter"`
+	FhFrontend    *ebpf.Map `ebpf:"fh_frontend"`
+	FhService     *ebpf.Map `ebpf:"fh_service"`
+	FhSockAffin   *ebpf.Map `ebpf:"fh_sock_affin"`
+	FhSockRevNat  *ebpf.Map `ebpf:"fh_sock_rev_nat"`
+	FhSourceRange *ebpf.Map `ebpf:"fh_source_range"`
+	FhUdpRevNat   *ebpf.Map `ebpf:"fh_udp_rev_nat"`
+	FhWorkload    *ebpf.Map `ebpf:"fh_workload"`
 }
 
 func (m *connectMaps) Close() error {
 	return _ConnectClose(
-		m.FhAffinityV1,
-		m.FhBackendV1,
-		m.FhControlV1,
-		m.FhCounterV1,
-		m.FhFlowV1,
-		m.FhFrontendV1,
-		m.FhMetaV1,
-		m.FhPeerV1,
-		m.FhRangeV1,
-		m.FhReverseV1,
-		m.FhServiceV1,
-		m.FhWorkloadV1,
+		m.FhAffinity,
+		m.FhBackend,
+		m.FhControl,
+		m.FhCounter,
+		m.FhFrontend,
+		m.FhService,
+		m.FhSockAffin,
+		m.FhSockRevNat,
+		m.FhSourceRange,
+		m.FhUdpRevNat,
+		m.FhWorkload,
 	)
 }
 

@@ -5,3 +5,4 @@ package bpf
 //
 //go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -no-global-types -output-stem connect -go-package bpf connect connect.c -- -O2 -mcpu=v3 -nostdinc -Wall -Wextra -Werror -Wno-unused-parameter -Wno-missing-field-initializers
 //go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -no-global-types -output-stem cookie -go-package bpf cookie cookie.c -- -O2 -mcpu=v3 -nostdinc -Wall -Wextra -Werror -Wno-unused-parameter -Wno-missing-field-initializers
+//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -no-global-types -output-stem maps -go-package bpf maps maps.c -- -O2 -mcpu=v3 -nostdinc -Wall -Wextra -Werror -Wno-unused-parameter -Wno-missing-field-initializers

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -16,60 +17,55 @@ import (
 // that use them, and then Install gives them the pins. Killed before that, nothing has happened;
 // in the middle of it, the pins lead to maps with the same content.
 func (m *Maps) Grow(sizes Sizes) (*Maps, error) {
-	spec, err := specs()
+	specs, err := specs(sizes)
 	if err != nil {
 		return nil, err
 	}
-	sizes.apply(spec)
 	grown := &Maps{byName: map[MapName]*ebpf.Map{}}
 	var larger []MapName
-	for _, name := range MapNames() {
-		old := m.Map(name)
-		want := spec.Maps[name.Kernel()]
-		if sizes.gives(name) && want.MaxEntries > old.MaxEntries() {
-			larger = append(larger, name)
+	for _, info := range mapTable {
+		old := m.Map(info.Name)
+		if info.entries(sizes) > old.MaxEntries() {
+			larger = append(larger, info.Name)
 			continue
 		}
-		if grown.byName[name], err = old.Clone(); err != nil {
-			return nil, errors.Join(fmt.Errorf("share map %s: %w", name, err), grown.Close())
+		if grown.byName[info.Name], err = old.Clone(); err != nil {
+			return nil, errors.Join(fmt.Errorf("share map %s: %w", info.Name, err), grown.Close())
 		}
 	}
-	if err := grown.create(larger, spec); err != nil {
+	if err := grown.create(larger, specs); err != nil {
 		return nil, errors.Join(err, grown.Close())
 	}
 	grown.Created = larger
 	return grown, nil
 }
 
-// gives reports whether a size is given for a map.
-func (s Sizes) gives(name MapName) bool {
-	switch name {
-	case MapFrontend:
-		return s.Frontends != 0
-	case MapService, MapCounter:
-		return s.Services != 0
-	case MapBackend:
-		return s.Backends != 0
-	case MapRange:
-		return s.Ranges != 0
-	}
-	return false
-}
-
 // growSuffix marks a pin that is about to take its place by a rename.
 const growSuffix = "_new"
+
+// createdPins are the pins of the maps that Grow created.
+func (m *Maps) createdPins(pins Pins, each func(name MapName, pin string)) {
+	for _, name := range m.Created {
+		for _, pin := range pins.MapPins(name) {
+			each(name, pin)
+		}
+	}
+}
 
 // Stage pins the maps that Grow created beside those that they take the place
 // of: whatever may fail for lack of memory or rights fails here.
 func (m *Maps) Stage(pins Pins) error {
-	for _, name := range m.Created {
-		next := pins.Map(name) + growSuffix
-		if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return errors.Join(fmt.Errorf("remove left-over pin: %w", err), m.Unstage(pins))
+	var err error
+	m.createdPins(pins, func(name MapName, pin string) {
+		if err == nil {
+			err = removePin(pin + growSuffix)
 		}
-		if err := m.Map(name).Pin(next); err != nil {
-			return errors.Join(fmt.Errorf("pin map: %w", err), m.Unstage(pins))
+		if err == nil {
+			err = pinMap(m.Map(name), pin+growSuffix)
 		}
+	})
+	if err != nil {
+		return errors.Join(err, m.Unstage(pins))
 	}
 	return nil
 }
@@ -77,50 +73,45 @@ func (m *Maps) Stage(pins Pins) error {
 // Unstage takes Stage back.
 func (m *Maps) Unstage(pins Pins) error {
 	var errs []error
-	for _, name := range m.Created {
-		if err := os.Remove(pins.Map(name) + growSuffix); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EISDIR) {
+	m.createdPins(pins, func(_ MapName, pin string) {
+		if err := removePin(pin + growSuffix); err != nil && !errors.Is(err, unix.EISDIR) {
 			errs = append(errs, fmt.Errorf("remove pin: %w", err))
 		}
-	}
+	})
 	return errors.Join(errs...)
 }
 
 // Install gives the maps that were staged the pins of those that they take the
 // place of, all or none: on an error the pins lead to the former ones again.
 func (m *Maps) Install(pins Pins, former *Maps) error {
-	for i, name := range m.Created {
-		err := os.Rename(pins.Map(name)+growSuffix, pins.Map(name))
-		if err == nil {
-			continue
+	var errs []error
+	var installed []MapName
+	m.createdPins(pins, func(name MapName, pin string) {
+		if len(errs) > 0 {
+			return
 		}
-		errs := []error{fmt.Errorf("move pinned map into place: %w", err)}
-		for _, done := range m.Created[:i] {
-			errs = append(errs, former.repin(pins, done))
+		if err := os.Rename(pin+growSuffix, pin); err != nil {
+			errs = append(errs, fmt.Errorf("move pinned map into place: %w", err))
+			return
 		}
-		return errors.Join(errs...)
+		installed = append(installed, name)
+	})
+	if len(errs) == 0 {
+		m.Created = nil
+		return nil
 	}
-	m.Created = nil
-	return nil
+	for _, name := range slices.Compact(installed) {
+		errs = append(errs, former.Repin(pins, name))
+	}
+	return errors.Join(errs...)
 }
 
-// Repin has a pin lead to the map of m, whatever of ours it leads to now.
-func (m *Maps) Repin(pins Pins, name MapName) error { return m.repin(pins, name) }
-
-func (m *Maps) repin(pins Pins, name MapName) error {
-	c, err := m.Map(name).Clone() // pinning a map that was opened by a pin would only move that
-	if err != nil {
-		return fmt.Errorf("pin map %s again: %w", name, err)
-	}
-	defer c.Close()
-	next := pins.Map(name) + growSuffix
-	if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove left-over pin: %w", err)
-	}
-	if err := c.Pin(next); err != nil {
-		return fmt.Errorf("pin map %s again: %w", name, err)
-	}
-	if err := os.Rename(next, pins.Map(name)); err != nil {
-		return errors.Join(fmt.Errorf("pin map %s again: %w", name, err), os.Remove(next))
+// Repin has the pins of a map lead to the map of m, whatever of ours they lead to now.
+func (m *Maps) Repin(pins Pins, name MapName) error {
+	for _, pin := range pins.MapPins(name) {
+		if err := replacePin(m.Map(name), pin); err != nil {
+			return fmt.Errorf("pin map %s again: %w", name, err)
+		}
 	}
 	return nil
 }
@@ -129,10 +120,10 @@ func (m *Maps) repin(pins Pins, name MapName) error {
 // uses them no more. Those that all generations share stay open.
 func (m *Maps) ReleaseTable() error {
 	var errs []error
-	for _, name := range []MapName{MapFrontend, MapService, MapBackend, MapRange, MapCounter} {
-		if bm := m.byName[name]; bm != nil {
+	for _, info := range mapTable {
+		if bm := m.byName[info.Name]; bm != nil && info.Entries != nil {
 			errs = append(errs, bm.Close())
-			delete(m.byName, name)
+			delete(m.byName, info.Name)
 		}
 	}
 	return errors.Join(errs...)

@@ -6,7 +6,7 @@ import (
 	"net/netip"
 )
 
-// The types of this file are the Go twins of lib/types.h: same size, same
+// The types of this file are the Go twins of lib/*_maps.h: same size, same
 // offsets, no implicit padding. layout_test.go compares both.
 
 // Proto is an IP protocol number as the table has it.
@@ -101,15 +101,15 @@ func (k FrontendKey) String() string {
 	return k.Proto.String() + "/" + k.AddrPort().String()
 }
 
-// FrontendFlags are enum frontend_flags of lib/types.h.
+// FrontendFlags are enum frontend_flags of lib/*_maps.h.
 type FrontendFlags uint32
 
-// See enum frontend_flags of lib/types.h.
+// See enum frontend_flags of lib/*_maps.h.
 const (
 	FrontendVIP FrontendFlags = 1 << iota
-	FrontendLocal
+	FrontendLocalPolicy
 	FrontendSticky
-	FrontendLimited
+	FrontendSourceRange
 )
 
 // LoopbackKey is the frontend that a node port has on the loopback addresses
@@ -131,18 +131,20 @@ type Frontend struct {
 	Flags FrontendFlags
 }
 
-// Word is the present backend set of a service, as one aligned 8-byte value
-// that changes by one store. The zero Word has no backend.
-type Word uint64
+// ServiceState is the present backend set of a service, as one aligned 8-byte value
+// that changes by one store. The zero ServiceState has no backend.
+type ServiceState uint64
 
-// WordOf makes a word of a set id and its number of slots.
-func WordOf(set, count uint32) Word { return Word(count)<<32 | Word(set) }
+// ServiceStateOf makes the state of a set id and its number of slots.
+func ServiceStateOf(set, count uint32) ServiceState {
+	return ServiceState(count)<<32 | ServiceState(set)
+}
 
 // Set is the id of the backend set.
-func (w Word) Set() uint32 { return uint32(w) }
+func (s ServiceState) Set() uint32 { return uint32(s) }
 
 // Count is the number of slots of the set.
-func (w Word) Count() uint32 { return uint32(w >> 32) }
+func (s ServiceState) Count() uint32 { return uint32(s >> 32) }
 
 // The high bits of a set's id say what it is like.
 const (
@@ -151,19 +153,19 @@ const (
 )
 
 // Drop reports whether there are backends, but none for this kind of traffic.
-func (w Word) Drop() bool { return w.Set()&SetDrop != 0 && w.Count() == 0 }
+func (s ServiceState) Drop() bool { return s.Set()&SetDrop != 0 && s.Count() == 0 }
 
 // Affinity reports whether clients keep their backend.
-func (w Word) Affinity() bool { return w.Set()&SetAffinity != 0 }
+func (s ServiceState) Affinity() bool { return s.Set()&SetAffinity != 0 }
 
 // SlotAffinity is the entry of a set with SetAffinity that has no address: its
 // ID is for how many seconds after its last connection a client keeps its backend.
 const SlotAffinity = BackendMember - 1
 
-// WordAt is where the services array keeps a service's word for cluster
-// traffic, or for local traffic.
-func WordAt(index uint32, local bool) uint32 {
-	if local {
+// ServiceStateAt is where the services array keeps a service's state, or, for frontends
+// with the Local policy, its other one.
+func ServiceStateAt(index uint32, localPolicy bool) uint32 {
+	if localPolicy {
 		return index*2 + 1
 	}
 	return index * 2
@@ -199,8 +201,8 @@ type Counters struct {
 	Refused    uint64 `json:"refused"`    // had no backend, or an unserved port or address
 }
 
-// Peer is the way back of a TCP socket. Lock belongs to the kernel.
-type Peer struct {
+// SockRevNat is the way back of a TCP socket. Lock belongs to the kernel.
+type SockRevNat struct {
 	Lock         uint32
 	FrontendPort Port
 	BackendPort  Port
@@ -209,8 +211,8 @@ type Peer struct {
 	Backend      Address
 }
 
-// ReverseKey is a UDP socket and a backend that it talks to.
-type ReverseKey struct {
+// UDPRevNatKey is a UDP socket and a backend that it talks to.
+type UDPRevNatKey struct {
 	Cookie  uint64
 	Backend Address
 	Port    Port
@@ -218,43 +220,43 @@ type ReverseKey struct {
 	Pad1    uint32
 }
 
-// Reverse is the frontend that a UDP socket asked for.
-type Reverse struct {
+// UDPRevNat is the frontend that a UDP socket asked for.
+type UDPRevNat struct {
 	Frontend Address
 	Port     Port
 	Pad      uint16
 	Index    uint32
 }
 
-// FlowKey is a UDP socket and a service.
-type FlowKey struct {
-	Cookie uint64
-	Index  uint32
-	Local  uint32
+// SockAffinityKey is a UDP socket and a service.
+type SockAffinityKey struct {
+	Cookie      uint64
+	Index       uint32
+	LocalPolicy uint32 // 1: chosen by the state for the Local policy
 }
 
-// Flow is the backend that a UDP socket keeps for a service.
-type Flow struct {
+// SockAffinity is the backend that a UDP socket keeps for a service.
+type SockAffinity struct {
 	ID  uint32
 	Pad uint32
 }
 
-// RangeKey is a client range of a service's limited frontends, or a part of the Service range: a key of an LPM trie.
-type RangeKey struct {
+// SourceRangeKey is a range of the clients that a service is for, or a part of the Service range: a key of an LPM trie.
+type SourceRangeKey struct {
 	PrefixLen uint32 // of Index and Addr together, so 32 more than Addr's (and 96 more for IPv4)
-	Index     uint32 // of the service, or RangeServices or RangeOthers
+	Index     uint32 // of the service, or IndexServiceCIDR or IndexServiceExcept
 	Addr      Address
 }
 
 // The indexes of ranges that are no service's clients.
 const (
-	RangeServices uint32 = 0         // addresses of Services: who connects to one that is no frontend is refused
-	RangeOthers   uint32 = 1<<32 - 1 // of them, those that are not ours to refuse
+	IndexServiceCIDR   uint32 = 0         // addresses of Services: who connects to one that is no frontend is refused
+	IndexServiceExcept uint32 = 1<<32 - 1 // of them, those that are not ours to refuse
 )
 
-// RangeKeyOf gives the key of a range, which need not be masked.
-func RangeKeyOf(index uint32, r netip.Prefix) RangeKey {
-	k := RangeKey{PrefixLen: 32 + uint32(r.Bits()), Index: index, Addr: AddressOf(r.Masked().Addr())}
+// SourceRangeKeyOf gives the key of a range, which need not be masked.
+func SourceRangeKeyOf(index uint32, r netip.Prefix) SourceRangeKey {
+	k := SourceRangeKey{PrefixLen: 32 + uint32(r.Bits()), Index: index, Addr: AddressOf(r.Masked().Addr())}
 	if r.Addr().Is4() {
 		k.PrefixLen += 96
 	}
@@ -262,7 +264,7 @@ func RangeKeyOf(index uint32, r netip.Prefix) RangeKey {
 }
 
 // Prefix is the range of a key.
-func (k RangeKey) Prefix() netip.Prefix {
+func (k SourceRangeKey) Prefix() netip.Prefix {
 	addr, bits := k.Addr.Addr(), int(k.PrefixLen)-32
 	if addr.Is4() {
 		bits -= 96
@@ -291,16 +293,16 @@ type Workload struct {
 	Addr6 Address
 }
 
-// WorkloadFlags are enum workload_flags of lib/types.h.
+// WorkloadFlags are enum workload_flags of lib/*_maps.h.
 type WorkloadFlags uint32
 
-// See enum workload_flags of lib/types.h.
+// See enum workload_flags of lib/*_maps.h.
 const WorkloadOptedOut WorkloadFlags = 1 << 0
 
 // Control is the one entry of the control map: what the programs may leave undone.
 type Control uint64
 
-// See enum control_flags of lib/types.h.
+// See enum control_flags of lib/*_maps.h.
 const ControlOptOut Control = 1 << 0
 
 // MetaOwner in Meta says that a table is firsthop's ("fhop").
@@ -315,10 +317,10 @@ type Meta struct {
 
 // Settings are struct config of lib/config.h.
 type Settings struct {
-	Build     uint64
-	HostNetns uint64
-	Flags     SettingsFlags
-	PeerMask  uint32
+	Build      uint64
+	HostNetns  uint64
+	Flags      SettingsFlags
+	RevNatMask uint32
 }
 
 // SettingsFlags are enum config_flags of lib/config.h.

@@ -15,42 +15,57 @@ import (
 	"github.com/cilium/ebpf/btf"
 )
 
+// mustSpecs is a copy of the balancer's object.
 func mustSpecs(t testing.TB) *ebpf.CollectionSpec {
 	t.Helper()
-	spec, err := specs()
+	spec, err := parsedConnect()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return spec
+	return spec.Copy()
 }
 
-// goTwins are the Go types of this package and the C structs of lib/types.h and lib/config.h that they mirror.
+func mustMapSpecs(t testing.TB) map[MapName]*ebpf.MapSpec {
+	t.Helper()
+	specs, err := specs(Sizes{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return specs
+}
+
+// goTwins are the Go types of this package and the C structs of lib/*.h that they mirror.
 var goTwins = map[string]any{
-	"address":      Address{},
-	"frontend_key": FrontendKey{},
-	"frontend":     Frontend{},
-	"backend_key":  BackendKey{},
-	"backend":      Backend{},
-	"counters":     Counters{},
-	"peer":         Peer{},
-	"reverse_key":  ReverseKey{},
-	"reverse":      Reverse{},
-	"flow_key":     FlowKey{},
-	"flow":         Flow{},
-	"meta":         Meta{},
-	"config":       Settings{},
-	"range_key":    RangeKey{},
-	"affinity_key": AffinityKey{},
-	"workload":     Workload{},
+	"address":           Address{},
+	"frontend_key":      FrontendKey{},
+	"frontend":          Frontend{},
+	"backend_key":       BackendKey{},
+	"backend":           Backend{},
+	"counters":          Counters{},
+	"affinity_key":      AffinityKey{},
+	"sock_rev_nat":      SockRevNat{},
+	"udp_rev_nat_key":   UDPRevNatKey{},
+	"udp_rev_nat":       UDPRevNat{},
+	"sock_affinity_key": SockAffinityKey{},
+	"sock_affinity":     SockAffinity{},
+	"source_range_key":  SourceRangeKey{},
+	"workload":          Workload{},
+	"meta":              Meta{},
+	"config":            Settings{},
 }
 
 func TestGoTypesHaveTheLayoutOfTheCompiledObject(t *testing.T) {
-	types := mustSpecs(t).Types
+	maps, err := parsedMaps()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, twin := range goTwins {
 		t.Run(name, func(t *testing.T) {
 			var c *btf.Struct
-			if err := types.TypeByName(name, &c); err != nil {
-				t.Fatal(err)
+			if err := maps.Types.TypeByName(name, &c); err != nil {
+				if err := mustSpecs(t).Types.TypeByName(name, &c); err != nil {
+					t.Fatal(err)
+				}
 			}
 			g := reflect.TypeOf(twin)
 			if uintptr(c.Size) != g.Size() || int(c.Size) != binary.Size(twin) {
@@ -88,7 +103,7 @@ func compareMember(t *testing.T, c btf.Member, g reflect.StructField) {
 
 // Whoever adds a struct to a map adds its twin, or this fails.
 func TestEverySharedStructHasATwin(t *testing.T) {
-	for name, m := range mustSpecs(t).Maps {
+	for name, m := range mustMapSpecs(t) {
 		for what, typ := range map[string]btf.Type{"key": m.Key, "value": m.Value} {
 			s, ok := btf.As[*btf.Struct](typ)
 			if !ok {
@@ -101,68 +116,96 @@ func TestEverySharedStructHasATwin(t *testing.T) {
 	}
 }
 
-func TestMapsHaveTheShapeOfTheirTypes(t *testing.T) {
+func TestMapTableHasTheLayoutOfTheHeaders(t *testing.T) {
 	const array, hash, lru, trie = ebpf.Array, ebpf.Hash, ebpf.LRUHash, ebpf.LPMTrie
-	spec := mustSpecs(t)
 	want := map[MapName]struct {
-		typ        ebpf.MapType
-		key, value any
-		flags      uint32
-		entries    uint32
+		typ     ebpf.MapType
+		flags   uint32
+		entries uint32
 	}{
-		MapMeta:     {array, uint32(0), Meta{}, 0, 1},
-		MapFrontend: {hash, FrontendKey{}, Frontend{}, 1, 131072},
-		MapService:  {array, uint32(0), Word(0), 0, 131072},
-		MapBackend:  {hash, BackendKey{}, Backend{}, 1, 131072},
-		MapRange:    {trie, RangeKey{}, uint8(0), 1, 65536},
-		MapControl:  {array, uint32(0), Control(0), 0, 1},
-		MapWorkload: {hash, uint64(0), Workload{}, 1, 16384},
-		MapAffinity: {lru, AffinityKey{}, AffinityValue{}, 0, 16384},
-		MapCounter:  {array, uint32(0), Counters{}, 0, 65536},
-		MapPeer:     {array, uint32(0), Peer{}, 0, 65536},
-		MapReverse:  {lru, ReverseKey{}, Reverse{}, 0, 16384},
-		MapFlow:     {lru, FlowKey{}, Flow{}, 0, 16384},
+		MapMeta:         {array, 0, 1},
+		MapFrontend:     {hash, 1, 131072},
+		MapService:      {array, 0, 131072},
+		MapBackend:      {hash, 1, 131072},
+		MapCounter:      {array, 0, 65536},
+		MapAffinity:     {lru, 0, 16384},
+		MapSourceRange:  {trie, 1, 65536},
+		MapControl:      {array, 0, 1},
+		MapWorkload:     {hash, 1, 16384},
+		MapSockRevNat:   {array, 0, 65536},
+		MapUDPRevNat:    {lru, 0, 16384},
+		MapSockAffinity: {lru, 0, 16384},
 	}
-	for _, name := range MapNames() {
-		w, m := want[name], spec.Maps[name.Kernel()]
-		if m == nil {
-			t.Fatalf("the object has no map %s", name.Kernel())
+	specs := mustMapSpecs(t)
+	for _, info := range MapTable() {
+		w, m := want[info.Name], specs[info.Name]
+		if m.Type != w.typ || m.Flags != w.flags || m.MaxEntries != w.entries {
+			t.Errorf("%s: %v, flags %d, %d entries, want %+v", info.Name, m.Type, m.Flags, m.MaxEntries, w)
 		}
-		if m.Type != w.typ || int(m.KeySize) != binary.Size(w.key) || int(m.ValueSize) != binary.Size(w.value) {
-			t.Errorf("%s: %v with %d and %d bytes, want %v with %d and %d",
-				name, m.Type, m.KeySize, m.ValueSize, w.typ, binary.Size(w.key), binary.Size(w.value))
-		}
-		if m.Flags != w.flags || m.MaxEntries != w.entries {
-			t.Errorf("%s: flags %d, %d entries, want %d, %d", name, m.Flags, m.MaxEntries, w.flags, w.entries)
+		if int(m.KeySize) != binary.Size(info.Key) || int(m.ValueSize) != binary.Size(info.Value) {
+			t.Errorf("%s: keys of %d and values of %d bytes, those of %T and %T have %d and %d", info.Name,
+				m.KeySize, m.ValueSize, info.Key, info.Value, binary.Size(info.Key), binary.Size(info.Value))
 		}
 	}
-	own := len(want) + 1 // and .rodata
-	if len(spec.Maps) != own {
-		t.Errorf("the object has %d maps, want %d: the list above is not whole", len(spec.Maps), own)
+	object, err := parsedMaps()
+	if err != nil {
+		t.Fatal(err)
 	}
-	if n := spec.Maps[MapPeer.Kernel()].MaxEntries; n&(n-1) != 0 {
-		t.Errorf("peer has %d entries: the programs index it with a mask", n)
+	if len(specs) != len(object.Maps) || len(specs) != len(want) {
+		t.Errorf("the table has %d maps, the object %d, this test %d", len(specs), len(object.Maps), len(want))
+	}
+	if n := specs[MapSockRevNat].MaxEntries; n&(n-1) != 0 {
+		t.Errorf("sock_rev_nat has %d entries: the programs index it with a mask", n)
+	}
+}
+
+func TestMapTableHasTheObjectsThatUseAMap(t *testing.T) {
+	for name, load := range map[string]func() (*ebpf.CollectionSpec, error){"connect": loadConnect, "cookie": loadCookie} {
+		spec, err := load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		used := map[string]bool{}
+		for _, p := range spec.Programs {
+			for _, ins := range p.Instructions {
+				if ins.IsLoadFromMap() {
+					used[ins.Reference()] = true
+				}
+			}
+		}
+		for kernel := range spec.Maps {
+			if !used[kernel] {
+				t.Errorf("the object %s has the map %s, which none of its programs uses", name, kernel)
+			}
+		}
+		for _, info := range MapTable() {
+			if says := slices.Contains(info.Objects, name); says != used[info.Kernel] {
+				t.Errorf("%s: the table says %v of its use by the object %s, it is %v", info.Name, says, name, used[info.Kernel])
+			}
+		}
 	}
 }
 
 // Constants are no part of an object's BTF: they are read from the headers that it is compiled of.
 func TestConstantsAreThoseOfTheHeaders(t *testing.T) {
-	c := headerConstants(t, "lib/types.h", "lib/config.h", "include/bpf.h")
+	c := headerConstants(t, "lib/lb_maps.h", "lib/source_range_maps.h", "lib/workload_maps.h", "lib/config.h", "include/bpf.h")
 	for name, got := range map[string]uint64{
-		"FRONTEND_VIP":       uint64(FrontendVIP),
-		"FRONTEND_LOCAL":     uint64(FrontendLocal),
-		"FRONTEND_STICKY":    uint64(FrontendSticky),
-		"FRONTEND_LIMITED":   uint64(FrontendLimited),
-		"CONFIG_UDP":         uint64(SettingsUDP),
-		"CONFIG_HOST_SCOPE":  uint64(SettingsHostScope),
-		"BACKEND_MEMBER":     BackendMember,
-		"SET_DROP":           SetDrop,
-		"SET_AFFINITY":       SetAffinity,
-		"SLOT_AFFINITY":      SlotAffinity,
-		"CONTROL_OPT_OUT":    uint64(ControlOptOut),
-		"WORKLOAD_OPTED_OUT": uint64(WorkloadOptedOut),
-		"IPPROTO_TCP":        uint64(TCP),
-		"IPPROTO_UDP":        uint64(UDP),
+		"FRONTEND_VIP":          uint64(FrontendVIP),
+		"FRONTEND_LOCAL_POLICY": uint64(FrontendLocalPolicy),
+		"FRONTEND_STICKY":       uint64(FrontendSticky),
+		"FRONTEND_SOURCE_RANGE": uint64(FrontendSourceRange),
+		"CONFIG_UDP":            uint64(SettingsUDP),
+		"CONFIG_HOST_SCOPE":     uint64(SettingsHostScope),
+		"BACKEND_MEMBER":        BackendMember,
+		"SET_DROP":              SetDrop,
+		"SET_AFFINITY":          SetAffinity,
+		"SLOT_AFFINITY":         SlotAffinity,
+		"CONTROL_OPT_OUT":       uint64(ControlOptOut),
+		"INDEX_SERVICE_CIDR":    uint64(IndexServiceCIDR),
+		"INDEX_SERVICE_EXCEPT":  uint64(IndexServiceExcept),
+		"WORKLOAD_OPTED_OUT":    uint64(WorkloadOptedOut),
+		"IPPROTO_TCP":           uint64(TCP),
+		"IPPROTO_UDP":           uint64(UDP),
 	} {
 		want, ok := c[name]
 		if !ok || want != got {
@@ -171,7 +214,7 @@ func TestConstantsAreThoseOfTheHeaders(t *testing.T) {
 		delete(c, name)
 	}
 	for name := range c {
-		if slices.ContainsFunc([]string{"FRONTEND_", "CONFIG_", "CONTROL_", "WORKLOAD_"}, func(p string) bool { return strings.HasPrefix(name, p) }) {
+		if slices.ContainsFunc([]string{"FRONTEND_", "CONFIG_", "CONTROL_", "WORKLOAD_", "INDEX_"}, func(p string) bool { return strings.HasPrefix(name, p) }) {
 			t.Errorf("%s has no Go twin in this test", name)
 		}
 	}
@@ -211,16 +254,16 @@ func evaluate(s string) (uint64, error) {
 	return n << by, err
 }
 
-func TestAWordIsWhatTheProgramsTakeApart(t *testing.T) {
-	w := WordOf(0x11223344, 0x55667788)
-	if w.Set() != 0x11223344 || w.Count() != 0x55667788 {
-		t.Errorf("%#x: set %#x, count %#x", uint64(w), w.Set(), w.Count())
+func TestServiceStateIsWhatTheProgramsTakeApart(t *testing.T) {
+	s := ServiceStateOf(0x11223344, 0x55667788)
+	if s.Set() != 0x11223344 || s.Count() != 0x55667788 {
+		t.Errorf("%#x: set %#x, count %#x", uint64(s), s.Set(), s.Count())
 	}
-	if uint64(w) != 0x5566778811223344 {
-		t.Errorf("word is %#x: lib/types.h has the set in the low half", uint64(w))
+	if uint64(s) != 0x5566778811223344 {
+		t.Errorf("state is %#x: lib/lb_maps.h has the set in the low half", uint64(s))
 	}
-	if WordAt(7, false) != 14 || WordAt(7, true) != 15 {
-		t.Errorf("words of service 7 at %d and %d, want 14 and 15", WordAt(7, false), WordAt(7, true))
+	if ServiceStateAt(7, false) != 14 || ServiceStateAt(7, true) != 15 {
+		t.Errorf("states of service 7 at %d and %d, want 14 and 15", ServiceStateAt(7, false), ServiceStateAt(7, true))
 	}
 }
 

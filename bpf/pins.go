@@ -1,16 +1,6 @@
 package bpf
 
-import (
-	"fmt"
-	"path/filepath"
-	"strconv"
-	"strings"
-)
-
-// LayoutVersion is the version of the maps' byte layout. It is part of every
-// map's name: a pin of another layout is never mistaken for ours, and can live
-// beside it during a migration.
-const LayoutVersion = 1
+import "path/filepath"
 
 // DirName is the directory below the bpffs that holds all pins of an instance.
 const DirName = "firsthop"
@@ -37,66 +27,22 @@ func (p Pins) Links() string { return filepath.Join(p.Dir, "links") }
 func (p Pins) Progs() string { return filepath.Join(p.Dir, "progs") }
 
 // Map is the path of a map's pin.
-func (p Pins) Map(name MapName) string { return filepath.Join(p.Maps(), name.Pin()) }
+func (p Pins) Map(name MapName) string { return filepath.Join(p.Maps(), name.Info().Pin()) }
 
-// MapName is the short name of a map, such as "frontend".
-type MapName string
-
-// The maps of the NAT table. lib/maps.h says what each is for.
-const (
-	MapMeta     MapName = "meta"
-	MapFrontend MapName = "frontend"
-	MapService  MapName = "service"
-	MapBackend  MapName = "backend"
-	MapRange    MapName = "range"
-	MapControl  MapName = "control"
-	MapWorkload MapName = "workload"
-	MapAffinity MapName = "affinity"
-	MapCounter  MapName = "counter"
-	MapPeer     MapName = "peer"
-	MapReverse  MapName = "reverse"
-	MapFlow     MapName = "flow"
-)
-
-// MapNames are all maps, in the order in which they are created: meta first,
-// as it says whose the others are.
-func MapNames() []MapName {
-	return []MapName{MapMeta, MapFrontend, MapService, MapBackend,
-		MapRange, MapControl, MapWorkload, MapAffinity, MapCounter, MapPeer, MapReverse, MapFlow}
+// MapPins are the paths of all pins of a map: those of a map that was renamed are two, see MapInfo.Former.
+func (p Pins) MapPins(name MapName) []string {
+	pins := name.Info().pins()
+	for i, pin := range pins {
+		pins[i] = filepath.Join(p.Maps(), pin)
+	}
+	return pins
 }
 
-// later reports whether a map came to the layout after its first release. A
-// table without it is whole for the programs that were attached with it; the
-// next init or run adds it.
-func (n MapName) later() bool {
-	switch n {
-	case MapRange, MapControl, MapWorkload, MapAffinity:
-		return true
+// AllMapPins are the paths of the pins of all maps.
+func (p Pins) AllMapPins() []string {
+	var pins []string
+	for _, name := range MapNames() {
+		pins = append(pins, p.MapPins(name)...)
 	}
-	return false
-}
-
-// Pin is the file name of the map's pin.
-func (n MapName) Pin() string { return fmt.Sprintf("%s_v%d", n, LayoutVersion) }
-
-// Kernel is the name that the map has in the kernel, and in the object.
-func (n MapName) Kernel() string { return fmt.Sprintf("fh_%s_v%d", n, LayoutVersion) }
-
-// ParseMapPin is the inverse of Pin for any layout: "frontend_v0" is the
-// frontend map of layout 0. ok is false for names that no layout has.
-func ParseMapPin(name string) (m MapName, layout uint32, ok bool) {
-	base, version, found := strings.Cut(name, "_v")
-	if !found {
-		return "", 0, false
-	}
-	v, err := strconv.ParseUint(version, 10, 32)
-	if err != nil {
-		return "", 0, false
-	}
-	for _, n := range MapNames() {
-		if string(n) == base {
-			return n, uint32(v), true
-		}
-	}
-	return "", 0, false
+	return pins
 }

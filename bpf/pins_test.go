@@ -15,7 +15,9 @@ func TestPinsAreWhereTheDocumentationSays(t *testing.T) {
 		{p.Map(MapMeta), "/sys/fs/bpf/firsthop/maps/meta_v1"},
 		{p.Links(), "/sys/fs/bpf/firsthop/links"},
 		{p.Progs(), "/sys/fs/bpf/firsthop/progs"},
-		{MapReverse.Kernel(), "fh_reverse_v1"},
+		{p.Map(MapSourceRange), "/sys/fs/bpf/firsthop/maps/source_range_v1"},
+		{strings.Join(p.MapPins(MapSockRevNat), " "), "/sys/fs/bpf/firsthop/maps/peer_v1 /sys/fs/bpf/firsthop/maps/sock_rev_nat_v1"},
+		{MapUDPRevNat.Info().Kernel, "fh_udp_rev_nat"},
 	} {
 		if tc.got != tc.want {
 			t.Errorf("got %s, want %s", tc.got, tc.want)
@@ -27,8 +29,8 @@ func TestPinsAreWhereTheDocumentationSays(t *testing.T) {
 func TestNamesFitTheKernel(t *testing.T) {
 	spec := mustSpecs(t)
 	var names, pins []string
-	for _, n := range MapNames() {
-		names, pins = append(names, n.Kernel()), append(pins, n.Pin())
+	for _, info := range MapTable() {
+		names, pins = append(names, info.Kernel), append(pins, info.pins()...)
 	}
 	for _, h := range Hooks() {
 		names, pins = append(names, h.Program()), append(pins, h.Name)
@@ -105,7 +107,7 @@ func TestParseMapPin(t *testing.T) {
 		})
 	}
 	for _, n := range MapNames() {
-		if m, layout, ok := ParseMapPin(n.Pin()); m != n || layout != LayoutVersion || !ok {
+		if m, layout, ok := ParseMapPin(n.Info().Pin()); m != n || layout != n.Info().Set.Version || !ok {
 			t.Errorf("the pin of %s comes back as %s, %d, %v", n, m, layout, ok)
 		}
 	}

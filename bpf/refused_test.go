@@ -73,7 +73,7 @@ func TestNoRoomTakesBackWhatWasCreated(t *testing.T) {
 	if err == nil {
 		t.Fatal("a map of 2^31 backends was created")
 	}
-	if !strings.Contains(err.Error(), "2147483648") || !strings.Contains(err.Error(), MapBackend.Kernel()) {
+	if !strings.Contains(err.Error(), "2147483648") || !strings.Contains(err.Error(), MapBackend.Info().Kernel) {
 		t.Errorf("%v: doesn't name the map and its size", err)
 	}
 	if after := pinTree(t, l.BPFFS); !sameTree(before, after) {

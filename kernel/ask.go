@@ -242,7 +242,7 @@ func probeBTF(Config) error {
 	return unix.Close(fd)
 }
 
-// probeSpinLock asks for what remember_peer does (bpf/lib/reverse.h): a
+// probeSpinLock asks for what tcp_rev_nat_update does (bpf/lib/sock_rev_nat.h): a
 // program at connect() takes the lock that stands in an array's value, and
 // gives it back.
 func probeSpinLock(Config) error { return takeLock(mapArray, call(fnSpinUnlock)) }

@@ -111,9 +111,9 @@ func TestBypassIsOfOneSocket(t *testing.T) {
 	m, err := bpf.OpenMaps(n.pins, false)
 	must(t, err)
 	defer m.Close()
-	peers := m.Map(bpf.MapPeer)
+	peers := m.Map(bpf.MapSockRevNat)
 	for slot := range peers.MaxEntries() { // of sockets that were here before
-		must(t, peers.Put(slot, bpf.Peer{Cookie: uint64(slot) | 1<<62}))
+		must(t, peers.Put(slot, bpf.SockRevNat{Cookie: uint64(slot) | 1<<62}))
 	}
 	if name, err := n.answering(t, by(bpf.Bypass{}), vip4); err != nil || name != "backend-2" {
 		t.Errorf("%s: %s (%v), want backend-2", vip4, name, err)

@@ -73,7 +73,7 @@ func fill(f bpf.Features, old, grown *bpf.Maps) error {
 	if lacks(bpf.MapBackend) {
 		part.Sets = state.Sets
 	}
-	if lacks(bpf.MapRange) {
+	if lacks(bpf.MapSourceRange) {
 		part.Ranges = state.Ranges
 	}
 	if err := nat.Fill(nat.NewKernel(grown, f), part); err != nil {

@@ -114,7 +114,7 @@ func TestGrowThatIsKilledIsRepaired(t *testing.T) {
 
 // TestGrowThatFailsGoesBack: whichever step fails, programs, pins and the table that is written to are one.
 func TestGrowThatFailsGoesBack(t *testing.T) {
-	larger := bpf.Sizes{Frontends: 1024, Services: 4096, Backends: 1024, Ranges: 1 << 17}
+	larger := bpf.Sizes{Frontends: 1024, Services: 4096, Backends: 1024, SourceRanges: 1 << 17}
 	const programInTheWay = "a program is in the way"
 	inTheWay := func(path string) func(*testing.T, *node) func() {
 		return func(t *testing.T, n *node) func() {
@@ -139,13 +139,13 @@ func TestGrowThatFailsGoesBack(t *testing.T) {
 	if allFeatures().Link {
 		failures["a link is in the way"] = inTheWay("links/connect6")
 	}
-	for _, name := range []bpf.MapName{bpf.MapFrontend, bpf.MapService, bpf.MapBackend, bpf.MapRange, bpf.MapCounter} {
+	for _, name := range []bpf.MapName{bpf.MapFrontend, bpf.MapService, bpf.MapBackend, bpf.MapSourceRange, bpf.MapCounter} {
 		failures["the pin of "+string(name)+" cannot be staged"] = func(t *testing.T, n *node) func() {
 			path := n.pins.Map(name) + "_new" // not empty, so that it is not removed as left over
 			must(t, os.MkdirAll(path+"/x", 0o700))
 			return func() { must(t, os.RemoveAll(path)) }
 		}
-		failures["the pin of "+string(name)+" cannot be moved"] = inTheWay("maps/" + name.Pin())
+		failures["the pin of "+string(name)+" cannot be moved"] = inTheWay("maps/" + name.Info().Pin())
 	}
 	for name, fail := range failures {
 		t.Run(name, func(t *testing.T) {
@@ -217,13 +217,13 @@ func TestGrowTakesRangesAlong(t *testing.T) {
 	n := newNode(t)
 	n.up(t, f, bpf.Balancer{UDP: true}, services(0))
 	cfg := n.open(t, f)
-	key := bpf.RangeKeyOf(7, netip.MustParsePrefix("192.0.2.0/24"))
-	must(t, cfg.Maps.Map(bpf.MapRange).Put(key, uint8(0)))
-	grown, err := Grow(cfg.Config, cfg.Balancer, bpf.Sizes{Ranges: 1 << 17})
+	key := bpf.SourceRangeKeyOf(7, netip.MustParsePrefix("192.0.2.0/24"))
+	must(t, cfg.Maps.Map(bpf.MapSourceRange).Put(key, uint8(0)))
+	grown, err := Grow(cfg.Config, cfg.Balancer, bpf.Sizes{SourceRanges: 1 << 17})
 	must(t, err)
 	defer grown.Close()
 	cfg.Maps.Close()
-	if got := grown.Map(bpf.MapRange).MaxEntries(); got != 1<<17 {
+	if got := grown.Map(bpf.MapSourceRange).MaxEntries(); got != 1<<17 {
 		t.Errorf("the trie has %d entries", got)
 	}
 	if s := mustReadMaps(t, grown, f); !s.Ranges[key] || len(s.Frontends) == 0 {

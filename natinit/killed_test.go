@@ -98,7 +98,7 @@ func (n *node) wantWhole(t testing.TB, f bpf.Features, b bpf.Balancer) {
 	}
 	pinned, err := Pinned(n.pins)
 	must(t, err)
-	if want := len(bpf.MapNames()) + len(b.Hooks(f)); len(pinned) != want {
+	if want := len(n.pins.AllMapPins()) + len(b.Hooks(f)); len(pinned) != want {
 		t.Errorf("%d pins, want %d: %v", len(pinned), want, pinned)
 	}
 	files := 0
@@ -261,7 +261,7 @@ func TestRemoveLeavesNothing(t *testing.T) {
 			n.up(t, f, bpf.Balancer{UDP: true}, services(0))
 			pinned, err := Pinned(n.pins)
 			must(t, err)
-			if len(pinned) != len((bpf.Balancer{UDP: true}).Hooks(f))+len(bpf.MapNames()) {
+			if len(pinned) != len((bpf.Balancer{UDP: true}).Hooks(f))+len(n.pins.AllMapPins()) {
 				t.Errorf("pinned: %v", pinned)
 			}
 			must(t, n.remove())
@@ -289,14 +289,14 @@ func TestRemoveLeavesForeignMaps(t *testing.T) {
 	must(t, m.Map(bpf.MapMeta).Put(uint32(0), ours))
 	must(t, m.Close())
 
-	must(t, os.Remove(n.pins.Map(bpf.MapFlow)))
-	must(t, loadForeign(t, hook("connect4")).count.Pin(n.pins.Map(bpf.MapFlow)))
+	must(t, os.Remove(n.pins.Map(bpf.MapSockAffinity)))
+	must(t, loadForeign(t, hook("connect4")).count.Pin(n.pins.Map(bpf.MapSockAffinity)))
 	if err := n.remove(); !errors.Is(err, bpf.ErrForeign) {
 		t.Errorf("another's map: %v, want ErrForeign", err)
 	}
-	if now := n.snapshot(t); now.Pins[n.pins.Map(bpf.MapFlow)] == "" {
+	if now := n.snapshot(t); now.Pins[n.pins.Map(bpf.MapSockAffinity)] == "" {
 		t.Error("another's map was unpinned")
 	}
-	must(t, os.Remove(n.pins.Map(bpf.MapFlow)))
+	must(t, os.Remove(n.pins.Map(bpf.MapSockAffinity)))
 	must(t, n.remove())
 }

@@ -31,7 +31,7 @@ func TestALostMapPinIsTakenUpFromTheProgramsThatUseIt(t *testing.T) {
 		{"links", allFeatures()},
 		{"prog_attach", without(func(f *bpf.Features) { f.Link = false })},
 	} {
-		for _, name := range []bpf.MapName{bpf.MapBackend, bpf.MapFrontend, bpf.MapService, bpf.MapPeer} {
+		for _, name := range []bpf.MapName{bpf.MapBackend, bpf.MapFrontend, bpf.MapService, bpf.MapSockRevNat} {
 			t.Run(rung.name+"/"+string(name), func(t *testing.T) {
 				lab.VerifyNoLeaks(t)
 				n := newNode(t)
@@ -39,7 +39,9 @@ func TestALostMapPinIsTakenUpFromTheProgramsThatUseIt(t *testing.T) {
 				n.up(t, rung.features, b, services(0))
 				before := mapID(t, n.pins.Map(name))
 				programs := attachedTo(t, n.cgroup)
-				must(t, os.Remove(n.pins.Map(name)))
+				for _, pin := range n.pins.MapPins(name) {
+					must(t, os.Remove(pin))
+				}
 				n.up(t, rung.features, b, services(1))
 				if after := mapID(t, n.pins.Map(name)); after != before {
 					t.Errorf("the pin leads to map %d, the programs use %d", after, before)

@@ -171,7 +171,7 @@ func TestFrontendsForLocalTraffic(t *testing.T) {
 	outside := netip.MustParseAddrPort("203.0.113.9:443")
 	svcs[0].Frontends = append(svcs[0].Frontends, bpf.FrontendKeyOf(outside, bpf.TCP))
 	vip := svcs[0].Frontends[0]
-	svcs[0].Flags = map[bpf.FrontendKey]bpf.FrontendFlags{vip: bpf.FrontendLocal}
+	svcs[0].Flags = map[bpf.FrontendKey]bpf.FrontendFlags{vip: bpf.FrontendLocalPolicy}
 	w := waysToVIP()[0]
 	external := toVIP{name: "external", mode: clients.TCP, vip: outside.String()}
 
@@ -246,7 +246,7 @@ func TestSourceRangesJudgeTheWorkload(t *testing.T) {
 	svcs := services(0, 1, 2)
 	for i, r := range []string{"198.51.100.0/30", "2001:db8:1::1/128", "198.51.100.0/30", "2001:db8:1::1/128"} {
 		k := svcs[i].Frontends[0]
-		svcs[i].Flags = map[bpf.FrontendKey]bpf.FrontendFlags{k: bpf.FrontendLimited}
+		svcs[i].Flags = map[bpf.FrontendKey]bpf.FrontendFlags{k: bpf.FrontendSourceRange}
 		svcs[i].Ranges = []netip.Prefix{netip.MustParsePrefix(r), netip.PrefixFrom(k.Addr.Addr(), k.Addr.Addr().BitLen())}
 	}
 	m := n.serve(t, bpf.Balancer{UDP: true}, svcs...)
@@ -299,12 +299,12 @@ func TestAddressesThatNoServiceHasAreRefused(t *testing.T) {
 		for _, w := range ways {
 			a := netip.MustParseAddrPort(w.vip).Addr()
 			r := netip.PrefixFrom(a, a.BitLen()-12)
-			if index == bpf.RangeOthers {
+			if index == bpf.IndexServiceExcept {
 				r = netip.PrefixFrom(a, a.BitLen())
 			}
 			if put {
-				must(t, m.Map(bpf.MapRange).Put(bpf.RangeKeyOf(index, r), uint8(0)))
-			} else if err := m.Map(bpf.MapRange).Delete(bpf.RangeKeyOf(index, r)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+				must(t, m.Map(bpf.MapSourceRange).Put(bpf.SourceRangeKeyOf(index, r), uint8(0)))
+			} else if err := m.Map(bpf.MapSourceRange).Delete(bpf.SourceRangeKeyOf(index, r)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 				t.Fatal(err)
 			}
 		}
@@ -315,11 +315,11 @@ func TestAddressesThatNoServiceHasAreRefused(t *testing.T) {
 		put   bool
 		want  bool
 	}{
-		{"no Service range is known", bpf.RangeServices, false, false},
-		{"the address is in the range", bpf.RangeServices, true, true},
-		{"another serves the address", bpf.RangeOthers, true, false},
-		{"nobody else serves it any more", bpf.RangeOthers, false, true},
-		{"the range went", bpf.RangeServices, false, false},
+		{"no Service range is known", bpf.IndexServiceCIDR, false, false},
+		{"the address is in the range", bpf.IndexServiceCIDR, true, true},
+		{"another serves the address", bpf.IndexServiceExcept, true, false},
+		{"nobody else serves it any more", bpf.IndexServiceExcept, false, true},
+		{"the range went", bpf.IndexServiceCIDR, false, false},
 	} {
 		change(step.index, step.put)
 		for _, w := range ways {

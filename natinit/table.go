@@ -45,8 +45,7 @@ func repinMaps(pins bpf.Pins) error {
 		return err
 	}
 	defer attach.CloseAll(progs)
-	_, err = bpf.RepinMaps(pins, progs)
-	return err
+	return bpf.RepinMaps(pins, progs)
 }
 
 // EnsureMapPins has the pins of a table lead to its open maps again, where they
@@ -78,9 +77,7 @@ func EnsureMapPins(pins bpf.Pins, maps *bpf.Maps) (repinned []bpf.MapName, err e
 // Pinned lists everything that Remove would unpin, in its order.
 func Pinned(pins bpf.Pins) ([]string, error) {
 	candidates := attach.PinPaths(pins, attach.Cgroup{}, bpf.Hooks())
-	for _, name := range bpf.MapNames() {
-		candidates = append(candidates, pins.Map(name))
-	}
+	candidates = append(candidates, pins.AllMapPins()...)
 	var out []string
 	for _, path := range candidates {
 		_, err := os.Lstat(path)

@@ -326,7 +326,7 @@ func (d *dataplane) growLocked(j *instance.Journal, short writer.Short) (*nat.Ke
 	d.former = append(d.former, d.maps) // a write may still be on its way; closed at the end
 	d.maps, d.store = grown, nat.NewKernel(grown, d.features)
 	d.present.Store(grown)
-	d.log.Info("the table has more capacity", "frontends", sizes.Frontends, "services", sizes.Services, "backends", sizes.Backends, "ranges", sizes.Ranges)
+	d.log.Info("the table has more capacity", "frontends", sizes.Frontends, "services", sizes.Services, "backends", sizes.Backends, "ranges", sizes.SourceRanges)
 	if err := d.attach(j); err != nil { // all are as they should be; this opens them
 		d.log.Warn("cannot verify the programs of the larger table", "err", err)
 	}
@@ -347,7 +347,7 @@ func (d *dataplane) larger(short writer.Short) (bpf.Sizes, error) {
 		{writer.ShortFrontends, "frontends", d.maps.Map(bpf.MapFrontend).MaxEntries(), &sizes.Frontends},
 		{writer.ShortServices, "services", d.maps.Services(), &sizes.Services},
 		{writer.ShortBackends, "backends", d.maps.Map(bpf.MapBackend).MaxEntries(), &sizes.Backends},
-		{writer.ShortRanges, "source ranges", d.maps.Map(bpf.MapRange).MaxEntries(), &sizes.Ranges},
+		{writer.ShortRanges, "source ranges", d.maps.Map(bpf.MapSourceRange).MaxEntries(), &sizes.SourceRanges},
 	} {
 		switch {
 		case !short.Has(p.part):

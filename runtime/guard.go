@@ -91,8 +91,8 @@ func (d *dataplane) lookLocked() {
 	note := func(path string) { files[path] = idOf(path) }
 	note(d.pins.Dir)
 	note(d.cgroup.Path)
-	for _, name := range bpf.MapNames() {
-		note(d.pins.Map(name))
+	for _, pin := range d.pins.AllMapPins() {
+		note(pin)
 	}
 	_, hooks, _ := d.seen.hooks()
 	for _, h := range hooks {

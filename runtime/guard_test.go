@@ -37,7 +37,7 @@ func seedLab(t testing.TB, l *lab.Lab) {
 	t.Helper()
 	seeded, err := natinit.Seed(natinit.SeedConfig{
 		Pins: bpf.PinsBelow(l.BPFFS), Features: bpf.Features(lab.KernelFeatures()),
-		Sizes: bpf.Sizes{Frontends: 64, Services: 2048, Backends: 64, Ranges: 64},
+		Sizes: bpf.Sizes{Frontends: 64, Services: 2048, Backends: 64, SourceRanges: 64},
 		Services: []nat.Service{{
 			Name: "api", Frontends: []bpf.FrontendKey{bpf.FrontendKeyOf(guardVIP, bpf.TCP)}, VIPs: []netip.Addr{guardVIP.Addr()},
 			Backends: []netip.AddrPort{guardBackend},
@@ -370,7 +370,7 @@ func TestRunThatCannotStartChangesNothing(t *testing.T) {
 		"a kubeconfig that is none": {func(t *testing.T, l *lab.Lab, c *Config) { seedLab(t, l); c.Kubeconfig = "/proc/self/exe" }, "/proc/self/exe"},
 		"something else at a map's place": {func(t *testing.T, l *lab.Lab, c *Config) {
 			seedLab(t, l)
-			pin := bpf.PinsBelow(l.BPFFS).Map(bpf.MapFlow)
+			pin := bpf.PinsBelow(l.BPFFS).Map(bpf.MapSockAffinity)
 			if err := errors.Join(os.Remove(pin), os.Mkdir(pin, 0o700)); err != nil {
 				t.Fatal(err)
 			}
@@ -442,7 +442,7 @@ func TestGrowGrowsWhatIsFullAlone(t *testing.T) {
 	size := func() [4]uint32 {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		return [4]uint32{d.maps.Map(bpf.MapFrontend).MaxEntries(), d.maps.Map(bpf.MapBackend).MaxEntries(), d.maps.Services(), d.maps.Map(bpf.MapRange).MaxEntries()}
+		return [4]uint32{d.maps.Map(bpf.MapFrontend).MaxEntries(), d.maps.Map(bpf.MapBackend).MaxEntries(), d.maps.Services(), d.maps.Map(bpf.MapSourceRange).MaxEntries()}
 	}
 	for i, part := range []writer.Short{writer.ShortFrontends, writer.ShortBackends, writer.ShortServices, writer.ShortRanges} {
 		want := size()

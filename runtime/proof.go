@@ -59,9 +59,9 @@ func (d *dataplane) cgroupPath() string {
 
 // remembered is what the programs remember of a socket, or of another one that
 // has its place.
-func (d *dataplane) remembered(cookie uint64) (peer bpf.Peer, err error) {
+func (d *dataplane) remembered(cookie uint64) (peer bpf.SockRevNat, err error) {
 	d.mu.Lock()
-	peers := d.maps.Map(bpf.MapPeer)
+	peers := d.maps.Map(bpf.MapSockRevNat)
 	d.mu.Unlock()
 	err = peers.LookupWithFlags(uint32(cookie)&(peers.MaxEntries()-1), &peer, ebpf.LookupLock)
 	return peer, err

@@ -78,7 +78,7 @@ func (r *run) endSockets() {
 		Log: r.cfg.Log,
 		Config: func() (sockets.Config, error) {
 			return sockets.Config{
-				Reverse: maps.Map(bpf.MapReverse), Peer: maps.Map(bpf.MapPeer), Batch: r.data.features.Batch, Namespaces: r.namespaces(),
+				Reverse: maps.Map(bpf.MapUDPRevNat), Peer: maps.Map(bpf.MapSockRevNat), Batch: r.data.features.Batch, Namespaces: r.namespaces(),
 				TCP: r.cfg.EndTCP,
 			}, nil
 		},

@@ -226,7 +226,7 @@ func (d *doctor) apiBackends() []string {
 	}
 	var out []string
 	for index := range apiIndexes(d.state, d.last, d.StateDir, d.Runtime) {
-		for _, b := range d.state.Backends(d.state.Words[bpf.WordAt(index, false)]) {
+		for _, b := range d.state.Backends(d.state.Words[bpf.ServiceStateAt(index, false)]) {
 			out = append(out, b.String())
 		}
 	}

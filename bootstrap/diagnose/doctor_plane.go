@@ -58,8 +58,8 @@ func (d *doctor) pins(context.Context) Diagnosis {
 // what is on its way to its place.
 func strangers(pins bpf.Pins) (unknown, loose []string, err error) {
 	known := map[string]bool{pins.Dir: true, pins.Maps(): true, pins.Links(): true, pins.Progs(): true}
-	for _, name := range bpf.MapNames() {
-		known[pins.Map(name)] = true
+	for _, pin := range pins.AllMapPins() {
+		known[pin] = true
 	}
 	for _, h := range bpf.Hooks() {
 		known[filepath.Join(pins.Links(), h.Name)] = true
@@ -99,13 +99,13 @@ func (d *doctor) layout(context.Context) Diagnosis {
 	var missing []string
 	for _, name := range bpf.MapNames() {
 		if d.maps.Map(name) == nil {
-			missing = append(missing, name.Pin())
+			missing = append(missing, name.Info().Pin())
 		}
 	}
 	if len(missing) > 0 {
 		return warn(runInit+", or a restart of the runtime", "a former version made the table, which had no %s: what needs them doesn't work", strings.Join(missing, ", "))
 	}
-	if others, _, err := bpf.OtherLayouts(d.pinsAt()); err == nil && len(others) > 0 {
+	if others, err := bpf.OtherLayouts(d.pinsAt()); err == nil && len(others) > 0 {
 		return warn("rm them, once no other version of firsthop serves by them", "there are pins of another layout").because(others...)
 	}
 	return ok("layout %d, all %d maps are there", bpf.LayoutVersion, len(bpf.MapNames()))
@@ -285,7 +285,7 @@ func (d *doctor) backends(ctx context.Context) Diagnosis {
 	}
 	var endpoints []apiserver.Endpoint
 	for _, index := range indexes {
-		backends := d.state.Backends(d.state.Words[bpf.WordAt(index, false)])
+		backends := d.state.Backends(d.state.Words[bpf.ServiceStateAt(index, false)])
 		if len(backends) == 0 {
 			return fail(runInit, "the API service has no backend at index %d: %s", index, d.state.FrontendsOf(index))
 		}
@@ -355,7 +355,7 @@ func (d *doctor) proof(ctx context.Context) Diagnosis {
 	}
 	var proofs []proof.Proof
 	for _, a := range addrs {
-		p, err := proof.Prover{Sockets: d.maps.Map(bpf.MapPeer), Asked: asked, Trust: trust, Verify: asked == proof.Verified}.Prove(ctx, conn, a)
+		p, err := proof.Prover{Sockets: d.maps.Map(bpf.MapSockRevNat), Asked: asked, Trust: trust, Verify: asked == proof.Verified}.Prove(ctx, conn, a)
 		if err != nil {
 			return unseen("whether connections get through", err)
 		}

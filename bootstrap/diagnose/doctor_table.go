@@ -22,7 +22,7 @@ func inspectTable(s *nat.State) (broken, loose []string) {
 		}
 		vips[k.Addr] = true
 		used[fe.Index] = true
-		limited[fe.Index] = limited[fe.Index] || fe.Flags&bpf.FrontendLimited != 0
+		limited[fe.Index] = limited[fe.Index] || fe.Flags&bpf.FrontendSourceRange != 0
 		sticky[fe.Index] = sticky[fe.Index] || fe.Flags&bpf.FrontendSticky != 0
 		if fe.Index == 0 || fe.Index >= s.Services {
 			broken = append(broken, fmt.Sprintf("frontend %s has index %d, of %d", k, fe.Index, s.Services))
@@ -55,7 +55,7 @@ func inspectTable(s *nat.State) (broken, loose []string) {
 		}
 	}
 	for r := range s.Ranges {
-		if r.Index != bpf.RangeServices && r.Index != bpf.RangeOthers && !limited[r.Index] {
+		if r.Index != bpf.IndexServiceCIDR && r.Index != bpf.IndexServiceExcept && !limited[r.Index] {
 			loose = append(loose, fmt.Sprintf("source range %s of index %d has no frontend", r.Prefix(), r.Index))
 		}
 	}
@@ -65,7 +65,7 @@ func inspectTable(s *nat.State) (broken, loose []string) {
 }
 
 // inspectWord looks at the set that a word leads to.
-func inspectWord(s *nat.State, index uint32, w bpf.Word, sticky bool) (broken []string) {
+func inspectWord(s *nat.State, index uint32, w bpf.ServiceState, sticky bool) (broken []string) {
 	set := s.Sets[w.Set()]
 	for slot := range w.Count() {
 		be, there := set[slot]

@@ -174,7 +174,7 @@ func (l *looker) describe(rt RuntimeView, runDir string) error {
 	for _, f := range []struct {
 		flag bpf.FrontendFlags
 		word string
-	}{{bpf.FrontendVIP, "VIP"}, {bpf.FrontendLocal, "local"}, {bpf.FrontendSticky, "sticky"}, {bpf.FrontendLimited, "limited"}} {
+	}{{bpf.FrontendVIP, "VIP"}, {bpf.FrontendLocalPolicy, "local"}, {bpf.FrontendSticky, "sticky"}, {bpf.FrontendSourceRange, "limited"}} {
 		if v.Flags&f.flag != 0 {
 			l.Flags = append(l.Flags, f.word)
 		}
@@ -213,7 +213,7 @@ func (l *looker) decide() {
 	case v.Flags&bpf.FrontendVIP != 0:
 		l.because("the address is a Service's, and this port of it is not served")
 		return
-	case v.Flags&bpf.FrontendLimited != 0 && !l.letIn():
+	case v.Flags&bpf.FrontendSourceRange != 0 && !l.letIn():
 		l.Result = nat.Dropped
 		l.because("the client's address (%s) is in none of the source ranges", orNone(l.Client.Addr))
 		return
@@ -231,10 +231,10 @@ func (l *looker) decide() {
 		l.because("one of %d backends, by chance", len(v.Backends))
 	}
 	// A policy that ended leaves the flag, and a word that leads to all: see nat.Planner.
-	if words := l.state.Words; v.Flags&bpf.FrontendLocal != 0 && words[bpf.WordAt(v.Index, true)] != words[bpf.WordAt(v.Index, false)] {
+	if words := l.state.Words; v.Flags&bpf.FrontendLocalPolicy != 0 && words[bpf.ServiceStateAt(v.Index, true)] != words[bpf.ServiceStateAt(v.Index, false)] {
 		l.because("local: only backends for traffic that stays on this node are chosen among")
 	}
-	if v.Flags&bpf.FrontendLimited != 0 {
+	if v.Flags&bpf.FrontendSourceRange != 0 {
 		l.because("limited: the source ranges let %s in", orNone(l.Client.Addr))
 	}
 	if v.Flags&bpf.FrontendSticky != 0 {

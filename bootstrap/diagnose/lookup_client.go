@@ -116,7 +116,7 @@ func (l *looker) undecided() string {
 		hangs = "only the host's network namespace is served (--scope host)"
 	case l.optOutIsLookedFor():
 		hangs = "workloads can opt out"
-	case v.Flags&bpf.FrontendLimited != 0:
+	case v.Flags&bpf.FrontendSourceRange != 0:
 		hangs = "source ranges judge the client's network namespace"
 	default:
 		return ""

@@ -125,14 +125,14 @@ func tableOf(state *nat.State, maps *bpf.Maps, indexes []uint32) ([]TableService
 			ts.Frontends = append(ts.Frontends, k.String())
 			flags := state.Frontends[k].Flags
 			ts.Sticky = ts.Sticky || flags&bpf.FrontendSticky != 0
-			isLocal := flags&bpf.FrontendLocal != 0
+			isLocal := flags&bpf.FrontendLocalPolicy != 0
 			local, cluster = local || isLocal, cluster || !isLocal
 		}
-		word := state.Words[bpf.WordAt(index, !cluster && local)]
+		word := state.Words[bpf.ServiceStateAt(index, !cluster && local)]
 		ts.Backends = backendsOf(state, word)
 		ts.Affinity = int(state.AffinityOf(word) / time.Second)
 		if cluster && local {
-			ts.Local = backendsOf(state, state.Words[bpf.WordAt(index, true)])
+			ts.Local = backendsOf(state, state.Words[bpf.ServiceStateAt(index, true)])
 		}
 		if err := maps.Map(bpf.MapCounter).Lookup(index, &ts.Counters); err != nil {
 			return nil, fmt.Errorf("read counters of service %d: %w", index, err)
@@ -143,7 +143,7 @@ func tableOf(state *nat.State, maps *bpf.Maps, indexes []uint32) ([]TableService
 }
 
 // backendsOf is never nil, so that it is a list in JSON.
-func backendsOf(state *nat.State, w bpf.Word) []netip.AddrPort {
+func backendsOf(state *nat.State, w bpf.ServiceState) []netip.AddrPort {
 	return append([]netip.AddrPort{}, state.Backends(w)...)
 }
 

@@ -3,7 +3,7 @@
 #ifndef FIRSTHOP_LIB_CONFIG_H
 #define FIRSTHOP_LIB_CONFIG_H
 
-#include "types.h"
+#include "../include/bpf.h"
 
 enum config_flags {
 	CONFIG_UDP = 1 << 0,        /* translate UDP too */
@@ -11,10 +11,10 @@ enum config_flags {
 };
 
 struct config {
-	__u64 build;      /* identifies object and settings: are the attached programs these? */
-	__u64 host_netns; /* cookie of the host's network namespace, for CONFIG_HOST_SCOPE */
-	__u32 flags;      /* enum config_flags */
-	__u32 peer_mask;  /* entries of fh_peer_v1 minus one; entries are a power of two */
+	__u64 build;        /* identifies object and settings: are the attached programs these? */
+	__u64 host_netns;   /* cookie of the host's network namespace, for CONFIG_HOST_SCOPE */
+	__u32 flags;        /* enum config_flags */
+	__u32 rev_nat_mask; /* entries of fh_sock_rev_nat minus one; entries are a power of two */
 };
 _Static_assert(sizeof(struct config) == 24, "layout");
 

@@ -6,30 +6,27 @@
 #ifndef FIRSTHOP_LIB_WORKLOAD_H
 #define FIRSTHOP_LIB_WORKLOAD_H
 
-#include "maps.h"
+#include "source_range.h"
+#include "workload_maps.h"
 
 static __always_inline bool opted_out(__u64 netns)
 {
 	__u32 zero = 0;
-	__u64 *control = bpf_map_lookup_elem(&fh_control_v1, &zero);
+	__u64 *control = bpf_map_lookup_elem(&fh_control, &zero);
 	struct workload *w;
 
 	if (!control || !(*control & CONTROL_OPT_OUT))
 		return false;
-	w = bpf_map_lookup_elem(&fh_workload_v1, &netns);
+	w = bpf_map_lookup_elem(&fh_workload, &netns);
 	return w && w->flags & WORKLOAD_OPTED_OUT;
 }
 
-/* Whether a service's source ranges let a client in. One whose address isn't known is not let in. */
-static __always_inline bool let_in(__u32 index, __u64 netns, bool v4)
+/* Whether a service's source ranges allow a client. One whose address isn't known is not allowed. */
+static __always_inline bool source_range_allows(__u32 index, __u64 netns, bool v4)
 {
-	struct workload *w = bpf_map_lookup_elem(&fh_workload_v1, &netns);
-	struct range_key key = {.prefix_len = 160, .index = index};
+	struct workload *w = bpf_map_lookup_elem(&fh_workload, &netns);
 
-	if (!w)
-		return false;
-	key.addr = v4 ? w->addr4 : w->addr6;
-	return bpf_map_lookup_elem(&fh_range_v1, &key);
+	return w && in_source_range(index, v4 ? &w->addr4 : &w->addr6);
 }
 
 #endif

@@ -96,8 +96,8 @@ func (a *Applied) puts() (leaving, changed, added []FrontendPut) {
 		switch {
 		case put.Former == nil:
 			added = append(added, put)
-		case put.Former.Index == put.Frontend.Index && put.Former.Flags&^put.Frontend.Flags&bpf.FrontendLocal != 0 &&
-			words[bpf.WordAt(put.Frontend.Index, true)]:
+		case put.Former.Index == put.Frontend.Index && put.Former.Flags&^put.Frontend.Flags&bpf.FrontendLocalPolicy != 0 &&
+			words[bpf.ServiceStateAt(put.Frontend.Index, true)]:
 			leaving = append(leaving, put)
 		default:
 			changed = append(changed, put)
@@ -116,7 +116,7 @@ func (a *Applied) Commit() error { return Retire(a.store, a.plan) }
 // Retire is Commit for plans that were applied one after the other: they share one grace period.
 func Retire(store Store, plans ...*Plan) error {
 	var words []WordChange
-	var ranges []bpf.RangeKey
+	var ranges []bpf.SourceRangeKey
 	var keys []bpf.BackendKey
 	waits := false
 	for _, p := range plans {
@@ -197,7 +197,7 @@ func putWords(s Store, changes []WordChange) error {
 	if len(changes) == 0 {
 		return nil
 	}
-	at, words := make([]uint32, len(changes)), make([]bpf.Word, len(changes))
+	at, words := make([]uint32, len(changes)), make([]bpf.ServiceState, len(changes))
 	for i, c := range changes {
 		at[i], words[i] = c.At, c.To
 	}

@@ -93,7 +93,7 @@ func crowded(t testing.TB) (*Kernel, []bpf.FrontendKey, []bpf.Frontend, []bpf.Fr
 	for i := range 256 {
 		keys = append(keys, tcp(fmt.Sprintf("10.96.1.%d:80", i)))
 		as = append(as, bpf.Frontend{Index: uint32(i + 1)})
-		bs = append(bs, bpf.Frontend{Index: uint32(i + 500), Flags: bpf.FrontendLocal})
+		bs = append(bs, bpf.Frontend{Index: uint32(i + 500), Flags: bpf.FrontendLocalPolicy})
 	}
 	must(t, k.PutFrontends(keys, as))
 	return k, keys, as, bs

@@ -79,12 +79,12 @@ func readsWhatIsWritten(t *testing.T, s Store) {
 	want := NewState(testServices)
 	want.Generation = 1<<40 + 7
 	want.Frontends[tcp("10.96.0.1:443")] = bpf.Frontend{Index: 1}
-	want.Frontends[udp("[fd00::1]:53")] = bpf.Frontend{Index: 1030, Flags: bpf.FrontendSticky | bpf.FrontendLocal}
+	want.Frontends[udp("[fd00::1]:53")] = bpf.Frontend{Index: 1030, Flags: bpf.FrontendSticky | bpf.FrontendLocalPolicy}
 	want.Frontends[bpf.FrontendKey{Addr: tcp("10.96.0.1:1").Addr}] = bpf.Frontend{Flags: bpf.FrontendVIP}
-	want.Words[bpf.WordAt(1, false)] = bpf.WordOf(7, 2)
-	want.Words[bpf.WordAt(1, true)] = bpf.WordOf(8, 1)
-	want.Words[bpf.WordAt(1023, false)] = bpf.WordOf(9, 1)
-	want.Words[bpf.WordAt(1030, true)] = bpf.WordOf(1<<32-1, 1<<20)
+	want.Words[bpf.ServiceStateAt(1, false)] = bpf.ServiceStateOf(7, 2)
+	want.Words[bpf.ServiceStateAt(1, true)] = bpf.ServiceStateOf(8, 1)
+	want.Words[bpf.ServiceStateAt(1023, false)] = bpf.ServiceStateOf(9, 1)
+	want.Words[bpf.ServiceStateAt(1030, true)] = bpf.ServiceStateOf(1<<32-1, 1<<20)
 	be := bpf.Backend{Addr: bpf.AddressOf(addrs("192.0.2.1:1")[0].Addr()), Port: bpf.PortOf(6443), ID: bpf.BackendMember | 5}
 	want.Sets[7] = map[uint32]bpf.Backend{0: be, 1: {ID: bpf.BackendMember}, be.ID: be}
 	want.Sets[1<<32-1] = map[uint32]bpf.Backend{0: be}
@@ -92,7 +92,7 @@ func readsWhatIsWritten(t *testing.T, s Store) {
 	keys, values := flatten([]Set{{7, want.Sets[7]}, {1<<32 - 1, want.Sets[1<<32-1]}})
 	must(t, s.PutBackends(keys, values))
 	var places []uint32
-	var words []bpf.Word
+	var words []bpf.ServiceState
 	for at, w := range want.Words {
 		places, words = append(places, at), append(words, w)
 	}
@@ -105,11 +105,11 @@ func readsWhatIsWritten(t *testing.T, s Store) {
 		t.Errorf("read %+v, want %+v", got, want)
 	}
 
-	must(t, s.PutWords([]uint32{bpf.WordAt(1, true)}, []bpf.Word{0}))
+	must(t, s.PutWords([]uint32{bpf.ServiceStateAt(1, true)}, []bpf.ServiceState{0}))
 	must(t, s.DeleteBackends([]bpf.BackendKey{{Set: 7, Slot: 1}}))
 	must(t, s.DeleteFrontends([]bpf.FrontendKey{udp("[fd00::1]:53")}))
 	must(t, s.PutFrontends([]bpf.FrontendKey{tcp("10.96.0.1:443")}, []bpf.Frontend{{Index: 1031}})) // so that word 1030 is still read
-	delete(want.Words, bpf.WordAt(1, true))
+	delete(want.Words, bpf.ServiceStateAt(1, true))
 	delete(want.Sets[7], 1)
 	delete(want.Frontends, udp("[fd00::1]:53"))
 	want.Frontends[tcp("10.96.0.1:443")] = bpf.Frontend{Index: 1031}
@@ -141,7 +141,7 @@ func changesWhatIsThere(t *testing.T, s Store) {
 	a, b, gone := tcp("10.96.0.1:443"), udp("[fd00::1]:53"), tcp("10.96.0.1:80")
 	must(t, s.PutFrontends([]bpf.FrontendKey{a, b}, []bpf.Frontend{{Index: 1}, {Index: 2, Flags: bpf.FrontendSticky}}))
 	must(t, s.ChangeFrontends(nil, nil))
-	to := bpf.Frontend{Index: 1<<32 - 1, Flags: bpf.FrontendLocal | bpf.FrontendLimited}
+	to := bpf.Frontend{Index: 1<<32 - 1, Flags: bpf.FrontendLocalPolicy | bpf.FrontendSourceRange}
 	if err := s.ChangeFrontends([]bpf.FrontendKey{b, gone, a}, []bpf.Frontend{to, to, to}); !errors.Is(err, errGone) || !strings.Contains(err.Error(), "10.96.0.1:80") {
 		t.Errorf("one that isn't there: %v", err)
 	}
@@ -152,7 +152,7 @@ func changesWhatIsThere(t *testing.T, s Store) {
 }
 
 func refusesWordsPastTheEnd(t *testing.T, s Store) {
-	word := []bpf.Word{bpf.WordOf(1, 1)}
+	word := []bpf.ServiceState{bpf.ServiceStateOf(1, 1)}
 	must(t, s.PutWords([]uint32{2*testServices - 1}, word))
 	if err := s.PutWords([]uint32{2 * testServices}, word); err == nil {
 		t.Error("a word past the end was taken")
@@ -253,7 +253,7 @@ func TestKernelReadsMoreThanOneChunk(t *testing.T) {
 	must(t, k.PutBackends(keys, values))
 	must(t, k.PutFrontends([]bpf.FrontendKey{tcp("10.0.0.1:1")}, []bpf.Frontend{{Index: entries - 1}}))
 	for i := range uint32(entries) {
-		must(t, k.PutWords([]uint32{bpf.WordAt(i, false)}, []bpf.Word{bpf.WordOf(i, 1)}))
+		must(t, k.PutWords([]uint32{bpf.ServiceStateAt(i, false)}, []bpf.ServiceState{bpf.ServiceStateOf(i, 1)}))
 	}
 	for name, f := range waysToWrite() {
 		s := mustRead(t, NewKernel(m, f))

@@ -29,7 +29,7 @@ func Fill(store Store, s *State) error {
 	if err := store.PutBackends(backendKeys, backends); err != nil {
 		return err
 	}
-	at, words := make([]uint32, 0, len(s.Words)), make([]bpf.Word, 0, len(s.Words))
+	at, words := make([]uint32, 0, len(s.Words)), make([]bpf.ServiceState, 0, len(s.Words))
 	for place, w := range s.Words {
 		at, words = append(at, place), append(words, w)
 	}

@@ -81,15 +81,15 @@ func changes() []change {
 		}, InitIndexes, []Service{kubernetes("192.0.2.3:3")}},
 		{"an index with a left-over word and no backends", func(t testing.TB, f *Fake) {
 			f.state.Sets[3] = map[uint32]bpf.Backend{0: {Port: bpf.PortOf(1)}}
-			f.state.Words[bpf.WordAt(1, false)] = bpf.WordOf(3, 1)
-			f.state.Words[bpf.WordAt(1, true)] = bpf.WordOf(3, 1)
+			f.state.Words[bpf.ServiceStateAt(1, false)] = bpf.ServiceStateOf(3, 1)
+			f.state.Words[bpf.ServiceStateAt(1, true)] = bpf.ServiceStateOf(3, 1)
 			f.state.Generation = 3
 		}, InitIndexes, []Service{empty(dns())}},
 		{"what a killed writer left behind", func(t testing.TB, f *Fake) {
 			two(t, f)
 			f.state.Sets[77] = map[uint32]bpf.Backend{0: {Port: bpf.PortOf(1)}, 1: {Port: bpf.PortOf(2)}}
 			f.state.Sets[78] = map[uint32]bpf.Backend{0: {Port: bpf.PortOf(1)}}
-			f.state.Words[bpf.WordAt(9, false)] = bpf.WordOf(78, 1)
+			f.state.Words[bpf.ServiceStateAt(9, false)] = bpf.ServiceStateOf(78, 1)
 			f.state.Generation = 78
 			f.Writes++ // nothing fails before the first write otherwise
 		}, InitIndexes, []Service{kubernetes("192.0.2.5:5"), dns("192.0.2.7:53")}},
@@ -100,7 +100,7 @@ func changes() []change {
 func localOnly(s Service, local ...string) Service {
 	s.Local, s.Flags = addrs(local...), map[bpf.FrontendKey]bpf.FrontendFlags{}
 	for _, k := range s.Frontends {
-		s.Flags[k] = bpf.FrontendLocal
+		s.Flags[k] = bpf.FrontendLocalPolicy
 	}
 	return s
 }
@@ -109,7 +109,7 @@ func localOnly(s Service, local ...string) Service {
 func limited(s Service, ranges ...string) Service {
 	s.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{}
 	for _, k := range s.Frontends {
-		s.Flags[k] = bpf.FrontendLimited
+		s.Flags[k] = bpf.FrontendSourceRange
 	}
 	for _, r := range ranges {
 		s.Ranges = append(s.Ranges, netip.MustParsePrefix(r))

@@ -156,7 +156,7 @@ func (f *Fake) DeleteFrontends(keys []bpf.FrontendKey) error {
 }
 
 // PutRanges implements Store.
-func (f *Fake) PutRanges(keys []bpf.RangeKey) error {
+func (f *Fake) PutRanges(keys []bpf.SourceRangeKey) error {
 	for _, k := range keys {
 		if err := f.write(func() error { f.state.Ranges[k] = true; return nil }); err != nil {
 			return err
@@ -166,7 +166,7 @@ func (f *Fake) PutRanges(keys []bpf.RangeKey) error {
 }
 
 // DeleteRanges implements Store.
-func (f *Fake) DeleteRanges(keys []bpf.RangeKey) error {
+func (f *Fake) DeleteRanges(keys []bpf.SourceRangeKey) error {
 	for _, k := range keys {
 		if err := f.write(func() error { delete(f.state.Ranges, k); return nil }); err != nil {
 			return err
@@ -176,7 +176,7 @@ func (f *Fake) DeleteRanges(keys []bpf.RangeKey) error {
 }
 
 // PutWords implements Store.
-func (f *Fake) PutWords(at []uint32, words []bpf.Word) error {
+func (f *Fake) PutWords(at []uint32, words []bpf.ServiceState) error {
 	for i, w := range words {
 		err := f.write(func() error {
 			if at[i] >= 2*f.state.Services {

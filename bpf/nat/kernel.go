@@ -41,7 +41,7 @@ func (k *Kernel) Read() (*State, error) {
 		Frontends: int(k.maps.Map(bpf.MapFrontend).MaxEntries()),
 		Backends:  int(k.maps.Map(bpf.MapBackend).MaxEntries()),
 	}
-	if ranges := k.maps.Map(bpf.MapRange); ranges != nil {
+	if ranges := k.maps.Map(bpf.MapSourceRange); ranges != nil {
 		s.Room.Ranges = int(ranges.MaxEntries())
 	}
 	highest := InitIndexes.Last
@@ -53,11 +53,11 @@ func (k *Kernel) Read() (*State, error) {
 		}),
 		// An index above those in use may have a word that a killed writer left;
 		// the one who next uses the index overwrites it.
-		readAll(words, k.batch, func(at uint32, w bpf.Word) bool {
+		readAll(words, k.batch, func(at uint32, w bpf.ServiceState) bool {
 			if w != 0 {
 				s.Words[at] = w
 			}
-			return at < bpf.WordAt(highest, true)
+			return at < bpf.ServiceStateAt(highest, true)
 		}),
 		readAll(k.maps.Map(bpf.MapBackend), k.batch, func(key bpf.BackendKey, be bpf.Backend) bool {
 			if s.Sets[key.Set] == nil {
@@ -75,11 +75,11 @@ func (k *Kernel) Read() (*State, error) {
 }
 
 func (k *Kernel) readRanges(s *State) error {
-	ranges := k.maps.Map(bpf.MapRange)
+	ranges := k.maps.Map(bpf.MapSourceRange)
 	if ranges == nil {
 		return nil
 	}
-	return readOneByOne(ranges, func(key bpf.RangeKey, _ uint8) bool { // no batches on a trie before 5.19
+	return readOneByOne(ranges, func(key bpf.SourceRangeKey, _ uint8) bool { // no batches on a trie before 5.19
 		s.Ranges[key] = true
 		return true
 	})
@@ -167,17 +167,17 @@ func (k *Kernel) DeleteFrontends(keys []bpf.FrontendKey) error {
 }
 
 // PutRanges implements Store.
-func (k *Kernel) PutRanges(keys []bpf.RangeKey) error {
-	return put(k.maps.Map(bpf.MapRange), false, keys, make([]uint8, len(keys)))
+func (k *Kernel) PutRanges(keys []bpf.SourceRangeKey) error {
+	return put(k.maps.Map(bpf.MapSourceRange), false, keys, make([]uint8, len(keys)))
 }
 
 // DeleteRanges implements Store.
-func (k *Kernel) DeleteRanges(keys []bpf.RangeKey) error {
-	return remove(k.maps.Map(bpf.MapRange), keys)
+func (k *Kernel) DeleteRanges(keys []bpf.SourceRangeKey) error {
+	return remove(k.maps.Map(bpf.MapSourceRange), keys)
 }
 
 // PutWords implements Store. In a batch, too, the kernel stores one element after the other as it would by itself.
-func (k *Kernel) PutWords(at []uint32, words []bpf.Word) error {
+func (k *Kernel) PutWords(at []uint32, words []bpf.ServiceState) error {
 	return put(k.maps.Map(bpf.MapService), k.batch, at, words)
 }
 

@@ -20,14 +20,14 @@ var ErrNoIndex = errors.New("no free service index")
 type Plan struct {
 	Generation uint64 // highest set id after the plan; 0: unchanged
 	NewSets    []Set  // written before any word points to them
-	NewRanges  []bpf.RangeKey
+	NewRanges  []bpf.SourceRangeKey
 	Words      []WordChange  // in order
 	Puts       []FrontendPut // in order
 	Deletes    []FrontendPut // in order; Frontend is the value that goes
 
 	// After a grace period.
 	LastWords []WordChange // words that no frontend points to
-	OldRanges []bpf.RangeKey
+	OldRanges []bpf.SourceRangeKey
 	OldSets   []Set
 	Left      []uint32 // indexes without frontends now: nobody may have them before (Planner.Freed)
 }
@@ -41,7 +41,7 @@ type Set struct {
 // WordChange flips a word. It is also the line that --dry-run prints.
 type WordChange struct {
 	At       uint32 // place in the services array
-	From, To bpf.Word
+	From, To bpf.ServiceState
 }
 
 // FrontendPut is a frontend that comes or, in Plan.Deletes, goes.
@@ -308,12 +308,12 @@ func (p *Planner) keepLocal(index uint32, svc Service) Service {
 	}
 	var flags map[bpf.FrontendKey]bpf.FrontendFlags
 	for _, k := range svc.Frontends {
-		if fe := p.state.Frontends[k]; fe.Index == index && fe.Flags&bpf.FrontendLocal != 0 {
+		if fe := p.state.Frontends[k]; fe.Index == index && fe.Flags&bpf.FrontendLocalPolicy != 0 {
 			if flags == nil {
 				flags = make(map[bpf.FrontendKey]bpf.FrontendFlags, len(svc.Frontends))
 				maps.Copy(flags, svc.Flags)
 			}
-			flags[k] |= bpf.FrontendLocal
+			flags[k] |= bpf.FrontendLocalPolicy
 		}
 	}
 	if flags != nil {
@@ -331,7 +331,7 @@ func (p *Planner) Remove(index uint32) {
 
 // clear plans that the words and sets of a service without frontends go.
 func (p *Planner) clear(index uint32) {
-	for _, at := range []uint32{bpf.WordAt(index, false), bpf.WordAt(index, true)} {
+	for _, at := range []uint32{bpf.ServiceStateAt(index, false), bpf.ServiceStateAt(index, true)} {
 		w, ok := p.state.Words[at]
 		if !ok {
 			continue
@@ -357,12 +357,12 @@ func (p *Planner) Replace(index uint32, backends []netip.AddrPort) error {
 			svc.Sticky = true
 		}
 	}
-	if local := bpf.WordAt(index, true); p.state.Words[local] != 0 { // its frontends may be for local traffic
+	if local := bpf.ServiceStateAt(index, true); p.state.Words[local] != 0 { // its frontends may be for local traffic
 		if err := p.setWord(local, backends, svc); err != nil {
 			return err
 		}
 	}
-	return p.setWord(bpf.WordAt(index, false), backends, svc)
+	return p.setWord(bpf.ServiceStateAt(index, false), backends, svc)
 }
 
 // Has reports whether an index has frontends after the plan.

@@ -111,7 +111,7 @@ func (h *history) decorate(svc *Service, k bpf.FrontendKey) {
 	svc.Affinity = time.Duration(h.dice.upTo(3)) * time.Minute
 	if h.dice.upTo(2) == 0 {
 		svc.Ranges = []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", h.dice.upTo(4)))}
-		svc.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{k: bpf.FrontendLimited}
+		svc.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{k: bpf.FrontendSourceRange}
 	}
 	if h.dice.upTo(2) == 0 {
 		svc.Local = []netip.AddrPort{netip.MustParseAddrPort(fmt.Sprintf("192.0.2.%d:6443", h.dice.upTo(5)+1))}[:h.dice.upTo(2)]

@@ -22,12 +22,12 @@ func (p *Planner) setRanges(index uint32, want []netip.Prefix) {
 	had, wanted := setOf(have), setOf(next)
 	for _, r := range next {
 		if !had[r] {
-			p.addRange(bpf.RangeKeyOf(index, r))
+			p.addRange(bpf.SourceRangeKeyOf(index, r))
 		}
 	}
 	for _, r := range have {
 		if !wanted[r] {
-			k := bpf.RangeKeyOf(index, r)
+			k := bpf.SourceRangeKeyOf(index, r)
 			p.touchRange(k)
 			delete(p.state.Ranges, k)
 			if !p.touched.ranges[k] {
@@ -42,7 +42,7 @@ func (p *Planner) setRanges(index uint32, want []netip.Prefix) {
 	}
 }
 
-func (p *Planner) addRange(k bpf.RangeKey) {
+func (p *Planner) addRange(k bpf.SourceRangeKey) {
 	p.touchRange(k)
 	p.state.Ranges[k] = true
 	if !p.touched.ranges[k] {
@@ -58,7 +58,7 @@ func (p *Planner) moreRanges(index uint32, want []netip.Prefix) int {
 	had := setOf(p.ranges[index])
 	n := 0
 	for _, r := range distinctRanges(want) {
-		if !had[r] && !p.touched.ranges[bpf.RangeKeyOf(index, r)] {
+		if !had[r] && !p.touched.ranges[bpf.SourceRangeKeyOf(index, r)] {
 			n++
 		}
 	}
@@ -70,25 +70,25 @@ func (p *Planner) moreRanges(index uint32, want []netip.Prefix) int {
 // runtime alone, but the ranges are no writer's. An error matches ErrRangesFull;
 // nothing was planned then.
 func (p *Planner) SetServiceRanges(ranges, others []netip.Prefix) error {
-	more := p.moreRanges(bpf.RangeServices, ranges) + p.moreRanges(bpf.RangeOthers, others)
+	more := p.moreRanges(bpf.IndexServiceCIDR, ranges) + p.moreRanges(bpf.IndexServiceExcept, others)
 	if p.room.limits.Ranges > 0 && more > p.room.ranges {
 		return fmt.Errorf("the Service range needs room for %d ranges, of %d there are %d left: %w",
 			more, p.room.limits.Ranges, max(p.room.ranges, 0), ErrRangesFull)
 	}
-	p.setRanges(bpf.RangeServices, ranges)
-	p.setRanges(bpf.RangeOthers, others)
+	p.setRanges(bpf.IndexServiceCIDR, ranges)
+	p.setRanges(bpf.IndexServiceExcept, others)
 	return nil
 }
 
 // unallocated does what the programs do with an address that is no frontend.
 func (s *State) unallocated(a netip.Addr) bool {
-	return s.inRange(bpf.RangeServices, a) && !s.inRange(bpf.RangeOthers, a)
+	return s.inRange(bpf.IndexServiceCIDR, a) && !s.inRange(bpf.IndexServiceExcept, a)
 }
 
 // inRange does what a lookup in the trie does.
 func (s *State) inRange(index uint32, a netip.Addr) bool {
 	for bits := a.BitLen(); bits >= 0; bits-- {
-		if s.Ranges[bpf.RangeKeyOf(index, netip.PrefixFrom(a, bits))] {
+		if s.Ranges[bpf.SourceRangeKeyOf(index, netip.PrefixFrom(a, bits))] {
 			return true
 		}
 	}
@@ -99,9 +99,9 @@ func (s *State) inRange(index uint32, a netip.Addr) bool {
 func (s *State) ServiceRanges() (ranges, others []netip.Prefix) {
 	for k := range s.Ranges {
 		switch k.Index {
-		case bpf.RangeServices:
+		case bpf.IndexServiceCIDR:
 			ranges = append(ranges, k.Prefix())
-		case bpf.RangeOthers:
+		case bpf.IndexServiceExcept:
 			others = append(others, k.Prefix())
 		}
 	}

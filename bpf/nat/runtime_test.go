@@ -185,7 +185,7 @@ func TestLocalTraffic(t *testing.T) {
 	a, b := "192.0.2.1:1", "192.0.2.2:2"
 	local := func(all, here []string) Service {
 		s := cluster(1, all...)
-		s.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{s.Frontends[0]: bpf.FrontendLocal}
+		s.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{s.Frontends[0]: bpf.FrontendLocalPolicy}
 		s.Local = addrs(here...)
 		s.Frontends = append(s.Frontends, tcp("203.0.113.1:80"))
 		return s
@@ -240,7 +240,7 @@ func TestAPolicyThatEndsChangesNoFrontend(t *testing.T) {
 	w := newWriter(t, NewFake(4096))
 	plain := cluster(1, "192.0.2.1:1", "192.0.2.2:2")
 	limited := cluster(1, "192.0.2.1:1", "192.0.2.2:2")
-	limited.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{limited.Frontends[0]: bpf.FrontendLocal}
+	limited.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{limited.Frontends[0]: bpf.FrontendLocalPolicy}
 	limited.Local = addrs("192.0.2.2:2")
 	index := w.assign(0, limited)
 	w.carryOut()
@@ -296,7 +296,7 @@ func TestSourceRangesComeBeforeOthersGo(t *testing.T) {
 	w := newWriter(t, f)
 	limited := func(ranges ...string) Service {
 		s := cluster(1, "192.0.2.1:1")
-		s.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{s.Frontends[0]: bpf.FrontendLimited}
+		s.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{s.Frontends[0]: bpf.FrontendSourceRange}
 		for _, r := range ranges {
 			s.Ranges = append(s.Ranges, netip.MustParsePrefix(r))
 		}
@@ -304,7 +304,7 @@ func TestSourceRangesComeBeforeOthersGo(t *testing.T) {
 	}
 	index := w.assign(0, limited("10.0.0.0/8", "192.0.2.7/24"))
 	w.carryOut()
-	keep := bpf.RangeKeyOf(index, netip.MustParsePrefix("10.0.0.0/8"))
+	keep := bpf.SourceRangeKeyOf(index, netip.MustParsePrefix("10.0.0.0/8"))
 	f.Observe = func(s *State) {
 		if !s.Ranges[keep] {
 			t.Error("a range that stays was gone")
@@ -386,7 +386,7 @@ func TestAPlannerThatLivesOn(t *testing.T) {
 				svc.Affinity = time.Duration(r.IntN(3)) * time.Hour
 				svc.Frontends = append(svc.Frontends, tcp(fmt.Sprintf("203.0.113.%d:%d", n, 80+r.IntN(2))))
 				if r.IntN(2) == 0 {
-					svc.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{svc.Frontends[0]: bpf.FrontendLocal}
+					svc.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{svc.Frontends[0]: bpf.FrontendLocalPolicy}
 					svc.Local = svc.Backends[:r.IntN(len(svc.Backends)+1)]
 				}
 				indexes[n] = w.assign(indexes[n], svc)
@@ -414,8 +414,10 @@ func TestATableOfAFormerVersionIsRead(t *testing.T) {
 	}
 	ensure(t, NewKernel(m, bpf.Features{}), InitIndexes, kubernetes("192.0.2.1:1"))
 	m.Close()
-	if err := os.Remove(pins.Map(bpf.MapRange)); err != nil {
-		t.Fatal(err)
+	for _, pin := range pins.MapPins(bpf.MapSourceRange) {
+		if err := os.Remove(pin); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if m, err = bpf.OpenMaps(pins, true); err != nil {
 		t.Fatal(err)

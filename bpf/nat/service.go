@@ -19,7 +19,7 @@ var InitIndexes = Indexes{First: 1, Last: 1023}
 func (r Indexes) Contains(index uint32) bool { return r.First <= index && index <= r.Last }
 
 // RuntimeIndexes belong to the runtime; how many there really are, the table's size says.
-var RuntimeIndexes = Indexes{First: InitIndexes.Last + 1, Last: bpf.RangeOthers - 1}
+var RuntimeIndexes = Indexes{First: InitIndexes.Last + 1, Last: bpf.IndexServiceExcept - 1}
 
 // MaxAffinity is the longest that a client may keep a backend: Kubernetes allows 86,400 s.
 const MaxAffinity = 24 * time.Hour
@@ -33,10 +33,10 @@ type Service struct {
 	Backends  []netip.AddrPort  // for cluster traffic, at least one unless AllowEmpty
 	Sticky    bool              // unconnected UDP sockets keep their backend
 
-	// Flags are those of Frontends that have any: FrontendLocal, FrontendLimited.
+	// Flags are those of Frontends that have any: FrontendLocalPolicy, FrontendSourceRange.
 	Flags map[bpf.FrontendKey]bpf.FrontendFlags
 
-	// Local are the backends for the frontends with FrontendLocal: those on this
+	// Local are the backends for the frontends with FrontendLocalPolicy: those on this
 	// node. Where there are none, connections are dropped, or, if Backends is
 	// empty too, refused. nil and no such frontend: nothing is written for it.
 	Local []netip.AddrPort
@@ -45,7 +45,7 @@ type Service struct {
 	// backend, in whole seconds up to MaxAffinity; 0: not at all.
 	Affinity time.Duration
 
-	// Ranges are the clients that frontends with FrontendLimited let in; others are dropped.
+	// Ranges are the clients that frontends with FrontendSourceRange let in; others are dropped.
 	Ranges []netip.Prefix
 
 	// AllowEmpty lets a Service have no backend: its connections are refused.
@@ -88,7 +88,7 @@ func (s Service) Validate() error {
 		}
 	}
 	for k, flags := range s.Flags {
-		if !slices.Contains(s.Frontends, k) || flags&^(bpf.FrontendLocal|bpf.FrontendLimited) != 0 {
+		if !slices.Contains(s.Frontends, k) || flags&^(bpf.FrontendLocalPolicy|bpf.FrontendSourceRange) != 0 {
 			return fmt.Errorf("service %s: flags %#x of %v: want those of one of its frontends, local or limited", s.Name, flags, k)
 		}
 	}
@@ -104,7 +104,7 @@ func (s Service) hasLocal() bool {
 		return true
 	}
 	for _, flags := range s.Flags {
-		if flags&bpf.FrontendLocal != 0 {
+		if flags&bpf.FrontendLocalPolicy != 0 {
 			return true
 		}
 	}

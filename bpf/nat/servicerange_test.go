@@ -80,7 +80,7 @@ func TestTheServiceRangeNeedsRoom(t *testing.T) {
 	must(t, p.SetServiceRanges(prefixes("10.96.0.0/12", "10.200.0.0/16"), prefixes("10.96.0.9/32")))
 	svc := cluster(1, "192.0.2.1:1")
 	svc.Ranges = prefixes("10.96.0.0/12") // as many as, and the same as, those of index 0
-	svc.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{svc.Frontends[0]: bpf.FrontendLimited}
+	svc.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{svc.Frontends[0]: bpf.FrontendSourceRange}
 	if _, err := p.Assign(0, svc); !errors.Is(err, ErrRangesFull) {
 		t.Errorf("a Service's ranges where none has room: %v", err)
 	}

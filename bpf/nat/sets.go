@@ -15,7 +15,7 @@ import (
 type target struct {
 	local    bool
 	backends []netip.AddrPort // distinct
-	none     bpf.Word         // the word if there are no backends
+	none     bpf.ServiceState // the word if there are no backends
 	shared   bool             // uses the set of the word for cluster traffic
 	same     bool             // does so already
 }
@@ -30,7 +30,7 @@ func (p *Planner) targets(index uint32, svc Service) [2]target {
 	}
 	local := target{local: true, backends: distinct(svc.Local)}
 	if len(local.backends) == 0 && len(cluster.backends) > 0 {
-		local.none = bpf.WordOf(bpf.SetDrop, 0)
+		local.none = bpf.ServiceStateOf(bpf.SetDrop, 0)
 	}
 	local.shared = len(local.backends) > 0 && sameBackends(local.backends, cluster.backends)
 	if local.shared {
@@ -41,11 +41,11 @@ func (p *Planner) targets(index uint32, svc Service) [2]target {
 	return [2]target{cluster, local}
 }
 
-func (p *Planner) word(index uint32, local bool) bpf.Word {
+func (p *Planner) word(index uint32, local bool) bpf.ServiceState {
 	if index == 0 {
 		return 0
 	}
-	return p.state.Words[bpf.WordAt(index, local)]
+	return p.state.Words[bpf.ServiceStateAt(index, local)]
 }
 
 // entries is how many backend entries a set takes.
@@ -65,11 +65,11 @@ func entries(backends int, svc Service) int {
 
 func (p *Planner) setBackends(index uint32, svc Service, targets [2]target) error {
 	for _, t := range targets {
-		at := bpf.WordAt(index, t.local)
+		at := bpf.ServiceStateAt(index, t.local)
 		switch {
 		case t.same:
 		case t.shared:
-			p.putWord(at, p.state.Words[bpf.WordAt(index, false)])
+			p.putWord(at, p.state.Words[bpf.ServiceStateAt(index, false)])
 		case len(t.backends) == 0:
 			p.putWord(at, t.none)
 		default:
@@ -96,12 +96,12 @@ func (p *Planner) setWord(at uint32, backends []netip.AddrPort, svc Service) err
 	p.touched.newSets[id] = set.Backends
 	p.state.Sets[id] = set.Backends
 	p.room.backends -= len(set.Backends)
-	p.putWord(at, bpf.WordOf(id, uint32(len(next))))
+	p.putWord(at, bpf.ServiceStateOf(id, uint32(len(next))))
 	return nil
 }
 
 // putWord plans that a word changes, and that the set which it led to goes if nothing else leads there.
-func (p *Planner) putWord(at uint32, to bpf.Word) {
+func (p *Planner) putWord(at uint32, to bpf.ServiceState) {
 	old := p.state.Words[at]
 	p.touchWord(at)
 	if to == 0 {
@@ -115,7 +115,7 @@ func (p *Planner) putWord(at uint32, to bpf.Word) {
 }
 
 // same reports whether w leads to exactly these backends, whole and with what else the set is to have.
-func (p *Planner) same(w bpf.Word, want []netip.AddrPort, none bpf.Word, svc Service) bool {
+func (p *Planner) same(w bpf.ServiceState, want []netip.AddrPort, none bpf.ServiceState, svc Service) bool {
 	if len(want) == 0 {
 		return w == none
 	}

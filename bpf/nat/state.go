@@ -46,9 +46,9 @@ type State struct {
 	Generation uint64 // highest set id ever given out
 	Services   uint32 // capacity: indexes run from 1 to Services-1
 	Frontends  map[bpf.FrontendKey]bpf.Frontend
-	Words      map[uint32]bpf.Word               // by place in the array (bpf.WordAt); zero words are absent
+	Words      map[uint32]bpf.ServiceState       // by place in the array (bpf.ServiceStateAt); zero words are absent
 	Sets       map[uint32]map[uint32]bpf.Backend // by set id and slot or member id
-	Ranges     map[bpf.RangeKey]bool             // the source ranges that are there
+	Ranges     map[bpf.SourceRangeKey]bool       // the source ranges that are there
 	Room       Room                              // capacity
 }
 
@@ -57,9 +57,9 @@ func NewState(services uint32) *State {
 	return &State{
 		Services:  services,
 		Frontends: map[bpf.FrontendKey]bpf.Frontend{},
-		Words:     map[uint32]bpf.Word{},
+		Words:     map[uint32]bpf.ServiceState{},
 		Sets:      map[uint32]map[uint32]bpf.Backend{},
-		Ranges:    map[bpf.RangeKey]bool{},
+		Ranges:    map[bpf.SourceRangeKey]bool{},
 	}
 }
 
@@ -72,7 +72,7 @@ func (s *State) Resolve(key bpf.FrontendKey) (backends []netip.AddrPort, refused
 }
 
 // Backends are the addresses of the set behind a word, in slot order.
-func (s *State) Backends(w bpf.Word) []netip.AddrPort {
+func (s *State) Backends(w bpf.ServiceState) []netip.AddrPort {
 	var out []netip.AddrPort
 	for slot := range w.Count() {
 		if be, ok := s.Sets[w.Set()][slot]; ok {

@@ -22,12 +22,12 @@ type Store interface {
 	ChangeFrontends([]bpf.FrontendKey, []bpf.Frontend) error
 	DeleteFrontends([]bpf.FrontendKey) error
 
-	PutRanges([]bpf.RangeKey) error
+	PutRanges([]bpf.SourceRangeKey) error
 	// DeleteRanges doesn't mind keys that are not there.
-	DeleteRanges([]bpf.RangeKey) error
+	DeleteRanges([]bpf.SourceRangeKey) error
 
 	// PutWords changes words in order, each by one store; zero clears one.
-	PutWords(at []uint32, words []bpf.Word) error
+	PutWords(at []uint32, words []bpf.ServiceState) error
 
 	// Synchronize returns when no program uses what it read before the call.
 	Synchronize() error

@@ -12,8 +12,8 @@ import (
 // taken back, or changed twice, is then written once or not at all.
 type touched struct {
 	frontends map[bpf.FrontendKey]*bpf.Frontend // nil: there was none
-	words     map[uint32]bpf.Word
-	ranges    map[bpf.RangeKey]bool
+	words     map[uint32]bpf.ServiceState
+	ranges    map[bpf.SourceRangeKey]bool
 	newSets   map[uint32]map[uint32]bpf.Backend
 	oldSets   map[uint32]map[uint32]bpf.Backend // were there when the plan began
 	emptied   map[uint32]bool                   // indexes that lost all frontends at some time
@@ -22,8 +22,8 @@ type touched struct {
 func newTouched() touched {
 	return touched{
 		frontends: map[bpf.FrontendKey]*bpf.Frontend{},
-		words:     map[uint32]bpf.Word{},
-		ranges:    map[bpf.RangeKey]bool{},
+		words:     map[uint32]bpf.ServiceState{},
+		ranges:    map[bpf.SourceRangeKey]bool{},
 		newSets:   map[uint32]map[uint32]bpf.Backend{},
 		oldSets:   map[uint32]map[uint32]bpf.Backend{},
 		emptied:   map[uint32]bool{},
@@ -47,7 +47,7 @@ func (p *Planner) touchWord(at uint32) {
 	}
 }
 
-func (p *Planner) touchRange(k bpf.RangeKey) {
+func (p *Planner) touchRange(k bpf.SourceRangeKey) {
 	if _, known := p.touched.ranges[k]; !known {
 		p.touched.ranges[k] = p.state.Ranges[k]
 	}
@@ -126,7 +126,7 @@ func (p *Planner) planWords(plan *Plan) {
 // cleared when no program uses these as they were.
 func (p *Planner) pointedTo(at uint32) bool {
 	for k := range p.keys[at/2] {
-		if bpf.WordAt(at/2, p.state.Frontends[k].Flags&bpf.FrontendLocal != 0) == at {
+		if bpf.ServiceStateAt(at/2, p.state.Frontends[k].Flags&bpf.FrontendLocalPolicy != 0) == at {
 			return true
 		}
 	}
@@ -142,8 +142,8 @@ func (p *Planner) planRanges(plan *Plan) {
 			plan.OldRanges = append(plan.OldRanges, k)
 		}
 	}
-	for _, keys := range [][]bpf.RangeKey{plan.NewRanges, plan.OldRanges} {
-		slices.SortFunc(keys, func(a, b bpf.RangeKey) int {
+	for _, keys := range [][]bpf.SourceRangeKey{plan.NewRanges, plan.OldRanges} {
+		slices.SortFunc(keys, func(a, b bpf.SourceRangeKey) int {
 			return cmp.Or(cmp.Compare(a.Index, b.Index), a.Prefix().Addr().Compare(b.Prefix().Addr()), cmp.Compare(a.PrefixLen, b.PrefixLen))
 		})
 	}

@@ -190,17 +190,14 @@ func (n node) mapsOf(id ebpf.ProgramID) (infos []*ebpf.MapInfo) {
 	return infos
 }
 
-// checkPins wants the eight maps, a link or a program for each hook, and nothing else.
+// checkPins wants all maps, a link or a program for each hook, and nothing else.
 func (n node) checkPins() {
 	n.Helper()
 	pins, err := natinit.Pinned(n.pins())
 	if err != nil {
 		n.Fatal(err)
 	}
-	var want []string
-	for _, m := range bpf.MapNames() {
-		want = append(want, n.pins().Map(m))
-	}
+	want := n.pins().AllMapPins()
 	dir := n.pins().Links()
 	if _, err := os.Stat(dir); err != nil {
 		dir = n.pins().Progs()

@@ -222,7 +222,7 @@ func TestEveryCheckOfTheDoctorCanFail(t *testing.T) {
 		}, nil, "room", warn, "frontends", "--max-frontends"},
 		{"an API service without a backend", func(n *node) {
 			for at := range n.table().Words {
-				put(bpf.MapService, at, bpf.Word(0))(n)
+				put(bpf.MapService, at, bpf.ServiceState(0))(n)
 			}
 		}, nil, "backends", fail, "no backend", "firsthop init"},
 		{"no API server that answers", func(*node) { api.Close() }, nil, "backends", fail, "has 2 backends, of which none answers", "firsthop discover"},

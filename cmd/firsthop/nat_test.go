@@ -227,9 +227,9 @@ func TestLookupSaysWhatAConnectDoes(t *testing.T) {
 	kept := service("tcp/10.96.0.21:80", "127.0.0.1:8080", "127.0.0.1:8081")
 	kept.Affinity = time.Hour
 	local := service("tcp/10.96.0.22:80", "127.0.0.1:8080")
-	local.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{local.Frontends[0]: bpf.FrontendLocal}
+	local.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{local.Frontends[0]: bpf.FrontendLocalPolicy}
 	limited := service("tcp/10.96.0.23:80", "127.0.0.1:8080")
-	limited.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{limited.Frontends[0]: bpf.FrontendLimited}
+	limited.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{limited.Frontends[0]: bpf.FrontendSourceRange}
 	limited.Ranges = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/24")}
 	nodePort := service("tcp/10.96.0.24:80", "127.0.0.1:8080")
 	nodePort.Frontends = append(nodePort.Frontends, bpf.LoopbackKey(true, 30080, bpf.TCP))

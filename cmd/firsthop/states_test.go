@@ -111,7 +111,7 @@ func TestNounsInEveryState(t *testing.T) {
 func TestAnInitMendsWhatWasRemovedByHand(t *testing.T) {
 	n := newNode(t)
 	n.serving()
-	for _, path := range []string{n.pins().Map(bpf.MapBackend), n.pins().Map(bpf.MapMeta), n.pins().Map(bpf.MapPeer),
+	for _, path := range []string{n.pins().Map(bpf.MapBackend), n.pins().Map(bpf.MapMeta), n.pins().Map(bpf.MapSockRevNat),
 		n.pins().Links() + "/connect4", n.pins().Links() + "/getpeername6", n.pins().Links(), n.pins().Maps(), n.pins().Dir,
 		filepath.Join(n.RunDir, instance.StatusName), filepath.Join(n.RunDir, instance.LockName), n.RunDir, n.StateDir} {
 		t.Run(strings.TrimPrefix(path, n.Dir+"/"), func(t *testing.T) {

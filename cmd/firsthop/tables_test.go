@@ -34,7 +34,7 @@ func (n node) fill(name bpf.MapName, entry func(i uint32) (key, value any)) {
 			n.Fatal(err)
 		}
 		if name == bpf.MapBackend { // a set that no word names would be collected
-			if err := maps.Map(bpf.MapService).Put(bpf.WordAt(runtimeIndex, false), bpf.WordOf(runtimeSet, i+1)); err != nil {
+			if err := maps.Map(bpf.MapService).Put(bpf.ServiceStateAt(runtimeIndex, false), bpf.ServiceStateOf(runtimeSet, i+1)); err != nil {
 				n.Fatal(err)
 			}
 		}
@@ -123,8 +123,8 @@ func TestWhatStandsAtOurPinsIsLeftAlone(t *testing.T) {
 	}{
 		{"a foreign map at the place of the first map", func(n node) { n.pinForeign(n.BPFFS + pins.Map(bpf.MapMeta)) },
 			bootstrap.ExitAttach, []string{pins.Map(bpf.MapMeta), "not firsthop's", "move it away"}},
-		{"a foreign map at the place of the last map", func(n node) { n.pinForeign(n.BPFFS + pins.Map(bpf.MapFlow)) },
-			bootstrap.ExitAttach, []string{pins.Map(bpf.MapFlow), "not firsthop's", "move it away"}},
+		{"a foreign map at the place of the last map", func(n node) { n.pinForeign(n.BPFFS + pins.Map(bpf.MapSockAffinity)) },
+			bootstrap.ExitAttach, []string{pins.Map(bpf.MapSockAffinity), "not firsthop's", "move it away"}},
 		{"a foreign map at the place of a link", func(n node) { n.pinForeign(n.BPFFS + pins.Links() + "/connect4") },
 			bootstrap.ExitAttach, []string{pins.Links() + "/connect4", "not firsthop's", "move it away"}},
 		{"a map of a newer layout", func(n node) { n.pinForeign(n.BPFFS + pins.Maps() + "/frontend_v2") },

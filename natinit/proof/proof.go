@@ -62,7 +62,7 @@ type Proof struct {
 
 // Prover proves connections through the programs of a table.
 type Prover struct {
-	Sockets *ebpf.Map // bpf.MapPeer of the table
+	Sockets *ebpf.Map // bpf.MapSockRevNat of the table
 	Asked   Strength
 	Trust   *apiserver.Trust // of the node's cluster; nil if unknown
 	// Verify is set where the certificate of every backend can be judged.

@@ -41,7 +41,7 @@ func TestProverSaysWhyWhereAttemptsOverlap(t *testing.T) {
 	defer cancel()
 	const why = "connect: network is unreachable"
 	conn := silentAtFirst{new(atomic.Int32), make(chan struct{}), connectAnswer{Error: why}}
-	p, err := Prover{Sockets: seeded.Maps.Map(bpf.MapPeer), Asked: Answered}.Prove(ctx, conn, netip.MustParseAddrPort("10.96.0.1:443"))
+	p, err := Prover{Sockets: seeded.Maps.Map(bpf.MapSockRevNat), Asked: Answered}.Prove(ctx, conn, netip.MustParseAddrPort("10.96.0.1:443"))
 	if err != nil || p.OK || p.Got != "" || p.Reason != why || p.Attempts < 2 || p.Millis < float64(silence/time.Millisecond) {
 		t.Errorf("proof %+v, error %v, want %q as the reason", p, err, why)
 	}

@@ -23,7 +23,7 @@ func cookieOf(raw syscall.RawConn) (cookie uint64, err error) {
 
 // translation looks a socket up in the programs' own memory. A socket that they
 // did not translate is not there: another one may have its place.
-func translation(sockets *ebpf.Map, cookie uint64) (t bpf.Peer, found bool, err error) {
+func translation(sockets *ebpf.Map, cookie uint64) (t bpf.SockRevNat, found bool, err error) {
 	at := uint32(cookie) & (sockets.MaxEntries() - 1)
 	err = sockets.LookupWithFlags(at, &t, ebpf.LookupLock)
 	return t, err == nil && cookie != 0 && t.Cookie == cookie, err

@@ -16,9 +16,9 @@ func TestTranslationIsOfTheSocketItself(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer seeded.Close()
-	peers := seeded.Maps.Map(bpf.MapPeer)
+	peers := seeded.Maps.Map(bpf.MapSockRevNat)
 	const cookie = 4711
-	if err := peers.Put(uint32(cookie), bpf.Peer{Cookie: cookie}); err != nil {
+	if err := peers.Put(uint32(cookie), bpf.SockRevNat{Cookie: cookie}); err != nil {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct {

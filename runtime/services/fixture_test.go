@@ -236,11 +236,11 @@ func judge(table *Table, client netip.Addr, key bpf.FrontendKey) (verdict string
 				continue
 			}
 			flags := p.Flags[key]
-			if flags&bpf.FrontendLimited != 0 && !slices.ContainsFunc(p.Ranges, func(r netip.Prefix) bool { return r.Contains(client) }) {
+			if flags&bpf.FrontendSourceRange != 0 && !slices.ContainsFunc(p.Ranges, func(r netip.Prefix) bool { return r.Contains(client) }) {
 				return "dropped", false
 			}
 			fromOutside := client == netip.MustParseAddr(outside)
-			if flags&bpf.FrontendLocal != 0 || fromOutside && p.ExternalLocal && p.Kinds[i].External() {
+			if flags&bpf.FrontendLocalPolicy != 0 || fromOutside && p.ExternalLocal && p.Kinds[i].External() {
 				return choice(p.Local, len(p.Backends) > 0), !fromOutside
 			}
 			return choice(p.Backends, false), true

@@ -124,10 +124,10 @@ func (c *compiler) addFrontends(p *Port, sp *corev1.ServicePort, internalLocal b
 	a, number := &c.addrs[p.Key.family()], uint16(sp.Port)
 	var internal, limited bpf.FrontendFlags
 	if internalLocal {
-		internal = bpf.FrontendLocal
+		internal = bpf.FrontendLocalPolicy
 	}
 	if a.limited {
-		limited = bpf.FrontendLimited
+		limited = bpf.FrontendSourceRange
 	}
 	p.Frontends = make([]bpf.FrontendKey, 0, len(a.cluster)+len(a.balancer)+len(a.external)+c.nodePortAddrs(p, sp))
 	p.Kinds = make([]Kind, 0, cap(p.Frontends))

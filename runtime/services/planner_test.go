@@ -95,7 +95,7 @@ func compareWith(t *testing.T, table *Table, state *nat.State) {
 			for _, k := range p.Frontends {
 				wanted[k] = true
 				want, _ := judge(table, netip.Addr{}, k)
-				if p.Flags[k]&bpf.FrontendLimited != 0 {
+				if p.Flags[k]&bpf.FrontendSourceRange != 0 {
 					want, _ = judge(table, p.Ranges[0].Addr(), k)
 				}
 				if got := verdictOf(state.Lookup(k)); got != want {

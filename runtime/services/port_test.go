@@ -16,7 +16,7 @@ func fullPort() Port {
 		Key: PortKey{Service: named("web"), Name: "http", Proto: bpf.TCP},
 		Service: nat.Service{
 			Name: "web", Frontends: []bpf.FrontendKey{key}, VIPs: ips("172.30.0.1"), Backends: backends("10.0.0.1:80"), AllowEmpty: true,
-			Flags: map[bpf.FrontendKey]bpf.FrontendFlags{key: bpf.FrontendLocal},
+			Flags: map[bpf.FrontendKey]bpf.FrontendFlags{key: bpf.FrontendLocalPolicy},
 		},
 		Kinds: []Kind{ClusterIP}, Serving: backends("10.0.0.1:80"),
 	}

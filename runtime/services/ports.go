@@ -140,7 +140,7 @@ func (p *Port) derive() {
 		if p.Kinds[i] == ClusterIP {
 			p.VIPs = append(p.VIPs, k.Addr.Addr())
 		}
-		local = local || p.Flags[k]&bpf.FrontendLocal != 0
+		local = local || p.Flags[k]&bpf.FrontendLocalPolicy != 0
 	}
 	if !slices.Contains(p.Kinds, LoadBalancerIP) {
 		p.Ranges = nil

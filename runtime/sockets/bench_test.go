@@ -15,10 +15,10 @@ import (
 func fullMaps(b *testing.B) (reverse, peer *ebpf.Map) {
 	b.Helper()
 	l := newNode(b)
-	reverse, peer = l.maps.Map(bpf.MapReverse), l.maps.Map(bpf.MapPeer)
+	reverse, peer = l.maps.Map(bpf.MapUDPRevNat), l.maps.Map(bpf.MapSockRevNat)
 	for i := range uint64(reverse.MaxEntries()) {
 		at := netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)})
-		must(b, reverse.Put(bpf.ReverseKey{Cookie: 1<<40 + i, Backend: bpf.AddressOf(at), Port: bpf.PortOf(53)}, bpf.Reverse{Index: 5}))
+		must(b, reverse.Put(bpf.UDPRevNatKey{Cookie: 1<<40 + i, Backend: bpf.AddressOf(at), Port: bpf.PortOf(53)}, bpf.UDPRevNat{Index: 5}))
 	}
 	return reverse, peer
 }
@@ -76,8 +76,8 @@ func BenchmarkDestroy(b *testing.B) {
 					}
 				}
 			}
-			reverse := n.maps.Map(bpf.MapReverse)
-			must(b, reverse.Put(bpf.ReverseKey{Cookie: 1 << 40, Backend: bpf.AddressOf(backend4(0).Addr()), Port: bpf.PortOf(port)}, bpf.Reverse{}))
+			reverse := n.maps.Map(bpf.MapUDPRevNat)
+			must(b, reverse.Put(bpf.UDPRevNatKey{Cookie: 1 << 40, Backend: bpf.AddressOf(backend4(0).Addr()), Port: bpf.PortOf(port)}, bpf.UDPRevNat{}))
 			defer cpuOf(b)()
 			for b.Loop() {
 				if _, err := Destroy(b.Context(), n.config(), gone(0, bpf.UDP)); err != nil {

@@ -135,9 +135,9 @@ func TestDestroyOfOneService(t *testing.T) {
 	a := open(t, n.l, "udp4", 0)
 	a.connects(vip4)
 	var index uint32
-	var key bpf.ReverseKey
-	var value bpf.Reverse
-	for it := n.maps.Map(bpf.MapReverse).Iterate(); it.Next(&key, &value); {
+	var key bpf.UDPRevNatKey
+	var value bpf.UDPRevNat
+	for it := n.maps.Map(bpf.MapUDPRevNat).Iterate(); it.Next(&key, &value); {
 		index = value.Index
 	}
 	for _, other := range []uint32{index + 1, index} {

@@ -13,12 +13,12 @@
 // # Which sockets
 //
 // Only those whose cookie the way back names together with the backend
-// (fh_reverse_v1 for UDP, fh_peer_v1 for TCP): sockets that went through a
+// (fh_udp_rev_nat for UDP, fh_sock_rev_nat for TCP): sockets that went through a
 // Service. One that connected to the backend's own address is nobody's business.
 //
 // An unconnected UDP socket needs none of this: its next datagram chooses anew
 // when its backend is no longer a member of the Service's set. Its entry in
-// fh_reverse_v1 stays, as those of destroyed sockets do: late answers of a
+// fh_udp_rev_nat stays, as those of destroyed sockets do: late answers of a
 // backend that ends still find their way back by it, a cookie is never used
 // again (include/linux/cookie.h), and the map forgets its oldest by itself.
 //

@@ -45,7 +45,7 @@ func (w lost) has(at netip.AddrPort, index uint32) bool {
 // findUDP reads the way back of UDP sockets.
 func findUDP(m *ebpf.Map, batch bool, w lost) (map[target]bool, error) {
 	found := map[target]bool{}
-	err := readMap(m, batch, func(k *bpf.ReverseKey, v *bpf.Reverse) {
+	err := readMap(m, batch, func(k *bpf.UDPRevNatKey, v *bpf.UDPRevNat) {
 		at := netip.AddrPortFrom(k.Backend.Addr(), k.Port.Uint16())
 		if w.has(at, v.Index) {
 			found[target{k.Cookie, at}] = true
@@ -58,7 +58,7 @@ func findUDP(m *ebpf.Map, batch bool, w lost) (map[target]bool, error) {
 // overwritten is forgotten: an array has one place for many cookies.
 func findTCP(m *ebpf.Map, batch bool, w lost) (map[target]bool, error) {
 	found := map[target]bool{}
-	err := readMap(m, batch, func(_ *uint32, p *bpf.Peer) {
+	err := readMap(m, batch, func(_ *uint32, p *bpf.SockRevNat) {
 		if p.Cookie == 0 {
 			return
 		}

@@ -128,7 +128,7 @@ func liveOnly(p *services.Port) {
 	}
 	p.Local, p.Flags = nil, maps.Clone(p.Flags)
 	for k, flags := range p.Flags {
-		p.Flags[k] = flags &^ bpf.FrontendLocal
+		p.Flags[k] = flags &^ bpf.FrontendLocalPolicy
 	}
 }
 

@@ -55,13 +55,13 @@ func (f *lockedFake) ChangeFrontends(k []bpf.FrontendKey, v []bpf.Frontend) erro
 func (f *lockedFake) DeleteFrontends(k []bpf.FrontendKey) error {
 	return locked(f, func() error { return f.Fake.DeleteFrontends(k) })
 }
-func (f *lockedFake) PutRanges(k []bpf.RangeKey) error {
+func (f *lockedFake) PutRanges(k []bpf.SourceRangeKey) error {
 	return locked(f, func() error { return f.Fake.PutRanges(k) })
 }
-func (f *lockedFake) DeleteRanges(k []bpf.RangeKey) error {
+func (f *lockedFake) DeleteRanges(k []bpf.SourceRangeKey) error {
 	return locked(f, func() error { return f.Fake.DeleteRanges(k) })
 }
-func (f *lockedFake) PutWords(at []uint32, w []bpf.Word) error {
+func (f *lockedFake) PutWords(at []uint32, w []bpf.ServiceState) error {
 	return locked(f, func() error { return f.Fake.PutWords(at, w) })
 }
 func (f *lockedFake) Synchronize() error {

@@ -121,7 +121,7 @@ func TestWithoutServiceCIDRsTheRangeStaysAsTheTableHasIt(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := newRig(t)
-			if err := r.f.PutRanges([]bpf.RangeKey{bpf.RangeKeyOf(bpf.RangeServices, netip.MustParsePrefix("10.96.0.0/12"))}); err != nil {
+			if err := r.f.PutRanges([]bpf.SourceRangeKey{bpf.SourceRangeKeyOf(bpf.IndexServiceCIDR, netip.MustParsePrefix("10.96.0.0/12"))}); err != nil {
 				t.Fatal(err)
 			}
 			r.l.serviceRange = newServiceRange(tc.given)

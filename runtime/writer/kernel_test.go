@@ -213,7 +213,7 @@ func TestNoConnectFailsWhileAllFrontendsChange(t *testing.T) {
 			p := web(numbered(i), backends[n%2:]...)
 			p.Sticky = n%3 == 1
 			if n%4 == 2 {
-				p.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{p.Frontends[0]: bpf.FrontendLocal}
+				p.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{p.Frontends[0]: bpf.FrontendLocalPolicy}
 				p.Local = p.Backends[1:]
 			}
 			if n%4 == 3 { // all go, and come as others

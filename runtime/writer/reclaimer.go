@@ -29,7 +29,7 @@ type replaced struct {
 	plans     []applied
 	frontends bool // some went
 	words     map[uint32]bool
-	ranges    map[bpf.RangeKey]bool
+	ranges    map[bpf.SourceRangeKey]bool
 	backends  int
 }
 
@@ -41,7 +41,7 @@ type applied struct {
 
 func (r *replaced) add(a applied) {
 	if r.plans == nil {
-		r.words, r.ranges = map[uint32]bool{}, map[bpf.RangeKey]bool{}
+		r.words, r.ranges = map[uint32]bool{}, map[bpf.SourceRangeKey]bool{}
 	}
 	r.plans = append(r.plans, a)
 	r.frontends = r.frontends || len(a.plan.Deletes) > 0
@@ -60,11 +60,11 @@ func (r *replaced) add(a applied) {
 // leads frontends there: a state that is to be cleared is another Service's until then.
 func (r *replaced) conflicts(plan *nat.Plan) bool {
 	leads := func(put nat.FrontendPut) bool {
-		return r.words[bpf.WordAt(put.Frontend.Index, put.Frontend.Flags&bpf.FrontendLocal != 0)]
+		return r.words[bpf.ServiceStateAt(put.Frontend.Index, put.Frontend.Flags&bpf.FrontendLocalPolicy != 0)]
 	}
 	return len(r.words) > 0 && slices.ContainsFunc(plan.Words, func(w nat.WordChange) bool { return r.words[w.At] }) ||
 		len(r.words) > 0 && slices.ContainsFunc(plan.Puts, leads) ||
-		len(r.ranges) > 0 && slices.ContainsFunc(plan.NewRanges, func(k bpf.RangeKey) bool { return r.ranges[k] })
+		len(r.ranges) > 0 && slices.ContainsFunc(plan.NewRanges, func(k bpf.SourceRangeKey) bool { return r.ranges[k] })
 }
 
 func newReclaimer(store nat.Store, log *slog.Logger, reclaimed func(plans []applied, ok bool)) *reclaimer {

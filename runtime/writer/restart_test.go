@@ -146,7 +146,7 @@ func ways(m map[types.NamespacedName][]services.Port) map[bpf.FrontendKey]way {
 	for _, ports := range m {
 		for i := range ports {
 			for _, k := range ports[i].Frontends {
-				local := ports[i].Flags[k]&bpf.FrontendLocal != 0
+				local := ports[i].Flags[k]&bpf.FrontendLocalPolicy != 0
 				out[k] = way{leads(&ports[i], local), local, ports[i].Key.Service}
 			}
 		}
@@ -200,7 +200,7 @@ func (m *mortal) ChangeFrontends(k []bpf.FrontendKey, v []bpf.Frontend) error {
 func (m *mortal) DeleteFrontends(k []bpf.FrontendKey) error {
 	return m.write(func() error { return m.lockedFake.DeleteFrontends(k) })
 }
-func (m *mortal) PutWords(at []uint32, w []bpf.Word) error {
+func (m *mortal) PutWords(at []uint32, w []bpf.ServiceState) error {
 	return m.write(func() error { return m.lockedFake.PutWords(at, w) })
 }
 
@@ -274,7 +274,7 @@ func (s *storm) life(before *map[bpf.FrontendKey]way) {
 				if former, had := was[k]; !had || former.svc != after[k].svc {
 					continue // whose it is now, only the killed writer knew
 				}
-				now[k] = way{verdictOf(st, k), st.Frontends[k].Flags&bpf.FrontendLocal != 0, after[k].svc}
+				now[k] = way{verdictOf(st, k), st.Frontends[k].Flags&bpf.FrontendLocalPolicy != 0, after[k].svc}
 			}
 			*before = now
 			return

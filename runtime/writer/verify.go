@@ -115,7 +115,7 @@ func compare(a, b *nat.State) iter.Seq[bool] {
 			return
 		}
 		_ = compareMaps(a.Frontends, b.Frontends, func(x, y bpf.Frontend) bool { return x == y }, yield) &&
-			compareMaps(a.Words, b.Words, func(x, y bpf.Word) bool { return x == y }, yield) &&
+			compareMaps(a.Words, b.Words, func(x, y bpf.ServiceState) bool { return x == y }, yield) &&
 			compareMaps(a.Ranges, b.Ranges, func(x, y bool) bool { return x == y }, yield) &&
 			compareMaps(a.Sets, b.Sets, maps.Equal[map[uint32]bpf.Backend], yield)
 	}

@@ -56,12 +56,12 @@ func (f *lockedFake) PutGeneration(g uint64) error {
 	defer f.mu.Unlock()
 	return f.Fake.PutGeneration(g)
 }
-func (f *lockedFake) PutRanges(k []bpf.RangeKey) error {
+func (f *lockedFake) PutRanges(k []bpf.SourceRangeKey) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.Fake.PutRanges(k)
 }
-func (f *lockedFake) DeleteRanges(k []bpf.RangeKey) error {
+func (f *lockedFake) DeleteRanges(k []bpf.SourceRangeKey) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.Fake.DeleteRanges(k)
@@ -76,7 +76,7 @@ func (f *lockedFake) PutBackends(k []bpf.BackendKey, v []bpf.Backend) error {
 	defer f.mu.Unlock()
 	return f.Fake.PutBackends(k, v)
 }
-func (f *lockedFake) PutWords(at []uint32, w []bpf.Word) error {
+func (f *lockedFake) PutWords(at []uint32, w []bpf.ServiceState) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.Fake.PutWords(at, w)
@@ -423,7 +423,7 @@ func TestEditsOfOthersAreMended(t *testing.T) {
 		{"a frontend that leads elsewhere", func(r *rig) {
 			r.f.PutFrontends([]bpf.FrontendKey{tcp("10.96.2.1:80")}, []bpf.Frontend{{Index: 1025}})
 		}},
-		{"a word that is empty", func(r *rig) { r.f.PutWords([]uint32{bpf.WordAt(1024, false)}, []bpf.Word{0}) }},
+		{"a word that is empty", func(r *rig) { r.f.PutWords([]uint32{bpf.ServiceStateAt(1024, false)}, []bpf.ServiceState{0}) }},
 		{"a backend that is gone", func(r *rig) { r.f.DeleteBackends([]bpf.BackendKey{{Set: 1, Slot: 0}}) }},
 		{"a backend that is another", func(r *rig) {
 			r.f.PutBackends([]bpf.BackendKey{{Set: 1, Slot: 0}}, []bpf.Backend{{Port: bpf.PortOf(6666)}})
@@ -431,7 +431,9 @@ func TestEditsOfOthersAreMended(t *testing.T) {
 		{"a frontend of the runtime's that nobody wants", func(r *rig) {
 			r.f.PutFrontends([]bpf.FrontendKey{tcp("10.96.6.6:80")}, []bpf.Frontend{{Index: 1999}})
 		}},
-		{"a source range that nobody wants", func(r *rig) { r.f.PutRanges([]bpf.RangeKey{bpf.RangeKeyOf(1024, netip.MustParsePrefix("10.0.0.0/8"))}) }},
+		{"a source range that nobody wants", func(r *rig) {
+			r.f.PutRanges([]bpf.SourceRangeKey{bpf.SourceRangeKeyOf(1024, netip.MustParsePrefix("10.0.0.0/8"))})
+		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := newRig(t, nil)
@@ -582,7 +584,7 @@ func TestWhatIsReplacedLeavesRoom(t *testing.T) {
 func TestWhatIsAboutToGoComesBackAfterwards(t *testing.T) {
 	r := newRig(t, nil)
 	limited := web("10.96.2.1:80", "192.0.2.1:80")
-	limited.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{limited.Frontends[0]: bpf.FrontendLimited}
+	limited.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{limited.Frontends[0]: bpf.FrontendSourceRange}
 	limited.Ranges = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 	r.want("a", limited)
 	r.flush()
@@ -600,7 +602,7 @@ func TestWhatIsAboutToGoComesBackAfterwards(t *testing.T) {
 	close(r.f.holds)
 	<-flushed
 	r.settle()
-	if s, _ := r.f.Read(); !s.Ranges[bpf.RangeKeyOf(1024, limited.Ranges[0])] {
+	if s, _ := r.f.Read(); !s.Ranges[bpf.SourceRangeKeyOf(1024, limited.Ranges[0])] {
 		t.Error("the source range is gone")
 	}
 }
@@ -636,7 +638,7 @@ func TestTheSeedIsGoneWhenItWasTakenOver(t *testing.T) {
 	r.w.cfg.Lock = func(context.Context) (func() error, error) {
 		return func() error {
 			s, err := r.f.Read()
-			if w := s.Words[bpf.WordAt(1, false)]; w != 0 || r.w.reclaimer.pending() {
+			if w := s.Words[bpf.ServiceStateAt(1, false)]; w != 0 || r.w.reclaimer.pending() {
 				t.Errorf("the lock is released, the seed's word is %#x", uint64(w))
 			}
 			return err

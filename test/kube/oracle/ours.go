@@ -81,14 +81,14 @@ func portOf(p *services.Port) Port {
 	for i, k := range p.Frontends {
 		r := Reach{Kind: p.Kinds[i], Inside: cluster}
 		flags := p.Flags[k]
-		if flags&bpf.FrontendLocal != 0 {
+		if flags&bpf.FrontendLocalPolicy != 0 {
 			r.Inside = local
 		}
 		r.Outside = r.Inside
 		if r.Kind.External() && p.ExternalLocal {
 			r.Outside = local
 		}
-		if flags&bpf.FrontendLimited != 0 {
+		if flags&bpf.FrontendSourceRange != 0 {
 			r.Limited, r.Ranges = true, slices.Clone(p.Ranges)
 			sortRanges(r.Ranges)
 		}

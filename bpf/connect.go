@@ -17,21 +17,15 @@ import (
 // network namespace.
 var ErrNoNetnsCookie = errors.New("only the host's network namespace is to be served, which needs bpf_get_netns_cookie (Linux 5.7)")
 
-// parsed is the embedded object, which never changes, parsed once: that takes
-// a good part of the time of a run that has nothing else to do.
-var parsed = sync.OnceValues(loadConnect)
+// parsedConnect is the embedded object of the balancer, parsed once.
+var parsedConnect = sync.OnceValues(loadConnect)
 
-// Preload parses the embedded object, so that the first who needs it finds it
-// done. Meant to be called in a goroutine of its own, early.
-func Preload() { parsed() }
-
-// specs gives a copy of the parsed object, which the caller may change.
-func specs() (*ebpf.CollectionSpec, error) {
-	spec, err := parsed()
-	if err != nil {
-		return nil, fmt.Errorf("parse embedded object: %w", err)
-	}
-	return spec.Copy(), nil
+// Preload parses the embedded objects, so that the first who needs them finds
+// it done: that takes a good part of the time of a run that has nothing else to
+// do. Meant to be called in a goroutine of its own, early.
+func Preload() {
+	parsedMaps()
+	parsedConnect()
 }
 
 // Balancer says how the connect-time load balancer is to behave.
@@ -64,7 +58,7 @@ const noNetns = 1<<64 - 1
 // features that it was cut down to, and the settings themselves: two programs
 // with the same Build do the same.
 func (b Balancer) settings(m *Maps, f Features) Settings {
-	s := Settings{HostNetns: b.HostNetns, PeerMask: m.Map(MapPeer).MaxEntries() - 1}
+	s := Settings{HostNetns: b.HostNetns, RevNatMask: m.Map(MapSockRevNat).MaxEntries() - 1}
 	if b.HostNetns == 0 || !f.NetnsCookie {
 		s.HostNetns = noNetns
 	}
@@ -117,17 +111,20 @@ func LoadPrograms(m *Maps, b Balancer, f Features) (map[string]*ebpf.Program, er
 }
 
 func loadPrograms(m *Maps, b Balancer, f Features, hooks []Hook) (map[string]*ebpf.Program, error) {
-	spec, err := specs()
+	object, err := parsedConnect()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("parse embedded object: %w", err)
 	}
+	spec := object.Copy()
 	if err := spec.Variables[connectVarSettings].Set(b.settings(m, f)); err != nil {
 		return nil, fmt.Errorf("set the programs' settings: %w", err)
 	}
 	replace := map[string]*ebpf.Map{}
 	for name, bm := range m.byName {
-		replace[name.Kernel()] = bm
-		spec.Maps[name.Kernel()].MaxEntries = bm.MaxEntries()
+		if want := spec.Maps[name.Info().Kernel]; want != nil {
+			want.MaxEntries = bm.MaxEntries()
+			replace[want.Name] = bm
+		}
 	}
 	wanted := map[string]*ebpf.ProgramSpec{}
 	for _, h := range hooks {
@@ -208,12 +205,11 @@ func (m *Maps) ids() (map[ebpf.MapID]bool, error) {
 		return m.known, nil
 	}
 	ids := map[ebpf.MapID]bool{}
-	for name, bm := range m.byName {
-		info, err := bm.Info()
+	for _, bm := range m.byName {
+		id, err := mapID(bm)
 		if err != nil {
-			return nil, fmt.Errorf("read info of map %s: %w", name, err)
+			return nil, err
 		}
-		id, _ := info.ID()
 		ids[id] = true
 	}
 	m.known = ids

@@ -2,14 +2,15 @@
 /*
  * From frontend to backend. Nothing here knows about sockets or packets.
  */
-#ifndef FIRSTHOP_LIB_NAT_H
-#define FIRSTHOP_LIB_NAT_H
+#ifndef FIRSTHOP_LIB_LB_H
+#define FIRSTHOP_LIB_LB_H
 
-#include "maps.h"
+#include "lb_maps.h"
+#include "lookup.h"
 
 static __always_inline struct counters *counters_of(__u32 index)
 {
-	return bpf_map_lookup_elem(&fh_counter_v1, &index);
+	return bpf_map_lookup_elem(&fh_counter, &index);
 }
 
 static __always_inline void count_translated(__u32 index)
@@ -61,68 +62,57 @@ static __always_inline bool read_frontend(const struct frontend *entry, struct f
 }
 
 /*
- * The frontend behind key, copied to *fe; false: not ours, leave it alone. *fe is zero then, and
+ * The frontend that *l asks for, copied to *fe; false: not ours. *fe is zero then, and
  * no pointer is NULL: below 5.16 the verifier forgets which one was, once it is on the stack. A hit is one
  * lookup. A miss is two: the address may be a loopback address with a node
- * port, or a VIP that doesn't serve this port. On a miss key is changed;
- * *loopback says that a hit is for the host's own namespace only.
+ * port, or a VIP that doesn't serve this port.
  */
-static __always_inline bool find_frontend(struct frontend_key *key, bool *loopback, struct frontend *fe)
+static __always_inline bool find_frontend(struct lookup *l, struct frontend *fe)
 {
-	struct frontend *entry = bpf_map_lookup_elem(&fh_frontend_v1, key);
+	struct frontend_key key = {.addr = l->addr, .port = l->port, .proto = l->proto};
+	struct frontend *entry = bpf_map_lookup_elem(&fh_frontend, &key);
 
-	*loopback = false;
+	l->loopback = false;
 	if (entry)
 		return read_frontend(entry, fe);
-	*loopback = loopback_of(&key->addr);
-	if (!*loopback) {
-		key->port = 0;
-		key->proto = 0;
+	l->loopback = loopback_of(&key.addr);
+	if (!l->loopback) {
+		key.port = 0;
+		key.proto = 0;
 	}
-	return read_frontend(bpf_map_lookup_elem(&fh_frontend_v1, key), fe);
+	return read_frontend(bpf_map_lookup_elem(&fh_frontend, &key), fe);
 }
 
-/* Whether an address that is no frontend is of the Service range, and nobody else's to serve. */
-static __always_inline bool unallocated(const struct address *addr)
+static __always_inline service_state read_state(const struct frontend *fe)
 {
-	struct range_key key = {.prefix_len = 160, .index = RANGE_SERVICES, .addr = *addr};
+	__u32 at = fe->index * 2 + !!(fe->flags & FRONTEND_LOCAL_POLICY);
+	volatile service_state *s = bpf_map_lookup_elem(&fh_service, &at);
 
-	if (!bpf_map_lookup_elem(&fh_range_v1, &key))
-		return false;
-	key.index = RANGE_OTHERS;
-	return !bpf_map_lookup_elem(&fh_range_v1, &key);
-}
-
-static __always_inline word read_word(const struct frontend *fe)
-{
-	__u32 at = fe->index * 2 + !!(fe->flags & FRONTEND_LOCAL);
-	volatile word *w = bpf_map_lookup_elem(&fh_service_v1, &at);
-
-	return w ? *w : 0;
+	return s ? *s : 0;
 }
 
 static __always_inline struct backend *backend_at(__u32 set, __u32 slot)
 {
 	struct backend_key key = {.set = set, .slot = slot};
 
-	return bpf_map_lookup_elem(&fh_backend_v1, &key);
+	return bpf_map_lookup_elem(&fh_backend, &key);
 }
 
-static __always_inline struct backend *random_backend(word w)
+static __always_inline struct backend *random_backend(service_state s)
 {
-	__u32 count = WORD_COUNT(w), slot = 0;
+	__u32 count = STATE_COUNT(s), slot = 0;
 
 	if (count == 0)
 		return 0;
 	if (count > 1) /* scales 32 random bits to 0..count-1 without a division */
 		slot = ((__u64)bpf_get_prandom_u32() * count) >> 32;
-	return backend_at(WORD_SET(w), slot);
+	return backend_at(STATE_SET(s), slot);
 }
 
 /* The backend that has this id in a set; NULL: it is not there, or not any more. */
-static __always_inline struct backend *member_of(word w, __u32 id)
+static __always_inline struct backend *member_of(service_state s, __u32 id)
 {
-	return backend_at(WORD_SET(w), id | BACKEND_MEMBER);
+	return backend_at(STATE_SET(s), id | BACKEND_MEMBER);
 }
 
 static __always_inline __u32 seconds(void)
@@ -136,33 +126,33 @@ static __always_inline __u32 seconds(void)
  * behind the next comparison as dead code (fixed by kernel commit b02709587ea3). Written as assembly, since the compiler
  * turns the shifts back into a mask.
  */
-static __always_inline bool keeps_clients(word w)
+static __always_inline bool keeps_clients(service_state s)
 {
 	_Static_assert(SET_AFFINITY == 1u << 31, "the shifts below");
 	asm volatile("%0 <<= 32\n\t"
 	             "%0 >>= 63"
-	             : "+r"(w));
-	return w;
+	             : "+r"(s));
+	return s;
 }
 
 /*
  * The backend that a client keeps for a service; NULL: none, or not any more.
  * Time is that of the client's last connection, as kube-proxy's is.
  */
-static __always_inline struct backend *kept_backend(struct affinity_key *key, word w, __u32 now)
+static __always_inline struct backend *kept_backend(struct affinity_key *key, service_state s, __u32 now)
 {
-	volatile affinity *old = bpf_map_lookup_elem(&fh_affinity_v1, key);
+	volatile affinity *old = bpf_map_lookup_elem(&fh_affinity, key);
 	struct backend *limit, *be;
 	affinity a;
 
 	if (!old)
 		return 0;
 	a = *old;
-	limit = backend_at(WORD_SET(w), SLOT_AFFINITY);
+	limit = backend_at(STATE_SET(s), SLOT_AFFINITY);
 	/* Signed: another CPU may have connected for this client in a second that has begun since. */
 	if (!limit || (__s32)(now - AFFINITY_USED(a)) > (__s32)limit->id)
 		return 0;
-	be = member_of(w, AFFINITY_ID(a));
+	be = member_of(s, AFFINITY_ID(a));
 	if (be && AFFINITY_USED(a) != now)
 		*old = AFFINITY_OF(AFFINITY_ID(a), now);
 	return be;
@@ -170,31 +160,31 @@ static __always_inline struct backend *kept_backend(struct affinity_key *key, wo
 
 /*
  * A backend for a new connection; NULL: the service has none. A writer
- * publishes a set before it flips the word and removes the old set after an
+ * publishes a set before it flips the state and removes the old set after an
  * RCU grace period, so that a miss can only be seen by a program that was
  * held up between its two reads for longer than that. It reads again, once.
  */
 static __always_inline struct backend *choose_backend(const struct frontend *fe, __u64 client)
 {
 	struct affinity_key key = {.client = client, .index = fe->index};
-	word w = read_word(fe);
-	bool keeps = keeps_clients(w);
+	service_state s = read_state(fe);
+	bool keeps = keeps_clients(s);
 	struct backend *be;
 	affinity new;
 	__u32 now = 0;
 
 	if (keeps) {
 		now = seconds();
-		be = kept_backend(&key, w, now);
+		be = kept_backend(&key, s, now);
 		if (be)
 			return be;
 	}
-	be = random_backend(w);
+	be = random_backend(s);
 	if (unlikely(!be))
-		be = random_backend(read_word(fe));
+		be = random_backend(read_state(fe));
 	if (be && keeps) {
 		new = AFFINITY_OF(be->id, now);
-		bpf_map_update_elem(&fh_affinity_v1, &key, &new, BPF_ANY);
+		bpf_map_update_elem(&fh_affinity, &key, &new, BPF_ANY);
 	}
 	return be;
 }
@@ -202,15 +192,15 @@ static __always_inline struct backend *choose_backend(const struct frontend *fe,
 /* The backend that has this id in the present set; NULL: it is not there any more. */
 static __always_inline struct backend *member_backend(const struct frontend *fe, __u32 id)
 {
-	word w = read_word(fe);
+	service_state s = read_state(fe);
 
-	return WORD_COUNT(w) ? member_of(w, id) : 0;
+	return STATE_COUNT(s) ? member_of(s, id) : 0;
 }
 
 /* Whether what has no backend here has some elsewhere: such connections are dropped, not refused. */
 static __always_inline bool has_backends_elsewhere(const struct frontend *fe)
 {
-	return WORD_SET(read_word(fe)) & SET_DROP;
+	return STATE_SET(read_state(fe)) & SET_DROP;
 }
 
 #endif

@@ -82,7 +82,7 @@ func TestEnsureMapsTwiceIsOnce(t *testing.T) {
 func TestMapsHaveTheSizesAskedFor(t *testing.T) {
 	pins := PinsBelow(lab.New(t).BPFFS)
 	m := mustEnsure(t, pins)
-	for name, want := range map[MapName]uint32{MapFrontend: 64, MapService: 64, MapCounter: 32, MapBackend: 64, MapFlow: 16384} {
+	for name, want := range map[MapName]uint32{MapFrontend: 64, MapService: 64, MapCounter: 32, MapBackend: 64, MapSockAffinity: 16384} {
 		if got := m.Map(name).MaxEntries(); got != want {
 			t.Errorf("%s has %d entries, want %d", name, got, want)
 		}
@@ -112,12 +112,14 @@ func completes(t *testing.T, there []MapName) {
 	t.Helper()
 	l := lab.New(t)
 	pins := PinsBelow(l.BPFFS)
-	spec := mustSpecs(t)
-	smallSizes.apply(spec)
+	specs, err := specs(smallSizes)
+	if err != nil {
+		t.Fatal(err)
+	}
 	mustMkdir(t, pins.Dir)
 	mustMkdir(t, pins.Maps())
 	for _, name := range there {
-		pinMap(t, pins.Map(name), spec.Maps[name.Kernel()])
+		mustPinMap(t, pins.Map(name), specs[name])
 	}
 	former := pinTree(t, l.BPFFS)
 	m := mustEnsure(t, pins)
@@ -148,10 +150,10 @@ func TestEnsureMapsCompletesWhatWasKilledBetweenDirectories(t *testing.T) {
 // foreigners are things that somebody else may have put at the place of one of our pins.
 var foreigners = map[string]func(t *testing.T, path string){
 	"a map of another type": func(t *testing.T, path string) {
-		pinMap(t, path, &ebpf.MapSpec{Type: ebpf.PerCPUHash, KeySize: 4, ValueSize: 8, MaxEntries: 1})
+		mustPinMap(t, path, &ebpf.MapSpec{Type: ebpf.PerCPUHash, KeySize: 4, ValueSize: 8, MaxEntries: 1})
 	},
 	"a map with other values": func(t *testing.T, path string) {
-		pinMap(t, path, &ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 80, MaxEntries: 1})
+		mustPinMap(t, path, &ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 80, MaxEntries: 1})
 	},
 	"a program":   pinProgram,
 	"a directory": mustMkdir,
@@ -173,7 +175,7 @@ func mustMkdir(t *testing.T, path string) {
 	}
 }
 
-func pinMap(t testing.TB, path string, spec *ebpf.MapSpec) {
+func mustPinMap(t testing.TB, path string, spec *ebpf.MapSpec) {
 	t.Helper()
 	m, err := ebpf.NewMap(spec)
 	if err != nil {
@@ -208,21 +210,22 @@ func TestForeignThingsAreNamedAndLeftAlone(t *testing.T) {
 			pins := PinsBelow(l.BPFFS)
 			mustMkdir(t, pins.Dir)
 			mustMkdir(t, pins.Maps())
-			for _, name := range MapNames() {
-				path := pins.Map(name)
-				put(t, path)
-				before := pinTree(t, l.BPFFS)
-				_, err := EnsureMaps(pins, smallSizes)
-				if !errors.Is(err, ErrForeign) || !strings.Contains(err.Error(), path) {
-					t.Errorf("at %s: %v, want ErrForeign with the path", name, err)
+			for _, info := range MapTable() {
+				for _, path := range pins.MapPins(info.Name) {
+					put(t, path)
+					before := pinTree(t, l.BPFFS)
+					_, err := EnsureMaps(pins, smallSizes)
+					if !errors.Is(err, ErrForeign) || !strings.Contains(err.Error(), path) {
+						t.Errorf("at %s: %v, want ErrForeign with the path", path, err)
+					}
+					if after := pinTree(t, l.BPFFS); !sameTree(before, after) {
+						t.Errorf("at %s: before %v, after %v", path, before, after)
+					}
+					if _, err := OpenMaps(pins, true); err == nil {
+						t.Errorf("at %s: the table opens", path)
+					}
+					os.RemoveAll(path)
 				}
-				if after := pinTree(t, l.BPFFS); !sameTree(before, after) {
-					t.Errorf("at %s: before %v, after %v", name, before, after)
-				}
-				if _, err := OpenMaps(pins, true); err == nil {
-					t.Errorf("at %s: the table opens", name)
-				}
-				os.RemoveAll(path)
 			}
 		})
 	}
@@ -246,7 +249,7 @@ func TestMetaOfAnotherIsRefused(t *testing.T) {
 			if err := m.Map(MapMeta).Put(uint32(0), tc.meta); err != nil {
 				t.Fatal(err)
 			}
-			os.Remove(pins.Map(MapFlow)) // what is created on the way must go again
+			os.Remove(pins.Map(MapSockAffinity)) // what is created on the way must go again
 			before := pinTree(t, l.BPFFS)
 			if _, err := EnsureMaps(pins, smallSizes); !errors.Is(err, tc.want) {
 				t.Errorf("EnsureMaps: %v, want %v", err, tc.want)
@@ -267,15 +270,15 @@ func TestOtherLayouts(t *testing.T) {
 	mustMkdir(t, pins.Dir)
 	mustMkdir(t, pins.Maps())
 	old := filepath.Join(pins.Maps(), "frontend_v0")
-	pinMap(t, old, &ebpf.MapSpec{Type: ebpf.Hash, KeySize: 8, ValueSize: 8, MaxEntries: 7})
+	mustPinMap(t, old, &ebpf.MapSpec{Type: ebpf.Hash, KeySize: 8, ValueSize: 8, MaxEntries: 7})
 	before := pinTree(t, old)
 
 	m := mustEnsure(t, pins)
 	if after := pinTree(t, old); !sameTree(before, after) {
 		t.Errorf("the older layout's pin was %v, is %v", before, after)
 	}
-	if paths, newest, err := OtherLayouts(pins); err != nil || newest != 0 || !slices.Equal(paths, []string{old}) {
-		t.Errorf("other layouts: %v, newest %d, %v, want %s", paths, newest, err, old)
+	if paths, err := OtherLayouts(pins); err != nil || !slices.Equal(paths, []string{old}) {
+		t.Errorf("other layouts: %v, %v, want %s", paths, err, old)
 	}
 	if err := m.Discard(pins); err != nil {
 		t.Fatal(err)
@@ -285,7 +288,7 @@ func TestOtherLayouts(t *testing.T) {
 	}
 
 	newer := filepath.Join(pins.Maps(), "backend_v7")
-	pinMap(t, newer, &ebpf.MapSpec{Type: ebpf.Hash, KeySize: 8, ValueSize: 8, MaxEntries: 7})
+	mustPinMap(t, newer, &ebpf.MapSpec{Type: ebpf.Hash, KeySize: 8, ValueSize: 8, MaxEntries: 7})
 	if _, err := EnsureMaps(pins, smallSizes); !errors.Is(err, ErrNewerLayout) || !strings.Contains(err.Error(), newer) {
 		t.Errorf("with a newer layout: %v, want ErrNewerLayout with %s", err, newer)
 	}
@@ -299,7 +302,7 @@ func TestDiscardTakesAwayOnlyWhatWasCreated(t *testing.T) {
 	l := lab.New(t)
 	pins := PinsBelow(l.BPFFS)
 	m := mustEnsure(t, pins)
-	if err := os.Remove(pins.Map(MapFlow)); err != nil {
+	if err := os.Remove(pins.Map(MapSockAffinity)); err != nil {
 		t.Fatal(err)
 	}
 	before := pinTree(t, l.BPFFS)
@@ -335,22 +338,165 @@ func TestOpenMapsNeedsAll(t *testing.T) {
 	if meta, err := m.Meta(); err != nil || meta.Owner != MetaOwner {
 		t.Errorf("read through a read-only handle: %+v, %v", meta, err)
 	}
-	for _, name := range MapNames() {
-		moved := pins.Map(name) + "_moved"
-		if err := os.Rename(pins.Map(name), moved); err != nil {
-			t.Fatal(err)
+	for _, info := range MapTable() {
+		move := func(from, to string) {
+			for _, pin := range pins.MapPins(info.Name) {
+				if err := os.Rename(pin+from, pin+to); err != nil {
+					t.Fatal(err)
+				}
+			}
 		}
+		move("", "_moved")
 		m, err := OpenMaps(pins, true)
 		switch {
-		case name.later() && (err != nil || m.Map(name) != nil):
-			t.Errorf("without %s, as a former version left it: %v", name, err)
-		case name.later():
+		case info.Later && (err != nil || m.Map(info.Name) != nil):
+			t.Errorf("without %s, as a former version left it: %v", info.Name, err)
+		case info.Later:
 			m.Close()
-		case !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), name.Pin()):
-			t.Errorf("without %s: %v, want ErrNotExist with its name", name, err)
+		case !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), info.Pin()):
+			t.Errorf("without %s: %v, want ErrNotExist with its name", info.Name, err)
 		}
-		if err := os.Rename(moved, pins.Map(name)); err != nil {
+		move("_moved", "")
+	}
+}
+
+// formerTable are the maps of 49eda8a and what it asks of their pins.
+var formerTable = map[string]struct {
+	name MapName
+	spec ebpf.MapSpec
+}{
+	"meta_v1":     {MapMeta, ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 16}},
+	"frontend_v1": {MapFrontend, ebpf.MapSpec{Type: ebpf.Hash, KeySize: 20, ValueSize: 8}},
+	"service_v1":  {MapService, ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 8}},
+	"backend_v1":  {MapBackend, ebpf.MapSpec{Type: ebpf.Hash, KeySize: 8, ValueSize: 24}},
+	"range_v1":    {MapSourceRange, ebpf.MapSpec{Type: ebpf.LPMTrie, KeySize: 24, ValueSize: 1}},
+	"control_v1":  {MapControl, ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 8}},
+	"workload_v1": {MapWorkload, ebpf.MapSpec{Type: ebpf.Hash, KeySize: 8, ValueSize: 40}},
+	"affinity_v1": {MapAffinity, ebpf.MapSpec{Type: ebpf.LRUHash, KeySize: 16, ValueSize: 8}},
+	"counter_v1":  {MapCounter, ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 16}},
+	"peer_v1":     {MapSockRevNat, ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 48}},
+	"reverse_v1":  {MapUDPRevNat, ebpf.MapSpec{Type: ebpf.LRUHash, KeySize: 32, ValueSize: 24}},
+	"flow_v1":     {MapSockAffinity, ebpf.MapSpec{Type: ebpf.LRUHash, KeySize: 16, ValueSize: 8}},
+}
+
+// putFormerTable pins a table as 49eda8a does.
+func putFormerTable(t *testing.T, pins Pins) {
+	t.Helper()
+	mustMkdir(t, pins.Dir)
+	mustMkdir(t, pins.Maps())
+	specs, err := specs(smallSizes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pin, former := range formerTable {
+		mustPinMap(t, filepath.Join(pins.Maps(), pin), specs[former.name])
+	}
+	meta, err := ebpf.LoadPinnedMap(filepath.Join(pins.Maps(), "meta_v1"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer meta.Close()
+	if err := meta.Put(uint32(0), Meta{ABI: 1, Owner: 0x66686f70, Generation: 7}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestEnsureMapsAdoptsTheFormerTable(t *testing.T) {
+	lab.VerifyNoLeaks(t)
+	l := lab.New(t)
+	pins := PinsBelow(l.BPFFS)
+	putFormerTable(t, pins)
+	before := pinTree(t, l.BPFFS)
+	read, err := OpenMaps(pins, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close()
+	m := mustEnsure(t, pins)
+	if meta, err := m.Meta(); err != nil || meta.Generation != 7 || len(m.Created) != 0 {
+		t.Errorf("meta is %+v, %v; created %v", meta, err, m.Created)
+	}
+	now := pinTree(t, l.BPFFS)
+	for pin, former := range formerTable {
+		id := before[filepath.Join(pins.Maps(), pin)]
+		for _, pin := range pins.MapPins(former.name) {
+			if now[pin] != id {
+				t.Errorf("%s leads to map %d, want %d", pin, now[pin], id)
+			}
+		}
+		for of, m := range map[string]*Maps{"OpenMaps": read, "EnsureMaps": m} {
+			if got, err := mapID(m.Map(former.name)); err != nil || got != id {
+				t.Errorf("%s: %s is map %d, %v, want %d", of, former.name, got, err, id)
+			}
+		}
+	}
+	if err := m.Discard(pins); err != nil { // the proof failed: as if it had never begun
+		t.Error(err)
+	}
+	if after := pinTree(t, l.BPFFS); !sameTree(before, after) {
+		t.Errorf("before %v, after Discard %v", before, after)
+	}
+	mustEnsure(t, pins)
+	if err := RemoveMaps(pins); err != nil {
+		t.Error(err)
+	}
+	if after := pinTree(t, pins.Maps()); len(after) != 1 {
+		t.Errorf("left after RemoveMaps: %v", after)
+	}
+}
+
+func TestEnsureMapsPinsWhatTheFormerVersionOpens(t *testing.T) {
+	pins := PinsBelow(lab.New(t).BPFFS)
+	mustEnsure(t, pins)
+	for pin, former := range formerTable {
+		m, err := openPinned(filepath.Join(pins.Maps(), pin), &former.spec, false)
+		if err != nil {
+			t.Errorf("%s: %v", pin, err)
+			continue
+		}
+		defer m.Close()
+		if ok, err := PinLeadsTo(pins, former.name, m); err != nil || !ok {
+			t.Errorf("the other pin of %s: %v, %v", former.name, ok, err)
+		}
+	}
+}
+
+// The former version does not know the present pin: it grows a table behind it, or repairs its own pin alone.
+func TestEnsureMapsFollowsWhatTheFormerVersionExchanged(t *testing.T) {
+	l := lab.New(t)
+	pins := PinsBelow(l.BPFFS)
+	mustEnsure(t, pins)
+	specs, err := specs(Sizes{SourceRanges: 1024})
+	if err != nil {
+		t.Fatal(err)
+	}
+	larger := filepath.Join(pins.Maps(), "range_v1")
+	mustPinMap(t, larger+growSuffix, specs[MapSourceRange])
+	if err := os.Rename(larger+growSuffix, larger); err != nil {
+		t.Fatal(err)
+	}
+	want := pinTree(t, larger)[larger]
+	read, err := OpenMaps(pins, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close()
+	for of, m := range map[string]*Maps{"OpenMaps": read, "EnsureMaps": mustEnsure(t, pins)} {
+		if got, err := mapID(m.Map(MapSourceRange)); err != nil || got != want {
+			t.Errorf("%s opened map %d, %v, want %d", of, got, err, want)
+		}
+	}
+	if got := pinTree(t, pins.Map(MapSourceRange))[pins.Map(MapSourceRange)]; got != want {
+		t.Errorf("the present pin leads to map %d, want %d", got, want)
+	}
+	// One of the two is gone: the other stands for both.
+	for _, gone := range pins.MapPins(MapSourceRange) {
+		if err := os.Remove(gone); err != nil {
 			t.Fatal(err)
+		}
+		mustEnsure(t, pins)
+		if got := pinTree(t, gone)[gone]; got != want {
+			t.Errorf("%s leads to map %d again, want %d", gone, got, want)
 		}
 	}
 }

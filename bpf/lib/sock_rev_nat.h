@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/*
+ * The way back: which frontend did a socket ask for, when the kernel says that
+ * it talks to a backend.
+ */
+#ifndef FIRSTHOP_LIB_SOCK_REV_NAT_H
+#define FIRSTHOP_LIB_SOCK_REV_NAT_H
+
+#include "config.h"
+#include "lb_maps.h"
+#include "lookup.h"
+#include "sock_rev_nat_maps.h"
+
+static __always_inline struct sock_rev_nat *rev_nat_slot(__u64 cookie)
+{
+	__u32 at = (__u32)cookie & settings.rev_nat_mask;
+
+	return bpf_map_lookup_elem(&fh_sock_rev_nat, &at);
+}
+
+/*
+ * Whether a TCP socket is not to be translated: user space has put an entry into
+ * its slot that leads nowhere (bpf/bypass.go). Read without the lock: only a
+ * program that connects this very socket writes its cookie, too.
+ */
+static __always_inline bool bypasses(__u64 cookie)
+{
+	struct sock_rev_nat *r = rev_nat_slot(cookie);
+
+	return r && r->cookie == cookie && !r->backend_port;
+}
+
+static __always_inline void tcp_rev_nat_update(const struct lookup *l, const struct backend *be)
+{
+	struct sock_rev_nat *r = rev_nat_slot(l->cookie);
+	struct address to = be->addr;
+	__be16 port = be->port;
+
+	if (!r)
+		return;
+	bpf_spin_lock(&r->lock);
+	r->cookie = l->cookie;
+	r->frontend = l->addr;
+	r->frontend_port = l->port;
+	r->backend = to;
+	r->backend_port = port;
+	bpf_spin_unlock(&r->lock);
+}
+
+/* Writes only what is new: a lookup keeps an LRU entry young. */
+static __always_inline void udp_rev_nat_update(const struct lookup *l, __u32 index, const struct backend *be)
+{
+	struct udp_rev_nat_key key = {.cookie = l->cookie, .backend = be->addr, .port = be->port};
+	struct udp_rev_nat value = {.frontend = l->addr, .port = l->port, .index = index};
+	struct udp_rev_nat *old = bpf_map_lookup_elem(&fh_udp_rev_nat, &key);
+
+	if (old && old->port == value.port && old->index == index && same_address(&old->frontend, &value.frontend))
+		return;
+	bpf_map_update_elem(&fh_udp_rev_nat, &key, &value, BPF_ANY);
+}
+
+/* Notes that a socket which asked for *l gets a backend of the service at index. */
+static __always_inline void rev_nat_update(const struct lookup *l, __u32 index, const struct backend *be)
+{
+	if (l->proto == IPPROTO_UDP)
+		udp_rev_nat_update(l, index, be);
+	else
+		tcp_rev_nat_update(l, be);
+}
+
+static __always_inline bool tcp_rev_nat_lookup(struct lookup *l)
+{
+	struct sock_rev_nat *r = rev_nat_slot(l->cookie);
+	struct address frontend, backend;
+	__be16 frontend_port, backend_port;
+	__u64 owner;
+
+	if (!r)
+		return false;
+	bpf_spin_lock(&r->lock);
+	owner = r->cookie;
+	frontend = r->frontend;
+	frontend_port = r->frontend_port;
+	backend = r->backend;
+	backend_port = r->backend_port;
+	bpf_spin_unlock(&r->lock);
+	if (owner != l->cookie || backend_port != l->port || !same_address(&backend, &l->addr))
+		return false;
+	l->addr = frontend;
+	l->port = frontend_port;
+	return true;
+}
+
+static __always_inline bool udp_rev_nat_lookup(struct lookup *l)
+{
+	struct udp_rev_nat_key key = {.cookie = l->cookie, .backend = l->addr, .port = l->port};
+	struct udp_rev_nat *r = bpf_map_lookup_elem(&fh_udp_rev_nat, &key);
+
+	if (!r)
+		return false;
+	l->addr = r->frontend;
+	l->port = r->port;
+	return true;
+}
+
+/* Puts the frontend that a socket asked for in place of the backend that it talks to; false: it asked for that. */
+static __always_inline bool rev_nat_lookup(struct lookup *l)
+{
+	return l->proto == IPPROTO_UDP ? udp_rev_nat_lookup(l) : tcp_rev_nat_lookup(l);
+}
+
+#endif
