@@ -13,6 +13,7 @@ import (
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
+	"github.com/firsthop/firsthop/natinit/apiserver/sources"
 	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/natinit/proof"
@@ -69,6 +70,7 @@ type stage struct {
 	kept      []netip.AddrPort // backends that answer, kept in the place of given ones of which none does
 	bpffs     mounts.BPFFS
 	cgroup    mounts.Cgroup2
+	onNode    func() []sources.Finding // what the node's files say of API servers, read while other steps run
 	found     *discover.Result
 	direct    *natinit.Direct                 // the way to API servers, past the programs; nil before the bpffs is known
 	connector func() (proof.Connector, error) // made while other steps run; nil until the cgroup is known

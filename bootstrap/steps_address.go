@@ -28,6 +28,7 @@ func (s *stage) discover(ctx context.Context) (outcome, error) {
 		Probe:    probe.Config{Dial: s.direct.DialContext},
 		Explicit: s.given,
 		Root:     s.HostRoot,
+		Files:    s.onNode,
 		StateDir: s.StateDir,
 		Pod:      s.Pod,
 		Machine:  s.Machine(),

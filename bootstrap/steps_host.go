@@ -32,6 +32,8 @@ func (s *stage) kernelConfig() kernel.Config {
 }
 
 func (s *stage) checkKernel(ctx context.Context) (outcome, error) {
+	s.onNode = sync.OnceValue(func() []sources.Finding { return sources.Files(s.HostRoot) })
+	go s.onNode() // it takes some milliseconds, and the kernel's answers too
 	rep, err := kernel.Check(s.kernelConfig())
 	if err != nil {
 		return outcome{}, err

@@ -41,6 +41,8 @@ type Config struct {
 	Explicit Explicit
 	// Root is the prefix of the host's paths.
 	Root string
+	// Files gives what the host's files say, for a caller that reads them ahead; nil means sources.Files(Root).
+	Files func() []sources.Finding
 	// StateDir has the saved addresses; "" means none.
 	StateDir string
 	// Pod is what a container was told by the kubelet.
@@ -142,7 +144,11 @@ func (s *search) identify() {
 			s.cache = nil
 		}
 	}
-	s.local = append(sources.Files(s.cfg.Root), sources.Pod(s.cfg.Pod))
+	files := s.cfg.Files
+	if files == nil {
+		files = func() []sources.Finding { return sources.Files(s.cfg.Root) }
+	}
+	s.local = append(files(), sources.Pod(s.cfg.Pod))
 	if f := s.cfg.Explicit.Kubeadm; f != nil {
 		s.local = append([]sources.Finding{*f}, s.local...)
 	}
