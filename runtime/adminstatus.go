@@ -64,7 +64,7 @@ func (r *run) seenStatus(since time.Time) admin.Status {
 	if w := r.loop.Liveness().Waiting(); !w.IsZero() {
 		st.Waiting = &w
 	}
-	if err := r.data.attachedNow(); err != nil {
+	if err := r.data.Attached(); err != nil {
 		st.Dataplane.AttachError = err.Error()
 	} else {
 		st.Dataplane.Attached = true

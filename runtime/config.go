@@ -8,6 +8,7 @@ import (
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/sources"
+	"github.com/firsthop/firsthop/runtime/dataplane"
 	"github.com/firsthop/firsthop/runtime/services"
 )
 
@@ -73,4 +74,12 @@ type Config struct {
 	Notify func(state string)
 	// Watchdog is how often it wants to hear WATCHDOG=1 at least; 0: never.
 	Watchdog time.Duration
+}
+
+// dataplane is what of it the dataplane needs.
+func (c *Config) dataplane() dataplane.Config {
+	return dataplane.Config{
+		Log: c.Log, HostRoot: c.HostRoot, Root: c.Root, Proc: c.Proc, BPFFS: c.BPFFS, Cgroup: c.Cgroup, RunDir: c.RunDir,
+		Scope: c.Scope, UDP: c.UDP, Forbid: c.Forbid, IgnoreKernelVersion: c.IgnoreKernelVersion, Journal: c.withJournal,
+	}
 }

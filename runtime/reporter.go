@@ -33,6 +33,9 @@ type reporter struct {
 	fails  int       // in a row
 }
 
+// proofInterval is how often it is proven that connections are served.
+const proofInterval = 10 * time.Second
+
 // failsUntilFallback is how many proofs in a row fail before the node says that
 // firsthop doesn't serve it: one may have met a change of programs.
 const failsUntilFallback = 3
@@ -44,12 +47,12 @@ func newReporter(r *run) *reporter {
 		Table: r.writer.Status, Watches: r.watcher.Status, APIServers: r.monitor.Status, Dialer: r.dialer.Status,
 		Problems: r.problemsByReason, Unserved: func() []health.Unserved { return o.checks.Unserved() },
 		Counters: func(each func(uint32, bpf.Counters)) error {
-			return metrics.ReadCounters(r.data.counters(), r.data.features.Batch, r.writer.Indexes)(each)
+			return metrics.ReadCounters(r.data.Counters(), r.data.Features().Batch, r.writer.Indexes)(each)
 		},
 		Indexes: r.writer.Indexes, PerService: r.cfg.ServiceMetrics,
 	})
 	o.metrics = m
-	o.proxy = health.NewProxy(health.ProxyConfig{Waiting: r.loop.Liveness().Late, Applied: r.loop.Liveness().Applied, Serving: r.data.attachedNow, Answered: m.Answered})
+	o.proxy = health.NewProxy(health.ProxyConfig{Waiting: r.loop.Liveness().Late, Applied: r.loop.Liveness().Applied, Serving: r.data.Attached, Answered: m.Answered})
 	o.checks = health.NewServices(health.ServicesConfig{Healthy: o.proxy.Healthy, Log: r.cfg.Log, Holder: health.Holder})
 	if r.cfg.NodeStatus {
 		o.node = nodestatus.New(nodestatus.Config{NodeName: r.cfg.NodeName, Client: r.clients.Core, Log: r.cfg.Log})
@@ -87,7 +90,7 @@ func (o *reporter) proveAgain(ctx context.Context) {
 	told := ""
 	for {
 		addrs := o.run.loop.APIAddrs()
-		err := o.run.data.proveAll(ctx, addrs)
+		err := o.run.data.Prove(ctx, addrs)
 		if ctx.Err() != nil {
 			return
 		}
@@ -144,14 +147,14 @@ func (o *reporter) provenNow() bool {
 }
 
 // trouble is what is wrong with what the dataplane lives by, nil: nothing.
-func (r *run) trouble() error { return errors.Join(r.data.fault(), r.instance.lost()) }
+func (r *run) trouble() error { return errors.Join(r.data.Fault(), r.instance.lost()) }
 
 // report is what the Node says: the label follows the proof, the condition also asks whether the table is whole.
 func (o *reporter) report() nodestatus.Report {
 	o.mu.Lock()
 	n := node{proof: o.proof, fails: o.fails}
 	o.mu.Unlock()
-	n.attached, n.fault = o.run.data.attachedNow(), o.run.trouble()
+	n.attached, n.fault = o.run.data.Attached(), o.run.trouble()
 	n.written, n.full = !o.run.loop.Liveness().Applied().IsZero(), o.run.writer.Full()
 	return n.report()
 }

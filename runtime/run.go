@@ -3,6 +3,7 @@ package runtime
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"sync"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/natinit/kubeproxy"
+	"github.com/firsthop/firsthop/runtime/dataplane"
 	"github.com/firsthop/firsthop/runtime/watch"
 )
 
@@ -20,17 +22,25 @@ import (
 // All that can be known without changing anything is known before anything is
 // changed: a runtime that cannot start leaves no trace.
 func Run(ctx context.Context, cfg Config) error {
+	err := takeOverAndRun(ctx, cfg)
+	if errors.Is(err, instance.ErrRuntime) {
+		return fmt.Errorf("%w: stop it first, or give this one directories, a bpffs and a cgroup of its own", err)
+	}
+	return err
+}
+
+func takeOverAndRun(ctx context.Context, cfg Config) error {
 	if cfg.Notify == nil {
 		cfg.Notify = func(string) {}
 	}
 	if err := instance.RuntimeAbsent(cfg.RunDir); err != nil {
-		return oneRuntime(err)
+		return err
 	}
-	d, err := findDataplane(&cfg)
+	d, err := dataplane.Find(cfg.dataplane())
 	if err != nil {
 		return err
 	}
-	defer d.close()
+	defer d.Close()
 	r, err := newRun(&cfg, d)
 	if err != nil {
 		return err
@@ -42,7 +52,7 @@ func Run(ctx context.Context, cfg Config) error {
 	defer r.instance.unlock()
 	defer r.leave()
 	cfg.Notify("READY=1\nSTATUS=serving what the table holds; waiting for the API")
-	cfg.Log.Info("took over", "table", d.pins.Dir, "cgroup", d.cgroup.HostPath, "api", r.adopted)
+	cfg.Log.Info("took over", "table", d.Dir(), "cgroup", d.CgroupPath(), "api", r.adopted)
 	return r.run(ctx)
 }
 
@@ -54,11 +64,11 @@ func (r *run) takeOver(ctx context.Context) error {
 	if err := r.instance.lock(ctx, r.cfg); err != nil {
 		return err
 	}
-	if err := r.data.takeOver(ctx); err != nil {
+	if err := r.data.TakeOver(ctx); err != nil {
 		r.instance.unlock()
 		return err
 	}
-	r.writer.SetStore(r.data.store)
+	r.writer.SetStore(r.data.Store())
 	r.followPods()
 	r.endSockets()
 	r.subscribe()
@@ -88,7 +98,7 @@ func (r *run) run(ctx context.Context) error {
 	group.Go(func() { r.watcher.Run(ctx) })
 	group.Go(func() { watch.FollowHostAddrs(ctx, r.cfg.Log, r.loop.SetHostAddrs) })
 	group.Go(func() { r.loop.Run(ctx) })
-	group.Go(func() { r.data.guard(ctx) })
+	group.Go(func() { r.data.Guard(ctx) })
 	group.Go(func() { r.keepRunDir(ctx) })
 	group.Go(func() { r.followFallback(ctx) })
 	group.Go(func() { r.until(ctx, "workloads", r.workloads.Run) })

@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -13,7 +14,7 @@ import (
 type runtimeLock struct {
 	mu      sync.Mutex
 	path    string
-	file    fileID
+	file    os.FileInfo
 	release func()
 	fault   error // why it could not be taken again after somebody removed it
 }
@@ -25,7 +26,7 @@ func (l *runtimeLock) lock(ctx context.Context, cfg *Config) error {
 	}
 	release, err := instance.LockRuntime(cfg.RunDir)
 	if err != nil {
-		return oneRuntime(err)
+		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -33,8 +34,8 @@ func (l *runtimeLock) lock(ctx context.Context, cfg *Config) error {
 		l.release()
 	}
 	l.release, l.path = release, filepath.Join(cfg.RunDir, instance.RuntimeLockName)
-	l.file = idOf(l.path)
-	return nil
+	l.file, err = os.Lstat(l.path)
+	return err
 }
 
 func (l *runtimeLock) unlock() {
@@ -50,7 +51,8 @@ func (l *runtimeLock) unlock() {
 func (l *runtimeLock) gone() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.release != nil && idOf(l.path) != l.file
+	now, err := os.Lstat(l.path)
+	return l.release != nil && (err != nil || !os.SameFile(now, l.file))
 }
 
 func (l *runtimeLock) setFault(err error) (changed bool) {
@@ -69,6 +71,9 @@ func (l *runtimeLock) lost() error {
 
 // runDirInterval is how often it is looked whether the run directory is there.
 const runDirInterval = time.Second
+
+// lockWait bounds how long the runtime waits for an init stage that is at work.
+const lockWait = 30 * time.Second
 
 // keepRunDir makes the run directory again, with the lock by which others see
 // this runtime, where somebody removed it.
@@ -94,7 +99,7 @@ func (r *run) keepRunDir(ctx context.Context) {
 		switch {
 		case err == nil:
 			r.cfg.Log.Warn("the runtime's lock was removed, and is there again", "run_dir", r.cfg.RunDir)
-			if err := r.data.noteAttached(ctx); err != nil {
+			if err := r.data.NoteAttached(ctx); err != nil {
 				r.cfg.Log.Warn("the attached programs are not noted for uninstall", "err", err)
 			}
 		case changed:

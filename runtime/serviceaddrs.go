@@ -25,14 +25,14 @@ func (r *run) serviceAddrs(server string) ([]netip.AddrPort, error) {
 	}
 	var out []netip.AddrPort
 	for _, a := range slices.Concat(addrOfURL(server), sources.Pod(r.cfg.Pod).Services) {
-		if !slices.Contains(out, a) && r.data.isService(a) {
+		if !slices.Contains(out, a) && r.data.IsService(a) {
 			out = append(out, a)
 		}
 	}
 	if len(out) > 0 {
 		return out, nil
 	}
-	state, err := r.data.store.Read()
+	state, err := r.data.Store().Read()
 	if err != nil {
 		return nil, err
 	}

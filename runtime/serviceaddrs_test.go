@@ -3,8 +3,6 @@ package runtime
 import (
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -13,7 +11,6 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
-	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/test/lab"
 )
@@ -23,43 +20,27 @@ func TestServiceAddrsWithoutSavedState(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	api, extra := netip.MustParseAddrPort("10.96.0.1:443"), netip.MustParseAddrPort("10.96.0.20:443")
 	server := netip.MustParseAddrPort("192.0.2.11:6443")
-	seeded := func(name string, front netip.AddrPort) nat.Service {
-		return nat.Service{Name: name, Frontends: []bpf.FrontendKey{bpf.FrontendKeyOf(front, bpf.TCP)}, VIPs: []netip.Addr{front.Addr()}, Backends: []netip.AddrPort{server}}
-	}
 	for _, tc := range []struct {
 		name, server string
 		services     []nat.Service
 		claim        bool // a former runtime has granted the API server's address to another Service
 		want         string
 	}{
-		{"the kubeconfig has the Service IP", "https://10.96.0.1:443", []nat.Service{seeded("api", api), seeded("extra", extra)}, false, "[10.96.0.1:443]"},
-		{"without its port", "https://10.96.0.1", []nat.Service{seeded("api", api)}, false, "[10.96.0.1:443]"},
-		{"the kubeconfig has an API server", "https://192.0.2.11:6443", []nat.Service{seeded("api", api)}, false, "[10.96.0.1:443]"},
-		{"which another Service claims", "https://192.0.2.11:6443", []nat.Service{seeded("api", api)}, true, "[10.96.0.1:443]"},
-		{"a name, and nothing tells the seeded Services apart", "https://api.example:6443", []nat.Service{seeded("api", api), seeded("extra", extra)}, false, "[]"},
+		{"the kubeconfig has the Service IP", "https://10.96.0.1:443", []nat.Service{seeded("api", "10.96.0.1:443", "192.0.2.11:6443"), seeded("extra", "10.96.0.20:443", "192.0.2.11:6443")}, false, "[10.96.0.1:443]"},
+		{"without its port", "https://10.96.0.1", []nat.Service{seeded("api", "10.96.0.1:443", "192.0.2.11:6443")}, false, "[10.96.0.1:443]"},
+		{"the kubeconfig has an API server", "https://192.0.2.11:6443", []nat.Service{seeded("api", "10.96.0.1:443", "192.0.2.11:6443")}, false, "[10.96.0.1:443]"},
+		{"which another Service claims", "https://192.0.2.11:6443", []nat.Service{seeded("api", "10.96.0.1:443", "192.0.2.11:6443")}, true, "[10.96.0.1:443]"},
+		{"a name, and nothing tells the seeded Services apart", "https://api.example:6443", []nat.Service{seeded("api", "10.96.0.1:443", "192.0.2.11:6443"), seeded("extra", "10.96.0.20:443", "192.0.2.11:6443")}, false, "[]"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			l := lab.New(t)
-			s, err := natinit.Seed(natinit.SeedConfig{Pins: bpf.PinsBelow(l.BPFFS), Features: bpf.Features(lab.KernelFeatures()), Services: tc.services})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := s.Commit(); err != nil {
-				t.Fatal(err)
-			}
-			if err := s.Maps.Close(); err != nil {
-				t.Fatal(err)
-			}
-			cfg := &Config{
-				Log: slog.New(slog.NewTextHandler(io.Discard, nil)), BPFFS: l.BPFFS, Cgroup: l.Cgroup, Proc: "/proc", RunDir: t.TempDir(), StateDir: t.TempDir(),
-				Scope: natinit.ScopeAll, UDP: true, IgnoreKernelVersion: true,
-			}
+			seedLab(t, l, tc.services...)
+			cfg := labConfig(l)
 			d := openDataplane(t, cfg)
-			defer d.close()
+			defer d.Close()
 			if tc.claim {
-				state, err := d.store.Read()
+				state, err := d.Store().Read()
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -67,7 +48,7 @@ func TestServiceAddrsWithoutSavedState(t *testing.T) {
 				if err := p.Ensure(nat.Service{Name: "evil", Frontends: []bpf.FrontendKey{bpf.FrontendKeyOf(server, bpf.TCP)}, Backends: []netip.AddrPort{netip.MustParseAddrPort("10.0.0.66:6443")}}); err != nil {
 					t.Fatal(err)
 				}
-				if _, err := nat.Apply(d.store, p.Plan()); err != nil {
+				if _, err := nat.Apply(d.Store(), p.Plan()); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -75,7 +56,7 @@ func TestServiceAddrsWithoutSavedState(t *testing.T) {
 			if err != nil || fmt.Sprint(got) != tc.want {
 				t.Errorf("%v (%v), want %s", got, err, tc.want)
 			}
-			if d.isService(server) {
+			if d.IsService(server) {
 				t.Error("an API server is taken for a Service")
 			}
 		})
@@ -88,11 +69,11 @@ func TestServiceAddrsOfAnotherMachine(t *testing.T) {
 		t.Skip("needs root")
 	}
 	l := lab.New(t)
-	seedLab(t, l)
-	cfg := labConfig(l, io.Discard)
+	seedAPI(t, l)
+	cfg := labConfig(l)
 	cfg.Services = nil
 	d := openDataplane(t, cfg)
-	defer d.close()
+	defer d.Close()
 	root := t.TempDir()
 	id := filepath.Join(root, "etc/machine-id")
 	saved := netip.MustParseAddrPort("10.97.0.1:443")

@@ -6,6 +6,7 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/runtime/apihealth"
+	"github.com/firsthop/firsthop/runtime/dataplane"
 	"github.com/firsthop/firsthop/runtime/metrics"
 	"github.com/firsthop/firsthop/runtime/netns"
 	"github.com/firsthop/firsthop/runtime/services"
@@ -19,7 +20,7 @@ import (
 // run is the runtime's components, connected.
 type run struct {
 	cfg     *Config
-	data    *dataplane
+	data    *dataplane.Dataplane
 	writer  *writer.Writer
 	loop    *sync.Loop
 	monitor *apihealth.Monitor
@@ -34,9 +35,9 @@ type run struct {
 	instance  runtimeLock
 }
 
-func newRun(cfg *Config, d *dataplane) (*run, error) {
+func newRun(cfg *Config, d *dataplane.Dataplane) (*run, error) {
 	r := &run{cfg: cfg, data: d}
-	r.writer = writer.New(writer.Config{Store: d.store, Log: cfg.Log, Lock: d.lock, Notify: func() { r.loop.Notify() }})
+	r.writer = writer.New(writer.Config{Store: d.Store(), Log: cfg.Log, Lock: d.Lock, Notify: func() { r.loop.Notify() }})
 	r.loop = sync.New(sync.Config{
 		Log: cfg.Log, Writer: r.writer, Grow: r.grow, NodeName: cfg.NodeName, NodePorts: cfg.NodePorts,
 		DenyNodeExternalIPs: cfg.DenyNodeExternalIPs, ServiceCIDRs: cfg.ServiceCIDRs, Pods: cfg.Pods, EndTCP: cfg.EndTCP,
@@ -50,7 +51,7 @@ func newRun(cfg *Config, d *dataplane) (*run, error) {
 }
 
 func (r *run) grow(ctx context.Context, short writer.Short) error {
-	store, err := r.data.grow(ctx, short)
+	store, err := r.data.Grow(ctx, short)
 	if err != nil {
 		return err
 	}
@@ -66,19 +67,19 @@ func (r *run) namespaces() netns.Config {
 // followPods tells the programs who opted out, and who has which address.
 func (r *run) followPods() {
 	r.workloads = workloads.New(workloads.Config{
-		Log: r.cfg.Log, Store: workloads.NewKernel(r.data.maps), Namespaces: r.namespaces(), Programs: r.data.features.NetnsCookie,
-		Cookie: r.data.cookies.Cookie,
+		Log: r.cfg.Log, Store: workloads.NewKernel(r.data.Maps()), Namespaces: r.namespaces(), Programs: r.data.Features().NetnsCookie,
+		Cookie: r.data.Cookie,
 	})
 }
 
 // endSockets ends the sockets of backends that are gone.
 func (r *run) endSockets() {
-	maps := r.data.maps // the maps of sockets never change, whatever the table grows to
+	maps := r.data.Maps() // the maps of sockets never change, whatever the table grows to
 	r.sockets = sockets.NewDestroyer(sockets.DestroyerConfig{
 		Log: r.cfg.Log,
 		Config: func() (sockets.Config, error) {
 			return sockets.Config{
-				Reverse: maps.Map(bpf.MapUDPRevNat), Peer: maps.Map(bpf.MapSockRevNat), Batch: r.data.features.Batch, Namespaces: r.namespaces(),
+				Reverse: maps.Map(bpf.MapUDPRevNat), Peer: maps.Map(bpf.MapSockRevNat), Batch: r.data.Features().Batch, Namespaces: r.namespaces(),
 				TCP: r.cfg.EndTCP,
 			}, nil
 		},
@@ -96,13 +97,13 @@ func (r *run) connect() error {
 	if err != nil {
 		return err
 	}
-	if r.adopted, err = r.data.apiBackends(vips); err != nil {
+	if r.adopted, err = r.data.APIBackends(vips); err != nil {
 		return err
 	}
 	r.loop.Adopt(vips, r.adopted)
 	r.monitor, err = apihealth.New(apihealth.Config{
 		Log: r.cfg.Log, Explicit: r.cfg.Endpoints, Services: vips, Adopted: r.adopted,
-		IsService: r.data.isService, Dial: r.data.dialPast,
+		IsService: r.data.IsService, Dial: r.data.DialPast,
 		Root: r.cfg.HostRoot, StateDir: r.cfg.StateDir, Kubeconfig: r.cfg.Kubeconfig, Pod: r.cfg.Pod, Record: r.cfg.recordSaved,
 		OnChange: r.loop.SetLive, OnKnown: r.loop.SetAPIServers,
 		OnLost: func(endpoint netip.AddrPort) { r.dialer.Lost(endpoint) },
@@ -110,7 +111,7 @@ func (r *run) connect() error {
 	if err != nil {
 		return err
 	}
-	r.dialer, err = apihealth.NewDialer(apihealth.DialerConfig{Log: r.cfg.Log, Monitor: r.monitor, Root: r.cfg.HostRoot, Proven: func() bool { return r.reporter.provenNow() }, Peer: r.data.peerOf, Past: r.data.past})
+	r.dialer, err = apihealth.NewDialer(apihealth.DialerConfig{Log: r.cfg.Log, Monitor: r.monitor, Root: r.cfg.HostRoot, Proven: func() bool { return r.reporter.provenNow() }, Peer: r.data.BackendOf, Past: r.data.Bypass})
 	if err != nil {
 		return err
 	}

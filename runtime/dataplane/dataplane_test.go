@@ -1,4 +1,4 @@
-package runtime
+package dataplane
 
 import (
 	"io"
@@ -41,20 +41,20 @@ func openMaps(t *testing.T) map[string]bool {
 }
 
 // openDataplane takes over what an init stage has made.
-func openDataplane(t testing.TB, cfg *Config) *dataplane {
+func openDataplane(t testing.TB, cfg Config) *Dataplane {
 	t.Helper()
-	d, err := findDataplane(cfg)
+	d, err := Find(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := d.takeOver(t.Context()); err != nil {
+	if err := d.TakeOver(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return d
 }
 
 // A table that grows for a day must not hold on to all that it has grown out of: maps are memory.
-func TestATableThatGrowsHoldsNoMoreThanItsLastForm(t *testing.T) {
+func TestGrowClosesFormerMaps(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
@@ -78,13 +78,13 @@ func TestATableThatGrowsHoldsNoMoreThanItsLastForm(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := len(openMaps(t))
-	d := openDataplane(t, &Config{
-		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), BPFFS: l.BPFFS, Cgroup: l.Cgroup, Proc: "/proc", RunDir: t.TempDir(),
+	d := openDataplane(t, Config{
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), BPFFS: l.BPFFS, Cgroup: l.Cgroup, Proc: "/proc", RunDir: l.RunDir, Journal: journalOf(l.RunDir),
 		Scope: natinit.ScopeAll, UDP: true, IgnoreKernelVersion: true,
 	})
 	var counts []int
 	for range 5 {
-		if _, err := d.grow(t.Context(), writer.ShortFrontends|writer.ShortServices|writer.ShortBackends|writer.ShortRanges); err != nil {
+		if _, err := d.Grow(t.Context(), writer.ShortFrontends|writer.ShortServices|writer.ShortBackends|writer.ShortRanges); err != nil {
 			t.Fatal(err)
 		}
 		counts = append(counts, len(openMaps(t))-before)
@@ -92,7 +92,7 @@ func TestATableThatGrowsHoldsNoMoreThanItsLastForm(t *testing.T) {
 	if got := d.maps.Map(bpf.MapFrontend).MaxEntries(); got != 64<<5 {
 		t.Errorf("grew to %d frontends, want %d", got, 64<<5)
 	}
-	if backends, err := d.apiBackends([]netip.AddrPort{vip}); err != nil || len(backends) != 1 || backends[0] != backend {
+	if backends, err := d.APIBackends([]netip.AddrPort{vip}); err != nil || len(backends) != 1 || backends[0] != backend {
 		t.Errorf("the table leads to %v, %v", backends, err)
 	}
 	// The last but one is open: a write may be on its way to it.
@@ -102,7 +102,7 @@ func TestATableThatGrowsHoldsNoMoreThanItsLastForm(t *testing.T) {
 			break
 		}
 	}
-	if err := d.close(); err != nil {
+	if err := d.Close(); err != nil {
 		t.Error(err)
 	}
 	if after := len(openMaps(t)); after != before {

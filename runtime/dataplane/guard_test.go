@@ -1,4 +1,4 @@
-package runtime
+package dataplane
 
 import (
 	"context"
@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
@@ -51,15 +50,31 @@ func seedLab(t testing.TB, l *lab.Lab) {
 	}
 }
 
-func labConfig(l *lab.Lab, log io.Writer) *Config {
-	return &Config{
-		Log: slog.New(slog.NewTextHandler(log, nil)), BPFFS: l.BPFFS, Cgroup: l.Cgroup, Proc: "/proc", RunDir: l.RunDir, StateDir: l.StateDir,
-		Scope: natinit.ScopeAll, UDP: true, IgnoreKernelVersion: true,
+func labConfig(l *lab.Lab, log io.Writer) Config {
+	return Config{
+		Log: slog.New(slog.NewTextHandler(log, nil)), BPFFS: l.BPFFS, Cgroup: l.Cgroup, Proc: "/proc", RunDir: l.RunDir,
+		Scope: natinit.ScopeAll, UDP: true, IgnoreKernelVersion: true, Journal: journalOf(l.RunDir),
+	}
+}
+
+// journalOf is Config.Journal for a run directory.
+func journalOf(runDir string) func(context.Context, func(*instance.Journal) error) error {
+	return func(ctx context.Context, do func(*instance.Journal) error) (err error) {
+		lock, _, err := instance.MakeAndAcquire(ctx, runDir)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, lock.Release()) }()
+		j, err := instance.OpenJournal(runDir, false)
+		if err != nil {
+			return err
+		}
+		return do(j)
 	}
 }
 
 // guarded is a dataplane that is looked after.
-func guarded(t *testing.T, forbid ...string) (l *lab.Lab, d *dataplane) {
+func guarded(t *testing.T, forbid ...string) (l *lab.Lab, d *Dataplane) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
@@ -72,11 +87,11 @@ func guarded(t *testing.T, forbid ...string) (l *lab.Lab, d *dataplane) {
 	d = openDataplane(t, cfg)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { defer close(done); d.guard(ctx) }()
+	go func() { defer close(done); d.Guard(ctx) }()
 	t.Cleanup(func() {
 		cancel()
 		<-done
-		if err := d.close(); err != nil {
+		if err := d.Close(); err != nil {
 			t.Error(err)
 		}
 		if t.Failed() {
@@ -87,8 +102,8 @@ func guarded(t *testing.T, forbid ...string) (l *lab.Lab, d *dataplane) {
 }
 
 // whole reports whether everything is as a runtime wants it: attached, pinned, and what is pinned in use.
-func (d *dataplane) whole() error {
-	if err := errors.Join(d.attachedNow(), d.fault()); err != nil {
+func (d *Dataplane) whole() error {
+	if err := errors.Join(d.Attached(), d.Fault()); err != nil {
 		return err
 	}
 	d.mu.Lock()
@@ -110,16 +125,9 @@ func (d *dataplane) whole() error {
 	return nil
 }
 
-func awaitWhole(t *testing.T, d *dataplane) {
+func awaitWhole(t *testing.T, d *Dataplane) {
 	t.Helper()
-	var last error
-	deadline := time.Now().Add(time.Minute)
-	for ; time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		if last = d.whole(); last == nil {
-			return
-		}
-	}
-	t.Fatalf("not repaired: %v", last)
+	lab.Await(t, "it is repaired", func() bool { return d.whole() == nil })
 }
 
 func removeAll(t *testing.T, dir string) {
@@ -139,31 +147,31 @@ func TestGuardRepairsWhileProgramsStayAttached(t *testing.T) {
 	byProg := []string{kernel.FeatureLink}
 	for name, tc := range map[string]struct {
 		forbid []string
-		damage func(*testing.T, *lab.Lab, *dataplane)
+		damage func(*testing.T, *lab.Lab, *Dataplane)
 		gap    bool // the kernel has no handle that would keep programs attached
 		links  bool // the damage is to links
 	}{
-		"the bpffs unmounted": {damage: func(t *testing.T, l *lab.Lab, _ *dataplane) {
+		"the bpffs unmounted": {damage: func(t *testing.T, l *lab.Lab, _ *Dataplane) {
 			if err := unix.Unmount(l.BPFFS, unix.MNT_DETACH); err != nil {
 				t.Fatal(err)
 			}
 		}},
-		"the bpffs unmounted, without links": {forbid: byProg, damage: func(t *testing.T, l *lab.Lab, _ *dataplane) {
+		"the bpffs unmounted, without links": {forbid: byProg, damage: func(t *testing.T, l *lab.Lab, _ *Dataplane) {
 			if err := unix.Unmount(l.BPFFS, unix.MNT_DETACH); err != nil {
 				t.Fatal(err)
 			}
 		}},
-		"every pin of a map removed":  {damage: func(t *testing.T, _ *lab.Lab, d *dataplane) { removeAll(t, d.pins.Maps()) }},
-		"every pin of a link removed": {links: true, damage: func(t *testing.T, _ *lab.Lab, d *dataplane) { removeAll(t, d.pins.Links()) }},
-		"every pin of a program removed": {forbid: byProg, damage: func(t *testing.T, _ *lab.Lab, d *dataplane) {
+		"every pin of a map removed":  {damage: func(t *testing.T, _ *lab.Lab, d *Dataplane) { removeAll(t, d.pins.Maps()) }},
+		"every pin of a link removed": {links: true, damage: func(t *testing.T, _ *lab.Lab, d *Dataplane) { removeAll(t, d.pins.Links()) }},
+		"every pin of a program removed": {forbid: byProg, damage: func(t *testing.T, _ *lab.Lab, d *Dataplane) {
 			removeAll(t, d.pins.Progs())
 		}},
-		"the whole directory removed": {damage: func(t *testing.T, _ *lab.Lab, d *dataplane) {
+		"the whole directory removed": {damage: func(t *testing.T, _ *lab.Lab, d *Dataplane) {
 			if err := os.RemoveAll(d.pins.Dir); err != nil {
 				t.Fatal(err)
 			}
 		}},
-		"the pins of two maps exchanged for others": {damage: func(t *testing.T, l *lab.Lab, d *dataplane) {
+		"the pins of two maps exchanged for others": {damage: func(t *testing.T, l *lab.Lab, d *Dataplane) {
 			others := bpf.Pins{Dir: filepath.Join(l.BPFFS, "others")}
 			m, err := bpf.EnsureMaps(others, bpf.Sizes{})
 			if err != nil {
@@ -179,7 +187,7 @@ func TestGuardRepairsWhileProgramsStayAttached(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-		"programs detached": {gap: true, links: true, damage: func(t *testing.T, _ *lab.Lab, d *dataplane) {
+		"programs detached": {gap: true, links: true, damage: func(t *testing.T, _ *lab.Lab, d *Dataplane) {
 			for _, hook := range []string{"connect4", "recvmsg6"} {
 				l, err := link.LoadPinnedLink(filepath.Join(d.pins.Links(), hook), nil)
 				if err != nil {
@@ -191,12 +199,12 @@ func TestGuardRepairsWhileProgramsStayAttached(t *testing.T) {
 				l.Close()
 			}
 		}},
-		"programs detached that have no links": {forbid: byProg, gap: true, damage: func(t *testing.T, l *lab.Lab, d *dataplane) {
+		"programs detached that have no links": {forbid: byProg, gap: true, damage: func(t *testing.T, l *lab.Lab, d *Dataplane) {
 			if err := natinit.Remove(attach.Config{Pins: d.pins, Target: attach.Cgroup{Path: l.Cgroup}}); err != nil && !errors.Is(err, bpf.ErrForeign) {
 				t.Fatal(err)
 			}
 		}},
-		"the cgroup made anew": {gap: true, damage: func(t *testing.T, l *lab.Lab, _ *dataplane) {
+		"the cgroup made anew": {gap: true, damage: func(t *testing.T, l *lab.Lab, _ *Dataplane) {
 			if err := errors.Join(os.Remove(l.Cgroup), os.Mkdir(l.Cgroup, 0o755)); err != nil {
 				t.Fatal(err)
 			}
@@ -213,7 +221,7 @@ func TestGuardRepairsWhileProgramsStayAttached(t *testing.T) {
 			go func() {
 				defer close(lost)
 				for ctx.Err() == nil {
-					if err := d.attachedNow(); err != nil && !tc.gap {
+					if err := d.Attached(); err != nil && !tc.gap {
 						lost <- err
 						return
 					}
@@ -221,7 +229,7 @@ func TestGuardRepairsWhileProgramsStayAttached(t *testing.T) {
 			}()
 			tc.damage(t, l, d)
 			if tc.gap {
-				lab.Await(t, "it is said, or repaired already", func() bool { return d.attachedNow() != nil || d.whole() == nil })
+				lab.Await(t, "it is said, or repaired already", func() bool { return d.Attached() != nil || d.whole() == nil })
 			}
 			lab.Await(t, "something is repaired", func() bool { return !d.changed() })
 			awaitWhole(t, d)
@@ -229,7 +237,7 @@ func TestGuardRepairsWhileProgramsStayAttached(t *testing.T) {
 			if err := <-lost; err != nil {
 				t.Errorf("meanwhile: %v", err)
 			}
-			if backends, err := d.apiBackends([]netip.AddrPort{guardVIP}); err != nil || len(backends) != 1 || backends[0] != guardBackend {
+			if backends, err := d.APIBackends([]netip.AddrPort{guardVIP}); err != nil || len(backends) != 1 || backends[0] != guardBackend {
 				t.Errorf("the table leads to %v, %v", backends, err)
 			}
 			// The next runtime finds all of it.
@@ -244,15 +252,15 @@ func TestGuardRepairsWhileProgramsStayAttached(t *testing.T) {
 
 // What is not ours is left alone, and said; what is attached continues to serve.
 func TestGuardLeavesWhatIsNotOurs(t *testing.T) {
-	for name, damage := range map[string]func(*testing.T, *lab.Lab, *dataplane) (undo func()){
-		"a directory in the place of a map": func(t *testing.T, _ *lab.Lab, d *dataplane) func() {
+	for name, damage := range map[string]func(*testing.T, *lab.Lab, *Dataplane) (undo func()){
+		"a directory in the place of a map": func(t *testing.T, _ *lab.Lab, d *Dataplane) func() {
 			pin := d.pins.Map(bpf.MapService)
 			if err := errors.Join(os.Remove(pin), os.Mkdir(pin, 0o700)); err != nil {
 				t.Fatal(err)
 			}
 			return func() { os.Remove(pin) }
 		},
-		"a second bpffs over the first": func(t *testing.T, l *lab.Lab, _ *dataplane) func() {
+		"a second bpffs over the first": func(t *testing.T, l *lab.Lab, _ *Dataplane) func() {
 			if err := unix.Mount("bpf", l.BPFFS, "bpf", 0, ""); err != nil {
 				t.Fatal(err)
 			}
@@ -267,11 +275,11 @@ func TestGuardLeavesWhatIsNotOurs(t *testing.T) {
 			l, d := guarded(t)
 			awaitWhole(t, d)
 			undo := damage(t, l, d)
-			lab.Await(t, "it is said", func() bool { return d.fault() != nil })
-			if err := d.attachedNow(); err != nil {
+			lab.Await(t, "it is said", func() bool { return d.Fault() != nil })
+			if err := d.Attached(); err != nil {
 				t.Error(err)
 			}
-			release, err := d.lock(t.Context())
+			release, err := d.Lock(t.Context())
 			if err != nil {
 				t.Errorf("the table cannot be written: %v", err)
 			} else if err := release(); err != nil {
@@ -284,14 +292,14 @@ func TestGuardLeavesWhatIsNotOurs(t *testing.T) {
 }
 
 // A program that cannot be attached again is said to be detached.
-func TestAttachedNowTellsTheTruth(t *testing.T) {
+func TestAttachedToACgroupThatIsGone(t *testing.T) {
 	l, d := guarded(t)
 	awaitWhole(t, d)
 	if err := os.Remove(l.Cgroup); err != nil {
 		t.Fatal(err)
 	}
-	lab.Await(t, "it cannot be repaired", func() bool { return d.fault() != nil })
-	if d.attachedNow() == nil {
+	lab.Await(t, "it cannot be repaired", func() bool { return d.Fault() != nil })
+	if d.Attached() == nil {
 		t.Error("attached, to a cgroup that is gone")
 	}
 	if err := os.Mkdir(l.Cgroup, 0o755); err != nil {
@@ -302,7 +310,7 @@ func TestAttachedNowTellsTheTruth(t *testing.T) {
 
 // An init stage of another version or with other settings exchanges the programs, and holds the lock until it has proven
 // them: what is attached serves all the time.
-func TestAttachedNowWhileProgramsAreExchanged(t *testing.T) {
+func TestAttachedWhileProgramsAreExchanged(t *testing.T) {
 	lab.NeedsLinux(t, 5, 7, "a setting that makes other programs at the same hooks")
 	l, d := guarded(t)
 	awaitWhole(t, d)
@@ -321,87 +329,10 @@ func TestAttachedNowWhileProgramsAreExchanged(t *testing.T) {
 	if !slices.ContainsFunc(a.Hooks, func(h attach.Result) bool { return h.Change != attach.Kept }) {
 		t.Error("nothing was exchanged")
 	}
-	if err := errors.Join(a.Commit(), a.Close(), d.attachedNow(), lock.Release()); err != nil {
+	if err := errors.Join(a.Commit(), a.Close(), d.Attached(), lock.Release()); err != nil {
 		t.Error(err)
 	}
 	awaitWhole(t, d)
-}
-
-// snapshot is everything below the lab's directories, with what each file says.
-func snapshot(t *testing.T, l *lab.Lab) string {
-	t.Helper()
-	var out strings.Builder
-	for _, dir := range []string{l.BPFFS, l.RunDir, l.StateDir} {
-		err := filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
-			if err != nil {
-				return err
-			}
-			var st unix.Stat_t
-			if err := unix.Lstat(path, &st); err != nil {
-				return err
-			}
-			fmt.Fprintln(&out, path, st.Mode, st.Ino, st.Mtim)
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	return out.String()
-}
-
-func TestRunThatCannotStartChangesNothing(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := os.WriteFile(kubeconfig, []byte("apiVersion: v1\nkind: Config\nclusters: [{name: a, cluster: {server: 'https://10.96.0.1:443'}}]\n"+
-		"contexts: [{name: a, context: {cluster: a, user: a}}]\nusers: [{name: a, user: {token: t}}]\ncurrent-context: a\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for name, tc := range map[string]struct {
-		damage func(*testing.T, *lab.Lab, *Config)
-		want   string
-	}{
-		"no table":                  {func(t *testing.T, _ *lab.Lab, c *Config) {}, "run `firsthop init` first"},
-		"no bpffs":                  {func(t *testing.T, l *lab.Lab, c *Config) { c.BPFFS = l.StateDir }, "bpffs"},
-		"no cgroup":                 {func(t *testing.T, l *lab.Lab, c *Config) { seedLab(t, l); c.Cgroup = "/nonexistent" }, "/nonexistent"},
-		"no kubeconfig":             {func(t *testing.T, l *lab.Lab, c *Config) { seedLab(t, l); c.Kubeconfig = "/nonexistent" }, "/nonexistent"},
-		"a kubeconfig that is none": {func(t *testing.T, l *lab.Lab, c *Config) { seedLab(t, l); c.Kubeconfig = "/proc/self/exe" }, "/proc/self/exe"},
-		"something else at a map's place": {func(t *testing.T, l *lab.Lab, c *Config) {
-			seedLab(t, l)
-			pin := bpf.PinsBelow(l.BPFFS).Map(bpf.MapSockAffinity)
-			if err := errors.Join(os.Remove(pin), os.Mkdir(pin, 0o700)); err != nil {
-				t.Fatal(err)
-			}
-		}, bpf.ErrForeign.Error()},
-		"another runtime, with other directories": {func(t *testing.T, l *lab.Lab, c *Config) {
-			seedLab(t, l)
-			hold, err := instance.HoldTable(bpf.PinsBelow(l.BPFFS).Dir)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { hold.Release() })
-		}, fmt.Sprintf("pid %d", os.Getpid())},
-	} {
-		t.Run(name, func(t *testing.T) {
-			l := lab.New(t)
-			cfg := labConfig(l, io.Discard)
-			cfg.Kubeconfig = kubeconfig
-			cfg.RunDir = filepath.Join(l.RunDir, "new") // that of a run that never was
-			cfg.NodeName = "n1"
-			tc.damage(t, l, cfg)
-			before := snapshot(t, l)
-			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-			defer cancel()
-			if err := Run(ctx, *cfg); err == nil || !strings.Contains(err.Error(), tc.want) {
-				t.Errorf("got %v, want %q", err, tc.want)
-			}
-			if after := snapshot(t, l); after != before {
-				t.Errorf("before:\n%s\nafter:\n%s", before, after)
-			}
-		})
-	}
 }
 
 // TestTakeOverIsInTheJournal: what the runtime attached is found by an uninstall whose bpffs is gone.
@@ -428,7 +359,7 @@ func TestTakeOverIsInTheJournal(t *testing.T) {
 				if len(hooks) == 0 {
 					t.Error("nothing is attached")
 				}
-				if _, err := d.grow(t.Context(), writer.ShortFrontends); err != nil {
+				if _, err := d.Grow(t.Context(), writer.ShortFrontends); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -447,7 +378,7 @@ func TestGrowGrowsWhatIsFullAlone(t *testing.T) {
 	for i, part := range []writer.Short{writer.ShortFrontends, writer.ShortBackends, writer.ShortServices, writer.ShortRanges} {
 		want := size()
 		want[i] *= 2
-		if _, err := d.grow(t.Context(), part); err != nil {
+		if _, err := d.Grow(t.Context(), part); err != nil {
 			t.Fatal(err)
 		}
 		if got := size(); got != want {
@@ -457,12 +388,12 @@ func TestGrowGrowsWhatIsFullAlone(t *testing.T) {
 	awaitWhole(t, d)
 	want := size()
 	for want[3] < bpf.MaxEntries {
-		if _, err := d.grow(t.Context(), writer.ShortRanges); err != nil {
+		if _, err := d.Grow(t.Context(), writer.ShortRanges); err != nil {
 			t.Fatal(err)
 		}
 		want[3] = min(want[3]*2, bpf.MaxEntries)
 	}
-	if _, err := d.grow(t.Context(), writer.ShortRanges); err == nil || !strings.Contains(err.Error(), "source ranges") {
+	if _, err := d.Grow(t.Context(), writer.ShortRanges); err == nil || !strings.Contains(err.Error(), "source ranges") {
 		t.Errorf("beyond the maximum: %v", err)
 	}
 	if got := size(); got != want {

@@ -1,4 +1,4 @@
-package runtime
+package dataplane
 
 import (
 	"context"
@@ -14,17 +14,13 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 )
 
-const (
-	// proofInterval is how often it is proven that connections are served.
-	proofInterval = 10 * time.Second
-	// proofTime is for one connection: it counts when it leaves, whoever answers.
-	proofTime = time.Second
-)
+// proofTime is for one connection: it counts when it leaves, whoever answers.
+const proofTime = time.Second
 
-// prove connects to the API service for real, and looks whether the programs
+// proveOne connects to the API service for real, and looks whether the programs
 // remember that very socket. Attached is not effective: a program at another
 // cgroup, or one of others before ours, would not be seen otherwise.
-func (d *dataplane) prove(ctx context.Context, vip netip.AddrPort) error {
+func (d *Dataplane) proveOne(ctx context.Context, vip netip.AddrPort) error {
 	ctx, cancel := context.WithTimeout(ctx, proofTime)
 	defer cancel()
 	var cookie uint64
@@ -46,12 +42,13 @@ func (d *dataplane) prove(ctx context.Context, vip netip.AddrPort) error {
 		return fmt.Errorf("read what the programs remember: %w", lookErr)
 	}
 	if cookie == 0 || peer.Cookie != cookie {
-		return fmt.Errorf("a connection to %s was not translated (it ended with: %v): is this process below %s? `firsthop doctor` says more", vip, err, d.cgroupPath())
+		return fmt.Errorf("a connection to %s was not translated (it ended with: %v): is this process below %s? `firsthop doctor` says more", vip, err, d.CgroupPath())
 	}
 	return nil
 }
 
-func (d *dataplane) cgroupPath() string {
+// CgroupPath is the cgroup's path on the host.
+func (d *Dataplane) CgroupPath() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.cgroup.HostPath
@@ -59,7 +56,7 @@ func (d *dataplane) cgroupPath() string {
 
 // remembered is what the programs remember of a socket, or of another one that
 // has its place.
-func (d *dataplane) remembered(cookie uint64) (peer bpf.SockRevNat, err error) {
+func (d *Dataplane) remembered(cookie uint64) (peer bpf.SockRevNat, err error) {
 	d.mu.Lock()
 	peers := d.maps.Map(bpf.MapSockRevNat)
 	d.mu.Unlock()
@@ -67,9 +64,9 @@ func (d *dataplane) remembered(cookie uint64) (peer bpf.SockRevNat, err error) {
 	return peer, err
 }
 
-// peerOf tells to which backend the programs led a connection; not ok: they
+// BackendOf tells to which backend the programs led a connection; not ok: they
 // don't remember it, as they need not have.
-func (d *dataplane) peerOf(conn net.Conn) (netip.AddrPort, bool) {
+func (d *Dataplane) BackendOf(conn net.Conn) (netip.AddrPort, bool) {
 	sc, ok := conn.(syscall.Conn)
 	if !ok {
 		return netip.AddrPort{}, false
@@ -93,7 +90,7 @@ func (d *dataplane) peerOf(conn net.Conn) (netip.AddrPort, bool) {
 }
 
 // served are the addresses of the API service that the table has.
-func (d *dataplane) served(vips []netip.AddrPort) ([]netip.AddrPort, error) {
+func (d *Dataplane) served(vips []netip.AddrPort) ([]netip.AddrPort, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var out []netip.AddrPort
@@ -109,8 +106,8 @@ func (d *dataplane) served(vips []netip.AddrPort) ([]netip.AddrPort, error) {
 	return out, nil
 }
 
-// proveAll proves each address of the API service; nil: all are served.
-func (d *dataplane) proveAll(ctx context.Context, vips []netip.AddrPort) error {
+// Prove proves each address of the API service; nil: all are served.
+func (d *Dataplane) Prove(ctx context.Context, vips []netip.AddrPort) error {
 	if d.balancer.Off {
 		return nil
 	}
@@ -119,7 +116,7 @@ func (d *dataplane) proveAll(ctx context.Context, vips []netip.AddrPort) error {
 		return err
 	}
 	for _, v := range served {
-		if err := d.prove(ctx, v); err != nil {
+		if err := d.proveOne(ctx, v); err != nil {
 			return err
 		}
 	}

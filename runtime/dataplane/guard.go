@@ -1,4 +1,4 @@
-package runtime
+package dataplane
 
 import (
 	"context"
@@ -18,8 +18,8 @@ import (
 	"github.com/firsthop/firsthop/natinit/instance"
 )
 
-// The guard: others may unmount the bpffs, remove pins, detach programs, or make
-// the cgroup anew. Handles that the runtime holds keep all of it serving
+// The guard: others may unmount the bpffs, remove pins, detach programs, or
+// replace the cgroup. Handles that the runtime holds keep all of it serving
 // meanwhile, where the kernel has handles for it.
 
 const (
@@ -80,13 +80,13 @@ func (s *seen) hooks() (cgroup string, hooks []attach.Result, maps []ebpf.MapID)
 }
 
 // look takes note of how everything is now.
-func (d *dataplane) look() {
+func (d *Dataplane) look() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.lookLocked()
 }
 
-func (d *dataplane) lookLocked() {
+func (d *Dataplane) lookLocked() {
 	files := map[string]fileID{}
 	note := func(path string) { files[path] = idOf(path) }
 	note(d.pins.Dir)
@@ -113,7 +113,7 @@ func (d *dataplane) lookLocked() {
 }
 
 // changed reports whether anything is not as it was.
-func (d *dataplane) changed() bool {
+func (d *Dataplane) changed() bool {
 	d.seen.mu.Lock()
 	files := maps.Clone(d.seen.files)
 	d.seen.mu.Unlock()
@@ -122,12 +122,12 @@ func (d *dataplane) changed() bool {
 			return true
 		}
 	}
-	return d.attachedNow() != nil
+	return d.Attached() != nil
 }
 
-// attachedNow asks the kernel whether the programs are attached. nil: they are,
+// Attached asks the kernel whether the programs are attached. nil: they are,
 // or are not meant to be (--scope off).
-func (d *dataplane) attachedNow() error {
+func (d *Dataplane) Attached() error {
 	cgroup, hooks, table := d.seen.hooks()
 	if len(hooks) == 0 {
 		if d.balancer.Off {
@@ -138,14 +138,14 @@ func (d *dataplane) attachedNow() error {
 	return attach.CheckAttached(cgroup, hooks, table)
 }
 
-// fault is what is wrong with the dataplane and could not be repaired; nil: nothing.
-func (d *dataplane) fault() error {
+// Fault is what is wrong with the dataplane and could not be repaired; nil: nothing.
+func (d *Dataplane) Fault() error {
 	d.seen.mu.Lock()
 	defer d.seen.mu.Unlock()
 	return d.seen.fault
 }
 
-func (d *dataplane) setFault(err error) {
+func (d *Dataplane) setFault(err error) {
 	d.seen.mu.Lock()
 	former := d.seen.fault
 	d.seen.fault = err
@@ -158,8 +158,8 @@ func (d *dataplane) setFault(err error) {
 	}
 }
 
-// guard looks after table and programs until ctx ends.
-func (d *dataplane) guard(ctx context.Context) {
+// Guard looks after table and programs until ctx ends.
+func (d *Dataplane) Guard(ctx context.Context) {
 	tick := time.NewTicker(lookInterval)
 	defer tick.Stop()
 	var verified, failed time.Time
@@ -178,7 +178,7 @@ func (d *dataplane) guard(ctx context.Context) {
 			return
 		}
 		verified = time.Now()
-		if errors.Is(err, instance.ErrLocked) && d.attachedNow() == nil {
+		if errors.Is(err, instance.ErrLocked) && d.Attached() == nil {
 			failed = verified // an init stage is at work, which repairs too
 			continue
 		}
@@ -190,7 +190,7 @@ func (d *dataplane) guard(ctx context.Context) {
 }
 
 // ensure verifies everything, and repairs what is not as it should be.
-func (d *dataplane) ensure(ctx context.Context) error {
+func (d *Dataplane) ensure(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
 	return d.locked(ctx, func(j *instance.Journal) error {
@@ -201,7 +201,7 @@ func (d *dataplane) ensure(ctx context.Context) error {
 			errs = append(errs, d.ensurePins())
 		}
 		errs = append(errs, d.ensureCgroup())
-		if errs[0] == nil || d.attachedNow() != nil {
+		if errs[0] == nil || d.Attached() != nil {
 			errs = append(errs, d.attach(j))
 		}
 		if err := errors.Join(errs...); err != nil {
@@ -214,7 +214,7 @@ func (d *dataplane) ensure(ctx context.Context) error {
 
 // ensureBPFFS has the table's directory at its place again. One that another
 // mount hides is not brought back by a further one.
-func (d *dataplane) ensureBPFFS(ctx context.Context, j *instance.Journal) error {
+func (d *Dataplane) ensureBPFFS(ctx context.Context, j *instance.Journal) error {
 	if d.hold.IsAt(d.pins.Dir) {
 		return nil
 	}
@@ -234,7 +234,7 @@ func (d *dataplane) ensureBPFFS(ctx context.Context, j *instance.Journal) error 
 	}
 	hold, err := instance.HoldTable(d.pins.Dir)
 	if err != nil {
-		return oneRuntime(err)
+		return err
 	}
 	d.log.Warn("the table's directory was gone, and is made again", "dir", d.pins.Dir, "mounted", b.Actions)
 	// The former one stays open until everything is pinned again: what is
@@ -249,7 +249,7 @@ func (d *dataplane) ensureBPFFS(ctx context.Context, j *instance.Journal) error 
 }
 
 // ensurePins has the pins lead to what is in use.
-func (d *dataplane) ensurePins() error {
+func (d *Dataplane) ensurePins() error {
 	names, err := natinit.EnsureMapPins(d.pins, d.maps)
 	if len(names) > 0 {
 		d.log.Warn("pins of maps were gone or led elsewhere, and lead to the table again", "maps", names)
@@ -268,7 +268,7 @@ func (d *dataplane) ensurePins() error {
 }
 
 // ensureCgroup finds the cgroup again where another took its place.
-func (d *dataplane) ensureCgroup() error {
+func (d *Dataplane) ensureCgroup() error {
 	id, err := mounts.CgroupID(d.cgroup.Path)
 	if err == nil && id == d.cgroup.ID {
 		return nil

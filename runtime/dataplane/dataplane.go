@@ -1,4 +1,4 @@
-package runtime
+package dataplane
 
 import (
 	"context"
@@ -32,9 +32,29 @@ import (
 // ErrNoTable says that there is nothing to take over.
 var ErrNoTable = errors.New("the init stage has not run here: run `firsthop init` first")
 
-// dataplane is what is in the kernel: the table, and the programs at the cgroup.
-type dataplane struct {
-	cfg      *Config
+// Config is what a Dataplane needs. The paths are as this process reaches them.
+type Config struct {
+	Log      *slog.Logger
+	HostRoot string // prefix of the host's files
+	Root     string // the same as it was given; "" to find it out
+	Proc     string // the host's /proc
+	BPFFS    string // "": the host's
+	Cgroup   string // "": the host's true root
+	RunDir   string
+
+	Scope               natinit.Scope
+	UDP                 bool
+	Forbid              []string
+	IgnoreKernelVersion bool
+
+	// Journal calls its argument with the instance's lock taken, and with the
+	// journal of what a reboot undoes; nil where that can't be used.
+	Journal func(context.Context, func(*instance.Journal) error) error
+}
+
+// Dataplane is what is in the kernel: the table, and the programs at the cgroup.
+type Dataplane struct {
+	cfg      Config
 	pins     bpf.Pins
 	maps     *bpf.Maps
 	store    *nat.Kernel
@@ -54,9 +74,9 @@ type dataplane struct {
 	seen seen // what is attached and pinned, for the guard
 }
 
-// findDataplane looks at what the init stage has made, and whether this runtime
+// Find looks at what the init stage has made, and whether this runtime
 // can take it over. It changes nothing.
-func findDataplane(cfg *Config) (*dataplane, error) {
+func Find(cfg Config) (*Dataplane, error) {
 	kc := kernel.Config{Root: cfg.HostRoot, IgnoreVersion: cfg.IgnoreKernelVersion, Forbid: cfg.Forbid}
 	rep, err := kernel.Check(kc)
 	if err == nil {
@@ -82,13 +102,13 @@ func findDataplane(cfg *Config) (*dataplane, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &dataplane{cfg: cfg, pins: bpf.PinsBelow(b.Path), features: rep.Features(), links: kc.Links(), cgroup: g, proc: cfg.Proc, log: cfg.Log}
+	d := &Dataplane{cfg: cfg, pins: bpf.PinsBelow(b.Path), features: rep.Features(), links: kc.Links(), cgroup: g, proc: cfg.Proc, log: cfg.Log}
 	d.cookies = natinit.NewCookies(natinit.CookiesConfig{
 		Features: d.features, NoOption: slices.Contains(cfg.Forbid, kernel.FeatureSONetnsCookie),
 		Cgroups: func() ([]string, error) { return mounts.OwnCgroups(g.Path) },
 	})
 	if err := d.find(); err != nil {
-		return nil, errors.Join(err, d.close())
+		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
 }
@@ -97,8 +117,8 @@ func (c *Config) mountConfig(path string) mounts.Config {
 	return mounts.Config{Root: c.Root, Path: path, Explicit: path != "", RunDir: c.RunDir}
 }
 
-// find is the rest of findDataplane: what has to be closed.
-func (d *dataplane) find() (err error) {
+// find is the rest of Find: what has to be closed.
+func (d *Dataplane) find() (err error) {
 	d.balancer, err = natinit.NewBalancer(d.cfg.Scope, d.cfg.UDP, d.features, elsewhere(d.cfg), func() (uint64, error) {
 		cookie, err := d.cookies.Cookie()
 		if err != nil {
@@ -126,7 +146,7 @@ func (d *dataplane) find() (err error) {
 		}
 	}
 	if err := instance.TableFree(d.pins.Dir); err != nil {
-		return oneRuntime(err)
+		return err
 	}
 	if d.maps, err = natinit.OpenTable(d.pins); errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("%w: %w", err, ErrNoTable)
@@ -139,17 +159,9 @@ func (d *dataplane) find() (err error) {
 	return nil
 }
 
-// oneRuntime says what to do where a runtime is at work already.
-func oneRuntime(err error) error {
-	if !errors.Is(err, instance.ErrRuntime) {
-		return err
-	}
-	return fmt.Errorf("%w: stop it first, or give this one directories, a bpffs and a cgroup of its own", err)
-}
-
 // elsewhere reports whether the node's instance runs in another network
 // namespace than the host's first process, as far as that can be seen.
-func elsewhere(cfg *Config) bool {
+func elsewhere(cfg Config) bool {
 	if cfg.BPFFS != "" || cfg.Cgroup != "" {
 		return false
 	}
@@ -161,8 +173,8 @@ func elsewhere(cfg *Config) bool {
 // lockWait bounds how long the runtime waits for an init stage that is at work.
 const lockWait = 30 * time.Second
 
-// lock takes the table's lock: that of the bpffs that the table is on, mounted or not.
-func (d *dataplane) lock(ctx context.Context) (release func() error, err error) {
+// Lock takes the table's lock: that of the bpffs that the table is on, mounted or not.
+func (d *Dataplane) Lock(ctx context.Context) (release func() error, err error) {
 	root := filepath.Dir(d.pins.Dir)
 	d.mu.Lock()
 	if d.hold != nil {
@@ -178,9 +190,9 @@ func (d *dataplane) lock(ctx context.Context) (release func() error, err error) 
 
 // locked calls do with the locks that a change of pins and programs takes: the
 // instance's, and then the table's.
-func (d *dataplane) locked(ctx context.Context, do func(*instance.Journal) error) error {
-	return d.cfg.withJournal(ctx, func(j *instance.Journal) (err error) {
-		release, err := d.lock(ctx)
+func (d *Dataplane) locked(ctx context.Context, do func(*instance.Journal) error) error {
+	return d.cfg.Journal(ctx, func(j *instance.Journal) (err error) {
+		release, err := d.Lock(ctx)
 		if err != nil {
 			return err
 		}
@@ -189,9 +201,9 @@ func (d *dataplane) locked(ctx context.Context, do func(*instance.Journal) error
 	})
 }
 
-// takeOver adopts the table that is there, with the maps that a former version
+// TakeOver adopts the table that is there, with the maps that a former version
 // did not have, and attaches the programs of this one. On an error all is as it was.
-func (d *dataplane) takeOver(ctx context.Context) error {
+func (d *Dataplane) TakeOver(ctx context.Context) error {
 	return d.locked(ctx, func(j *instance.Journal) error {
 		found, err := natinit.OpenTable(d.pins) // an uninstall may have been at work until now
 		if errors.Is(err, os.ErrNotExist) {
@@ -205,7 +217,7 @@ func (d *dataplane) takeOver(ctx context.Context) error {
 		}
 		hold, err := instance.HoldTable(d.pins.Dir)
 		if err != nil {
-			return oneRuntime(err)
+			return err
 		}
 		if err := d.adopt(j); err != nil {
 			return errors.Join(err, hold.Release())
@@ -218,7 +230,7 @@ func (d *dataplane) takeOver(ctx context.Context) error {
 	})
 }
 
-func (d *dataplane) adopt(j *instance.Journal) error {
+func (d *Dataplane) adopt(j *instance.Journal) error {
 	seeded, err := natinit.Seed(natinit.SeedConfig{Pins: d.pins, Features: d.features})
 	if err != nil {
 		return err
@@ -240,11 +252,11 @@ func (d *dataplane) adopt(j *instance.Journal) error {
 	return nil
 }
 
-func (d *dataplane) programs() attach.Balancer {
+func (d *Dataplane) programs() attach.Balancer {
 	return attach.Balancer{Balancer: d.balancer, Maps: d.maps, Features: d.features}
 }
 
-func (d *dataplane) attachConfig(j *instance.Journal) attach.Config {
+func (d *Dataplane) attachConfig(j *instance.Journal) attach.Config {
 	return attach.Config{
 		Pins: d.usablePins(), Target: attach.Cgroup{Path: d.cgroup.Path, ID: d.cgroup.ID, Links: d.features.Link},
 		Programs: d.programs(), Journal: j, Links: d.links, Proc: d.proc,
@@ -253,15 +265,15 @@ func (d *dataplane) attachConfig(j *instance.Journal) attach.Config {
 
 // usablePins are the table's pins: by their place, or, where the bpffs there is
 // unmounted or hidden, by the handle that is held of it.
-func (d *dataplane) usablePins() bpf.Pins {
+func (d *Dataplane) usablePins() bpf.Pins {
 	if d.hold == nil || d.hold.IsAt(d.pins.Dir) {
 		return d.pins
 	}
 	return bpf.Pins{Dir: d.hold.Dir()}
 }
 
-// noteAttached notes what is attached in a journal that lacks it.
-func (d *dataplane) noteAttached(ctx context.Context) error {
+// NoteAttached notes what is attached in a journal that lacks it.
+func (d *Dataplane) NoteAttached(ctx context.Context) error {
 	return d.locked(ctx, func(j *instance.Journal) error {
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -271,7 +283,7 @@ func (d *dataplane) noteAttached(ctx context.Context) error {
 
 // attach ensures that the programs are attached. It changes nothing where all is
 // as it should be.
-func (d *dataplane) attach(j *instance.Journal) error {
+func (d *Dataplane) attach(j *instance.Journal) error {
 	a, err := attach.Attach(d.attachConfig(j))
 	if err != nil {
 		return err
@@ -292,9 +304,9 @@ func (d *dataplane) attach(j *instance.Journal) error {
 	return d.seen.attached(held)
 }
 
-// grow doubles the capacity of the parts of the table that are full, and returns
+// Grow doubles the capacity of the parts of the table that are full, and returns
 // what to write to from now on.
-func (d *dataplane) grow(ctx context.Context, short writer.Short) (store *nat.Kernel, err error) {
+func (d *Dataplane) Grow(ctx context.Context, short writer.Short) (store *nat.Kernel, err error) {
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
 	err = d.locked(ctx, func(j *instance.Journal) error {
@@ -306,7 +318,7 @@ func (d *dataplane) grow(ctx context.Context, short writer.Short) (store *nat.Ke
 	return store, err
 }
 
-func (d *dataplane) growLocked(j *instance.Journal, short writer.Short) (*nat.Kernel, error) {
+func (d *Dataplane) growLocked(j *instance.Journal, short writer.Short) (*nat.Kernel, error) {
 	sizes, err := d.larger(short)
 	if err != nil {
 		return nil, err
@@ -335,7 +347,7 @@ func (d *dataplane) growLocked(j *instance.Journal, short writer.Short) (*nat.Ke
 }
 
 // larger is the size of each part that is full, doubled. The others stay.
-func (d *dataplane) larger(short writer.Short) (bpf.Sizes, error) {
+func (d *Dataplane) larger(short writer.Short) (bpf.Sizes, error) {
 	var sizes bpf.Sizes
 	var errs []error
 	for _, p := range []struct {
@@ -363,15 +375,30 @@ func (d *dataplane) larger(short writer.Short) (bpf.Sizes, error) {
 	return sizes, nil
 }
 
-// counters is the map that has them now.
-func (d *dataplane) counters() *ebpf.Map {
+// Store is what to write to, until Grow.
+func (d *Dataplane) Store() *nat.Kernel { return d.store }
+
+// Maps are those of the table. Those of sockets and workloads never change, whatever the table grows to.
+func (d *Dataplane) Maps() *bpf.Maps { return d.maps }
+
+// Features are those of the kernel.
+func (d *Dataplane) Features() bpf.Features { return d.features }
+
+// Cookie is that of the host's network namespace.
+func (d *Dataplane) Cookie() (uint64, error) { return d.cookies.Cookie() }
+
+// Dir is the table's directory.
+func (d *Dataplane) Dir() string { return d.pins.Dir }
+
+// Counters is the map that has them now.
+func (d *Dataplane) Counters() *ebpf.Map {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.maps.Map(bpf.MapCounter)
 }
 
-// apiBackends are what the API service leads to now, under the given addresses.
-func (d *dataplane) apiBackends(vips []netip.AddrPort) ([]netip.AddrPort, error) {
+// APIBackends are what the API service leads to now, under the given addresses.
+func (d *Dataplane) APIBackends(vips []netip.AddrPort) ([]netip.AddrPort, error) {
 	state, err := d.store.Read()
 	if err != nil {
 		return nil, err
@@ -384,14 +411,14 @@ func (d *dataplane) apiBackends(vips []netip.AddrPort) ([]netip.AddrPort, error)
 	return out, nil
 }
 
-// isService reports whether an address is a Service's own in the table.
-func (d *dataplane) isService(a netip.AddrPort) bool {
+// IsService reports whether an address is a Service's own in the table.
+func (d *Dataplane) IsService(a netip.AddrPort) bool {
 	m := d.present.Load()
 	return m != nil && natinit.IsService(m, a)
 }
 
-// past lets a socket past the programs: no Service may redirect connections to an API server.
-func (d *dataplane) past(network, address string, c syscall.RawConn) error {
+// Bypass lets a socket past the programs: no Service may redirect connections to an API server.
+func (d *Dataplane) Bypass(network, address string, c syscall.RawConn) error {
 	m := d.present.Load()
 	if m == nil {
 		return nil
@@ -399,12 +426,13 @@ func (d *dataplane) past(network, address string, c syscall.RawConn) error {
 	return bpf.NewBypass(m).Control(network, address, c)
 }
 
-// dialPast is the way of probes.
-func (d *dataplane) dialPast(ctx context.Context, network, address string) (net.Conn, error) {
-	return (&net.Dialer{KeepAlive: -1, Control: d.past}).DialContext(ctx, network, address)
+// DialPast is the way of probes.
+func (d *Dataplane) DialPast(ctx context.Context, network, address string) (net.Conn, error) {
+	return (&net.Dialer{KeepAlive: -1, Control: d.Bypass}).DialContext(ctx, network, address)
 }
 
-func (d *dataplane) close() error {
+// Close closes what is held of it. What is attached continues to serve.
+func (d *Dataplane) Close() error {
 	errs := []error{d.cookies.Close(), d.seen.close()}
 	if d.hold != nil {
 		errs = append(errs, d.hold.Release())
