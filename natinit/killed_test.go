@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/mounts/ns"
 	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/test/clients"
 	"github.com/firsthop/firsthop/test/lab"
@@ -214,21 +214,17 @@ func runWithCapabilities(t *testing.T, job childJob, keep ...int) (string, error
 	cmd.Stdin = strings.NewReader(string(data))
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	ended := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlock: the thread is spoilt
+	err = ns.Do(func() error {
 		for c := 0; c <= unix.CAP_LAST_CAP; c++ {
 			if slices.Contains(keep, c) {
 				continue
 			}
 			if err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) {
-				ended <- err
-				return
+				return err
 			}
 		}
-		ended <- cmd.Run()
-	}()
-	err = <-ended
+		return cmd.Run()
+	})
 	return out.String(), err
 }
 

@@ -5,7 +5,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"testing"
@@ -13,21 +12,18 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/mounts/ns"
 	"github.com/firsthop/firsthop/test/lab"
 )
 
 // onBareThread runs fn in a new network namespace, in which nothing is up.
 func onBareThread(fn func() error) error {
-	errs := make(chan error)
-	go func() {
-		runtime.LockOSThread() // for ever: the thread ends with the goroutine
-		err := unix.Unshare(unix.CLONE_NEWNET)
-		if err == nil {
-			err = fn()
+	return ns.Do(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
 		}
-		errs <- err
-	}()
-	return <-errs
+		return fn()
+	})
 }
 
 func TestAProgramTellsCookiesAsTheKernelDoes(t *testing.T) {

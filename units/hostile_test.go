@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/mounts/ns"
 )
 
 // mounted runs f on a host whose directory p is a tmpfs with those flags and
@@ -23,11 +25,8 @@ func mounted(t *testing.T, h host, p string, flags uintptr, options string, f fu
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	err := inThread(func() error {
-		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-			return err
-		}
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+	err := ns.Do(func() error {
+		if err := ns.UnshareMounts(); err != nil {
 			return err
 		}
 		if err := unix.Mount("fh-test", h.path(p), "tmpfs", flags, options); err != nil {

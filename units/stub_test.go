@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,6 +16,7 @@ import (
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 
+	"github.com/firsthop/firsthop/mounts/ns"
 	"github.com/firsthop/firsthop/natinit/instance"
 )
 
@@ -86,7 +86,7 @@ func runStub(out string) error {
 		}
 		return nil
 	})
-	try("enter the mount namespace of pid 1", func() error { return inThread(enterMountNamespace) })
+	try("enter the mount namespace of pid 1", func() error { return ns.Do(enterMountNamespace) })
 	try("read below /proc/1/root", func() error { _, err := os.Stat("/proc/1/root/etc/passwd"); return err })
 	try("lift the memlock limit", rlimit.RemoveMemlock)
 	try("attach to a cgroup and pin it", attachStub)
@@ -133,26 +133,13 @@ func runStub(out string) error {
 	return os.WriteFile(out, data, 0o644)
 }
 
-// inThread runs f in a thread that ends with it.
-func inThread(f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread dies with the goroutine
-		done <- f()
-	}()
-	return <-done
-}
-
 func enterMountNamespace() error {
-	fd, err := unix.Open("/proc/1/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	init, err := os.Open("/proc/1")
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return err
-	}
-	return unix.Setns(fd, unix.CLONE_NEWNS)
+	defer init.Close()
+	return ns.EnterOf(init, unix.CLONE_NEWNS)
 }
 
 // attachStub attaches to the service's own cgroup a program that allows all.

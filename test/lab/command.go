@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/vishvananda/netns"
+
+	"github.com/firsthop/firsthop/mounts/ns"
 )
 
 // Cmd is an exec.Cmd whose process is born inside a lab: in its network namespace and, before its first instruction, in
@@ -85,13 +87,13 @@ type starter struct {
 	ended chan struct{}
 }
 
-func newStarter(ns netns.NsHandle) (*starter, error) {
+func newStarter(home netns.NsHandle) (*starter, error) {
 	s := &starter{calls: make(chan func()), quit: make(chan struct{}), ended: make(chan struct{})}
 	ready := make(chan error)
 	go func() {
 		defer close(s.ended)
-		_ = onOwnThread(func() error {
-			err := netns.Set(ns)
+		_ = ns.Do(func() error {
+			err := netns.Set(home)
 			ready <- err
 			if err != nil {
 				return err

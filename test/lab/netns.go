@@ -14,6 +14,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/mounts/ns"
 )
 
 // netnsDir is where `ip netns` looks for names.
@@ -22,10 +24,10 @@ const netnsDir = "/run/netns"
 func netnsPath(name string) string { return filepath.Join(netnsDir, name) }
 
 // createNetns makes a named network namespace with its loopback up, and a netlink handle that works in it.
-func createNetns(name string) (ns netns.NsHandle, nl *netlink.Handle, err error) {
-	err = onOwnThread(func() error {
+func createNetns(name string) (handle netns.NsHandle, nl *netlink.Handle, err error) {
+	err = ns.Do(func() error {
 		// NewNamed leaves the thread in the new namespace; the thread ends with this function.
-		ns, err = netns.NewNamed(name)
+		handle, err = netns.NewNamed(name)
 		if err != nil {
 			return fmt.Errorf("create network namespace %s: %w", name, err)
 		}
@@ -35,18 +37,18 @@ func createNetns(name string) (ns netns.NsHandle, nl *netlink.Handle, err error)
 		return netns.None(), nil, err
 	}
 	// Only the family that is used: not every kernel has the others.
-	nl, err = netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	nl, err = netlink.NewHandleAt(handle, unix.NETLINK_ROUTE)
 	if err != nil {
-		return ns, nil, fmt.Errorf("open netlink in %s: %w", name, err)
+		return handle, nil, fmt.Errorf("open netlink in %s: %w", name, err)
 	}
 	lo, err := nl.LinkByName("lo")
 	if err != nil {
-		return ns, nl, fmt.Errorf("find lo in %s: %w", name, err)
+		return handle, nl, fmt.Errorf("find lo in %s: %w", name, err)
 	}
 	if err := nl.LinkSetUp(lo); err != nil {
-		return ns, nl, fmt.Errorf("set lo up in %s: %w", name, err)
+		return handle, nl, fmt.Errorf("set lo up in %s: %w", name, err)
 	}
-	return ns, nl, nil
+	return handle, nl, nil
 }
 
 // deleteNetns removes the name; the namespace goes with its last process and socket. An absent name is no error.
@@ -145,21 +147,4 @@ func doIn(ns netns.NsHandle, fn func() error) (err error) {
 		runtime.UnlockOSThread()
 	}()
 	return fn()
-}
-
-// onOwnThread runs fn on a thread that nothing else uses and that ends with fn. It is never the process's main thread:
-// that one cannot end, and /proc/self shows its namespaces as the process's.
-func onOwnThread(fn func() error) error {
-	errc := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		if unix.Gettid() == unix.Getpid() {
-			// This goroutine keeps the main thread busy, so the next one gets another.
-			errc <- onOwnThread(fn)
-			runtime.UnlockOSThread()
-			return
-		}
-		errc <- fn()
-	}()
-	return <-errc
 }

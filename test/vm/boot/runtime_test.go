@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/firsthop/firsthop/mounts/ns"
 	"github.com/firsthop/firsthop/test/vm/kube"
 )
 
@@ -309,25 +309,23 @@ func inTable(t *testing.T, address, want string) error {
 
 // udpSocketIn makes a connected socket in a network namespace.
 func udpSocketIn(netns string, to netip.AddrPort) (socket int, err error) {
-	done := make(chan struct{})
-	go func() { // on a thread that ends with it: it is not unlocked
-		defer close(done)
-		runtime.LockOSThread()
-		var ns *os.File
-		if ns, err = os.Open(netns); err != nil {
-			return
-		}
-		defer ns.Close()
-		if err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			return
+	file, err := os.Open(netns)
+	if err != nil {
+		return 0, err
+	}
+	defer file.Close()
+	err = ns.Do(func() error {
+		if err := ns.Enter(int(file.Fd()), netns, unix.CLONE_NEWNET); err != nil {
+			return err
 		}
 		if socket, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
-			return
+			return err
 		}
-		if err = unix.Connect(socket, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}); err != nil {
+		if err := unix.Connect(socket, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}); err != nil {
 			unix.Close(socket)
+			return err
 		}
-	}()
-	<-done
+		return nil
+	})
 	return socket, err
 }
