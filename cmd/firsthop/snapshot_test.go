@@ -17,6 +17,7 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 // snapshot is what a node has, one line a thing: files with their content, mode and times, pins with the ids of what
@@ -110,17 +111,7 @@ func (n node) attached() snapshot {
 		n.Fatal(err)
 	}
 	defer dir.Close()
-	var s snapshot
-	for _, h := range bpf.Hooks() {
-		q, err := link.QueryPrograms(link.QueryOptions{Target: int(dir.Fd()), Attach: h.Attach})
-		if err != nil {
-			n.Fatal(err)
-		}
-		for _, p := range q.Programs {
-			s = append(s, fmt.Sprintf("program %d at %s of %s", p.ID, h.Name, n.Cgroup))
-		}
-	}
-	return s
+	return lab.AttachedPrograms(n.T, dir)
 }
 
 // mounts lists what is mounted below the lab's directory.

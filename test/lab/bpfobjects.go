@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf/objects"
 )
@@ -281,14 +283,35 @@ func heldByCgroups(held map[bpfObject]bool) error {
 	return nil
 }
 
-// cgroupAttachTypes are the hooks of firsthop and of those that the tests play.
-var cgroupAttachTypes = []ebpf.AttachType{
+// connectTimeHooks are firsthop's.
+var connectTimeHooks = []ebpf.AttachType{
 	ebpf.AttachCGroupInet4Connect, ebpf.AttachCGroupInet6Connect,
 	ebpf.AttachCGroupUDP4Sendmsg, ebpf.AttachCGroupUDP6Sendmsg,
 	ebpf.AttachCGroupUDP4Recvmsg, ebpf.AttachCGroupUDP6Recvmsg,
 	ebpf.AttachCgroupInet4GetPeername, ebpf.AttachCgroupInet6GetPeername,
+}
+
+// cgroupAttachTypes are the hooks of firsthop and of those that the tests play.
+var cgroupAttachTypes = append(slices.Clip(connectTimeHooks),
 	ebpf.AttachCGroupInetIngress, ebpf.AttachCGroupInetEgress,
-	ebpf.AttachCGroupDevice, ebpf.AttachCGroupInetSockCreate,
+	ebpf.AttachCGroupDevice, ebpf.AttachCGroupInetSockCreate)
+
+// AttachedPrograms lists what is attached to a cgroup itself at firsthop's hooks, by whomever: "program 42 at CGroupInet4Connect".
+func AttachedPrograms(t testing.TB, cgroup *os.File) (programs []string) {
+	t.Helper()
+	for _, at := range connectTimeHooks {
+		q, err := link.QueryPrograms(link.QueryOptions{Target: int(cgroup.Fd()), Attach: at})
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, ebpf.ErrNotSupported) {
+			continue // a kernel without this hook
+		}
+		if err != nil {
+			t.Fatalf("query %v: %v", at, err)
+		}
+		for _, p := range q.Programs {
+			programs = append(programs, fmt.Sprintf("program %d at %v", p.ID, at))
+		}
+	}
+	return programs
 }
 
 // AttachedToBind counts the programs that are attached to a cgroup itself where IPv4 sockets are bound.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/firsthop/firsthop/test/vm/kube"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,7 +22,7 @@ func refused(saw string) bool { return strings.HasPrefix(saw, "dial tcp "+vip) }
 func TestBefore(t *testing.T) {
 	needsSystem(t)
 	wantKubelet(t, refused) // or else the stand-in shows nothing
-	if got := visit(server); got != greeting {
+	if got := kube.Visit(server); got != greeting {
 		t.Fatalf("the stand-in API server says %q", got)
 	}
 	if err := os.WriteFile(before, []byte(strings.Join(onDisk(t), "\n")), 0o600); err != nil {
@@ -37,12 +38,12 @@ func TestInstall(t *testing.T) {
 	addresses := []string{"--service-ips", vip, "--endpoints", servers}
 	firsthop(t, append([]string{"install"}, addresses...)...)
 	wantState(t, "is-enabled", unit, "enabled")
-	if got := attached(t); len(got) > 0 || greeted(visit(vip)) {
+	if got := attached(t); len(got) > 0 || greeted(kube.Visit(vip)) {
 		t.Errorf("install touched traffic: %q", got)
 	}
 
 	firsthop(t, append([]string{"init"}, addresses...)...)
-	if got := visit(vip); got != greeting {
+	if got := kube.Visit(vip); got != greeting {
 		t.Errorf("after init the Service IP says %q", got)
 	}
 }
@@ -98,7 +99,7 @@ func TestBoot(t *testing.T) {
 	}
 
 	firsthop(t, "status")
-	if got := visit(vip); got != greeting {
+	if got := kube.Visit(vip); got != greeting {
 		t.Errorf("the Service IP says %q", got)
 	}
 }
@@ -118,11 +119,11 @@ func TestBPFFSWasUnmounted(t *testing.T) {
 // TestAllButOneMoved is for a boot in which one of the API servers that were known before is where it was.
 func TestAllButOneMoved(t *testing.T) {
 	needsSystem(t)
-	if saw := visit("192.0.2.11:6443"); saw == greeting {
+	if saw := kube.Visit("192.0.2.11:6443"); saw == greeting {
 		t.Fatal("the API server has not moved")
 	}
 	for range 12 { // by chance one in three would do, if the others were still served
-		if saw := visit(vip); saw != greeting {
+		if saw := kube.Visit(vip); saw != greeting {
 			t.Errorf("the Service IP says %q", saw)
 		}
 	}

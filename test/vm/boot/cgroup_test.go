@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/firsthop/firsthop/test/vm/kube"
 	"golang.org/x/sys/unix"
 )
 
@@ -95,7 +96,7 @@ func TestWithClassID(t *testing.T) {
 	if err != nil || strings.TrimSpace(string(class)) != "1048577" {
 		t.Fatalf("the class of traffic is %q, %v", class, err)
 	}
-	if saw := visit(vip); saw != greeting {
+	if saw := kube.Visit(vip); saw != greeting {
 		t.Errorf("beside a class of traffic the Service IP says %q", saw)
 	}
 	// So a program that is to tell this process's network namespace goes to the root too (natinit.Cookies).

@@ -4,6 +4,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/firsthop/firsthop/test/vm/kube"
 )
 
 // Boots on a kernel that lacks what firsthop can't do without: a drop-in of the stage's sees to it.
@@ -22,7 +24,7 @@ func TestFallsBack(t *testing.T) {
 	wantUntouched(t)
 	wantKubelet(t, func(saw string) bool { return saw == kubeProxyGreeting })
 	wantState(t, "is-active", "kube-proxy.service", "active")
-	if got := visit(vip); got != kubeProxyGreeting {
+	if got := kube.Visit(vip); got != kubeProxyGreeting {
 		t.Errorf("the Service IP says %q", got)
 	}
 	wantUndelayed(t)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/firsthop/firsthop/test/vm/kube"
 	"github.com/firsthop/firsthop/test/vm/wire"
 )
 
@@ -134,37 +135,8 @@ func TestPackageTakesOver(t *testing.T) {
 		t.Error("a second install would change something")
 	}
 	wantState(t, "is-active", unit, "inactive")
-	if got := attached(t); len(got) > 0 || greeted(visit(vip)) {
+	if got := attached(t); len(got) > 0 || greeted(kube.Visit(vip)) {
 		t.Errorf("an install touched traffic: %q", got)
-	}
-}
-
-// whileConnecting connects again and again, and wants each connection to be answered.
-func whileConnecting(t *testing.T, address, want string, do func()) {
-	t.Helper()
-	stop, refusals := make(chan struct{}), make(chan []string)
-	visits := 0
-	go func() {
-		var bad []string
-		for {
-			select {
-			case <-stop:
-				refusals <- bad
-				return
-			default:
-				visits++
-				if saw := visit(address); saw != want {
-					bad = append(bad, saw)
-				}
-			}
-		}
-	}()
-	do()
-	close(stop)
-	bad := <-refusals
-	t.Logf("meanwhile %d connections to %s", visits, address)
-	if len(bad) > 0 || visits == 0 {
-		t.Errorf("meanwhile: %q", bad)
 	}
 }
 
@@ -177,7 +149,7 @@ func TestPackageUpgrade(t *testing.T) {
 	}
 	wantSaid(t, mustRun(t, "/usr/bin/firsthop", "version"), "v0.1.0")
 	before := attached(t)
-	whileConnecting(t, vip, greeting, func() { mustRun(t, "dpkg", "--install", debFile(t, "0.2.0")) })
+	kube.WhileConnecting(t, vip, greeting, func() { mustRun(t, "dpkg", "--install", debFile(t, "0.2.0")) })
 	wantSaid(t, mustRun(t, "/usr/bin/firsthop", "version"), "v0.2.0")
 	if after := attached(t); !slices.Equal(before, after) || len(after) == 0 {
 		t.Errorf("programs were %q and are %q", before, after)
@@ -203,7 +175,7 @@ func TestPackageRemoveKeepsServing(t *testing.T) {
 	if after := attached(t); !slices.Equal(before, after) || len(after) == 0 {
 		t.Errorf("programs were %q and are %q", before, after)
 	}
-	if saw := visit(vip); saw != greeting {
+	if saw := kube.Visit(vip); saw != greeting {
 		t.Errorf("the Service IP says %q", saw)
 	}
 	wantAbsent(t, pkgUnit, "/usr/bin/firsthop")
@@ -293,7 +265,7 @@ func initByHand(t *testing.T) {
 	if got := attached(t); len(got) == 0 {
 		t.Error("init attached nothing")
 	}
-	if saw := visit(vip); saw != greeting {
+	if saw := kube.Visit(vip); saw != greeting {
 		t.Errorf("after init the Service IP says %q", saw)
 	}
 }
@@ -301,7 +273,7 @@ func initByHand(t *testing.T) {
 // wantKubeProxy wants the Service IP to be kube-proxy's alone.
 func wantKubeProxy(t *testing.T) {
 	t.Helper()
-	if saw := visit(vip); saw != kubeProxyGreeting {
+	if saw := kube.Visit(vip); saw != kubeProxyGreeting {
 		t.Errorf("the Service IP says %q", saw)
 	}
 }

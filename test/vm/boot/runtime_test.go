@@ -121,7 +121,7 @@ func TestRuntimeServes(t *testing.T) {
 // TestRuntimeKilled: systemd starts it again, and nobody notices.
 func TestRuntimeKilled(t *testing.T) {
 	needsSystem(t)
-	whileConnecting(t, web, kube.Greeting, func() { restarts(t, func(pid int) error { return unix.Kill(pid, unix.SIGKILL) }) })
+	kube.WhileConnecting(t, web, kube.Greeting, func() { restarts(t, func(pid int) error { return unix.Kill(pid, unix.SIGKILL) }) })
 	c := kube.NewClient(t)
 	c.Serve("web2", netip.MustParseAddrPort("10.96.9.3:80"), kube.Backend, corev1.ProtocolTCP)
 	awaitVisit(t, "10.96.9.3:80", kube.Greeting)
@@ -130,7 +130,7 @@ func TestRuntimeKilled(t *testing.T) {
 // TestRuntimeHangs: the watchdog ends one that does nothing.
 func TestRuntimeHangs(t *testing.T) {
 	needsSystem(t)
-	whileConnecting(t, web, kube.Greeting, func() { restarts(t, func(pid int) error { return unix.Kill(pid, unix.SIGSTOP) }) })
+	kube.WhileConnecting(t, web, kube.Greeting, func() { restarts(t, func(pid int) error { return unix.Kill(pid, unix.SIGSTOP) }) })
 	wantSaid(t, journalOf(t, runtimeUnit), "Watchdog timeout")
 	noRefusal(t)
 }
@@ -138,7 +138,7 @@ func TestRuntimeHangs(t *testing.T) {
 // TestRuntimeStopped: what it has made goes on without it.
 func TestRuntimeStopped(t *testing.T) {
 	needsSystem(t)
-	whileConnecting(t, web, kube.Greeting, func() {
+	kube.WhileConnecting(t, web, kube.Greeting, func() {
 		mustRun(t, "systemctl", "stop", runtimeUnit)
 		if got := property(t, runtimeUnit, "Result"); got != "success" {
 			t.Errorf("its end is a %s", got)
@@ -178,7 +178,7 @@ func TestRuntimeBoot(t *testing.T) {
 func TestRuntimeUpgrade(t *testing.T) {
 	needsDpkg(t)
 	wantSaid(t, mustRun(t, "/usr/bin/firsthop", "status"), "v0.1.0")
-	whileConnecting(t, web, kube.Greeting, func() { mustRun(t, "dpkg", "--install", debFile(t, "0.2.0")) })
+	kube.WhileConnecting(t, web, kube.Greeting, func() { mustRun(t, "dpkg", "--install", debFile(t, "0.2.0")) })
 	awaitActive(t)
 	if exe, err := os.Readlink("/proc/" + property(t, runtimeUnit, "MainPID") + "/exe"); err != nil || exe != "/usr/bin/firsthop" {
 		t.Errorf("what runs is %s (%v)", exe, err)
@@ -197,7 +197,7 @@ func TestRuntimeRemove(t *testing.T) {
 		t.Errorf("beside a runtime, uninstall: %d\n%s", code, out)
 	}
 	awaitVisit(t, web, kube.Greeting)
-	whileConnecting(t, web, kube.Greeting, func() {
+	kube.WhileConnecting(t, web, kube.Greeting, func() {
 		out = mustRun(t, "dpkg", "--remove", "firsthop")
 	})
 	wantSaid(t, out, "stays until the next reboot")
@@ -233,7 +233,7 @@ func statusText(t *testing.T) string {
 func awaitVisit(t *testing.T, address, want string) {
 	t.Helper()
 	kube.Await(t, address+" to be served", func() error {
-		if saw := visit(address); saw != want {
+		if saw := kube.Visit(address); saw != want {
 			return errors.New(saw)
 		}
 		return nil

@@ -11,11 +11,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
-	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/test/lab"
 	"github.com/firsthop/firsthop/test/vm/kube"
 	"github.com/firsthop/firsthop/test/vm/wire"
 )
@@ -96,23 +94,11 @@ func bpffsMounts(t *testing.T) []string {
 }
 
 // attached lists the programs at the hooks of the root cgroup, without systemd's own on its services.
-func attached(t *testing.T) (programs []string) {
+func attached(t *testing.T) []string {
 	t.Helper()
 	dir := cgroup2Root(t)
 	defer dir.Close()
-	for _, h := range bpf.Hooks() {
-		q, err := link.QueryPrograms(link.QueryOptions{Target: int(dir.Fd()), Attach: h.Attach})
-		if errors.Is(err, unix.EINVAL) || errors.Is(err, ebpf.ErrNotSupported) {
-			continue // a kernel without this hook
-		}
-		if err != nil {
-			t.Fatalf("query %s: %v", h.Name, err)
-		}
-		for _, p := range q.Programs {
-			programs = append(programs, fmt.Sprintf("program %d at %s", p.ID, h.Name))
-		}
-	}
-	return programs
+	return lab.AttachedPrograms(t, dir)
 }
 
 // pins lists what is in the bpffs, but for what a kernel puts there itself.

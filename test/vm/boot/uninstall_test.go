@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/firsthop/firsthop/test/vm/kube"
 )
 
 // Tests are run in the order of their files' names, so these come last.
@@ -13,7 +15,7 @@ import (
 func TestUninstall(t *testing.T) {
 	needsSystem(t)
 	firsthop(t, "uninstall", "--force")
-	if saw := visit(vip); !refused(saw) {
+	if saw := kube.Visit(vip); !refused(saw) {
 		t.Errorf("after uninstall the Service IP says %q", saw)
 	}
 	noTrace(t)
@@ -23,7 +25,7 @@ func TestUninstall(t *testing.T) {
 func TestNoTrace(t *testing.T) {
 	needsSystem(t)
 	wantKubelet(t, refused)
-	if saw := visit(vip); !refused(saw) {
+	if saw := kube.Visit(vip); !refused(saw) {
 		t.Errorf("the Service IP says %q", saw)
 	}
 	noTrace(t)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/firsthop/firsthop/test/vm/kube"
 	"golang.org/x/sys/unix"
 )
 
@@ -42,7 +43,7 @@ func (n *node) propagation(kind string) {
 // TestTheInitContainer: by every way to the host, whatever propagation there is, with and without a bpffs.
 func TestTheInitContainer(t *testing.T) {
 	n := newNode(t)
-	if saw := visit(server); saw != greeting {
+	if saw := kube.Visit(server); saw != greeting {
 		t.Fatalf("the stand-in API server says %q", saw)
 	}
 	for _, row := range []struct {
@@ -63,7 +64,7 @@ func TestTheInitContainer(t *testing.T) {
 			if row.unmounted {
 				n.unmountBPFFS()
 			}
-			if visit(vip) == greeting {
+			if kube.Visit(vip) == greeting {
 				t.Fatal("the Service IP works before")
 			}
 			p := addressed(t, row.patches...)
@@ -83,7 +84,7 @@ func TestTheInitContainer(t *testing.T) {
 				n.installed()
 			}
 			n.forget()
-			if saw := visit(vip); saw == greeting {
+			if saw := kube.Visit(vip); saw == greeting {
 				t.Error("it still works after uninstall")
 			}
 			if got := n.bpffsMounts(); row.unmounted && len(got) > 0 {
@@ -107,7 +108,7 @@ func (n *node) unmountBPFFS() {
 // container, which is in a network namespace of its own.
 func (n *node) serves() {
 	n.Helper()
-	if saw := visit(vip); saw != greeting {
+	if saw := kube.Visit(vip); saw != greeting {
 		n.Errorf("the Service IP says %q to a process of the host", saw)
 	}
 	if saw := n.visitor(); saw != greeting {
@@ -232,7 +233,7 @@ func TestOneCapabilityLess(t *testing.T) {
 				caps.Add = slices.Delete(slices.Clone(caps.Add), at, at+1)
 			}
 			n.start(p).ends(row.code, row.says...)
-			if served := visit(vip) == greeting; served != (row.code == 0) {
+			if served := kube.Visit(vip) == greeting; served != (row.code == 0) {
 				t.Errorf("the Service IP works: %v", served)
 			}
 		})
@@ -305,7 +306,7 @@ func TestASyscallLess(t *testing.T) {
 			p := thisBootOnly(addressed(t, "localhost-seccomp.yaml"))
 			p.InitContainers[0].SecurityContext.SeccompProfile.LocalhostProfile = n.profileWithout(row.name)
 			n.start(p).ends(row.code, row.says...)
-			if visit(vip) == greeting {
+			if kube.Visit(vip) == greeting {
 				t.Error("the Service IP works")
 			}
 		})

@@ -43,7 +43,7 @@ func TestTheRuntimesPod(t *testing.T) {
 
 	n.Run("it is killed, and started again by the kubelet", func(t *testing.T) {
 		n := n.on(t)
-		n.whileConnecting(web, func() {
+		kube.WhileConnecting(n, web, kube.Greeting, func() {
 			first.kill("KILL")
 			n.answers(web, kube.Greeting)
 			first = one.run()
@@ -62,7 +62,7 @@ func TestTheRuntimesPod(t *testing.T) {
 		program, err := os.ReadFile(filesDir + "/firsthop-0.2.0")
 		n.must(err)
 		n.must(os.WriteFile(rootfs+"/usr/bin/firsthop", program, 0o755))
-		n.whileConnecting(web, func() {
+		kube.WhileConnecting(n, web, kube.Greeting, func() {
 			began := time.Now()
 			first.kill("TERM")
 			grace := time.Duration(*one.pod.TerminationGracePeriodSeconds) * time.Second
@@ -251,7 +251,7 @@ func (r *running) refusedNothing() {
 func (n *node) answers(address, want string) {
 	n.Helper()
 	kube.Await(n, address, func() error {
-		if saw := visit(address); saw != want {
+		if saw := kube.Visit(address); saw != want {
 			return errors.New(saw)
 		}
 		return nil
@@ -305,35 +305,4 @@ func (n *node) startKubeProxy() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-}
-
-// whileConnecting connects again and again, and wants each connection to reach the backend.
-func (n *node) whileConnecting(address string, do func()) {
-	n.Helper()
-	stop, ended := make(chan struct{}), make(chan []string)
-	visits := 0
-	go func() {
-		var bad []string
-		for {
-			select {
-			case <-stop:
-				ended <- bad
-				return
-			default:
-				visits++
-				if saw := visit(address); saw != kube.Greeting {
-					bad = append(bad, saw)
-				}
-			}
-		}
-	}()
-	defer func() {
-		close(stop)
-		bad := <-ended
-		n.Logf("meanwhile %d connections to %s", visits, address)
-		if len(bad) > 0 || visits == 0 {
-			n.Errorf("meanwhile: %q", bad)
-		}
-	}()
-	do()
 }

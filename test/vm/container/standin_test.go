@@ -2,12 +2,8 @@ package container
 
 import (
 	"fmt"
-	"io"
-	"net"
 	"os"
-	"strings"
 	"testing"
-	"time"
 
 	"github.com/firsthop/firsthop/test/vm/kube"
 )
@@ -30,9 +26,9 @@ func TestMain(m *testing.M) {
 	case "stand-in-apiserver":
 		err = kube.Greet(":6443", greeting)
 	case "stand-in-kubelet":
-		err = os.WriteFile(kubeletSaw, []byte(visit(vip)), 0o644)
+		err = os.WriteFile(kubeletSaw, []byte(kube.Visit(vip)), 0o644)
 	case "visit":
-		fmt.Println(visit(os.Args[len(os.Args)-2]))
+		fmt.Println(kube.Visit(os.Args[len(os.Args)-2]))
 	case "kube-proxy":
 		err = kube.Greet(web, kubeProxyGreeting)
 	default:
@@ -44,21 +40,4 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-}
-
-// visit returns what an address says, or why not.
-func visit(address string) string {
-	conn, err := net.DialTimeout("tcp", address, 5*time.Second)
-	if err != nil {
-		return err.Error()
-	}
-	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
-		return err.Error()
-	}
-	said, err := io.ReadAll(conn)
-	if err != nil {
-		return err.Error()
-	}
-	return strings.TrimSpace(string(said))
 }

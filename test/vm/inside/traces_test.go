@@ -11,12 +11,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 // traces are what could have changed on a machine, a line a thing.
@@ -67,19 +65,7 @@ func attached(t *testing.T) (s traces) {
 		t.Fatal(err)
 	}
 	defer dir.Close()
-	for _, h := range bpf.Hooks() {
-		q, err := link.QueryPrograms(link.QueryOptions{Target: int(dir.Fd()), Attach: h.Attach})
-		if errors.Is(err, unix.EINVAL) || errors.Is(err, ebpf.ErrNotSupported) {
-			continue // a kernel without this hook
-		}
-		if err != nil {
-			t.Fatalf("query %s: %v", h.Name, err)
-		}
-		for _, p := range q.Programs {
-			s = append(s, fmt.Sprintf("program %d at %s", p.ID, h.Name))
-		}
-	}
-	return s
+	return lab.AttachedPrograms(t, dir)
 }
 
 // files lists what is below directories, with inodes for pins: a pin that was made again has another.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"testing"
 	"time"
 )
 
@@ -99,4 +100,52 @@ func Unroutable(saw string) bool {
 func Prepared() bool {
 	_, err := os.Stat(filepath.Join(Dir, "tls.crt"))
 	return err == nil
+}
+
+// Visit returns what an address says, or why not.
+func Visit(address string) string {
+	conn, err := net.DialTimeout("tcp", address, 5*time.Second)
+	if err != nil {
+		return err.Error()
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		return err.Error()
+	}
+	said, err := io.ReadAll(conn)
+	if err != nil {
+		return err.Error()
+	}
+	return strings.TrimSpace(string(said))
+}
+
+// WhileConnecting visits an address again and again until do returns, and wants the same answer each time.
+func WhileConnecting(t testing.TB, address, want string, do func()) {
+	t.Helper()
+	stop, refusals := make(chan struct{}), make(chan []string)
+	visits := 0
+	go func() {
+		var bad []string
+		for {
+			select {
+			case <-stop:
+				refusals <- bad
+				return
+			default:
+				visits++
+				if saw := Visit(address); saw != want {
+					bad = append(bad, saw)
+				}
+			}
+		}
+	}()
+	defer func() {
+		close(stop)
+		bad := <-refusals
+		t.Logf("meanwhile %d connections to %s", visits, address)
+		if len(bad) > 0 || visits == 0 {
+			t.Errorf("meanwhile: %q", bad)
+		}
+	}()
+	do()
 }
