@@ -1,16 +1,7 @@
 package probe
 
 import (
-	"bufio"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
-	"fmt"
-	"io"
-	"net"
-	"net/http"
-	"sync/atomic"
 	"time"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
@@ -25,7 +16,7 @@ type Checker struct {
 	p         prober
 	headStart time.Duration
 	maxAge    time.Duration
-	kept      *keptConn
+	kept      *conn
 }
 
 // keptFor is how long a connection is kept. A server that only serves its old
@@ -65,7 +56,7 @@ func (c *Checker) Check(ctx context.Context, confirm bool) Result {
 	}
 	results := make(chan attempt, 2)
 	pending := 0
-	start := func(k *keptConn) {
+	start := func(k *conn) {
 		pending++
 		go func() { results <- c.attempt(ctx, k) }()
 	}
@@ -120,7 +111,7 @@ func (c *Checker) Close() { c.drop() }
 
 func (c *Checker) drop() {
 	if c.kept != nil {
-		c.kept.close()
+		c.kept.Close()
 		c.kept = nil
 	}
 }
@@ -128,8 +119,8 @@ func (c *Checker) drop() {
 // attempt is one question and what became of it.
 type attempt struct {
 	result Result
-	kept   bool      // asked over a connection that was there
-	conn   *keptConn // nil if it cannot be used again
+	kept   bool  // asked over a connection that was there
+	conn   *conn // nil if it cannot be used again
 }
 
 // says orders failed attempts, the one that says most first: an answer, even a bad
@@ -152,149 +143,28 @@ func (a *attempt) says() int {
 
 func (a attempt) close() {
 	if a.conn != nil {
-		a.conn.close()
+		a.conn.Close()
 	}
 }
 
 // attempt asks over k, or over a new connection if k is nil.
-func (c *Checker) attempt(ctx context.Context, k *keptConn) (a attempt) {
+func (c *Checker) attempt(ctx context.Context, k *conn) (a attempt) {
 	r := &a.result
 	a.kept = k != nil
 	r.Endpoint = c.endpoint
 	start := time.Now()
 	defer func() { r.Latency = time.Since(start) }()
 	if k == nil {
-		conn, err := c.p.dial(ctx, "tcp", c.endpoint.Addr.String())
-		if err != nil {
-			r.State, r.Kind, r.Err = apiserver.Dead, errorKind(err), Plain(err)
+		if k = c.p.open(ctx, r); k == nil {
 			return a
 		}
-		var v apiserver.Verdict
-		tc := tls.Client(conn, c.p.tlsConfig(c.endpoint, &v))
-		err = AwaitRandomness(ctx)
-		if err == nil {
-			err = tc.HandshakeContext(ctx)
-		}
-		if err != nil {
-			conn.Close()
-			r.handshakeFailed(err)
-			return a
-		}
-		if r.shakenHands(v); r.Kind == apiserver.KindExpired {
-			conn.Close()
-			return a
-		}
-		k = newKeptConn(conn, tc)
-		k.verified, k.leaf = v.Verified, v.Leaf
 		start = time.Now()
+	} else {
+		k.tell(r)
+		r.Answers = false // that was another time
 	}
-	a.conn = k
-	r.Verified, r.Certificate = k.verified, k.leaf
-	status, err := k.ask(ctx, c.endpoint)
-	if err != nil {
-		r.answerFailed(err)
-		return a
-	}
-	r.judge(status)
-	if k.over() {
-		k.close()
-		a.conn = nil
+	if k.ask(ctx, r, false) {
+		a.conn = k
 	}
 	return a
-}
-
-// keptConn is one TLS connection and the goroutine that reads from it, so
-// that its end is noticed when it happens and not at the next question.
-type keptConn struct {
-	conn     net.Conn
-	tls      *tls.Conn
-	verified bool
-	leaf     *x509.Certificate
-	born     time.Time
-	asked    atomic.Bool // a question has no answer yet
-	answers  chan int    // HTTP status; room for one
-	lost     chan struct{}
-	err      error // why it ended; read after lost is closed
-}
-
-var errUnasked = errors.New("server sent data that nobody asked for")
-
-func newKeptConn(conn net.Conn, tc *tls.Conn) *keptConn {
-	k := &keptConn{conn: conn, tls: tc, born: time.Now(), answers: make(chan int, 1), lost: make(chan struct{})}
-	go func() {
-		defer close(k.lost)
-		k.err = k.read()
-	}()
-	return k
-}
-
-// close makes the reader end. It sends no close_notify: with a dead peer that
-// would wait.
-func (k *keptConn) close() { k.conn.Close() }
-
-// over reports whether the connection has ended.
-func (k *keptConn) over() bool {
-	select {
-	case <-k.lost:
-		return true
-	default:
-		return false
-	}
-}
-
-// ask sends one request and waits for its status.
-func (k *keptConn) ask(ctx context.Context, e apiserver.Endpoint) (status int, err error) {
-	if deadline, ok := ctx.Deadline(); ok {
-		_ = k.conn.SetWriteDeadline(deadline)
-	}
-	k.asked.Store(true)
-	if _, err := fmt.Fprintf(k.tls, "GET /readyz HTTP/1.1\r\nHost: %s\r\nUser-Agent: firsthop\r\nAccept: */*\r\n\r\n", e.HostPort()); err != nil {
-		k.close()
-		return 0, err
-	}
-	select {
-	case status := <-k.answers:
-		return status, nil
-	case <-ctx.Done():
-		err = ctx.Err()
-	case <-k.lost:
-		err = k.err
-	}
-	select {
-	case status := <-k.answers: // the last one, with Connection: close; or one that waits for a process that was stopped
-		return status, nil
-	default:
-		k.close()
-		return 0, err
-	}
-}
-
-// maxAnswer bounds status line, headers and body of an answer together.
-const maxAnswer = 64 << 10
-
-// read reads answers until the connection ends, and says why it did.
-func (k *keptConn) read() error {
-	limited := &io.LimitedReader{R: k.tls}
-	br := bufio.NewReader(limited)
-	for {
-		limited.N = maxAnswer
-		if _, err := br.Peek(1); err != nil {
-			return err
-		}
-		if !k.asked.Swap(false) {
-			return errUnasked
-		}
-		resp, err := http.ReadResponse(br, nil)
-		if err != nil {
-			return err
-		}
-		// The body's length decides nothing but whether the connection is kept.
-		_, err = io.Copy(io.Discard, resp.Body)
-		if err != nil || resp.Close || limited.N <= 0 {
-			k.conn.Close()
-			k.answers <- resp.StatusCode
-			return io.EOF
-		}
-		k.answers <- resp.StatusCode
-	}
 }

@@ -19,7 +19,7 @@ func TestARealAPIServerAnswersOverOneConnection(t *testing.T) {
 			ca := apitest.NewCA(t)
 			apitest.StartReal(t, ca, "--anonymous-auth="+tc.anonymous)
 			var dials atomic.Int32
-			c := newChecker(t, ep(apitest.RealAddress), Config{CA: ca.PEM, Dial: counted(&dials)})
+			c := newChecker(t, ep(apitest.RealAddress), Config{Trust: &apiserver.Trust{CA: ca.PEM}, Dial: counted(&dials)})
 			until := time.Now().Add(time.Minute)
 			for c.Check(t.Context(), false).Status != tc.status { // its checks after the start
 				if time.Now().After(until) {

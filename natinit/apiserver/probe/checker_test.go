@@ -37,7 +37,7 @@ func TestAQuestionOverAKeptConnection(t *testing.T) {
 	cluster := &apitest.Cluster{CA: ca}
 	at, stop := cluster.Serve(t, "10.99.0.1:0")
 	var dials atomic.Int32
-	c := newChecker(t, apiserver.Endpoint{Addr: at}, Config{CA: ca.PEM, Dial: counted(&dials)})
+	c := newChecker(t, apiserver.Endpoint{Addr: at}, Config{Trust: &apiserver.Trust{CA: ca.PEM}, Dial: counted(&dials)})
 	for range 20 {
 		if r := c.Check(t.Context(), true); r.State != apiserver.Live || r.Status != 200 || !r.Verified {
 			t.Fatalf("got %+v", r)
@@ -72,7 +72,7 @@ func TestAConnectionThatWasClosedWhileIdleIsNoFailure(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			at := tlsListen(t, ca, "10.99.0.1:0", answer, apitest.Names...)
-			c := newChecker(t, at, Config{CA: ca.PEM})
+			c := newChecker(t, at, Config{Trust: &apiserver.Trust{CA: ca.PEM}})
 			for range 5 {
 				if r := c.Check(t.Context(), true); r.State != apiserver.Live {
 					t.Fatalf("got %+v", r)
@@ -104,7 +104,7 @@ func TestOldAndNewConnectionsAreBothTried(t *testing.T) {
 			io.WriteString(tc, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 		}
 	})
-	c := newChecker(t, at, Config{CA: ca.PEM})
+	c := newChecker(t, at, Config{Trust: &apiserver.Trust{CA: ca.PEM}})
 	check := func(want apiserver.State) {
 		t.Helper()
 		if r := c.Check(t.Context(), true); r.State != want {
@@ -125,7 +125,7 @@ func TestOldAndNewConnectionsAreBothTried(t *testing.T) {
 func TestAnAnswerNobodyAskedForEndsTheConnection(t *testing.T) {
 	ca := apitest.NewCA(t)
 	at := tlsListen(t, ca, "10.99.0.1:0", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"+strings.Repeat("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 10), apitest.Names...)
-	c := newChecker(t, at, Config{CA: ca.PEM})
+	c := newChecker(t, at, Config{Trust: &apiserver.Trust{CA: ca.PEM}})
 	if r := c.Check(t.Context(), false); r.State != apiserver.Live {
 		t.Fatalf("got %+v", r)
 	}
@@ -148,7 +148,7 @@ func TestACheckKeepsItsTimeoutWithBothAttempts(t *testing.T) {
 		"accepted, then silence": listen(t, "10.99.0.1:0", func(net.Conn) { <-hang }),
 		"silence":                ep(apitest.Silent4 + ":6443"),
 	} {
-		c := newChecker(t, at, Config{CA: ca.PEM, Timeout: 300 * time.Millisecond})
+		c := newChecker(t, at, Config{Trust: &apiserver.Trust{CA: ca.PEM}, Timeout: 300 * time.Millisecond})
 		start := time.Now()
 		r := c.Check(t.Context(), true)
 		if d := time.Since(start); r.State == apiserver.Live || r.Kind != apiserver.KindTimeout || d < 250*time.Millisecond || d > 2*time.Second {
@@ -164,7 +164,7 @@ func TestAClosedCheckerLeavesNothing(t *testing.T) {
 	before := runtime.NumGoroutine()
 	for range 50 {
 		for _, e := range []apiserver.Endpoint{{Addr: at}, {Addr: sick}, ep("10.99.0.9:1")} {
-			c := NewChecker(e, Config{CA: ca.PEM})
+			c := NewChecker(e, Config{Trust: &apiserver.Trust{CA: ca.PEM}})
 			c.Check(t.Context(), true)
 			c.Close()
 		}
@@ -182,7 +182,7 @@ func TestAClosedCheckerLeavesNothing(t *testing.T) {
 func BenchmarkCheck(b *testing.B) {
 	ca := apitest.NewCA(b)
 	at, _ := (&apitest.Cluster{CA: ca}).Serve(b, "10.99.0.1:0")
-	c := NewChecker(apiserver.Endpoint{Addr: at}, Config{CA: ca.PEM})
+	c := NewChecker(apiserver.Endpoint{Addr: at}, Config{Trust: &apiserver.Trust{CA: ca.PEM}})
 	defer c.Close()
 	for b.Loop() {
 		if r := c.Check(context.Background(), true); r.State != apiserver.Live {

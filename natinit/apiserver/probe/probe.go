@@ -3,7 +3,6 @@
 package probe
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -54,7 +53,7 @@ func (s Strength) String() string {
 	return [...]string{"tcp", "verified", "ready"}[s]
 }
 
-// ProbeConfig says how to probe.
+// Config says how to probe.
 type Config struct {
 	Strength Strength
 	// Timeout bounds one endpoint's probe, connect and answer together;
@@ -67,13 +66,11 @@ type Config struct {
 	// probe sends no credentials and believes nothing of what it reads but the
 	// status code.
 	Trust *apiserver.Trust
-	// CA is short for Trust with these CA certificates (PEM).
-	CA []byte
 	// Dial is the way out; nil is a plain one.
 	Dial Dial
 }
 
-// ProbeResult is what became of one endpoint.
+// Result is what became of one endpoint.
 type Result struct {
 	Endpoint apiserver.Endpoint
 	State    apiserver.State
@@ -99,7 +96,7 @@ const (
 	maxProbes = 64
 )
 
-// Probe asks every endpoint at once and returns the results, live ones
+// Endpoints asks every endpoint at once and returns the results, live ones
 // first, then those that answer without being ready, then the dead; within
 // each in the order given. It returns after the slowest one, at most after
 // the timeout (times the number of endpoints over 64), or when ctx ends.
@@ -133,9 +130,6 @@ func newProber(cfg Config) prober {
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = probeTimeout
 	}
-	if cfg.Trust == nil && len(cfg.CA) > 0 {
-		cfg.Trust = &apiserver.Trust{CA: cfg.CA}
-	}
 	return prober{cfg: cfg, dial: cfg.Dial.OrPlain()}
 }
 
@@ -149,69 +143,63 @@ func (p *prober) probe(ctx context.Context, e apiserver.Endpoint) (r Result) {
 	defer func() { r.Latency = time.Since(start) }()
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
 	defer cancel()
-	conn, err := p.dial(ctx, "tcp", e.Addr.String())
-	if err != nil {
-		r.State, r.Kind, r.Err = apiserver.Dead, errorKind(err), Plain(err)
-		return r
+	if c := p.open(ctx, &r); c != nil {
+		defer c.Close()
+		if p.cfg.ReadyWait > 0 {
+			ctx, cancel = context.WithTimeout(ctx, p.cfg.ReadyWait)
+			defer cancel()
+		}
+		c.ask(ctx, &r, true)
 	}
-	defer conn.Close()
-	if p.cfg.Strength == TCP || p.cfg.Strength == Verified && !p.cfg.Trust.Verifies(e) {
-		r.State = apiserver.Live
-		return r
-	}
-	deadline, _ := ctx.Deadline()
-	conn.SetDeadline(deadline)
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	if err := AwaitRandomness(ctx); err != nil {
-		r.handshakeFailed(err)
-		return r
-	}
-	p.ready(&r, conn, deadline)
 	return r
 }
 
-// ready asks /readyz over an open connection. net/http's client is not used:
-// it would add redirects, proxies, retries and pools, none of which belong
-// into a probe.
-func (p *prober) ready(r *Result, conn net.Conn, deadline time.Time) {
-	var v apiserver.Verdict
-	tc := tls.Client(conn, p.tlsConfig(r.Endpoint, &v))
-	if err := tc.Handshake(); err != nil {
-		r.handshakeFailed(err)
-		return
-	}
-	if r.shakenHands(v); r.Kind == apiserver.KindExpired {
-		return
-	}
-	if p.cfg.Strength == Verified {
-		r.State = apiserver.Live
-		return
-	}
-	if wait := time.Now().Add(p.cfg.ReadyWait); p.cfg.ReadyWait > 0 && wait.Before(deadline) {
-		conn.SetDeadline(wait)
-	}
-	fmt.Fprintf(tc, "GET /readyz HTTP/1.1\r\nHost: %s\r\nUser-Agent: firsthop\r\nAccept: */*\r\nConnection: close\r\n\r\n", r.Endpoint.HostPort())
-	// The limit holds for status line and headers together; the body is not read.
-	resp, err := http.ReadResponse(bufio.NewReader(io.LimitReader(tc, 64<<10)), nil)
+// open connects to an endpoint, and shakes hands. It gives no connection where
+// the result says all already.
+func (p *prober) open(ctx context.Context, r *Result) *conn {
+	e := r.Endpoint
+	raw, err := p.dial(ctx, "tcp", e.Addr.String())
 	if err != nil {
-		r.answerFailed(err)
-		return
+		r.fail(apiserver.Dead, err)
+		return nil
 	}
-	r.judge(resp.StatusCode)
-}
-
-// shakenHands enters what a handshake told.
-func (r *Result) shakenHands(v apiserver.Verdict) {
-	r.Verified, r.Certificate, r.Answers = v.Verified, v.Leaf, true
+	if p.cfg.Strength == TCP || p.cfg.Strength == Verified && !p.cfg.Trust.Verifies(e) {
+		raw.Close()
+		r.State = apiserver.Live
+		return nil
+	}
+	var v apiserver.Verdict
+	tc := tls.Client(raw, p.tlsConfig(e, &v))
+	if err = AwaitRandomness(ctx); err == nil {
+		err = tc.HandshakeContext(ctx)
+	}
+	if err != nil {
+		raw.Close()
+		r.handshakeFailed(err)
+		return nil
+	}
+	c := newConn(raw, tc, v)
+	c.tell(r)
 	if v.Expired != nil {
 		r.State, r.Kind, r.Err = apiserver.NotReady, apiserver.KindExpired, v.Expired
+	} else if p.cfg.Strength == Verified {
+		r.State = apiserver.Live
 	}
+	if r.State != apiserver.Unknown {
+		c.Close()
+		return nil
+	}
+	return c
+}
+
+// fail enters a failure of the network's.
+func (r *Result) fail(state apiserver.State, err error) {
+	r.State, r.Kind, r.Err = state, errorKind(err), Plain(err)
 }
 
 // handshakeFailed enters why TLS did not come about.
 func (r *Result) handshakeFailed(err error) {
-	r.State, r.Kind, r.Err = apiserver.NotReady, errorKind(err), Plain(err)
+	r.fail(apiserver.NotReady, err)
 	if errors.Is(err, ErrNoRandomness) {
 		r.Kind, r.Err = apiserver.KindRandomness, err // no fault of the server's
 		return
@@ -228,7 +216,7 @@ func (r *Result) handshakeFailed(err error) {
 
 // answerFailed enters why there is no answer over TLS.
 func (r *Result) answerFailed(err error) {
-	r.State, r.Kind, r.Err = apiserver.NotReady, errorKind(err), Plain(err)
+	r.fail(apiserver.NotReady, err)
 	if r.Kind == apiserver.KindOther {
 		r.State, r.Kind = apiserver.Dead, apiserver.KindHTTP
 	}

@@ -118,9 +118,9 @@ func TestProbe(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cfg := Config{Strength: tc.strength, Timeout: 400 * time.Millisecond, CA: ca.PEM}
+			cfg := Config{Strength: tc.strength, Timeout: 400 * time.Millisecond, Trust: &apiserver.Trust{CA: ca.PEM}}
 			if tc.noCA {
-				cfg.CA = nil
+				cfg.Trust = nil
 			}
 			start := time.Now()
 			r := Endpoints(context.Background(), []apiserver.Endpoint{tc.at}, cfg)[0]
@@ -150,7 +150,7 @@ func TestProbeOrderIsLiveThenNotReadyThenDeadAndStable(t *testing.T) {
 	s1, l1, s2, l2 := add(sick, "10.99.0.1:0"), add(live, "10.99.0.1:0"), add(sick, "10.99.0.1:0"), add(live, "[fd00:99::1]:0")
 	in = []apiserver.Endpoint{dead1, s1, l1, dead2, s2, l2}
 	want := []apiserver.Endpoint{l1, l2, s1, s2, dead1, dead2}
-	for i, r := range Endpoints(context.Background(), in, Config{Strength: Ready, CA: ca.PEM}) {
+	for i, r := range Endpoints(context.Background(), in, Config{Strength: Ready, Trust: &apiserver.Trust{CA: ca.PEM}}) {
 		if r.Endpoint != want[i] {
 			t.Errorf("place %d has %s, want %s", i, r.Endpoint, want[i])
 		}
