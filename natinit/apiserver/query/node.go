@@ -1,17 +1,14 @@
 package query
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
+	"slices"
 
-	"github.com/firsthop/firsthop/mounts/hostfs"
-	"github.com/firsthop/firsthop/natinit/apiserver/probe"
+	corev1 "k8s.io/api/core/v1"
 )
 
 // What the runtime says on the Node object, and an uninstall takes away.
@@ -94,30 +91,12 @@ func nodePath(name string) string { return "/api/v1/nodes/" + url.PathEscape(nam
 
 func (s *session) marks(ctx context.Context, name string) (Marks, error) {
 	m := Marks{Node: name}
-	r, err := s.get(ctx, s.client, nodePath(name))
-	if err == nil {
-		err = r.err()
-	}
-	var node struct {
-		Metadata struct {
-			Labels map[string]string `json:"labels"`
-		} `json:"metadata"`
-		Status struct {
-			Conditions []struct {
-				Type string `json:"type"`
-			} `json:"conditions"`
-		} `json:"status"`
-	}
-	if err == nil {
-		err = json.Unmarshal(r.body, &node)
-	}
+	node, err := get[corev1.Node](ctx, s, s.client, nodePath(name))
 	if err != nil {
 		return m, fmt.Errorf("read Node %s: %w", name, err)
 	}
-	_, m.Label = node.Metadata.Labels[NodeLabel]
-	for _, c := range node.Status.Conditions {
-		m.Condition = m.Condition || c.Type == NodeCondition
-	}
+	_, m.Label = node.Labels[NodeLabel]
+	m.Condition = slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == NodeCondition })
 	return m, nil
 }
 
@@ -126,22 +105,7 @@ func (s *session) marks(ctx context.Context, name string) (Marks, error) {
 const marksPatch = `{"metadata":{"labels":{"` + NodeLabel + `":null}},"status":{"conditions":[{"type":"` + NodeCondition + `","$patch":"delete"}]}}`
 
 func (s *session) removeMarks(ctx context.Context, name string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPatch, s.base+nodePath(name)+"/status", bytes.NewReader([]byte(marksPatch)))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/strategic-merge-patch+json")
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set("User-Agent", "firsthop")
-	resp, err := s.client.Do(req)
-	if err != nil {
-		return fmt.Errorf("change Node %s: %w", name, probe.Plain(err))
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, hostfs.MaxFile))
-	if err == nil {
-		err = response{resp.StatusCode, body}.err()
-	}
+	err := s.request(ctx, s.client, http.MethodPatch, nodePath(name)+"/status", []byte(marksPatch), &corev1.Node{})
 	if err != nil {
 		return fmt.Errorf("change Node %s: %w", name, err)
 	}

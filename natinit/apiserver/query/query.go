@@ -3,23 +3,14 @@
 package query
 
 import (
-	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"slices"
-	"strings"
 	"time"
 
-	"k8s.io/client-go/rest"
-
-	"github.com/firsthop/firsthop/mounts/hostfs"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/probe"
 	"github.com/firsthop/firsthop/natinit/apiserver/sources"
@@ -145,7 +136,7 @@ func Addresses(ctx context.Context, cfg Config) Answer {
 		a.Findings = append(a.Findings, notAsked("not asked: the API's own answer is complete")...)
 		return a
 	}
-	a.Findings = append(a.Findings, best.s.askConfigMaps(ctx)...)
+	a.Findings = append(a.Findings, best.s.configMaps(ctx)...)
 	return a
 }
 
@@ -320,218 +311,38 @@ func (a *asked) closeSession() {
 func askOne(ctx context.Context, cfg Config, cred *sources.Credential, at apiserver.Endpoint) *asked {
 	a := &asked{}
 	s, err := newSession(cfg, cred, at)
-	var first response
 	if err == nil {
 		err = probe.AwaitRandomness(ctx)
 	}
+	var services []netip.AddrPort
 	if err == nil {
-		first, err = s.get(ctx, s.client, servicePath)
+		services, err = s.services(ctx)
 	}
-	if err != nil {
+	if s == nil || err != nil && !answered(err) {
 		if s != nil {
 			s.close()
 		}
 		a.notes = append(a.notes, fmt.Sprintf("%s, with %s: %v", at, cred.Path, err))
 		return a
 	}
-	a.s = s
+	a.s, a.services = s, services
 	where := fmt.Sprintf("asked %s with %s", at, cred.Path)
-	services, sErr := firstOf(ctx, s, []question[netip.AddrPort]{
-		{servicePath, &first, decodeService}, {serviceListPath, nil, decodeServiceList}})
-	endpoints, eErr := firstOf(ctx, s, []question[apiserver.Endpoint]{
-		{endpointsPath, nil, decodeEndpoints}, {endpointsListPath, nil, decodeEndpointsList}, {slicesPath, nil, decodeSlices}})
-	a.services, a.endpoints = services, endpoints
-	if sErr != nil {
-		a.notes = append(a.notes, fmt.Sprintf("%s: Service default/kubernetes: %v", where, sErr))
+	if err != nil {
+		a.notes = append(a.notes, fmt.Sprintf("%s: Service default/kubernetes: %v", where, err))
 	}
-	if eErr != nil {
-		a.notes = append(a.notes, fmt.Sprintf("%s: endpoints of default/kubernetes: %v", where, eErr))
+	a.settled = settles(err)
+	if a.endpoints, err = s.endpoints(ctx); err != nil {
+		a.notes = append(a.notes, fmt.Sprintf("%s: endpoints of default/kubernetes: %v", where, err))
 	}
+	a.settled = a.settled && settles(err)
 	if len(a.notes) == 0 {
 		a.notes = append(a.notes, where)
 	}
-	a.settled = settles(sErr) && settles(eErr)
 	return a
 }
 
 // settles reports whether a question was answered, or refused as every healthy
 // server would refuse it.
 func settles(err error) bool {
-	var s statusError
-	return err == nil || errors.As(err, &s) && (s.status == http.StatusUnauthorized || s.status == http.StatusForbidden)
+	return err == nil || status(err) == http.StatusUnauthorized || status(err) == http.StatusForbidden
 }
-
-// session is a client that talks to one address as one identity.
-type session struct {
-	cred   *sources.Credential
-	trust  *apiserver.Trust
-	at     apiserver.Endpoint
-	base   string // URL of the API's root
-	client *http.Client
-	// anonymous is the same without the identity.
-	anonymous *http.Client
-	idle      []*http.Transport
-}
-
-func (s *session) close() {
-	for _, t := range s.idle {
-		t.CloseIdleConnections()
-	}
-}
-
-type response struct {
-	status int
-	body   []byte
-}
-
-// newSession builds the client. It does not connect.
-func newSession(ask Config, cred *sources.Credential, at apiserver.Endpoint) (*session, error) {
-	if cred.Server != "" && !strings.HasPrefix(cred.Server, "https://") && strings.Contains(cred.Server, "://") {
-		return nil, errors.New("the kubeconfig's server is not https")
-	}
-	cfg := rest.CopyConfig(cred.Config)
-	cfg.CAData, cfg.CAFile, cfg.Insecure = nil, "", true // verified below
-	host, path := serverHost(cfg.Host)
-	tlsCfg, err := rest.TLSConfigFor(cfg)
-	if err != nil {
-		return nil, err
-	}
-	tlsCfg.NextProtos = []string{"http/1.1"}
-	if tlsCfg.ServerName == "" {
-		tlsCfg.ServerName = host
-	}
-	// The address may be of another server than the one that the kubeconfig
-	// names, so any of the names of an API server will do; the CA must be right.
-	trust := ask.trust(cred)
-	verify := trust.Verifier(at, nil, tlsCfg.ServerName)
-	if verify == nil {
-		return nil, errors.New("no CA certificate is known that it could be verified with")
-	}
-	tlsCfg.InsecureSkipVerify = true // verified by:
-	tlsCfg.VerifyConnection = verify
-	addr := at.Addr.String()
-	transport := func(certificates bool) *http.Transport {
-		c := tlsCfg.Clone()
-		if certificates && cred.Plugin != nil {
-			c.GetClientCertificate = cred.Plugin.ClientCertificate
-		}
-		if !certificates {
-			c.Certificates, c.GetClientCertificate = nil, nil
-		}
-		return &http.Transport{
-			TLSClientConfig:    c,
-			DisableCompression: true,
-			DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-				return ask.Dial.OrPlain()(ctx, network, addr)
-			},
-		}
-	}
-	own, other := transport(true), transport(false)
-	rt, err := rest.HTTPWrappersForConfig(cfg, own)
-	if err != nil {
-		return nil, err
-	}
-	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return &session{
-		cred: cred, trust: trust, at: at, base: (&url.URL{Scheme: "https", Host: at.Addr.String(), Path: path}).String(),
-		client:    &http.Client{Transport: rt, CheckRedirect: stay},
-		anonymous: &http.Client{Transport: other, CheckRedirect: stay},
-		idle:      []*http.Transport{own, other},
-	}, nil
-}
-
-func serverHost(server string) (host, path string) {
-	u, err := url.Parse(server)
-	if err != nil {
-		return "", ""
-	}
-	return u.Hostname(), strings.TrimSuffix(u.Path, "/")
-}
-
-// get reads one object. Any HTTP status is an answer, not an error.
-func (s *session) get(ctx context.Context, c *http.Client, path string) (response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.base+path, nil)
-	if err != nil {
-		return response{}, err
-	}
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set("User-Agent", "firsthop")
-	resp, err := c.Do(req)
-	if err != nil {
-		var ue *url.Error
-		if errors.As(err, &ue) {
-			err = ue.Err
-		}
-		return response{}, probe.Plain(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, 4*hostfs.MaxFile+1))
-	if err != nil {
-		return response{}, probe.Plain(err)
-	}
-	if len(b) > 4*hostfs.MaxFile {
-		return response{}, fmt.Errorf("answer is larger than %d bytes", 4*hostfs.MaxFile)
-	}
-	return response{resp.StatusCode, b}, nil
-}
-
-const (
-	servicePath       = "/api/v1/namespaces/default/services/kubernetes"
-	serviceListPath   = "/api/v1/namespaces/default/services?fieldSelector=metadata.name%3Dkubernetes"
-	endpointsPath     = "/api/v1/namespaces/default/endpoints/kubernetes"
-	endpointsListPath = "/api/v1/namespaces/default/endpoints?fieldSelector=metadata.name%3Dkubernetes"
-	slicesPath        = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=kubernetes.io%2Fservice-name%3Dkubernetes"
-)
-
-type question[T any] struct {
-	path   string
-	known  *response // the answer, where it is there already
-	decode func([]byte) ([]T, error)
-}
-
-// firstOf asks until an answer is not a refusal.
-func firstOf[T any](ctx context.Context, s *session, qs []question[T]) ([]T, error) {
-	var first error
-	for _, q := range qs {
-		var r response
-		var err error
-		if q.known != nil {
-			r = *q.known
-		} else {
-			r, err = s.get(ctx, s.client, q.path)
-		}
-		if err == nil {
-			err = r.err()
-		}
-		if err == nil {
-			return q.decode(r.body)
-		}
-		if first == nil {
-			first = err
-		}
-		if r.status != http.StatusForbidden {
-			break
-		}
-	}
-	return nil, first
-}
-
-// err gives the API's own words for an answer that is not 200.
-func (r response) err() error {
-	if r.status == http.StatusOK {
-		return nil
-	}
-	var st struct {
-		Message string `json:"message"`
-	}
-	_ = json.Unmarshal(r.body, &st)
-	return statusError{r.status, cmp.Or(apiserver.Clip(st.Message), http.StatusText(r.status))}
-}
-
-// statusError is an answer other than 200.
-type statusError struct {
-	status  int
-	message string
-}
-
-func (e statusError) Error() string { return fmt.Sprintf("%d %s", e.status, e.message) }

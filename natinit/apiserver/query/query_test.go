@@ -3,6 +3,7 @@ package query
 import (
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -11,6 +12,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
@@ -333,16 +337,26 @@ func FuzzDecode(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, in string) {
-		if services, err := decodeService([]byte(in)); err == nil {
+		var out []apiserver.Endpoint
+		add := func(list []apiserver.Endpoint, _ error) { out = append(out, list...) }
+		var service corev1.Service
+		if json.Unmarshal([]byte(in), &service) == nil {
+			services, _ := serviceAddrs(&service)
 			for _, a := range services {
 				apitest.CheckAddr(t, a)
 			}
 		}
-		for _, decode := range []func([]byte) ([]apiserver.Endpoint, error){decodeEndpoints, decodeEndpointsList, decodeSlices} {
-			endpoints, _ := decode([]byte(in))
-			for _, e := range endpoints {
-				apitest.CheckAddr(t, e.Addr)
-			}
+		//lint:ignore SA1019 a kubelet may read nothing else
+		var one corev1.Endpoints
+		if json.Unmarshal([]byte(in), &one) == nil {
+			add(endpointAddrs(&one))
+		}
+		var list discoveryv1.EndpointSliceList
+		if json.Unmarshal([]byte(in), &list) == nil {
+			add(decoded(list.Items, nil, sliceAddrs))
+		}
+		for _, e := range out {
+			apitest.CheckAddr(t, e.Addr)
 		}
 	})
 }
