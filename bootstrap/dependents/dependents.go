@@ -47,8 +47,8 @@ func Find(cfg Config) []Dependent {
 	}
 	s := scan{cfg: cfg, fs: hostfs.FS{Root: cfg.Root}, seen: map[string]bool{}}
 	s.names = s.hosts()
-	s.pods = s.staticPods()
 	s.commands = nodeconf.Commands(s.fs)
+	s.pods = s.staticPods()
 	s.kubeconfigs()
 	s.texts()
 	slices.SortStableFunc(s.found, func(a, b Dependent) int { return cmp.Compare(rank(a.Kind), rank(b.Kind)) })

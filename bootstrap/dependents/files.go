@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"sigs.k8s.io/yaml"
-
 	"github.com/firsthop/firsthop/natinit/hostproc"
 	"github.com/firsthop/firsthop/natinit/nodeconf"
 )
@@ -90,20 +88,9 @@ func (s *scan) flagged() (paths []string) {
 	return paths
 }
 
-// staticPods are the directories of static pods: the usual ones, and those that the kubelet's configuration names.
+// staticPods are the directories of static pods: the kubelet's, and those of RKE2.
 func (s *scan) staticPods() []string {
-	dirs := []string{"/etc/kubernetes/manifests"}
-	dirs = append(dirs, s.fs.Glob("/var/lib/rancher/*/agent/pod-manifests")...)
-	for _, file := range []string{"/var/lib/kubelet/config.yaml", "/etc/kubernetes/kubelet-config.yaml", "/etc/kubernetes/kubelet/config.yaml"} {
-		b, err := s.fs.ReadFile(file)
-		var cfg struct {
-			StaticPodPath string `json:"staticPodPath"`
-		}
-		if err == nil && yaml.Unmarshal(b, &cfg) == nil && filepath.IsAbs(cfg.StaticPodPath) {
-			dirs = append(dirs, filepath.Clean(cfg.StaticPodPath))
-		}
-	}
-	return dirs
+	return append(nodeconf.StaticPodDirs(s.fs, s.commands), s.fs.Glob("/var/lib/rancher/*/agent/pod-manifests")...)
 }
 
 // kubeProxyConfigs are the kubeconfigs in the ConfigMap of kube-proxy's pods. That a pod is one of kube-system the

@@ -46,7 +46,6 @@ func (s *session) endpoints(ctx context.Context) ([]apiserver.Endpoint, error) {
 			return decoded([]corev1.Endpoints{one}, err, endpointAddrs)
 		},
 		func() ([]apiserver.Endpoint, error) {
-			//lint:ignore SA1019 see above
 			list, err := get[corev1.EndpointsList](ctx, s, s.client, endpointsListPath)
 			return decoded(list.Items, err, endpointAddrs)
 		},
@@ -150,7 +149,6 @@ func endpointOf(ip string, port uint16) (apiserver.Endpoint, bool) {
 //lint:ignore SA1019 see endpoints
 func endpointAddrs(e *corev1.Endpoints) (out []apiserver.Endpoint, err error) {
 	for _, s := range e.Subsets {
-		//lint:ignore SA1019 see endpoints
 		number, ok := apiPort(s.Ports, func(p corev1.EndpointPort) port { return port{p.Name, p.Protocol, p.Port} })
 		for _, a := range s.Addresses {
 			if ep, usable := endpointOf(a.IP, number); ok && usable {

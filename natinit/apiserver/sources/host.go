@@ -28,21 +28,9 @@ func newHost(root string) *host {
 
 func (h *host) exists(path string) bool { return exists(h.root, path) }
 
-// running lists the arguments with which services of the host run a program.
-func (h *host) running(name string) []program {
-	var out []program
-	for _, c := range h.commands() {
-		if args, ok := nodeconf.Program(c.Argv, name); ok && len(args) > 0 {
-			out = append(out, program{where: c.Path, service: c.Service, args: args})
-		}
-	}
-	return out
-}
-
-// program is a program that a service runs, and where that is written.
-type program struct {
-	where, service string
-	args           nodeconf.Flags
+// running lists how services of the host run a program.
+func (h *host) running(name string) []nodeconf.Invocation {
+	return nodeconf.Running(h.commands(), name)
 }
 
 // readFile reads a file of the host that only root may write: what it says decides which API servers this node

@@ -22,7 +22,7 @@ func k0sSource(h *host) Finding {
 	controller := found
 	path := "/etc/k0s/k0s.yaml"
 	for _, p := range h.running("k0s") {
-		switch args := p.args; args[0] {
+		switch args := p.Args; args[0] {
 		case "controller", "server":
 			controller = true
 			if file, ok := args.Last("config", "c"); ok && file != "" {

@@ -1,11 +1,8 @@
 package sources
 
 import (
-	"cmp"
 	"path/filepath"
 	"slices"
-
-	"sigs.k8s.io/yaml"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/hostproc"
@@ -35,30 +32,6 @@ var kubeletFiles = [...]string{
 	"/var/lib/kubelet/bootstrap-kubelet.kubeconfig", //
 }
 
-// strayKubeletFiles hold flags of a kubelet whose service is not found.
-var strayKubeletFiles = [...]string{
-	"/etc/default/kubelet", "/etc/sysconfig/kubelet", "/var/lib/kubelet/kubeadm-flags.env", "/etc/kubernetes/kubelet.env",
-	"/etc/eks/kubelet/environment", "/etc/kubernetes/kubelet/env", "/opt/kubernetes/cfg/kubelet", "/opt/kubernetes/cfg/kubelet.conf",
-}
-
-// kubeletArgs are the argument lists of the node's kubelets.
-func (h *host) kubeletArgs() []program {
-	out := h.running("kubelet")
-	if slices.ContainsFunc(out, func(p program) bool { return len(kubeconfigFlags(p.args)) > 0 }) {
-		return out
-	}
-	for _, path := range strayKubeletFiles {
-		if b, err := h.ReadFile(path); err == nil {
-			var args nodeconf.Flags
-			for _, value := range nodeconf.ParseEnv(string(b)) {
-				args = append(args, nodeconf.SplitArgs(h, value, nil)...)
-			}
-			out = append(out, program{where: path, args: args})
-		}
-	}
-	return out
-}
-
 func kubeletSource(h *host) Finding {
 	f := Finding{Source: apiserver.SourceKubelet}
 	var paths []string
@@ -68,8 +41,8 @@ func kubeletSource(h *host) Finding {
 			paths = append(paths, p)
 		}
 	}
-	for _, k := range h.kubeletArgs() {
-		for _, p := range kubeconfigFlags(k.args) {
+	for _, k := range nodeconf.Kubelets(h, h.commands()) {
+		for _, p := range k.Args.Kubeconfigs() {
 			add(p)
 		}
 	}
@@ -94,71 +67,12 @@ func kubeletSource(h *host) Finding {
 	return f
 }
 
-// kubeconfigFlags gives the paths of --kubeconfig and --bootstrap-kubeconfig.
-func kubeconfigFlags(args []string) []string {
-	var out []string
-	for _, name := range []string{"kubeconfig", "bootstrap-kubeconfig"} {
-		if v, ok := nodeconf.Flags(args).Last(name); ok && v != "" {
-			out = append(out, v)
-		}
-	}
-	return out
-}
-
-// staticPodDirs are the directories of static pods of the node's kubelets, but
-// for manifestDir: --pod-manifest-path, else staticPodPath of the kubelet's
-// configuration and of its drop-ins (--config-dir), where the last one counts.
-func (h *host) staticPodDirs() []string {
-	var out []string
-	add := func(dir string) {
-		dir = filepath.Clean(dir)
-		if filepath.IsAbs(dir) && dir != manifestDir && !slices.Contains(out, dir) {
-			out = append(out, dir)
-		}
-	}
-	configs := [][2]string{{"/var/lib/kubelet/config.yaml", ""}}
-	for _, k := range h.kubeletArgs() {
-		if dir, ok := k.args.Last("pod-manifest-path"); ok && dir != "" {
-			add(dir)
-			continue
-		}
-		file, _ := k.args.Last("config")
-		dropIns, _ := k.args.Last("config-dir")
-		configs = append(configs, [2]string{file, dropIns})
-	}
-	for _, c := range configs {
-		files := []string{c[0]}
-		if c[1] != "" {
-			files = append(files, h.Glob(filepath.Join(c[1], "*.conf"))...)
-		}
-		last := ""
-		for _, p := range files {
-			if p == "" {
-				continue
-			}
-			var kc struct {
-				StaticPodPath string `json:"staticPodPath"`
-			}
-			if b, err := h.ReadFile(p); err == nil && yaml.Unmarshal(b, &kc) == nil {
-				last = cmp.Or(kc.StaticPodPath, last)
-			}
-		}
-		if last != "" {
-			add(last)
-		}
-	}
-	return out
-}
-
-// kubeletUnits are the services that run a kubelet as their main process.
-var kubeletUnits = []string{"kubelet", "snap.kubelet-eks.daemon", "snap.k8s.kubelet", "snap.kubelet.daemon"}
-
 // runningKubelet gives the kubeconfigs of the kubelet that systemd or OpenRC has started. Any user may call a process
 // kubelet and give it arguments, so another one does not count.
 func (h *host) runningKubelet() []string {
-	units := slices.Clone(kubeletUnits)
+	units := slices.Clone(nodeconf.KubeletUnits)
 	for _, k := range h.running("kubelet") {
-		units = append(units, k.service)
+		units = append(units, k.Service)
 	}
 	procs := hostproc.Config{Root: h.root}
 	running, err := procs.Units(units...)
@@ -166,7 +80,7 @@ func (h *host) runningKubelet() []string {
 		return nil
 	}
 	for _, p := range running {
-		if paths := kubeconfigFlags(procs.Args(p)); len(paths) > 0 {
+		if paths := nodeconf.Flags(procs.Args(p)).Kubeconfigs(); len(paths) > 0 {
 			return paths
 		}
 	}

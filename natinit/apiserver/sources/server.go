@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
@@ -99,26 +100,11 @@ func (f *Finding) addManifests(h *host, dir string) bool {
 	return found
 }
 
-// staticPod is what is used of a pod.
-type staticPod struct {
-	Spec struct {
-		Containers []struct {
-			Name    string   `json:"name"`
-			Command []string `json:"command"`
-			Args    []string `json:"args"`
-			Env     []struct {
-				Name  string `json:"name"`
-				Value string `json:"value"`
-			} `json:"env"`
-		} `json:"containers"`
-	} `json:"spec"`
-}
-
 // manifestArgs gives the arguments of kube-apiserver in a static pod: of the
 // container that runs it, whatever starts it there (a shell, kOps' go-runner,
 // hyperkube), else of the container that has its name.
 func manifestArgs(h *host, b []byte) (nodeconf.Flags, error) {
-	var pod staticPod
+	var pod corev1.Pod
 	if err := yaml.Unmarshal(b, &pod); err != nil {
 		return nil, fmt.Errorf("not a pod manifest: %v", apiserver.FirstLine(err))
 	}
@@ -160,13 +146,16 @@ func serverSource(h *host) Finding {
 	f := Finding{Source: apiserver.SourceServer}
 	found := false
 	for _, p := range h.running("kube-apiserver") {
-		if !slices.ContainsFunc(p.args, func(a string) bool { return strings.HasPrefix(a, "--") }) {
+		if !slices.ContainsFunc(p.Args, func(a string) bool { return strings.HasPrefix(a, "--") }) {
 			continue // systemctl restart kube-apiserver
 		}
 		found = true
-		f.addServerArgs(h, p.where, p.args)
+		f.addServerArgs(h, p.Path, p.Args)
 	}
-	for _, dir := range h.staticPodDirs() {
+	for _, dir := range nodeconf.StaticPodDirs(h, h.commands()) {
+		if dir == manifestDir {
+			continue // kubeadmSource has it
+		}
 		found = f.addManifests(h, dir) || found
 	}
 	found = f.addOpenShift(h) || found

@@ -304,7 +304,7 @@ func FuzzForeignText(f *testing.F) {
 		}
 		args := nodeconf.Flags(nodeconf.SplitArgs(h, in, nil))
 		files.addServerArgs(h, "x", args)
-		kubeconfigFlags(args)
+		args.Kubeconfigs()
 		files.addBalancerText("x", []byte(in), apiserver.EndpointPort)
 		files.addTraefik("x", []byte(in))
 		files.addProxyList("x", []byte(in))
