@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"syscall"
 
 	"github.com/firsthop/firsthop/natinit/instance"
 )
@@ -119,7 +118,7 @@ func (p *planner) binary() (runnable bool, err error) {
 				return false, err
 			}
 		}
-		if same && n.mode.Perm() == mode && ownedByUs(n.at) {
+		if same && n.mode.Perm() == mode && n.uid == os.Geteuid() {
 			return true, nil
 		}
 		if !p.isOurBinary(n) {
@@ -143,15 +142,12 @@ func (p *planner) binary() (runnable bool, err error) {
 		return false, err
 	}
 	a.run = func(context.Context) error {
-		return replaceFile(n.at, mode, []string{n.at, usrBin}, func(w io.Writer) error {
-			src, err := os.Open(p.BinarySource)
-			if err != nil {
-				return err
-			}
-			defer src.Close()
-			_, err = io.Copy(w, src)
+		src, err := os.Open(p.BinarySource)
+		if err != nil {
 			return err
-		})
+		}
+		defer src.Close()
+		return replaceFile(n.at, mode, []string{n.at, usrBin}, src)
 	}
 	p.add(a)
 	return true, nil
@@ -168,13 +164,4 @@ func (p *planner) isOurBinary(n node) bool {
 	}
 	info, err := buildinfo.ReadFile(n.at)
 	return err == nil && info.Main.Path == module
-}
-
-func ownedByUs(at string) bool {
-	fi, err := os.Lstat(at)
-	if err != nil {
-		return false
-	}
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	return ok && int(st.Uid) == os.Geteuid()
 }

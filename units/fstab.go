@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"path"
-	"strconv"
 	"strings"
 
 	"github.com/firsthop/firsthop/natinit/instance"
@@ -24,22 +23,7 @@ func fstabTarget(line string) string {
 	if len(f) < 3 || strings.HasPrefix(f[0], "#") {
 		return ""
 	}
-	return path.Clean(unescapeOctal(f[1]))
-}
-
-func unescapeOctal(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(n))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
+	return path.Clean(unescape(f[1]))
 }
 
 // fstabLine returns the first line for the bpffs mount point, ours or not, or "".
@@ -145,7 +129,7 @@ func (p *planner) editFstab(edit func([]byte) []byte) error {
 			if err != nil {
 				return err
 			}
-			return replaceFile(n.at, n.mode, []string{n.at}, instance.Bytes(edit(n.data)))
+			return replaceFile(n.at, n.mode, []string{n.at}, bytes.NewReader(edit(n.data)))
 		}})
 	return nil
 }

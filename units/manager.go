@@ -7,12 +7,11 @@ import "context"
 type Manager interface {
 	// Version is what the manager says of itself; "" from files.
 	Version(ctx context.Context) (string, error)
-	// Enable makes the links that the unit's [Install] section asks for and
-	// returns them; none when they are there. ErrMasked and ErrNotFound are
-	// promised.
-	Enable(ctx context.Context, name string) ([]Change, error)
-	// Disable removes all links to the unit and returns them.
-	Disable(ctx context.Context, name string) ([]Change, error)
+	// Enable makes the links that the unit's [Install] section asks for.
+	// ErrMasked and ErrNotFound are promised.
+	Enable(ctx context.Context, name string) error
+	// Disable removes all links to the unit.
+	Disable(ctx context.Context, name string) error
 	// Reload makes the manager read the unit files again.
 	Reload(ctx context.Context) error
 	// Stop ends an active unit; one that is not active is no error.
@@ -21,12 +20,6 @@ type Manager interface {
 	// LoadState "not-found", not an error.
 	State(ctx context.Context, name string) (State, error)
 	Close()
-}
-
-// Change is a link that Enable made or Disable removed.
-type Change struct {
-	Link   string `json:"link"`
-	Target string `json:"target,omitempty"` // of a new link
 }
 
 // State is a unit in systemd's words (org.freedesktop.systemd1(5)).

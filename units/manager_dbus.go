@@ -143,35 +143,17 @@ func (m *manager) Version(context.Context) (string, error) {
 	return v, nil
 }
 
-func (m *manager) Enable(ctx context.Context, name string) ([]Change, error) {
-	_, done, err := m.conn.EnableUnitFilesContext(ctx, []string{name}, false, false)
-	if err != nil {
-		return nil, m.explain("enable", name, err)
-	}
-	var changes []Change
-	for _, c := range done {
-		if c.Type == "symlink" {
-			changes = append(changes, Change{Link: c.Filename, Target: c.Destination})
-		}
-	}
-	return changes, nil
+func (m *manager) Enable(ctx context.Context, name string) error {
+	_, _, err := m.conn.EnableUnitFilesContext(ctx, []string{name}, false, false)
+	return m.explain("enable", name, err)
 }
 
-func (m *manager) Disable(ctx context.Context, name string) ([]Change, error) {
-	done, err := m.conn.DisableUnitFilesContext(ctx, []string{name}, false)
-	if err != nil {
-		if err = m.explain("disable", name, err); errors.Is(err, ErrNotFound) {
-			err = nil // no unit file and no link to it
-		}
-		return nil, err
+func (m *manager) Disable(ctx context.Context, name string) error {
+	_, err := m.conn.DisableUnitFilesContext(ctx, []string{name}, false)
+	if err = m.explain("disable", name, err); errors.Is(err, ErrNotFound) {
+		return nil // no unit file and no link to it
 	}
-	var changes []Change
-	for _, c := range done {
-		if c.Type == "unlink" {
-			changes = append(changes, Change{Link: c.Filename})
-		}
-	}
-	return changes, nil
+	return err
 }
 
 func (m *manager) Reload(ctx context.Context) error {
@@ -219,8 +201,10 @@ func (m *manager) State(ctx context.Context, name string) (State, error) {
 
 // explain puts the action and our sentinel errors to what D-Bus said.
 func (m *manager) explain(verb, name string, err error) error {
-	var e dbus.Error
-	if errors.As(err, &e) {
+	if err == nil {
+		return nil
+	}
+	if e, ok := errors.AsType[dbus.Error](err); ok {
 		switch e.Name {
 		case "org.freedesktop.systemd1.UnitMasked":
 			return fmt.Errorf("%s %s: %w (%s)", verb, name, ErrMasked, e.Error())

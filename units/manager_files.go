@@ -29,12 +29,6 @@ type files struct {
 
 var _ Manager = (*files)(nil)
 
-// NewFiles returns a Manager that works on the files below root alone, for a
-// systemd of the given version (0: not known).
-func NewFiles(root string, version int) Manager {
-	return &files{t: newTree(Config{Root: root}), version: version}
-}
-
 func (*files) Close()                                  {}
 func (*files) Version(context.Context) (string, error) { return "", nil }
 func (*files) Reload(context.Context) error            { return nil }
@@ -122,66 +116,55 @@ func (m *files) links(name string) []string {
 	return found
 }
 
-func (m *files) Enable(_ context.Context, name string) ([]Change, error) {
+func (m *files) Enable(_ context.Context, name string) error {
 	n, at, err := m.find(name)
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("enable %s: %w", name, err)
+		return fmt.Errorf("enable %s: %w", name, err)
 	case at == "":
-		return nil, fmt.Errorf("enable %s: %w", name, ErrNotFound)
+		return fmt.Errorf("enable %s: %w", name, ErrNotFound)
 	case n.isMasked():
-		return nil, fmt.Errorf("enable %s: %w by %s", name, ErrMasked, at)
+		return fmt.Errorf("enable %s: %w by %s", name, ErrMasked, at)
 	}
-	var changes []Change
 	for _, dir := range installSection(n.data) {
-		c := Change{Link: path.Join(systemDir, dir, name), Target: at}
-		made, err := m.link(c)
-		if err != nil {
-			return changes, fmt.Errorf("enable %s: %w", name, err)
-		}
-		if made {
-			changes = append(changes, c)
+		if err := m.link(path.Join(systemDir, dir, name), at); err != nil {
+			return fmt.Errorf("enable %s: %w", name, err)
 		}
 	}
-	return changes, nil
+	return nil
 }
 
-func (m *files) link(c Change) (made bool, err error) {
-	n, err := m.t.lstat(c.Link)
-	if err != nil {
-		return false, err
+func (m *files) link(link, target string) error {
+	n, err := m.t.lstat(link)
+	if err != nil || n.isLink() { // wherever it points: systemd goes by its name alone
+		return err
 	}
 	if n.exists {
-		if n.isLink() { // wherever it points: systemd goes by its name alone
-			return false, nil
-		}
-		return false, fmt.Errorf("make link %s: %w, and a file is there", c.Link, ErrForeign)
+		return fmt.Errorf("make link %s: %w, and a file is there", link, ErrForeign)
 	}
 	dir := path.Dir(n.at)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return false, err
+		return err
 	}
-	if err := os.Symlink(c.Target, n.at); err != nil {
-		return false, err
+	if err := os.Symlink(target, n.at); err != nil {
+		return err
 	}
-	return true, syncDir(dir)
+	return syncDir(dir)
 }
 
-func (m *files) Disable(_ context.Context, name string) ([]Change, error) {
-	var changes []Change
+func (m *files) Disable(_ context.Context, name string) error {
 	for _, link := range m.links(name) {
 		at, err := m.t.file(link)
 		if err != nil {
-			return changes, err
+			return err
 		}
 		if err := os.Remove(at); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return changes, fmt.Errorf("disable %s: %w", name, err)
+			return fmt.Errorf("disable %s: %w", name, err)
 		}
-		changes = append(changes, Change{Link: link})
 		// As systemctl: a directory that is empty now goes as well.
 		_ = os.Remove(path.Dir(at))
 	}
-	return changes, nil
+	return nil
 }
 
 // installSection returns the directories of links that a unit file asks for:

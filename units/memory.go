@@ -93,7 +93,7 @@ func overlayInMemory(root string, m *mountinfo.Info, depth int) string {
 // overlayEscapes are what overlay itself wants escaped in a path, and keeps so.
 var overlayEscapes = strings.NewReplacer(`\,`, ",", `\:`, ":", `\\`, `\`)
 
-// unescape reads a value as seq_show_option writes it into a mount table.
+// unescape reads the octal escapes of a value in a mount table (seq_show_option in the kernel) or in fstab(5).
 func unescape(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {

@@ -1,15 +1,12 @@
 package units
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"os"
 	"path"
 	"slices"
 	"strings"
-
-	"github.com/coreos/go-systemd/v22/unit"
 
 	"github.com/firsthop/firsthop/natinit/instance"
 )
@@ -19,8 +16,7 @@ import (
 const PackageProgram = "/usr/bin/firsthop"
 
 // PackageUnit returns firsthop-init.service as a package ships it, for systemd
-// from 239 on. It is the unit that Install writes but for the program's path,
-// and it has no [Marker]: it is the package manager's.
+// from 239 on. It is the unit that Install writes but for the program's path.
 func PackageUnit() ([]byte, error) {
 	opts, err := serviceUnit(Config{}, PackageProgram, apiBPFFS)
 	if err != nil {
@@ -31,11 +27,7 @@ func PackageUnit() ([]byte, error) {
 			o.Value = "man:firsthop(8) " + o.Value
 		}
 	}
-	var b bytes.Buffer
-	b.WriteString("# Of the package firsthop: keep changes in a drop-in (systemctl edit), or\n")
-	b.WriteString("# settings in " + EnvironmentFile + ".\n\n")
-	_, _ = b.ReadFrom(unit.Serialize(opts)) // from one buffer to another: no error
-	return b.Bytes(), nil
+	return renderPackaged(opts, ""), nil
 }
 
 // packagePath is where packages have units, first hit wins.

@@ -31,28 +31,12 @@ const patience = 60 * time.Second
 
 // PlanInstall says what Install would do, and changes nothing.
 func PlanInstall(ctx context.Context, c Config) (Report, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	p, done, err := newPlanner(ctx, c)
-	if err != nil {
-		return Report{}, err
-	}
-	defer done()
-	err = p.install(ctx)
-	return *p.r, err
+	return run(ctx, c, (*planner).install)
 }
 
 // PlanUninstall says what Uninstall would do, and changes nothing.
 func PlanUninstall(ctx context.Context, c Config) (Report, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	p, done, err := newPlanner(ctx, c)
-	if err != nil {
-		return Report{}, err
-	}
-	defer done()
-	err = p.uninstall(ctx)
-	return *p.r, err
+	return run(ctx, c, (*planner).uninstall)
 }
 
 // Install makes firsthop start at boot. The second call changes nothing. On an
@@ -61,26 +45,16 @@ func PlanUninstall(ctx context.Context, c Config) (Report, error) {
 //
 // It does not start the service: who installs has just done its work.
 func Install(ctx context.Context, c Config) (Report, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	p, done, err := newPlanner(ctx, c)
-	if err != nil {
-		return Report{}, err
-	}
-	defer done()
-	if err := p.install(ctx); err != nil {
-		return *p.r, err
-	}
-	if err := p.apply(ctx); err != nil {
-		return *p.r, err
-	}
-	err = p.verify(ctx)
-	return *p.r, err
+	return run(ctx, c, (*planner).install, (*planner).apply, (*planner).verify)
 }
 
 // Uninstall removes what Install made and leaves everything else: files
 // without our marker, drop-ins, masks, /etc/default/firsthop.
 func Uninstall(ctx context.Context, c Config) (Report, error) {
+	return run(ctx, c, (*planner).uninstall, (*planner).apply)
+}
+
+func run(ctx context.Context, c Config, steps ...func(*planner, context.Context) error) (Report, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	p, done, err := newPlanner(ctx, c)
@@ -88,11 +62,12 @@ func Uninstall(ctx context.Context, c Config) (Report, error) {
 		return Report{}, err
 	}
 	defer done()
-	if err := p.uninstall(ctx); err != nil {
-		return *p.r, err
+	for _, step := range steps {
+		if err := step(p, ctx); err != nil {
+			return *p.r, err
+		}
 	}
-	err = p.apply(ctx)
-	return *p.r, err
+	return *p.r, nil
 }
 
 func newPlanner(ctx context.Context, c Config) (*planner, func(), error) {
@@ -247,7 +222,7 @@ func (p *planner) text(name string, want []byte, mode fs.FileMode, like ...strin
 		return err
 	}
 	like = append([]string{n.at}, append(p.siblings(name), like...)...)
-	a.run = func(context.Context) error { return replaceFile(n.at, mode, like, instance.Bytes(want)) }
+	a.run = func(context.Context) error { return replaceFile(n.at, mode, like, bytes.NewReader(want)) }
 	p.add(a)
 	return nil
 }

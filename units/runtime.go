@@ -1,10 +1,6 @@
 package units
 
-import (
-	"bytes"
-
-	"github.com/coreos/go-systemd/v22/unit"
-)
+import "github.com/coreos/go-systemd/v22/unit"
 
 // RuntimeServiceName is the unit of `firsthop run`. Packages ship it, and do not
 // enable it: it needs credentials, and on most nodes a DaemonSet runs it.
@@ -37,9 +33,5 @@ func RuntimeUnit() ([]byte, error) {
 	}
 	opts = append(opts, hardening(apiBPFFS)...)
 	opts = append(opts, unit.NewUnitOption("Install", "WantedBy", "multi-user.target"))
-	var b bytes.Buffer
-	b.WriteString("# Of the package firsthop: keep changes in a drop-in (systemctl edit), or\n")
-	b.WriteString("# settings in " + EnvironmentFile + ", where FIRSTHOP_KUBECONFIG must be.\n\n")
-	_, _ = b.ReadFrom(unit.Serialize(opts)) // from one buffer to another: no error
-	return b.Bytes(), nil
+	return renderPackaged(opts, ", where FIRSTHOP_KUBECONFIG must be"), nil
 }

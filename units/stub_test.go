@@ -17,7 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/mounts/ns"
-	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // stubEnv makes this test binary act as the service's program and write what
@@ -112,7 +111,7 @@ func runStub(out string) error {
 		if err := os.MkdirAll(DefaultStateDir, 0o755); err != nil {
 			return err
 		}
-		return replaceFile(DefaultStateDir+"/apiserver.json", 0o600, nil, instance.Bytes([]byte("{}")))
+		return replaceFile(DefaultStateDir+"/apiserver.json", 0o600, nil, strings.NewReader("{}"))
 	})
 	// What it can't do.
 	try("NOT open a packet socket", func() error {

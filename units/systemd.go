@@ -178,18 +178,7 @@ func (p *planner) enable(name string, data []byte) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	if err := p.checkLinkDirs(missing); err != nil {
-		return err
-	}
-	p.add(Action{Kind: instance.KindEnable, Path: name, Old: "disabled", New: strings.Join(missing, " "), run: func(ctx context.Context) error {
-		_, err := p.m.Enable(ctx, name)
-		return err
-	}})
-	return nil
-}
-
-func (p *planner) checkLinkDirs(links []string) error {
-	for _, l := range links {
+	for _, l := range missing {
 		st, err := p.t.fsOf(path.Dir(l))
 		if err != nil {
 			return err
@@ -198,6 +187,7 @@ func (p *planner) checkLinkDirs(links []string) error {
 			return fmt.Errorf("make link %s: the file system is %w", l, ErrReadOnly)
 		}
 	}
+	p.add(Action{Kind: instance.KindEnable, Path: name, Old: "disabled", New: strings.Join(missing, " "), run: func(ctx context.Context) error { return p.m.Enable(ctx, name) }})
 	return nil
 }
 
@@ -209,13 +199,12 @@ func (p *planner) disable(name string) {
 	p.add(Action{Kind: instance.KindDisable, Path: name, Old: strings.Join(links, " "), New: "disabled", former: strings.Join(links, " "),
 		run: func(ctx context.Context) error {
 			if p.m != nil {
-				if _, err := p.m.Disable(ctx, name); err != nil {
+				if err := p.m.Disable(ctx, name); err != nil {
 					return err
 				}
 			}
 			// systemd removes no link to a unit file that is gone already.
-			_, err := p.files().Disable(ctx, name)
-			return err
+			return p.files().Disable(ctx, name)
 		}})
 }
 

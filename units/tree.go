@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -54,6 +55,7 @@ type node struct {
 	mode fs.FileMode // 0 and exists false when nothing is there
 	link string      // target of a symbolic link
 	data []byte      // of a regular file, if read
+	uid  int         // its owner
 
 	exists bool
 }
@@ -85,7 +87,7 @@ func (t tree) lstat(name string) (node, error) {
 	if err != nil {
 		return n, err
 	}
-	n.exists, n.mode = true, fi.Mode()
+	n.exists, n.mode, n.uid = true, fi.Mode(), int(fi.Sys().(*syscall.Stat_t).Uid)
 	if n.isLink() {
 		n.link, err = os.Readlink(at)
 	}

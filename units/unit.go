@@ -163,10 +163,18 @@ func needsMountUnit(c Config, version int) bool {
 // render is the unit file: the marker, what an administrator should know, and
 // the options in order.
 func render(opts []*unit.UnitOption) []byte {
-	var b bytes.Buffer
-	b.WriteString(Marker + "\n")
-	b.WriteString("# The next install writes this file again: keep changes in a drop-in\n")
-	b.WriteString("# (systemctl edit), or settings in " + EnvironmentFile + ".\n\n")
+	return withHead(Marker+"\n# The next install writes this file again: keep changes in a drop-in\n"+
+		"# (systemctl edit), or settings in "+EnvironmentFile+".\n\n", opts)
+}
+
+// renderPackaged is the unit file of a package. It has no [Marker]: it is the package manager's.
+func renderPackaged(opts []*unit.UnitOption, settings string) []byte {
+	return withHead("# Of the package firsthop: keep changes in a drop-in (systemctl edit), or\n"+
+		"# settings in "+EnvironmentFile+settings+".\n\n", opts)
+}
+
+func withHead(head string, opts []*unit.UnitOption) []byte {
+	b := bytes.NewBufferString(head)
 	_, _ = b.ReadFrom(unit.Serialize(opts)) // from one buffer to another: no error
 	return b.Bytes()
 }

@@ -22,22 +22,21 @@ const tempPrefix = ".firsthop-"
 
 const selinuxAttr = "security.selinux"
 
-// replaceFile puts a new file at path, in one step for everybody who looks:
+// replaceFile puts a new file at a path, in one step for everybody who looks:
 // written beside it, synced, renamed over it, and the directory synced, so
 // that after a power loss there is the old file or the new one.
 //
 // The SELinux label is that of the first of like that has one: without it, the
 // new file would carry the label of whoever creates files here, and systemd
 // may not be allowed to read or execute it. Without SELinux nothing has one.
-func replaceFile(path string, mode fs.FileMode, like []string, write func(io.Writer) error) error {
+func replaceFile(at string, mode fs.FileMode, like []string, contents io.Reader) error {
 	prepare := func(f *os.File) error {
-		if err := keepOwner(f, path); err != nil {
+		if err := keepOwner(f, at); err != nil {
 			return err
 		}
 		return copyLabel(f, like)
 	}
-	_, name := splitPath(path)
-	return instance.Replace(path, instance.Writing{Mode: mode, Durable: true, Prepare: prepare, Temp: tempPrefix + name + "-"}, write)
+	return instance.Replace(at, contents, instance.Writing{Mode: mode, Durable: true, Prepare: prepare, Temp: tempPrefix + path.Base(at) + "-"})
 }
 
 // keepOwner gives f the owner of the file that it will replace. A new file
@@ -81,9 +80,6 @@ func syncDir(dir string) error {
 	}
 	return nil
 }
-
-// splitPath is path.Split without the slash; the last element is never empty.
-func splitPath(p string) (dir, name string) { return path.Dir(p), path.Base(p) }
 
 // leftovers lists the temporary files that a killed run left in a directory of the host.
 func (t tree) leftovers(dir string) []string {

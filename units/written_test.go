@@ -21,7 +21,7 @@ func TestLinksAreThoseOfSystemctl(t *testing.T) {
 		for _, h := range []host{ours, theirs} {
 			h.write(path.Join(systemDir, name), string(opts))
 		}
-		if _, err := NewFiles(ours.root, 237).Enable(context.Background(), name); err != nil {
+		if err := newFiles(ours.root, 237).Enable(context.Background(), name); err != nil {
 			t.Fatal(err)
 		}
 		if out, err := exec.Command("systemctl", "--root="+theirs.root, "enable", name).CombinedOutput(); err != nil {

@@ -105,7 +105,7 @@ func TestOpenFollowsLinksBelowTheRootOfAProcess(t *testing.T) {
 	d, err := Open(child + "/lib/firsthop")
 	must(t, err)
 	defer d.Close()
-	must(t, d.Replace("x", Writing{}, Bytes([]byte("there"))))
+	must(t, d.replace("x", strings.NewReader("there"), Writing{}))
 	if got, err := os.ReadFile(dir + "/root/disk/firsthop/x"); string(got) != "there" {
 		t.Errorf("the other root has %q, %v", got, err)
 	}

@@ -16,7 +16,6 @@
 //     them ([ReadFile], [ErrUntrusted]). A directory with the sticky bit on the way, as /tmp, is accepted, and reported
 //     ([Trust.Exposed]): others can't replace our directory there, but may have been there first.
 //
-// Ready-made libraries were looked at. gofrs/flock opens its file by path and follows links; google/renameio and
-// natefinch/atomic go by path too, and none of them can work below a directory's descriptor. Hence [Dir.Replace], the
-// only place in this tree that replaces a file.
+// [Replace] is the only place in this tree that replaces a file. Why neither it nor the locks are a library's:
+// docs/decisions/0013-locks-and-files-by-descriptor.md.
 package instance

@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -61,7 +62,6 @@ type Journal struct {
 	durable bool     // a note is on disk before the change is made
 	outer   *Journal // notes the creation of this one's directory, which has no place for it yet; may be nil
 	entries []Entry
-	damage  error
 }
 
 // ErrDamagedJournal says that a journal cannot be understood as a whole.
@@ -71,7 +71,7 @@ var ErrDamagedJournal = errors.New("damaged")
 // is for changes that survive a loss of power, as their notes then must.
 //
 // Of a damaged one it returns what can be recovered, with an error that matches
-// ErrDamagedJournal: SetAside makes a new file of it.
+// ErrDamagedJournal: RecoverJournal makes a new file of it.
 func OpenJournal(dir string, durable bool) (*Journal, error) {
 	j := NewJournal(dir, durable)
 	data, err := ReadFile(j.path)
@@ -79,18 +79,17 @@ func OpenJournal(dir string, durable bool) (*Journal, error) {
 		return j, nil
 	}
 	if errors.Is(err, ErrNotRegular) {
-		j.damage = fmt.Errorf("the journal is %w: %w", ErrDamagedJournal, err)
 		j.entries = recoverEntries(nil, dir)
-		return j, j.damage
+		return j, fmt.Errorf("the journal is %w: %w", ErrDamagedJournal, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the journal: %w", err)
 	}
 	if j.entries, err = decodeEntries(data); err != nil {
-		j.damage = fmt.Errorf("the journal %s is %w: %s", j.path, ErrDamagedJournal, err)
 		j.entries = recoverEntries(data, dir)
+		return j, fmt.Errorf("the journal %s is %w: %s", j.path, ErrDamagedJournal, err)
 	}
-	return j, j.damage
+	return j, nil
 }
 
 // NewJournal is an empty journal in a directory, whatever is there.
@@ -136,66 +135,25 @@ func wholeEntries(data []byte) []Entry {
 		return entries
 	}
 	var out []Entry
-	for at := 0; at < len(data); {
-		if data[at] != '{' {
-			at++
-			continue
+	for {
+		begin := bytes.IndexByte(data, '{')
+		if begin < 0 {
+			return out
 		}
-		end := objectEnd(data[at:])
+		data = data[begin:]
+		decoder := json.NewDecoder(bytes.NewReader(data))
 		var e Entry
-		if end == 0 || json.Unmarshal(data[at:at+end], &e) != nil || e.Kind == "" || e.Target == "" {
-			at++
+		if decoder.Decode(&e) != nil || e.Kind == "" || e.Target == "" {
+			data = data[1:]
 			continue
 		}
 		out = append(out, e)
-		at += end
+		data = data[decoder.InputOffset():]
 	}
-	return out
 }
 
-// objectEnd is the length of the JSON object, without others inside, that a text
-// begins with; 0: it doesn't end.
-func objectEnd(data []byte) int {
-	quoted, escaped := false, false
-	for i, c := range data {
-		switch {
-		case escaped:
-			escaped = false
-		case quoted && c == '\\':
-			escaped = true
-		case c == '"':
-			quoted = !quoted
-		case !quoted && c == '}':
-			return i + 1
-		case !quoted && c == '{' && i > 0:
-			return 0
-		}
-	}
-	return 0
-}
-
-// SetAside moves a damaged journal away and writes what could be recovered in
-// its place; warning says so. On a journal that is whole it does nothing.
-func (j *Journal) SetAside() (warning string, err error) {
-	if j.damage == nil {
-		return "", nil
-	}
-	aside := j.path + ".damaged"
-	dir, err := Open(filepath.Dir(j.path))
-	if err != nil {
-		return "", fmt.Errorf("%w; set it aside: %w", j.damage, err)
-	}
-	defer dir.Close()
-	if err := dir.Rename(JournalName, JournalName+".damaged"); err != nil {
-		return "", fmt.Errorf("%w; set it aside: %w", j.damage, err)
-	}
-	warning = fmt.Sprintf("%s; it was set aside as %s, and %d entries of it were recovered: uninstall undoes those", j.damage, aside, len(j.entries))
-	j.damage = nil
-	return warning, j.save()
-}
-
-// RecoverJournal opens a journal and sets a damaged one aside. One that others than root may have written decides
-// nothing: it counts as empty, and warning says so.
+// RecoverJournal opens a journal for writing. A damaged one is moved away, and what could be recovered of it is written in
+// its place. One that others than root may have written decides nothing: it counts as empty. warning says so.
 func RecoverJournal(dir string, durable bool) (j *Journal, warning string, err error) {
 	j, err = OpenJournal(dir, durable)
 	if errors.Is(err, ErrUntrusted) {
@@ -204,16 +162,26 @@ func RecoverJournal(dir string, durable bool) (j *Journal, warning string, err e
 	if !errors.Is(err, ErrDamagedJournal) {
 		return j, "", err
 	}
-	warning, err = j.SetAside()
-	return j, warning, err
+	d, openErr := Open(dir)
+	if openErr == nil {
+		defer d.Close()
+		openErr = d.Rename(JournalName, JournalName+".damaged")
+	}
+	if openErr != nil {
+		return j, "", fmt.Errorf("%w; set it aside: %w", err, openErr)
+	}
+	warning = fmt.Sprintf("%s; it was set aside as %s, and %d entries of it were recovered: uninstall undoes those", err, j.path+".damaged", len(j.entries))
+	return j, warning, j.save()
 }
 
 // Entries are the noted changes, the oldest first.
 func (j *Journal) Entries() []Entry { return slices.Clone(j.entries) }
 
 // Has reports whether a change is noted.
-func (j *Journal) Has(kind Kind, target string) bool {
-	return slices.ContainsFunc(j.entries, func(e Entry) bool { return e.Kind == kind && e.Target == target })
+func (j *Journal) Has(kind Kind, target string) bool { return j.find(kind, target) >= 0 }
+
+func (j *Journal) find(kind Kind, target string) int {
+	return slices.IndexFunc(j.entries, func(e Entry) bool { return e.Kind == kind && e.Target == target })
 }
 
 // HasKind reports whether a change of a kind is noted.
@@ -224,28 +192,26 @@ func (j *Journal) HasKind(kind Kind) bool {
 // Record notes a change before it is made. A change that is
 // noted already keeps its first note: that one has the true former state.
 func (j *Journal) Record(kind Kind, target, former string) error {
-	if i := slices.IndexFunc(j.entries, func(e Entry) bool { return e.Kind == kind && e.Target == target }); i >= 0 {
+	if i := j.find(kind, target); i >= 0 {
 		if kind != KindMount || j.entries[i].Former == former {
 			return nil
 		}
 		j.entries = slices.Delete(j.entries, i, i+1) // a mount is identified by its newest source
 	}
-	if err := j.ensureDir(); err != nil {
-		return err
-	}
-	j.add(kind, target, former)
-	return j.save()
+	return j.append(kind, former, target)
 }
 
 // RecordAll notes several changes of a kind, without former states, in one write.
 func (j *Journal) RecordAll(kind Kind, targets []string) error {
+	return j.append(kind, "", slices.DeleteFunc(slices.Clone(targets), func(t string) bool { return j.Has(kind, t) })...)
+}
+
+func (j *Journal) append(kind Kind, former string, targets ...string) error {
 	if err := j.ensureDir(); err != nil {
 		return err
 	}
 	for _, target := range targets {
-		if !j.Has(kind, target) {
-			j.add(kind, target, "")
-		}
+		j.add(kind, target, former)
 	}
 	return j.save()
 }
@@ -278,11 +244,6 @@ func (j *Journal) ensureDir() error {
 // Forget removes the note of a change that was undone.
 func (j *Journal) Forget(kind Kind, target string) error {
 	return j.forget(func(e Entry) bool { return e.Kind == kind && e.Target == target })
-}
-
-// ForgetAll removes the notes of all changes of a kind.
-func (j *Journal) ForgetAll(kind Kind) error {
-	return j.forget(func(e Entry) bool { return e.Kind == kind })
 }
 
 // ForgetIf removes the notes of a kind for which gone reports true.

@@ -27,13 +27,24 @@ type Lock struct {
 	f       *os.File
 }
 
-// Acquire waits for the lock of the instance with this run directory, which must exist, until ctx ends. The error then
-// matches ErrLocked and names the holder.
-func Acquire(ctx context.Context, runDir string) (*Lock, error) {
-	path := filepath.Join(runDir, LockName)
+// flock takes the lock of an open file, unless another has it.
+func flock(f *os.File) (free bool, err error) {
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, unix.EINTR) {
+		return false, nil
+	}
+	if err != nil {
+		return false, &fs.PathError{Op: "flock", Path: f.Name(), Err: err}
+	}
+	return true, nil
+}
+
+// await calls try, which gives neither a lock nor an error while another holds the lock at path but says who, until ctx
+// ends. The error then matches ErrLocked.
+func await(ctx context.Context, path string, try func() (l *Lock, holder string, err error)) (*Lock, error) {
 	start := time.Now()
 	for wait := time.Millisecond; ; wait = min(wait*2, 20*time.Millisecond) {
-		l, holder, err := tryLock(runDir)
+		l, holder, err := try()
 		if l != nil && wait > time.Millisecond {
 			l.Waited = time.Since(start)
 		}
@@ -48,8 +59,13 @@ func Acquire(ctx context.Context, runDir string) (*Lock, error) {
 	}
 }
 
-// tryLock gives neither a lock nor an error while another holds the lock, but says who. The file that it locked must
-// still be the one in the directory: uninstall removes it.
+// Acquire waits for the lock of the instance with this run directory, which must exist, until ctx ends. The error then
+// matches ErrLocked and names the holder.
+func Acquire(ctx context.Context, runDir string) (*Lock, error) {
+	return await(ctx, filepath.Join(runDir, LockName), func() (*Lock, string, error) { return tryLock(runDir) })
+}
+
+// tryLock is for await. The file that it locked must still be the one in the directory: uninstall removes it.
 func tryLock(runDir string) (l *Lock, holder string, err error) {
 	dir, err := Open(runDir)
 	if err != nil {
@@ -60,12 +76,9 @@ func tryLock(runDir string) (l *Lock, holder string, err error) {
 	if err != nil {
 		return nil, "", lockError(err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if free, err := flock(f); err != nil || !free {
 		defer f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, unix.EINTR) {
-			return nil, holderIn(f), nil
-		}
-		return nil, "", fmt.Errorf("lock %s: %w", f.Name(), err)
+		return nil, holderIn(f), err
 	}
 	var held, there unix.Stat_t
 	if err := errors.Join(unix.Fstat(int(f.Fd()), &held), unix.Fstatat(dir.Fd(), LockName, &there, unix.AT_SYMLINK_NOFOLLOW)); err != nil ||
@@ -140,6 +153,34 @@ func (l *Lock) Release() error {
 	return nil
 }
 
+// LockDir waits for the lock on a directory until ctx ends; the error then matches ErrLocked.
+//
+// Others than root may open a mount point, or a bpffs of mode 1777, and so lock it. A lock of theirs does not count: it
+// would keep firsthop from starting for as long as they like. Lock.Ignored says whose it is. A lock of which /proc/locks
+// does not say whose it is (a process of another pid namespace) counts.
+func LockDir(ctx context.Context, dir string) (*Lock, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	seen := "" // twice: what was root's may have ended while it was looked at, and another of root's have it by now
+	l, err := await(ctx, dir, func() (*Lock, string, error) {
+		if free, err := flock(f); err != nil || free {
+			return &Lock{f: f}, "", err
+		}
+		by := holdersOf(f)
+		if by.others != "" && by.others == seen {
+			return &Lock{f: f, Ignored: by.others}, "", nil
+		}
+		seen = by.others
+		return nil, by.String(), nil
+	})
+	if err != nil {
+		f.Close()
+	}
+	return l, err
+}
+
 // LockTable waits for the lock of the bpffs that holds a table, beside the one of the run directory: two instances that
 // share a table although their run directories differ (an init container without the host's /run) must not write it at
 // once. It is to be released before the bpffs is unmounted.
@@ -203,12 +244,9 @@ func RuntimeAbsent(runDir string) error {
 }
 
 func tryRuntime(f *os.File) error {
-	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if err == nil {
-		return nil
-	}
-	if !errors.Is(err, unix.EWOULDBLOCK) {
-		return fmt.Errorf("lock %s: %w", f.Name(), err)
+	free, err := flock(f)
+	if err != nil || free {
+		return err
 	}
 	pid, _ := io.ReadAll(io.LimitReader(f, 64))
 	return fmt.Errorf("%s is held by pid %s: %w", f.Name(), strings.TrimSpace(string(pid)), ErrRuntime)

@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -21,20 +22,42 @@ type Writing struct {
 	Temp    string               // begins the name of the temporary file; "" is what Leftovers knows
 }
 
-// Replace puts a new file at a name in one step for everybody who looks: written beside it, and renamed over it. A link
+// WriteFile is Replace with contents that are known.
+func WriteFile(path string, data []byte, how Writing) error {
+	return Replace(path, bytes.NewReader(data), how)
+}
+
+// Replace puts a new file at a path in one step for everybody who looks: written beside it, and renamed over it. A link
 // at that name is replaced, not followed. After a loss of power there is the old file or the new one.
-func (d *Dir) Replace(name string, how Writing, write func(io.Writer) error) (err error) {
+func Replace(path string, contents io.Reader, how Writing) error {
+	d, err := Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.replace(filepath.Base(path), contents, how)
+}
+
+func (d *Dir) replace(name string, contents io.Reader, how Writing) error {
 	f, temp, err := d.createTemp(name, how.Temp)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			_ = f.Close()
-			_ = d.Remove(temp)
-		}
-	}()
-	if err := write(f); err != nil {
+	if err = errors.Join(how.fill(f, contents), f.Close()); err == nil {
+		err = d.Rename(temp, name)
+	}
+	if err != nil {
+		_ = d.Remove(temp)
+		return err
+	}
+	if !how.Durable {
+		return nil
+	}
+	return d.Sync()
+}
+
+func (how Writing) fill(f *os.File, contents io.Reader) error {
+	if _, err := io.Copy(f, contents); err != nil {
 		return fmt.Errorf("write %s: %w", f.Name(), err)
 	}
 	if how.Mode == 0 {
@@ -49,20 +72,9 @@ func (d *Dir) Replace(name string, how Writing, write func(io.Writer) error) (er
 		}
 	}
 	if how.Durable {
-		if err := f.Sync(); err != nil {
-			return err
-		}
+		return f.Sync()
 	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	if err := d.Rename(temp, name); err != nil {
-		return err
-	}
-	if !how.Durable {
-		return nil
-	}
-	return d.Sync()
+	return nil
 }
 
 func (d *Dir) createTemp(name, prefix string) (*os.File, string, error) {
@@ -79,28 +91,5 @@ func (d *Dir) createTemp(name, prefix string) (*os.File, string, error) {
 			return nil, "", &fs.PathError{Op: "create", Path: d.at(temp), Err: err}
 		}
 		return os.NewFile(uintptr(fd), d.at(temp)), temp, nil
-	}
-}
-
-// Replace is Dir.Replace in the directory of path.
-func Replace(path string, how Writing, write func(io.Writer) error) error {
-	d, err := Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Replace(filepath.Base(path), how, write)
-}
-
-// WriteFile is Replace with contents that are known.
-func WriteFile(path string, data []byte, how Writing) error {
-	return Replace(path, how, Bytes(data))
-}
-
-// Bytes writes data, for Replace.
-func Bytes(data []byte) func(io.Writer) error {
-	return func(w io.Writer) error {
-		_, err := w.Write(data)
-		return err
 	}
 }

@@ -26,6 +26,7 @@ var Suites = []Suite{
 		"TestRandomHistories": "long, and no matter of the kernel's",
 	}},
 	{Name: "natinit", Package: "natinit", Seconds: 1200},
+	{Name: "attach", Package: "natinit/attach", Seconds: 240},
 	{Name: "runtime", Package: "runtime", Seconds: 600},
 	{Name: "netns", Package: "runtime/netns", Seconds: 240},
 	{Name: "workloads", Package: "runtime/workloads", Seconds: 480},

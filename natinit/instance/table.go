@@ -1,7 +1,6 @@
 package instance
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,15 +21,15 @@ func HoldTable(dir string) (*Hold, error) {
 		return nil, fmt.Errorf("open the table's directory: %w", &fs.PathError{Op: "open", Path: dir, Err: err})
 	}
 	h := &Hold{f: os.NewFile(uintptr(fd), dir)}
-	err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-	if err == nil {
+	free, err := flock(h.f)
+	if err == nil && free {
 		return h, nil
 	}
 	defer h.f.Close()
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, fmt.Errorf("the table at %s is served by %s: %w", dir, h.holder(), ErrRuntime)
+	if err != nil {
+		return nil, fmt.Errorf("lock the table's directory: %w", err)
 	}
-	return nil, fmt.Errorf("lock the table's directory %s: %w", dir, err)
+	return nil, fmt.Errorf("the table at %s is served by %s: %w", dir, holdersOf(h.f), ErrRuntime)
 }
 
 // TableFree reports by an error that matches ErrRuntime that a runtime has the table in a directory.
@@ -62,9 +61,3 @@ func (h *Hold) IsAt(dir string) bool {
 
 // Release gives the claim up.
 func (h *Hold) Release() error { return h.f.Close() }
-
-// holder says who has the lock.
-func (h *Hold) holder() string {
-	by := holdersOf(h.f)
-	return cmp.Or(by.root, by.others, "another runtime, of which this process cannot see the pid")
-}

@@ -2,56 +2,23 @@ package instance
 
 import (
 	"bufio"
-	"context"
-	"errors"
+	"cmp"
 	"fmt"
-	"io/fs"
 	"os"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
-
-// LockDir waits for the lock (flock) on a directory until ctx ends; the error then matches ErrLocked.
-//
-// Whoever may open a directory may lock it, and others than root may open a mount point, or a bpffs of mode 1777. A lock
-// of theirs does not count: it would keep firsthop from starting for as long as they like. Lock.Ignored says whose it is.
-// A lock of which /proc/locks does not say whose it is (a process of another pid namespace) counts.
-func LockDir(ctx context.Context, dir string) (*Lock, error) {
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	seen := "" // twice: what was root's may have ended while it was looked at, and another of root's have it by now
-	for wait := time.Millisecond; ; wait = min(wait*2, 20*time.Millisecond) {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return &Lock{f: f}, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			f.Close()
-			return nil, &fs.PathError{Op: "flock", Path: dir, Err: err}
-		}
-		by := holdersOf(f)
-		if by.others != "" && by.others == seen {
-			return &Lock{f: f, Ignored: by.others}, nil
-		}
-		seen = by.others
-		select {
-		case <-ctx.Done():
-			f.Close()
-			return nil, fmt.Errorf("wait for the lock on %s: %w", dir, ErrLocked)
-		case <-time.After(wait):
-		}
-	}
-}
 
 // holders are those who have a file locked, as far as they can be seen.
 type holders struct {
 	root   string // "pid 7 (firsthop)", a process of root that has the file open
 	others string // likewise, any other
+}
+
+func (h holders) String() string {
+	return cmp.Or(h.root, h.others, "a process that this one cannot see")
 }
 
 // holdersOf looks into /proc/locks, which names a lock by device and inode, and by the process that took it.
