@@ -33,7 +33,7 @@ func sizesOf(m *bpf.Maps) bpf.Sizes {
 	return bpf.Sizes{Frontends: m.Map(bpf.MapFrontend).MaxEntries(), Services: m.Services(), Backends: m.Map(bpf.MapBackend).MaxEntries()}
 }
 
-func TestATableGrowsWhileItServes(t *testing.T) {
+func TestGrowWhileTheTableServes(t *testing.T) {
 	for name, f := range map[string]bpf.Features{"with everything": allFeatures(), "on the floor": {}} {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t)

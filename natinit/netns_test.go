@@ -26,7 +26,7 @@ func onBareThread(fn func() error) error {
 	})
 }
 
-func TestAProgramTellsCookiesAsTheKernelDoes(t *testing.T) {
+func TestCookiesAreThoseOfTheKernel(t *testing.T) {
 	lab.NeedsLinux(t, 5, 8, "network namespaces have no cookies that can be told")
 	lab.VerifyNoLeaks(t)
 	own := lab.MainCgroup(t)
@@ -62,7 +62,7 @@ func TestAProgramTellsCookiesAsTheKernelDoes(t *testing.T) {
 	}
 }
 
-func TestNothingIsAttachedWhereTheKernelTells(t *testing.T) {
+func TestCookiesAttachNothingWhereTheKernelTells(t *testing.T) {
 	lab.NeedsLinux(t, 5, 14, "SO_NETNS_COOKIE")
 	cookies := NewCookies(CookiesConfig{Features: allFeatures(), Cgroups: func() ([]string, error) { panic("not needed") }})
 	if cookie, err := cookies.Cookie(); err != nil || cookie == 0 {
@@ -70,7 +70,7 @@ func TestNothingIsAttachedWhereTheKernelTells(t *testing.T) {
 	}
 }
 
-func TestTheProgramGoesWhereItSeesThisProcess(t *testing.T) {
+func TestCookiesAttachWhereTheySeeThisProcess(t *testing.T) {
 	lab.NeedsLinux(t, 5, 8, "network namespaces have no cookies that can be told")
 	lab.VerifyNoLeaks(t)
 	own, l := lab.MainCgroup(t), lab.New(t)
@@ -96,7 +96,7 @@ func join(cgroup string) error {
 	return os.WriteFile(filepath.Join(cgroup, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0)
 }
 
-func TestTheProgramFollowsThisProcess(t *testing.T) {
+func TestCookiesFollowThisProcess(t *testing.T) {
 	lab.NeedsLinux(t, 5, 8, "network namespaces have no cookies that can be told")
 	lab.VerifyNoLeaks(t)
 	own := lab.MainCgroup(t)
@@ -119,7 +119,7 @@ func TestTheProgramFollowsThisProcess(t *testing.T) {
 	must(t, cookies.Close())
 }
 
-func TestOldKernelsHaveNoCookies(t *testing.T) {
+func TestCookiesOfOldKernels(t *testing.T) {
 	for _, f := range []bpf.Features{{}, {NetnsCookie: true}, {Link: true}} {
 		cookies := NewCookies(CookiesConfig{Features: f, NoOption: true, Cgroups: func() ([]string, error) { panic("not needed") }})
 		if cookie, err := cookies.Cookie(); !errors.Is(err, ErrNoCookie) {
@@ -129,7 +129,7 @@ func TestOldKernelsHaveNoCookies(t *testing.T) {
 }
 
 // What may be gone the next time is no reason to give up.
-func TestAFailureMayPass(t *testing.T) {
+func TestCookiesRetryWhatMayPass(t *testing.T) {
 	lab.NeedsLinux(t, 5, 8, "network namespaces have no cookies that can be told")
 	own := lab.MainCgroup(t)
 	broken := error(unix.EMFILE)

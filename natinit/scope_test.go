@@ -46,7 +46,7 @@ func netnsCookie(t testing.TB, in interface{ Do(func() error) error }) (cookie u
 	return cookie
 }
 
-func TestHostScopeServesOnlyTheHostsNamespace(t *testing.T) {
+func TestScopeHostServesOnlyTheHostsNamespace(t *testing.T) {
 	n := newNode(t)
 	pod, err := n.l.AddPod("pod", netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("2001:db8:1::1"))
 	must(t, err)
@@ -92,60 +92,4 @@ func (n *node) special(t testing.TB, script string) string {
 		t.Fatalf("%v: %s", err, out)
 	}
 	return strings.TrimSpace(string(out))
-}
-
-// getpeername may name the backend: connect runs for the first subflow, getpeername for the socket above it, and from the
-// one's cookie nothing on the floor leads to the other's (net/mptcp/protocol.c, mptcp_connect).
-func TestMPTCPSocketsAreTranslated(t *testing.T) {
-	n := newNode(t)
-	n.up(t, allFeatures(), bpf.Balancer{UDP: true}, services(0))
-	out := n.special(t, `
-for family, vip in ((socket.AF_INET, "10.96.0.1"), (socket.AF_INET6, "fd00:96::1"), (socket.AF_INET6, "::ffff:10.96.0.1")):
-    try:
-        s = socket.socket(family, socket.SOCK_STREAM, 262)
-    except OSError as e:
-        print("no MPTCP", errno.errorcode[e.errno])
-        break
-    s.settimeout(5)
-    s.connect((vip, 443))
-    s.sendall(b"hello\n")
-    print(s.getpeername()[0] in (vip, "192.0.2.11", "2001:db8::11", "::ffff:192.0.2.11"), b"backend-0" in s.recv(4096))
-`)
-	if strings.HasPrefix(out, "no MPTCP") {
-		lab.NeedsLinux(t, 6, 1, "MPTCP, which Debian's 5.10 is built without")
-		t.Skip(out)
-	}
-	const want = "True True\nTrue True\nTrue True"
-	if out != want {
-		t.Errorf("got\n%s\nwant\n%s", out, want)
-	}
-}
-
-// Raw sockets and ping have no ports: what they name is what they get.
-func TestOtherProtocolsAreLeftAlone(t *testing.T) {
-	n := newNode(t)
-	must(t, n.l.AddAddr("10.96.0.1/32", "fd00:96::1/128"))
-	must(t, n.l.Sysctl("net.ipv4.ping_group_range", "0 2147483647"))
-	n.up(t, allFeatures(), bpf.Balancer{UDP: true}, services(0))
-	out := n.special(t, `
-for family, kind, proto, vip in (
-    (socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP, "10.96.0.1"),
-    (socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP, "10.96.0.1"),
-    (socket.AF_INET6, socket.SOCK_DGRAM, socket.IPPROTO_ICMPV6, "fd00:96::1"),
-    (socket.AF_INET, socket.SOCK_DGRAM, 136, "10.96.0.1"),
-):
-    try:
-        s = socket.socket(family, kind, proto)
-    except OSError as e:
-        print("none", errno.errorcode[e.errno])
-        continue
-    s.connect((vip, 443))
-    print(s.getpeername()[0])
-`)
-	for i, want := range []string{"10.96.0.1", "10.96.0.1", "fd00:96::1", "10.96.0.1"} {
-		lines := strings.Split(out, "\n")
-		if i >= len(lines) || lines[i] != want && !(i == 3 && strings.HasPrefix(lines[i], "none")) { // UDP-Lite left with 7.1
-			t.Errorf("socket %d: got %q, want %s", i, lines, want)
-		}
-	}
 }

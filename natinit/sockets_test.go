@@ -8,6 +8,7 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/test/clients"
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 // toVIP is one way in which applications reach a Service.
@@ -148,7 +149,7 @@ func (n *node) checkLeftAlone(t *testing.T, p clients.Program) {
 }
 
 // All backends get their share: a slot that is never chosen would be a dead one.
-func TestConnectsAreSpreadOverAllBackends(t *testing.T) {
+func TestSocketsAreSpreadOverAllBackends(t *testing.T) {
 	n := newNode(t)
 	n.up(t, allFeatures(), bpf.Balancer{UDP: true}, services(0, 1, 2))
 	seen := map[string]int{}
@@ -164,7 +165,7 @@ func TestConnectsAreSpreadOverAllBackends(t *testing.T) {
 	}
 }
 
-func TestProcessesOutsideTheCgroupAreUntouched(t *testing.T) {
+func TestSocketsOutsideTheCgroupAreLeftAlone(t *testing.T) {
 	n := newNode(t)
 	inside, err := n.l.NewCgroup("inside")
 	must(t, err)
@@ -182,7 +183,7 @@ func TestProcessesOutsideTheCgroupAreUntouched(t *testing.T) {
 	}
 }
 
-func TestWithoutUDPOnlyTCPIsTranslated(t *testing.T) {
+func TestSocketsWithoutUDP(t *testing.T) {
 	n := newNode(t)
 	b := bpf.Balancer{}
 	n.up(t, allFeatures(), b, services(0, 1))
@@ -209,7 +210,7 @@ func TestWithoutUDPOnlyTCPIsTranslated(t *testing.T) {
 }
 
 // A QUIC client must not change its server with each datagram.
-func TestAnUnconnectedUDPSocketKeepsItsBackend(t *testing.T) {
+func TestSocketsOfUDPKeepTheirBackend(t *testing.T) {
 	for _, vip := range []string{dns4, dns6} {
 		t.Run(vip, func(t *testing.T) {
 			n := newNode(t)
@@ -243,7 +244,7 @@ func TestAnUnconnectedUDPSocketKeepsItsBackend(t *testing.T) {
 }
 
 // Without members in the sets, each datagram goes its own way: Sticky is what keeps them together.
-func TestWithoutStickyDatagramsAreSpread(t *testing.T) {
+func TestSocketsOfUDPWithoutStickiness(t *testing.T) {
 	n := newNode(t)
 	svcs := services(0, 1, 2)
 	for i := range svcs {
@@ -262,5 +263,61 @@ func TestWithoutStickyDatagramsAreSpread(t *testing.T) {
 	slices.Sort(seen)
 	if distinct := slices.Compact(seen); len(distinct) != backends {
 		t.Errorf("60 datagrams went to %v", distinct)
+	}
+}
+
+// getpeername may name the backend: connect runs for the first subflow, getpeername for the socket above it, and from the
+// one's cookie nothing on the floor leads to the other's (net/mptcp/protocol.c, mptcp_connect).
+func TestSocketsOfMPTCPAreTranslated(t *testing.T) {
+	n := newNode(t)
+	n.up(t, allFeatures(), bpf.Balancer{UDP: true}, services(0))
+	out := n.special(t, `
+for family, vip in ((socket.AF_INET, "10.96.0.1"), (socket.AF_INET6, "fd00:96::1"), (socket.AF_INET6, "::ffff:10.96.0.1")):
+    try:
+        s = socket.socket(family, socket.SOCK_STREAM, 262)
+    except OSError as e:
+        print("no MPTCP", errno.errorcode[e.errno])
+        break
+    s.settimeout(5)
+    s.connect((vip, 443))
+    s.sendall(b"hello\n")
+    print(s.getpeername()[0] in (vip, "192.0.2.11", "2001:db8::11", "::ffff:192.0.2.11"), b"backend-0" in s.recv(4096))
+`)
+	if strings.HasPrefix(out, "no MPTCP") {
+		lab.NeedsLinux(t, 6, 1, "MPTCP, which Debian's 5.10 is built without")
+		t.Skip(out)
+	}
+	const want = "True True\nTrue True\nTrue True"
+	if out != want {
+		t.Errorf("got\n%s\nwant\n%s", out, want)
+	}
+}
+
+// Raw sockets and ping have no ports: what they name is what they get.
+func TestSocketsOfOtherProtocolsAreLeftAlone(t *testing.T) {
+	n := newNode(t)
+	must(t, n.l.AddAddr("10.96.0.1/32", "fd00:96::1/128"))
+	must(t, n.l.Sysctl("net.ipv4.ping_group_range", "0 2147483647"))
+	n.up(t, allFeatures(), bpf.Balancer{UDP: true}, services(0))
+	out := n.special(t, `
+for family, kind, proto, vip in (
+    (socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP, "10.96.0.1"),
+    (socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP, "10.96.0.1"),
+    (socket.AF_INET6, socket.SOCK_DGRAM, socket.IPPROTO_ICMPV6, "fd00:96::1"),
+    (socket.AF_INET, socket.SOCK_DGRAM, 136, "10.96.0.1"),
+):
+    try:
+        s = socket.socket(family, kind, proto)
+    except OSError as e:
+        print("none", errno.errorcode[e.errno])
+        continue
+    s.connect((vip, 443))
+    print(s.getpeername()[0])
+`)
+	for i, want := range []string{"10.96.0.1", "10.96.0.1", "fd00:96::1", "10.96.0.1"} {
+		lines := strings.Split(out, "\n")
+		if i >= len(lines) || lines[i] != want && !(i == 3 && strings.HasPrefix(lines[i], "none")) { // UDP-Lite left with 7.1
+			t.Errorf("socket %d: got %q, want %s", i, lines, want)
+		}
 	}
 }

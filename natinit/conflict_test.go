@@ -130,7 +130,7 @@ var flagNames = map[uint32]string{exclusive: "exclusive", override: "OVERRIDE", 
 
 // Whoever was there first, at our cgroup or above it: it is still there after an attach, a way back and Remove; and where
 // it lets no other in, the error says who it is.
-func TestForeignProgramsThatWereThereFirst(t *testing.T) {
+func TestAttachBesideForeignPrograms(t *testing.T) {
 	for by, f := range byRung() {
 		for _, flags := range []uint32{exclusive, override, multi} {
 			for _, above := range []bool{false, true} {
@@ -207,7 +207,7 @@ func TestConflictsOfARelativePath(t *testing.T) {
 	}
 }
 
-func TestForeignProgramsThatComeLater(t *testing.T) {
+func TestAttachBeforeForeignPrograms(t *testing.T) {
 	for by, f := range byRung() {
 		t.Run(string(by), func(t *testing.T) {
 			lab.VerifyNoLeaks(t)
@@ -244,7 +244,7 @@ func TestForeignProgramsThatComeLater(t *testing.T) {
 }
 
 // Something of somebody else's stands where our pin would be. Nothing of it is changed by anything that we do.
-func TestForeignThingsAtOurPins(t *testing.T) {
+func TestAttachLeavesForeignPins(t *testing.T) {
 	for by, f := range byRung() {
 		dir := map[attach.By]func(bpf.Pins) string{attach.ByLink: bpf.Pins.Links, attach.ByProg: bpf.Pins.Progs}[by]
 		for what, put := range foreignPins(by) {

@@ -10,7 +10,6 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/natinit/attach"
-	"github.com/firsthop/firsthop/test/clients"
 	"github.com/firsthop/firsthop/test/lab"
 )
 
@@ -19,7 +18,7 @@ func byRung() map[attach.By]bpf.Features {
 	return map[attach.By]bpf.Features{best(): allFeatures(), attach.ByProg: without(func(f *bpf.Features) { f.Link = false })}
 }
 
-func TestASecondRunChangesNothing(t *testing.T) {
+func TestSeedTwiceChangesNothing(t *testing.T) {
 	for by, f := range byRung() {
 		t.Run(string(by), func(t *testing.T) {
 			n := newNode(t)
@@ -73,7 +72,7 @@ func (n *node) mustConnect(t testing.TB) {
 	}
 }
 
-func TestRunsSayWhatTheyDid(t *testing.T) {
+func TestSeedSaysWhatItDid(t *testing.T) {
 	n := newNode(t)
 	b := bpf.Balancer{UDP: true}
 	r := n.mustBegin(t, allFeatures(), b, services(0))
@@ -104,7 +103,7 @@ func TestRunsSayWhatTheyDid(t *testing.T) {
 	r.commit(t)
 }
 
-func TestTheRuntimesServiceIsMergedOrLeft(t *testing.T) {
+func TestSeedMergesTheRuntimesService(t *testing.T) {
 	n := newNode(t)
 	maps, err := bpf.EnsureMaps(n.pins, bpf.Sizes{Frontends: 256, Services: 2048, Backends: 256})
 	must(t, err)
@@ -200,38 +199,30 @@ func TestSeedRefusesWhatItCannotHold(t *testing.T) {
 	n.mustConnect(t)
 }
 
-// From one way of attaching to the other and back, with the same programs and with others, while clients connect.
-func TestTheWayOfAttachingChangesUnderTraffic(t *testing.T) {
-	lab.NeedsLinux(t, 5, 8, "two ways of attaching")
+func TestSeedPrunesWhatIsNotWanted(t *testing.T) {
 	n := newNode(t)
-	b := bpf.Balancer{UDP: true}
-	link := allFeatures()
-	prog := without(func(f *bpf.Features) { f.Link = false })
-	otherLink := without(helpers)
-	otherProg := without(func(f *bpf.Features) {
-		helpers(f)
-		f.Link = false
-	})
-	n.up(t, link, b, services(0, 1, 2))
-	h := clients.StartHammer(t, n.l, clientPath(t), clients.HammerConfig{Addr: vip4, Workers: 16})
-	for round := range 3 {
-		for _, step := range []struct {
-			f  bpf.Features
-			by attach.By
-		}{
-			{otherProg, attach.ByProg}, {link, attach.ByLink}, {otherProg, attach.ByProg}, {prog, attach.ByProg}, {otherLink, attach.ByLink}, {otherLink, attach.ByLink}, {link, attach.ByLink},
-			{prog, attach.ByLink}, // the same program, and it serves: left as it is
-		} {
-			n.up(t, step.f, b, services(round, (round+1)%3))
-			n.wantOnce(t, step.f, b, step.by)
+	n.up(t, allFeatures(), bpf.Balancer{UDP: true}, services(0))
+	all := services(0)
+	cfg := n.seedConfig(allFeatures(), all[:1])
+	cfg.Prune = true
+	s, err := Seed(cfg)
+	must(t, err)
+	defer s.Close()
+	must(t, s.Commit())
+	removed := 0
+	for _, svc := range s.Services {
+		if svc.Change == attach.Removed {
+			removed++
 		}
 	}
-	if r := h.Stop(); len(r.Failures) > 0 || r.Connects < 200 {
-		t.Errorf("%d connects, failures %v", r.Connects, r.Failures)
+	if want := len(all) - 1; removed != want {
+		t.Errorf("%d services are reported as removed, want %d: %+v", removed, want, s.Services)
 	}
-	n.mustConnect(t)
-	must(t, n.remove())
-	if left := attachedTo(t, n.cgroup); len(left) > 0 {
-		t.Errorf("still attached after Remove: %v", left)
+	again, err := Seed(cfg)
+	must(t, err)
+	defer again.Close()
+	must(t, again.Commit())
+	if again.Written || len(again.Services) != 1 {
+		t.Errorf("the second seed wrote (%v) and reports %+v", again.Written, again.Services)
 	}
 }

@@ -60,7 +60,7 @@ func servers(t testing.TB, p clients.Program, m clients.Machine, w toVIP, n int)
 	return seen
 }
 
-func TestAClientKeepsItsBackend(t *testing.T) {
+func TestAffinityKeepsTheBackend(t *testing.T) {
 	lab.NeedsLinux(t, 5, 7, "network namespace cookies")
 	n := newNode(t)
 	p := goClient(t)
@@ -122,7 +122,7 @@ func only(set map[string]bool) string {
 }
 
 // The time is the client's, not the backend's: it counts from the last connection.
-func TestAffinityEnds(t *testing.T) {
+func TestAffinityExpires(t *testing.T) {
 	n := newNode(t)
 	svc := services(0, 1, 2)[0]
 	svc.Affinity = 40 * time.Second
@@ -164,7 +164,7 @@ func TestAffinityEnds(t *testing.T) {
 	}
 }
 
-func TestFrontendsForLocalTraffic(t *testing.T) {
+func TestBalancerServesLocalTraffic(t *testing.T) {
 	n := newNode(t)
 	p := goClient(t)
 	svcs := services(0, 1, 2)
@@ -207,7 +207,7 @@ func TestFrontendsForLocalTraffic(t *testing.T) {
 	}
 }
 
-func TestNodePortsOnLoopbackServeTheHostAlone(t *testing.T) {
+func TestBalancerServesNodePortsOnLoopbackToTheHost(t *testing.T) {
 	n := newNode(t)
 	p := goClient(t)
 	svcs := services(0, 1, 2)
@@ -240,7 +240,7 @@ func TestNodePortsOnLoopbackServeTheHostAlone(t *testing.T) {
 	}
 }
 
-func TestSourceRangesJudgeTheWorkload(t *testing.T) {
+func TestBalancerAppliesSourceRanges(t *testing.T) {
 	n := newNode(t)
 	p := goClient(t)
 	svcs := services(0, 1, 2)
@@ -275,7 +275,7 @@ func TestSourceRangesJudgeTheWorkload(t *testing.T) {
 	}
 }
 
-func TestAddressesThatNoServiceHasAreRefused(t *testing.T) {
+func TestBalancerRejectsPortsWithoutAService(t *testing.T) {
 	n := newNode(t)
 	p := goClient(t)
 	m := n.serve(t, bpf.Balancer{UDP: true}, services(0, 1, 2)...)
@@ -333,7 +333,7 @@ func TestAddressesThatNoServiceHasAreRefused(t *testing.T) {
 	}
 }
 
-func TestAWorkloadOptsOut(t *testing.T) {
+func TestBalancerLeavesWorkloadsThatOptOut(t *testing.T) {
 	n := newNode(t)
 	p := goClient(t)
 	m := n.serve(t, bpf.Balancer{UDP: true}, services(0, 1, 2)...)

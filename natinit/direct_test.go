@@ -52,7 +52,7 @@ func (n *node) answering(t *testing.T, dial probe.Dial, to string) (string, erro
 
 func by(b bpf.Bypass) probe.Dial { return (&net.Dialer{Control: b.Control}).DialContext }
 
-func TestBypassGoesPastTheTable(t *testing.T) {
+func TestDirectGoesPastTheTable(t *testing.T) {
 	n := newNode(t)
 	n.cgroup = lab.MainCgroup(t)
 	claim := func(addr func(int) netip.Addr) nat.Service {
@@ -90,7 +90,7 @@ func TestBypassGoesPastTheTable(t *testing.T) {
 }
 
 // Where nothing is pinned nothing is translated, and there is nothing to go past.
-func TestBypassWithoutATable(t *testing.T) {
+func TestDirectWithoutATable(t *testing.T) {
 	n := newNode(t)
 	direct, err := OpenDirect(n.pins)
 	must(t, err)
@@ -103,7 +103,7 @@ func TestBypassWithoutATable(t *testing.T) {
 }
 
 // The next socket in the same slot is another one.
-func TestBypassIsOfOneSocket(t *testing.T) {
+func TestDirectIsOfOneSocket(t *testing.T) {
 	n := newNode(t)
 	n.cgroup = lab.MainCgroup(t)
 	n.up(t, allFeatures(), bpf.Balancer{UDP: true}, services(2))
