@@ -217,7 +217,7 @@ func TestUninstallRestoresTheHost(t *testing.T) {
 }
 
 // Without a record the marker and the binary's build information are enough.
-func TestUninstallWithoutARecord(t *testing.T) {
+func TestUninstallWithoutAJournal(t *testing.T) {
 	h := newHost(t, systemd252)
 	before := h.snapshot()
 	mustInstall(t, h.config())
@@ -227,7 +227,7 @@ func TestUninstallWithoutARecord(t *testing.T) {
 	h.same(before, "install and uninstall")
 }
 
-func TestForeignFilesAreNamedAndKept(t *testing.T) {
+func TestInstallNamesForeignFiles(t *testing.T) {
 	for row, tt := range map[string]struct {
 		host map[string]string
 		path string
@@ -254,7 +254,7 @@ func TestForeignFilesAreNamedAndKept(t *testing.T) {
 	}
 }
 
-func TestFileSystemsThatRefuse(t *testing.T) {
+func TestInstallOnFileSystemsThatRefuse(t *testing.T) {
 	for row, tt := range map[string]struct {
 		at       string // file systems below this path are
 		state    fsState
@@ -295,7 +295,7 @@ func TestFileSystemsThatRefuse(t *testing.T) {
 }
 
 // A read-only host on which all is installed already needs no write.
-func TestReadOnlyHostWithTheUnitInItsImage(t *testing.T) {
+func TestInstallOnAReadOnlyHostWithTheUnitInItsImage(t *testing.T) {
 	h := newHost(t, systemd252)
 	mustInstall(t, h.config())
 	c := h.config()
@@ -307,7 +307,7 @@ func TestReadOnlyHostWithTheUnitInItsImage(t *testing.T) {
 
 // Stopped before any of its steps, an install is completed by the next, and an
 // uninstall as well.
-func TestStoppedAnywhereIsCompletedByTheNextRun(t *testing.T) {
+func TestInstallStoppedAnywhereIsCompletedByTheNextRun(t *testing.T) {
 	stop := errors.New("stopped")
 	stopAt := func(n int) func(instance.Kind, string, string) error {
 		return func(instance.Kind, string, string) error {
@@ -350,7 +350,7 @@ func TestStoppedAnywhereIsCompletedByTheNextRun(t *testing.T) {
 	}
 }
 
-func TestUpgradeReplacesTheBinaryAndTheUnit(t *testing.T) {
+func TestInstallReplacesTheBinaryAndTheUnit(t *testing.T) {
 	h := newHost(t, systemd252)
 	mustInstall(t, h.config())
 	running, err := os.Open(h.path(BinaryPath)) // as the service would hold it

@@ -139,7 +139,7 @@ func TestInstallTellsSystemd(t *testing.T) {
 // What is installed in a tree runs when a real systemd boots from it, before
 // the kubelet, with all that the work needs and no more; then the same systemd
 // is asked over both of its sockets.
-func TestRealSystemd(t *testing.T) {
+func TestManagerOfARealSystemd(t *testing.T) {
 	template := rootTemplate(t)
 	template.write(EnvironmentFile, stubEnv+"=/run/stub.json\n")
 	args := []string{"init", "--boot", "--text=$HOME ${X} %h %% \"q\" 'a' \\ back\ttab\nline", ";", "", "ü", "a;b"}
@@ -174,10 +174,10 @@ func TestRealSystemd(t *testing.T) {
 
 	// systemd's private socket wants to see its peer's pid, so the peer must
 	// be in its pid namespace or, as a pod on a real host, below it.
-	inside := exec.Command("nsenter", "--target", strings.Split(box.root, "/")[2], "--pid", self(t), "-test.v", "-test.run=^TestLiveSystemd$")
+	inside := exec.Command("nsenter", "--target", strings.Split(box.root, "/")[2], "--pid", self(t), "-test.v", "-test.run=^TestManagerOfTheLiveSystemd$")
 	inside.Env = append(os.Environ(), liveEnv+"="+box.root)
 	out, err := inside.CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "--- PASS: TestLiveSystemd") {
+	if err != nil || !strings.Contains(string(out), "--- PASS: TestManagerOfTheLiveSystemd") {
 		t.Errorf("inside of the container: %v\n%s\n%s", err, out, box.console())
 	}
 }
@@ -185,11 +185,11 @@ func TestRealSystemd(t *testing.T) {
 // liveEnv names the root of a container whose pid namespace we are in.
 const liveEnv = "FH_UNITS_LIVE"
 
-// TestLiveSystemd is the part of TestRealSystemd that talks to systemd.
-func TestLiveSystemd(t *testing.T) {
+// TestManagerOfTheLiveSystemd is the part of TestManagerOfARealSystemd that talks to systemd.
+func TestManagerOfTheLiveSystemd(t *testing.T) {
 	root := os.Getenv(liveEnv)
 	if root == "" {
-		t.Skip("run by TestRealSystemd")
+		t.Skip("run by TestManagerOfARealSystemd")
 	}
 	h := host{t: t, root: root}
 	open := func(t *testing.T, socket string) Manager {

@@ -55,7 +55,7 @@ func TestProgramOf(t *testing.T) {
 
 // A package that comes to a host where an install was made takes over all of
 // it, and an uninstall then leaves the package's files and says what they do.
-func TestAPackageTakesOver(t *testing.T) {
+func TestInstallHandsOverToAPackage(t *testing.T) {
 	h := newHost(t, systemd252)
 	before := h.snapshot()
 	var rec record
@@ -118,7 +118,7 @@ func TestUninstallNamesAPackagedUnitThatStaysEnabled(t *testing.T) {
 }
 
 // A package's unit has no arguments of this run.
-func TestSettingsThatAPackagedUnitLacksAreNamed(t *testing.T) {
+func TestInstallNamesSettingsThatAPackagedUnitLacks(t *testing.T) {
 	h := newHost(t, with(systemd252, pkgPath, pkgUnit, PackageProgram, "ELF"))
 	c := h.config()
 	c.Args = []string{"init", "--boot", "--scope", "host"}

@@ -9,7 +9,7 @@ import (
 )
 
 // systemd itself reads the unit: what it doesn't know or like, it says.
-func TestTheRuntimesUnitIsAUnit(t *testing.T) {
+func TestRuntimeUnitIsAUnit(t *testing.T) {
 	data, err := RuntimeUnit()
 	if err != nil {
 		t.Fatal(err)

@@ -47,7 +47,7 @@ func mustService(t *testing.T, c Config, version int) []*unit.UnitOption {
 	return opts
 }
 
-func TestGoldenUnits(t *testing.T) {
+func TestUnitsAreGolden(t *testing.T) {
 	golden(t, "firsthop-init.service", render(mustService(t, Config{}, 252)))
 	golden(t, "firsthop-init-237.service", render(mustService(t, Config{}, 237)))
 	golden(t, "firsthop-init-instance.service", render(mustService(t, Config{
@@ -156,7 +156,7 @@ func TestServiceDirectives(t *testing.T) {
 	}
 }
 
-func TestOtherDirectoriesAreSpelledOut(t *testing.T) {
+func TestServiceSpellsOutOtherDirectories(t *testing.T) {
 	for _, o := range mustService(t, Config{StateDir: "/srv/state", BPFFS: "/srv/bpf"}, 252) {
 		if want := BinaryPath + " init --boot --state-dir /srv/state --bpffs /srv/bpf"; o.Name == "ExecStart" && o.Value != want {
 			t.Errorf("ExecStart=%s, want %s", o.Value, want)
@@ -283,7 +283,7 @@ func TestSystemCallFilterHoldsWhatWeCall(t *testing.T) {
 	}
 }
 
-func TestMarkerMustBeALineOfItsOwn(t *testing.T) {
+func TestIsOursWantsALineOfItsOwn(t *testing.T) {
 	for data, want := range map[string]bool{
 		Marker: true, Marker + "\r\n[Unit]": true, "#!/sbin/openrc-run\n" + Marker + "\n": true,
 		"": false, "## " + Marker: false, Marker + " and others\n": false, "Description=" + Marker: false,
