@@ -49,18 +49,18 @@ func (c *Config) withJournal(ctx context.Context, do func(*instance.Journal) err
 func (c *Config) recordSaved(kind instance.Kind, target, former string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), lockWait)
 	defer cancel()
-	lock, _, err := instance.MakeAndAcquire(ctx, c.RunDir)
+	err := c.withJournal(ctx, func(outer *instance.Journal) error {
+		j, warning, err := instance.RecoverJournal(c.StateDir, true)
+		if warning != "" {
+			c.Log.Warn("the journal was damaged", "warning", warning)
+		}
+		if err != nil {
+			return err
+		}
+		j.SetOuter(outer)
+		return j.Record(kind, c.onHost(target), former)
+	})
 	if err != nil {
-		return err
-	}
-	j, warning, err := instance.RecoverJournal(c.StateDir, true)
-	if warning != "" {
-		c.Log.Warn("the journal was damaged", "warning", warning)
-	}
-	if err == nil {
-		err = j.Record(kind, c.onHost(target), former)
-	}
-	if err = errors.Join(err, lock.Release()); err != nil {
 		return fmt.Errorf("note %s: %w", target, err)
 	}
 	return nil
