@@ -237,9 +237,9 @@ func readsLargeTables(t *testing.T, s Store) {
 	wantVerdict(t, state, svc.Frontends[40], manyBackends(testBackends)...)
 }
 
-// One call of the kernel copies readChunk entries: a table beyond that takes several, and all must be there.
+// One call of the kernel copies 2048 entries: a table beyond that takes several, and all must be there.
 func TestKernelReadsMoreThanOneChunk(t *testing.T) {
-	const entries = 3*readChunk + 17
+	const entries = 3*2048 + 17
 	m, err := bpf.EnsureMaps(bpf.PinsBelow(lab.New(t).BPFFS), bpf.Sizes{Frontends: entries, Services: entries, Backends: entries})
 	must(t, err)
 	defer m.Close()

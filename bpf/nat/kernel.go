@@ -44,26 +44,26 @@ func (k *Kernel) Read() (*State, error) {
 	if ranges := k.maps.Map(bpf.MapSourceRange); ranges != nil {
 		s.Room.Ranges = int(ranges.MaxEntries())
 	}
-	highest := InitIndexes.Last
+	highest, read := InitIndexes.Last, bpf.ReadConfig{Batch: k.batch}
 	err = errors.Join(
-		readAll(k.maps.Map(bpf.MapFrontend), k.batch, func(key bpf.FrontendKey, fe bpf.Frontend) bool {
-			s.Frontends[key] = fe
+		bpf.ReadMap(k.maps.Map(bpf.MapFrontend), read, func(key *bpf.FrontendKey, fe *bpf.Frontend) bool {
+			s.Frontends[*key] = *fe
 			highest = max(highest, fe.Index)
 			return true
 		}),
 		// An index above those in use may have a word that a killed writer left;
 		// the one who next uses the index overwrites it.
-		readAll(words, k.batch, func(at uint32, w bpf.ServiceState) bool {
-			if w != 0 {
-				s.Words[at] = w
+		bpf.ReadMap(words, read, func(at *uint32, w *bpf.ServiceState) bool {
+			if *w != 0 {
+				s.Words[*at] = *w
 			}
-			return at < bpf.ServiceStateAt(highest, true)
+			return *at < bpf.ServiceStateAt(highest, true)
 		}),
-		readAll(k.maps.Map(bpf.MapBackend), k.batch, func(key bpf.BackendKey, be bpf.Backend) bool {
+		bpf.ReadMap(k.maps.Map(bpf.MapBackend), read, func(key *bpf.BackendKey, be *bpf.Backend) bool {
 			if s.Sets[key.Set] == nil {
 				s.Sets[key.Set] = map[uint32]bpf.Backend{}
 			}
-			s.Sets[key.Set][key.Slot] = be
+			s.Sets[key.Set][key.Slot] = *be
 			return true
 		}),
 		k.readRanges(s),
@@ -79,54 +79,10 @@ func (k *Kernel) readRanges(s *State) error {
 	if ranges == nil {
 		return nil
 	}
-	return readOneByOne(ranges, func(key bpf.SourceRangeKey, _ uint8) bool { // no batches on a trie before 5.19
-		s.Ranges[key] = true
+	return bpf.ReadMap(ranges, bpf.ReadConfig{}, func(key *bpf.SourceRangeKey, _ *uint8) bool { // no batches on a trie before 5.19
+		s.Ranges[*key] = true
 		return true
 	})
-}
-
-// readChunk is how many entries one system call copies.
-const readChunk = 4096
-
-// readAll calls each for every entry until it returns false.
-func readAll[K, V any](m *ebpf.Map, batch bool, each func(K, V) bool) error {
-	if !batch {
-		return readOneByOne(m, each)
-	}
-	var cursor ebpf.MapBatchCursor
-	size := min(readChunk, int(m.MaxEntries()))
-	keys, values := make([]K, size), make([]V, size)
-	for {
-		n, err := m.BatchLookup(&cursor, keys, values, nil)
-		for i := range n {
-			if !each(keys[i], values[i]) {
-				return nil
-			}
-		}
-		switch {
-		case errors.Is(err, ebpf.ErrKeyNotExist):
-			return nil
-		case errors.Is(err, unix.ENOSPC): // a hash bucket that is larger than the chunk
-			return readOneByOne(m, each)
-		case err != nil:
-			return fmt.Errorf("read map %v: %w", m, err)
-		}
-	}
-}
-
-func readOneByOne[K, V any](m *ebpf.Map, each func(K, V) bool) error {
-	var key K
-	var value V
-	it := m.Iterate()
-	for it.Next(&key, &value) {
-		if !each(key, value) {
-			return nil
-		}
-	}
-	if err := it.Err(); err != nil {
-		return fmt.Errorf("read map %v: %w", m, err)
-	}
-	return nil
 }
 
 // Generation is the highest set id that any writer ever gave out.
