@@ -70,8 +70,6 @@ type BPFFS struct {
 	// bpffs always has; UID is the owner.
 	Mode uint32
 	UID  uint32
-	// MountedByUs: firsthop made this mount, now or earlier.
-	MountedByUs bool
 	// Actions are what EnsureBPFFS would do, or has done.
 	Actions []string
 	// Warnings are things that somebody should fix; Notes are only to know.
@@ -112,7 +110,7 @@ func FindBPFFS(c Config) (BPFFS, error) {
 
 func findBPFFS(c Config) (BPFFS, Host, error) {
 	if c.Explicit {
-		h := Host{own: true, Sure: true}
+		h := Host{own: true}
 		b, err := lookBPFFS(&h, c)
 		return b, h, err
 	}
@@ -267,7 +265,6 @@ func (b *BPFFS) judge(v view, c Config, fd int) error {
 	if uint32(fst.Type) != unix.BPF_FS_MAGIC {
 		return b.judgeOther(c, stack)
 	}
-	b.MountedByUs = b.Mount.Ours()
 	b.judgeBPF(c, &fst, point)
 	return nil
 }

@@ -213,7 +213,7 @@ func stageBPFFSLifecycle(t *testing.T) {
 		before := tableText(t)
 		b, err := EnsureBPFFS(t.Context(), c)
 		must(t, err)
-		if b.State != BPFFSRight || b.MountedByUs != keepsSource || b.Mount.Ours() != keepsSource || !b.Mount.is(identity) || len(b.Actions) == 0 || len(b.Warnings)+len(b.Notes) > 0 {
+		if b.State != BPFFSRight || b.Mount.Ours() != keepsSource || !b.Mount.is(identity) || len(b.Actions) == 0 || len(b.Warnings)+len(b.Notes) > 0 {
 			t.Fatalf("after ensure: %+v", b)
 		}
 		if want := c.Root + c.bpffsPath(); b.Path != want {
@@ -358,7 +358,7 @@ func stageBPFFSSettle(t *testing.T) {
 	}
 	b, err := FindBPFFS(Config{})
 	must(t, err)
-	if b.State != BPFFSStacked || b.Err() != nil || b.MountedByUs {
+	if b.State != BPFFSStacked || b.Err() != nil || b.Mount.Ours() {
 		t.Errorf("%s, %v", b.State, b.Err())
 	}
 	if err := UnmountBPFFS(t.Context(), Config{}, ""); !errors.Is(err, ErrNotOurs) {

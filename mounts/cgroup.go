@@ -66,8 +66,6 @@ type Cgroup2 struct {
 	Sure       bool
 	// How says how IsTrueRoot is known, or why it is not.
 	How string
-	// MountedByUs: firsthop made this mount, now or earlier.
-	MountedByUs bool
 	// Actions are what EnsureCgroup2 would do, or has done.
 	Actions  []string
 	Warnings []string
@@ -227,7 +225,7 @@ func searchCgroup(h *Host, c Config, root trueRoot) (Cgroup2, error) {
 			return Cgroup2{}, err
 		}
 	}
-	at := c.cgroupDirIn(v)
+	at := c.cgroupDir(v)
 	g := Cgroup2{HostPath: at, Path: v.open(at), State: CgroupNotMounted, options: hierarchyOptions(table)}
 	g.problem = fmt.Errorf("cgroup2: %w: the true root of the hierarchy is mounted nowhere on the host", ErrAbsent)
 	g.Actions = []string{"mount cgroup2 at " + g.HostPath}
@@ -245,7 +243,6 @@ func searchTable(v view, table []Mount, root trueRoot, wrong *[]string) (Cgroup2
 			continue // not below the given root
 		}
 		if g, ok := tryRoot(v, p, root, wrong); ok {
-			g.MountedByUs = m.Ours()
 			return g, true
 		}
 	}

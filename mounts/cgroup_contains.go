@@ -5,7 +5,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -199,32 +198,15 @@ const (
 // position says where the cgroup rel is as seen from the cgroup root, both
 // relative to the same cgroup namespace. A path of the kernel's begins with one
 // "/.." for each step from the namespace's root up to the nearest ancestor that
-// both have in common, so what is further up has no name, and two paths with
-// different numbers of steps part at the higher.
+// both have in common, so what is further up has no name.
 func position(root, rel string) (string, place) {
-	rootUps, rootNames := split(root)
-	relUps, relNames := split(rel)
+	root = strings.TrimSuffix(root, "/")
+	rest, ok := strings.CutPrefix(rel+"/", root+"/")
 	switch {
-	case rootUps == relUps:
-		if len(relNames) >= len(rootNames) && slices.Equal(relNames[:len(rootNames)], rootNames) {
-			return path.Join(relNames[len(rootNames):]...), inSubtree
-		}
-	case rootUps > relUps && len(rootNames) == 0:
+	case ok && !strings.HasPrefix(rest, "../"):
+		return strings.Trim(rest, "/"), inSubtree
+	case !ok && root == strings.Repeat("/..", len(root)/3):
 		return "", inUnnamedSubtree
 	}
 	return "", outside
-}
-
-// split takes the leading ".." off a path.
-func split(p string) (ups int, names []string) {
-	for n := range strings.SplitSeq(p, "/") {
-		switch {
-		case n == "":
-		case n == ".." && len(names) == 0:
-			ups++
-		default:
-			names = append(names, n)
-		}
-	}
-	return ups, names
 }

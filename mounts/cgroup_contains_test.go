@@ -47,6 +47,7 @@ func TestPosition(t *testing.T) {
 		{"a name that only begins alike", "/a", "/ab", "", outside},
 		{"a mount of a cgroup below the process's", "/a/b", "/a", "", outside},
 		{"a mount from further up, and we are in a namespace", "/../..", "/x", "", inUnnamedSubtree},
+		{"the same, and the name begins with dots", "/..", "/..x", "", inUnnamedSubtree},
 		{"both from further up", "/../..", "/../../x/y", "x/y", inSubtree},
 		{"the process is above the mount", "/..", "/../../x", "", outside},
 		{"the mount is a sibling", "/../s", "/x", "", outside},

@@ -79,7 +79,7 @@ func UnmountCgroup2(ctx context.Context, c Config, source string) error {
 	if err != nil {
 		return err
 	}
-	path := c.cgroupDirIn(h.view())
+	path := c.cgroupDir(h.view())
 	if _, err := CgroupID(h.view().open(path)); errors.Is(err, os.ErrNotExist) || errors.Is(err, ErrNotCgroup) {
 		return nil
 	}

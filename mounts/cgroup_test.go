@@ -213,7 +213,7 @@ func checkCgroup(t *testing.T, row cgroupRow, id uint64, prefix string) {
 		}
 		g, err = EnsureCgroup2(t.Context(), c)
 		must(t, err)
-		if strings.Join(records, ", ") != "mkdir /run/firsthop, mkdir /run/firsthop/cgroup, mount /run/firsthop/cgroup" || !g.MountedByUs || g.State != CgroupElsewhere {
+		if strings.Join(records, ", ") != "mkdir /run/firsthop, mkdir /run/firsthop/cgroup, mount /run/firsthop/cgroup" || g.State != CgroupElsewhere {
 			t.Errorf("recorded %q: %+v", records, g)
 		}
 	}
@@ -297,7 +297,7 @@ func stageCgroupTop(t *testing.T) {
 	mount(t, "x", "/sys/fs/cgroup", "tmpfs", 0, "")
 	g, err = EnsureCgroup2(t.Context(), Config{RunDir: "/run/other"})
 	must(t, err)
-	if g.Path != "/run/other/cgroup" || !IsTopCgroup(g.ID) || !g.Sure || !g.MountedByUs {
+	if g.Path != "/run/other/cgroup" || !IsTopCgroup(g.ID) || !g.Sure {
 		t.Errorf("mounted: %+v", g)
 	}
 	// Another process that did not see it in time mounts it once more.

@@ -1,10 +1,12 @@
 package mounts
 
 import (
+	"cmp"
 	"errors"
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 
 	"github.com/firsthop/firsthop/mounts/ns"
 	"github.com/firsthop/firsthop/natinit/instance"
@@ -72,37 +74,21 @@ func (c Config) mkdirAll(v view, dir string, mode os.FileMode) error {
 	return nil
 }
 
+// root is Root, cleaned; "" for the host's own.
 func (c Config) root() string {
-	if c.Root == "" {
-		return ""
-	}
-	if r := filepath.Clean(c.Root); r != "/" {
-		return r
-	}
-	return ""
+	return strings.TrimSuffix(filepath.Clean(cmp.Or(c.Root, "/")), "/")
 }
 
-func (c Config) bpffsPath() string {
-	if c.Path == "" {
-		return DefaultBPFFS
-	}
-	return c.Path
-}
+func (c Config) bpffsPath() string { return cmp.Or(c.Path, DefaultBPFFS) }
 
-func (c Config) cgroupDir() string {
-	dir := c.RunDir
-	if dir == "" {
-		dir = DefaultRunDir
-	}
-	return path.Join(dir, "cgroup")
-}
-
-// cgroupDirIn is cgroupDir with the links on the way followed: /run/firsthop may
-// be an absolute one, which would lead out of the view.
-func (c Config) cgroupDirIn(v view) string {
-	at, err := v.resolve(c.cgroupDir())
+// cgroupDir is where cgroup2 is mounted when it is mounted nowhere, with the links
+// on the way followed: /run/firsthop may be an absolute one, which would lead out
+// of the view.
+func (c Config) cgroupDir(v view) string {
+	dir := path.Join(cmp.Or(c.RunDir, DefaultRunDir), "cgroup")
+	at, err := v.resolve(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return c.cgroupDir()
+		return dir
 	}
 	return at
 }

@@ -39,8 +39,6 @@ type Host struct {
 	// can open: "" in the host's own namespace, else for example
 	// "/proc/1/root".
 	Prefix string
-	// Sure: the evidence is conclusive. Otherwise it is only the best there is.
-	Sure bool
 	// Chroot: we are in pid 1's own mount namespace, but another directory is our
 	// root: an image that is built, a rescue system. What is at Prefix is outside.
 	Chroot bool
@@ -233,7 +231,7 @@ func judgeProc(proc string, ownProc bool) (*Host, Strategy) {
 	h.topCgroup = one.cgroup == initCgroupNamespace
 	h.container = one.pid != initPIDNamespace
 	same := one.mnt == self.mnt
-	h.Sure, strategy.OK, strategy.Reason = judgeInit(proc, one, same)
+	strategy.OK, strategy.Reason = judgeInit(proc, one, same)
 	if !strategy.OK {
 		return nil, strategy
 	}
@@ -268,7 +266,7 @@ func judgeByTable(proc string, self namespaces, strategy *Strategy) *Host {
 		return nil
 	}
 	h := &Host{own: true, topCgroup: self.cgroup == initCgroupNamespace, container: self.pid != initPIDNamespace}
-	h.Sure, strategy.OK, strategy.Reason = judgeInit(proc, self, true)
+	strategy.OK, strategy.Reason = judgeInit(proc, self, true)
 	if !strategy.OK {
 		return nil
 	}
@@ -289,34 +287,34 @@ func inPIDNamespaceOf(status string) bool {
 }
 
 // judgeInit says whether process 1 is the node's init, by rules 2 to 4.
-func judgeInit(proc string, one namespaces, same bool) (sure, ok bool, reason string) {
+func judgeInit(proc string, one namespaces, same bool) (ok bool, reason string) {
 	if one.pid == initPIDNamespace {
 		if same {
-			return true, true, "we are in the mount namespace of the machine's pid 1"
+			return true, "we are in the mount namespace of the machine's pid 1"
 		}
-		return true, true, "its pid namespace is the machine's first"
+		return true, "its pid namespace is the machine's first"
 	}
 	own, err := ownView().mounts(keepContainerMarks)
 	if err != nil {
-		return false, false, err.Error()
+		return false, err.Error()
 	}
 	if same {
 		if mark := kubeletMark(own); mark != "" {
-			return false, false, "it is this container's own first process, for a kubelet mounted " + mark + " here; set hostPID: true, or mount the host's /proc at " + DefaultHostProc
+			return false, "it is this container's own first process, for a kubelet mounted " + mark + " here; set hostPID: true, or mount the host's /proc at " + DefaultHostProc
 		}
-		return false, true, "we are in the mount namespace of pid 1, and nothing says that a kubelet made it"
+		return true, "we are in the mount namespace of pid 1, and nothing says that a kubelet made it"
 	}
 	theirs, err := view{table: tableOf(proc + "/1")}.mounts(keepNodeMarks(own))
 	if err != nil {
-		return false, false, err.Error()
+		return false, err.Error()
 	}
 	if at := findRoot(own, theirs); at != "" {
-		return true, true, "our root file system is mounted there at " + at + ": it is the node that made this container"
+		return true, "our root file system is mounted there at " + at + ": it is the node that made this container"
 	}
 	if at := podMount(theirs); at != "" {
-		return false, true, "a kubelet's pods are mounted there, at " + at
+		return true, "a kubelet's pods are mounted there, at " + at
 	}
-	return false, false, "it is in another mount namespace, but not the node's: our root file system is not mounted there (the pause process of a pod with shareProcessNamespace?)"
+	return false, "it is in another mount namespace, but not the node's: our root file system is not mounted there (the pause process of a pod with shareProcessNamespace?)"
 }
 
 // givenRoot takes Config.Root at its word.
