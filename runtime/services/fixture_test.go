@@ -314,3 +314,33 @@ func verdictOf(v nat.Verdict) string {
 	slices.SortFunc(v.Backends, netip.AddrPort.Compare)
 	return list(v.Backends)
 }
+
+// Desired are the Ports that a Service should have in the table, sorted.
+func (t *Table) Desired(svc types.NamespacedName) []Port {
+	if e := t.entries[svc]; e != nil {
+		return e.wanted
+	}
+	return nil
+}
+
+// gone are the frontends that no Service wants after changes.
+func gone(changes []Change) (out []bpf.FrontendKey) {
+	kept := map[bpf.FrontendKey]bool{}
+	for _, c := range changes {
+		for i := range c.After {
+			for _, k := range c.After[i].Frontends {
+				kept[k] = true
+			}
+		}
+	}
+	for _, c := range changes {
+		for i := range c.Before {
+			for _, k := range c.Before[i].Frontends {
+				if !kept[k] {
+					out = append(out, k)
+				}
+			}
+		}
+	}
+	return out
+}

@@ -26,18 +26,6 @@ type Node struct {
 	DenyExternal bool
 }
 
-// NodeOf is what a Node object says, together with the host's addresses
-// (loopback ones included) that the option selects.
-func NodeOf(obj *corev1.Node, hostAddrs []netip.Addr, nodePorts NodePortAddresses) Node {
-	n := Node{
-		Name:          obj.Name,
-		Zone:          obj.Labels[corev1.LabelTopologyZone],
-		NodePortAddrs: nodePorts.Select(hostAddrs, NodeIPs(obj)),
-		Addrs:         slices.Concat(hostAddrs, NodeIPs(obj)),
-	}
-	return n.normal()
-}
-
 // NodeIPs are the addresses of a Node object, internal ones first, in its
 // order; the first of each family is the primary one
 // (k8s.io/component-helpers/node/util.GetNodeHostIPs).

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -63,18 +64,19 @@ func TestSelectTakesAddressesOfAnyForm(t *testing.T) {
 	}
 }
 
-func TestNodeOf(t *testing.T) {
+func TestNodeIPs(t *testing.T) {
 	obj := &corev1.Node{}
-	obj.Name, obj.Labels = "test-node", map[string]string{corev1.LabelTopologyZone: "zone-a", corev1.LabelHostname: "h"}
 	obj.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: "192.168.0.9"}, {Type: corev1.NodeExternalIP, Address: "198.51.100.1"},
 		{Type: corev1.NodeInternalIP, Address: "no"}, {Type: corev1.NodeInternalIP, Address: "192.168.0.2"}, {Type: corev1.NodeExternalIP, Address: "2001:db8::2"}}
 	host := ips("192.168.0.2", "192.168.0.9", "198.51.100.1", "127.0.0.1", "2001:db8::2", "2001:db8::3")
-	got := NodeOf(obj, host, NodePortAddresses{Primary: true})
-	if want := (Node{Name: "test-node", Zone: "zone-a", NodePortAddrs: ips("192.168.0.2", "2001:db8::2"),
-		Addrs: ips("192.168.0.2", "192.168.0.9", "198.51.100.1", "2001:db8::2", "2001:db8::3")}); !got.equal(want) {
-		t.Errorf("the node is %+v, want %+v", got, want)
+	nodeIPs := NodeIPs(obj)
+	if want := ips("192.168.0.2", "198.51.100.1", "2001:db8::2"); !slices.Equal(nodeIPs, want) {
+		t.Errorf("the node's addresses are %v, want %v", nodeIPs, want)
 	}
-	if got := len(NodeOf(obj, host, NodePortAddresses{}).NodePortAddrs); got != len(host) {
+	if got, want := (NodePortAddresses{Primary: true}).Select(host, nodeIPs), ips("192.168.0.2", "2001:db8::2"); !slices.Equal(got, want) {
+		t.Errorf("selected are %v, want %v", got, want)
+	}
+	if got := len(NodePortAddresses{}.Select(host, nodeIPs)); got != len(host) {
 		t.Errorf("%d addresses, want %d", got, len(host))
 	}
 }

@@ -41,9 +41,6 @@ func (k Kind) String() string {
 	return "no kind"
 }
 
-// MarshalText makes a Kind readable in JSON.
-func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
-
 // External reports whether externalTrafficPolicy is about such a frontend.
 func (k Kind) External() bool { return k != ClusterIP }
 

@@ -86,7 +86,7 @@ func TestReservedFrontendsComeAndGo(t *testing.T) {
 	if got := changed(changes); got != "evil" {
 		t.Errorf("the new API server changes %q", got)
 	}
-	if gone := Gone(changes); len(gone) != 1 || gone[0].String() != "tcp/192.0.2.11:6443" {
+	if gone := gone(changes); len(gone) != 1 || gone[0].String() != "tcp/192.0.2.11:6443" {
 		t.Errorf("gone: %v", gone)
 	}
 	there("not ours")

@@ -42,6 +42,15 @@ type entry struct {
 	told     []Problem // problems, and the frontends that others have
 }
 
+// Change is what a change of an object does to one Service. Its lists are
+// shared: don't change them.
+type Change struct {
+	Service  types.NamespacedName
+	Before   []Port    // what was wanted; none: nothing
+	After    []Port    // what is wanted now; none: nothing
+	Problems []Problem // all that there are now. A Change may be of them only.
+}
+
 // NewTable makes a table without Services for a node.
 func NewTable(node Node) *Table {
 	return &Table{
@@ -70,14 +79,6 @@ func (t *Table) Release() []Change {
 // waits reports whether an entry is still to get slices: one for each family.
 func (t *Table) waits(e *entry) bool {
 	return t.held != nil && e.svc != nil && len(e.slices) < max(1, len(e.svc.Spec.ClusterIPs))
-}
-
-// Desired are the Ports that a Service should have in the table, sorted.
-func (t *Table) Desired(svc types.NamespacedName) []Port {
-	if e := t.entries[svc]; e != nil {
-		return e.wanted
-	}
-	return nil
 }
 
 // Problems are what is ignored of a Service and its slices.

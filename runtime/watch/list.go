@@ -2,11 +2,13 @@ package watch
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 )
@@ -27,7 +29,7 @@ var errPages = errors.New("the list comes in pages")
 // maxObject is larger than an object can be: etcd takes 1.5 MiB.
 const maxObject = 16 << 20
 
-// protobufMagic begins all that the API server sends in protobuf.
+// protobufMagic begins everything that the API server sends in protobuf.
 const protobufMagic = "k8s\x00"
 
 // The numbers of fields.
@@ -40,18 +42,10 @@ const (
 
 // unusedMeta are the fields of metav1.ObjectMeta that nobody here uses and that may be large: managedFields are as large
 // as all else of an object.
-func unusedMeta(field uint64) bool {
+func unusedMeta(field protowire.Number) bool {
 	const generateName, ownerReferences, finalizers, managedFields = 2, 13, 14, 17
 	return field == generateName || field == ownerReferences || field == finalizers || field == managedFields
 }
-
-// The types of fields (https://protobuf.dev/programming-guides/encoding).
-const (
-	wireVarint  = 0
-	wireFixed64 = 1
-	wireBytes   = 2
-	wireFixed32 = 5
-)
 
 // object is one of Kubernetes' generated types.
 type object interface {
@@ -67,37 +61,20 @@ func readList(body io.Reader, newObject func() object, each func(object) error) 
 	if magic, err := r.r.Peek(len(protobufMagic)); err != nil || string(magic) != protobufMagic {
 		return "", errors.Join(errNotProtobuf, err)
 	}
-	_, _ = r.r.Discard(len(protobufMagic)) // it was just looked at
-	for {
-		field, kind, err := r.tag()
-		if err != nil {
-			return "", unexpected(err) // there is no list without the field below
-		}
-		if field == unknownRaw && kind == wireBytes {
-			break
-		}
-		if err := r.skip(kind); err != nil {
-			return "", unexpected(err)
-		}
+	_, _ = r.r.Discard(len(protobufMagic)) // it was peeked at
+	for field, kind := r.tag(); r.err == nil && (field != unknownRaw || kind != protowire.BytesType); field, kind = r.tag() {
+		r.skip(kind)
 	}
-	left, err := r.uvarint()
-	if err != nil {
-		return "", unexpected(err)
-	}
-	for end := r.read + left; r.read < end; {
-		field, kind, err := r.tag()
-		if err != nil {
-			return "", unexpected(err)
-		}
-		if kind != wireBytes || field != listMeta && field != listItem {
-			if err := r.skip(kind); err != nil {
-				return "", unexpected(err)
-			}
+	left := r.uvarint()
+	for end := r.read + left; r.err == nil && r.read < end; {
+		field, kind := r.tag()
+		if kind != protowire.BytesType || field != listMeta && field != listItem {
+			r.skip(kind)
 			continue
 		}
-		data, err := r.bytes()
-		if err != nil {
-			return "", unexpected(err)
+		data := r.bytes()
+		if r.err != nil {
+			break
 		}
 		if field == listMeta {
 			var meta metav1.ListMeta
@@ -118,8 +95,14 @@ func readList(body io.Reader, newObject func() object, each func(object) error) 
 			return "", err
 		}
 	}
-	if _, err := io.Copy(io.Discard, r.r); err != nil { // a connection whose answer isn't read to its end isn't used again
-		return "", fmt.Errorf("read the list: %w", err)
+	if r.err == nil {
+		_, r.err = io.Copy(io.Discard, r.r) // a connection whose answer isn't read to its end isn't used again
+	}
+	if errors.Is(r.err, io.EOF) {
+		r.err = io.ErrUnexpectedEOF
+	}
+	if r.err != nil {
+		return "", fmt.Errorf("read the list: %w", r.err)
 	}
 	if version == "" {
 		return "", errors.New("the list has no resource version to watch from")
@@ -127,20 +110,13 @@ func readList(body io.Reader, newObject func() object, each func(object) error) 
 	return version, nil
 }
 
-// unexpected makes an end of input that comes too early an error.
-func unexpected(err error) error {
-	if errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
-	}
-	return fmt.Errorf("read the list: %w", err)
-}
-
-// wireReader reads protobuf.
+// wireReader reads protobuf from a stream. After an error it reads nothing.
 type wireReader struct {
-	r       *bufio.Reader
-	read    uint64 // bytes, since the magic
-	buf     []byte // what bytes gives
-	without []byte // what unmarshal decodes
+	r          *bufio.Reader
+	read       uint64 // bytes, since the magic
+	err        error
+	buf        []byte // what bytes gives
+	kept, meta []byte // what unmarshal decodes
 }
 
 // ReadByte implements io.ByteReader for uvarint.
@@ -152,122 +128,99 @@ func (r *wireReader) ReadByte() (byte, error) {
 	return b, err
 }
 
-func (r *wireReader) uvarint() (uint64, error) { return binary.ReadUvarint(r) }
+func (r *wireReader) uvarint() (v uint64) {
+	if r.err == nil {
+		v, r.err = binary.ReadUvarint(r)
+	}
+	return v
+}
 
-func (r *wireReader) tag() (field, kind uint64, err error) {
-	t, err := r.uvarint()
-	return t >> 3, t & 7, err
+func (r *wireReader) tag() (protowire.Number, protowire.Type) {
+	return protowire.DecodeTag(r.uvarint())
+}
+
+// size reads the length of a field of bytes.
+func (r *wireReader) size() uint64 {
+	n := r.uvarint()
+	if n > maxObject {
+		n, r.err = 0, fmt.Errorf("an object of %d bytes", n)
+	}
+	return n
 }
 
 // bytes reads a field of bytes, which are good until the next call.
-func (r *wireReader) bytes() ([]byte, error) {
-	n, err := r.uvarint()
-	if err != nil {
-		return nil, err
-	}
-	if n > maxObject {
-		return nil, fmt.Errorf("an object of %d bytes", n)
-	}
+func (r *wireReader) bytes() []byte {
+	n := r.size()
 	if uint64(cap(r.buf)) < n {
 		r.buf = make([]byte, n+n/4)
 	}
 	r.buf = r.buf[:n]
-	got, err := io.ReadFull(r.r, r.buf)
-	r.read += uint64(got)
-	return r.buf, err
+	if r.err == nil {
+		var got int
+		got, r.err = io.ReadFull(r.r, r.buf)
+		r.read += uint64(got)
+	}
+	return r.buf
 }
 
-func (r *wireReader) skip(kind uint64) error {
-	n, err := uint64(0), error(nil)
+func (r *wireReader) skip(kind protowire.Type) {
+	n := uint64(0)
 	switch kind {
-	case wireVarint:
-		_, err = r.uvarint()
-	case wireFixed64:
+	case protowire.VarintType:
+		r.uvarint()
+	case protowire.Fixed64Type:
 		n = 8
-	case wireFixed32:
+	case protowire.Fixed32Type:
 		n = 4
-	case wireBytes:
-		n, err = r.uvarint()
+	case protowire.BytesType:
+		n = r.size()
 	default:
-		err = fmt.Errorf("a field of type %d", kind)
+		r.err = cmp.Or(r.err, fmt.Errorf("a field of type %d", kind))
 	}
-	if err == nil && n > maxObject {
-		err = fmt.Errorf("a field of %d bytes", n)
+	if r.err == nil {
+		var got int
+		got, r.err = r.r.Discard(int(n))
+		r.read += uint64(got)
 	}
-	if err != nil {
-		return err
-	}
-	got, err := r.r.Discard(int(n))
-	r.read += uint64(got)
-	return err
 }
 
 // unmarshal decodes an object but for unusedMeta.
 func (r *wireReader) unmarshal(o object, data []byte) error {
-	r.without = r.without[:0]
-	for rest := data; len(rest) > 0; {
-		field, whole, inner, err := nextField(rest)
-		if err != nil {
-			return err
+	r.kept = r.kept[:0]
+	err := eachField(data, func(field protowire.Number, kind protowire.Type, whole []byte) (err error) {
+		if field != objectMeta || kind != protowire.BytesType {
+			r.kept = append(r.kept, whole...)
+			return nil
 		}
-		rest = rest[len(whole):]
-		if field != objectMeta || inner == nil {
-			r.without = append(r.without, whole...)
-			continue
-		}
-		size := 0
-		if err := eachKept(inner, func(whole []byte) { size += len(whole) }); err != nil {
-			return err
-		}
-		r.without = append(r.without, objectMeta<<3|wireBytes)
-		r.without = binary.AppendUvarint(r.without, uint64(size))
-		_ = eachKept(inner, func(whole []byte) { r.without = append(r.without, whole...) }) // as before
+		_, _, tag := protowire.ConsumeTag(whole)
+		inner, _ := protowire.ConsumeBytes(whole[tag:])
+		r.meta = r.meta[:0]
+		err = eachField(inner, func(field protowire.Number, _ protowire.Type, whole []byte) error {
+			if !unusedMeta(field) {
+				r.meta = append(r.meta, whole...)
+			}
+			return nil
+		})
+		r.kept = protowire.AppendBytes(append(r.kept, whole[:tag]...), r.meta)
+		return err
+	})
+	if err != nil {
+		return err
 	}
-	return o.Unmarshal(r.without)
+	return o.Unmarshal(r.kept)
 }
 
-// eachKept gives each field of an ObjectMeta that is not of unusedMeta.
-func eachKept(meta []byte, each func(whole []byte)) error {
-	for rest := meta; len(rest) > 0; {
-		field, whole, _, err := nextField(rest)
-		if err != nil {
+// eachField calls do for each field of a message, which has its tag.
+func eachField(message []byte, do func(field protowire.Number, kind protowire.Type, whole []byte) error) error {
+	for len(message) > 0 {
+		field, kind, n := protowire.ConsumeField(message)
+		if n < 0 {
+			return protowire.ParseError(n)
+		}
+		if err := do(field, kind, message[:n]); err != nil {
 			return err
 		}
-		rest = rest[len(whole):]
-		if !unusedMeta(field) {
-			each(whole)
-		}
+		message = message[n:]
 	}
 	return nil
-}
-
-// nextField gives the first field of a message, with its tag (whole) and, if it is of bytes, without (inner; else nil).
-func nextField(message []byte) (field uint64, whole, inner []byte, err error) {
-	tag, n := binary.Uvarint(message)
-	if n <= 0 {
-		return 0, nil, nil, io.ErrUnexpectedEOF
-	}
-	size, head := uint64(0), n
-	switch tag & 7 {
-	case wireVarint:
-		_, n = binary.Uvarint(message[head:])
-		size = uint64(max(n, 0))
-	case wireFixed64:
-		size = 8
-	case wireFixed32:
-		size = 4
-	case wireBytes:
-		size, n = binary.Uvarint(message[head:])
-		head += max(n, 0)
-	default:
-		return 0, nil, nil, fmt.Errorf("a field of type %d", tag&7)
-	}
-	if n <= 0 || size > uint64(len(message)-head) {
-		return 0, nil, nil, io.ErrUnexpectedEOF
-	}
-	end := head + int(size)
-	if tag&7 == wireBytes {
-		inner = message[head:end:end]
-	}
-	return tag >> 3, message[:end], inner, nil
 }
