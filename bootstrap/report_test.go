@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
@@ -53,7 +54,7 @@ func TestReportSurvivesItsFile(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(want, got, byText); diff != "" {
+			if diff := cmp.Diff(want, got, byText, cmpopts.IgnoreUnexported(attach.Result{})); diff != "" {
 				t.Errorf("(- saved, + loaded):\n%s", diff)
 			}
 		})
