@@ -119,7 +119,7 @@ func (p Places) OnHost(path string) string {
 
 // Local is the way to a path of the host from here.
 func (p Places) Local(path string) string {
-	if there := p.HostRoot + path; p.HostRoot != "" && IsThere(there) {
+	if there := p.HostRoot + path; p.HostRoot != "" && isThere(there) {
 		return there
 	}
 	return path
@@ -143,7 +143,7 @@ func (p Places) Examine() []string {
 	return p.trustWarnings(run)
 }
 
-func IsThere(path string) bool {
+func isThere(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil
 }

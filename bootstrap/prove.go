@@ -114,7 +114,8 @@ func (s *stage) frontendList() string {
 // proofAdvice says what to do about a failed proof.
 func (s *stage) proofAdvice() string {
 	const undone = "; what this run changed of programs and table is taken back"
-	if other := s.otherBalancer(); other != "" {
+	hooks, _ := attach.Inspect(s.pins(), s.seeded.Maps, s.cgroup.Path) // what can't be read is no reason
+	if _, other := Rival(hooks); other != "" {
 		return undone + ": another firsthop serves this cgroup, with another bpffs (program " + other + "): use that one's --bpffs, or uninstall it first"
 	}
 	is := func(match func(proof.Proof) bool) bool { return slices.ContainsFunc(s.report.Proofs, match) }
@@ -156,21 +157,17 @@ func (s *stage) endpointErrors() string {
 	return " (" + strings.Join(parts, "; ") + ")"
 }
 
-// otherBalancer is a program of another instance at connect4, which translates
-// before ours can.
-func (s *stage) otherBalancer() string {
-	hooks, err := attach.Inspect(s.pins(), s.seeded.Maps, s.cgroup.Path)
-	if err != nil {
-		return ""
-	}
+// Rival is a hook with a program of another firsthop, which has another bpffs, and
+// that program; empty: there is none. Of two, only the first is effective.
+func Rival(hooks []attach.State) (hook, program string) {
 	for _, h := range hooks {
 		for _, f := range h.Foreign {
-			if h.Hook == "connect4" && strings.Contains(f, `"fh_connect4"`) {
-				return f
+			if strings.Contains(f, `"fh_`) {
+				return h.Hook, f
 			}
 		}
 	}
-	return ""
+	return "", ""
 }
 
 func (s *stage) proveThrough(ctx context.Context) error {

@@ -115,7 +115,7 @@ func APIServiceOf(table []TableService, last *bootstrap.Report, stateDir string)
 
 // dependents judges whether what needs the Service IP will have it at the next
 // boot.
-func (d *doctor) dependents(ctx context.Context) Diagnosis {
+func (d *doctor) dependents(ctx context.Context) Finding {
 	var table []TableService
 	if d.maps != nil {
 		var err error
@@ -127,7 +127,7 @@ func (d *doctor) dependents(ctx context.Context) Diagnosis {
 	if d.NoHost != nil {
 		return warn("give the container hostPID: true, or mount the host's root and give it by --root", "cannot look at the node's configuration: %s", d.NoHost)
 	}
-	found := FindDependents(ctx, d.Dirs, services, servers)
+	found := FindDependents(ctx, d.cfg.Dirs, services, servers)
 	if len(found) == 0 {
 		return ok("no kubelet, kubeadm or kube-proxy configuration of this node names the Service IP")
 	}
@@ -137,9 +137,9 @@ func (d *doctor) dependents(ctx context.Context) Diagnosis {
 		commands = append(commands, dep.Commands...)
 	}
 	needs := fmt.Sprintf("this node needs firsthop to start: %s the Service IP", count(len(found), "file")+verbFor(len(found), " names", " name"))
-	if boot := d.boot(ctx); d.Own() || d.NoHost != nil || boot.Health != Healthy {
+	if boot := d.boot(ctx); d.cfg.Own() || d.NoHost != nil || boot.Grade != OK {
 		fix := "firsthop install"
-		if d.Own() {
+		if d.cfg.Own() {
 			fix = strings.Join(commands, "; ")
 		}
 		return fail(fix, "%s, and nothing starts firsthop at the next boot: the node would stay NotReady", needs).because(seen...)

@@ -16,7 +16,6 @@ import (
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
-	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/natinit/kubeproxy"
 	"github.com/firsthop/firsthop/natinit/proof"
@@ -25,7 +24,7 @@ import (
 
 // The checks of what the dataplane stands on, and of what keeps it going.
 
-func (d *doctor) kernel(context.Context) Diagnosis {
+func (d *doctor) kernel(context.Context) Finding {
 	if d.kernErr != nil {
 		return unseen("the kernel's features", d.kernErr)
 	}
@@ -39,13 +38,9 @@ func (d *doctor) kernel(context.Context) Diagnosis {
 	return ok("%s", d.kern.Sentence).because(d.kern.Losses...)
 }
 
-func (d *doctor) bpffs(context.Context) Diagnosis {
+func (d *doctor) bpffs(context.Context) Finding {
 	b := d.mount
-	var seen []string
-	if b.Mount.Type != "" {
-		seen = append(seen, fmt.Sprintf("%s on %s type %s (%s)", b.Mount.Source, b.Mount.Point, b.Mount.Type, b.Mount.Options))
-	}
-	seen = append(seen, b.Notes...)
+	seen := bpffsEvidence(b)
 	switch err := b.Err(); {
 	case errors.Is(err, mounts.ErrAbsent):
 		return fail(runInit, "%s", err).because(seen...)
@@ -61,7 +56,7 @@ func (d *doctor) bpffs(context.Context) Diagnosis {
 	return ok("%s: %s, once", b.HostPath, b.State).because(seen...)
 }
 
-func (d *doctor) trueRoot(context.Context) Diagnosis {
+func (d *doctor) trueRoot(context.Context) Finding {
 	g := d.cgroup
 	at := fmt.Sprintf("%s (id %d)", g.HostPath, g.ID)
 	switch {
@@ -69,7 +64,7 @@ func (d *doctor) trueRoot(context.Context) Diagnosis {
 		return fail(runInit, "%s", g.Err())
 	case g.IsTrueRoot && g.Sure:
 		return ok("%s is the true root: every process is in it or below", at).because(g.How)
-	case d.Dirs.Cgroup != "":
+	case d.cfg.Dirs.Cgroup != "":
 		return ok("%s was given by --cgroup: only processes in it and below are served", at)
 	case g.IsTrueRoot:
 		return warn("give the container hostPID: true, or run on the host", "whether %s is the true root can't be told for sure", at).because(append(g.Warnings, g.How)...)
@@ -77,7 +72,7 @@ func (d *doctor) trueRoot(context.Context) Diagnosis {
 	return fail("unmount what is over the true root, or give it by --cgroup; then "+runInit, "%s is not the true root: processes outside of it are not served", at).because(append(g.Warnings, g.How)...)
 }
 
-func (d *doctor) changes(context.Context) Diagnosis {
+func (d *doctor) changes(context.Context) Finding {
 	entries := 0
 	for _, dir := range []string{d.RunDir, d.StateDir} {
 		l, err := instance.OpenJournal(dir, false)
@@ -87,7 +82,7 @@ func (d *doctor) changes(context.Context) Diagnosis {
 		if err != nil {
 			return fail("make it readable for root", "what was changed on the host is not known: %s", err)
 		}
-		if l.Has(instance.KindUnproven, d.pinsAt().Dir) {
+		if l.Has(instance.KindUnproven, d.node.pins().Dir) {
 			return fail(runInit, "what is attached was never proven: the run that attached it was killed")
 		}
 		entries += len(l.Entries())
@@ -95,7 +90,7 @@ func (d *doctor) changes(context.Context) Diagnosis {
 	return ok("%d changes of the host are listed, to be undone by an uninstall", entries)
 }
 
-func (d *doctor) lastInit(context.Context) Diagnosis {
+func (d *doctor) lastInit(context.Context) Finding {
 	switch {
 	case d.lastErr != nil:
 		return warn(runInit, "%s", d.lastErr)
@@ -111,15 +106,15 @@ func (d *doctor) lastInit(context.Context) Diagnosis {
 
 const startRuntime = "systemctl restart firsthop; where it is a pod, kubectl -n kube-system describe daemonset firsthop"
 
-func (d *doctor) runtime(context.Context) Diagnosis {
-	r := d.Runtime.Runtime
-	if d.Runtime.Silent != nil {
-		return fail(startRuntime, "a runtime holds its socket, but doesn't answer: %s", d.Runtime.Silent)
+func (d *doctor) runtime(context.Context) Finding {
+	r := d.cfg.Runtime.Runtime
+	if d.cfg.Runtime.Silent != nil {
+		return fail(startRuntime, "a runtime holds its socket, but doesn't answer: %s", d.cfg.Runtime.Silent)
 	}
 	if r == nil {
 		return d.noRuntime()
 	}
-	seen := []string{d.Runtime.Sentence()}
+	seen := []string{d.cfg.Runtime.Sentence()}
 	switch {
 	case len(r.Troubles) > 0:
 		return warn("firsthop discover, which says which API servers answer; then the runtime's log", "%s", r.Troubles[0]).because(append(seen, r.Troubles[1:]...)...)
@@ -139,7 +134,7 @@ func (d *doctor) runtime(context.Context) Diagnosis {
 }
 
 // noRuntime judges an instance whose runtime has no socket.
-func (d *doctor) noRuntime() Diagnosis {
+func (d *doctor) noRuntime() Finding {
 	if err := instance.RuntimeAbsent(d.RunDir); err != nil {
 		return warn(startRuntime, "a runtime holds its lock, but has no socket: it starts or ends now, or its socket was removed").because(err.Error())
 	}
@@ -157,7 +152,7 @@ func (d *doctor) noRuntime() Diagnosis {
 	return ok("no runtime runs here, and none has: the API service is all that is served")
 }
 
-func (d *doctor) cache(context.Context) Diagnosis {
+func (d *doctor) cache(context.Context) Finding {
 	known, err := apiserver.Load(d.StateDir)
 	path := apiserver.CachePath(d.StateDir)
 	switch {
@@ -167,7 +162,7 @@ func (d *doctor) cache(context.Context) Diagnosis {
 		return fail("rm "+path+" && "+runInit, "%s", err)
 	}
 	age := fmt.Sprintf("saved %s by %s: %s", discover.Ago(known.Age(time.Now())), known.Source, count(len(known.Endpoints), "API server"))
-	if d.Runtime.Runtime != nil && known.Age(time.Now()) > 2*apiserver.CacheRefresh {
+	if d.cfg.Runtime.Runtime != nil && known.Age(time.Now()) > 2*apiserver.CacheRefresh {
 		return warn("the runtime's log says why it can't save them", "the saved addresses of the API servers are old, though a runtime runs").because(age)
 	}
 	if inUse := d.apiBackends(); len(inUse) > 0 {
@@ -179,14 +174,14 @@ func (d *doctor) cache(context.Context) Diagnosis {
 	return ok("%s", age)
 }
 
-func (d *doctor) boot(ctx context.Context) Diagnosis {
-	if d.Own() {
+func (d *doctor) boot(ctx context.Context) Finding {
+	if d.cfg.Own() {
 		return ok("an instance with directories of its own is not started at boot")
 	}
 	if d.NoHost != nil {
 		return warn("give the container hostPID: true, or mount the host's root and give it by --root", "%s", d.NoHost)
 	}
-	rep, err := units.PlanInstall(ctx, units.Config{Root: d.HostRoot, StateDir: d.OnHost(d.StateDir), BinarySource: d.Binary, Args: bootstrap.InstalledArgs(d.HostRoot)})
+	rep, err := units.PlanInstall(ctx, units.Config{Root: d.HostRoot, StateDir: d.OnHost(d.StateDir), BinarySource: d.cfg.Binary, Args: bootstrap.InstalledArgs(d.HostRoot)})
 	switch {
 	case err != nil:
 		return warn("firsthop units", "what starts at boot can't be told: %s", err)
@@ -198,7 +193,7 @@ func (d *doctor) boot(ctx context.Context) Diagnosis {
 	return ok("%s", rep.Statement).because(rep.Warnings...)
 }
 
-func (d *doctor) kubeProxy(ctx context.Context) Diagnosis {
+func (d *doctor) kubeProxy(ctx context.Context) Finding {
 	p, err := kubeproxy.Detect(ctx, kubeproxy.Config{Root: d.HostRoot, Proc: d.Proc})
 	if err != nil {
 		return warn("run it as root", "whether kube-proxy is here could not be told: %s", err)
@@ -209,9 +204,8 @@ func (d *doctor) kubeProxy(ctx context.Context) Diagnosis {
 			seen = append(seen, e.Source+": "+e.Detail)
 		}
 	}
-	serving := slices.ContainsFunc(d.hooks, func(h attach.State) bool { return h.Attached })
 	switch {
-	case p.State == kubeproxy.Running && serving:
+	case p.State == kubeproxy.Running && d.attached() > 0:
 		return warn("kubectl -n kube-system delete daemonset kube-proxy, or keep it off this node by a node affinity, if firsthop is to serve alone", "kube-proxy runs too: sockets are served here first, packets of others by kube-proxy").because(seen...)
 	case p.State == kubeproxy.LeftOver:
 		return warn("kube-proxy --cleanup, or a reboot", "kube-proxy is gone, but its rules are not: they lead to the backends of long ago").because(seen...)
@@ -225,7 +219,7 @@ func (d *doctor) apiBackends() []string {
 		return nil
 	}
 	var out []string
-	for index := range apiIndexes(d.state, d.last, d.StateDir, d.Runtime) {
+	for index := range apiIndexes(d.state, d.last, d.StateDir, d.cfg.Runtime) {
 		for _, b := range d.state.Backends(d.state.Words[bpf.ServiceStateAt(index, false)]) {
 			out = append(out, b.String())
 		}
@@ -235,7 +229,7 @@ func (d *doctor) apiBackends() []string {
 }
 
 // directories judges who else may change what firsthop goes by.
-func (d *doctor) directories(context.Context) Diagnosis {
+func (d *doctor) directories(context.Context) Finding {
 	var seen []string
 	for _, dir := range []string{d.RunDir, d.StateDir} {
 		trust, err := instance.Examine(dir)

@@ -28,11 +28,11 @@ import (
 
 // The checks of the dataplane itself: pins, programs, table, and whether it works.
 
-func (d *doctor) pins(context.Context) Diagnosis {
+func (d *doctor) pins(context.Context) Finding {
 	if d.mount.Err() != nil {
 		return unseen("the pins", d.mount.Err())
 	}
-	pins := d.pinsAt()
+	pins := d.node.pins()
 	if err := attach.CheckPins(pins, bpf.Hooks()); err != nil {
 		return fail("move away what is named, if nothing needs it; then "+runInit, "%s", err)
 	}
@@ -87,7 +87,7 @@ func strangers(pins bpf.Pins) (unknown, loose []string, err error) {
 	return unknown, loose, err
 }
 
-func (d *doctor) layout(context.Context) Diagnosis {
+func (d *doctor) layout(context.Context) Finding {
 	switch {
 	case errors.Is(d.mapsErr, bpf.ErrNewerLayout):
 		return fail("use the newer firsthop, or uninstall with it first", "%s", d.mapsErr)
@@ -105,7 +105,7 @@ func (d *doctor) layout(context.Context) Diagnosis {
 	if len(missing) > 0 {
 		return warn(runInit+", or a restart of the runtime", "a former version made the table, which had no %s: what needs them doesn't work", strings.Join(missing, ", "))
 	}
-	if others, err := bpf.OtherLayouts(d.pinsAt()); err == nil && len(others) > 0 {
+	if others, err := bpf.OtherLayouts(d.node.pins()); err == nil && len(others) > 0 {
 		return warn("rm them, once no other version of firsthop serves by them", "there are pins of another layout").because(others...)
 	}
 	return ok("layout %d, all %d maps are there", bpf.LayoutVersion, len(bpf.MapNames()))
@@ -122,7 +122,7 @@ func (d *doctor) attachedSettings() (s bpf.Settings, attached bool, err error) {
 	return s, false, nil
 }
 
-func (d *doctor) hooksAttached(context.Context) Diagnosis {
+func (d *doctor) hooksAttached(context.Context) Finding {
 	if d.hooksErr != nil {
 		return unseen("the hooks", d.hooksErr)
 	}
@@ -157,7 +157,7 @@ func (d *doctor) hooksAttached(context.Context) Diagnosis {
 }
 
 // judgePlan says what an attach would have to do.
-func judgePlan(plan []attach.Result) Diagnosis {
+func judgePlan(plan []attach.Result) Finding {
 	var missing, old []string
 	for _, h := range plan {
 		switch h.Change {
@@ -176,18 +176,13 @@ func judgePlan(plan []attach.Result) Diagnosis {
 	return ok("%d programs of this version are attached, one at each hook", len(plan))
 }
 
-func (d *doctor) others(context.Context) Diagnosis {
+func (d *doctor) others(context.Context) Finding {
 	if d.hooksErr != nil {
 		return unseen("the hooks", d.hooksErr)
 	}
-	var beside []string
-	for _, h := range d.hooks {
-		for _, f := range h.Foreign {
-			if strings.Contains(f, `"fh_`) {
-				return fail("use that one's --bpffs, or uninstall it first", "another firsthop serves this cgroup, with another bpffs (%s: program %s): of two, only the first is effective", h.Hook, f)
-			}
-			beside = append(beside, h.Hook+": program "+f)
-		}
+	beside := d.node.others()
+	if hook, program := bootstrap.Rival(d.hooks); hook != "" {
+		return fail("use that one's --bpffs, or uninstall it first", "another firsthop serves this cgroup, with another bpffs (%s: program %s): of two, only the first is effective", hook, program)
 	}
 	if d.kernErr == nil {
 		conflicts, err := attach.Conflicts(d.cgroup.Path, d.kern.Features(), d.Proc)
@@ -204,7 +199,7 @@ func (d *doctor) others(context.Context) Diagnosis {
 	return ok("no programs of others are at our hooks")
 }
 
-func (d *doctor) table(ctx context.Context) Diagnosis {
+func (d *doctor) table(ctx context.Context) Finding {
 	if d.state == nil {
 		return unseen("the table", d.mapsErr)
 	}
@@ -239,7 +234,7 @@ func both(a, b []string) []string {
 // nearlyFull is from how many hundredths on a map is nearly full.
 const nearlyFull = 90
 
-func (d *doctor) room(context.Context) Diagnosis {
+func (d *doctor) room(context.Context) Finding {
 	if d.state == nil {
 		return unseen("the table", d.mapsErr)
 	}
@@ -275,11 +270,11 @@ func (d *doctor) room(context.Context) Diagnosis {
 	return ok("there is room: %s", strings.Join(seen, ", "))
 }
 
-func (d *doctor) backends(ctx context.Context) Diagnosis {
+func (d *doctor) backends(ctx context.Context) Finding {
 	if d.state == nil {
 		return unseen("the table", d.mapsErr)
 	}
-	indexes := slices.Sorted(maps.Keys(apiIndexes(d.state, d.last, d.StateDir, d.Runtime)))
+	indexes := slices.Sorted(maps.Keys(apiIndexes(d.state, d.last, d.StateDir, d.cfg.Runtime)))
 	if len(indexes) == 0 {
 		return fail(runInit, "the API service is not in the table, or its address is not known any more")
 	}
@@ -327,7 +322,7 @@ func (d *doctor) backends(ctx context.Context) Diagnosis {
 	return ok("the API service has %s, and all answer", count(len(seen), "backend")).because(seen...)
 }
 
-func (d *doctor) proof(ctx context.Context) Diagnosis {
+func (d *doctor) proof(ctx context.Context) Finding {
 	settings, attached, err := d.attachedSettings()
 	switch {
 	case d.state == nil || d.hooksErr != nil || err != nil:
@@ -338,7 +333,7 @@ func (d *doctor) proof(ctx context.Context) Diagnosis {
 	if cookie, err := natinit.NetnsCookie(); settings.Flags&bpf.SettingsHostScope != 0 && err == nil && cookie != settings.HostNetns {
 		return warn("run it in the host's network namespace", "not tried: only the host's network namespace is served, and this is another")
 	}
-	conn, err := bootstrap.Connect(ctx, d.cgroup.Path, d.Binary, kernel.Config{Forbid: d.Forbid}.IntoCgroup())
+	conn, err := bootstrap.Connect(ctx, d.cgroup.Path, d.cfg.Binary, kernel.Config{Forbid: d.cfg.Forbid}.IntoCgroup())
 	if err != nil {
 		return unseen("whether connections get through", err)
 	}
@@ -373,13 +368,13 @@ func (d *doctor) proof(ctx context.Context) Diagnosis {
 
 // trust verifies the API servers of this node's cluster; nil if no CA is known.
 func (d *doctor) trust() *apiserver.Trust {
-	return discover.Identify(discover.Config{Root: d.HostRoot, StateDir: d.StateDir, Pod: d.Pod, Machine: d.Machine()}).Trust
+	return discover.Identify(discover.Config{Root: d.HostRoot, StateDir: d.StateDir, Pod: d.cfg.Pod, Machine: d.Machine()}).Trust
 }
 
 // proofAddrs are the addresses of the API service that the table has.
 func (d *doctor) proofAddrs() []netip.AddrPort {
 	var out []netip.AddrPort
-	for _, index := range slices.Sorted(maps.Keys(apiIndexes(d.state, d.last, d.StateDir, d.Runtime))) {
+	for _, index := range slices.Sorted(maps.Keys(apiIndexes(d.state, d.last, d.StateDir, d.cfg.Runtime))) {
 		for _, k := range d.state.FrontendsOf(index) {
 			out = append(out, k.AddrPort())
 		}

@@ -15,9 +15,7 @@ import (
 	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
-	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit/apiserver"
-	"github.com/firsthop/firsthop/natinit/attach"
 )
 
 // LookupRequest is a connect (or, for UDP, a datagram) that somebody might make.
@@ -75,22 +73,23 @@ type LookupClient struct {
 func LookUp(d bootstrap.Dirs, rt RuntimeView, req LookupRequest) (*Lookup, error) {
 	l := &looker{req: req, key: bpf.FrontendKeyOf(netip.AddrPortFrom(req.Dest.Addr().Unmap(), req.Dest.Port()), req.Proto)}
 	l.Lookup = &Lookup{Asked: l.key.String(), Backends: []netip.AddrPort{}}
-	var err error
-	if l.maps, err = openTableOf(d); err != nil {
+	n, err := lookAt(d)
+	if err != nil {
 		return nil, err
 	}
-	defer l.maps.Close()
-	if l.state, err = readState(l.maps); err != nil {
+	defer n.close()
+	if err := errors.Join(n.tableErr(), n.hooksErr); err != nil {
 		return nil, err
 	}
-	if err := l.lookAtPrograms(d); err != nil {
+	l.node = n
+	if err := l.lookAtPrograms(); err != nil {
 		return nil, err
 	}
-	if err := l.lookAtClient(d.Places()); err != nil {
+	if err := l.lookAtClient(); err != nil {
 		return nil, err
 	}
 	l.verdict = l.state.Lookup(l.key)
-	if err := l.describe(rt, d.Places().RunDir); err != nil {
+	if err := l.describe(rt); err != nil {
 		return nil, err
 	}
 	l.decide()
@@ -100,35 +99,22 @@ func LookUp(d bootstrap.Dirs, rt RuntimeView, req LookupRequest) (*Lookup, error
 // looker is a lookup at work.
 type looker struct {
 	*Lookup
+	*node
 	req      LookupRequest
 	key      bpf.FrontendKey
-	maps     *bpf.Maps
-	state    *nat.State
 	verdict  nat.Verdict
-	cgroup   mounts.Cgroup2
 	attached bool
 	settings bpf.Settings // of the program that would run
 	knows    bool         // programs of this kernel know network namespaces
 }
 
 // lookAtPrograms finds the program that would run, and its settings.
-func (l *looker) lookAtPrograms(d bootstrap.Dirs) error {
-	b, err := mounts.FindBPFFS(d.MountConfig(d.BPFFS))
-	if err != nil {
-		return err
-	}
-	if l.cgroup, err = mounts.FindCgroup2(d.MountConfig(d.Cgroup)); err != nil || l.cgroup.Err() != nil {
-		return errors.Join(err, l.cgroup.Err())
-	}
-	hooks, err := attach.Inspect(bpf.PinsBelow(b.Path), l.maps, l.cgroup.Path)
-	if err != nil {
-		return err
-	}
+func (l *looker) lookAtPrograms() (err error) {
 	hook := "connect6"
 	if l.key.Addr.Addr().Is4() {
 		hook = "connect4"
 	}
-	for _, h := range hooks {
+	for _, h := range l.hooks {
 		if h.Hook == hook && h.Attached {
 			l.attached = true
 			l.settings, err = settingsOf(h.Program, l.maps)
@@ -156,7 +142,7 @@ func settingsOf(id ebpf.ProgramID, maps *bpf.Maps) (bpf.Settings, error) {
 }
 
 // describe tells of the entry that decides, and its Service.
-func (l *looker) describe(rt RuntimeView, runDir string) error {
+func (l *looker) describe(rt RuntimeView) error {
 	v := l.verdict
 	if v.Kind == nat.NotOurs {
 		return nil
@@ -187,7 +173,7 @@ func (l *looker) describe(rt RuntimeView, runDir string) error {
 	if err != nil {
 		return err
 	}
-	l.Service = &(RuntimeView{Services: rt.inTable()}).name(table, namesOfInit(runDir))[0]
+	l.Service = &(RuntimeView{Services: rt.inTable()}).name(table, namesOfInit(l.RunDir))[0]
 	l.Ranges = l.Service.Ranges
 	return nil
 }

@@ -16,13 +16,13 @@ import (
 // Whose connect it would be.
 
 // lookAtClient finds out about the client what the programs would.
-func (l *looker) lookAtClient(at bootstrap.Places) (err error) {
+func (l *looker) lookAtClient() (err error) {
 	c := &l.Client
 	c.InCgroup, c.PID, c.Host = true, l.req.PID, l.req.PID == 0
 	if l.hostIsKnown() {
 		c.Netns = l.settings.HostNetns
 	}
-	features, err := l.features(at)
+	features, err := l.features()
 	if err != nil {
 		return err
 	}
@@ -33,7 +33,7 @@ func (l *looker) lookAtClient(at bootstrap.Places) (err error) {
 			return fmt.Errorf("find the cgroup of process %d: %w", l.req.PID, err)
 		}
 		c.InCgroup = in || !sure
-		c.Netns, err = netnsCookieOf(at, l.req.PID, l.cgroup.Path, features, l.req.Forbid)
+		c.Netns, err = netnsCookieOf(l.Places, l.req.PID, l.cgroup.Path, features, l.req.Forbid)
 		switch {
 		case errors.Is(err, natinit.ErrNoCookie):
 			c.Unknown = err.Error()
@@ -69,8 +69,8 @@ func (l *looker) optOutIsLookedFor() bool {
 
 // features are what this kernel has. Where programs don't know network
 // namespaces (Linux 5.7), all sockets are of the same one to them.
-func (l *looker) features(at bootstrap.Places) (bpf.Features, error) {
-	report, err := kernel.Check(kernel.Config{Root: at.HostRoot, Forbid: l.req.Forbid})
+func (l *looker) features() (bpf.Features, error) {
+	report, err := kernel.Check(kernel.Config{Root: l.HostRoot, Forbid: l.req.Forbid})
 	if err != nil {
 		return bpf.Features{}, &bootstrap.UsageError{Err: err}
 	}

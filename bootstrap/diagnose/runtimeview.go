@@ -88,7 +88,7 @@ func (v RuntimeView) Sentence() string {
 	case v.Silent != nil:
 		return "is there, but doesn't answer: " + v.Silent.Error()
 	case r == nil:
-		return "no runtime runs here"
+		return "not running"
 	}
 	s := fmt.Sprintf("pid %d, version %s, since %s; ", r.PID, r.Version, r.Since.Local().Format(time.DateTime))
 	if !r.Synced {

@@ -33,7 +33,7 @@ func TestProofSentenceIsTheRuntimes(t *testing.T) {
 	last := &bootstrap.Report{ExitCode: bootstrap.ExitOK, Proofs: []proof.Proof{{OK: true, Got: proof.Answered, Time: now.Add(-30 * time.Minute)}}}
 	st := Status{Runtime: &rt, Last: last, Services: 1}
 	st.Hooks = append(st.Hooks, attach.State{Hook: "connect4", Attached: true})
-	if st.conclude(); !strings.Contains(st.Sentence, "ago by the runtime") {
+	if st.conclude(false); !strings.Contains(st.Sentence, "ago by the runtime") {
 		t.Errorf("the sentence is init's: %q", st.Sentence)
 	}
 }

@@ -16,7 +16,6 @@ import (
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
 	"github.com/firsthop/firsthop/natinit/attach"
-	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/natinit/proof"
 )
 
@@ -24,8 +23,7 @@ import (
 type Status struct {
 	Serving  bool                   `json:"serving"`
 	Sentence string                 `json:"sentence"`
-	Problems []string               `json:"problems,omitempty"`
-	Notes    []string               `json:"notes,omitempty"` // what to know, and no problem
+	Findings Findings               `json:"findings"` // what is wrong, and what to know
 	Instance bootstrap.InstanceDirs `json:"instance"`
 	Hooks    []attach.State         `json:"hooks,omitempty"`
 	Table    []TableService         `json:"table,omitempty"` // of it, the API service and what else the init stage wrote
@@ -33,102 +31,87 @@ type Status struct {
 	Runtime  *RuntimeStatus         `json:"runtime,omitempty"`
 	About    string                 `json:"runtime_sentence"` // the runtime in one line
 	Last     *bootstrap.Report      `json:"last_init,omitempty"`
-
-	halved bool // there is a part of a table
 }
 
 // ReadStatus looks at an instance and changes nothing. It is about the API
 // service; of the others it only tells how many there are, and what the runtime says.
 func ReadStatus(d bootstrap.Dirs, rt RuntimeView) (*Status, error) {
-	p := d.Places()
-	st := &Status{Instance: bootstrap.InstanceDirs{StateDir: p.StateDir, RunDir: p.RunDir}, Runtime: rt.Runtime, About: rt.Sentence()}
-	last, err := bootstrap.LoadReport(p.RunDir)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		st.Notes = append(st.Notes, err.Error()) // it is no more than a memory
-	}
-	st.Last = last
-	st.Notes = append(st.Notes, p.Examine()...)
-	b, err := mounts.FindBPFFS(d.MountConfig(d.BPFFS))
+	n, err := lookAt(d)
 	if err != nil {
 		return nil, err
 	}
-	g, err := mounts.FindCgroup2(d.MountConfig(d.Cgroup))
-	if err != nil {
-		return nil, err
+	defer n.close()
+	st := &Status{Runtime: rt.Runtime, About: rt.Sentence(), Last: n.last, Findings: Findings{}}
+	st.Instance = bootstrap.InstanceDirs{
+		BPFFS: n.mount.HostPath, Cgroup: n.cgroup.HostPath, CgroupID: n.cgroup.ID, StateDir: n.StateDir, RunDir: n.RunDir,
 	}
-	st.Instance.BPFFS, st.Instance.Cgroup, st.Instance.CgroupID = b.HostPath, g.HostPath, g.ID
-	st.problem(b.Err())
-	st.problem(g.Err())
-	st.halved = errors.Is(b.Err(), mounts.ErrStacked) // what is pinned below another mount may well serve
-	if b.Err() == nil && g.Err() == nil {
-		if err := st.look(b, g, p.StateDir, rt); err != nil {
+	st.note("init", n.lastErr) // it is no more than a memory
+	for _, w := range n.Examine() {
+		st.note("directories", errors.New(w))
+	}
+	st.problem("bpffs", n.mount.Err())
+	st.problem("cgroup", n.cgroup.Err())
+	halved := errors.Is(n.mount.Err(), mounts.ErrStacked) // what is pinned below another mount may well serve
+	switch {
+	case n.mount.Err() != nil || n.cgroup.Err() != nil:
+	case errors.Is(n.mapsErr, ErrNoTable):
+		st.problem("table", n.mapsErr)
+		halved = errors.Is(n.mapsErr, os.ErrNotExist)
+	case n.mapsErr != nil || n.hooksErr != nil:
+		return nil, errors.Join(n.mapsErr, n.hooksErr)
+	default:
+		if err := st.judge(n, rt); err != nil {
 			return nil, err
 		}
 	}
-	if l, err := instance.OpenJournal(p.RunDir, false); err == nil && l.Has(instance.KindUnproven, bpf.PinsBelow(b.Path).Dir) {
-		st.problem(errors.New("what is attached was never proven: the run that attached it was killed; run `firsthop init`"))
+	if n.neverProven() {
+		st.problem("init", errors.New("what is attached was never proven: the run that attached it was killed; run `firsthop init`"))
 	}
-	st.conclude()
+	st.conclude(halved)
 	return st, nil
 }
 
-func (st *Status) problem(err error) {
+func (st *Status) problem(check string, err error) {
 	if err != nil {
-		st.Problems = append(st.Problems, err.Error())
+		st.Findings.add(check, bootstrap.ExitProof, fail("", "%s", err))
 	}
 }
 
-// look reads table and hooks.
-func (st *Status) look(b mounts.BPFFS, g mounts.Cgroup2, stateDir string, rt RuntimeView) error {
-	maps, err := openTable(b)
-	if errors.Is(err, ErrNoTable) {
-		st.problem(err)
-		st.halved = errors.Is(err, os.ErrNotExist)
-		return nil
-	}
+func (st *Status) note(check string, err error) {
 	if err != nil {
-		return err
+		st.Findings.add(check, bootstrap.ExitOK, warn("", "%s", err))
 	}
-	defer maps.Close()
-	state, err := readState(maps)
-	if err != nil {
-		return err
-	}
-	indexes := state.Indexes()
-	st.Services = len(indexes)
-	api := apiIndexes(state, st.Last, stateDir, rt)
+}
+
+// judge looks at table and hooks.
+func (st *Status) judge(n *node, rt RuntimeView) (err error) {
+	indexes := n.state.Indexes()
+	st.Services, st.Hooks = len(indexes), n.hooks
+	api := apiIndexes(n.state, st.Last, n.StateDir, rt)
 	indexes = slices.DeleteFunc(indexes, func(index uint32) bool { return !nat.InitIndexes.Contains(index) && !api[index] })
-	if st.Table, err = tableOf(state, maps, indexes); err != nil {
+	if st.Table, err = tableOf(n.state, n.maps, indexes); err != nil {
 		return err
 	}
-	st.Table = RuntimeView{Services: rt.inTable()}.name(st.Table, namesOfInit(st.Instance.RunDir))
-	if st.Hooks, err = attach.Inspect(bpf.PinsBelow(b.Path), maps, g.Path); err != nil {
-		return err
-	}
-	st.judgeTable(state)
-	for _, h := range st.Hooks {
-		st.problem(st.judgeHook(h))
-	}
-	return nil
-}
-
-// judgeTable looks at the part of the table that status is about.
-func (st *Status) judgeTable(state *nat.State) {
+	st.Table = RuntimeView{Services: rt.inTable()}.name(st.Table, namesOfInit(n.RunDir))
 	for _, svc := range st.Table {
 		if len(svc.Backends) == 0 {
-			st.problem(fmt.Errorf("service %s has no backend", strings.Join(svc.Frontends, " ")))
+			st.problem("backends", fmt.Errorf("service %s has no backend", strings.Join(svc.Frontends, " ")))
 		}
 	}
 	var sctp []string
-	for k := range state.Frontends {
+	for k := range n.state.Frontends {
 		if k.Proto == bpf.SCTP {
 			sctp = append(sctp, k.String())
 		}
 	}
 	slices.Sort(sctp)
 	if len(sctp) > 0 {
-		st.Notes = append(st.Notes, Few(sctp)+": in the table, but not served: SCTP sockets never reach the connect-time hooks")
+		st.note("table", errors.New(Few(sctp)+": in the table, but not served: SCTP sockets never reach the connect-time hooks"))
 	}
+	for _, h := range st.Hooks {
+		st.problem("hooks", st.judgeHook(h))
+	}
+	return nil
 }
 
 // Few names the first of many.
@@ -198,14 +181,10 @@ func (st *Status) judgeHook(h attach.State) error {
 	return nil
 }
 
-func (st *Status) conclude() {
-	attached := 0
-	for _, h := range st.Hooks {
-		if h.Attached {
-			attached++
-		}
-	}
-	st.Serving = len(st.Problems) == 0 && attached > 0 && st.Services > 0
+func (st *Status) conclude(halved bool) {
+	attached := node{hooks: st.Hooks}.attached()
+	problems := st.Findings.Count(Fail)
+	st.Serving = problems == 0 && attached > 0 && st.Services > 0
 	switch {
 	case st.Serving && st.Runtime != nil && (!st.Runtime.Proven.IsZero() || st.Runtime.ProofError != ""):
 		st.Sentence = st.Runtime.proofSentence()
@@ -222,11 +201,11 @@ func (st *Status) conclude() {
 		}
 	case st.Serving:
 		st.Sentence = "serving, as far as table and attachment tell; not proven, as far as is known: `firsthop init` proves it"
-	case st.Last != nil && st.Last.Scope == bootstrap.ScopeOff && len(st.Problems) == 0:
+	case st.Last != nil && st.Last.Scope == bootstrap.ScopeOff && problems == 0:
 		st.Sentence = "not attached, by --scope off; the table is ready, and something else serves the Service addresses"
-	case st.Services == 0 && attached == 0 && !st.halved:
+	case st.Services == 0 && attached == 0 && !halved:
 		st.Sentence = "not serving: nothing is set up here"
 	default:
-		st.Sentence = fmt.Sprintf("not serving as it should: %d problems", len(st.Problems))
+		st.Sentence = fmt.Sprintf("not serving as it should: %d problems", problems)
 	}
 }

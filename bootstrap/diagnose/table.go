@@ -41,32 +41,19 @@ var ErrNoTable = errors.New("no NAT table")
 // if there is none. Names are those that the last init noted; rt brings those of
 // the runtime, and the Services that it could not put into the table.
 func ReadTable(d bootstrap.Dirs, rt RuntimeView) ([]TableService, error) {
-	maps, err := openTableOf(d)
+	n, err := lookAt(d)
 	if err != nil {
 		return nil, err
 	}
-	defer maps.Close()
-	state, err := readState(maps)
+	defer n.close()
+	if err := n.tableErr(); err != nil {
+		return nil, err
+	}
+	table, err := tableOf(n.state, n.maps, n.state.Indexes())
 	if err != nil {
 		return nil, err
 	}
-	table, err := tableOf(state, maps, state.Indexes())
-	if err != nil {
-		return nil, err
-	}
-	return rt.name(table, namesOfInit(d.Places().RunDir)), nil
-}
-
-// openTableOf finds and opens the table of an instance for reading.
-func openTableOf(d bootstrap.Dirs) (*bpf.Maps, error) {
-	b, err := mounts.FindBPFFS(d.MountConfig(d.BPFFS))
-	if err != nil {
-		return nil, err
-	}
-	if err := b.Err(); err != nil {
-		return nil, fmt.Errorf("%w: %s", ErrNoTable, err)
-	}
-	return openTable(b)
+	return rt.name(table, namesOfInit(n.RunDir)), nil
 }
 
 // openTable opens the table for reading. The error of one that lacks some of

@@ -41,13 +41,13 @@ func askAboutNode(p bootstrap.Places, servers []netip.AddrPort) query.Config {
 
 // ranHere reports whether a runtime was at work since the last boot.
 func (u *uninstaller) ranHere() bool {
-	return bootstrap.IsThere(filepath.Join(u.RunDir, instance.RuntimeLockName)) ||
+	return isThere(filepath.Join(u.RunDir, instance.RuntimeLockName)) ||
 		slices.ContainsFunc(u.vips, func(s diagnose.TableService) bool { return s.Owner == natinit.OwnerRuntime })
 }
 
 // withMarks does something with what the Node says of firsthop, and says what is
 // left where that fails. An instance of its own says nothing of its node.
-func (u *uninstaller) withMarks(ctx context.Context, ranHere bool, do func(context.Context, query.Config) (query.Marks, error)) {
+func (u *uninstaller) withMarks(ctx context.Context, do func(context.Context, query.Config) (query.Marks, error)) {
 	if u.Own() || u.NoHost != nil {
 		return
 	}
@@ -57,7 +57,7 @@ func (u *uninstaller) withMarks(ctx context.Context, ranHere bool, do func(conte
 	switch {
 	case err == nil:
 		u.removals = append(u.removals, marksRemoved(m)...)
-	case ranHere:
+	case u.ran:
 		name := m.Node
 		if name == "" {
 			name = "NAME"

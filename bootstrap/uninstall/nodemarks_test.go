@@ -74,18 +74,18 @@ func TestUninstallTakesAwayWhatTheNodeSays(t *testing.T) {
 				}
 			}
 			var log bytes.Buffer
-			u := &uninstaller{Places: bootstrap.Places{HostRoot: root}, servers: []netip.AddrPort{at}}
+			u := &uninstaller{Places: bootstrap.Places{HostRoot: root}, servers: []netip.AddrPort{at}, ran: tc.ran}
 			u.Log = slog.New(slog.NewTextHandler(&log, nil))
 			if tc.own {
 				u.Cgroup = "/sys/fs/cgroup/x"
 			}
-			u.withMarks(t.Context(), tc.ran, query.ReadMarks)
+			u.withMarks(t.Context(), query.ReadMarks)
 			if patched != "" {
 				t.Error("to look at it changes the Node")
 			}
 			u.removals = nil
 			log.Reset()
-			u.withMarks(t.Context(), tc.ran, query.RemoveMarks)
+			u.withMarks(t.Context(), query.RemoveMarks)
 			if !slices.Equal(u.removals, tc.removed) || (patched != "") != tc.patched {
 				t.Errorf("removed %v, by %q", u.removals, patched)
 			}

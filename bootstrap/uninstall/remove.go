@@ -8,18 +8,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
-	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/kernel"
-	"github.com/firsthop/firsthop/mounts"
-	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/instance"
-	"github.com/firsthop/firsthop/units"
 )
-
-// The changing half of Uninstall.
 
 // goneSuffix marks a run directory that is on its way out. It takes the list of
 // changes and the lock along, so that a kill leaves all of it or nothing.
@@ -62,7 +55,7 @@ func (u *uninstaller) locked(ctx context.Context) error {
 	if len(made) > 0 { // the lock is there for this run only
 		u.removals = slices.DeleteFunc(u.removals, func(r Removal) bool { return r.Target == filepath.Join(u.RunDir, instance.LockName) })
 	}
-	err = u.remove(ctx)
+	err = u.undo(ctx, false)
 	u.removals = slices.DeleteFunc(u.removals, u.stayed)
 	return err
 }
@@ -76,21 +69,6 @@ func (u *uninstaller) stayed(r Removal) bool {
 		return isDir(r.Target)
 	}
 	return false
-}
-
-// files are those of ours in the state and run directories, but for the lists
-// of changes and the lock.
-func (u *uninstaller) files() []string {
-	var damaged []string
-	for _, dir := range []string{u.StateDir, u.RunDir} {
-		if !u.unreadable[dir] {
-			damaged = append(damaged, filepath.Join(dir, instance.JournalName+".damaged"))
-		}
-	}
-	return slices.Concat(bootstrap.Leftovers(u.StateDir), bootstrap.Leftovers(u.RunDir), damaged, apiserver.CacheFiles(u.StateDir), []string{
-		filepath.Join(u.RunDir, instance.StatusName),
-		filepath.Join(u.RunDir, instance.RuntimeLockName), filepath.Join(u.RunDir, instance.RuntimeSocketName),
-	})
 }
 
 // lastFiles are needed until the end.
@@ -147,52 +125,6 @@ func (u *uninstaller) emptied() []string {
 func isDir(path string) bool {
 	st, err := os.Lstat(path)
 	return err == nil && st.IsDir()
-}
-
-// Remove goes from what would bring the rest back (units) over what traffic
-// uses to what only remembers. The list of changes goes last.
-func (u *uninstaller) remove(ctx context.Context) error {
-	if err := u.attachment().Check(); err != nil { // before the units go, which would bring the rest back
-		return err
-	}
-	if !u.Own() {
-		rep, err := units.Uninstall(ctx, u.unitsConfig())
-		if err != nil {
-			return err
-		}
-		for _, w := range rep.Warnings {
-			u.Log.Warn(w)
-		}
-	}
-	if err := u.attachment().Remove(); err != nil {
-		return err
-	}
-	if err := u.unmount(ctx); err != nil {
-		return err
-	}
-	if err := removeFiles(u.files()); err != nil {
-		return err
-	}
-	if isDir(u.RunDir) { // from here on, the volatile list stands for both
-		for _, e := range u.durable.Entries() {
-			if e.IsDir() {
-				if err := u.volatile.Record(e.Kind, e.Target, ""); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	dirs := u.dirs()
-	if err := removeFiles(u.lastFiles()[:2]); err != nil {
-		return err
-	}
-	u.removeDirs(dirs, u.RunDir)
-	return u.removeRunDir(dirs)
-}
-
-func (u *uninstaller) attachment() bootstrap.Attachment {
-	links := kernel.Config{Forbid: u.Forbid}.Links()
-	return bootstrap.Attachment{BPFFS: u.bpffs, Cgroup: u.cgroup, Journal: u.volatile, Links: links, Log: u.Log}
 }
 
 // removeDirs removes those of the directories that hold nothing, but for keep.
@@ -279,36 +211,7 @@ func removeFiles(paths []string) error {
 	return nil
 }
 
-func (u *uninstaller) unmount(ctx context.Context) error {
-	if u.tableLock != nil { // it would make the bpffs busy
-		u.tableLock.Release()
-	}
-	for _, e := range u.volatile.Entries() {
-		if e.Kind != instance.KindMount {
-			continue
-		}
-		unmount, c := mounts.UnmountBPFFS, u.MountConfig(u.BPFFS)
-		if e.Target != u.bpffs.HostPath {
-			unmount, c = mounts.UnmountCgroup2, u.MountConfig(u.Cgroup)
-		}
-		err := unmount(ctx, c, e.Former)
-		for range 20 { // somebody may just be looking, such as a status
-			if !errors.Is(err, mounts.ErrInUse) {
-				break
-			}
-			time.Sleep(10 * time.Millisecond)
-			err = unmount(ctx, c, e.Former)
-		}
-		switch {
-		case errors.Is(err, mounts.ErrNotOurs), errors.Is(err, mounts.ErrAbsent), errors.Is(err, mounts.ErrInUse):
-			u.left[e.Target] = true
-			u.Log.Warn("mount is left alone, it is not ours any more, or others use it", "mount", e.Target, "error", err)
-		case err != nil:
-			return err
-		}
-		if err := u.volatile.Forget(e.Kind, e.Target); err != nil {
-			return err
-		}
-	}
-	return nil
+func isThere(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }

@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/firsthop/firsthop/bootstrap"
@@ -18,11 +16,8 @@ import (
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
-	"github.com/firsthop/firsthop/natinit/apiserver/query"
-	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/natinit/kubeproxy"
-	"github.com/firsthop/firsthop/units"
 )
 
 // ErrWouldCutOff says that an uninstall would leave the Service addresses
@@ -84,16 +79,14 @@ func Run(ctx context.Context, cfg Config) ([]Removal, error) {
 	if err := u.refuse(ctx); err != nil {
 		return nil, err
 	}
-	ranHere := u.ranHere()
+	u.ran = u.ranHere()
 	if u.DryRun {
-		u.withMarks(ctx, ranHere, query.ReadMarks)
-		return u.removals, nil
+		return u.removals, u.find(ctx, true)
 	}
 	if err := u.locked(ctx); err != nil {
 		return nil, err
 	}
-	u.withMarks(ctx, ranHere, query.RemoveMarks)
-	return u.removals, nil
+	return u.removals, u.undo(ctx, true)
 }
 
 func stopFirst(err error) error {
@@ -117,6 +110,7 @@ type uninstaller struct {
 	vips       []diagnose.TableService
 	removals   []Removal
 	left       map[string]bool // mounts that turned out to be in use
+	ran        bool            // a runtime was at work since the last boot
 }
 
 func (u *uninstaller) add(kind, target string) {
@@ -142,26 +136,7 @@ func (u *uninstaller) look(ctx context.Context) error {
 	if err := u.sameInstance(); err != nil {
 		return err
 	}
-	if err := u.lookUnits(ctx); err != nil {
-		return err
-	}
-	if err := u.lookPins(); err != nil {
-		return err
-	}
-	for _, e := range u.volatile.Entries() {
-		if e.Kind == instance.KindMount && !(e.Target == u.bpffs.HostPath && u.bpffsIsShared()) {
-			u.add("mount", e.Target)
-		}
-	}
-	for _, path := range slices.Concat(u.files(), u.lastFiles()) {
-		if _, err := os.Lstat(path); err == nil {
-			u.add("file", path)
-		}
-	}
-	for _, dir := range u.emptied() {
-		u.add("directory", dir)
-	}
-	return nil
+	return u.find(ctx, false)
 }
 
 // openJournal reads a journal. A damaged one is set aside, once the instance is
@@ -187,19 +162,6 @@ func (u *uninstaller) openJournal(dir string, durable bool) (*instance.Journal, 
 	return j, err
 }
 
-// bpffsIsShared reports whether others have something in the bpffs, which then
-// stays mounted.
-func (u *uninstaller) bpffsIsShared() bool {
-	if u.bpffs.Err() != nil {
-		return false
-	}
-	entries, _ := os.ReadDir(u.bpffs.Path) // what can't be read is told by the unmount
-	return slices.ContainsFunc(entries, func(e os.DirEntry) bool {
-		// The kernel's own are maps.debug and progs.debug; others can't have a dot.
-		return filepath.Join(u.bpffs.Path, e.Name()) != bpf.PinsBelow(u.bpffs.Path).Dir && !strings.Contains(e.Name(), ".")
-	})
-}
-
 // sameInstance refuses what would forget half of an instance: a list of changes
 // that belongs to another bpffs, or a bpffs that can't be seen for what covers it.
 func (u *uninstaller) sameInstance() error {
@@ -215,60 +177,6 @@ func (u *uninstaller) sameInstance() error {
 		return nil
 	}
 	return fmt.Errorf("%w: what is pinned there can't be reached: repair that first", err)
-}
-
-func (u *uninstaller) unitsConfig() units.Config {
-	return units.Config{Root: u.HostRoot, StateDir: u.OnHost(u.StateDir), Owned: u.durable.Has, Record: u.durable.Record, Log: u.Log}
-}
-
-func (u *uninstaller) lookUnits(ctx context.Context) error {
-	if u.Own() {
-		return nil // an instance of its own installs no units
-	}
-	rep, err := units.PlanUninstall(ctx, u.unitsConfig())
-	if err != nil {
-		return err
-	}
-	for _, a := range rep.Actions {
-		u.add("unit", string(a.Kind)+" "+a.Path)
-	}
-	return nil
-}
-
-func (u *uninstaller) lookPins() error {
-	if u.bpffs.Err() != nil {
-		for _, e := range u.volatile.Entries() {
-			if e.Kind == instance.KindProgram {
-				u.add("program", e.Target)
-			}
-		}
-		return nil
-	}
-	pins := bpf.PinsBelow(u.bpffs.Path)
-	maps, err := bpf.OpenMaps(pins, true)
-	if err == nil {
-		defer maps.Close()
-		u.vips, err = diagnose.ReadMaps(maps)
-	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, bpf.ErrForeign) {
-		return err
-	}
-	if u.cgroup.Err() == nil && maps != nil {
-		hooks, err := attach.Inspect(pins, maps, u.cgroup.Path)
-		if err != nil {
-			return err
-		}
-		for _, h := range hooks {
-			if h.Attached {
-				u.add("program", fmt.Sprintf("%s (id %d, by %s) at %s", h.Hook, h.Program, h.By, u.cgroup.HostPath))
-			}
-		}
-	}
-	pinned, err := natinit.Pinned(pins)
-	for _, pin := range pinned {
-		u.add("pin", pin)
-	}
-	return err
 }
 
 // refuse keeps a node from being cut off from its control plane.

@@ -45,31 +45,12 @@ It changes nothing. Exits 0 if the node is ready, else with init's exit code.`,
 }
 
 func checkText(p *printer, r *diagnose.CheckReport, verbose bool) {
-	failed, warned := 0, 0
-	for _, f := range r.Findings {
-		switch f.Grade {
-		case diagnose.Bad:
-			failed++
-		case diagnose.Warn:
-			warned++
-		}
-	}
 	if r.Ready {
-		p.linef("%s: this node is ready: `firsthop init` would work\n", p.verdict(failed, warned))
+		p.verdict(r.Findings.Worst(), "this node is ready: `firsthop init` would work\n")
 	} else {
-		p.linef("%s: this node is not ready: `firsthop init` would end with exit code %d\n", p.verdict(1, 0), r.ExitCode)
+		p.verdict(diagnose.Fail, "this node is not ready: `firsthop init` would end with exit code %d\n", r.ExitCode)
 	}
-	for _, f := range r.Findings {
-		p.finding(string(f.Grade), f.Check, f.Sentence)
-		for _, d := range f.Details {
-			p.say(findingColumn, "%s", d)
-		}
-		if verbose {
-			for _, e := range f.Evidence {
-				p.say(findingColumn, "%s", e)
-			}
-		}
-	}
+	p.findings(r.Findings, verbose)
 	if len(r.Would) > 0 && r.Ready {
 		p.linef("\ninit would:")
 		for _, w := range r.Would {

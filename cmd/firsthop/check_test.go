@@ -147,7 +147,7 @@ func TestDoctorAcceptsTheSettingsOfTheBootUnit(t *testing.T) {
 		plain(t, slices.Concat([]string{"install", "--root", root, "--service-ips", vip4, "--endpoints", server4}, settings)...).exits(0)
 		var r diagnose.DoctorReport
 		plain(t, "doctor", "--root", root, "-o", "json").decode(&r)
-		for _, d := range r.Diagnoses {
+		for _, d := range r.Findings {
 			if d.Check == "boot" && strings.Contains(d.Sentence, "is not what this firsthop would install") {
 				t.Errorf("%q: %+v", settings, d)
 			}

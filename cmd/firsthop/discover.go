@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bootstrap/diagnose"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
 	"github.com/firsthop/firsthop/natinit/apiserver/probe"
@@ -85,14 +86,14 @@ func discoverText(p *printer, r *discover.Result, missing string) {
 			live++
 		}
 	}
-	result, text := "ok", fmt.Sprintf("%d of %d API servers answer; Service IPs: %s", live, len(r.Endpoints), orDash(addrs(r.ServiceAddrs())))
+	result, text := diagnose.OK, fmt.Sprintf("%d of %d API servers answer; Service IPs: %s", live, len(r.Endpoints), orDash(addrs(r.ServiceAddrs())))
 	switch {
 	case missing != "":
-		result, text = "fail", "init would find too little"
+		result, text = diagnose.Fail, "init would find too little"
 	case live < len(r.Endpoints):
-		result = "warn"
+		result = diagnose.Warn
 	}
-	p.item(p.paint(result, 0)+": ", len(result)+2, text)
+	p.verdict(result, "%s", text)
 	for _, n := range r.Notes {
 		p.say(2, "note: %s", n)
 	}

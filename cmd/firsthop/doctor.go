@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-
 	"github.com/urfave/cli/v2"
 
 	"github.com/firsthop/firsthop/bootstrap/diagnose"
@@ -46,42 +44,7 @@ changes nothing. Exits 0 unless a check fails, then 6.`,
 }
 
 func doctorText(p *printer, r *diagnose.DoctorReport) {
-	failed, warned := 0, 0
-	for _, g := range r.Diagnoses {
-		switch g.Health {
-		case diagnose.Broken:
-			failed++
-		case diagnose.Ailing:
-			warned++
-		}
-	}
-	p.linef("%s: %d checks: %d failed, %d with a warning\n", p.verdict(failed, warned), len(r.Diagnoses), failed, warned)
-	for _, g := range r.Diagnoses {
-		p.finding(string(g.Health), g.Check, g.Sentence)
-		for _, e := range g.Evidence {
-			p.say(findingColumn, "%s", e)
-		}
-		if g.Remedy != "" {
-			p.say(findingColumn, "remedy: %s", g.Remedy)
-		}
-	}
-}
-
-// findingColumn is where the text of a finding begins.
-const findingColumn = 18
-
-// finding writes one result of check or doctor.
-func (p *printer) finding(result, name, text string) {
-	p.item(p.paint(result, 4)+"  "+fmt.Sprintf("%-12s", name), findingColumn, text)
-}
-
-// verdict is the worst of several results.
-func (p *printer) verdict(failed, warned int) string {
-	switch {
-	case failed > 0:
-		return p.paint("fail", 0)
-	case warned > 0:
-		return p.paint("warn", 0)
-	}
-	return p.paint("ok", 0)
+	failed, warned := r.Findings.Count(diagnose.Fail), r.Findings.Count(diagnose.Warn)
+	p.verdict(r.Findings.Worst(), "%d checks: %d failed, %d with a warning\n", len(r.Findings), failed, warned)
+	p.findings(r.Findings, true)
 }

@@ -23,13 +23,13 @@ import (
 )
 
 // doctor examines the node, and returns what was said of each check.
-func (n node) doctor(code bootstrap.ExitCode, args ...string) map[string]diagnose.Diagnosis {
+func (n node) doctor(code bootstrap.ExitCode, args ...string) map[string]diagnose.Finding {
 	n.Helper()
 	var rep diagnose.DoctorReport
 	n.run(append([]string{"doctor", "-o", "json"}, args...)...).exits(code).decode(&rep)
-	out := map[string]diagnose.Diagnosis{}
-	for _, g := range rep.Diagnoses {
-		if g.Sentence == "" || (g.Health == diagnose.Healthy) != (g.Remedy == "") {
+	out := map[string]diagnose.Finding{}
+	for _, g := range rep.Findings {
+		if g.Sentence == "" || (g.Grade == diagnose.OK) != (g.Remedy == "") {
 			n.Errorf("check %s: %+v: want a sentence, and a remedy where one is needed", g.Check, g)
 		}
 		out[g.Check] = g
@@ -73,7 +73,7 @@ func TestAHealthyNode(t *testing.T) {
 	n.run("init", "--service-ips", vips, "--endpoints", at+",[2001:db8::11]:6443").exits(0)
 	before := n.snapshot()
 	for check, g := range n.doctor(0) {
-		if g.Health != diagnose.Healthy {
+		if g.Grade != diagnose.OK {
 			t.Errorf("%s: %+v", check, g)
 		}
 	}
@@ -81,7 +81,7 @@ func TestAHealthyNode(t *testing.T) {
 	n.run("doctor").exits(0).says("checks: 0 failed, 0 with a warning", vip4+" answered by "+at, "the API service has 2 backends, and all answer")
 	index := n.put(service("tcp/10.96.0.20:80", "10.0.0.5:8080"))[0]
 	n.asRuntime(synced(1), admin.Service{Index: index, Namespace: "default", Name: "web", Proto: "tcp", Family: "IPv4"})
-	if g := n.doctor(0)["runtime"]; g.Health != diagnose.Healthy {
+	if g := n.doctor(0)["runtime"]; g.Grade != diagnose.OK {
 		t.Errorf("%+v", g)
 	}
 }
@@ -90,7 +90,7 @@ func TestDoctorWarnsOfServersOnLoopback(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	n.install()
-	if g := n.doctor(0)["backends"]; g.Health != diagnose.Ailing || !strings.Contains(g.Sentence, server4+", "+server6+", which pods can't reach") {
+	if g := n.doctor(0)["backends"]; g.Grade != diagnose.Warn || !strings.Contains(g.Sentence, server4+", "+server6+", which pods can't reach") {
 		t.Errorf("%+v", g)
 	}
 }
@@ -98,7 +98,7 @@ func TestDoctorWarnsOfServersOnLoopback(t *testing.T) {
 // TestEveryCheckOfTheDoctorCanFail breaks a node in one way after the other: each is found, by the check that is about
 // it, and with a remedy.
 func TestEveryCheckOfTheDoctorCanFail(t *testing.T) {
-	const warn, fail = diagnose.Ailing, diagnose.Broken
+	const warn, fail = diagnose.Warn, diagnose.Fail
 	var api *standin.APIServer // of the present node
 	write := func(path, text string) func(n *node) {
 		return func(n *node) {
@@ -115,7 +115,7 @@ func TestEveryCheckOfTheDoctorCanFail(t *testing.T) {
 		make   func(n *node)
 		args   []string
 		check  string
-		health diagnose.Health
+		health diagnose.Grade
 		says   string
 		remedy string
 	}{
@@ -311,21 +311,21 @@ func TestEveryCheckOfTheDoctorCanFail(t *testing.T) {
 			if tc.health == fail {
 				code = bootstrap.ExitProof
 			}
-			got := map[string]diagnose.Diagnosis{}
+			got := map[string]diagnose.Finding{}
 			var rep diagnose.DoctorReport
 			r := n.run(append([]string{"doctor", "-o", "json"}, tc.args...)...)
 			r.decode(&rep)
 			broken := false
-			for _, g := range rep.Diagnoses {
+			for _, g := range rep.Findings {
 				got[g.Check] = g
-				broken = broken || g.Health == diagnose.Broken
+				broken = broken || g.Grade == diagnose.Fail
 			}
 			if (r.code == int(bootstrap.ExitProof)) != broken || code != 0 && r.code != int(code) {
 				t.Errorf("exit code %d", r.code)
 			}
 			g := got[tc.check]
 			said := g.Sentence + " " + strings.Join(g.Evidence, " ")
-			if g.Health != tc.health || !strings.Contains(said, tc.says) || !strings.Contains(g.Remedy, tc.remedy) || g.Remedy == "" {
+			if g.Grade != tc.health || !strings.Contains(said, tc.says) || !strings.Contains(g.Remedy, tc.remedy) || g.Remedy == "" {
 				t.Errorf("%s: %+v\nwant %s, %q, remedy %q", tc.check, g, tc.health, tc.says, tc.remedy)
 			}
 		})

@@ -37,6 +37,7 @@ func TestABadSettingIsNamedAndChangesNothing(t *testing.T) {
 		{"a mistyped flag of the program", `--vresion`, `unknown flag "--vresion": did you mean --version?`},
 		{"an unknown variable", `FIRSTHOP_BOGUS=1 init`, `unknown environment variable FIRSTHOP_BOGUS`},
 		{"a mistyped variable", `FIRSTHOP_PORVE=answered init`, `unknown environment variable FIRSTHOP_PORVE: did you mean FIRSTHOP_PROVE?`},
+		{"a variable that has another prefix", `FIRSTHOP_ENDPOINT=192.0.2.1:6443 init`, `unknown environment variable FIRSTHOP_ENDPOINT: did you mean KUBERNETES_APISERVER_ENDPOINTS?`},
 		{"a mistyped variable for version", `FIRSTHOP_OUPTUT=json version`, `did you mean FIRSTHOP_OUTPUT?`},
 		{"a mistyped variable for a subcommand", `FIRSTHOP_OUPTUT=json nat lookup 10.96.0.1:443`, `did you mean FIRSTHOP_OUTPUT?`},
 		{"a mistyped variable for completion", `FIRSTHOP_OUPTUT=json completion bash`, `did you mean FIRSTHOP_OUTPUT?`},
@@ -112,7 +113,7 @@ func TestABadSettingIsNamedAndChangesNothing(t *testing.T) {
 		{"a Service range that is none", `run --service-cidr 10.96.0.0`, `--service-cidr`},
 		{"node port addresses that are none", `run --nodeport-addresses 10.0.0.300/8`, `--nodeport-addresses`},
 		{"an unknown scope for run", `run --scope none`, `--scope "none"`},
-		{"a node name that is none", `run --node-name Node_1`, `--node-name "Node_1" cannot be the name of a Node`},
+		{"a node name that is none", `run --node-name Node_1`, `--node-name "Node_1" cannot be the name of a Node: want at most 253 lower case letters, digits,`},
 		{"an unknown feature for run", `run --forbid-feature warp`, `"warp"`},
 		{"a relative state directory for run", `run --state-dir var`, `--state-dir "var": want an absolute path`},
 

@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bootstrap/diagnose"
 	"github.com/firsthop/firsthop/natinit/proof"
 )
 
@@ -80,7 +81,7 @@ func reportText(p *printer, r *bootstrap.Report) {
 		if st.Result == bootstrap.Skipped && r.Failure() != nil && strings.HasSuffix(st.Reason, " failed") {
 			continue // the failed step is the last that matters
 		}
-		prefix := fmt.Sprintf("%-9s %s %8.1f ms  ", st.Step, p.paint(resultOf(st.Result, len(st.Warnings) > 0), 4), st.Millis)
+		prefix := fmt.Sprintf("%-9s %s %8.1f ms  ", st.Step, p.paint(gradeOf(st), 4), st.Millis)
 		p.item(prefix, stepColumn, st.Reason)
 		for _, w := range st.Warnings {
 			p.say(stepColumn, "warning: %s", w)
@@ -98,17 +99,17 @@ func reportText(p *printer, r *bootstrap.Report) {
 // stepColumn is where the text of a step begins.
 const stepColumn = 28
 
-// resultOf is a result in the words of all commands.
-func resultOf(r bootstrap.Result, warned bool) string {
+// gradeOf is the result of a step in the words of all commands.
+func gradeOf(st bootstrap.StepReport) diagnose.Grade {
 	switch {
-	case r == bootstrap.Failed:
-		return "fail"
-	case r == bootstrap.Skipped:
-		return "skip"
-	case warned:
-		return "warn"
+	case st.Result == bootstrap.Failed:
+		return diagnose.Fail
+	case st.Result == bootstrap.Skipped:
+		return diagnose.Skip
+	case len(st.Warnings) > 0:
+		return diagnose.Warn
 	}
-	return "ok"
+	return diagnose.OK
 }
 
 func warned(r *bootstrap.Report) bool {

@@ -181,7 +181,7 @@ func TestStatusIsAboutTheAPI(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	n.run("init", "--service-ips", vips, "--endpoints", servers).exits(0)
-	n.run("status").exits(0).says("no runtime runs here")
+	n.run("status").exits(0).says("runtime not running")
 	index := n.put(service("tcp/10.96.0.20:80"), service("sctp/10.96.0.21:80", "10.0.0.5:80"))[0]
 	r := n.run("status").exits(0).says("serving; proven", "2 Services beside those below", "sctp/10.96.0.21:80: in the table, but not served")
 	if strings.Contains(r.stdout, "10.96.0.20") {

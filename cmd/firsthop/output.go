@@ -9,6 +9,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/firsthop/firsthop/bootstrap/diagnose"
 )
 
 // output is standard output. It remembers a write that failed: what was not said is no success.
@@ -150,19 +152,12 @@ func secondWidest(widths, least []int, widest int) int {
 	return min(second, widths[widest]-1)
 }
 
-// paint colours a word by what it means and fills it up to a width; on anything
-// but a terminal there is no colour.
-func (p *printer) paint(word string, width int) string {
-	padded := fmt.Sprintf("%-*s", width, word)
+// paint colours a grade and fills it up to a width; on anything but a terminal there is no colour.
+func (p *printer) paint(g diagnose.Grade, width int) string {
+	padded := fmt.Sprintf("%-*s", width, g)
 	if !p.color {
 		return padded
 	}
-	colors := map[string]string{
-		"ok": "32", "warn": "33", "fail": "31", "skip": "33",
-	}
-	code, known := colors[word]
-	if !known {
-		return padded
-	}
-	return "\x1b[" + code + "m" + padded + "\x1b[0m"
+	colors := map[diagnose.Grade]string{diagnose.OK: "32", diagnose.Warn: "33", diagnose.Fail: "31", diagnose.Skip: "33"}
+	return "\x1b[" + colors[g] + "m" + padded + "\x1b[0m"
 }

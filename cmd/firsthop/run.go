@@ -94,7 +94,8 @@ func runConfig(e env, c *cli.Context) (runtime.Config, error) {
 		return cfg, err
 	}
 	if wrong := validation.IsDNS1123Subdomain(cfg.NodeName); len(wrong) > 0 {
-		return cfg, usagef("--node-name %q cannot be the name of a Node: %s", cfg.NodeName, wrong[0])
+		return cfg, usagef("--node-name %q cannot be the name of a Node: want at most %d lower case letters, digits, '-' and '.', a letter or digit first and last",
+			cfg.NodeName, validation.DNS1123SubdomainMaxLength)
 	}
 	if cfg.NodePorts, err = services.ParseNodePortAddresses(atCommas(c.StringSlice("nodeport-addresses"))); err != nil {
 		return cfg, usagef("--nodeport-addresses: %w", err)

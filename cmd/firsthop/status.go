@@ -45,17 +45,12 @@ func statusCommand(e env) *cli.Command {
 }
 
 func statusText(p *printer, st *diagnose.Status) {
-	result := "fail"
+	result := diagnose.Fail
 	if st.Serving {
-		result = "ok"
+		result = diagnose.OK
 	}
-	p.item(p.paint(result, 0)+": ", len(result)+2, st.Sentence)
-	for _, problem := range st.Problems {
-		p.say(2, "problem: %s", problem)
-	}
-	for _, n := range st.Notes {
-		p.say(2, "note: %s", n)
-	}
+	p.verdict(result, "%s", st.Sentence)
+	p.findings(st.Findings, true)
 	p.linef("\nbpffs   %s", st.Instance.BPFFS)
 	p.linef("cgroup  %s (id %d)", st.Instance.Cgroup, st.Instance.CgroupID)
 	p.item("runtime ", 8, st.About)

@@ -92,26 +92,26 @@ func TestDoctorKnowsWhatDependsOnTheServiceIP(t *testing.T) {
 	n.serving()
 	n.init()
 	root := t.TempDir()
-	doctor := func() diagnose.Diagnosis {
+	doctor := func() diagnose.Finding {
 		t.Helper()
 		var r diagnose.DoctorReport
 		if err := json.Unmarshal([]byte(n.run("doctor", "--root", root, "-o", "json").stdout), &r); err != nil {
 			t.Fatal(err)
 		}
-		for _, d := range r.Diagnoses {
+		for _, d := range r.Findings {
 			if d.Check == "dependents" {
 				return d
 			}
 		}
 		t.Fatal("no check of dependents")
-		return diagnose.Diagnosis{}
+		return diagnose.Finding{}
 	}
-	if d := doctor(); d.Health != diagnose.Healthy {
+	if d := doctor(); d.Grade != diagnose.OK {
 		t.Errorf("without any: %+v", d)
 	}
 	kubeletOf(t, root, "https://"+vip4)
 	d := doctor() // this instance isn't started at boot
-	if d.Health != diagnose.Broken || !strings.Contains(strings.Join(d.Evidence, " ")+d.Remedy, "/etc/kubernetes/kubelet.conf") {
+	if d.Grade != diagnose.Fail || !strings.Contains(strings.Join(d.Evidence, " ")+d.Remedy, "/etc/kubernetes/kubelet.conf") {
 		t.Errorf("with one: %+v", d)
 	}
 }

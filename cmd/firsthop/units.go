@@ -4,6 +4,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/bootstrap/diagnose"
 	"github.com/firsthop/firsthop/units"
 )
 
@@ -35,11 +36,11 @@ func unitsCommand(e env) *cli.Command {
 func unitsText(p *printer, r *units.Report) {
 	switch n := len(r.Actions); {
 	case n == 0 && r.Survives:
-		p.linef("%s: `firsthop install` would change nothing\n", p.paint("ok", 0))
+		p.verdict(diagnose.OK, "`firsthop install` would change nothing\n")
 	case n == 0:
-		p.linef("%s: nothing starts firsthop at boot\n", p.paint("warn", 0))
+		p.verdict(diagnose.Warn, "nothing starts firsthop at boot\n")
 	default:
-		p.linef("%s: not installed as `firsthop install` would: it would make %d changes\n", p.paint("warn", 0), n)
+		p.verdict(diagnose.Warn, "not installed as `firsthop install` would: it would make %d changes\n", n)
 	}
 	for _, a := range r.Actions {
 		p.linef("  would: %s %s", a.Kind, a.Path)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"maps"
 	"net/netip"
 	"net/url"
 	"regexp"
@@ -8,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/firsthop/firsthop/natinit/apiserver"
 )
 
 // envPrefix begins the name of every variable of firsthop's own.
@@ -25,10 +28,22 @@ func checkVariables(e env, commands []*cli.Command) error {
 		case !strings.HasPrefix(name, envPrefix), strings.TrimSpace(value) == "":
 		case slices.Contains(known, name), testVariable.MatchString(name), isServiceLink(name, value):
 		default:
-			return usagef("unknown environment variable %s: %sunset it, `firsthop COMMAND --help` lists those that there are", name, didYouMean(nearest(name, known)))
+			return usagef("unknown environment variable %s: %sunset it, `firsthop COMMAND --help` lists those that there are", name, didYouMean(nearestVariable(name, known)))
 		}
 	}
 	return nil
+}
+
+// nearestVariable gives the variable that a mistyped one probably means. The prefix, which all have, makes none of them
+// alike; and two flags have a variable of Kubernetes' own.
+func nearestVariable(name string, known []string) string {
+	meant := map[string]string{"SERVICE_IPS": apiserver.VarServices, "ENDPOINTS": apiserver.VarEndpoints}
+	for _, k := range known {
+		if short, own := strings.CutPrefix(k, envPrefix); own {
+			meant[short] = k
+		}
+	}
+	return meant[nearest(strings.TrimPrefix(name, envPrefix), slices.Sorted(maps.Keys(meant)))]
 }
 
 // variables are those of all commands: what is set for one is no mistake for another.

@@ -34,7 +34,7 @@ func TestWhatIsSeenOfTheRunning(t *testing.T) {
 	}
 	seen()
 	f.node.run.Kill()
-	says(0, []string{"status"}, "serving; proven", "no runtime runs here")
+	says(0, []string{"status"}, "serving; proven", "runtime not running")
 	says(0, []string{"nat"}, "default/kubernetes", "runtime")
 	says(0, []string{"doctor"}, "changes are not followed")
 	f.node.start()
@@ -47,5 +47,5 @@ func TestWhatIsSeenOfTheRunning(t *testing.T) {
 	})
 	seen()
 	f.node.stop()
-	says(0, []string{"status"}, "no runtime runs here")
+	says(0, []string{"status"}, "runtime not running")
 }
