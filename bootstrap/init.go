@@ -174,7 +174,7 @@ func (s *stage) takeBack() {
 	if s.seeded != nil {
 		s.complain("take back", s.seeded.Rollback())
 	}
-	s.complain("take back", s.dropUnproven())
+	s.complain("take back", s.dropPending())
 }
 
 // finish keeps the report, closes handles and gives the lock back.

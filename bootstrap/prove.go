@@ -37,7 +37,7 @@ func (s *stage) prove(ctx context.Context) (outcome, error) {
 	out := outcome{reason: proof.Describe(s.report.Proofs)}
 	// Where nothing worked before, to take back what works would help nobody. On a
 	// node that served, the former state does more for it.
-	if !s.report.Proven() && s.someProven() && s.volatile.Has(instance.KindUnproven, s.pins().Dir) {
+	if !s.report.Proven() && s.someProven() && s.volatile.Has(instance.KindPending, s.pins().Dir) {
 		s.finalize(&out)
 		return out, fmt.Errorf("%s; what works is kept", out.reason)
 	}

@@ -128,7 +128,7 @@ func (s *stage) seed(ctx context.Context) (outcome, error) {
 	if err := s.keepGood(ctx); err != nil {
 		return outcome{}, err
 	}
-	if err := s.noteUnproven(); err != nil {
+	if err := s.recordPending(); err != nil {
 		return outcome{}, err
 	}
 	seeded, err := natinit.Seed(s.seedConfig(ctx))

@@ -82,7 +82,7 @@ func (d *doctor) changes(context.Context) Finding {
 		if err != nil {
 			return fail("make it readable for root", "what was changed on the host is not known: %s", err)
 		}
-		if l.Has(instance.KindUnproven, d.node.pins().Dir) {
+		if l.Has(instance.KindPending, d.node.pins().Dir) {
 			return fail(runInit, "what is attached was never proven: the run that attached it was killed")
 		}
 		entries += len(l.Entries())

@@ -97,5 +97,5 @@ func (n *node) others() (list []string) {
 // neverProven reports whether a run that was killed left programs that it had not proven.
 func (n *node) neverProven() bool {
 	l, err := instance.OpenJournal(n.RunDir, false)
-	return err == nil && l.Has(instance.KindUnproven, n.pins().Dir)
+	return err == nil && l.Has(instance.KindPending, n.pins().Dir)
 }

@@ -27,24 +27,24 @@ type Kind string
 
 // The kinds. A former or a later version may have others: they are kept.
 const (
-	KindMkdir    Kind = "mkdir"    // a directory was created
-	KindDir      Kind = "dir"      // likewise, the state directory by natinit/apiserver
-	KindFile     Kind = "file"     // a file of ours was created
-	KindMount    Kind = "mount"    // Former is the mount's source
-	KindUmount   Kind = "umount"   // a mount of ours was undone
-	KindWrite    Kind = "write"    // a file was written (package units)
-	KindLink     Kind = "link"     // a symbolic link was created
-	KindRemove   Kind = "remove"   // a file was removed
-	KindRmdir    Kind = "rmdir"    // a directory was removed
-	KindEnable   Kind = "enable"   // a unit was enabled
-	KindDisable  Kind = "disable"  // a unit was disabled
-	KindReload   Kind = "reload"   // the service manager was reloaded
-	KindStop     Kind = "stop"     // a unit was stopped
-	KindProgram  Kind = "program"  // a program was attached: hook, id and tag
-	KindUnproven Kind = "unproven" // what is attached was not proven yet
+	KindMkdir   Kind = "mkdir"    // a directory was created
+	KindDir     Kind = "dir"      // likewise, the state directory by natinit/apiserver
+	KindFile    Kind = "file"     // a file of ours was created
+	KindMount   Kind = "mount"    // Former is the mount's source
+	KindUmount  Kind = "umount"   // a mount of ours was undone
+	KindWrite   Kind = "write"    // a file was written (package units)
+	KindLink    Kind = "link"     // a symbolic link was created
+	KindRemove  Kind = "remove"   // a file was removed
+	KindRmdir   Kind = "rmdir"    // a directory was removed
+	KindEnable  Kind = "enable"   // a unit was enabled
+	KindDisable Kind = "disable"  // a unit was disabled
+	KindReload  Kind = "reload"   // the service manager was reloaded
+	KindStop    Kind = "stop"     // a unit was stopped
+	KindProgram Kind = "program"  // a program was attached: hook, id and tag
+	KindPending Kind = "unproven" // what is attached was not proven yet
 )
 
-// Entry is one change, noted before it is made.
+// Entry is one change, recorded before it is made.
 type Entry struct {
 	Kind   Kind      `json:"kind"`
 	Target string    `json:"target"`           // path on the host, or name of a unit
@@ -55,12 +55,12 @@ type Entry struct {
 // IsDir reports whether a change is the creation of a directory.
 func (e Entry) IsDir() bool { return e.Kind == KindMkdir || e.Kind == KindDir }
 
-// Journal notes changes in a file, each before it is made. Not safe for
+// Journal records changes in a file, each before it is made. Not safe for
 // concurrent use: its users hold the instance's lock.
 type Journal struct {
 	path    string
-	durable bool     // a note is on disk before the change is made
-	outer   *Journal // notes the creation of this one's directory, which has no place for it yet; may be nil
+	durable bool     // an entry is on disk before the change is made
+	outer   *Journal // records the creation of this one's directory, which has no place for it yet; may be nil
 	entries []Entry
 }
 
@@ -68,7 +68,7 @@ type Journal struct {
 var ErrDamagedJournal = errors.New("damaged")
 
 // OpenJournal reads the journal in a directory; a missing one is empty. durable
-// is for changes that survive a loss of power, as their notes then must.
+// is for changes that survive a loss of power, as their entries then must.
 //
 // Of a damaged one it returns what can be recovered, with an error that matches
 // ErrDamagedJournal: RecoverJournal makes a new file of it.
@@ -97,7 +97,7 @@ func NewJournal(dir string, durable bool) *Journal {
 	return &Journal{path: filepath.Join(dir, JournalName), durable: durable}
 }
 
-// SetOuter has the creation of this journal's directory noted in another one.
+// SetOuter has the creation of this journal's directory recorded in another one.
 func (j *Journal) SetOuter(outer *Journal) { j.outer = outer }
 
 // decodeEntries reads a whole journal.
@@ -174,23 +174,23 @@ func RecoverJournal(dir string, durable bool) (j *Journal, warning string, err e
 	return j, warning, j.save()
 }
 
-// Entries are the noted changes, the oldest first.
+// Entries are the recorded changes, the oldest first.
 func (j *Journal) Entries() []Entry { return slices.Clone(j.entries) }
 
-// Has reports whether a change is noted.
+// Has reports whether a change is recorded.
 func (j *Journal) Has(kind Kind, target string) bool { return j.find(kind, target) >= 0 }
 
 func (j *Journal) find(kind Kind, target string) int {
 	return slices.IndexFunc(j.entries, func(e Entry) bool { return e.Kind == kind && e.Target == target })
 }
 
-// HasKind reports whether a change of a kind is noted.
+// HasKind reports whether a change of a kind is recorded.
 func (j *Journal) HasKind(kind Kind) bool {
 	return slices.ContainsFunc(j.entries, func(e Entry) bool { return e.Kind == kind })
 }
 
-// Record notes a change before it is made. A change that is
-// noted already keeps its first note: that one has the true former state.
+// Record records a change before it is made. A change that is
+// recorded already keeps its first entry: that one has the true former state.
 func (j *Journal) Record(kind Kind, target, former string) error {
 	if i := j.find(kind, target); i >= 0 {
 		if kind != KindMount || j.entries[i].Former == former {
@@ -201,7 +201,7 @@ func (j *Journal) Record(kind Kind, target, former string) error {
 	return j.append(kind, former, target)
 }
 
-// RecordAll notes several changes of a kind, without former states, in one write.
+// RecordAll records several changes of a kind, without former states, in one write.
 func (j *Journal) RecordAll(kind Kind, targets []string) error {
 	return j.append(kind, "", slices.DeleteFunc(slices.Clone(targets), func(t string) bool { return j.Has(kind, t) })...)
 }
@@ -221,7 +221,7 @@ func (j *Journal) add(kind Kind, target, former string) {
 }
 
 // ensureDir creates the journal's own directory, as the first change that it
-// notes.
+// records.
 func (j *Journal) ensureDir() error {
 	dir := filepath.Dir(j.path)
 	missing := Missing(dir)
@@ -241,12 +241,12 @@ func (j *Journal) ensureDir() error {
 	return nil
 }
 
-// Forget removes the note of a change that was undone.
+// Forget removes the entry of a change that was undone.
 func (j *Journal) Forget(kind Kind, target string) error {
 	return j.forget(func(e Entry) bool { return e.Kind == kind && e.Target == target })
 }
 
-// ForgetIf removes the notes of a kind for which gone reports true.
+// ForgetIf removes the entries of a kind for which gone reports true.
 func (j *Journal) ForgetIf(kind Kind, gone func(target string) bool) error {
 	return j.forget(func(e Entry) bool { return e.Kind == kind && gone(e.Target) })
 }
@@ -279,7 +279,7 @@ func (j *Journal) save() error {
 	data = append(data, '\n')
 	for _, path := range []string{j.path, backup} {
 		if err := WriteFile(path, data, Writing{Durable: j.durable, Temp: tempPrefix(JournalName)}); err != nil {
-			return fmt.Errorf("note a change: %w", err)
+			return fmt.Errorf("record a change: %w", err)
 		}
 	}
 	return nil
