@@ -50,7 +50,7 @@ func TestCommandRunsInTheLabsNamespaceAndCgroup(t *testing.T) {
 	}
 }
 
-func TestTheTestProcessStaysInItsOwnNamespace(t *testing.T) {
+func TestLabLeavesTheTestProcess(t *testing.T) {
 	before, err := os.Readlink("/proc/thread-self/ns/net")
 	if err != nil {
 		t.Fatal(err)
@@ -78,7 +78,7 @@ func TestTheTestProcessStaysInItsOwnNamespace(t *testing.T) {
 	}
 }
 
-func TestBPFFSIsAMountOfItsOwn(t *testing.T) {
+func TestLabHasItsOwnBPFFS(t *testing.T) {
 	l := lab.New(t)
 	var st unix.Statfs_t
 	if err := unix.Statfs(l.BPFFS, &st); err != nil {
@@ -94,7 +94,7 @@ func TestBPFFSIsAMountOfItsOwn(t *testing.T) {
 	}
 }
 
-func TestSocketsConnectWithinTheLabOnly(t *testing.T) {
+func TestLabSocketsConnectWithinOnly(t *testing.T) {
 	l := lab.New(t)
 	ctx := testContext(t)
 	if err := l.AddAddr("192.0.2.11/32", "2001:db8::11/128"); err != nil {
@@ -166,7 +166,7 @@ func isTimeoutOr(err, want error) bool {
 	return err != nil && strings.Contains(err.Error(), want.Error())
 }
 
-func TestPodsReachTheLabAndEachOther(t *testing.T) {
+func TestPodsReachLabAndEachOther(t *testing.T) {
 	l := lab.New(t)
 	ctx := testContext(t)
 	if err := l.AddAddr("192.0.2.11/32", "2001:db8::11/128"); err != nil {
@@ -216,7 +216,7 @@ func TestPodsReachTheLabAndEachOther(t *testing.T) {
 	}
 }
 
-func TestCloseKillsAndRemovesEverything(t *testing.T) {
+func TestCloseRemovesEverything(t *testing.T) {
 	lab.VerifyNoLeaks(t)
 	l := lab.New(t)
 	cmd := l.Command(t.Context(), "sh", "-c", "echo started; sleep 1000 & sleep 1000")
@@ -260,7 +260,7 @@ func TestCloseKillsAndRemovesEverything(t *testing.T) {
 	}
 }
 
-func TestCloseNeverRemovesWhatATestHasMounted(t *testing.T) {
+func TestCloseKeepsForeignMounts(t *testing.T) {
 	l := lab.New(t)
 	precious := t.TempDir()
 	file := filepath.Join(precious, "file")

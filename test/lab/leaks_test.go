@@ -86,7 +86,7 @@ func TestLeaksNamesWhatIsLeft(t *testing.T) {
 	}
 }
 
-func TestObjectsHeldElsewhereAreNoLeaks(t *testing.T) {
+func TestLeaksSpareObjectsHeldElsewhere(t *testing.T) {
 	l := lab.New(t) // its bpffs stands for a foreign one
 	before, err := lab.Take()
 	if err != nil {
@@ -117,7 +117,7 @@ func TestObjectsHeldElsewhereAreNoLeaks(t *testing.T) {
 	}
 }
 
-func TestSweepRemovesTheLabsOfDeadProcesses(t *testing.T) {
+func TestSweepRemovesLabsOfDeadProcesses(t *testing.T) {
 	alive := lab.New(t)
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), "FH_LAB_DIE=1")
@@ -148,7 +148,7 @@ func TestSweepRemovesTheLabsOfDeadProcesses(t *testing.T) {
 	}
 }
 
-func TestObjectsPinnedInAnotherMountNamespaceAreNoLeaks(t *testing.T) {
+func TestLeaksSpareObjectsPinnedElsewhere(t *testing.T) {
 	l := lab.New(t)
 	before, err := lab.Take()
 	if err != nil {

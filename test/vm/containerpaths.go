@@ -3,8 +3,8 @@ package vm
 // containerPaths are those of package container. Their files are made before: make image.
 var containerPaths = []Path{
 	{Name: "container", Packages: []string{"runc", "containerd"}, Modules: []string{"veth"}, Stages: []Stage{
-		{Suite: containers("containers", "ContainerdTakesTheImage|TheInitContainer|OneCapabilityLess|TheMemoryLimit|ASyscallLess|LeaveItInstalled"), Put: containerFiles},
-		{Suite: containers("after", "TheNextBoot"), Put: containerFiles},
+		{Suite: containers("containers", "ImageInContainerd|InitContainer|InitContainerWithoutCapability|InitContainerMemoryLimit|InitContainerWithoutSyscall|InstalledStays"), Put: containerFiles},
+		{Suite: containers("after", "InstalledServesNextBoot"), Put: containerFiles},
 	}},
 }
 

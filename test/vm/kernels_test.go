@@ -9,7 +9,7 @@ import (
 )
 
 // An image brings its modules along if it lies where packages put it.
-func TestGivenKernelFindsItsModules(t *testing.T) {
+func TestKernelGivenFindsItsModules(t *testing.T) {
 	arm := make([]byte, 64)
 	copy(arm[56:], "ARM\x64")
 	image := string(arm) + "Linux version 5.3.0-1 (x)"

@@ -14,7 +14,7 @@ var runtimePaths = []Path{
 		{Suite: patient(boot("purge", "RuntimePurge")), Put: withKube(withPackages)},
 	}},
 	{Name: "pod", Packages: slices.Concat(containerPaths[0].Packages, []string{"nftables"}), Modules: slices.Concat(containerPaths[0].Modules, socketModules, []string{"nf_tables"}), Stages: []Stage{
-		{Suite: patient(containers("pod", "ContainerdTakesTheImage|TheRuntimesPod")), Put: withKube(containerFiles)},
+		{Suite: patient(containers("pod", "ImageInContainerd|RuntimePod")), Put: withKube(containerFiles)},
 	}},
 }
 

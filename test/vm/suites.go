@@ -33,6 +33,7 @@ var Suites = []Suite{
 	{Name: "sockets", Package: "runtime/sockets", Seconds: 480},
 	{Name: "kernel", Package: "kernel", Seconds: 240, Files: []string{"docs/kernels.md"}},
 	{Name: "mounts", Package: "mounts", Seconds: 240},
+	{Name: "ns", Package: "mounts/ns", Seconds: 60},
 	{Name: "lab", Package: "test/lab", Seconds: 240},
 }
 

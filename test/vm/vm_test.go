@@ -46,7 +46,7 @@ func TestTooOld(t *testing.T) {
 	}
 }
 
-func TestReportIsGreenOnlyIfAllPassed(t *testing.T) {
+func TestReportGreenOnlyIfAllPassed(t *testing.T) {
 	passed := Result{Kernel: "6.1", Suite: "bpf", Verdict: Passed, Detail: "36 tests", Took: 1500 * time.Millisecond}
 	for _, tc := range []struct {
 		name    string
@@ -66,7 +66,7 @@ func TestReportIsGreenOnlyIfAllPassed(t *testing.T) {
 	}
 }
 
-func TestLogsOfOtherSuitesStay(t *testing.T) {
+func TestReportKeepsLogsOfOtherSuites(t *testing.T) {
 	logs := filepath.Join(t.TempDir(), "5.3.0")
 	files := func() (names []string) {
 		entries, err := os.ReadDir(logs)

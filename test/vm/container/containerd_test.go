@@ -15,9 +15,9 @@ func runtimeDefault(container string) string {
 	return workDir + "/runtime-default-" + container + ".json"
 }
 
-// TestContainerdTakesTheImage: it is imported as a node's would be, and a container is made of it, whose seccomp profile
+// TestImageInContainerd: it is imported as a node's would be, and a container is made of it, whose seccomp profile
 // is then that of RuntimeDefault for all other tests.
-func TestContainerdTakesTheImage(t *testing.T) {
+func TestImageInContainerd(t *testing.T) {
 	n := newNode(t)
 	ctr := n.startContainerd()
 	ctr("images", "import", "--snapshotter", "native", filesDir+"/firsthop-oci.tar")

@@ -40,8 +40,8 @@ func (n *node) propagation(kind string) {
 	n.Cleanup(func() { n.done("mount", "--make-rshared", "/sys") })
 }
 
-// TestTheInitContainer: by every way to the host, whatever propagation there is, with and without a bpffs.
-func TestTheInitContainer(t *testing.T) {
+// TestInitContainer: by every way to the host, whatever propagation there is, with and without a bpffs.
+func TestInitContainer(t *testing.T) {
 	n := newNode(t)
 	if saw := kube.Visit(server); saw != greeting {
 		t.Fatalf("the stand-in API server says %q", saw)
@@ -181,9 +181,9 @@ func (n *node) installed() {
 	}
 }
 
-// TestOneCapabilityLess takes each capability of the manifest away in turn. It says so, with an exit code of its own, and
+// TestInitContainerWithoutCapability takes each capability of the manifest away in turn. It says so, with an exit code of its own, and
 // leaves nothing behind that serves; or it isn't needed on this node, and docs/container.md says where it is.
-func TestOneCapabilityLess(t *testing.T) {
+func TestInitContainerWithoutCapability(t *testing.T) {
 	n := newNode(t)
 	memcg := !below(t, 5, 11)
 	rows := []struct {
@@ -245,9 +245,9 @@ func TestOneCapabilityLess(t *testing.T) {
 	}
 }
 
-// TestTheMemoryLimit: what the manifest has leaves room, which the other tests show; with half of it a first init, the
+// TestInitContainerMemoryLimit: what the manifest has leaves room, which the other tests show; with half of it a first init, the
 // dearest of all, is still done; with less it is told why it is not.
-func TestTheMemoryLimit(t *testing.T) {
+func TestInitContainerMemoryLimit(t *testing.T) {
 	n := newNode(t)
 	half := manifest(t).Spec.Template.Spec.InitContainers[0].Resources.Limits["memory"]
 	half = fmt.Sprintf("%dMi", bytesOf(t, half)>>21)
@@ -282,8 +282,8 @@ func TestTheMemoryLimit(t *testing.T) {
 	}
 }
 
-// TestASyscallLess takes a system call out of our seccomp profile.
-func TestASyscallLess(t *testing.T) {
+// TestInitContainerWithoutSyscall takes a system call out of our seccomp profile.
+func TestInitContainerWithoutSyscall(t *testing.T) {
 	n := newNode(t)
 	for _, row := range []struct {
 		name    string
@@ -338,8 +338,8 @@ func (n *node) profileWithout(name string) string {
 	return rel
 }
 
-// TestLeaveItInstalled leaves to the next boot what a container has installed.
-func TestLeaveItInstalled(t *testing.T) {
+// TestInstalledStays leaves to the next boot what a container has installed.
+func TestInstalledStays(t *testing.T) {
 	n := newNodeThatStays(t)
 	n.start(addressed(t)).ends(0)
 	n.serves()
@@ -347,8 +347,8 @@ func TestLeaveItInstalled(t *testing.T) {
 	unix.Sync()
 }
 
-// TestTheNextBoot is for the boot after that: no container has run in it.
-func TestTheNextBoot(t *testing.T) {
+// TestInstalledServesNextBoot is for the boot after that: no container has run in it.
+func TestInstalledServesNextBoot(t *testing.T) {
 	n := newNodeThatStays(t)
 	saw, err := os.ReadFile(kubeletSaw)
 	n.must(err)

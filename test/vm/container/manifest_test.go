@@ -295,8 +295,8 @@ func merge(t *testing.T, base, patch any) any {
 
 func is(b *bool) bool { return b != nil && *b }
 
-// TestTheManifestAsksForLittle holds the manifest to what docs/container.md promises.
-func TestTheManifestAsksForLittle(t *testing.T) {
+// TestManifestAsksForLittle holds the manifest to what docs/container.md promises.
+func TestManifestAsksForLittle(t *testing.T) {
 	for _, patches := range [][]string{nil, {"host-proc.yaml"}, {"localhost-seccomp.yaml"}, {"host-proc.yaml", "localhost-seccomp.yaml"}} {
 		p := manifest(t, patches...).Spec.Template.Spec
 		c := p.InitContainers[0]
@@ -344,8 +344,8 @@ func seccompOf(p pod, c container) profile {
 	return profile{"Unconfined", ""}
 }
 
-// TestTheDocsNameEveryCapability compares docs/container.md with the manifest.
-func TestTheDocsNameEveryCapability(t *testing.T) {
+// TestManifestCapabilitiesInDocs compares docs/container.md with the manifest.
+func TestManifestCapabilitiesInDocs(t *testing.T) {
 	docs, err := os.ReadFile("../../../docs/container.md")
 	if err != nil {
 		if _, missing := os.Stat(filesDir); missing == nil {

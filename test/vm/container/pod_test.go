@@ -21,9 +21,9 @@ import (
 	"github.com/firsthop/firsthop/test/vm/kube"
 )
 
-// TestTheRuntimesPod does with the pod of deploy/runtime what a DaemonSet and a kubelet do, beside a real API server and
+// TestRuntimePod does with the pod of deploy/runtime what a DaemonSet and a kubelet do, beside a real API server and
 // with nothing but the rights of its manifests.
-func TestTheRuntimesPod(t *testing.T) {
+func TestRuntimePod(t *testing.T) {
 	n := newNode(t)
 	kube.Prepare(t)
 	n.done("systemctl", "start", "etcd.service", "apiserver.service")

@@ -24,7 +24,7 @@ type where struct {
 // runtimeSpec is what kubelet and containerd make of a container of a pod.
 //
 // SELinux and AppArmor are left out: they are not active in these systems. runc has no default seccomp profile, so that
-// RuntimeDefault stands for containerd's, see TestContainerdTakesTheImage.
+// RuntimeDefault stands for containerd's, see TestImageInContainerd.
 func runtimeSpec(t *testing.T, p pod, c container, image imageConfig, at where) spec {
 	t.Helper()
 	namespaces := []spec{{"type": "mount"}, {"type": "ipc"}, {"type": "uts"}, {"type": "cgroup"}}

@@ -102,8 +102,8 @@ func there(t *testing.T, feature string) bool {
 	return answers()[feature]
 }
 
-// TestFeaturesAreThoseOfTheVersion fails when a probe says no to what the kernel has, or yes to what it hasn't.
-func TestFeaturesAreThoseOfTheVersion(t *testing.T) {
+// TestFeaturesOfTheVersion fails when a probe says no to what the kernel has, or yes to what it hasn't.
+func TestFeaturesOfTheVersion(t *testing.T) {
 	needsMachine(t)
 	c := check(t)
 	if c.Kernel.Verdict != "supported" {

@@ -24,9 +24,9 @@ const (
 	one, another = "192.0.2.11", "192.0.2.12"
 )
 
-// TestTheRuntimeServesServicesOnEveryRung runs the runtime beside a stand-in for the API server as a service manager
+// TestRuntimeOnEveryRung runs the runtime beside a stand-in for the API server as a service manager
 // does, kills it, starts it again, and removes all after it was killed.
-func TestTheRuntimeServesServicesOnEveryRung(t *testing.T) {
+func TestRuntimeOnEveryRung(t *testing.T) {
 	needsMachine(t)
 	addAddrs(t, hostAddr, one, another)
 	authority, err := standin.NewAuthority(netip.MustParseAddr("10.96.0.1"))

@@ -52,9 +52,9 @@ func forbid(features string, line ...string) []string {
 	return line
 }
 
-// TestTheServiceAnswersOnEveryRung goes from a bare machine to one that serves, and back, by the lower rung of each
+// TestInitOnEveryRung goes from a bare machine to one that serves, and back, by the lower rung of each
 // ladder too: so the way that old kernels take is tried on every kernel.
-func TestTheServiceAnswersOnEveryRung(t *testing.T) {
+func TestInitOnEveryRung(t *testing.T) {
 	needsMachine(t)
 	echo(t, "tcp", "b4", server4)
 	echo(t, "tcp", "b6", server6)

@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestRefusesAKernelThatIsTooOld runs on kernels below the minimum. On others, uname(2) is made to say 2.6: the version
+// TestInitRefusesOldKernel runs on kernels below the minimum. On others, uname(2) is made to say 2.6: the version
 // alone refuses a node, whatever the probes find.
-func TestRefusesAKernelThatIsTooOld(t *testing.T) {
+func TestInitRefusesOldKernel(t *testing.T) {
 	needsMachine(t)
 	refuses := func(line ...string) {
 		t.Helper()
@@ -38,8 +38,8 @@ func leftAlone(t *testing.T, before traces) {
 	takeTraces(t).wantSame(t, "a refusal and uninstall", before)
 }
 
-// TestRefusesAKernelThatLacksWhatIsNeeded: a version that is new enough does not help.
-func TestRefusesAKernelThatLacksWhatIsNeeded(t *testing.T) {
+// TestInitRefusesKernelWithoutFeature: a version that is new enough does not help.
+func TestInitRefusesKernelWithoutFeature(t *testing.T) {
 	needsMachine(t)
 	for _, feature := range []string{"connect4", "recvmsg6", "map-lru-hash", "bpffs"} {
 		before := takeTraces(t)
