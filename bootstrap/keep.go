@@ -42,7 +42,7 @@ func (s *stage) keepGood(ctx context.Context) error {
 		if err != nil || !found || !nat.InitIndexes.Contains(index) {
 			continue // new, or somebody else's, whose backends are merged
 		}
-		have := state.Backends(state.Words[bpf.ServiceStateAt(index, false)])
+		have := state.Backends(state.ServiceStates[bpf.ServiceStateAt(index, false)])
 		live := s.answering(ctx, have)
 		if s.settings.prove == proof.Translated && len(live) > 0 {
 			s.keep(svc, live)

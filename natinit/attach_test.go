@@ -308,8 +308,8 @@ func (n *node) wantWhole(t testing.TB, f bpf.Features, b bpf.Balancer) {
 	if files != len(pinned) {
 		t.Errorf("pins of another name: %v", s.Pins)
 	}
-	if len(s.Table.Words) != 4 || len(s.Table.Sets) != 4 || len(s.Table.Frontends) != 8 {
-		t.Errorf("%d words, %d sets, %d frontends, want 4, 4, 8", len(s.Table.Words), len(s.Table.Sets), len(s.Table.Frontends))
+	if len(s.Table.ServiceStates) != 4 || len(s.Table.Sets) != 4 || len(s.Table.Frontends) != 8 {
+		t.Errorf("%d words, %d sets, %d frontends, want 4, 4, 8", len(s.Table.ServiceStates), len(s.Table.Sets), len(s.Table.Frontends))
 	}
 }
 

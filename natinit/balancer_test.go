@@ -247,7 +247,7 @@ func TestBalancerAppliesSourceRanges(t *testing.T) {
 	for i, r := range []string{"198.51.100.0/30", "2001:db8:1::1/128", "198.51.100.0/30", "2001:db8:1::1/128"} {
 		k := svcs[i].Frontends[0]
 		svcs[i].Flags = map[bpf.FrontendKey]bpf.FrontendFlags{k: bpf.FrontendSourceRange}
-		svcs[i].Ranges = []netip.Prefix{netip.MustParsePrefix(r), netip.PrefixFrom(k.Addr.Addr(), k.Addr.Addr().BitLen())}
+		svcs[i].SourceRanges = []netip.Prefix{netip.MustParsePrefix(r), netip.PrefixFrom(k.Addr.Addr(), k.Addr.Addr().BitLen())}
 	}
 	m := n.serve(t, bpf.Balancer{UDP: true}, svcs...)
 	near, far := n.newPod(t, 1), n.newPod(t, 9)

@@ -68,13 +68,13 @@ func fill(f bpf.Features, old, grown *bpf.Maps) error {
 		part.Frontends = state.Frontends
 	}
 	if lacks(bpf.MapService) {
-		part.Words = state.Words
+		part.ServiceStates = state.ServiceStates
 	}
 	if lacks(bpf.MapBackend) {
 		part.Sets = state.Sets
 	}
 	if lacks(bpf.MapSourceRange) {
-		part.Ranges = state.Ranges
+		part.SourceRanges = state.SourceRanges
 	}
 	if err := nat.Fill(nat.NewKernel(grown, f), part); err != nil {
 		return err

@@ -226,7 +226,7 @@ func TestGrowTakesRangesAlong(t *testing.T) {
 	if got := grown.Map(bpf.MapSourceRange).MaxEntries(); got != 1<<17 {
 		t.Errorf("the trie has %d entries", got)
 	}
-	if s := mustReadMaps(t, grown, f); !s.Ranges[key] || len(s.Frontends) == 0 {
+	if s := mustReadMaps(t, grown, f); !s.SourceRanges[key] || len(s.Frontends) == 0 {
 		t.Errorf("%+v", s)
 	}
 }

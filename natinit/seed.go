@@ -122,7 +122,7 @@ func PlanSeed(state *nat.State, cfg SeedConfig) (*nat.Plan, []SeededService, err
 		if err != nil {
 			return nil, nil, err
 		}
-		former := p.State().Backends(p.State().Words[bpf.ServiceStateAt(before, false)])
+		former := p.State().Backends(p.State().ServiceStates[bpf.ServiceStateAt(before, false)])
 		if err := ensure(p, svc, cfg.Merge, before, former); err != nil {
 			return nil, nil, err
 		}
@@ -206,7 +206,7 @@ func describe(state *nat.State, svc nat.Service, index uint32, existed bool, for
 	for _, k := range state.FrontendsOf(index) {
 		s.Frontends = append(s.Frontends, k.String())
 	}
-	s.Backends = state.Backends(state.Words[bpf.ServiceStateAt(index, false)])
+	s.Backends = state.Backends(state.ServiceStates[bpf.ServiceStateAt(index, false)])
 	switch {
 	case !existed:
 		s.Change = attach.Added

@@ -76,7 +76,7 @@ func (r *run) seenStatus(since time.Time) admin.Status {
 	st.Adopted = w.Adopted
 	st.Table = admin.Table{
 		Ports: w.Ports, Frontends: w.Frontends, Backends: w.Backends, Flushes: w.Flushes, Repairs: w.Repairs, Reloads: w.Reloads,
-		Room: admin.Room{Frontends: w.Room.Frontends, Backends: w.Room.Backends, Ranges: w.Room.Ranges}, MostRoom: bpf.MaxEntries,
+		Room: admin.Room{Frontends: w.Room.Frontends, Backends: w.Room.Backends, Ranges: w.Room.SourceRanges}, MostRoom: bpf.MaxEntries,
 	}
 	for _, p := range w.ServiceRange {
 		st.Table.ServiceRange = append(st.Table.ServiceRange, p.String())

@@ -220,7 +220,7 @@ func (d *doctor) apiBackends() []string {
 	}
 	var out []string
 	for index := range apiIndexes(d.state, d.last, d.StateDir, d.cfg.Runtime) {
-		for _, b := range d.state.Backends(d.state.Words[bpf.ServiceStateAt(index, false)]) {
+		for _, b := range d.state.Backends(d.state.ServiceStates[bpf.ServiceStateAt(index, false)]) {
 			out = append(out, b.String())
 		}
 	}

@@ -223,7 +223,7 @@ func (d *doctor) table(ctx context.Context) Finding {
 	case len(loose) > 0:
 		return warn(mend, "%d entries are left over: nothing leads to them", len(loose)).because(Few(loose))
 	}
-	return ok("%d frontends, %d words, %d sets, %d source ranges: each leads where it should", len(d.state.Frontends), len(d.state.Words), len(d.state.Sets), len(d.state.Ranges))
+	return ok("%d frontends, %d service states, %d sets, %d source ranges: each leads where it should", len(d.state.Frontends), len(d.state.ServiceStates), len(d.state.Sets), len(d.state.SourceRanges))
 }
 
 // both are the texts that two lists have.
@@ -249,9 +249,9 @@ func (d *doctor) room(context.Context) Finding {
 		what       string
 		used, room int
 	}{
-		{"frontends", len(d.state.Frontends), d.state.Room.Frontends},
-		{"backends", backends, d.state.Room.Backends},
-		{"source ranges", len(d.state.Ranges), d.state.Room.Ranges},
+		{"frontends", len(d.state.Frontends), d.state.Capacity.Frontends},
+		{"backends", backends, d.state.Capacity.Backends},
+		{"source ranges", len(d.state.SourceRanges), d.state.Capacity.SourceRanges},
 		{"Services of the runtime", len(ofRuntime), int(d.state.Services) - int(nat.RuntimeIndexes.First)},
 		{"Services of init", len(indexes) - len(ofRuntime), int(nat.InitIndexes.Last)},
 	} {
@@ -280,7 +280,7 @@ func (d *doctor) backends(ctx context.Context) Finding {
 	}
 	var endpoints []apiserver.Endpoint
 	for _, index := range indexes {
-		backends := d.state.Backends(d.state.Words[bpf.ServiceStateAt(index, false)])
+		backends := d.state.Backends(d.state.ServiceStates[bpf.ServiceStateAt(index, false)])
 		if len(backends) == 0 {
 			return fail(runInit, "the API service has no backend at index %d: %s", index, d.state.FrontendsOf(index))
 		}

@@ -38,7 +38,7 @@ func inspectTable(s *nat.State) (broken, loose []string) {
 		}
 	}
 	led := map[uint32]bool{} // sets that a word leads to
-	for at, w := range s.Words {
+	for at, w := range s.ServiceStates {
 		index := at / 2
 		if w.Count() > 0 {
 			led[w.Set()] = true
@@ -54,7 +54,7 @@ func inspectTable(s *nat.State) (broken, loose []string) {
 			loose = append(loose, fmt.Sprintf("no word leads to set %d", id))
 		}
 	}
-	for r := range s.Ranges {
+	for r := range s.SourceRanges {
 		if r.Index != bpf.IndexServiceCIDR && r.Index != bpf.IndexServiceExcept && !limited[r.Index] {
 			loose = append(loose, fmt.Sprintf("source range %s of index %d has no frontend", r.Prefix(), r.Index))
 		}

@@ -22,8 +22,8 @@ func richTable(t *testing.T) *nat.State {
 		{Frontends: []bpf.FrontendKey{a}, VIPs: []netip.Addr{a.Addr.Addr()}, Backends: backends, Affinity: time.Hour},
 		{Frontends: []bpf.FrontendKey{b}, Backends: backends, Sticky: true},
 		{Frontends: []bpf.FrontendKey{c, front("192.0.2.1:80", bpf.TCP)}, Backends: backends, Local: backends[:1],
-			Flags:  map[bpf.FrontendKey]bpf.FrontendFlags{c: bpf.FrontendLocalPolicy | bpf.FrontendSourceRange},
-			Ranges: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}},
+			Flags:        map[bpf.FrontendKey]bpf.FrontendFlags{c: bpf.FrontendLocalPolicy | bpf.FrontendSourceRange},
+			SourceRanges: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}},
 		{Frontends: []bpf.FrontendKey{front("10.96.0.4:80", bpf.TCP)}, AllowEmpty: true},
 		{Frontends: []bpf.FrontendKey{front("10.96.0.5:80", bpf.TCP)}, Backends: backends, Local: []netip.AddrPort{}},
 	} {
@@ -47,7 +47,7 @@ func TestATableOfThePlannersIsWhole(t *testing.T) {
 func TestWhatIsWrongWithATable(t *testing.T) {
 	key := func(s string) bpf.FrontendKey { return bpf.FrontendKeyOf(netip.MustParseAddrPort(s), bpf.TCP) }
 	setOf := func(s *nat.State, frontend bpf.FrontendKey) map[uint32]bpf.Backend {
-		return s.Sets[s.Words[bpf.ServiceStateAt(s.Frontends[frontend].Index, false)].Set()]
+		return s.Sets[s.ServiceStates[bpf.ServiceStateAt(s.Frontends[frontend].Index, false)].Set()]
 	}
 	dns := bpf.FrontendKeyOf(netip.MustParseAddrPort("10.96.0.2:53"), bpf.UDP)
 	withoutMembers := func(set map[uint32]bpf.Backend) {
@@ -60,7 +60,9 @@ func TestWhatIsWrongWithATable(t *testing.T) {
 		says   string
 	}{
 		{"a slot is empty", func(s *nat.State) { delete(setOf(s, key("10.96.0.3:80")), 1) }, true, "slot 1 is empty"},
-		{"a set is not there", func(s *nat.State) { delete(s.Sets, s.Words[bpf.ServiceStateAt(s.Frontends[dns].Index, false)].Set()) }, true, "slot 0 is empty"},
+		{"a set is not there", func(s *nat.State) {
+			delete(s.Sets, s.ServiceStates[bpf.ServiceStateAt(s.Frontends[dns].Index, false)].Set())
+		}, true, "slot 0 is empty"},
 		{"a sticky frontend's backends have no entries by id", func(s *nat.State) { withoutMembers(setOf(s, dns)) }, true, "by its id"},
 		{"affinity without entries by id", func(s *nat.State) { withoutMembers(setOf(s, key("10.96.0.1:80"))) }, true, "by its id"},
 		{"affinity without its time", func(s *nat.State) { delete(setOf(s, key("10.96.0.1:80")), bpf.SlotAffinity) }, true, "for how long"},
@@ -75,7 +77,7 @@ func TestWhatIsWrongWithATable(t *testing.T) {
 		{"words without a frontend", func(s *nat.State) { delete(s.Frontends, key("10.96.0.5:80")) }, false, "have no frontend"},
 		{"a set that no word leads to", func(s *nat.State) { s.Sets[99999] = map[uint32]bpf.Backend{} }, false, "set 99999"},
 		{"source ranges of nobody's", func(s *nat.State) {
-			s.Ranges[bpf.SourceRangeKeyOf(3000, netip.MustParsePrefix("192.0.2.0/24"))] = true
+			s.SourceRanges[bpf.SourceRangeKeyOf(3000, netip.MustParsePrefix("192.0.2.0/24"))] = true
 		}, false, "192.0.2.0/24"},
 	} {
 		s := richTable(t)

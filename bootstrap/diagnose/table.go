@@ -99,7 +99,7 @@ func tableOf(state *nat.State, maps *bpf.Maps, indexes []uint32) ([]TableService
 		}
 	}
 	ranges := map[uint32][]string{}
-	for r := range state.Ranges {
+	for r := range state.SourceRanges {
 		ranges[r.Index] = append(ranges[r.Index], r.Prefix().String())
 	}
 	out := make([]TableService, 0, len(indexes))
@@ -115,11 +115,11 @@ func tableOf(state *nat.State, maps *bpf.Maps, indexes []uint32) ([]TableService
 			isLocal := flags&bpf.FrontendLocalPolicy != 0
 			local, cluster = local || isLocal, cluster || !isLocal
 		}
-		word := state.Words[bpf.ServiceStateAt(index, !cluster && local)]
+		word := state.ServiceStates[bpf.ServiceStateAt(index, !cluster && local)]
 		ts.Backends = backendsOf(state, word)
 		ts.Affinity = int(state.AffinityOf(word) / time.Second)
 		if cluster && local {
-			ts.Local = backendsOf(state, state.Words[bpf.ServiceStateAt(index, true)])
+			ts.Local = backendsOf(state, state.ServiceStates[bpf.ServiceStateAt(index, true)])
 		}
 		if err := maps.Map(bpf.MapCounter).Lookup(index, &ts.Counters); err != nil {
 			return nil, fmt.Errorf("read counters of service %d: %w", index, err)

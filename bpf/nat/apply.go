@@ -41,16 +41,16 @@ func (a *Applied) write() error {
 			return fmt.Errorf("write %d backends: %w", len(keys), err)
 		}
 	}
-	if len(p.NewRanges) > 0 {
-		if err := s.PutRanges(p.NewRanges); err != nil {
-			return fmt.Errorf("write %d source ranges: %w", len(p.NewRanges), err)
+	if len(p.NewSourceRanges) > 0 {
+		if err := s.PutSourceRanges(p.NewSourceRanges); err != nil {
+			return fmt.Errorf("write %d source ranges: %w", len(p.NewSourceRanges), err)
 		}
 	}
 	leaving, changed, added := a.puts()
 	if err := a.leave(leaving); err != nil {
 		return err
 	}
-	if err := putWords(s, p.Words); err != nil {
+	if err := putStates(s, p.ServiceStates); err != nil {
 		return err
 	}
 	if err := s.ChangeFrontends(split(changed)); err != nil {
@@ -69,8 +69,8 @@ func (a *Applied) write() error {
 	return nil
 }
 
-// leave has frontends stop using the word for local traffic before that changes, and waits for the programs that have
-// read them as they were: where a Local policy had ended, the word led to all backends (see keepLocal), and is to lead to
+// leave has frontends stop using the state for local traffic before that changes, and waits for the programs that have
+// read them as they were: where a Local policy had ended, the state led to all backends (see keepLocal), and is to lead to
 // local ones now, for others.
 func (a *Applied) leave(leaving []FrontendPut) error {
 	if len(leaving) == 0 {
@@ -82,22 +82,22 @@ func (a *Applied) leave(leaving []FrontendPut) error {
 	return a.store.Synchronize()
 }
 
-// puts are the frontends that stop using a word for local traffic which changes, the others that change, and those that
+// puts are the frontends that stop using a state for local traffic which changes, the others that change, and those that
 // come.
 func (a *Applied) puts() (leaving, changed, added []FrontendPut) {
 	if !slices.ContainsFunc(a.plan.Puts, func(p FrontendPut) bool { return p.Former != nil }) {
 		return nil, nil, a.plan.Puts
 	}
-	words := make(map[uint32]bool, len(a.plan.Words))
-	for _, w := range a.plan.Words {
-		words[w.At] = true
+	states := make(map[uint32]bool, len(a.plan.ServiceStates))
+	for _, w := range a.plan.ServiceStates {
+		states[w.At] = true
 	}
 	for _, put := range a.plan.Puts {
 		switch {
 		case put.Former == nil:
 			added = append(added, put)
 		case put.Former.Index == put.Frontend.Index && put.Former.Flags&^put.Frontend.Flags&bpf.FrontendLocalPolicy != 0 &&
-			words[bpf.ServiceStateAt(put.Frontend.Index, true)]:
+			states[bpf.ServiceStateAt(put.Frontend.Index, true)]:
 			leaving = append(leaving, put)
 		default:
 			changed = append(changed, put)
@@ -107,22 +107,22 @@ func (a *Applied) puts() (leaving, changed, added []FrontendPut) {
 }
 
 // Commit waits until no program uses what the plan replaced any more (an RCU
-// grace period, some 10 ms) and removes it: words that no frontend points to,
+// grace period, some 10 ms) and removes it: states that no frontend points to,
 // source ranges, sets. The plan stays carried out if it fails: what is left over
 // is collected by the next planner. It may run beside a later plan that brings
 // no frontends and needs none of what goes.
-func (a *Applied) Commit() error { return Retire(a.store, a.plan) }
+func (a *Applied) Commit() error { return Reclaim(a.store, a.plan) }
 
-// Retire is Commit for plans that were applied one after the other: they share one grace period.
-func Retire(store Store, plans ...*Plan) error {
-	var words []WordChange
+// Reclaim is Commit for plans that were applied one after the other: they share one grace period.
+func Reclaim(store Store, plans ...*Plan) error {
+	var states []StateChange
 	var ranges []bpf.SourceRangeKey
 	var keys []bpf.BackendKey
 	waits := false
 	for _, p := range plans {
 		old, _ := flatten(p.OldSets)
-		words, ranges, keys = append(words, p.LastWords...), append(ranges, p.OldRanges...), append(keys, old...)
-		waits = waits || p.Retires()
+		states, ranges, keys = append(states, p.DeferredStates...), append(ranges, p.OldSourceRanges...), append(keys, old...)
+		waits = waits || p.HasDeferred()
 	}
 	if !waits {
 		return nil
@@ -130,11 +130,11 @@ func Retire(store Store, plans ...*Plan) error {
 	if err := store.Synchronize(); err != nil {
 		return fmt.Errorf("wait for programs that use what was replaced: %w", err)
 	}
-	if err := putWords(store, words); err != nil {
+	if err := putStates(store, states); err != nil {
 		return err
 	}
 	if len(ranges) > 0 {
-		if err := store.DeleteRanges(ranges); err != nil {
+		if err := store.DeleteSourceRanges(ranges); err != nil {
 			return fmt.Errorf("remove %d source ranges: %w", len(ranges), err)
 		}
 	}
@@ -156,14 +156,14 @@ func (a *Applied) Rollback() error {
 	}
 	leaving, changed, added := a.puts()
 	errs = append(errs, a.takeBackPuts(changed, added))
-	errs = append(errs, putWords(s, inverse(p.Words)))
+	errs = append(errs, putStates(s, inverse(p.ServiceStates)))
 	if keys, _ := split(leaving); len(keys) > 0 {
 		errs = append(errs, s.ChangeFrontends(keys, formers(leaving)))
 	}
-	if len(p.NewRanges) > 0 {
-		ranges := slices.Clone(p.NewRanges)
-		slices.Reverse(ranges) // as OldRanges are ordered
-		errs = append(errs, s.DeleteRanges(ranges))
+	if len(p.NewSourceRanges) > 0 {
+		ranges := slices.Clone(p.NewSourceRanges)
+		slices.Reverse(ranges) // as OldSourceRanges are ordered
+		errs = append(errs, s.DeleteSourceRanges(ranges))
 	}
 	if keys, _ := flatten(p.NewSets); len(keys) > 0 {
 		errs = append(errs, s.Synchronize(), s.DeleteBackends(keys))
@@ -193,24 +193,24 @@ func formers(puts []FrontendPut) []bpf.Frontend {
 	return out
 }
 
-func putWords(s Store, changes []WordChange) error {
+func putStates(s Store, changes []StateChange) error {
 	if len(changes) == 0 {
 		return nil
 	}
-	at, words := make([]uint32, len(changes)), make([]bpf.ServiceState, len(changes))
+	at, states := make([]uint32, len(changes)), make([]bpf.ServiceState, len(changes))
 	for i, c := range changes {
-		at[i], words[i] = c.At, c.To
+		at[i], states[i] = c.At, c.To
 	}
-	if err := s.PutWords(at, words); err != nil {
+	if err := s.PutServiceStates(at, states); err != nil {
 		return fmt.Errorf("switch services: %w", err)
 	}
 	return nil
 }
 
-func inverse(changes []WordChange) []WordChange {
-	var out []WordChange
+func inverse(changes []StateChange) []StateChange {
+	var out []StateChange
 	for _, c := range slices.Backward(changes) {
-		out = append(out, WordChange{At: c.At, From: c.To, To: c.From})
+		out = append(out, StateChange{At: c.At, From: c.To, To: c.From})
 	}
 	return out
 }

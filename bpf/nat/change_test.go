@@ -28,7 +28,7 @@ func newSeeker(t testing.TB, frontends *ebpf.Map, key bpf.FrontendKey, a, b bpf.
 	t.Cleanup(func() { seen.Close() })
 	raw, err := binary.Append(nil, binary.LittleEndian, key)
 	must(t, err)
-	word := func(fe bpf.Frontend) int64 { return int64(uint64(fe.Index) | uint64(fe.Flags)<<32) }
+	state := func(fe bpf.Frontend) int64 { return int64(uint64(fe.Index) | uint64(fe.Flags)<<32) }
 	ins := asm.Instructions{
 		asm.StoreImm(asm.RFP, -28, 0, asm.Word),
 		asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, -28),
@@ -52,9 +52,9 @@ func newSeeker(t testing.TB, frontends *ebpf.Map, key bpf.FrontendKey, a, b bpf.
 		asm.StoreXAdd(asm.R6, asm.R1, asm.DWord),
 		asm.Ja.Label("out"),
 		asm.LoadMem(asm.R2, asm.R0, 0, asm.DWord).WithSymbol("there"),
-		asm.LoadImm(asm.R3, word(a), asm.DWord),
+		asm.LoadImm(asm.R3, state(a), asm.DWord),
 		asm.JEq.Reg(asm.R2, asm.R3, "out"),
-		asm.LoadImm(asm.R3, word(b), asm.DWord),
+		asm.LoadImm(asm.R3, state(b), asm.DWord),
 		asm.JEq.Reg(asm.R2, asm.R3, "out"),
 		asm.Add.Imm(asm.R6, 16),
 		asm.StoreXAdd(asm.R6, asm.R1, asm.DWord),

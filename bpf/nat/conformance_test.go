@@ -53,7 +53,7 @@ func TestConformance(t *testing.T) {
 		{"what is written is read", readsWhatIsWritten},
 		{"keys that are not there can be deleted", deletesWhatIsNotThere},
 		{"frontends that are there change, others don't come", changesWhatIsThere},
-		{"a word past the end is an error", refusesWordsPastTheEnd},
+		{"a state past the end is an error", refusesWordsPastTheEnd},
 		{"a full map takes back what it took, and says so", saysWhenFull},
 		{"a copy that was read isn't the table", copies},
 		{"plans are carried out, taken back and committed", carriesPlansOut},
@@ -81,10 +81,10 @@ func readsWhatIsWritten(t *testing.T, s Store) {
 	want.Frontends[tcp("10.96.0.1:443")] = bpf.Frontend{Index: 1}
 	want.Frontends[udp("[fd00::1]:53")] = bpf.Frontend{Index: 1030, Flags: bpf.FrontendSticky | bpf.FrontendLocalPolicy}
 	want.Frontends[bpf.FrontendKey{Addr: tcp("10.96.0.1:1").Addr}] = bpf.Frontend{Flags: bpf.FrontendVIP}
-	want.Words[bpf.ServiceStateAt(1, false)] = bpf.ServiceStateOf(7, 2)
-	want.Words[bpf.ServiceStateAt(1, true)] = bpf.ServiceStateOf(8, 1)
-	want.Words[bpf.ServiceStateAt(1023, false)] = bpf.ServiceStateOf(9, 1)
-	want.Words[bpf.ServiceStateAt(1030, true)] = bpf.ServiceStateOf(1<<32-1, 1<<20)
+	want.ServiceStates[bpf.ServiceStateAt(1, false)] = bpf.ServiceStateOf(7, 2)
+	want.ServiceStates[bpf.ServiceStateAt(1, true)] = bpf.ServiceStateOf(8, 1)
+	want.ServiceStates[bpf.ServiceStateAt(1023, false)] = bpf.ServiceStateOf(9, 1)
+	want.ServiceStates[bpf.ServiceStateAt(1030, true)] = bpf.ServiceStateOf(1<<32-1, 1<<20)
 	be := bpf.Backend{Addr: bpf.AddressOf(addrs("192.0.2.1:1")[0].Addr()), Port: bpf.PortOf(6443), ID: bpf.BackendMember | 5}
 	want.Sets[7] = map[uint32]bpf.Backend{0: be, 1: {ID: bpf.BackendMember}, be.ID: be}
 	want.Sets[1<<32-1] = map[uint32]bpf.Backend{0: be}
@@ -92,11 +92,11 @@ func readsWhatIsWritten(t *testing.T, s Store) {
 	keys, values := flatten([]Set{{7, want.Sets[7]}, {1<<32 - 1, want.Sets[1<<32-1]}})
 	must(t, s.PutBackends(keys, values))
 	var places []uint32
-	var words []bpf.ServiceState
-	for at, w := range want.Words {
-		places, words = append(places, at), append(words, w)
+	var states []bpf.ServiceState
+	for at, w := range want.ServiceStates {
+		places, states = append(places, at), append(states, w)
 	}
-	must(t, s.PutWords(places, words))
+	must(t, s.PutServiceStates(places, states))
 	for k, fe := range want.Frontends {
 		must(t, s.PutFrontends([]bpf.FrontendKey{k}, []bpf.Frontend{fe}))
 	}
@@ -105,11 +105,11 @@ func readsWhatIsWritten(t *testing.T, s Store) {
 		t.Errorf("read %+v, want %+v", got, want)
 	}
 
-	must(t, s.PutWords([]uint32{bpf.ServiceStateAt(1, true)}, []bpf.ServiceState{0}))
+	must(t, s.PutServiceStates([]uint32{bpf.ServiceStateAt(1, true)}, []bpf.ServiceState{0}))
 	must(t, s.DeleteBackends([]bpf.BackendKey{{Set: 7, Slot: 1}}))
 	must(t, s.DeleteFrontends([]bpf.FrontendKey{udp("[fd00::1]:53")}))
-	must(t, s.PutFrontends([]bpf.FrontendKey{tcp("10.96.0.1:443")}, []bpf.Frontend{{Index: 1031}})) // so that word 1030 is still read
-	delete(want.Words, bpf.ServiceStateAt(1, true))
+	must(t, s.PutFrontends([]bpf.FrontendKey{tcp("10.96.0.1:443")}, []bpf.Frontend{{Index: 1031}})) // so that state 1030 is still read
+	delete(want.ServiceStates, bpf.ServiceStateAt(1, true))
 	delete(want.Sets[7], 1)
 	delete(want.Frontends, udp("[fd00::1]:53"))
 	want.Frontends[tcp("10.96.0.1:443")] = bpf.Frontend{Index: 1031}
@@ -152,10 +152,10 @@ func changesWhatIsThere(t *testing.T, s Store) {
 }
 
 func refusesWordsPastTheEnd(t *testing.T, s Store) {
-	word := []bpf.ServiceState{bpf.ServiceStateOf(1, 1)}
-	must(t, s.PutWords([]uint32{2*testServices - 1}, word))
-	if err := s.PutWords([]uint32{2 * testServices}, word); err == nil {
-		t.Error("a word past the end was taken")
+	state := []bpf.ServiceState{bpf.ServiceStateOf(1, 1)}
+	must(t, s.PutServiceStates([]uint32{2*testServices - 1}, state))
+	if err := s.PutServiceStates([]uint32{2 * testServices}, state); err == nil {
+		t.Error("a state past the end was taken")
 	}
 }
 
@@ -198,7 +198,7 @@ func copies(t *testing.T, s Store) {
 	ensure(t, s, InitIndexes, kubernetes("192.0.2.1:1"))
 	state := mustRead(t, s)
 	clear(state.Frontends)
-	clear(state.Words)
+	clear(state.ServiceStates)
 	for _, set := range state.Sets {
 		clear(set)
 	}
@@ -253,12 +253,12 @@ func TestKernelReadsMoreThanOneChunk(t *testing.T) {
 	must(t, k.PutBackends(keys, values))
 	must(t, k.PutFrontends([]bpf.FrontendKey{tcp("10.0.0.1:1")}, []bpf.Frontend{{Index: entries - 1}}))
 	for i := range uint32(entries) {
-		must(t, k.PutWords([]uint32{bpf.ServiceStateAt(i, false)}, []bpf.ServiceState{bpf.ServiceStateOf(i, 1)}))
+		must(t, k.PutServiceStates([]uint32{bpf.ServiceStateAt(i, false)}, []bpf.ServiceState{bpf.ServiceStateOf(i, 1)}))
 	}
 	for name, f := range waysToWrite() {
 		s := mustRead(t, NewKernel(m, f))
-		if len(s.Sets) != entries || len(s.Words) != entries {
-			t.Errorf("%s: %d sets, %d words, want %d", name, len(s.Sets), len(s.Words), entries)
+		if len(s.Sets) != entries || len(s.ServiceStates) != entries {
+			t.Errorf("%s: %d sets, %d states, want %d", name, len(s.Sets), len(s.ServiceStates), entries)
 		}
 		for i := range uint32(entries) {
 			if be, ok := s.Sets[i][i%3]; !ok || be.ID != i {

@@ -29,14 +29,14 @@ func Fill(store Store, s *State) error {
 	if err := store.PutBackends(backendKeys, backends); err != nil {
 		return err
 	}
-	at, words := make([]uint32, 0, len(s.Words)), make([]bpf.ServiceState, 0, len(s.Words))
-	for place, w := range s.Words {
-		at, words = append(at, place), append(words, w)
+	at, states := make([]uint32, 0, len(s.ServiceStates)), make([]bpf.ServiceState, 0, len(s.ServiceStates))
+	for place, w := range s.ServiceStates {
+		at, states = append(at, place), append(states, w)
 	}
-	if err := store.PutWords(at, words); err != nil {
+	if err := store.PutServiceStates(at, states); err != nil {
 		return err
 	}
-	if err := store.PutRanges(slices.Collect(maps.Keys(s.Ranges))); err != nil {
+	if err := store.PutSourceRanges(slices.Collect(maps.Keys(s.SourceRanges))); err != nil {
 		return err
 	}
 	return store.PutFrontends(frontendKeys, frontends)

@@ -79,17 +79,17 @@ func changes() []change {
 		{"a Local policy that drops ends", func(t testing.TB, f *Fake) {
 			ensure(t, f, InitIndexes, localOnly(kubernetes("192.0.2.1:1", "192.0.2.2:2")))
 		}, InitIndexes, []Service{kubernetes("192.0.2.3:3")}},
-		{"an index with a left-over word and no backends", func(t testing.TB, f *Fake) {
+		{"an index with a left-over state and no backends", func(t testing.TB, f *Fake) {
 			f.state.Sets[3] = map[uint32]bpf.Backend{0: {Port: bpf.PortOf(1)}}
-			f.state.Words[bpf.ServiceStateAt(1, false)] = bpf.ServiceStateOf(3, 1)
-			f.state.Words[bpf.ServiceStateAt(1, true)] = bpf.ServiceStateOf(3, 1)
+			f.state.ServiceStates[bpf.ServiceStateAt(1, false)] = bpf.ServiceStateOf(3, 1)
+			f.state.ServiceStates[bpf.ServiceStateAt(1, true)] = bpf.ServiceStateOf(3, 1)
 			f.state.Generation = 3
 		}, InitIndexes, []Service{empty(dns())}},
 		{"what a killed writer left behind", func(t testing.TB, f *Fake) {
 			two(t, f)
 			f.state.Sets[77] = map[uint32]bpf.Backend{0: {Port: bpf.PortOf(1)}, 1: {Port: bpf.PortOf(2)}}
 			f.state.Sets[78] = map[uint32]bpf.Backend{0: {Port: bpf.PortOf(1)}}
-			f.state.Words[bpf.ServiceStateAt(9, false)] = bpf.ServiceStateOf(78, 1)
+			f.state.ServiceStates[bpf.ServiceStateAt(9, false)] = bpf.ServiceStateOf(78, 1)
 			f.state.Generation = 78
 			f.Writes++ // nothing fails before the first write otherwise
 		}, InitIndexes, []Service{kubernetes("192.0.2.5:5"), dns("192.0.2.7:53")}},
@@ -112,7 +112,7 @@ func limited(s Service, ranges ...string) Service {
 		s.Flags[k] = bpf.FrontendSourceRange
 	}
 	for _, r := range ranges {
-		s.Ranges = append(s.Ranges, netip.MustParsePrefix(r))
+		s.SourceRanges = append(s.SourceRanges, netip.MustParsePrefix(r))
 	}
 	return s
 }
@@ -175,7 +175,7 @@ func watch(t testing.TB, f *Fake, before, after *State) {
 	}
 }
 
-// watchHeldUp fails the test if a program that read a frontend, or a word, before the change began, and was held up since,
+// watchHeldUp fails the test if a program that read a frontend, or a state, before the change began, and was held up since,
 // would get anything but what it had got before or would get after the change. Until a grace period is over, one may be.
 func watchHeldUp(t testing.TB, f *Fake, now, before *State, old, planned map[bpf.FrontendKey]string) {
 	for k, fe := range before.Frontends {
@@ -187,13 +187,13 @@ func watchHeldUp(t testing.TB, f *Fake, now, before *State, old, planned map[bpf
 		if got := verdict(&held, k); got != old[k] && got != planned[k] {
 			t.Errorf("after write %d, who read frontend %v before goes to %s, was %s, is to be %s", f.Writes, k, got, old[k], planned[k])
 		}
-		held.Words = before.Words
+		held.ServiceStates = before.ServiceStates
 		if got := verdict(&held, k); got != old[k] {
-			t.Errorf("after write %d, who read the word of %v before goes to %s, was %s", f.Writes, k, got, old[k])
+			t.Errorf("after write %d, who read the state of %v before goes to %s, was %s", f.Writes, k, got, old[k])
 		}
 	}
-	for k := range before.Ranges {
-		if !now.Ranges[k] {
+	for k := range before.SourceRanges {
+		if !now.SourceRanges[k] {
 			t.Errorf("after write %d, source range %v of service %d is gone", f.Writes, k.Prefix(), k.Index)
 		}
 	}

@@ -35,7 +35,7 @@ func (f *Fake) Read() (*State, error) {
 	for id, set := range c.Sets {
 		c.Sets[id] = maps.Clone(set)
 	}
-	c.Room = Room{Frontends: f.MaxFrontends, Backends: f.MaxBackends}
+	c.Capacity = Capacity{Frontends: f.MaxFrontends, Backends: f.MaxBackends}
 	return c, nil
 }
 
@@ -155,37 +155,37 @@ func (f *Fake) DeleteFrontends(keys []bpf.FrontendKey) error {
 	return nil
 }
 
-// PutRanges implements Store.
-func (f *Fake) PutRanges(keys []bpf.SourceRangeKey) error {
+// PutSourceRanges implements Store.
+func (f *Fake) PutSourceRanges(keys []bpf.SourceRangeKey) error {
 	for _, k := range keys {
-		if err := f.write(func() error { f.state.Ranges[k] = true; return nil }); err != nil {
+		if err := f.write(func() error { f.state.SourceRanges[k] = true; return nil }); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// DeleteRanges implements Store.
-func (f *Fake) DeleteRanges(keys []bpf.SourceRangeKey) error {
+// DeleteSourceRanges implements Store.
+func (f *Fake) DeleteSourceRanges(keys []bpf.SourceRangeKey) error {
 	for _, k := range keys {
-		if err := f.write(func() error { delete(f.state.Ranges, k); return nil }); err != nil {
+		if err := f.write(func() error { delete(f.state.SourceRanges, k); return nil }); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// PutWords implements Store.
-func (f *Fake) PutWords(at []uint32, words []bpf.ServiceState) error {
-	for i, w := range words {
+// PutServiceStates implements Store.
+func (f *Fake) PutServiceStates(at []uint32, states []bpf.ServiceState) error {
+	for i, w := range states {
 		err := f.write(func() error {
 			if at[i] >= 2*f.state.Services {
-				return fmt.Errorf("word %d is past the end of the array", at[i])
+				return fmt.Errorf("state %d is past the end of the array", at[i])
 			}
 			if w == 0 {
-				delete(f.state.Words, at[i])
+				delete(f.state.ServiceStates, at[i])
 			} else {
-				f.state.Words[at[i]] = w
+				f.state.ServiceStates[at[i]] = w
 			}
 			return nil
 		})

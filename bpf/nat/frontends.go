@@ -35,11 +35,11 @@ func (p *Planner) putFrontend(k bpf.FrontendKey, fe bpf.Frontend) {
 	if ok && old == fe {
 		return
 	}
-	p.touchFrontend(k)
+	p.markFrontend(k)
 	if ok {
 		p.index(k, old, -1)
-	} else if p.touched.frontends[k] == nil {
-		p.room.frontends--
+	} else if p.dirty.frontends[k] == nil {
+		p.capacity.frontends--
 	}
 	p.state.Frontends[k] = fe
 	p.index(k, fe, +1)
@@ -88,25 +88,25 @@ func (p *Planner) RemoveFrontends(keys []bpf.FrontendKey) {
 
 func (p *Planner) deleteFrontend(k bpf.FrontendKey) {
 	if fe, ok := p.state.Frontends[k]; ok {
-		p.touchFrontend(k)
+		p.markFrontend(k)
 		delete(p.state.Frontends, k)
 		p.index(k, fe, -1)
-		if p.touched.frontends[k] == nil { // came with this plan; others keep their room until they are gone
-			p.room.frontends++
+		if p.dirty.frontends[k] == nil { // came with this plan; others keep their room until they are gone
+			p.capacity.frontends++
 		}
 	}
 }
 
-// Lacks reports whether a frontend of a Service, or the mark of a VIP, isn't in the table.
-func (p *Planner) Lacks(svc Service) bool {
+// Missing reports whether a frontend of a Service, or the mark of a VIP, isn't in the table.
+func (p *Planner) Missing(svc Service) bool {
 	absent := func(k bpf.FrontendKey) bool { _, there := p.state.Frontends[k]; return !there }
 	return slices.ContainsFunc(svc.Frontends, absent) ||
 		slices.ContainsFunc(svc.VIPs, func(v netip.Addr) bool { return absent(bpf.VIPKeyOf(v)) })
 }
 
-// Settled reports whether an index has exactly the frontends of a Service, so
+// UpToDate reports whether an index has exactly the frontends of a Service, so
 // that Assign would let none come, go or get another index.
-func (p *Planner) Settled(index uint32, svc Service) bool {
-	return !p.Lacks(svc) && len(p.keys[index]) == len(svc.Frontends) &&
+func (p *Planner) UpToDate(index uint32, svc Service) bool {
+	return !p.Missing(svc) && len(p.keys[index]) == len(svc.Frontends) &&
 		!slices.ContainsFunc(svc.Frontends, func(k bpf.FrontendKey) bool { return !p.keys[index][k] })
 }

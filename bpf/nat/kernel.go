@@ -34,15 +34,15 @@ func (k *Kernel) Read() (*State, error) {
 	if err != nil {
 		return nil, err
 	}
-	words := k.maps.Map(bpf.MapService)
+	states := k.maps.Map(bpf.MapService)
 	s := NewState(k.maps.Services())
 	s.Generation = meta.Generation
-	s.Room = Room{
+	s.Capacity = Capacity{
 		Frontends: int(k.maps.Map(bpf.MapFrontend).MaxEntries()),
 		Backends:  int(k.maps.Map(bpf.MapBackend).MaxEntries()),
 	}
 	if ranges := k.maps.Map(bpf.MapSourceRange); ranges != nil {
-		s.Room.Ranges = int(ranges.MaxEntries())
+		s.Capacity.SourceRanges = int(ranges.MaxEntries())
 	}
 	highest, read := InitIndexes.Last, bpf.ReadConfig{Batch: k.batch}
 	err = errors.Join(
@@ -51,11 +51,11 @@ func (k *Kernel) Read() (*State, error) {
 			highest = max(highest, fe.Index)
 			return true
 		}),
-		// An index above those in use may have a word that a killed writer left;
+		// An index above those in use may have a state that a killed writer left;
 		// the one who next uses the index overwrites it.
-		bpf.ReadMap(words, read, func(at *uint32, w *bpf.ServiceState) bool {
+		bpf.ReadMap(states, read, func(at *uint32, w *bpf.ServiceState) bool {
 			if *w != 0 {
-				s.Words[*at] = *w
+				s.ServiceStates[*at] = *w
 			}
 			return *at < bpf.ServiceStateAt(highest, true)
 		}),
@@ -66,7 +66,7 @@ func (k *Kernel) Read() (*State, error) {
 			s.Sets[key.Set][key.Slot] = *be
 			return true
 		}),
-		k.readRanges(s),
+		k.readSourceRanges(s),
 	)
 	if err != nil {
 		return nil, err
@@ -74,13 +74,13 @@ func (k *Kernel) Read() (*State, error) {
 	return s, nil
 }
 
-func (k *Kernel) readRanges(s *State) error {
+func (k *Kernel) readSourceRanges(s *State) error {
 	ranges := k.maps.Map(bpf.MapSourceRange)
 	if ranges == nil {
 		return nil
 	}
 	return bpf.ReadMap(ranges, bpf.ReadConfig{}, func(key *bpf.SourceRangeKey, _ *uint8) bool { // no batches on a trie before 5.19
-		s.Ranges[*key] = true
+		s.SourceRanges[*key] = true
 		return true
 	})
 }
@@ -122,19 +122,19 @@ func (k *Kernel) DeleteFrontends(keys []bpf.FrontendKey) error {
 	return remove(k.maps.Map(bpf.MapFrontend), keys)
 }
 
-// PutRanges implements Store.
-func (k *Kernel) PutRanges(keys []bpf.SourceRangeKey) error {
+// PutSourceRanges implements Store.
+func (k *Kernel) PutSourceRanges(keys []bpf.SourceRangeKey) error {
 	return put(k.maps.Map(bpf.MapSourceRange), false, keys, make([]uint8, len(keys)))
 }
 
-// DeleteRanges implements Store.
-func (k *Kernel) DeleteRanges(keys []bpf.SourceRangeKey) error {
+// DeleteSourceRanges implements Store.
+func (k *Kernel) DeleteSourceRanges(keys []bpf.SourceRangeKey) error {
 	return remove(k.maps.Map(bpf.MapSourceRange), keys)
 }
 
-// PutWords implements Store. In a batch, too, the kernel stores one element after the other as it would by itself.
-func (k *Kernel) PutWords(at []uint32, words []bpf.ServiceState) error {
-	return put(k.maps.Map(bpf.MapService), k.batch, at, words)
+// PutServiceStates implements Store. In a batch, too, the kernel stores one element after the other as it would by itself.
+func (k *Kernel) PutServiceStates(at []uint32, states []bpf.ServiceState) error {
+	return put(k.maps.Map(bpf.MapService), k.batch, at, states)
 }
 
 func put[K, V any](m *ebpf.Map, batch bool, keys []K, values []V) error {

@@ -52,7 +52,7 @@ func (s *State) Lookup(key bpf.FrontendKey) Verdict {
 	if fe.Flags&bpf.FrontendVIP != 0 {
 		return v
 	}
-	w := s.Words[bpf.ServiceStateAt(fe.Index, fe.Flags&bpf.FrontendLocalPolicy != 0)]
+	w := s.ServiceStates[bpf.ServiceStateAt(fe.Index, fe.Flags&bpf.FrontendLocalPolicy != 0)]
 	if w.Drop() {
 		v.Kind = Dropped
 		return v
@@ -71,7 +71,7 @@ func (s *State) Lookup(key bpf.FrontendKey) Verdict {
 	return v
 }
 
-// AffinityOf is the affinity of the set that a word leads to; 0: none.
+// AffinityOf is the affinity of the set that a state leads to; 0: none.
 func (s *State) AffinityOf(w bpf.ServiceState) time.Duration {
 	if !w.Affinity() {
 		return 0
@@ -81,5 +81,5 @@ func (s *State) AffinityOf(w bpf.ServiceState) time.Duration {
 
 // affinity is that of the service at an index.
 func (s *State) affinity(index uint32) time.Duration {
-	return s.AffinityOf(s.Words[bpf.ServiceStateAt(index, false)])
+	return s.AffinityOf(s.ServiceStates[bpf.ServiceStateAt(index, false)])
 }

@@ -61,7 +61,7 @@ func mustRead(t testing.TB, s Store) *State {
 func planBlindly(t testing.TB, s Store, own Indexes, services ...Service) *Plan {
 	t.Helper()
 	state := mustRead(t, s)
-	state.Room = Room{}
+	state.Capacity = Capacity{}
 	p := NewPlanner(state, own)
 	for _, svc := range services {
 		if err := p.Ensure(svc); err != nil {
@@ -107,7 +107,7 @@ func sorted(in []netip.AddrPort) []netip.AddrPort {
 	return out
 }
 
-// verdict is what a connection to a frontend gets, as one comparable word.
+// verdict is what a connection to a frontend gets, as one comparable state.
 func verdict(s *State, k bpf.FrontendKey) string {
 	backends, refused := s.Resolve(k)
 	switch {
@@ -133,36 +133,36 @@ func wantVerdict(t testing.TB, s *State, k bpf.FrontendKey, want ...string) {
 // sameTable compares all but the generation, which only ever grows.
 func sameTable(a, b *State) bool {
 	sameSets := maps.EqualFunc(a.Sets, b.Sets, func(x, y map[uint32]bpf.Backend) bool { return maps.Equal(x, y) })
-	return sameSets && a.Services == b.Services && maps.Equal(a.Frontends, b.Frontends) && maps.Equal(a.Words, b.Words) &&
-		maps.Equal(a.Ranges, b.Ranges)
+	return sameSets && a.Services == b.Services && maps.Equal(a.Frontends, b.Frontends) && maps.Equal(a.ServiceStates, b.ServiceStates) &&
+		maps.Equal(a.SourceRanges, b.SourceRanges)
 }
 
 // checkWhole says what is wrong with a table at rest: orphans, halves, frontends of nothing.
 func checkWhole(t testing.TB, s *State) {
 	t.Helper()
 	pointed := map[uint32]bool{}
-	for at, w := range s.Words {
+	for at, w := range s.ServiceStates {
 		pointed[w.Set()] = true
 		if len(s.FrontendsOf(at/2)) == 0 {
-			t.Errorf("word %d (%#x) belongs to no frontend", at, uint64(w))
+			t.Errorf("state %d (%#x) belongs to no frontend", at, uint64(w))
 		}
 		if len(s.Sets[w.Set()]) == 0 && w.Count() > 0 || w.Drop() && at%2 == 0 {
-			t.Errorf("word %d is %#x", at, uint64(w))
+			t.Errorf("state %d is %#x", at, uint64(w))
 		}
 		for slot := range w.Count() {
 			if _, ok := s.Sets[w.Set()][slot]; !ok {
-				t.Errorf("word %d counts %d backends, set %d lacks slot %d", at, w.Count(), w.Set(), slot)
+				t.Errorf("state %d counts %d backends, set %d lacks slot %d", at, w.Count(), w.Set(), slot)
 			}
 		}
 	}
-	for k := range s.Ranges {
+	for k := range s.SourceRanges {
 		if len(s.FrontendsOf(k.Index)) == 0 {
 			t.Errorf("source range %v of service %d belongs to no frontend", k.Prefix(), k.Index)
 		}
 	}
 	for id, set := range s.Sets {
 		if !pointed[id] {
-			t.Errorf("no word points to set %d with %d entries", id, len(set))
+			t.Errorf("no state points to set %d with %d entries", id, len(set))
 		}
 		if uint64(id&^bpf.SetAffinity) > s.Generation {
 			t.Errorf("set %d is above the generation %d", id, s.Generation)

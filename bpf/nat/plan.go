@@ -18,18 +18,18 @@ var ErrNoIndex = errors.New("no free service index")
 
 // Plan is an ordered list of writes, from which and to which state is known.
 type Plan struct {
-	Generation uint64 // highest set id after the plan; 0: unchanged
-	NewSets    []Set  // written before any word points to them
-	NewRanges  []bpf.SourceRangeKey
-	Words      []WordChange  // in order
-	Puts       []FrontendPut // in order
-	Deletes    []FrontendPut // in order; Frontend is the value that goes
+	Generation      uint64 // highest set id after the plan; 0: unchanged
+	NewSets         []Set  // written before any state points to them
+	NewSourceRanges []bpf.SourceRangeKey
+	ServiceStates   []StateChange // in order
+	Puts            []FrontendPut // in order
+	Deletes         []FrontendPut // in order; Frontend is the value that goes
 
 	// After a grace period.
-	LastWords []WordChange // words that no frontend points to
-	OldRanges []bpf.SourceRangeKey
-	OldSets   []Set
-	Left      []uint32 // indexes without frontends now: nobody may have them before (Planner.Freed)
+	DeferredStates  []StateChange // states that no frontend points to
+	OldSourceRanges []bpf.SourceRangeKey
+	OldSets         []Set
+	Vacated         []uint32 // indexes without frontends now: nobody may have them before (Planner.Released)
 }
 
 // Set is the content of one backend set: slots, then member entries.
@@ -38,8 +38,8 @@ type Set struct {
 	Backends map[uint32]bpf.Backend // by slot or member id
 }
 
-// WordChange flips a word. It is also the line that --dry-run prints.
-type WordChange struct {
+// StateChange flips a state. It is also the line that --dry-run prints.
+type StateChange struct {
 	At       uint32 // place in the services array
 	From, To bpf.ServiceState
 }
@@ -53,23 +53,23 @@ type FrontendPut struct {
 
 // Empty reports whether the plan writes nothing at all.
 func (p *Plan) Empty() bool {
-	return !p.Visible() && len(p.NewSets)+len(p.OldSets)+len(p.NewRanges)+len(p.OldRanges) == 0
+	return !p.Visible() && len(p.NewSets)+len(p.OldSets)+len(p.NewSourceRanges)+len(p.OldSourceRanges) == 0
 }
 
 // Visible reports whether the plan changes what traffic sees.
 func (p *Plan) Visible() bool {
-	return len(p.Words)+len(p.Puts)+len(p.Deletes)+len(p.LastWords) > 0
+	return len(p.ServiceStates)+len(p.Puts)+len(p.Deletes)+len(p.DeferredStates) > 0
 }
 
-// Brings reports whether the plan writes frontends that are not there. Their
+// AddsFrontends reports whether the plan writes frontends that are not there. Their
 // memory may be that of others which went: no program may use these any more.
-func (p *Plan) Brings() bool {
+func (p *Plan) AddsFrontends() bool {
 	return slices.ContainsFunc(p.Puts, func(put FrontendPut) bool { return put.Former == nil })
 }
 
-// Retires reports whether there is anything to do, or to wait for, after the plan was applied.
-func (p *Plan) Retires() bool {
-	return len(p.Deletes)+len(p.LastWords)+len(p.OldRanges)+len(p.OldSets)+len(p.Left) > 0
+// HasDeferred reports whether there is anything to do, or to wait for, after the plan was applied.
+func (p *Plan) HasDeferred() bool {
+	return len(p.Deletes)+len(p.DeferredStates)+len(p.OldSourceRanges)+len(p.OldSets)+len(p.Vacated) > 0
 }
 
 // Planner turns desired Services into plans for one writer. It changes its
@@ -82,39 +82,39 @@ type Planner struct {
 	own   Indexes
 	free  uint32 // every index of own below it is used, or was left
 
-	keys    map[uint32]map[bpf.FrontendKey]bool // of each service index, marks left out
-	shared  map[bpf.Address]int                 // how many frontends an address has, marks left out
-	foreign map[bpf.Address]int                 // how many of them are of other writers
-	ranges  map[uint32][]netip.Prefix           // of each service index
-	room    room
+	keys         map[uint32]map[bpf.FrontendKey]bool // of each service index, marks left out
+	shared       map[bpf.Address]int                 // how many frontends an address has, marks left out
+	foreign      map[bpf.Address]int                 // how many of them are of other writers
+	sourceRanges map[uint32][]netip.Prefix           // of each service index
+	capacity     capacity
 
-	left    map[uint32]int // indexes that plans left which are not Freed yet, and how many plans did
-	touched touched
+	vacated map[uint32]int // indexes that plans left which are not Released yet, and how many plans did
+	dirty   dirty
 }
 
 // NewPlanner starts a plan on a copy of state. The first thing that it plans
-// is to collect what a killed writer left: sets that no word points to, and
-// words and source ranges of the writer's own indexes that have no frontend.
+// is to collect what a killed writer left: sets that no state points to, and
+// states and source ranges of the writer's own indexes that have no frontend.
 func NewPlanner(state *State, own Indexes) *Planner {
 	if state.Services > 0 {
 		own.Last = min(own.Last, state.Services-1)
 	}
 	p := &Planner{
 		state: state.clone(), own: own, free: own.First,
-		keys:    map[uint32]map[bpf.FrontendKey]bool{},
-		shared:  map[bpf.Address]int{},
-		foreign: map[bpf.Address]int{},
-		ranges:  map[uint32][]netip.Prefix{},
-		left:    map[uint32]int{},
-		touched: newTouched(),
+		keys:         map[uint32]map[bpf.FrontendKey]bool{},
+		shared:       map[bpf.Address]int{},
+		foreign:      map[bpf.Address]int{},
+		sourceRanges: map[uint32][]netip.Prefix{},
+		vacated:      map[uint32]int{},
+		dirty:        newDirty(),
 	}
 	for k, fe := range p.state.Frontends {
 		p.index(k, fe, +1)
 	}
-	for k := range p.state.Ranges {
-		p.ranges[k.Index] = append(p.ranges[k.Index], k.Prefix())
+	for k := range p.state.SourceRanges {
+		p.sourceRanges[k.Index] = append(p.sourceRanges[k.Index], k.Prefix())
 	}
-	p.room = roomOf(p.state)
+	p.capacity = capacityOf(p.state)
 	p.collect()
 	return p
 }
@@ -125,18 +125,18 @@ func (p *Planner) Expect(services int) {
 	if services < 2*len(p.keys) {
 		return
 	}
-	roomy(&p.keys, services)
-	roomy(&p.shared, services)
-	roomy(&p.state.Frontends, 2*services) // with the marks
-	roomy(&p.state.Words, services)
-	roomy(&p.state.Sets, services)
-	roomy(&p.touched.frontends, 2*services)
-	roomy(&p.touched.words, services)
-	roomy(&p.touched.newSets, services)
+	reserve(&p.keys, services)
+	reserve(&p.shared, services)
+	reserve(&p.state.Frontends, 2*services) // with the marks
+	reserve(&p.state.ServiceStates, services)
+	reserve(&p.state.Sets, services)
+	reserve(&p.dirty.frontends, 2*services)
+	reserve(&p.dirty.states, services)
+	reserve(&p.dirty.newSets, services)
 }
 
-// roomy gives a map room for n entries.
-func roomy[K comparable, V any](m *map[K]V, n int) {
+// reserve gives a map room for n entries.
+func reserve[K comparable, V any](m *map[K]V, n int) {
 	larger := make(map[K]V, n)
 	maps.Copy(larger, *m)
 	*m = larger
@@ -161,7 +161,7 @@ func (p *Planner) index(k bpf.FrontendKey, fe bpf.Frontend, by int) {
 	delete(p.keys[fe.Index], k)
 	if len(p.keys[fe.Index]) == 0 {
 		delete(p.keys, fe.Index)
-		p.touched.emptied[fe.Index] = true
+		p.dirty.emptied[fe.Index] = true
 	}
 }
 
@@ -177,23 +177,23 @@ func (p *Planner) State() *State { return p.state }
 
 func (p *Planner) collect() {
 	live := map[uint32]bool{}
-	for _, at := range slices.Sorted(maps.Keys(p.state.Words)) {
-		w := p.state.Words[at]
+	for _, at := range slices.Sorted(maps.Keys(p.state.ServiceStates)) {
+		w := p.state.ServiceStates[at]
 		if index := at / 2; p.own.Contains(index) && len(p.keys[index]) == 0 {
-			p.touchWord(at)
-			delete(p.state.Words, at)
+			p.markState(at)
+			delete(p.state.ServiceStates, at)
 			continue
 		}
 		live[w.Set()] = true
 	}
 	for _, id := range slices.Sorted(maps.Keys(p.state.Sets)) {
 		if !live[id] {
-			p.retire(id)
+			p.removeSet(id)
 		}
 	}
-	for _, index := range slices.Sorted(maps.Keys(p.ranges)) {
+	for _, index := range slices.Sorted(maps.Keys(p.sourceRanges)) {
 		if p.own.Contains(index) && len(p.keys[index]) == 0 {
-			p.setRanges(index, nil)
+			p.setSourceRanges(index, nil)
 		}
 	}
 }
@@ -276,7 +276,7 @@ func (p *Planner) put(index uint32, svc Service) (uint32, error) {
 			return 0, fmt.Errorf("service %s: %w", svc.Name, err)
 		}
 	}
-	p.setRanges(index, svc.Ranges)
+	p.setSourceRanges(index, svc.SourceRanges)
 	if err := p.setBackends(index, svc, targets); err != nil {
 		return 0, fmt.Errorf("service %s: %w", svc.Name, err)
 	}
@@ -300,7 +300,7 @@ func (p *Planner) put(index uint32, svc Service) (uint32, error) {
 	return index, nil
 }
 
-// keepLocal lets frontends whose Local policy ended go on using the word for local traffic, which then leads to the same
+// keepLocal lets frontends whose Local policy ended go on using the state for local traffic, which then leads to the same
 // set as the other: that takes one store, and leaves nothing to be removed.
 func (p *Planner) keepLocal(index uint32, svc Service) Service {
 	if index == 0 || svc.hasLocal() {
@@ -323,26 +323,26 @@ func (p *Planner) keepLocal(index uint32, svc Service) Service {
 }
 
 // Remove plans that a service of the writer's own goes: its frontends, the
-// marks of addresses that no other service has, its words, sets and ranges.
+// marks of addresses that no other service has, its states, sets and ranges.
 func (p *Planner) Remove(index uint32) {
 	p.RemoveFrontends(p.frontendsOf(index))
 	p.clear(index)
 }
 
-// clear plans that the words and sets of a service without frontends go.
+// clear plans that the states and sets of a service without frontends go.
 func (p *Planner) clear(index uint32) {
 	for _, at := range []uint32{bpf.ServiceStateAt(index, false), bpf.ServiceStateAt(index, true)} {
-		w, ok := p.state.Words[at]
+		w, ok := p.state.ServiceStates[at]
 		if !ok {
 			continue
 		}
-		p.touchWord(at)
-		delete(p.state.Words, at)
+		p.markState(at)
+		delete(p.state.ServiceStates, at)
 		if _, there := p.state.Sets[w.Set()]; there {
-			p.retire(w.Set())
+			p.removeSet(w.Set())
 		}
 	}
-	p.setRanges(index, nil)
+	p.setSourceRanges(index, nil)
 }
 
 // Replace plans other backends for a service of any writer, which keeps its
@@ -357,12 +357,12 @@ func (p *Planner) Replace(index uint32, backends []netip.AddrPort) error {
 			svc.Sticky = true
 		}
 	}
-	if local := bpf.ServiceStateAt(index, true); p.state.Words[local] != 0 { // its frontends may be for local traffic
-		if err := p.setWord(local, backends, svc); err != nil {
+	if local := bpf.ServiceStateAt(index, true); p.state.ServiceStates[local] != 0 { // its frontends may be for local traffic
+		if err := p.setState(local, backends, svc); err != nil {
 			return err
 		}
 	}
-	return p.setWord(bpf.ServiceStateAt(index, false), backends, svc)
+	return p.setState(bpf.ServiceStateAt(index, false), backends, svc)
 }
 
 // Has reports whether an index has frontends after the plan.
@@ -370,7 +370,7 @@ func (p *Planner) Has(index uint32) bool { return len(p.keys[index]) > 0 }
 
 func (p *Planner) allocate() (uint32, error) {
 	for ; p.free <= p.own.Last && p.free >= p.own.First; p.free++ {
-		if i := p.free; len(p.keys[i]) == 0 && !p.touched.emptied[i] && p.left[i] == 0 {
+		if i := p.free; len(p.keys[i]) == 0 && !p.dirty.emptied[i] && p.vacated[i] == 0 {
 			p.free++
 			return i, nil
 		}

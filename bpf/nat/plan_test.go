@@ -61,8 +61,8 @@ func TestAChangeOfBackends(t *testing.T) {
 	ensure(t, f, InitIndexes, kubernetes("192.0.2.1:1", "192.0.2.2:2"))
 	before := mustRead(t, f)
 	plan := planFor(t, f, InitIndexes, kubernetes("192.0.2.2:2", "192.0.2.3:3"))
-	if len(plan.NewSets) != 1 || len(plan.Words) != 1 || len(plan.OldSets) != 1 || len(plan.Puts) != 0 {
-		t.Fatalf("planned %+v, want one new set, one word, one old set", plan)
+	if len(plan.NewSets) != 1 || len(plan.ServiceStates) != 1 || len(plan.OldSets) != 1 || len(plan.Puts) != 0 {
+		t.Fatalf("planned %+v, want one new set, one state, one old set", plan)
 	}
 	carryOut(t, f, plan)
 	s := mustRead(t, f)
@@ -89,12 +89,12 @@ func TestSetIDsAreNotUsedAgain(t *testing.T) {
 	// After 2^30 sets, ids begin again, and skip 0 and those in use.
 	f.state.Generation = 1<<32 - 2
 	f.state.Sets[1] = map[uint32]bpf.Backend{0: {Port: bpf.PortOf(9)}}
-	f.state.Words[bpf.ServiceStateAt(2000, false)] = bpf.ServiceStateOf(1, 1)
+	f.state.ServiceStates[bpf.ServiceStateAt(2000, false)] = bpf.ServiceStateOf(1, 1)
 	f.state.Frontends[tcp("10.0.0.1:1")] = bpf.Frontend{Index: 2000}
 	for i, want := range []uint32{1<<30 - 1, 2, 3} {
 		ensure(t, f, InitIndexes, kubernetes(fmt.Sprintf("192.0.2.9:%d", i+1)))
 		s := mustRead(t, f)
-		if got := s.Words[bpf.ServiceStateAt(1, false)].Set(); got != want {
+		if got := s.ServiceStates[bpf.ServiceStateAt(1, false)].Set(); got != want {
 			t.Errorf("set %d after the wrap, want %d", got, want)
 		}
 		if len(s.Sets[1]) != 1 {
@@ -148,17 +148,17 @@ func TestReplaceKeepsStickiness(t *testing.T) {
 	}
 	carryOut(t, f, p.Plan())
 	s := mustRead(t, f)
-	if set := s.Sets[s.Words[bpf.ServiceStateAt(1024, false)].Set()]; len(set) != 4 {
+	if set := s.Sets[s.ServiceStates[bpf.ServiceStateAt(1024, false)].Set()]; len(set) != 4 {
 		t.Errorf("the set has %d entries, want two slots and two members", len(set))
 	}
 }
 
-// Traffic to local backends has a word of its own, which may name the same set: what is replaced must not stay in use by it.
+// Traffic to local backends has a state of its own, which may name the same set: what is replaced must not stay in use by it.
 func TestReplaceLeadsLocalTrafficThereToo(t *testing.T) {
 	f := NewFake(2048)
 	ensure(t, f, runtimeIndexes, kubernetes("192.0.2.1:1"))
-	w := f.state.Words[bpf.ServiceStateAt(1024, false)]
-	f.state.Words[bpf.ServiceStateAt(1024, true)] = w
+	w := f.state.ServiceStates[bpf.ServiceStateAt(1024, false)]
+	f.state.ServiceStates[bpf.ServiceStateAt(1024, true)] = w
 	local := tcp("192.0.2.99:30000")
 	f.state.Frontends[local] = bpf.Frontend{Index: 1024, Flags: bpf.FrontendLocalPolicy}
 	p := NewPlanner(mustRead(t, f), InitIndexes)
@@ -270,7 +270,7 @@ func TestMemberIDsStay(t *testing.T) {
 	f := NewFake(2048)
 	ids := func() map[netip.AddrPort]uint32 {
 		s := mustRead(t, f)
-		set, out := s.Sets[s.Words[bpf.ServiceStateAt(1, false)].Set()], map[netip.AddrPort]uint32{}
+		set, out := s.Sets[s.ServiceStates[bpf.ServiceStateAt(1, false)].Set()], map[netip.AddrPort]uint32{}
 		for slot, be := range set {
 			if slot&bpf.BackendMember != 0 && slot != be.ID {
 				t.Errorf("member %#x has id %#x", slot, be.ID)

@@ -110,7 +110,7 @@ func (h *history) planOne(p *Planner, own Indexes, wants map[bpf.FrontendKey][]n
 func (h *history) decorate(svc *Service, k bpf.FrontendKey) {
 	svc.Affinity = time.Duration(h.dice.upTo(3)) * time.Minute
 	if h.dice.upTo(2) == 0 {
-		svc.Ranges = []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", h.dice.upTo(4)))}
+		svc.SourceRanges = []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", h.dice.upTo(4)))}
 		svc.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{k: bpf.FrontendSourceRange}
 	}
 	if h.dice.upTo(2) == 0 {

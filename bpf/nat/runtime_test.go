@@ -40,7 +40,7 @@ func (w *writer) carryOut() *Plan {
 	w.t.Helper()
 	plan := w.p.Take()
 	carryOut(w.t, w.f, plan)
-	w.p.Freed(plan)
+	w.p.Released(plan)
 	if now := mustRead(w.t, w.f); !sameTable(w.p.State(), now) {
 		w.t.Errorf("the planner has %+v, the table %+v", w.p.State(), now)
 	}
@@ -102,7 +102,7 @@ func TestAssignIsExact(t *testing.T) {
 	w.p.Remove(index)
 	w.p.Remove(other)
 	w.carryOut()
-	if s := mustRead(t, w.f); len(s.Frontends)+len(s.Words)+len(s.Sets) != 0 {
+	if s := mustRead(t, w.f); len(s.Frontends)+len(s.ServiceStates)+len(s.Sets) != 0 {
 		t.Errorf("left over: %+v", s)
 	}
 }
@@ -134,7 +134,7 @@ func TestAnIndexThatWasLeftWaitsForAGracePeriod(t *testing.T) {
 		taker.Frontends, taker.VIPs = append(taker.Frontends, cluster(n).Frontends...), append(taker.VIPs, cluster(n).VIPs...)
 		w.assign(left[1]+1, taker)
 		plan := w.p.Take()
-		if len(plan.Deletes)+len(plan.LastWords)+len(plan.OldSets) > 0 || !plan.Retires() {
+		if len(plan.Deletes)+len(plan.DeferredStates)+len(plan.OldSets) > 0 || !plan.HasDeferred() {
 			t.Errorf("plan %+v: want nothing to be removed, and a grace period", plan)
 		}
 		applied, err := Apply(w.f, plan)
@@ -145,7 +145,7 @@ func TestAnIndexThatWasLeftWaitsForAGracePeriod(t *testing.T) {
 		t.Errorf("index %d is used again at once", next)
 	}
 	must(t, taken[0].Commit())
-	w.p.Freed(taken[0].plan)
+	w.p.Released(taken[0].plan)
 	if w.f.Graces == 0 {
 		t.Error("nothing was waited for")
 	}
@@ -235,7 +235,7 @@ func TestLocalTraffic(t *testing.T) {
 	}
 }
 
-// A policy that comes and goes takes one store of a word, and no change of frontends.
+// A policy that comes and goes takes one store of a state, and no change of frontends.
 func TestAPolicyThatEndsChangesNoFrontend(t *testing.T) {
 	w := newWriter(t, NewFake(4096))
 	plain := cluster(1, "192.0.2.1:1", "192.0.2.2:2")
@@ -247,8 +247,8 @@ func TestAPolicyThatEndsChangesNoFrontend(t *testing.T) {
 	for range 2 {
 		for _, svc := range []Service{plain, limited} {
 			w.assign(index, svc)
-			if plan := w.carryOut(); len(plan.Puts)+len(plan.Deletes) > 0 || len(plan.Words) == 0 {
-				t.Errorf("plan %+v, want words and no frontends", plan)
+			if plan := w.carryOut(); len(plan.Puts)+len(plan.Deletes) > 0 || len(plan.ServiceStates) == 0 {
+				t.Errorf("plan %+v, want states and no frontends", plan)
 			}
 			want := svc.Backends
 			if svc.Local != nil {
@@ -298,7 +298,7 @@ func TestSourceRangesComeBeforeOthersGo(t *testing.T) {
 		s := cluster(1, "192.0.2.1:1")
 		s.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{s.Frontends[0]: bpf.FrontendSourceRange}
 		for _, r := range ranges {
-			s.Ranges = append(s.Ranges, netip.MustParsePrefix(r))
+			s.SourceRanges = append(s.SourceRanges, netip.MustParsePrefix(r))
 		}
 		return s
 	}
@@ -306,7 +306,7 @@ func TestSourceRangesComeBeforeOthersGo(t *testing.T) {
 	w.carryOut()
 	keep := bpf.SourceRangeKeyOf(index, netip.MustParsePrefix("10.0.0.0/8"))
 	f.Observe = func(s *State) {
-		if !s.Ranges[keep] {
+		if !s.SourceRanges[keep] {
 			t.Error("a range that stays was gone")
 		}
 	}
@@ -314,7 +314,7 @@ func TestSourceRangesComeBeforeOthersGo(t *testing.T) {
 	w.carryOut()
 	f.Observe = nil
 	var got []string
-	for k := range mustRead(t, f).Ranges {
+	for k := range mustRead(t, f).SourceRanges {
 		got = append(got, k.Prefix().String())
 	}
 	slices.Sort(got)
@@ -327,8 +327,8 @@ func TestSourceRangesComeBeforeOthersGo(t *testing.T) {
 	w.carryOut()
 	w.assign(index, cluster(1, "192.0.2.1:1"))
 	w.carryOut()
-	if s := mustRead(t, f); len(s.Ranges) != 0 {
-		t.Errorf("ranges %v are left", s.Ranges)
+	if s := mustRead(t, f); len(s.SourceRanges) != 0 {
+		t.Errorf("ranges %v are left", s.SourceRanges)
 	}
 }
 

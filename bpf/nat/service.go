@@ -45,8 +45,8 @@ type Service struct {
 	// backend, in whole seconds up to MaxAffinity; 0: not at all.
 	Affinity time.Duration
 
-	// Ranges are the clients that frontends with FrontendSourceRange let in; others are dropped.
-	Ranges []netip.Prefix
+	// SourceRanges are the clients that frontends with FrontendSourceRange let in; others are dropped.
+	SourceRanges []netip.Prefix
 
 	// AllowEmpty lets a Service have no backend: its connections are refused.
 	// Never set for the API service (design rule "never empty").
@@ -82,14 +82,14 @@ func (s Service) Validate() error {
 			return fmt.Errorf("service %s: VIP %v has no frontend", s.Name, v)
 		}
 	}
-	for _, r := range s.Ranges {
+	for _, r := range s.SourceRanges {
 		if !r.IsValid() || r.Addr().Is4() != is4 {
 			return fmt.Errorf("service %s: source range %v is not of the frontends' family", s.Name, r)
 		}
 	}
 	for k, flags := range s.Flags {
 		if !slices.Contains(s.Frontends, k) || flags&^(bpf.FrontendLocalPolicy|bpf.FrontendSourceRange) != 0 {
-			return fmt.Errorf("service %s: flags %#x of %v: want those of one of its frontends, local or limited", s.Name, flags, k)
+			return fmt.Errorf("service %s: flags %#x of %v: want the Local policy or source ranges, of one of its frontends", s.Name, flags, k)
 		}
 	}
 	if a := s.Affinity; a < 0 || a > MaxAffinity || a%time.Second != 0 {
@@ -98,7 +98,7 @@ func (s Service) Validate() error {
 	return nil
 }
 
-// hasLocal reports whether the word for local traffic is wanted.
+// hasLocal reports whether the state for local traffic is wanted.
 func (s Service) hasLocal() bool {
 	if s.Local != nil {
 		return true

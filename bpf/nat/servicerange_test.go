@@ -69,9 +69,9 @@ func TestTheServiceRangeNeedsRoom(t *testing.T) {
 	must(t, w.p.SetServiceRanges(prefixes("10.96.0.0/12"), nil))
 	w.carryOut()
 	state := mustRead(t, f)
-	state.Room.Ranges = 3
+	state.Capacity.SourceRanges = 3
 	p := NewPlanner(state, RuntimeIndexes)
-	if err := p.SetServiceRanges(prefixes("10.96.0.0/12", "10.200.0.0/16"), prefixes("10.96.0.9/32", "10.96.0.10/32")); !errors.Is(err, ErrRangesFull) {
+	if err := p.SetServiceRanges(prefixes("10.96.0.0/12", "10.200.0.0/16"), prefixes("10.96.0.9/32", "10.96.0.10/32")); !errors.Is(err, ErrSourceRangesFull) {
 		t.Errorf("four ranges where three have room: %v", err)
 	}
 	if plan := p.Take(); !plan.Empty() {
@@ -79,9 +79,9 @@ func TestTheServiceRangeNeedsRoom(t *testing.T) {
 	}
 	must(t, p.SetServiceRanges(prefixes("10.96.0.0/12", "10.200.0.0/16"), prefixes("10.96.0.9/32")))
 	svc := cluster(1, "192.0.2.1:1")
-	svc.Ranges = prefixes("10.96.0.0/12") // as many as, and the same as, those of index 0
+	svc.SourceRanges = prefixes("10.96.0.0/12") // as many as, and the same as, those of index 0
 	svc.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{svc.Frontends[0]: bpf.FrontendSourceRange}
-	if _, err := p.Assign(0, svc); !errors.Is(err, ErrRangesFull) {
+	if _, err := p.Assign(0, svc); !errors.Is(err, ErrSourceRangesFull) {
 		t.Errorf("a Service's ranges where none has room: %v", err)
 	}
 }

@@ -9,23 +9,23 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 )
 
-// The part of the planner that is about backend sets, and the words that point to them.
+// The part of the planner that is about backend sets, and the states that point to them.
 
-// target is where a word is to lead.
+// target is where a state is to lead.
 type target struct {
 	local    bool
 	backends []netip.AddrPort // distinct
-	none     bpf.ServiceState // the word if there are no backends
-	shared   bool             // uses the set of the word for cluster traffic
+	none     bpf.ServiceState // the state if there are no backends
+	shared   bool             // uses the set of the state for cluster traffic
 	same     bool             // does so already
 }
 
-// targets are what the words of a service at an index (0: a new one) are to lead to: cluster traffic first.
+// targets are what the states of a service at an index (0: a new one) are to lead to: cluster traffic first.
 func (p *Planner) targets(index uint32, svc Service) [2]target {
 	cluster := target{backends: distinct(svc.Backends)}
-	cluster.same = p.same(p.word(index, false), cluster.backends, 0, svc)
+	cluster.same = p.same(p.serviceState(index, false), cluster.backends, 0, svc)
 	if !svc.hasLocal() {
-		old := p.word(index, true)
+		old := p.serviceState(index, true)
 		return [2]target{cluster, {local: true, same: old == 0}}
 	}
 	local := target{local: true, backends: distinct(svc.Local)}
@@ -34,18 +34,18 @@ func (p *Planner) targets(index uint32, svc Service) [2]target {
 	}
 	local.shared = len(local.backends) > 0 && sameBackends(local.backends, cluster.backends)
 	if local.shared {
-		local.same = cluster.same && p.word(index, true) == p.word(index, false)
+		local.same = cluster.same && p.serviceState(index, true) == p.serviceState(index, false)
 	} else {
-		local.same = p.same(p.word(index, true), local.backends, local.none, svc)
+		local.same = p.same(p.serviceState(index, true), local.backends, local.none, svc)
 	}
 	return [2]target{cluster, local}
 }
 
-func (p *Planner) word(index uint32, local bool) bpf.ServiceState {
+func (p *Planner) serviceState(index uint32, local bool) bpf.ServiceState {
 	if index == 0 {
 		return 0
 	}
-	return p.state.Words[bpf.ServiceStateAt(index, local)]
+	return p.state.ServiceStates[bpf.ServiceStateAt(index, local)]
 }
 
 // entries is how many backend entries a set takes.
@@ -69,11 +69,11 @@ func (p *Planner) setBackends(index uint32, svc Service, targets [2]target) erro
 		switch {
 		case t.same:
 		case t.shared:
-			p.putWord(at, p.state.Words[bpf.ServiceStateAt(index, false)])
+			p.putState(at, p.state.ServiceStates[bpf.ServiceStateAt(index, false)])
 		case len(t.backends) == 0:
-			p.putWord(at, t.none)
+			p.putState(at, t.none)
 		default:
-			if err := p.setWord(at, t.backends, svc); err != nil {
+			if err := p.setState(at, t.backends, svc); err != nil {
 				return err
 			}
 		}
@@ -81,9 +81,9 @@ func (p *Planner) setBackends(index uint32, svc Service, targets [2]target) erro
 	return nil
 }
 
-// setWord plans a new set and that a word leads to it, unless it is so.
-func (p *Planner) setWord(at uint32, backends []netip.AddrPort, svc Service) error {
-	old := p.state.Words[at]
+// setState plans a new set and that a state leads to it, unless it is so.
+func (p *Planner) setState(at uint32, backends []netip.AddrPort, svc Service) error {
+	old := p.state.ServiceStates[at]
 	next := distinct(backends)
 	if p.same(old, next, 0, svc) {
 		return nil
@@ -93,24 +93,24 @@ func (p *Planner) setWord(at uint32, backends []netip.AddrPort, svc Service) err
 		return err
 	}
 	set := makeSet(id, next, svc, p.state.Sets[old.Set()])
-	p.touched.newSets[id] = set.Backends
+	p.dirty.newSets[id] = set.Backends
 	p.state.Sets[id] = set.Backends
-	p.room.backends -= len(set.Backends)
-	p.putWord(at, bpf.ServiceStateOf(id, uint32(len(next))))
+	p.capacity.backends -= len(set.Backends)
+	p.putState(at, bpf.ServiceStateOf(id, uint32(len(next))))
 	return nil
 }
 
-// putWord plans that a word changes, and that the set which it led to goes if nothing else leads there.
-func (p *Planner) putWord(at uint32, to bpf.ServiceState) {
-	old := p.state.Words[at]
-	p.touchWord(at)
+// putState plans that a state changes, and that the set which it led to goes if nothing else leads there.
+func (p *Planner) putState(at uint32, to bpf.ServiceState) {
+	old := p.state.ServiceStates[at]
+	p.markState(at)
 	if to == 0 {
-		delete(p.state.Words, at)
+		delete(p.state.ServiceStates, at)
 	} else {
-		p.state.Words[at] = to
+		p.state.ServiceStates[at] = to
 	}
-	if other := p.state.Words[at^1]; old.Count() > 0 && other.Set() != old.Set() { // both kinds of traffic may use one set
-		p.retire(old.Set())
+	if other := p.state.ServiceStates[at^1]; old.Count() > 0 && other.Set() != old.Set() { // both kinds of traffic may use one set
+		p.removeSet(old.Set())
 	}
 }
 
@@ -144,12 +144,12 @@ func sameBackends(a, b []netip.AddrPort) bool {
 	return !slices.ContainsFunc(b, func(x netip.AddrPort) bool { return !have[x] })
 }
 
-func (p *Planner) retire(id uint32) {
-	if set, fresh := p.touched.newSets[id]; fresh {
-		delete(p.touched.newSets, id)
-		p.room.backends += len(set)
+func (p *Planner) removeSet(id uint32) {
+	if set, fresh := p.dirty.newSets[id]; fresh {
+		delete(p.dirty.newSets, id)
+		p.capacity.backends += len(set)
 	} else {
-		p.touched.oldSets[id] = p.state.Sets[id]
+		p.dirty.oldSets[id] = p.state.Sets[id]
 	}
 	delete(p.state.Sets, id)
 }
@@ -177,7 +177,7 @@ func (p *Planner) newSetID(svc Service) (uint32, error) {
 
 func (p *Planner) taken(id uint32) bool {
 	_, there := p.state.Sets[id]
-	_, going := p.touched.oldSets[id]
+	_, going := p.dirty.oldSets[id]
 	return there || going
 }
 

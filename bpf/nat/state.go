@@ -12,20 +12,20 @@
 //
 //  1. backends of new sets, which nothing points to yet, and new ranges,
 //     of the Service range last: what others serve of it is known by then
-//  2. words: each flips one service from its old set to its new one
+//  2. states: each flips one service from its old set to its new one
 //  3. frontends that change, each by one store (see ChangeFrontends)
 //  4. frontends of new services, then the marks of their VIPs
 //  5. frontends that go, marks first
-//  6. after one RCU grace period, what programs may have used until then: words
+//  6. after one RCU grace period, what programs may have used until then: states
 //     that no frontend points to, source ranges, old sets
 //
 // A plan never waits, whatever it changes, and many share the grace period of
 // step 6. Until that is over, an index without frontends has no new owner
-// (Planner.Freed), and no frontend comes that may get the memory of one that
-// went (Plan.Brings).
+// (Planner.Released), and no frontend comes that may get the memory of one that
+// went (Plan.AddsFrontends).
 //
 // Steps 1 to 5 can be taken back (Applied.Rollback) until step 6
-// (Applied.Commit). A writer that is killed between any two leaves sets, words or
+// (Applied.Commit). A writer that is killed between any two leaves sets, states or
 // source ranges that nothing points to; the next plan collects them.
 //
 // Writers hold the instance's lock. Readers need none.
@@ -43,23 +43,23 @@ import (
 
 // State is a copy of a table's content. It is not safe for concurrent use.
 type State struct {
-	Generation uint64 // highest set id ever given out
-	Services   uint32 // capacity: indexes run from 1 to Services-1
-	Frontends  map[bpf.FrontendKey]bpf.Frontend
-	Words      map[uint32]bpf.ServiceState       // by place in the array (bpf.ServiceStateAt); zero words are absent
-	Sets       map[uint32]map[uint32]bpf.Backend // by set id and slot or member id
-	Ranges     map[bpf.SourceRangeKey]bool       // the source ranges that are there
-	Room       Room                              // capacity
+	Generation    uint64 // highest set id ever given out
+	Services      uint32 // capacity: indexes run from 1 to Services-1
+	Frontends     map[bpf.FrontendKey]bpf.Frontend
+	ServiceStates map[uint32]bpf.ServiceState       // by place in the array (bpf.ServiceStateAt); zero states are absent
+	Sets          map[uint32]map[uint32]bpf.Backend // by set id and slot or member id
+	SourceRanges  map[bpf.SourceRangeKey]bool       // the source ranges that are there
+	Capacity      Capacity                          // capacity
 }
 
 // NewState gives an empty table with room for services indexes.
 func NewState(services uint32) *State {
 	return &State{
-		Services:  services,
-		Frontends: map[bpf.FrontendKey]bpf.Frontend{},
-		Words:     map[uint32]bpf.ServiceState{},
-		Sets:      map[uint32]map[uint32]bpf.Backend{},
-		Ranges:    map[bpf.SourceRangeKey]bool{},
+		Services:      services,
+		Frontends:     map[bpf.FrontendKey]bpf.Frontend{},
+		ServiceStates: map[uint32]bpf.ServiceState{},
+		Sets:          map[uint32]map[uint32]bpf.Backend{},
+		SourceRanges:  map[bpf.SourceRangeKey]bool{},
 	}
 }
 
@@ -71,7 +71,7 @@ func (s *State) Resolve(key bpf.FrontendKey) (backends []netip.AddrPort, refused
 	return v.Backends, v.Kind == Refused || v.Kind == Dropped
 }
 
-// Backends are the addresses of the set behind a word, in slot order.
+// Backends are the addresses of the set behind a state, in slot order.
 func (s *State) Backends(w bpf.ServiceState) []netip.AddrPort {
 	var out []netip.AddrPort
 	for slot := range w.Count() {
@@ -125,13 +125,13 @@ func CompareKeys(a, b bpf.FrontendKey) int {
 
 func (s *State) clone() *State {
 	c := &State{
-		Generation: s.Generation,
-		Services:   s.Services,
-		Frontends:  maps.Clone(s.Frontends),
-		Words:      maps.Clone(s.Words),
-		Sets:       maps.Clone(s.Sets), // sets are never changed once written
-		Ranges:     maps.Clone(s.Ranges),
-		Room:       s.Room,
+		Generation:    s.Generation,
+		Services:      s.Services,
+		Frontends:     maps.Clone(s.Frontends),
+		ServiceStates: maps.Clone(s.ServiceStates),
+		Sets:          maps.Clone(s.Sets), // sets are never changed once written
+		SourceRanges:  maps.Clone(s.SourceRanges),
+		Capacity:      s.Capacity,
 	}
 	return c
 }

@@ -22,12 +22,12 @@ type Store interface {
 	ChangeFrontends([]bpf.FrontendKey, []bpf.Frontend) error
 	DeleteFrontends([]bpf.FrontendKey) error
 
-	PutRanges([]bpf.SourceRangeKey) error
-	// DeleteRanges doesn't mind keys that are not there.
-	DeleteRanges([]bpf.SourceRangeKey) error
+	PutSourceRanges([]bpf.SourceRangeKey) error
+	// DeleteSourceRanges doesn't mind keys that are not there.
+	DeleteSourceRanges([]bpf.SourceRangeKey) error
 
-	// PutWords changes words in order, each by one store; zero clears one.
-	PutWords(at []uint32, words []bpf.ServiceState) error
+	// PutServiceStates changes states in order, each by one store; zero clears one.
+	PutServiceStates(at []uint32, states []bpf.ServiceState) error
 
 	// Synchronize returns when no program uses what it read before the call.
 	Synchronize() error

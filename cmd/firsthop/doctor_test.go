@@ -221,7 +221,7 @@ func TestEveryCheckOfTheDoctorCanFail(t *testing.T) {
 			n.put(svc)
 		}, nil, "room", warn, "frontends", "--max-frontends"},
 		{"an API service without a backend", func(n *node) {
-			for at := range n.table().Words {
+			for at := range n.table().ServiceStates {
 				put(bpf.MapService, at, bpf.ServiceState(0))(n)
 			}
 		}, nil, "backends", fail, "no backend", "firsthop init"},

@@ -230,7 +230,7 @@ func TestLookupSaysWhatAConnectDoes(t *testing.T) {
 	local.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{local.Frontends[0]: bpf.FrontendLocalPolicy}
 	limited := service("tcp/10.96.0.23:80", "127.0.0.1:8080")
 	limited.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{limited.Frontends[0]: bpf.FrontendSourceRange}
-	limited.Ranges = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/24")}
+	limited.SourceRanges = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/24")}
 	nodePort := service("tcp/10.96.0.24:80", "127.0.0.1:8080")
 	nodePort.Frontends = append(nodePort.Frontends, bpf.LoopbackKey(true, 30080, bpf.TCP))
 	indexes := n.put(web, kept, local, limited, nodePort, service("tcp/10.96.0.25:80"), service("udp/10.96.0.26:53", "127.0.0.1:53"), service("sctp/10.96.0.27:99", "127.0.0.1:99"))

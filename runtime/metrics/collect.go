@@ -70,7 +70,7 @@ func writeTable(p *Page, st writer.Status) {
 		for _, l := range []struct {
 			kind string
 			n    int
-		}{{"frontends", st.Room.Frontends}, {"backends", st.Room.Backends}, {"source_ranges", st.Room.Ranges}} {
+		}{{"frontends", st.Room.Frontends}, {"backends", st.Room.Backends}, {"source_ranges", st.Room.SourceRanges}} {
 			if l.n > 0 { // else nobody knows
 				add(float64(l.n), Label{"kind", l.kind})
 			}

@@ -38,7 +38,7 @@ func whole() Config {
 		Version: "v1.2.3",
 		Table: func() writer.Status {
 			return writer.Status{
-				Adopted: true, Ports: 5, Frontends: 7, Backends: 11, Room: nat.Room{Frontends: 100, Backends: 200, Ranges: 300},
+				Adopted: true, Ports: 5, Frontends: 7, Backends: 11, Room: nat.Capacity{Frontends: 100, Backends: 200, SourceRanges: 300},
 				Flushes: 13, Repairs: 17, Reloads: 19,
 				Out: []writer.PortState{{Full: true}, {Full: true}, {Err: "makes no sense"}},
 			}

@@ -236,7 +236,7 @@ func judge(table *Table, client netip.Addr, key bpf.FrontendKey) (verdict string
 				continue
 			}
 			flags := p.Flags[key]
-			if flags&bpf.FrontendSourceRange != 0 && !slices.ContainsFunc(p.Ranges, func(r netip.Prefix) bool { return r.Contains(client) }) {
+			if flags&bpf.FrontendSourceRange != 0 && !slices.ContainsFunc(p.SourceRanges, func(r netip.Prefix) bool { return r.Contains(client) }) {
 				return "dropped", false
 			}
 			fromOutside := client == netip.MustParseAddr(outside)

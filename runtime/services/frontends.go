@@ -141,7 +141,7 @@ func (c *compiler) addFrontends(p *Port, sp *corev1.ServicePort, internalLocal b
 		c.addFrontend(p, bpf.FrontendKeyOf(netip.AddrPortFrom(ip, number), p.Key.Proto), ExternalIP, 0)
 	}
 	if a.limited {
-		p.Ranges = a.ranges
+		p.SourceRanges = a.ranges
 	}
 	if sp.NodePort != 0 {
 		c.addNodePort(p, sp)

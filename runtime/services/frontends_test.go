@@ -175,8 +175,8 @@ func TestSourceRanges(t *testing.T) {
 			if got := table.Problems(named("web")); len(got) != tc.problems {
 				t.Errorf("problems: %v, want %d", got, tc.problems)
 			}
-			if p := table.Desired(named("web"))[0]; tc.outside == in && tc.pod == in && len(p.Flags)+len(p.Ranges) > 0 {
-				t.Errorf("who lets everybody in has flags %v and ranges %v", p.Flags, p.Ranges)
+			if p := table.Desired(named("web"))[0]; tc.outside == in && tc.pod == in && len(p.Flags)+len(p.SourceRanges) > 0 {
+				t.Errorf("who lets everybody in has flags %v and ranges %v", p.Flags, p.SourceRanges)
 			}
 		})
 	}
@@ -186,8 +186,8 @@ func TestSourceRanges(t *testing.T) {
 	})
 	t.Run("no load balancer, no ranges", func(t *testing.T) {
 		p, _ := Ports(service("web", "http:80/tcp", clusterIPs("172.30.0.41"), sourceRanges("10.0.0.0/8")), nil, thisNode())
-		if len(p[0].Ranges) > 0 {
-			t.Errorf("ranges are %v", p[0].Ranges)
+		if len(p[0].SourceRanges) > 0 {
+			t.Errorf("ranges are %v", p[0].SourceRanges)
 		}
 	})
 }

@@ -96,7 +96,7 @@ func compareWith(t *testing.T, table *Table, state *nat.State) {
 				wanted[k] = true
 				want, _ := judge(table, netip.Addr{}, k)
 				if p.Flags[k]&bpf.FrontendSourceRange != 0 {
-					want, _ = judge(table, p.Ranges[0].Addr(), k)
+					want, _ = judge(table, p.SourceRanges[0].Addr(), k)
 				}
 				if got := verdictOf(state.Lookup(k)); got != want {
 					t.Errorf("%v of %v is written to lead to %s, wanted is %s", k, p.Key, got, want)

@@ -106,7 +106,7 @@ func (p *Port) Starved() bool { return len(p.Backends) == 0 && !p.AllowEmpty }
 func (p *Port) Equal(o *Port) bool {
 	return p.Key == o.Key && p.Name == o.Name &&
 		slices.Equal(p.Frontends, o.Frontends) && slices.Equal(p.Kinds, o.Kinds) && slices.Equal(p.VIPs, o.VIPs) &&
-		maps.Equal(p.Flags, o.Flags) && slices.Equal(p.Ranges, o.Ranges) &&
+		maps.Equal(p.Flags, o.Flags) && slices.Equal(p.SourceRanges, o.SourceRanges) &&
 		slices.Equal(p.Backends, o.Backends) && slices.Equal(p.Serving, o.Serving) &&
 		(p.Local == nil) == (o.Local == nil) && slices.Equal(p.Local, o.Local) &&
 		p.Sticky == o.Sticky && p.Affinity == o.Affinity && p.AllowEmpty == o.AllowEmpty &&

@@ -35,7 +35,7 @@ func TestEqualSeesEveryField(t *testing.T) {
 		"Service.Flags":       func(p *Port) { p.Flags = nil },
 		"Service.Local":       func(p *Port) { p.Local = []netip.AddrPort{} }, // which is a drop where nil is nothing
 		"Service.Affinity":    func(p *Port) { p.Affinity = time.Second },
-		"Service.Ranges":      func(p *Port) { p.Ranges = append(p.Ranges, netip.MustParsePrefix("10.0.0.0/8")) },
+		"Service.Ranges":      func(p *Port) { p.SourceRanges = append(p.SourceRanges, netip.MustParsePrefix("10.0.0.0/8")) },
 		"Service.AllowEmpty":  func(p *Port) { p.AllowEmpty = false },
 		"Kinds":               func(p *Port) { p.Kinds = []Kind{ExternalIP} },
 		"ExternalLocal":       func(p *Port) { p.ExternalLocal = true },

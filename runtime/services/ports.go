@@ -143,7 +143,7 @@ func (p *Port) derive() {
 		local = local || p.Flags[k]&bpf.FrontendLocalPolicy != 0
 	}
 	if !slices.Contains(p.Kinds, LoadBalancerIP) {
-		p.Ranges = nil
+		p.SourceRanges = nil
 	}
 	p.ExternalLocal = p.ExternalLocal && slices.ContainsFunc(p.Kinds, Kind.External)
 	if !local && !p.ExternalLocal {

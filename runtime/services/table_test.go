@@ -238,7 +238,7 @@ func TestSeveralServicesClaimAFrontend(t *testing.T) {
 		table := tableOf(thisNode(), older, service("newest", "http:80/tcp", clusterIPs("172.30.0.9"), loadBalancer("192.168.99.1"),
 			sourceRanges("10.0.0.0/8"), externalLocal, healthPort(32000), at(5)))
 		p := table.Desired(named("newest"))[0]
-		if len(p.Ranges)+len(p.Flags) > 0 || p.ExternalLocal || p.Local != nil || len(p.Frontends) != 1 || len(p.VIPs) != 1 {
+		if len(p.SourceRanges)+len(p.Flags) > 0 || p.ExternalLocal || p.Local != nil || len(p.Frontends) != 1 || len(p.VIPs) != 1 {
 			t.Errorf("it is %+v", p)
 		}
 		if err := p.Validate(); err != nil {

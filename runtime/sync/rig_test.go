@@ -56,13 +56,13 @@ func (f *lockedFake) DeleteFrontends(k []bpf.FrontendKey) error {
 	return locked(f, func() error { return f.Fake.DeleteFrontends(k) })
 }
 func (f *lockedFake) PutRanges(k []bpf.SourceRangeKey) error {
-	return locked(f, func() error { return f.Fake.PutRanges(k) })
+	return locked(f, func() error { return f.Fake.PutSourceRanges(k) })
 }
 func (f *lockedFake) DeleteRanges(k []bpf.SourceRangeKey) error {
-	return locked(f, func() error { return f.Fake.DeleteRanges(k) })
+	return locked(f, func() error { return f.Fake.DeleteSourceRanges(k) })
 }
 func (f *lockedFake) PutWords(at []uint32, w []bpf.ServiceState) error {
-	return locked(f, func() error { return f.Fake.PutWords(at, w) })
+	return locked(f, func() error { return f.Fake.PutServiceStates(at, w) })
 }
 func (f *lockedFake) Synchronize() error {
 	if grace := f.grace.Load(); grace != nil {

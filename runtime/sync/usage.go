@@ -21,7 +21,7 @@ func (l *Loop) count(before, after []services.Port) {
 	hadRanges := u.ranges > 0
 	each := func(ports []services.Port, by int) {
 		for i := range ports {
-			if len(ports[i].Ranges) > 0 {
+			if len(ports[i].SourceRanges) > 0 {
 				u.ranges += by
 			}
 			proto := ports[i].Key.Proto

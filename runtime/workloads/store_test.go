@@ -48,7 +48,7 @@ func (m *machine) serve() *bpf.Maps {
 			svc := nat.Service{Name: fmt.Sprint(proto, vip), Frontends: []bpf.FrontendKey{key}, Backends: []netip.AddrPort{backends[at.Addr().Is4()]}}
 			if vip == limited {
 				svc.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{key: bpf.FrontendSourceRange}
-				svc.Ranges = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/30"), netip.MustParsePrefix("192.0.2.1/32")}
+				svc.SourceRanges = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/30"), netip.MustParsePrefix("192.0.2.1/32")}
 			}
 			svcs = append(svcs, svc)
 		}

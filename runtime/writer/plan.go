@@ -47,12 +47,12 @@ func (w *Writer) plan() (plan *nat.Plan, fresh []uint32) {
 		keys = sorted(slices.Collect(maps.Keys(q.dirty)))
 	}
 	q.order = nil
-	missing := func(key services.PortKey) bool { return w.planner.Lacks(*w.ports[key].svc) }
+	missing := func(key services.PortKey) bool { return w.planner.Missing(*w.ports[key].svc) }
 	q.deferred = w.reclaimer.takingAway() && slices.ContainsFunc(keys, missing)
 	if q.deferred {
 		keys = slices.DeleteFunc(keys, func(key services.PortKey) bool {
 			p := w.ports[key]
-			return p.index == 0 || !w.planner.Settled(p.index, *p.svc)
+			return p.index == 0 || !w.planner.UpToDate(p.index, *p.svc)
 		})
 	} else {
 		for _, index := range q.removed {
@@ -128,7 +128,7 @@ func (w *Writer) outOfTable() (out []services.PortKey) {
 // takesOver reports whether a plan clears states of the init stage. Once the
 // table's lock is released, that may use their indexes for others.
 func takesOver(plan *nat.Plan) bool {
-	return slices.ContainsFunc(plan.LastWords, func(c nat.WordChange) bool { return nat.InitIndexes.Contains(c.At / 2) })
+	return slices.ContainsFunc(plan.DeferredStates, func(c nat.StateChange) bool { return nat.InitIndexes.Contains(c.At / 2) })
 }
 
 // Short says which parts of a table have no capacity left for what is wanted.
@@ -156,7 +156,7 @@ func shortOf(err error) Short {
 		return ShortBackends
 	case errors.Is(err, nat.ErrNoIndex):
 		return ShortServices
-	case errors.Is(err, nat.ErrRangesFull):
+	case errors.Is(err, nat.ErrSourceRangesFull):
 		return ShortRanges
 	case errors.Is(err, nat.ErrFull):
 		return ShortFrontends | ShortBackends

@@ -45,10 +45,10 @@ func (r *replaced) add(a applied) {
 	}
 	r.plans = append(r.plans, a)
 	r.frontends = r.frontends || len(a.plan.Deletes) > 0
-	for _, w := range a.plan.LastWords {
+	for _, w := range a.plan.DeferredStates {
 		r.words[w.At] = true
 	}
-	for _, k := range a.plan.OldRanges {
+	for _, k := range a.plan.OldSourceRanges {
 		r.ranges[k] = true
 	}
 	for _, set := range a.plan.OldSets {
@@ -62,9 +62,9 @@ func (r *replaced) conflicts(plan *nat.Plan) bool {
 	leads := func(put nat.FrontendPut) bool {
 		return r.words[bpf.ServiceStateAt(put.Frontend.Index, put.Frontend.Flags&bpf.FrontendLocalPolicy != 0)]
 	}
-	return len(r.words) > 0 && slices.ContainsFunc(plan.Words, func(w nat.WordChange) bool { return r.words[w.At] }) ||
+	return len(r.words) > 0 && slices.ContainsFunc(plan.ServiceStates, func(w nat.StateChange) bool { return r.words[w.At] }) ||
 		len(r.words) > 0 && slices.ContainsFunc(plan.Puts, leads) ||
-		len(r.ranges) > 0 && slices.ContainsFunc(plan.NewRanges, func(k bpf.SourceRangeKey) bool { return r.ranges[k] })
+		len(r.ranges) > 0 && slices.ContainsFunc(plan.NewSourceRanges, func(k bpf.SourceRangeKey) bool { return r.ranges[k] })
 }
 
 func newReclaimer(store nat.Store, log *slog.Logger, reclaimed func(plans []applied, ok bool)) *reclaimer {
@@ -83,7 +83,7 @@ func (r *reclaimer) setStore(store nat.Store) {
 }
 
 func (r *reclaimer) add(plan *nat.Plan, planner *nat.Planner) {
-	if !plan.Retires() {
+	if !plan.HasDeferred() {
 		return
 	}
 	r.mu.Lock()
@@ -122,7 +122,7 @@ func (r *reclaimer) waitWhile(holds func() bool) {
 // conflicts with earlier ones when these are finished.
 func (r *reclaimer) waitFor(plan *nat.Plan) {
 	r.waitWhile(func() bool {
-		return (r.waiting.frontends || r.running.frontends) && plan.Brings() || r.waiting.conflicts(plan) || r.running.conflicts(plan)
+		return (r.waiting.frontends || r.running.frontends) && plan.AddsFrontends() || r.waiting.conflicts(plan) || r.running.conflicts(plan)
 	})
 }
 
@@ -145,7 +145,7 @@ func (r *reclaimer) run() {
 		for i, a := range batch {
 			plans[i] = a.plan
 		}
-		err := nat.Retire(store, plans...)
+		err := nat.Reclaim(store, plans...)
 		if err != nil { // the next planner that reads the table collects it
 			r.log.Warn("what was replaced in the table is still there", "err", err)
 		}

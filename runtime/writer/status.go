@@ -16,7 +16,7 @@ type Status struct {
 	Out       []PortState // of them, those that are not as they should be, sorted
 	Frontends int         // in the table, of all writers
 	Backends  int         // likewise
-	Room      nat.Room
+	Room      nat.Capacity
 	Flushes   uint64 // that wrote something
 	Repairs   uint64 // times that the table was found changed by others, and repaired
 	Reloads   uint64 // times that it was read as a whole
@@ -57,7 +57,7 @@ func (w *Writer) Status() Status {
 	if w.planner != nil {
 		state := w.planner.State()
 		st.ServiceRange, _ = state.ServiceRanges()
-		st.Frontends, st.Room = len(state.Frontends), state.Room
+		st.Frontends, st.Room = len(state.Frontends), state.Capacity
 		for _, set := range state.Sets {
 			st.Backends += len(set)
 		}

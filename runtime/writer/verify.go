@@ -110,13 +110,13 @@ func same(a, b *nat.State) bool {
 // ranges over b only: a may change in between.
 func compare(a, b *nat.State) iter.Seq[bool] {
 	return func(yield func(bool) bool) {
-		if len(a.Frontends) != len(b.Frontends) || len(a.Words) != len(b.Words) || len(a.Ranges) != len(b.Ranges) || len(a.Sets) != len(b.Sets) {
+		if len(a.Frontends) != len(b.Frontends) || len(a.ServiceStates) != len(b.ServiceStates) || len(a.SourceRanges) != len(b.SourceRanges) || len(a.Sets) != len(b.Sets) {
 			yield(false)
 			return
 		}
 		_ = compareMaps(a.Frontends, b.Frontends, func(x, y bpf.Frontend) bool { return x == y }, yield) &&
-			compareMaps(a.Words, b.Words, func(x, y bpf.ServiceState) bool { return x == y }, yield) &&
-			compareMaps(a.Ranges, b.Ranges, func(x, y bool) bool { return x == y }, yield) &&
+			compareMaps(a.ServiceStates, b.ServiceStates, func(x, y bpf.ServiceState) bool { return x == y }, yield) &&
+			compareMaps(a.SourceRanges, b.SourceRanges, func(x, y bool) bool { return x == y }, yield) &&
 			compareMaps(a.Sets, b.Sets, maps.Equal[map[uint32]bpf.Backend], yield)
 	}
 }

@@ -16,7 +16,7 @@ func stateOf(n int) *nat.State {
 		a := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 80)
 		s.Frontends[bpf.FrontendKeyOf(a, bpf.TCP)] = bpf.Frontend{Index: i}
 		s.Frontends[bpf.FrontendKey{Addr: bpf.AddressOf(a.Addr())}] = bpf.Frontend{Flags: bpf.FrontendVIP}
-		s.Words[bpf.ServiceStateAt(i, false)] = bpf.ServiceStateOf(i, 2)
+		s.ServiceStates[bpf.ServiceStateAt(i, false)] = bpf.ServiceStateOf(i, 2)
 		s.Sets[i] = map[uint32]bpf.Backend{0: {ID: i}, 1: {ID: i + 1}}
 	}
 	return s
@@ -49,10 +49,10 @@ func TestCompare(t *testing.T) {
 			s.Frontends[bpf.FrontendKey{Proto: bpf.UDP}] = bpf.Frontend{}
 		},
 		"a frontend is gone":      func(s *nat.State) { delete(s.Frontends, anyKey(s.Frontends)) },
-		"a word is another":       func(s *nat.State) { s.Words[anyKey(s.Words)] = bpf.ServiceStateOf(7777, 1) },
+		"a word is another":       func(s *nat.State) { s.ServiceStates[anyKey(s.ServiceStates)] = bpf.ServiceStateOf(7777, 1) },
 		"a backend is another":    func(s *nat.State) { s.Sets[anyKey(s.Sets)][1] = bpf.Backend{ID: 7777} },
 		"a backend is gone":       func(s *nat.State) { delete(s.Sets[anyKey(s.Sets)], 1) },
-		"there is a range":        func(s *nat.State) { s.Ranges[bpf.SourceRangeKey{Index: 1}] = true },
+		"there is a range":        func(s *nat.State) { s.SourceRanges[bpf.SourceRangeKey{Index: 1}] = true },
 		"there is a set too many": func(s *nat.State) { s.Sets[7777] = map[uint32]bpf.Backend{0: {}} },
 	} {
 		a, b := stateOf(n), stateOf(n)

@@ -258,7 +258,7 @@ const leastBacklog = 1024
 func (w *Writer) backlog() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return max(leastBacklog, w.planner.State().Room.Backends/4)
+	return max(leastBacklog, w.planner.State().Capacity.Backends/4)
 }
 
 // wrote takes note of how a plan went.
@@ -274,7 +274,7 @@ func (w *Writer) wrote(plan *nat.Plan, err error) {
 	w.status.Adopted = true
 	w.status.Flushes++
 	if takesOver(plan) {
-		w.planner.Freed(plan)
+		w.planner.Released(plan)
 		return
 	}
 	w.reclaimer.add(plan, w.planner)
@@ -288,7 +288,7 @@ func (w *Writer) reclaimed(plans []applied, ok bool) {
 		if !ok || a.planner != w.planner {
 			continue
 		}
-		a.planner.Freed(a.plan)
+		a.planner.Released(a.plan)
 		if w.out > 0 {
 			again = true
 			for key, p := range w.ports {

@@ -59,12 +59,12 @@ func (f *lockedFake) PutGeneration(g uint64) error {
 func (f *lockedFake) PutRanges(k []bpf.SourceRangeKey) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.Fake.PutRanges(k)
+	return f.Fake.PutSourceRanges(k)
 }
 func (f *lockedFake) DeleteRanges(k []bpf.SourceRangeKey) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.Fake.DeleteRanges(k)
+	return f.Fake.DeleteSourceRanges(k)
 }
 func (f *lockedFake) DeleteBackends(k []bpf.BackendKey) error {
 	f.mu.Lock()
@@ -79,7 +79,7 @@ func (f *lockedFake) PutBackends(k []bpf.BackendKey, v []bpf.Backend) error {
 func (f *lockedFake) PutWords(at []uint32, w []bpf.ServiceState) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.Fake.PutWords(at, w)
+	return f.Fake.PutServiceStates(at, w)
 }
 func (f *lockedFake) PutFrontends(k []bpf.FrontendKey, v []bpf.Frontend) error {
 	f.mu.Lock()
@@ -197,7 +197,7 @@ func TestWhatIsSetIsWritten(t *testing.T) {
 	r.flush()
 	r.wantVerdict("10.96.1.1:80", "not a frontend")
 	r.settle()
-	if s, _ := r.f.Read(); len(s.Frontends)+len(s.Words)+len(s.Sets) != 0 {
+	if s, _ := r.f.Read(); len(s.Frontends)+len(s.ServiceStates)+len(s.Sets) != 0 {
 		t.Errorf("left over: %+v", s)
 	}
 	if st := r.w.Status(); st.Ports != 0 || st.Flushes != 3 || !st.Adopted || len(st.Out) != 0 {
@@ -453,7 +453,7 @@ func TestEditsOfOthersAreMended(t *testing.T) {
 			r.wantVerdict("10.96.2.2:80", "[192.0.2.3:80]")
 			r.wantVerdict("10.96.6.6:80", "not a frontend")
 			after, _ := r.f.Read()
-			if len(after.Frontends) != len(before.Frontends) || len(after.Ranges) != 0 || len(after.Sets) != len(before.Sets) {
+			if len(after.Frontends) != len(before.Frontends) || len(after.SourceRanges) != 0 || len(after.Sets) != len(before.Sets) {
 				t.Errorf("was %+v, is %+v", before, after)
 			}
 			if mended, err := r.w.Verify(t.Context()); mended || err != nil {
@@ -585,7 +585,7 @@ func TestWhatIsAboutToGoComesBackAfterwards(t *testing.T) {
 	r := newRig(t, nil)
 	limited := web("10.96.2.1:80", "192.0.2.1:80")
 	limited.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{limited.Frontends[0]: bpf.FrontendSourceRange}
-	limited.Ranges = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	limited.SourceRanges = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 	r.want("a", limited)
 	r.flush()
 	r.f.holds = make(chan struct{})
@@ -602,7 +602,7 @@ func TestWhatIsAboutToGoComesBackAfterwards(t *testing.T) {
 	close(r.f.holds)
 	<-flushed
 	r.settle()
-	if s, _ := r.f.Read(); !s.Ranges[bpf.SourceRangeKeyOf(1024, limited.Ranges[0])] {
+	if s, _ := r.f.Read(); !s.SourceRanges[bpf.SourceRangeKeyOf(1024, limited.SourceRanges[0])] {
 		t.Error("the source range is gone")
 	}
 }
@@ -638,7 +638,7 @@ func TestTheSeedIsGoneWhenItWasTakenOver(t *testing.T) {
 	r.w.cfg.Lock = func(context.Context) (func() error, error) {
 		return func() error {
 			s, err := r.f.Read()
-			if w := s.Words[bpf.ServiceStateAt(1, false)]; w != 0 || r.w.reclaimer.pending() {
+			if w := s.ServiceStates[bpf.ServiceStateAt(1, false)]; w != 0 || r.w.reclaimer.pending() {
 				t.Errorf("the lock is released, the seed's word is %#x", uint64(w))
 			}
 			return err

@@ -89,7 +89,7 @@ func portOf(p *services.Port) Port {
 			r.Outside = local
 		}
 		if flags&bpf.FrontendSourceRange != 0 {
-			r.Limited, r.Ranges = true, slices.Clone(p.Ranges)
+			r.Limited, r.Ranges = true, slices.Clone(p.SourceRanges)
 			sortRanges(r.Ranges)
 		}
 		out.add(Frontend{k.AddrPort(), k.Proto.String()}, r)

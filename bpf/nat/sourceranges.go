@@ -13,52 +13,52 @@ import (
 // that a client which both have is let in all the time. A Service may have tens
 // of thousands.
 
-func (p *Planner) setRanges(index uint32, want []netip.Prefix) {
-	have := p.ranges[index]
+func (p *Planner) setSourceRanges(index uint32, want []netip.Prefix) {
+	have := p.sourceRanges[index]
 	if slices.Equal(have, want) {
 		return
 	}
-	next := distinctRanges(want)
+	next := distinctSourceRanges(want)
 	had, wanted := setOf(have), setOf(next)
 	for _, r := range next {
 		if !had[r] {
-			p.addRange(bpf.SourceRangeKeyOf(index, r))
+			p.addSourceRange(bpf.SourceRangeKeyOf(index, r))
 		}
 	}
 	for _, r := range have {
 		if !wanted[r] {
 			k := bpf.SourceRangeKeyOf(index, r)
-			p.touchRange(k)
-			delete(p.state.Ranges, k)
-			if !p.touched.ranges[k] {
-				p.room.ranges++
+			p.markSourceRange(k)
+			delete(p.state.SourceRanges, k)
+			if !p.dirty.ranges[k] {
+				p.capacity.ranges++
 			}
 		}
 	}
 	if len(next) == 0 {
-		delete(p.ranges, index)
+		delete(p.sourceRanges, index)
 	} else {
-		p.ranges[index] = next
+		p.sourceRanges[index] = next
 	}
 }
 
-func (p *Planner) addRange(k bpf.SourceRangeKey) {
-	p.touchRange(k)
-	p.state.Ranges[k] = true
-	if !p.touched.ranges[k] {
-		p.room.ranges--
+func (p *Planner) addSourceRange(k bpf.SourceRangeKey) {
+	p.markSourceRange(k)
+	p.state.SourceRanges[k] = true
+	if !p.dirty.ranges[k] {
+		p.capacity.ranges--
 	}
 }
 
-// moreRanges is how many entries more the ranges of an index take.
-func (p *Planner) moreRanges(index uint32, want []netip.Prefix) int {
-	if slices.Equal(p.ranges[index], want) {
+// moreSourceRanges is how many entries more the ranges of an index take.
+func (p *Planner) moreSourceRanges(index uint32, want []netip.Prefix) int {
+	if slices.Equal(p.sourceRanges[index], want) {
 		return 0
 	}
-	had := setOf(p.ranges[index])
+	had := setOf(p.sourceRanges[index])
 	n := 0
-	for _, r := range distinctRanges(want) {
-		if !had[r] && !p.touched.ranges[bpf.SourceRangeKeyOf(index, r)] {
+	for _, r := range distinctSourceRanges(want) {
+		if !had[r] && !p.dirty.ranges[bpf.SourceRangeKeyOf(index, r)] {
 			n++
 		}
 	}
@@ -67,16 +67,16 @@ func (p *Planner) moreRanges(index uint32, want []netip.Prefix) int {
 
 // SetServiceRanges plans which addresses are those of Services: connections to
 // one that is no frontend are refused, unless others names it. Written to by the
-// runtime alone, but the ranges are no writer's. An error matches ErrRangesFull;
+// runtime alone, but the ranges are no writer's. An error matches ErrSourceRangesFull;
 // nothing was planned then.
 func (p *Planner) SetServiceRanges(ranges, others []netip.Prefix) error {
-	more := p.moreRanges(bpf.IndexServiceCIDR, ranges) + p.moreRanges(bpf.IndexServiceExcept, others)
-	if p.room.limits.Ranges > 0 && more > p.room.ranges {
+	more := p.moreSourceRanges(bpf.IndexServiceCIDR, ranges) + p.moreSourceRanges(bpf.IndexServiceExcept, others)
+	if p.capacity.limits.SourceRanges > 0 && more > p.capacity.ranges {
 		return fmt.Errorf("the Service range needs room for %d ranges, of %d there are %d left: %w",
-			more, p.room.limits.Ranges, max(p.room.ranges, 0), ErrRangesFull)
+			more, p.capacity.limits.SourceRanges, max(p.capacity.ranges, 0), ErrSourceRangesFull)
 	}
-	p.setRanges(bpf.IndexServiceCIDR, ranges)
-	p.setRanges(bpf.IndexServiceExcept, others)
+	p.setSourceRanges(bpf.IndexServiceCIDR, ranges)
+	p.setSourceRanges(bpf.IndexServiceExcept, others)
 	return nil
 }
 
@@ -88,7 +88,7 @@ func (s *State) unallocated(a netip.Addr) bool {
 // inRange does what a lookup in the trie does.
 func (s *State) inRange(index uint32, a netip.Addr) bool {
 	for bits := a.BitLen(); bits >= 0; bits-- {
-		if s.Ranges[bpf.SourceRangeKeyOf(index, netip.PrefixFrom(a, bits))] {
+		if s.SourceRanges[bpf.SourceRangeKeyOf(index, netip.PrefixFrom(a, bits))] {
 			return true
 		}
 	}
@@ -97,7 +97,7 @@ func (s *State) inRange(index uint32, a netip.Addr) bool {
 
 // ServiceRanges are the addresses of Services, and those of them that others serve, sorted.
 func (s *State) ServiceRanges() (ranges, others []netip.Prefix) {
-	for k := range s.Ranges {
+	for k := range s.SourceRanges {
 		switch k.Index {
 		case bpf.IndexServiceCIDR:
 			ranges = append(ranges, k.Prefix())
@@ -110,7 +110,7 @@ func (s *State) ServiceRanges() (ranges, others []netip.Prefix) {
 	return ranges, others
 }
 
-func distinctRanges(in []netip.Prefix) []netip.Prefix {
+func distinctSourceRanges(in []netip.Prefix) []netip.Prefix {
 	out := make([]netip.Prefix, 0, len(in))
 	seen := make(map[netip.Prefix]bool, len(in))
 	for _, r := range in {
