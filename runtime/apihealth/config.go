@@ -101,11 +101,11 @@ type Config struct {
 	// nothing that waits for Run.
 	OnChange func(Set)
 	// OnKnown is called as OnChange is, when Run starts and with every change of what
-	// is known. nil: nobody is.
+	// is known. nil: nothing is called.
 	OnKnown func(Addresses)
 	// OnLost is called, each time by a goroutine of its own, with an endpoint that
 	// answered and does no more, when another one lives: not one that says it is not
-	// ready, nor the only one, before it is back after a long time. nil: nobody is.
+	// ready, nor the only one, before it is back after a long time. nil: nothing is called.
 	OnLost func(netip.AddrPort)
 }
 
@@ -135,7 +135,7 @@ func (c *Config) check() error {
 	case c.Log == nil:
 		return errors.New("monitor API servers: no logger")
 	case c.OnChange == nil:
-		return errors.New("monitor API servers: nobody to tell")
+		return errors.New("monitor API servers: no OnChange")
 	case len(c.Explicit) > apiserver.MaxEndpoints:
 		return fmt.Errorf("monitor API servers: %d endpoints given, at most %d are accepted", len(c.Explicit), apiserver.MaxEndpoints)
 	case len(c.CA) > 0 && !hasCertificates(c.CA):

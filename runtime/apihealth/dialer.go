@@ -70,7 +70,7 @@ type Dialer struct {
 	status DialerStatus
 	direct bool                         // the last connection was
 	left   map[netip.AddrPort]time.Time // see Leave
-	says   limiter
+	log    limiter
 }
 
 // DialerStatus tells how connections came about.
@@ -135,17 +135,17 @@ func (d *Dialer) Status() DialerStatus {
 func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	configured := way{name: address, dial: func(ctx context.Context) (net.Conn, error) {
+	configured := route{name: address, dial: func(ctx context.Context) (net.Conn, error) {
 		return d.dialConfigured(ctx, network, address)
 	}}
-	var direct []way
+	var direct []route
 	order, leaving := d.passBy(d.cfg.Monitor.dialOrder(int(d.turn.Add(1) % (1 << 30))))
 	for _, e := range order {
 		to := e.Addr.String()
 		if to == address || len(direct) == maxDials {
 			continue
 		}
-		direct = append(direct, way{name: e.String(), dial: func(ctx context.Context) (net.Conn, error) {
+		direct = append(direct, route{name: e.String(), dial: func(ctx context.Context) (net.Conn, error) {
 			return d.past(ctx, network, to)
 		}})
 	}
@@ -154,16 +154,16 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 		if to == address {
 			continue
 		}
-		direct = append(direct, way{name: to, dial: func(ctx context.Context) (net.Conn, error) {
+		direct = append(direct, route{name: to, dial: func(ctx context.Context) (net.Conn, error) {
 			return d.cfg.Dial(ctx, network, to)
 		}})
 	}
 	proven := d.cfg.Proven == nil || d.cfg.Proven()
-	ways := append([]way{configured}, direct...)
+	routes := append([]route{configured}, direct...)
 	if !proven || leaving || d.cfg.Monitor.dead(address) {
-		ways = append(direct, configured)
+		routes = append(direct, configured)
 	}
-	conn, by, tries := race(ctx, ways)
+	conn, by, tries := race(ctx, routes)
 	d.count(conn, by, address, proven, leaving, tries)
 	if conn == nil {
 		return nil, &DialError{Address: address, Tries: tries}
@@ -185,7 +185,7 @@ func (d *Dialer) dialConfigured(ctx context.Context, network, address string) (n
 		return nil, err
 	}
 	_, names := apiserver.Resolve(ctx, apiserver.ResolveConfig{Resolver: d.cfg.Resolver, Loopback: true}, found)
-	var ways []way
+	var routes []route
 	for _, n := range names {
 		if n.Err != nil {
 			return nil, n.Err
@@ -193,11 +193,11 @@ func (d *Dialer) dialConfigured(ctx context.Context, network, address string) (n
 		found = n.Found
 	}
 	for _, e := range found {
-		ways = append(ways, way{name: e.Addr.String(), dial: func(ctx context.Context) (net.Conn, error) {
+		routes = append(routes, route{name: e.Addr.String(), dial: func(ctx context.Context) (net.Conn, error) {
 			return d.to(e.Addr)(ctx, network, e.Addr.String())
 		}})
 	}
-	conn, _, tries := race(ctx, ways)
+	conn, _, tries := race(ctx, routes)
 	if conn == nil {
 		return nil, &DialError{Address: address, Tries: tries}
 	}
@@ -232,11 +232,11 @@ func (d *Dialer) count(conn net.Conn, by, address string, proven, leaving bool, 
 		return
 	}
 	d.direct = direct
-	ok, unsaid := d.says.allow(time.Now())
+	ok, suppressed := d.log.allow(time.Now())
 	switch {
 	case !ok:
 	case !direct:
-		d.cfg.Log.Info("API servers are reached at the configured address again", "configured", address, "unsaid", unsaid)
+		d.cfg.Log.Info("API servers are reached at the configured address again", "configured", address, "suppressed", suppressed)
 	default:
 		why := "silence"
 		if len(tries) > 0 {
@@ -246,7 +246,7 @@ func (d *Dialer) count(conn net.Conn, by, address string, proven, leaving bool, 
 		} else if !proven {
 			why = "not proven to lead to an API server"
 		}
-		d.cfg.Log.Warn("API servers are reached directly", "configured", address, "reason", why, "endpoint", by, "unsaid", unsaid)
+		d.cfg.Log.Warn("API servers are reached directly", "configured", address, "reason", why, "endpoint", by, "suppressed", suppressed)
 	}
 }
 
@@ -350,16 +350,16 @@ func (e *DialError) Unwrap() []error {
 	return list
 }
 
-// way is one address to dial.
-type way struct {
+// route is one address to dial.
+type route struct {
 	name string
 	dial func(context.Context) (net.Conn, error)
 }
 
 // race dials one after the other, the next when the one before has failed or
 // was silent for dialStagger, and gives the first connection with the name of
-// its way, and what failed before it. Connections that come too late are closed.
-func race(ctx context.Context, ways []way) (net.Conn, string, []Try) {
+// its route, and what failed before it. Connections that come too late are closed.
+func race(ctx context.Context, routes []route) (net.Conn, string, []Try) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type outcome struct {
@@ -367,14 +367,14 @@ func race(ctx context.Context, ways []way) (net.Conn, string, []Try) {
 		err  error
 		name string
 	}
-	results := make(chan outcome, len(ways))
+	results := make(chan outcome, len(routes))
 	pending := 0
 	next := func() {
-		if len(ways) == 0 {
+		if len(routes) == 0 {
 			return
 		}
-		w := ways[0]
-		ways = ways[1:]
+		w := routes[0]
+		routes = routes[1:]
 		pending++
 		go func() {
 			conn, err := w.dial(ctx)

@@ -45,7 +45,7 @@ func reached(t *testing.T, d *Dialer, address string) string {
 	return conn.RemoteAddr().String()
 }
 
-func TestTheConfiguredAddressComesFirst(t *testing.T) {
+func TestDialerTriesTheConfiguredAddressFirst(t *testing.T) {
 	r := newRig(t)
 	if err := r.l.AddAddr("10.96.0.1/32"); err != nil {
 		t.Fatal(err)
@@ -88,7 +88,7 @@ func TestTheConfiguredAddressComesFirst(t *testing.T) {
 	}
 }
 
-func TestASilentServiceIPCostsNoMoreThanAMoment(t *testing.T) {
+func TestDialerLosesNoTimeToASilentServiceIP(t *testing.T) {
 	r := newRig(t)
 	if err := r.l.Drop("10.96.0.1/32"); err != nil {
 		t.Fatal(err)
@@ -105,8 +105,8 @@ func TestASilentServiceIPCostsNoMoreThanAMoment(t *testing.T) {
 	}
 }
 
-// A stranger at the configured address accepts connections, and is no API server of this cluster.
-func TestDialerPassesByAStranger(t *testing.T) {
+// An unknown server at the configured address accepts connections, and is no API server of this cluster.
+func TestDialerAvoidsAnUnknownServer(t *testing.T) {
 	r := newRig(t)
 	other, err := standin.NewAuthority(netip.MustParseAddr("10.96.0.1"))
 	if err != nil {
@@ -116,7 +116,7 @@ func TestDialerPassesByAStranger(t *testing.T) {
 	r.serve(a2)
 	r.run().SetEndpoints(addrs(a1, a2))
 	r.await(a2)
-	r.until("the stranger is dead", func(s Status) bool { return s.endpoint(a1).State == apiserver.Dead })
+	r.until("the unknown server is dead", func(s Status) bool { return s.endpoint(a1).State == apiserver.Dead })
 	if at := reached(t, r.dialer(DialerConfig{}), a1); at != a2 {
 		t.Errorf("reached %s, want %s", at, a2)
 	}
@@ -135,7 +135,7 @@ func TestDialerTriesTheServiceIPLast(t *testing.T) {
 }
 
 // API servers are dialled past the programs, a Service IP through them.
-func TestDialerGoesPastTheProgramsToServersOnly(t *testing.T) {
+func TestDialerBypassesTheProgramsToServersOnly(t *testing.T) {
 	r := newRig(t)
 	if err := r.l.AddAddr("10.96.0.1/32", "10.96.0.9/32"); err != nil {
 		t.Fatal(err)
@@ -170,7 +170,7 @@ func TestDialerGoesPastTheProgramsToServersOnly(t *testing.T) {
 }
 
 // The client of the runtime speaks TLS to the name of its configuration, wherever the connection goes.
-func TestTheNameOfTheCertificateStays(t *testing.T) {
+func TestDialerKeepsTheNameOfTheCertificate(t *testing.T) {
 	r := newRig(t)
 	r.serve(a1)
 	r.run().SetEndpoints(addrs(a1))
@@ -193,7 +193,7 @@ func TestTheNameOfTheCertificateStays(t *testing.T) {
 	}
 }
 
-func TestTheDeadAreDialledLast(t *testing.T) {
+func TestDialerTriesDeadServersLast(t *testing.T) {
 	r := newRig(t)
 	s := r.serve(a1)
 	r.serve(a2)
@@ -221,7 +221,7 @@ func TestTheDeadAreDialledLast(t *testing.T) {
 	}
 }
 
-func TestAllDownThenTheSavedOnesAreTriedToo(t *testing.T) {
+func TestDialerTriesSavedAddressesWhenAllAreDown(t *testing.T) {
 	r := newRig(t)
 	save(t, r, endpoints(t, a3)...)
 	r.cfg.Adopted = addrs(a1)
@@ -239,7 +239,7 @@ func TestAllDownThenTheSavedOnesAreTriedToo(t *testing.T) {
 	}
 }
 
-func TestAHostNameIsLookedUpAtEachDial(t *testing.T) {
+func TestDialerLooksUpAHostNameEachTime(t *testing.T) {
 	r := newRig(t)
 	z := &zone{}
 	z.set("api.example", "192.0.2.11", "2001:db8::11")
@@ -272,7 +272,7 @@ func TestAHostNameIsLookedUpAtEachDial(t *testing.T) {
 	}
 }
 
-func TestADialEndsWithItsContextAndClosesWhatComesLate(t *testing.T) {
+func TestDialerEndsWithItsContextAndClosesLateConnections(t *testing.T) {
 	r := newRig(t)
 	r.serve(a1)
 	r.run().SetEndpoints(addrs(a1))
@@ -324,7 +324,7 @@ func (c closeCounter) Close() error {
 	return c.Conn.Close()
 }
 
-func TestThePlainDialerNoticesDeadPeers(t *testing.T) {
+func TestDialerNoticesDeadPeers(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -365,7 +365,7 @@ func sockopt(t *testing.T, conn net.Conn, level, opt int) (v int) {
 }
 
 // A client whose server hangs would wait for HTTP/2's own time-outs, 45 s, and follow nothing meanwhile.
-func TestConnectionsToALostServerAreClosed(t *testing.T) {
+func TestDialerClosesConnectionsToALostServer(t *testing.T) {
 	r := newRig(t)
 	for _, at := range []string{a1, a2} {
 		r.serve(at)
@@ -414,7 +414,7 @@ func TestConnectionsToALostServerAreClosed(t *testing.T) {
 }
 
 // All nodes' connections at once, lost and made again, are what an API server needs least that is alone and slow.
-func TestConnectionsToTheOnlyServerStay(t *testing.T) {
+func TestDialerKeepsConnectionsToTheOnlyServer(t *testing.T) {
 	r := newRig(t)
 	r.serve(a1)
 	lost := make(chan netip.AddrPort, 10)
@@ -450,7 +450,7 @@ func TestConnectionsToTheOnlyServerStay(t *testing.T) {
 }
 
 // It may have been started anew meanwhile, and know nothing of them.
-func TestConnectionsToTheOnlyServerAreClosedWhenItIsBackAfterLong(t *testing.T) {
+func TestDialerClosesConnectionsToTheOnlyServerThatWasAwayForLong(t *testing.T) {
 	r := newRig(t)
 	r.serve(a1)
 	lost := make(chan netip.AddrPort, 10)

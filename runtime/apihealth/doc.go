@@ -6,7 +6,7 @@
 // when they come back, elsewhere too. A Dialer gives the runtime's own client a
 // way to any of them while the way through the Service IP is broken.
 //
-//   - monitor.go: the loop, and what it is told from outside.
+//   - monitor.go: the loop, and its inputs.
 //   - config.go: what it needs to know, and the times that it keeps.
 //   - target.go: one endpoint and the goroutine that asks it.
 //   - members.go: which endpoints are known, and which of them are asked.

@@ -14,7 +14,7 @@ const leaveTime = time.Minute
 
 // Leave tells that the servers that the open connections lead to answer, but with nothing
 // that can be used. A client stays on its connection as long as it can, so that one sick
-// server, ready by its own word, would hide the healthy ones for ever. The connections
+// server, ready by its own word, would hide the healthy ones indefinitely. The connections
 // are closed and others dialled, if another server lives that was not left just before.
 func (d *Dialer) Leave() {
 	now := time.Now()

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// A server that is ready by its own word, and answers nothing that can be used, would keep its clients for ever.
-func TestAServerOfNoUseIsLeft(t *testing.T) {
+// A server that is ready by its own word, and answers nothing that can be used, would keep its clients indefinitely.
+func TestLeaveClosesConnectionsToAServerOfNoUse(t *testing.T) {
 	r := newRig(t)
 	for _, at := range []string{a1, a2, a3} {
 		r.serve(at)
@@ -68,7 +68,7 @@ func TestAServerOfNoUseIsLeft(t *testing.T) {
 }
 
 // Where all servers are left but the dead, those that were left are dialled.
-func TestServersThatWereLeftAreBetterThanNone(t *testing.T) {
+func TestLeaveKeepsServersAsALastResort(t *testing.T) {
 	r := newRig(t)
 	r.serve(a1)
 	second := r.serve(a2)
@@ -93,7 +93,7 @@ func TestServersThatWereLeftAreBetterThanNone(t *testing.T) {
 }
 
 // A server that gives no answer is not left: when it lives again it may be the one that answers well.
-func TestADeadServerIsNotLeft(t *testing.T) {
+func TestLeaveIgnoresADeadServer(t *testing.T) {
 	r := newRig(t)
 	r.serve(a1)
 	dead := r.serve(a2)

@@ -85,7 +85,7 @@ func (m *Monitor) startLook(ctx context.Context, now time.Time) {
 	if everything {
 		m.lookWait = min(max(m.lookWait*3/2, lookInterval), maxLookInterval)
 	}
-	files := m.stranger() || now.Sub(m.readAt) >= filesInterval
+	files := m.otherCA() || now.Sub(m.readAt) >= filesInterval
 	m.looking, m.lookDue = true, now.Add(lookTime)
 	m.counters.Looks++
 	m.tasks.Go(func() {
@@ -108,13 +108,13 @@ func (m *Monitor) startLook(ctx context.Context, now time.Time) {
 			wait = 0 // the last one has died meanwhile
 		}
 		m.looking, m.lookDue = false, time.Now().Add(wait)
-		m.poke()
+		m.notify()
 	})
 }
 
-// stranger reports whether an endpoint has a certificate that our CA did not
+// otherCA reports whether an endpoint has a certificate that our CA did not
 // sign: perhaps there is another CA by now.
-func (m *Monitor) stranger() bool {
+func (m *Monitor) otherCA() bool {
 	for _, t := range m.targets {
 		if t.kind == apiserver.KindTLS {
 			return true
@@ -168,10 +168,10 @@ func (m *Monitor) ready(life context.Context, creds []*sources.Credential) []*so
 			cancel()
 			if err != nil && life.Err() == nil {
 				m.mu.Lock()
-				ok, unsaid := m.saysPlugin.allow(time.Now())
+				ok, suppressed := m.pluginLog.allow(time.Now())
 				m.mu.Unlock()
 				if ok {
-					m.cfg.Log.Warn("credential plugin failed", "err", err, "unsaid", unsaid)
+					m.cfg.Log.Warn("credential plugin failed", "err", err, "suppressed", suppressed)
 				}
 			}
 		}

@@ -68,7 +68,7 @@ func (z *zone) LookupNetIP(_ context.Context, network, host string) ([]netip.Add
 	return out, nil
 }
 
-func TestANameIsFollowedWhenItsServerHasMoved(t *testing.T) {
+func TestLookFollowsANameWhoseServerHasMoved(t *testing.T) {
 	r := newRig(t)
 	z := &zone{}
 	z.set("api.example", "192.0.2.11")
@@ -94,7 +94,7 @@ func TestANameIsFollowedWhenItsServerHasMoved(t *testing.T) {
 }
 
 // While all is well a name is looked up from time to time, and its answer followed.
-func TestANameIsFollowedWhileItsServerLives(t *testing.T) {
+func TestLookFollowsANameWhileItsServerLives(t *testing.T) {
 	r := newRig(t)
 	r.cfg.Explicit = endpoints(t, "api.example:6443")
 	r.file("etc/hosts", "192.0.2.11 api.example\n")
@@ -114,7 +114,7 @@ func TestANameIsFollowedWhileItsServerLives(t *testing.T) {
 	})
 }
 
-func TestWithoutANameServerTheSavedAddressesOfTheNameAreUsed(t *testing.T) {
+func TestLookUsesSavedAddressesWithoutANameServer(t *testing.T) {
 	r := newRig(t)
 	z := &zone{down: true}
 	r.cfg.Resolver = z
@@ -127,7 +127,7 @@ func TestWithoutANameServerTheSavedAddressesOfTheNameAreUsed(t *testing.T) {
 	r.until("the name server was asked", func(Status) bool { return z.questions() > 0 })
 }
 
-func TestAServerElsewhereIsFoundByAChangedKubeletConf(t *testing.T) {
+func TestLookReadsAChangedKubeletConf(t *testing.T) {
 	r := newRig(t)
 	r.cfg.CA = nil // it is in the file, and changes with it
 	s := r.serve(a1)
@@ -153,7 +153,7 @@ func TestAServerElsewhereIsFoundByAChangedKubeletConf(t *testing.T) {
 	}
 }
 
-func TestTheRuntimesOwnKubeconfigIsASource(t *testing.T) {
+func TestLookReadsTheRuntimesOwnKubeconfig(t *testing.T) {
 	r := newRig(t)
 	r.kubeletConf(a1, r.ca)
 	r.cfg.Kubeconfig = "/srv/config"
@@ -171,7 +171,7 @@ func TestTheRuntimesOwnKubeconfigIsASource(t *testing.T) {
 	r.until("found", func(s Status) bool { return s.endpoint(a1).Source == apiserver.SourceKubeconfig })
 }
 
-func TestAfterARestartTheSavedAddressesAreEnough(t *testing.T) {
+func TestLookUsesSavedAddressesAfterARestart(t *testing.T) {
 	r := newRig(t)
 	save(t, r, endpoints(t, a1+","+a2+","+a3)...)
 	r.serve(a3)
@@ -183,7 +183,7 @@ func TestAfterARestartTheSavedAddressesAreEnough(t *testing.T) {
 	}
 }
 
-func TestTheServiceIPIsNoEndpoint(t *testing.T) {
+func TestLookRefusesTheServiceIP(t *testing.T) {
 	r := newRig(t)
 	r.kubeletConf(vip, r.ca)
 	r.cfg.Adopted = addrs(a1)
@@ -199,7 +199,7 @@ func TestTheServiceIPIsNoEndpoint(t *testing.T) {
 }
 
 // k3s' agent has a proxy on loopback, which can be no endpoint but knows the way to the API.
-func TestANodeLocalProxyIsAskedWhenNothingElseIsKnown(t *testing.T) {
+func TestLookAsksANodeLocalProxyWhenNothingElseIsKnown(t *testing.T) {
 	r := newRig(t)
 	ca := apitest.NewCA(t)
 	cluster := &apitest.Cluster{CA: ca, Services: addrs(vip), Endpoints: addrs(a1)}
@@ -226,7 +226,7 @@ func TestANodeLocalProxyIsAskedWhenNothingElseIsKnown(t *testing.T) {
 }
 
 // Nothing of a host that is odd may stop the rest.
-func TestDamagedFilesAreNoReasonToStop(t *testing.T) {
+func TestLookSurvivesDamagedFiles(t *testing.T) {
 	r := newRig(t)
 	r.file("etc/kubernetes/kubelet.conf", "{")
 	if err := os.MkdirAll(r.cfg.StateDir, 0o700); err != nil {
@@ -244,7 +244,7 @@ func TestDamagedFilesAreNoReasonToStop(t *testing.T) {
 	}
 }
 
-func TestAServerThatMovedWhileTheRuntimeWasDownIsFound(t *testing.T) {
+func TestLookFindsAServerThatMovedWhileTheRuntimeWasDown(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		setUp func(r *rig)
@@ -285,7 +285,7 @@ func TestAServerThatMovedWhileTheRuntimeWasDownIsFound(t *testing.T) {
 }
 
 // One server after the other gets a certificate of the new CA.
-func TestANewCAIsReadWhileTheOldOneStillServes(t *testing.T) {
+func TestLookReadsANewCAWhileTheOldOneServes(t *testing.T) {
 	r := newRig(t)
 	next, err := standin.NewAuthority()
 	if err != nil {
@@ -310,7 +310,7 @@ func TestANewCAIsReadWhileTheOldOneStillServes(t *testing.T) {
 	r.serveAs(a2, next)
 	r.run().SetEndpoints(addrs(a1, a2))
 	r.await(a1)
-	r.until("a stranger", func(s Status) bool { return s.endpoint(a2).Kind == apiserver.KindTLS })
+	r.until("an unknown server", func(s Status) bool { return s.endpoint(a2).Kind == apiserver.KindTLS })
 	account(r.ca, next)
 	r.lookNow()
 	r.await(a1, a2)

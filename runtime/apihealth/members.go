@@ -183,7 +183,7 @@ func (m *Monitor) stop(t *target) {
 	t.cancel()
 	t.gone = true
 	if !t.lost.IsZero() {
-		m.sayLost(t)
+		m.reportLost(t)
 	}
 	delete(m.targets, t.Endpoint.Addr)
 	m.remember(t)

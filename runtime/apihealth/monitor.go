@@ -41,18 +41,18 @@ type Monitor struct {
 	names    map[apiserver.Endpoint]name
 	trust    *apiserver.Trust // of the node's cluster; nil if no CA is known
 	machine  apiserver.Machine
-	// othersSaid are the files of other clusters that were reported.
-	othersSaid map[string]bool
-	changed    bool // what is known has changed since the targets were last compared with it
+	// othersLogged are the files of other clusters that were reported.
+	othersLogged map[string]bool
+	changed      bool // what is known has changed since the targets were last compared with it
 
-	targets map[netip.AddrPort]*target
-	current [2]apiserver.Choice
-	given   Set        // what OnChange was told last
-	told    *Addresses // what OnKnown was; nil: nothing yet
-	since   time.Time
-	holding time.Time // since when a change is held back for those not asked yet
-	started time.Time
-	running bool
+	targets  map[netip.AddrPort]*target
+	current  [2]apiserver.Choice
+	given    Set        // what OnChange was given last
+	notified *Addresses // what OnKnown was given last; nil: nothing yet
+	since    time.Time
+	holding  time.Time // since when a change is held back for those not asked yet
+	started  time.Time
+	running  bool
 
 	looking  bool // a look is under way
 	lookDue  time.Time
@@ -62,11 +62,11 @@ type Monitor struct {
 	lastSave time.Time
 
 	counters Counters
-	saysSet  limiter
-	saysBad  limiter
+	setLog   limiter
+	errorLog limiter
 
-	preparing  atomic.Bool // a credential plugin
-	saysPlugin limiter
+	preparing atomic.Bool // a credential plugin
+	pluginLog limiter
 }
 
 // New makes a Monitor. It reads and dials nothing yet.
@@ -75,7 +75,7 @@ func New(cfg Config) (*Monitor, error) {
 		return nil, err
 	}
 	m := &Monitor{
-		cfg: cfg, machine: apiserver.MachineOf(cfg.Root), othersSaid: map[string]bool{}, changed: true, slowest: max(deadInterval, cfg.Interval), stale: 15 * time.Second,
+		cfg: cfg, machine: apiserver.MachineOf(cfg.Root), othersLogged: map[string]bool{}, changed: true, slowest: max(deadInterval, cfg.Interval), stale: 15 * time.Second,
 		wake: make(chan struct{}, 1), turns: make(chan struct{}, maxProbing),
 		targets: map[netip.AddrPort]*target{}, names: map[apiserver.Endpoint]name{},
 		services: slices.Clone(cfg.Services),
@@ -106,8 +106,8 @@ func (m *Monitor) SetEndpoints(endpoints []netip.AddrPort) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if len(list) == 0 {
-		if ok, unsaid := m.saysBad.allow(time.Now()); ok {
-			m.cfg.Log.Warn("the API names no API server; those known stay", "unsaid", unsaid)
+		if ok, suppressed := m.errorLog.allow(time.Now()); ok {
+			m.cfg.Log.Warn("the API names no API server; those known stay", "suppressed", suppressed)
 		}
 		return
 	}
@@ -116,7 +116,7 @@ func (m *Monitor) SetEndpoints(endpoints []netip.AddrPort) {
 	}
 	m.named = list
 	m.changed = true
-	m.poke()
+	m.notify()
 }
 
 // SetServices tells the addresses of the API service. An empty list changes nothing.
@@ -130,11 +130,11 @@ func (m *Monitor) SetServices(services []netip.AddrPort) {
 	m.services = slices.Clone(services)
 	m.changed = true
 	m.saveSoon(time.Now())
-	m.poke()
+	m.notify()
 }
 
-// poke makes Run look at what has changed.
-func (m *Monitor) poke() {
+// notify makes Run look at what has changed.
+func (m *Monitor) notify() {
 	select {
 	case m.wake <- struct{}{}:
 	default:
@@ -192,8 +192,8 @@ func (m *Monitor) step(ctx context.Context) time.Duration {
 		m.counters.Changes++
 	}
 	known := m.addressesKnown()
-	newKnown := m.told == nil || !m.told.equal(known)
-	m.told = &known
+	newKnown := m.notified == nil || !m.notified.equal(known)
+	m.notified = &known
 	m.mu.Unlock()
 	if newKnown && m.cfg.OnKnown != nil {
 		m.cfg.OnKnown(Addresses{slices.Clone(known.Anywhere), slices.Clone(known.Reserved)})
@@ -237,7 +237,7 @@ func (m *Monitor) decide(now time.Time) {
 	} else if lived {
 		m.lookDue, m.lookWait = now, 0
 	}
-	m.saySet(now)
+	m.logSet(now)
 }
 
 func (m *Monitor) candidate(t *target) apiserver.Candidate {
@@ -277,7 +277,7 @@ func (m *Monitor) hold(now time.Time) bool {
 	if m.holding.IsZero() {
 		m.holding = now
 	}
-	// Lists that change all the time must not hold it back for ever.
+	// Lists that change all the time must not delay it indefinitely.
 	return now.Sub(m.holding) < settleTime
 }
 
@@ -304,8 +304,8 @@ func (m *Monitor) recent(t *target) bool {
 	return last.Sub(t.lastLive) <= m.cfg.Interval
 }
 
-func (m *Monitor) saySet(now time.Time) {
-	ok, unsaid := m.saysSet.allow(now)
+func (m *Monitor) logSet(now time.Time) {
+	ok, suppressed := m.setLog.allow(now)
 	if !ok {
 		return
 	}
@@ -317,10 +317,10 @@ func (m *Monitor) saySet(now time.Time) {
 	}
 	endpoints := strings.Join(list, ",")
 	if m.live() {
-		m.cfg.Log.Info("the API service leads to live API servers", "endpoints", endpoints, "unsaid", unsaid)
+		m.cfg.Log.Info("the API service leads to live API servers", "endpoints", endpoints, "suppressed", suppressed)
 	} else if m.answers() {
-		m.cfg.Log.Warn("no API server is ready; the API service leads to those that answer", "endpoints", endpoints, "unsaid", unsaid)
+		m.cfg.Log.Warn("no API server is ready; the API service leads to those that answer", "endpoints", endpoints, "suppressed", suppressed)
 	} else if len(list) > 0 {
-		m.cfg.Log.Warn("no API server answers; the last known good ones stay", "endpoints", endpoints, "unsaid", unsaid)
+		m.cfg.Log.Warn("no API server answers; the last known good ones stay", "endpoints", endpoints, "suppressed", suppressed)
 	}
 }

@@ -1,6 +1,10 @@
 package apihealth
 
 import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,7 +15,7 @@ import (
 // promised is how long a dead API server may stay in the API service.
 const promised = 2 * time.Second
 
-func TestADeadServerIsOutWithinTwoSecondsAndBackWhenItRecovers(t *testing.T) {
+func TestMonitorDropsADeadServerWithinTwoSeconds(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		kind apiserver.Kind
@@ -45,8 +49,8 @@ func TestADeadServerIsOutWithinTwoSecondsAndBackWhenItRecovers(t *testing.T) {
 			if err != nil {
 				r.t.Fatal(err)
 			}
-			stranger := r.serveAs(a1, other)
-			return func() { stranger.Close(); r.serve(a1) }
+			unknown := r.serveAs(a1, other)
+			return func() { unknown.Close(); r.serve(a1) }
 		}},
 		{"a router says that it is unreachable", apiserver.KindUnreachable, func(r *rig, _ *standin.APIServer, _ *gate) func() {
 			if err := r.l.DelAddr(prefix(a1)); err != nil {
@@ -93,7 +97,7 @@ func TestADeadServerIsOutWithinTwoSecondsAndBackWhenItRecovers(t *testing.T) {
 	}
 }
 
-func TestTheLastKnownGoodStayWhenNothingAnswers(t *testing.T) {
+func TestMonitorKeepsTheLastKnownGoodWhenNothingAnswers(t *testing.T) {
 	r := newRig(t)
 	one, two := r.serve(a1), r.serve(a2)
 	r.run().SetEndpoints(addrs(a1, a2))
@@ -121,7 +125,7 @@ func TestTheLastKnownGoodStayWhenNothingAnswers(t *testing.T) {
 	}
 }
 
-func TestFamiliesAreDecidedEachByItself(t *testing.T) {
+func TestMonitorDecidesForEachFamily(t *testing.T) {
 	r := newRig(t)
 	r.serve(a1)
 	six := r.serve(b1)
@@ -134,7 +138,7 @@ func TestFamiliesAreDecidedEachByItself(t *testing.T) {
 	}
 }
 
-func TestGivenEndpointsAreUsedAlone(t *testing.T) {
+func TestMonitorUsesGivenEndpointsAlone(t *testing.T) {
 	r := newRig(t)
 	r.serve(a1)
 	lb := r.serve(a2)
@@ -150,7 +154,7 @@ func TestGivenEndpointsAreUsedAlone(t *testing.T) {
 	}
 }
 
-func TestTheSecondTierIsAskedOnlyWhileTheFirstIsDead(t *testing.T) {
+func TestMonitorAsksTheSecondTierOnlyWhileTheFirstIsDead(t *testing.T) {
 	r := newRig(t)
 	r.serve(a1)
 	lb := r.serve(a2)
@@ -171,7 +175,7 @@ func TestTheSecondTierIsAskedOnlyWhileTheFirstIsDead(t *testing.T) {
 	r.await(a1, a2)
 }
 
-func TestWhatTheTableHoldsIsNotGivenOutAgain(t *testing.T) {
+func TestMonitorDoesNotReportAdoptedAddresses(t *testing.T) {
 	r := newRig(t)
 	r.serve(a1)
 	r.serve(a2)
@@ -185,7 +189,7 @@ func TestWhatTheTableHoldsIsNotGivenOutAgain(t *testing.T) {
 	}
 }
 
-func TestNewEndpointsComeTogether(t *testing.T) {
+func TestMonitorReportsNewEndpointsTogether(t *testing.T) {
 	r := newRig(t)
 	r.serve(a1)
 	r.serve(a2)
@@ -200,7 +204,7 @@ func TestNewEndpointsComeTogether(t *testing.T) {
 }
 
 // Nothing answers and nothing ever has: what is known is a guess, and better than nothing.
-func TestWithoutAnyLifeTheBestGuessIsGivenAndReplacedByTheNext(t *testing.T) {
+func TestMonitorGuessesWithoutAnyLiveServer(t *testing.T) {
 	r := newRig(t)
 	s := r.serve(a2)
 	s.SetReady(false)
@@ -213,7 +217,7 @@ func TestWithoutAnyLifeTheBestGuessIsGivenAndReplacedByTheNext(t *testing.T) {
 	r.until("live", func(s Status) bool { return s.Live })
 }
 
-func TestRunTwiceIsRefusedAndAConfigNeedsItsParts(t *testing.T) {
+func TestMonitorRefusesToRunTwice(t *testing.T) {
 	r := newRig(t)
 	m := r.run()
 	r.until("running", func(s Status) bool { return s.Counters.Looks > 0 })
@@ -224,5 +228,105 @@ func TestRunTwiceIsRefusedAndAConfigNeedsItsParts(t *testing.T) {
 		if _, err := New(cfg); err == nil {
 			t.Errorf("accepted %+v", cfg)
 		}
+	}
+}
+
+// A server that is slow or says that it is not ready still serves; a dead one does not.
+func TestMonitorUsesAServerThatAnswersBeforeADeadOne(t *testing.T) {
+	for name, sick := range map[string]func(*standin.APIServer, bool){
+		"not ready": func(s *standin.APIServer, is bool) { s.SetReady(!is) },
+		"slow": func(s *standin.APIServer, is bool) {
+			if is {
+				s.SetDelay(time.Minute)
+			} else {
+				s.SetDelay(0)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			one, two := r.serve(a1), r.serve(a2)
+			r.run().SetEndpoints(addrs(a1, a2))
+			r.await(a1, a2)
+			sick(one, true)
+			r.await(a2)
+			two.Close()
+			r.await(a1)
+			if s := r.m.Status(); s.Live || !s.Answering {
+				t.Errorf("live %v, answering %v", s.Live, s.Answering)
+			}
+			if order := r.m.dialOrder(0); len(order) == 0 || order[0].Addr.String() != a1 {
+				t.Errorf("dials %v", order)
+			}
+			one.Close()
+			r.until("nothing answers", func(s Status) bool { return !s.Answering })
+			if r.set() != a1 {
+				t.Errorf("leads to %s when nothing answers, want %s", r.set(), a1)
+			}
+			r.serve(a2)
+			r.await(a2)
+		})
+	}
+}
+
+// All that were good when an outage began stay, though their silence is noticed one by one.
+func TestMonitorKeepsAllThatFellSilentTogether(t *testing.T) {
+	r := newRig(t)
+	r.serve(a1)
+	r.serve(a2)
+	r.serve(a3)
+	r.run().SetEndpoints(addrs(a1, a2, a3))
+	r.await(a1, a2, a3)
+	for _, at := range []string{a1, a2, a3} {
+		r.silence(at)
+	}
+	r.until("all are dead", func(s Status) bool {
+		dead := 0
+		for _, e := range s.Endpoints {
+			if e.State == apiserver.Dead {
+				dead++
+			}
+		}
+		return dead == 3
+	})
+	r.await(a1, a2, a3)
+}
+
+// Hours without any API server, run through in seconds.
+func TestMonitorCostsLittleInALongOutage(t *testing.T) {
+	r := newRig(t)
+	var list []string
+	for port := range 20 {
+		list = append(list, fmt.Sprintf("192.0.2.11:%d", 7000+port))
+	}
+	r.kubeletConf("api.example:7000", r.ca)
+	z := &zone{down: true}
+	r.cfg.Resolver = z
+	r.cfg.Interval = time.Millisecond
+	r.hook = func(m *Monitor) { m.slowest = 2 * time.Millisecond }
+	m := r.run()
+	m.SetEndpoints(addrs(list...))
+	after := func(probes uint64) (heap uint64, goroutines int) {
+		r.until("probes", func(s Status) bool { return s.Counters.Probes >= probes })
+		for range 50 {
+			m.readFiles()
+			m.resolve(t.Context(), true)
+			m.SetEndpoints(nil)
+		}
+		debug.FreeOSMemory()
+		var ms runtime.MemStats
+		runtime.ReadMemStats(&ms)
+		return ms.HeapAlloc, runtime.NumGoroutine()
+	}
+	h1, g1 := after(2000)
+	h2, g2 := after(20_000)
+	if h2 > h1+1<<20 {
+		t.Errorf("heap has grown from %d to %d kB", h1>>10, h2>>10)
+	}
+	if g2 > g1+2*len(list) {
+		t.Errorf("%d goroutines, then %d", g1, g2)
+	}
+	if n := strings.Count(r.logs.String(), "\n"); n > 3*len(list) {
+		t.Errorf("%d lines for %d endpoints that are dead all the time", n, len(list))
 	}
 }

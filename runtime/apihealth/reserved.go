@@ -7,7 +7,7 @@ import (
 	"github.com/firsthop/firsthop/natinit/apiserver"
 )
 
-// addressesKnown are the addresses that OnKnown is told.
+// addressesKnown are the addresses that OnKnown gets.
 func (m *Monitor) addressesKnown() Addresses {
 	var out Addresses
 	for _, e := range m.known() {

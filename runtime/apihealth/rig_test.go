@@ -167,7 +167,7 @@ func (r *rig) lookNow() {
 			return false // it would set the time of the next one when it is over
 		}
 		r.m.lookDue = time.Now()
-		r.m.poke()
+		r.m.notify()
 		return true
 	})
 }

@@ -44,11 +44,11 @@ func (m *Monitor) startSave(now time.Time) {
 		if err != nil {
 			m.counters.SaveErrors++
 			m.counters.LastSaveError = err.Error()
-			if ok, unsaid := m.saysBad.allow(m.lastSave); ok && !errors.Is(err, apiserver.ErrNewerFormat) {
-				m.cfg.Log.Error("cannot save the addresses of the API servers: after a reboot the ones before count", "error", err, "unsaid", unsaid)
+			if ok, suppressed := m.errorLog.allow(m.lastSave); ok && !errors.Is(err, apiserver.ErrNewerFormat) {
+				m.cfg.Log.Error("cannot save the addresses of the API servers; a reboot will find the former ones", "err", err, "suppressed", suppressed)
 			}
 		}
-		m.poke()
+		m.notify()
 	})
 }
 

@@ -23,7 +23,7 @@ func save(t testing.TB, r *rig, list ...apiserver.Endpoint) {
 	}
 }
 
-func TestWhatLivesIsSaved(t *testing.T) {
+func TestSaveWritesLiveServers(t *testing.T) {
 	r := newRig(t)
 	r.kubeletConf("lb.example:6443", r.ca)
 	z := &zone{}
@@ -46,7 +46,7 @@ func TestWhatLivesIsSaved(t *testing.T) {
 	r.await(a2)
 	m.mu.Lock()
 	m.saveDue = time.Now()
-	m.poke()
+	m.notify()
 	m.mu.Unlock()
 	r.until("tried again", func(Status) bool { m.mu.Lock(); defer m.mu.Unlock(); return time.Until(m.saveDue) > refreshInterval/2 })
 	if got := saved(t, r); !slices.Equal(got, want) || m.Status().Counters.Saves != 1 {
@@ -54,7 +54,7 @@ func TestWhatLivesIsSaved(t *testing.T) {
 	}
 }
 
-func TestNothingIsSavedWhileNothingLives(t *testing.T) {
+func TestSaveWritesNothingWithoutALiveServer(t *testing.T) {
 	r := newRig(t)
 	s := r.serve(a1)
 	m := r.run()
@@ -65,7 +65,7 @@ func TestNothingIsSavedWhileNothingLives(t *testing.T) {
 	m.SetEndpoints(addrs(a2))
 	m.mu.Lock()
 	m.saveDue = time.Now()
-	m.poke()
+	m.notify()
 	m.mu.Unlock()
 	r.until("it was due", func(Status) bool { m.mu.Lock(); defer m.mu.Unlock(); return m.saveDue.IsZero() })
 	r.end()
@@ -88,7 +88,7 @@ func saved(t *testing.T, r *rig) []string {
 	return out
 }
 
-func TestAFileOfANewerFormatIsLeftAlone(t *testing.T) {
+func TestSaveLeavesANewerFormatAlone(t *testing.T) {
 	r := newRig(t)
 	newer := `{"format": 99}`
 	if err := os.MkdirAll(r.cfg.StateDir, 0o700); err != nil {
@@ -106,7 +106,7 @@ func TestAFileOfANewerFormatIsLeftAlone(t *testing.T) {
 	}
 }
 
-func TestEveryChangeOfTheHostIsRecordedFirst(t *testing.T) {
+func TestSaveRecordsEachChangeFirst(t *testing.T) {
 	r := newRig(t)
 	var mu sync.Mutex
 	var recorded []string

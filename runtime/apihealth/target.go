@@ -30,8 +30,8 @@ type target struct {
 	rtt      time.Duration // of the last answer
 	probes   uint64
 	failures uint64
-	says     limiter
-	lost     time.Time // since when it gives no answer, while that is still to be told; zero: it is not
+	log      limiter
+	lost     time.Time // since when it gives no answer, while that is not reported yet; else zero
 }
 
 // starved is how late a timeout may come to be the endpoint's fault. Beyond that
@@ -161,12 +161,12 @@ func (m *Monitor) report(t *target, r probe.Result) {
 		t.since = now
 	}
 	t.state = r.State
-	m.sayState(t, was)
+	m.logState(t, was)
 	if was == apiserver.Live && !t.answering() {
 		t.lost = now
 	}
-	m.tellLost(now)
-	m.poke()
+	m.reportAllLost(now)
+	m.notify()
 }
 
 // answering reports whether an endpoint is not ready, but there.
@@ -219,10 +219,10 @@ func (m *Monitor) anotherLives(t *target) bool {
 	return false
 }
 
-// tellLost tells of endpoints that were lost, as soon as another one lives to
+// reportAllLost tells of endpoints that were lost, as soon as another one lives to
 // which their clients can go. The only one may be no more than slow: all nodes'
 // connections at once, lost and made again, are what it needs least.
-func (m *Monitor) tellLost(now time.Time) {
+func (m *Monitor) reportAllLost(now time.Time) {
 	another := false
 	for _, t := range m.targets {
 		another = another || t.state == apiserver.Live
@@ -236,57 +236,57 @@ func (m *Monitor) tellLost(now time.Time) {
 			continue
 		}
 		t.lost = time.Time{}
-		m.sayLost(t)
+		m.reportLost(t)
 	}
 }
 
-func (m *Monitor) sayLost(t *target) {
+func (m *Monitor) reportLost(t *target) {
 	if m.cfg.OnLost != nil {
 		go m.cfg.OnLost(t.Endpoint.Addr)
 	}
 }
 
-// sayState logs a change of state, but not one of dead to not ready.
-func (m *Monitor) sayState(t *target, was apiserver.State) {
+// logState logs a change of state, but not one of dead to not ready.
+func (m *Monitor) logState(t *target, was apiserver.State) {
 	live := t.state == apiserver.Live
 	if !live && was != apiserver.Live && was != apiserver.Unknown {
 		return
 	}
-	ok, left := t.says.allow(t.since)
+	ok, left := t.log.allow(t.since)
 	switch {
 	case !ok:
 	case live:
-		m.cfg.Log.Info("API server is live", "endpoint", t.Endpoint.String(), "rtt", t.rtt.Round(time.Microsecond), "unsaid", left)
+		m.cfg.Log.Info("API server is live", "endpoint", t.Endpoint.String(), "rtt", t.rtt.Round(time.Microsecond), "suppressed", left)
 	default:
-		m.cfg.Log.Warn("API server is "+t.state.String(), "endpoint", t.Endpoint.String(), "reason", t.err, "unsaid", left)
+		m.cfg.Log.Warn("API server is "+t.state.String(), "endpoint", t.Endpoint.String(), "err", t.err, "suppressed", left)
 	}
 }
 
 // limiter lets a few lines pass at once, and then one in half a minute.
 type limiter struct {
-	left   int
-	since  time.Time
-	unsaid int
+	left       int
+	since      time.Time
+	suppressed int
 }
 
 const (
-	sayAtOnce = 6
-	sayEvery  = 30 * time.Second
+	logBurst    = 6
+	logInterval = 30 * time.Second
 )
 
 // allow reports whether a line may be written now, and how many were not since the last.
-func (l *limiter) allow(now time.Time) (ok bool, unsaid int) {
+func (l *limiter) allow(now time.Time) (ok bool, suppressed int) {
 	if l.since.IsZero() {
-		l.left, l.since = sayAtOnce, now
+		l.left, l.since = logBurst, now
 	}
-	if n := int(now.Sub(l.since) / sayEvery); n > 0 {
-		l.left, l.since = min(l.left+n, sayAtOnce), now
+	if n := int(now.Sub(l.since) / logInterval); n > 0 {
+		l.left, l.since = min(l.left+n, logBurst), now
 	}
 	if l.left == 0 {
-		l.unsaid++
+		l.suppressed++
 		return false, 0
 	}
 	l.left--
-	unsaid, l.unsaid = l.unsaid, 0
-	return true, unsaid
+	suppressed, l.suppressed = l.suppressed, 0
+	return true, suppressed
 }

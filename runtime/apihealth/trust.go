@@ -20,8 +20,8 @@ func (m *Monitor) identify(saved *apiserver.Known) (sources.Identity, []sources.
 // for a moment changes nothing: less is never trusted for more.
 func (m *Monitor) follow(id sources.Identity) {
 	for _, other := range id.Others {
-		if !m.othersSaid[other] {
-			m.othersSaid[other] = true
+		if !m.othersLogged[other] {
+			m.othersLogged[other] = true
 			m.cfg.Log.Warn("files of another cluster are not used", "reason", other)
 		}
 	}

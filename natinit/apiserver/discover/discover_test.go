@@ -67,8 +67,8 @@ func TestTheAPIsOwnAnswerIsBest(t *testing.T) {
 	w := newWorld(t, "10.99.0.1:6443", "10.99.0.2:6443")
 	w.kubelet(t, "10.99.0.1:6443")
 	// The saved address of a server that has gone is another cluster's by now.
-	stranger := &apitest.Cluster{CA: apitest.NewCA(t)}
-	at, _ := stranger.Serve(t, "10.99.0.4:6443")
+	unknown := &apitest.Cluster{CA: apitest.NewCA(t)}
+	at, _ := unknown.Serve(t, "10.99.0.4:6443")
 	w.saved(t, "10.97.0.1:443", at.String())
 	w.cfg.Probe.Strength = probe.TCP // it accepts connections
 	res := w.check(t, "10.96.0.1:443", "10.99.0.1:6443 10.99.0.2:6443")
@@ -100,7 +100,7 @@ func TestAnotherClustersServerIsDeadAsSoonAsTheCAIsKnown(t *testing.T) {
 	}
 }
 
-func TestTheCAOfTheNodeIsEnoughToKnowAStranger(t *testing.T) {
+func TestTheCAOfTheNodeIsEnoughToKnowAnUnknownServer(t *testing.T) {
 	w := newWorld(t)
 	w.kubelet(t, "10.99.0.4:6443")
 	w.manifest(t, "10.99.0.4", "10.96.0.0/16")

@@ -97,8 +97,8 @@ func (c *Checker) Check(ctx context.Context, confirm bool) Result {
 	return best.result
 }
 
-// Lost is closed when the kept connection ends by itself: whoever waits for
-// the next probe better probes now. It is nil when there is none.
+// Lost is closed when the kept connection ends by itself: the next probe
+// should not wait. It is nil when there is none.
 func (c *Checker) Lost() <-chan struct{} {
 	if c.kept == nil {
 		return nil

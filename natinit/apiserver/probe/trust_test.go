@@ -2,7 +2,6 @@ package probe
 
 import (
 	"crypto/tls"
-	"encoding/pem"
 	"slices"
 	"testing"
 	"time"
@@ -55,14 +54,14 @@ func TestTrustOfTheHostCountsForOneNameAlone(t *testing.T) {
 	trust := &apiserver.Trust{Host: "api.example", HostCA: public.PEM}
 	own := apiserver.Endpoint{Addr: apitest.ServeTLS(t, "10.99.0.1:0", public.Server(t, "api.example"), apitest.AnswersOK)}
 	own.Host = "api.example"
-	stranger := apiserver.Endpoint{Addr: apitest.ServeTLS(t, "10.99.0.2:0", public.Server(t, "evil.example"), apitest.AnswersOK)}
-	stranger.Host = "api.example"
+	unknown := apiserver.Endpoint{Addr: apitest.ServeTLS(t, "10.99.0.2:0", public.Server(t, "evil.example"), apitest.AnswersOK)}
+	unknown.Host = "api.example"
 	elsewhere := apiserver.Endpoint{Addr: apitest.ServeTLS(t, "10.99.0.3:0", public.Server(t, apitest.Names...), apitest.AnswersOK)}
-	for _, r := range Endpoints(t.Context(), []apiserver.Endpoint{own, stranger, elsewhere}, Config{Strength: Verified, Timeout: 5 * time.Second, Trust: trust}) {
+	for _, r := range Endpoints(t.Context(), []apiserver.Endpoint{own, unknown, elsewhere}, Config{Strength: Verified, Timeout: 5 * time.Second, Trust: trust}) {
 		want := map[apiserver.Endpoint]struct {
 			state    apiserver.State
 			verified bool
-		}{own: {apiserver.Live, true}, stranger: {apiserver.Dead, false}, elsewhere: {apiserver.Live, false}}[r.Endpoint]
+		}{own: {apiserver.Live, true}, unknown: {apiserver.Dead, false}, elsewhere: {apiserver.Live, false}}[r.Endpoint]
 		if r.State != want.state || r.Verified != want.verified {
 			t.Errorf("got %+v, want %+v", r, want)
 		}
@@ -76,31 +75,10 @@ func TestTrustOfTheHostCountsBesideTheCA(t *testing.T) {
 	balancer := apiserver.Endpoint{Addr: apitest.ServeTLS(t, "10.99.0.1:0", public.Server(t, "api.example"), apitest.AnswersOK)}
 	balancer.Host = "api.example"
 	behind := apiserver.Endpoint{Addr: apitest.ServeTLS(t, "10.99.0.2:0", cluster.Server(t, apitest.Names...), apitest.AnswersOK)}
-	stranger := apiserver.Endpoint{Addr: apitest.ServeTLS(t, "10.99.0.3:0", public.Server(t, "api.example"), apitest.AnswersOK)}
-	for _, r := range Endpoints(t.Context(), []apiserver.Endpoint{balancer, behind, stranger}, Config{Strength: Verified, Timeout: 5 * time.Second, Trust: trust}) {
-		if want := r.Endpoint != stranger; r.Verified != want || (r.State == apiserver.Live) != want {
+	unknown := apiserver.Endpoint{Addr: apitest.ServeTLS(t, "10.99.0.3:0", public.Server(t, "api.example"), apitest.AnswersOK)}
+	for _, r := range Endpoints(t.Context(), []apiserver.Endpoint{balancer, behind, unknown}, Config{Strength: Verified, Timeout: 5 * time.Second, Trust: trust}) {
+		if want := r.Endpoint != unknown; r.Verified != want || (r.State == apiserver.Live) != want {
 			t.Errorf("got %+v, want verified: %t", r, want)
-		}
-	}
-}
-
-func TestSameCA(t *testing.T) {
-	a, b := apitest.NewCA(t), apitest.NewCA(t)
-	for sentence, tc := range map[string]struct {
-		a, b []byte
-		want bool
-	}{
-		"the same":                    {a.PEM, a.PEM, true},
-		"another":                     {a.PEM, b.PEM, false},
-		"bundles that overlap":        {slices.Concat(a.PEM, b.PEM), b.PEM, true},
-		"renewed with the same key":   {a.PEM, a.Renew(t).PEM, true},
-		"cross-signed by another":     {a.PEM, b.CrossSign(t, a), true},
-		"none":                        {nil, a.PEM, false},
-		"what is no certificate":      {[]byte("ca"), []byte("ca"), false},
-		"a damaged one beside a good": {slices.Concat(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")}), a.PEM), a.PEM, true},
-	} {
-		if got := apiserver.SameCA(tc.a, tc.b); got != tc.want || apiserver.SameCA(tc.b, tc.a) != tc.want {
-			t.Errorf("%s: %t, want %t", sentence, got, tc.want)
 		}
 	}
 }

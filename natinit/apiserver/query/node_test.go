@@ -88,6 +88,6 @@ func TestReadMarksNeedsAVerifiedServer(t *testing.T) {
 	at := apiserver.Endpoint{Addr: apitest.ServeTLS(t, "10.99.0.1:0", other.Server(t, apitest.Names...), apitest.AnswersOK)}
 	kubelet := credentialOf(t, ours.Kubeconfig(t, "https://"+at.Addr.String(), "system:node:n1", "system:nodes"))
 	if _, err := ReadMarks(t.Context(), Config{Credentials: []*sources.Credential{kubelet}, Candidates: []apiserver.Endpoint{at}}); err == nil {
-		t.Error("a stranger is asked")
+		t.Error("a unknown is asked")
 	}
 }

@@ -162,7 +162,7 @@ func TestAskGoesOnToTheNextCredential(t *testing.T) {
 	}
 }
 
-func TestAskSendsNoTokenToAStranger(t *testing.T) {
+func TestAskSendsNoTokenToAnUnknownServer(t *testing.T) {
 	ours, theirs := newCluster(t), newCluster(t)
 	theirs.Tokens = map[string]string{"secret": "system:kube-proxy"}
 	at, _ := theirs.Serve(t, "10.99.0.1:0")
@@ -175,7 +175,7 @@ func TestAskSendsNoTokenToAStranger(t *testing.T) {
 	}
 	a := Addresses(within(t, 5*time.Second), Config{Credentials: []*sources.Credential{cred}, Candidates: []apiserver.Endpoint{{Addr: at}}})
 	if !a.Findings[0].Empty() || len(theirs.Requests()) > 0 {
-		t.Errorf("got %+v; the stranger saw %q", a, theirs.Requests())
+		t.Errorf("got %+v; the unknown saw %q", a, theirs.Requests())
 	}
 	// The same token is good at home, at an address that the certificate does not name.
 	ours.Tokens = theirs.Tokens

@@ -37,7 +37,7 @@ func (c *Credential) CA() []byte { return c.ca }
 func (c *Credential) Trust() *apiserver.Trust {
 	t := &apiserver.Trust{CA: c.ca}
 	if c.hostTrust {
-		t.Host, t.HostCA = hostOf(c.clusterRef(StandingOther).Server), c.hostCA
+		t.Host, t.HostCA = hostOf(c.clusterRef(AuthorityOther).Server), c.hostCA
 	}
 	if t.Known() || t.Host != "" && len(t.HostCA) > 0 {
 		return t
@@ -45,8 +45,8 @@ func (c *Credential) Trust() *apiserver.Trust {
 	return nil
 }
 
-func (c *Credential) clusterRef(s Standing) ClusterRef {
-	r := ClusterRef{Path: c.Path, Standing: s, CA: c.ca, HostTrust: c.hostTrust, HostCA: c.hostCA}
+func (c *Credential) clusterRef(s Authority) ClusterRef {
+	r := ClusterRef{Path: c.Path, Authority: s, CA: c.ca, HostTrust: c.hostTrust, HostCA: c.hostCA}
 	if e, _, err := parseServerURL(c.Server); err == nil {
 		r.Server = e
 	}

@@ -118,7 +118,7 @@ func (f *Finding) addKubeconfig(root, path string) bool {
 	defer func() { f.at = "" }()
 	c, err := LoadKubeconfig(root, path)
 	if c != nil {
-		f.Clusters = append(f.Clusters, c.clusterRef(standingOf(f.Source, path)))
+		f.Clusters = append(f.Clusters, c.clusterRef(authorityOf(f.Source, path)))
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && !exists(root, path):

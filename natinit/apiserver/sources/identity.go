@@ -9,34 +9,34 @@ import (
 	"github.com/firsthop/firsthop/natinit/apiserver"
 )
 
-// Standing is how well a file tells which cluster the node is in, the
+// Authority is how well a file tells which cluster the node is in, the
 // strongest first. A file's age says nothing about it.
-type Standing int
+type Authority int
 
 const (
-	// StandingGiven is the kubeconfig that the operator gave.
-	StandingGiven Standing = iota
-	// StandingKubelet is the kubeconfig of the node's own kubelet.
-	StandingKubelet
-	// StandingBootstrap is the one with which the kubelet joins.
-	StandingBootstrap
-	// StandingAgent is one of the node's other agents: kube-proxy, k3s' controller.
-	StandingAgent
-	// StandingCA is a CA file of the node's own installation.
-	StandingCA
-	// StandingPod is the ServiceAccount of this pod.
-	StandingPod
-	// standingSaved is what an earlier run found. No file has it.
-	standingSaved
-	// StandingOther is any other kubeconfig: admin.conf, which people merge,
+	// AuthorityGiven is the kubeconfig that the operator gave.
+	AuthorityGiven Authority = iota
+	// AuthorityKubelet is the kubeconfig of the node's own kubelet.
+	AuthorityKubelet
+	// AuthorityBootstrap is the one with which the kubelet joins.
+	AuthorityBootstrap
+	// AuthorityAgent is one of the node's other agents: kube-proxy, k3s' controller.
+	AuthorityAgent
+	// AuthorityCA is a CA file of the node's own installation.
+	AuthorityCA
+	// AuthorityPod is the ServiceAccount of this pod.
+	AuthorityPod
+	// authoritySaved is what an earlier run found. No file has it.
+	authoritySaved
+	// AuthorityOther is any other kubeconfig: admin.conf, which people merge,
 	// copy from other clusters, and switch to another context.
-	StandingOther
+	AuthorityOther
 )
 
 // ClusterRef is what one file says about the cluster that it is of.
 type ClusterRef struct {
-	Path     string
-	Standing Standing
+	Path      string
+	Authority Authority
 	// Server is where it leads, zero if that is not known.
 	Server apiserver.Endpoint
 	// CA holds the CA certificates that it names (PEM), nil if it names none
@@ -52,21 +52,21 @@ type ClusterRef struct {
 
 func (r *ClusterRef) pinned() bool { return len(apiserver.Certificates(r.CA)) > 0 }
 
-// standingOf tells the standing of a kubeconfig from its place.
-func standingOf(source apiserver.Source, path string) Standing {
+// authorityOf tells the authority of a kubeconfig from its place.
+func authorityOf(source apiserver.Source, path string) Authority {
 	base := path[strings.LastIndexByte(path, '/')+1:]
 	switch {
 	case source == apiserver.SourceKubeconfig:
-		return StandingGiven
+		return AuthorityGiven
 	case strings.Contains(base, "bootstrap"):
-		return StandingBootstrap
+		return AuthorityBootstrap
 	case source == apiserver.SourceKubelet, strings.Contains(base, "kubelet"):
-		return StandingKubelet
+		return AuthorityKubelet
 	case strings.HasSuffix(base, "controller.kubeconfig"), strings.HasPrefix(base, "kubeproxy."), strings.HasPrefix(base, "kube-proxy"),
 		source == apiserver.SourceMicroK8s:
-		return StandingAgent
+		return AuthorityAgent
 	}
-	return StandingOther
+	return AuthorityOther
 }
 
 // caFiles are CA certificates that installers leave on a node, for the moment
@@ -83,7 +83,7 @@ var caFiles = map[apiserver.Source][]string{
 func (f *Finding) addCAFiles(root string) {
 	for _, path := range caFiles[f.Source] {
 		if b, err := readFile(root, path); err == nil {
-			f.Clusters = append(f.Clusters, ClusterRef{Path: path, Standing: StandingCA, CA: b})
+			f.Clusters = append(f.Clusters, ClusterRef{Path: path, Authority: AuthorityCA, CA: b})
 		}
 	}
 }
@@ -113,9 +113,9 @@ func Decide(findings []Finding, saved *apiserver.Known) (Identity, []Finding) {
 		}
 	}
 	if saved != nil && len(saved.CA) > 0 {
-		refs = append(refs, ClusterRef{Path: "the saved addresses", Standing: standingSaved, CA: saved.CA, source: apiserver.SourceCache})
+		refs = append(refs, ClusterRef{Path: "the saved addresses", Authority: authoritySaved, CA: saved.CA, source: apiserver.SourceCache})
 	}
-	slices.SortStableFunc(refs, func(a, b ClusterRef) int { return int(a.Standing) - int(b.Standing) })
+	slices.SortStableFunc(refs, func(a, b ClusterRef) int { return int(a.Authority) - int(b.Authority) })
 	id := decide(refs)
 	out := make([]Finding, len(findings))
 	for i, f := range findings {
@@ -125,7 +125,7 @@ func Decide(findings []Finding, saved *apiserver.Known) (Identity, []Finding) {
 }
 
 // decide takes the best that is known of the cluster. refs are in order of
-// their standing.
+// their authority.
 func decide(refs []ClusterRef) (id Identity) {
 	if len(refs) == 0 {
 		return id
@@ -138,7 +138,7 @@ func decide(refs []ClusterRef) (id Identity) {
 		// none: what is certain to be of the same cluster knows it too.
 		ca = nil
 		for _, r := range refs {
-			if r.pinned() && (r.source == lead.source && r.Standing < StandingOther || id.leadsTo(r.Server) || r.Standing == StandingPod || r.Standing == standingSaved) {
+			if r.pinned() && (r.source == lead.source && r.Authority < AuthorityOther || id.leadsTo(r.Server) || r.Authority == AuthorityPod || r.Authority == authoritySaved) {
 				ca = r.CA
 				break
 			}
@@ -156,7 +156,7 @@ func decide(refs []ClusterRef) (id Identity) {
 		id.Trust.Host, id.Trust.HostCA = hostOf(lead.Server), lead.HostCA
 	}
 	for _, r := range refs { // what pods verify with may be further in a rotation
-		if r.Standing == StandingPod && apiserver.SameCA(r.CA, ca) && !bytes.Equal(r.CA, ca) {
+		if r.Authority == AuthorityPod && apiserver.SameCA(r.CA, ca) && !bytes.Equal(r.CA, ca) {
 			id.Trust.CA = slices.Concat(ca, []byte("\n"), r.CA)
 		}
 	}
@@ -168,15 +168,15 @@ func decide(refs []ClusterRef) (id Identity) {
 // some. Then the pod that this is, or an earlier run, knows which is in use.
 func confirmed(refs []ClusterRef) ClusterRef {
 	lead := refs[0]
-	if lead.Standing != StandingKubelet || !lead.pinned() {
+	if lead.Authority != AuthorityKubelet || !lead.pinned() {
 		return lead
 	}
 	for _, witness := range refs {
-		if witness.Standing != StandingPod && witness.Standing != standingSaved {
+		if witness.Authority != AuthorityPod && witness.Authority != authoritySaved {
 			continue
 		}
 		for _, r := range refs {
-			if r.Standing == StandingKubelet && apiserver.SameCA(r.CA, witness.CA) {
+			if r.Authority == AuthorityKubelet && apiserver.SameCA(r.CA, witness.CA) {
 				return r
 			}
 		}
@@ -196,7 +196,7 @@ func (id *Identity) of(r ClusterRef) (own bool, why string) {
 		return true, ""
 	case id.Trust.Known() && r.pinned():
 		return apiserver.SameCA(r.CA, id.Trust.CA), "its CA is not the one of " + id.By
-	case id.Trust.Known(), id.leadsTo(r.Server), r.source == id.lead.source && r.Standing < StandingOther, r.Standing == id.lead.Standing:
+	case id.Trust.Known(), id.leadsTo(r.Server), r.source == id.lead.source && r.Authority < AuthorityOther, r.Authority == id.lead.Authority:
 		return true, "" // whatever is asked with it is verified with our CA, or cannot be told apart
 	}
 	return false, "nothing shows that it is of the cluster of " + id.By
@@ -210,7 +210,7 @@ func (id *Identity) own(f Finding) Finding {
 	for _, r := range f.Clusters {
 		r.source = f.Source
 		own, why := id.of(r)
-		if r.Standing < StandingOther {
+		if r.Authority < AuthorityOther {
 			anchored, ours = true, ours || own
 		}
 		if !own {

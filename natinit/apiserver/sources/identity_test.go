@@ -90,7 +90,7 @@ func TestDecideFollowsTheKubelet(t *testing.T) {
 			findings := Files(root)
 			if tc.pod != nil {
 				findings = append(findings, Finding{Source: apiserver.SourcePod, Credentials: []*Credential{{Path: "pod", ca: tc.pod}},
-					Clusters: []ClusterRef{{Path: "pod", Standing: StandingPod, CA: tc.pod}}})
+					Clusters: []ClusterRef{{Path: "pod", Authority: AuthorityPod, CA: tc.pod}}})
 			}
 			var saved *apiserver.Known
 			if tc.saved != nil {

@@ -48,7 +48,7 @@ func Pod(env PodEnvironment) Finding {
 			f.Notef("no ServiceAccount: %v", err)
 		} else {
 			f.Credentials = append(f.Credentials, c)
-			f.Clusters = append(f.Clusters, c.clusterRef(StandingPod))
+			f.Clusters = append(f.Clusters, c.clusterRef(AuthorityPod))
 		}
 	}
 	if len(f.Notes) == 0 {

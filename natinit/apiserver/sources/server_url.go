@@ -24,7 +24,7 @@ func serverURL(server string, secure bool) string {
 }
 
 // isSecure reports whether a cluster and its user mean TLS: there is a CA, a
-// client certificate, or the wish not to verify.
+// client certificate, or verification is switched off.
 func isSecure(cluster *clientcmdapi.Cluster, user *clientcmdapi.AuthInfo) bool {
 	if cluster.CertificateAuthority != "" || len(cluster.CertificateAuthorityData) > 0 || cluster.InsecureSkipTLSVerify {
 		return true

@@ -45,8 +45,8 @@ func (h *host) sources() []Finding {
 	return out
 }
 
-// Kubeconfig reads one kubeconfig of the host, that of whoever was
-// given one.
+// Kubeconfig reads one kubeconfig of the host, of a component that
+// was given one.
 func Kubeconfig(root, path string) Finding {
 	f := Finding{Source: apiserver.SourceKubeconfig}
 	if !f.addKubeconfig(root, path) {

@@ -9,7 +9,7 @@ import (
 )
 
 // With a real API server, the node authorizer, and what kubeadm leaves.
-func TestARealAPIServer(t *testing.T) {
+func TestDiscoverARealAPIServer(t *testing.T) {
 	w := newWorld(t)
 	apitest.StartReal(t, w.CA)
 	apitest.Kubeadm(t, w.CA.HTTPClient(t, "admin", "system:masters"))
@@ -39,7 +39,7 @@ func TestARealAPIServer(t *testing.T) {
 		}
 	})
 	t.Run("with a credential that may read nothing, cluster-info and the manifest", func(t *testing.T) {
-		w.file(t, "/etc/kubernetes/kubelet.conf", w.CA.Kubeconfig(t, "https://"+at, "stranger"))
+		w.file(t, "/etc/kubernetes/kubelet.conf", w.CA.Kubeconfig(t, "https://"+at, "unknown"))
 		w.manifest(t, "10.99.0.1", "10.96.0.0/16,fd00:96::/112")
 		w.cfg.Thorough = false
 		res := w.check(t, "10.96.0.1:443", at)
@@ -49,7 +49,7 @@ func TestARealAPIServer(t *testing.T) {
 	})
 }
 
-func TestARealAPIServerWithoutAnonymousRequestsIsLive(t *testing.T) {
+func TestDiscoverARealAPIServerWithoutAnonymousRequestsIsLive(t *testing.T) {
 	w := newWorld(t)
 	apitest.StartReal(t, w.CA, "--anonymous-auth=false")
 	w.explicit(t, "10.96.0.1:443", apitest.RealAddress)
