@@ -100,16 +100,23 @@ type endpointJSON struct {
 	Name    string `json:"name,omitempty"`
 }
 
+// Words give the address and the name, each with the port, "" for the half that
+// is not known.
+func (e Endpoint) Words() (address, name string) {
+	if e.Resolved() {
+		address = e.Addr.String()
+	}
+	if e.Host != "" {
+		name = e.HostPort()
+	}
+	return address, name
+}
+
 // MarshalJSON gives {"address": "10.0.0.1:6443", "name": "api.example:6443"},
 // without the half that is not known.
 func (e Endpoint) MarshalJSON() ([]byte, error) {
 	var j endpointJSON
-	if e.Resolved() {
-		j.Address = e.Addr.String()
-	}
-	if e.Host != "" {
-		j.Name = e.HostPort()
-	}
+	j.Address, j.Name = e.Words()
 	return json.Marshal(j)
 }
 

@@ -2,8 +2,10 @@ package apihealth
 
 import (
 	"errors"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 )
@@ -14,7 +16,7 @@ import (
 // closed, and the client dials another.
 type kept struct {
 	mu    sync.Mutex
-	conns map[netip.AddrPort]map[*keptConn]bool
+	conns map[*keptConn]bool
 }
 
 type keptConn struct {
@@ -28,22 +30,16 @@ func (k *kept) add(conn net.Conn, to netip.AddrPort) net.Conn {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.conns == nil {
-		k.conns = map[netip.AddrPort]map[*keptConn]bool{}
+		k.conns = map[*keptConn]bool{}
 	}
-	if k.conns[to] == nil {
-		k.conns[to] = map[*keptConn]bool{}
-	}
-	k.conns[to][c] = true
+	k.conns[c] = true
 	return c
 }
 
 // Close forgets the connection.
 func (c *keptConn) Close() error {
 	c.of.mu.Lock()
-	delete(c.of.conns[c.to], c)
-	if len(c.of.conns[c.to]) == 0 {
-		delete(c.of.conns, c.to)
-	}
+	delete(c.of.conns, c)
 	c.of.mu.Unlock()
 	return c.Conn.Close()
 }
@@ -58,15 +54,28 @@ func (c *keptConn) SyscallConn() (syscall.RawConn, error) {
 }
 
 // drop closes all connections to an address, and returns how many there were.
-func (k *kept) drop(to netip.AddrPort) int {
+func (k *kept) drop(to netip.AddrPort) (n int) {
 	k.mu.Lock()
-	conns := k.conns[to]
-	delete(k.conns, to)
-	k.mu.Unlock()
-	for c := range conns {
-		c.Conn.Close() // its owner closes it again
+	defer k.mu.Unlock()
+	for c := range k.conns {
+		if c.to == to {
+			delete(k.conns, c)
+			c.Conn.Close() // its owner closes it again
+			n++
+		}
 	}
-	return len(conns)
+	return n
+}
+
+// open are the addresses that connections lead to.
+func (k *kept) open() []netip.AddrPort {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	to := map[netip.AddrPort]bool{}
+	for c := range k.conns {
+		to[c.to] = true
+	}
+	return slices.Collect(maps.Keys(to))
 }
 
 // Lost tells that an endpoint does not answer any more: connections to it are closed.

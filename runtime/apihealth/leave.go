@@ -81,14 +81,3 @@ func (m *Monitor) alive() []netip.AddrPort {
 	}
 	return out
 }
-
-// open are the addresses that connections lead to.
-func (k *kept) open() []netip.AddrPort {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	var out []netip.AddrPort
-	for a := range k.conns {
-		out = append(out, a)
-	}
-	return out
-}

@@ -190,37 +190,24 @@ func clusterOf(id sources.Identity) *Cluster {
 // explicit enters what was given.
 func (s *search) explicit() {
 	s.given = s.cfg.Explicit
-	flags := sources.Finding{Source: apiserver.SourceFlags}
-	env := sources.Finding{Source: apiserver.SourceEnvironment}
-	saved := sources.Finding{Source: apiserver.SourceCache}
-	at := func(by Given) *sources.Finding {
-		switch {
-		case by == savedGiven:
-			return &saved
-		case by.flag():
-			return &flags
-		}
-		return &env
-	}
 	if s.cfg.Boot && s.cache != nil {
 		s.given.remember(s.cache)
 	}
-	if e := &s.given; len(e.Services) > 0 {
-		f := at(e.servicesBy)
-		f.Services = e.Services
-		f.Notes = append(f.Notes, e.servicesBy.Name)
-	}
-	if e := &s.given; len(e.Endpoints) > 0 {
-		f := at(e.endpointsBy)
-		f.Endpoints = e.Endpoints
-		f.Notes = append(f.Notes, e.endpointsBy.Name)
-	}
-	for _, f := range []*sources.Finding{&flags, &env, &saved} {
-		if f.Empty() {
-			f.Notes = []string{"not given"}
+	for _, source := range []apiserver.Source{apiserver.SourceFlags, apiserver.SourceEnvironment, apiserver.SourceCache} {
+		f := sources.Finding{Source: source}
+		if e := &s.given; len(e.Services) > 0 && e.servicesBy.source() == source {
+			f.Services = e.Services
+			f.Notef("%s", e.servicesBy.Name)
 		}
-		if f.Source != apiserver.SourceCache || !f.Empty() {
-			s.findings = append(s.findings, finding{*f, apiserver.Given, apiserver.Given, true})
+		if e := &s.given; len(e.Endpoints) > 0 && e.endpointsBy.source() == source {
+			f.Endpoints = e.Endpoints
+			f.Notef("%s", e.endpointsBy.Name)
+		}
+		if f.Empty() {
+			f.Notef("not given")
+		}
+		if source != apiserver.SourceCache || !f.Empty() {
+			s.findings = append(s.findings, finding{f, apiserver.Given, apiserver.Given, true})
 		}
 	}
 	if s.given.Kubeadm != nil {

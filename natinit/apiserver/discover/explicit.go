@@ -16,7 +16,15 @@ type Given struct {
 	Value string
 }
 
-func (g Given) flag() bool { return strings.HasPrefix(g.Name, "-") }
+func (g Given) source() apiserver.Source {
+	switch {
+	case g == savedGiven:
+		return apiserver.SourceCache
+	case strings.HasPrefix(g.Name, "-"):
+		return apiserver.SourceFlags
+	}
+	return apiserver.SourceEnvironment
+}
 
 // Explicit is what the operator gave, parsed and judged.
 type Explicit struct {

@@ -45,14 +45,6 @@ type Endpoint struct {
 
 // MarshalJSON gives a flat object.
 func (e Endpoint) MarshalJSON() ([]byte, error) {
-	var base map[string]string // address and name
-	b, err := e.Endpoint.MarshalJSON()
-	if err == nil {
-		err = json.Unmarshal(b, &base)
-	}
-	if err != nil {
-		return nil, err
-	}
 	out := struct {
 		Address   string             `json:"address,omitempty"`
 		Name      string             `json:"name,omitempty"`
@@ -63,12 +55,9 @@ func (e Endpoint) MarshalJSON() ([]byte, error) {
 		LatencyMS float64            `json:"latency_ms"`
 		Verified  bool               `json:"verified,omitempty"`
 		Detail    string             `json:"detail,omitempty"`
-		LastLive  *time.Time         `json:"last_live,omitempty"`
-	}{base["address"], base["name"], e.Sources, e.Preferred, e.State, e.Kind,
-		float64(e.Latency.Microseconds()) / 1000, e.Verified, e.Detail, nil}
-	if !e.LastLive.IsZero() {
-		out.LastLive = &e.LastLive
-	}
+		LastLive  time.Time          `json:"last_live,omitzero"`
+	}{"", "", e.Sources, e.Preferred, e.State, e.Kind, float64(e.Latency.Microseconds()) / 1000, e.Verified, e.Detail, e.LastLive}
+	out.Address, out.Name = e.Words()
 	return json.Marshal(out)
 }
 

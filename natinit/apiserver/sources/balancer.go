@@ -30,13 +30,8 @@ func balancerSource(h *host) Finding {
 		if strings.Contains(string(b), "upstream") {
 			servers = nginxServers(string(b))
 		}
-		for _, s := range servers {
-			f.addEntry(p, s)
-		}
-		if len(servers) > 0 {
-			found = true
-			f.Notef("%s: %d servers", p, len(servers))
-		}
+		f.addServers(p, servers)
+		found = found || len(servers) > 0
 	}
 	if !found {
 		f.Notef("no nginx or HAProxy of this node balances over API servers")

@@ -30,9 +30,6 @@ type Credential struct {
 	hostCA    []byte
 }
 
-// CA gives the cluster's CA certificates (PEM), nil if the file names none.
-func (c *Credential) CA() []byte { return c.ca }
-
 // trust is what the servers of the credential's own file are verified with, nil if it names nothing.
 func (c *Credential) Trust() *apiserver.Trust {
 	t := &apiserver.Trust{CA: c.ca}

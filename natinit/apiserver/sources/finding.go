@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"sigs.k8s.io/yaml"
+
 	"github.com/firsthop/firsthop/natinit/apiserver"
 )
 
@@ -85,6 +87,25 @@ func (f *Finding) addEntry(where, entry string) {
 		f.Notef("%s: %s is on loopback, used only to ask the API", where, e)
 	}
 	f.AddEndpoint(e)
+}
+
+// addServers adds a list of servers.
+func (f *Finding) addServers(where string, list []string) {
+	for _, entry := range list {
+		f.addEntry(where, entry)
+	}
+	if len(list) > 0 {
+		f.Notef("%s: %d servers", where, len(list))
+	}
+}
+
+// decode reads YAML or JSON, and notes why it cannot be read.
+func (f *Finding) decode(where string, b []byte, into any) bool {
+	err := yaml.Unmarshal(b, into)
+	if err != nil {
+		f.Notef("%s: not readable: %s", where, apiserver.FirstLine(err))
+	}
+	return err == nil
 }
 
 // addURL adds the server of a URL. port replaces the URL's own if not 0.

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"strconv"
 
-	"sigs.k8s.io/yaml"
-
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/nodeconf"
 )
@@ -64,15 +62,10 @@ func (f *Finding) addK0sConfig(h *host, path string, b []byte) {
 			} `json:"api"`
 			Network struct {
 				ServiceCIDR string `json:"serviceCIDR"`
-				DualStack   struct {
-					Enabled         bool   `json:"enabled"`
-					IPv6ServiceCIDR string `json:"IPv6serviceCIDR"`
-				} `json:"dualStack"`
 			} `json:"network"`
 		} `json:"spec"`
 	}
-	if err := yaml.Unmarshal(b, &c); err != nil {
-		f.Notef("%s: not readable: %s", path, apiserver.FirstLine(err))
+	if !f.decode(path, b, &c) {
 		return
 	}
 	args := nodeconf.Flags{}
@@ -92,6 +85,6 @@ func (f *Finding) addK0sConfig(h *host, path string, b []byte) {
 	advertise, _ := args.Last("advertise-address")
 	f.addOwnServer(h, path, strconv.Itoa(port), advertise, c.Spec.API.Address)
 	if external := c.Spec.API.ExternalAddress; external != "" {
-		f.addHostPort(path, external, port)
+		f.addControlPlane(path, "externalAddress", external, port)
 	}
 }

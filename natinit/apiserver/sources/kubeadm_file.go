@@ -41,7 +41,14 @@ type kubeadmFile struct {
 	}
 }
 
-// KubeadmFileSource reads the file that kubeadm is going to be given, for a
+func (f *kubeadmFile) clusterOrNone() *clusterConfiguration {
+	if f.cluster != nil {
+		return f.cluster
+	}
+	return &clusterConfiguration{}
+}
+
+// KubeadmFile reads the file that kubeadm is going to be given, for a
 // node that it has not set up yet: the Service IP is the first of the Service
 // range, and the endpoints are the API servers that kubeadm will start or join.
 // path is as this process sees it, root is that of the host.
@@ -114,10 +121,7 @@ func parseKubeadmFile(b []byte) (file kubeadmFile, err error) {
 // addKubeadmFile adds what the documents say, with kubeadm's defaults for what
 // they leave out.
 func (f *Finding) addKubeadmFile(h *host, where string, file kubeadmFile) {
-	cluster := file.cluster
-	if cluster == nil {
-		cluster = &clusterConfiguration{}
-	}
+	cluster := file.clusterOrNone()
 	switch ranges := cluster.serviceRange(); {
 	case ranges != "":
 		f.addServiceRange(where, ranges)
@@ -130,19 +134,15 @@ func (f *Finding) addKubeadmFile(h *host, where string, file kubeadmFile) {
 	if file.join != nil {
 		f.addJoin(h, where, file)
 	}
+	local := localEndpoint{}
+	if file.init != nil {
+		local = file.init.LocalAPIEndpoint
+	}
 	if file.join == nil {
-		local := localEndpoint{}
-		if file.init != nil {
-			local = file.init.LocalAPIEndpoint
-		}
 		f.addLocal(h, where, local, cluster)
 	}
 	if ep := cluster.ControlPlaneEndpoint; ep != "" {
-		port := apiserver.EndpointPort
-		if file.init != nil {
-			port = file.init.LocalAPIEndpoint.port()
-		}
-		f.addControlPlane(where, "controlPlaneEndpoint", ep, port)
+		f.addControlPlane(where, "controlPlaneEndpoint", ep, local.port())
 	}
 }
 
@@ -164,11 +164,7 @@ func (f *Finding) addJoin(h *host, where string, file kubeadmFile) {
 		}
 	}
 	if c := file.join.ControlPlane; c != nil {
-		cluster := file.cluster
-		if cluster == nil {
-			cluster = &clusterConfiguration{}
-		}
-		f.addLocal(h, where, c.LocalAPIEndpoint, cluster)
+		f.addLocal(h, where, c.LocalAPIEndpoint, file.clusterOrNone())
 	}
 	f.Services = slices.Clip(f.Services)
 }

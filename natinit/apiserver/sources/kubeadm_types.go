@@ -73,7 +73,7 @@ type localEndpoint struct {
 }
 
 func (l *localEndpoint) port() int {
-	if l == nil || l.BindPort == 0 {
+	if l.BindPort == 0 {
 		return apiserver.EndpointPort
 	}
 	return l.BindPort

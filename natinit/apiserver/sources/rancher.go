@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/netip"
 	"net/url"
 	"path/filepath"
@@ -157,33 +156,13 @@ func (f *Finding) addBalancerText(path string, b []byte, apiPort uint16) {
 		ServerURL       string
 		ServerAddresses []string
 	}
-	if err := json.Unmarshal(b, &lb); err != nil {
-		f.Notef("%s: not JSON: %s", path, apiserver.FirstLine(err))
+	if !f.decode(path, b, &lb) {
 		return
 	}
-	for _, a := range lb.ServerAddresses {
-		f.addEntry(path, a)
-	}
-	if len(lb.ServerAddresses) > 0 {
-		f.Notef("%s: %d servers", path, len(lb.ServerAddresses))
-	}
+	f.addServers(path, lb.ServerAddresses)
 	if u, err := url.Parse(lb.ServerURL); err == nil && u.Host != "" {
 		f.addURL(path, lb.ServerURL, apiPort)
 	}
-}
-
-// addHostPort adds an address or name that may come with a port or without,
-// IPv6 with brackets or without.
-func (f *Finding) addHostPort(where, text string, port int) {
-	text = strings.TrimSpace(text)
-	if e, reason := apiserver.ParseEndpoint(text); reason == "" {
-		f.Notef("%s: %s", where, e)
-		f.AddEndpoint(e)
-		return
-	}
-	text = net.JoinHostPort(strings.Trim(text, "[]"), strconv.Itoa(port))
-	f.Notef("%s: %s", where, text)
-	f.addEntry(where, text)
 }
 
 // stringList reads a YAML string or a list of strings.

@@ -1,11 +1,8 @@
 package sources
 
 import (
-	"encoding/json"
 	"path/filepath"
 	"strings"
-
-	"sigs.k8s.io/yaml"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/nodeconf"
@@ -58,21 +55,19 @@ func (f *Finding) addTraefik(path string, b []byte) {
 			} `json:"services"`
 		} `json:"tcp"`
 	}
-	if err := yaml.Unmarshal(b, &p); err != nil {
-		f.Notef("%s: not readable: %s", path, apiserver.FirstLine(err))
+	if !f.decode(path, b, &p) {
 		return
 	}
-	n := 0
+	var list []string
 	for name, s := range p.TCP.Services {
 		if !strings.Contains(name, "apiserver") {
 			continue
 		}
 		for _, srv := range s.LoadBalancer.Servers {
-			f.addEntry(path, srv.Address)
-			n++
+			list = append(list, srv.Address)
 		}
 	}
-	f.Notef("%s: %d servers", path, n)
+	f.addServers(path, list)
 }
 
 // canonicalSource reads what the snaps of Canonical Kubernetes (k8s) and of
@@ -107,12 +102,7 @@ func (f *Finding) addProxyList(path string, b []byte) {
 	var list struct {
 		Endpoints []string `json:"endpoints"`
 	}
-	if err := json.Unmarshal(b, &list); err != nil {
-		f.Notef("%s: not JSON: %s", path, apiserver.FirstLine(err))
-		return
+	if f.decode(path, b, &list) {
+		f.addServers(path, list.Endpoints)
 	}
-	for _, e := range list.Endpoints {
-		f.addEntry(path, e)
-	}
-	f.Notef("%s: %d servers", path, len(list.Endpoints))
 }

@@ -238,7 +238,7 @@ current-context: x
 	if err != nil {
 		t.Fatal(err)
 	}
-	if string(c.CA()) != string(ca.PEM) || !strings.Contains(string(c.Config.CertData), string(cert)) || c.Config.CertFile != "" || c.Config.Proxy != nil {
+	if string(c.ca) != string(ca.PEM) || !strings.Contains(string(c.Config.CertData), string(cert)) || c.Config.CertFile != "" || c.Config.Proxy != nil {
 		t.Errorf("config is %v", c.Config)
 	}
 	if err := os.Remove(filepath.Join(root, pair)); err != nil {

@@ -7,9 +7,6 @@ import (
 	"strings"
 
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
-	"sigs.k8s.io/yaml"
-
-	"github.com/firsthop/firsthop/natinit/apiserver"
 )
 
 // talosConfig is the machine configuration of Talos, of which its kubelet's
@@ -37,8 +34,7 @@ func (f *Finding) addTalos(h *host) bool {
 				} `json:"network"`
 			} `json:"cluster"`
 		}
-		if err := yaml.Unmarshal(doc, &c); err != nil {
-			f.Notef("%s: not readable: %s", talosConfig, apiserver.FirstLine(err))
+		if !f.decode(talosConfig, doc, &c) {
 			continue
 		}
 		if len(c.Cluster.Network.ServiceSubnets) > 0 {
