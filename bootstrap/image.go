@@ -42,7 +42,7 @@ func (s *stage) intoImage() {
 
 // madeByRuntime reports whether a container runtime made this container.
 func madeByRuntime() bool {
-	if kernel.Inspect("").Standing.Container != "" {
+	if kernel.Inspect("").Privileges.Container != "" {
 		return true
 	}
 	_, err := os.Lstat("/dev/termination-log") // a kubelet gives one to every container

@@ -46,7 +46,7 @@ func (s *stage) checkKernel(ctx context.Context) (outcome, error) {
 		if errors.Is(err, natinit.ErrNoCookie) && s.features.Link { // a program may tell, once the cgroup is known
 			err = nil
 		}
-		return outcome{reason: rep.Sentence, warnings: rep.Losses}, err
+		return outcome{reason: rep.Sentence, warnings: rep.Degradations}, err
 	case !errors.Is(err, kernel.ErrUnsupported):
 		return outcome{}, &ExitError{ExitInternal, err}
 	}

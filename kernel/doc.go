@@ -10,9 +10,9 @@
 // take away what a version promises.
 //
 //	report, err := kernel.Check(kernel.Config{})
-//	if err != nil { … }            // a wrong Config
+//	if err != nil { … }                       // a wrong Config
 //	if err := report.Err(); err != nil { … }  // ErrUnsupported, ErrNoRights, ErrUndetermined
-//	bpf.Load(report.Features())
+//	programs, err := bpf.LoadPrograms(maps, balancer, report.Features())
 //
 // Nothing here writes to the host or attaches anything. One thing is not free
 // of effect: below Linux 5.11 the process's own RLIMIT_MEMLOCK is raised

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf/objects"
+	"github.com/firsthop/firsthop/kernel/privileges"
 )
 
 // What Config.Forbid does beyond the answers of the probes, so that a newer
@@ -42,14 +43,13 @@ func (c Config) IntoCgroup() bool { return !c.forbids(FeatureIntoCgroup) }
 // CAP_SYS_ADMIN.
 var errBeforeCapBPF = fmt.Errorf("CAP_BPF is forbidden by configuration, and CAP_SYS_ADMIN is not there: %w", unix.EPERM)
 
-// standing is that of a process on a kernel without CAP_BPF, where that is
+// privileges are those of a process on a kernel without CAP_BPF, where that is
 // forbidden.
-func (c Config) standing(s Standing) Standing {
+func (c Config) privileges(p privileges.Privileges) privileges.Privileges {
 	if c.forbids(FeatureCapBPF) {
-		s.LastCap = min(s.LastCap, unix.CAP_PERFMON-1)
-		s.Missing = s.missing()
+		return p.WithoutCapBPF()
 	}
-	return s
+	return p
 }
 
 // refusesBPF reports whether the kernel that is pretended to would refuse to
@@ -58,8 +58,8 @@ func (c Config) refusesBPF() bool {
 	if !c.forbids(FeatureCapBPF) {
 		return false
 	}
-	s, err := standing()
-	return err == nil && s.Capabilities>>unix.CAP_SYS_ADMIN&1 == 0
+	p, err := privileges.Read()
+	return err == nil && !p.Has(unix.CAP_SYS_ADMIN)
 }
 
 // raiseMemlock is RaiseMemlock, also where memory accounting by cgroup is

@@ -35,8 +35,8 @@ func TestAboveFloorForbidden(t *testing.T) {
 	if floor.IntoCgroup() {
 		t.Error("processes are born in a cgroup")
 	}
-	if report.Host.Standing.hasCapBPF() || !report.Memlock.Needed {
-		t.Errorf("the newest capability is %d, RLIMIT_MEMLOCK is needed: %t", report.Host.Standing.LastCap, report.Memlock.Needed)
+	if report.Host.Privileges.HasCapBPF() || !report.Memlock.Needed {
+		t.Errorf("the newest capability is %d, RLIMIT_MEMLOCK is needed: %t", report.Host.Privileges.LastCap, report.Memlock.Needed)
 	}
 	if _, err := (Config{}).Links().IDs(); err != nil && !errors.Is(err, objects.ErrNotSupported) {
 		t.Errorf("nothing is forbidden, and links are not listed: %v", err)

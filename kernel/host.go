@@ -10,22 +10,24 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/kernel/privileges"
 )
 
-// Host is what is known about the machine and about this process's standing
+// Host is what is known about the machine and about what this process may do
 // on it, before any probe.
 type Host struct {
-	Release      Release      `json:"release"`
-	Mainline     Version      `json:"mainline,omitzero"` // the true version, where the release hides it (Debian, Ubuntu)
-	Uname        string       `json:"uname"`             // `uname -v`
-	ProcVersion  string       `json:"proc_version,omitempty"`
-	Vendor       string       `json:"vendor,omitempty"` // who built the kernel, as far as it says
-	Distribution Distribution `json:"distribution"`
-	Machine      string       `json:"machine"`   // x86_64, aarch64
-	PageSize     int          `json:"page_size"` // bytes
-	Standing     Standing     `json:"standing"`
-	Lockdown     string       `json:"lockdown,omitempty"` // none, integrity, confidentiality; empty: not known
-	Problems     []string     `json:"problems,omitempty"` // what could not be read, and what contradicts itself
+	Release      Release               `json:"release"`
+	Mainline     Version               `json:"mainline,omitzero"` // the true version, where the release hides it (Debian, Ubuntu)
+	Uname        string                `json:"uname"`             // `uname -v`
+	ProcVersion  string                `json:"proc_version,omitempty"`
+	Vendor       string                `json:"vendor,omitempty"` // who built the kernel, as far as it says
+	Distribution Distribution          `json:"distribution"`
+	Machine      string                `json:"machine"`   // x86_64, aarch64
+	PageSize     int                   `json:"page_size"` // bytes
+	Privileges   privileges.Privileges `json:"standing"`
+	Lockdown     string                `json:"lockdown,omitempty"` // none, integrity, confidentiality; empty: not known
+	Problems     []string              `json:"problems,omitempty"` // what could not be read, and what contradicts itself
 }
 
 // Inspect reads the host that lies below root ("" or "/": this one). What
@@ -69,7 +71,7 @@ func inspect(root, release, version, machine string, err error) Host {
 
 	h.Distribution, err = readDistribution(root)
 	problem(err)
-	h.Standing, err = standing()
+	h.Privileges, err = privileges.Read()
 	problem(err)
 	h.Lockdown, err = lockdown(root)
 	problem(err)
@@ -185,8 +187,8 @@ func (h Host) String() string {
 	if h.Machine != "" {
 		s += ", " + h.Machine
 	}
-	if h.Standing.Container != "" {
-		s += ", in a container (" + h.Standing.Container + ")"
+	if h.Privileges.Container != "" {
+		s += ", in a container (" + h.Privileges.Container + ")"
 	}
 	return s
 }

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/cilium/ebpf/btf"
 )
 
 func TestInspectReadsATree(t *testing.T) {
@@ -86,47 +88,15 @@ func TestAHostRootWithoutProcShowsThisKernel(t *testing.T) {
 	}
 }
 
-func TestContainersAreRecognised(t *testing.T) {
-	for _, test := range []struct{ sentence, path, text, want string }{
-		{"docker leaves a file", ".dockerenv", "", "docker"},
-		{"podman leaves a file", "run/.containerenv", "", "podman"},
-		{"a pod has secrets", "var/run/secrets/kubernetes.io/serviceaccount/token", "x", "kubernetes"},
-		{"systemd-nspawn tells systemd", "run/systemd/container", "systemd-nspawn\n", "systemd-nspawn"},
-		{"a pod's cgroup", "proc/self/cgroup", "0::/kubepods.slice/pod1\n", "kubepods"},
-		{"a plain host", "proc/self/cgroup", "0::/init.scope\n", ""},
-	} {
-		root := t.TempDir()
-		write(t, filepath.Join(root, test.path), test.text)
-		if got := container(root); got != test.want {
-			t.Errorf("%s: %q, want %q", test.sentence, got, test.want)
-		}
-	}
-}
-
-func TestStandingReadsTheProcess(t *testing.T) {
-	var s Standing
-	if err := s.readStatus("Name:\tx\nCapEff:\t000001fffeffffff\nSeccomp:\t2\n"); err != nil || s.Capabilities != 0x1fffeffffff || !s.Seccomp {
-		t.Errorf("the status was read as %+v, %v", s, err)
-	}
-	for sentence, text := range map[string]string{"no CapEff": "Name:\tx\n", "a CapEff that is no number": "CapEff:\tall\n"} {
-		if err := new(Standing).readStatus(text); err == nil {
-			t.Errorf("%s: no error", sentence)
-		}
-	}
-	for text, want := range map[string]bool{
-		"         0          0 4294967295\n":                          true,
-		"         0       1000          1\n":                          false,
-		"         0     100000      65536\n":                          false,
-		"         0          0          1\n         1 1 4294967294\n": false,
-	} {
-		if isInitialUIDMap(text) != want {
-			t.Errorf("isInitialUIDMap(%q) is not %v", text, want)
-		}
-	}
-}
-
 func TestBTFNamesStayInside(t *testing.T) {
-	blob, _, _ := spinLockBTF()
+	b, err := btf.NewBuilder([]btf.Type{lockedValue()}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blob, err := b.Marshal(nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	names, err := btfNames(blob)
 	if err != nil || !strings.Contains(string(names), "\x00bpf_spin_lock\x00") {
 		t.Errorf("the names are %q, %v", names, err)

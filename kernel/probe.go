@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -158,22 +157,4 @@ func (p Probe) sort(err error) Result {
 		r.NoRights = errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)
 	}
 	return r
-}
-
-// absent turns the errnos by which a kernel says that it does not know
-// something into ErrNotSupported, and leaves every other error alone.
-//
-// EACCES is the verifier's word for a forbidden access and a security
-// module's for a forbidden call; only the verifier gives a reason with it.
-// ENOSYS comes from a kernel without bpf(2) and from some seccomp profiles.
-func absent(err error) error {
-	var e *bpfError
-	if !errors.As(err, &e) {
-		return err
-	}
-	known := []syscall.Errno{unix.EINVAL, unix.E2BIG, enotsupp, unix.EOPNOTSUPP}
-	if slices.Contains(known, e.errno) || e.errno == unix.EACCES && e.log != "" {
-		return fmt.Errorf("%w: %w", ErrNotSupported, err)
-	}
-	return err
 }

@@ -8,8 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"unsafe"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/google/go-cmp/cmp"
@@ -78,77 +78,46 @@ func TestInitAsksWhatItNeeds(t *testing.T) {
 func TestTheKernelSaysNoToWhatDoesNotExist(t *testing.T) {
 	needRoot(t)
 	for sentence, ask := range map[string]func(Config) error{
-		"connect4: an attach type that is not for sock_addr":        sockAddr(unix.BPF_CGROUP_INET_INGRESS),
+		"connect4: an attach type that is not for sock_addr":        sockAddr(ebpf.AttachCGroupInetIngress),
 		"connect4: an attach type beyond any kernel's":              sockAddr(9999),
-		"helper: a helper beyond any kernel's":                      helper(call(fnUnknown)),
-		"helper: a helper that sock_addr programs don't have":       helper(call(fnRedirectPeer)),
-		"sched-cls: a helper that sched_cls programs don't have":    schedCLS(call(fnSetRetval)),
-		"map-hash: a map type beyond any kernel's":                  mapType(9999, 8, 8, 0),
-		"map-mmapable: a flag that a hash does not take":            mapType(mapHash, 8, 8, flagMmapable),
-		"cgroup-attach: a flag beyond any kernel's":                 func(Config) error { return attachNowhere(1 << 30) },
-		"jmp32: an instruction beyond any kernel's":                 helper(movImm(r2, 1), insn{op: 0xf6, regs: r2}),
-		"dead-branch: the same call where the constant leads there": func(Config) error { return withFrozenZero(jeqImm(r2, 1, 1), call(fnUnknown)) },
+		"helper: a helper beyond any kernel's":                      helper(ebpf.CGroupSockAddr, unknownHelper),
+		"helper: a helper that sock_addr programs don't have":       helper(ebpf.CGroupSockAddr, asm.FnRedirectPeer),
+		"sched-cls: a helper that sched_cls programs don't have":    helper(ebpf.SchedCLS, asm.FnSetRetval),
+		"cgroup-attach: a flag beyond any kernel's":                 attachNowhere(1<<30, false),
+		"dead-branch: the same call where the constant leads there": func(Config) error { return withFrozenZero(asm.JNE.Imm(asm.R2, 0, "allow"), unknownHelper.Call()) },
 		"bpffs: a file system that nobody has":                      fileSystem("firsthopfs"),
 		"cgroup-link: a link to a cgroup for a tc program": func(Config) error {
-			prog, err := loadProgram(unix.BPF_PROG_TYPE_SCHED_CLS, 0, []insn{movImm(r0, 0), exit()})
+			prog, err := load(ebpf.SchedCLS, ebpf.AttachNone, asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()})
 			if err != nil {
 				return err
 			}
-			defer unix.Close(prog)
-			_, err = createLink(prog, -1, inet4Connect)
-			return wantBadDescriptor(err)
+			defer prog.Close()
+			return linkNowhere(prog)
 		},
-		"spin-lock: a lock in a kind of map that takes none": func(Config) error { return takeLock(mapLRUHash, call(fnSpinUnlock)) },
-		"spin-lock: a lock that is not given back":           func(Config) error { return takeLock(mapArray) },
-		"btf: a blob with a type that nobody knows": func(Config) error {
-			blob, _, _ := spinLockBTF()
-			blob[24+4+3] = 31 // the kind of type 1
-			_, err := loadBTF(blob)
-			return absent(err)
-		},
+		"spin-lock: a lock in a kind of map that takes none": func(Config) error { return takeLock(ebpf.LRUHash, asm.FnSpinUnlock.Call()) },
+		"spin-lock: a lock that is not given back":           func(Config) error { return takeLock(ebpf.Array) },
 	} {
 		if err := ask(Config{}); !errors.Is(err, ErrNotSupported) {
 			t.Errorf("%s: %v, want ErrNotSupported", sentence, err)
 		}
 	}
-	err := helper(call(fnUnknown))(Config{})
+	err := helper(ebpf.CGroupSockAddr, unknownHelper)(Config{})
 	if !strings.Contains(err.Error(), "9999") {
 		t.Errorf("the verifier's reason is lost: %v", err)
 	}
 }
 
-func TestHelperNumbers(t *testing.T) {
-	for ours, want := range map[asm.BuiltinFunc]asm.BuiltinFunc{
-		fnMapLookup: asm.FnMapLookupElem, fnMapUpdate: asm.FnMapUpdateElem, fnMapDelete: asm.FnMapDeleteElem,
-		fnSpinLock: asm.FnSpinLock, fnSpinUnlock: asm.FnSpinUnlock, fnPrandom: asm.FnGetPrandomU32, fnSocketCookie: asm.FnGetSocketCookie,
-		fnNetnsCookie: asm.FnGetNetnsCookie, fnRedirectNeigh: asm.FnRedirectNeigh, fnRedirectPeer: asm.FnRedirectPeer,
-		fnKtimeCoarse: asm.FnKtimeGetCoarseNs, fnSetRetval: asm.FnSetRetval,
-	} {
-		if ours != want {
-			t.Errorf("helper %d is taken for %v, number %d", ours, want, want)
-		}
-	}
-}
-
 func TestRodataIsReallyReadOnly(t *testing.T) {
 	needRoot(t)
-	fd, err := frozenZero()
+	m, err := frozenZero()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(fd)
-	store := slices.Concat(mapValue(r1, fd), []insn{storeImm(r1, 0, 1)}, allow())
-	if err := load(unix.BPF_PROG_TYPE_CGROUP_SOCK_ADDR, inet4Connect, store); !errors.Is(err, ErrNotSupported) {
+	defer m.Close()
+	if err := loads(atConnect(asm.LoadMapValue(asm.R1, m.FD(), 0), asm.StoreImm(asm.R1, 0, 1, asm.Word))); !errors.Is(err, ErrNotSupported) {
 		t.Errorf("a program that writes the frozen map: %v, want a no", err)
 	}
-	key, value := uint32(0), uint64(7)
-	attr := struct {
-		fd         uint32
-		_          uint32
-		key, value unsafe.Pointer
-		flags      uint64
-	}{fd: uint32(fd), key: unsafe.Pointer(&key), value: unsafe.Pointer(&value)}
-	if _, err := bpfCall("update", unix.BPF_MAP_UPDATE_ELEM, unsafe.Pointer(&attr), unsafe.Sizeof(attr)); !errors.Is(err, unix.EPERM) {
+	if err := m.Put(uint32(0), uint32(7)); !errors.Is(err, unix.EPERM) {
 		t.Errorf("user space writes the frozen map: %v, want EPERM", err)
 	}
 }
@@ -212,7 +181,7 @@ func BenchmarkInit(b *testing.B) {
 
 // Linux 5.7 makes links and describes none; a pod without CAP_SYS_ADMIN may not list those of newer kernels.
 func TestLinksThatAreNotDescribedAreNone(t *testing.T) {
-	failed := func(errno syscall.Errno) error { return absent(&bpfError{op: "bpf", errno: errno}) }
+	failed := func(errno syscall.Errno) error { return absent(errno) }
 	for _, tc := range []struct {
 		name         string
 		made, listed error

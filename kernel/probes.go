@@ -1,5 +1,11 @@
 package kernel
 
+import (
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
+)
+
 // The names of the features. They are part of the interface: reports,
 // Config.Forbid and docs/kernels.md use them.
 const (
@@ -14,6 +20,7 @@ const (
 	FeatureHash       = "map-hash"
 	FeatureArray      = "map-array"
 	FeatureLRUHash    = "map-lru-hash"
+	FeatureLPMTrie    = "map-lpm-trie"
 	FeatureRodata     = "rodata"
 	FeatureBTF        = "btf"
 	FeatureSpinLock   = "spin-lock"
@@ -38,7 +45,6 @@ const (
 	FeatureMemcg          = "memcg-accounting"
 	FeatureCapBPF         = "cap-bpf"
 	FeatureSONetnsCookie  = "so-netns-cookie"
-	FeatureLPMTrie        = "map-lpm-trie"
 	FeatureSchedCLS       = "sched-cls"
 	FeatureRedirectNeigh  = "redirect-neigh"
 	FeatureRedirectPeer   = "redirect-peer"
@@ -81,23 +87,24 @@ func neededProbes() []Probe {
 	const cgroupBPF, bpfSyscall = "CONFIG_CGROUP_BPF", "CONFIG_BPF_SYSCALL"
 	return []Probe{
 		need(FeatureSyscall, "the bpf(2) system call", 3, 18, bpfSyscall, notWorking, probeSyscall),
-		need(FeatureConnect4, "programs at connect() over IPv4", 4, 17, cgroupBPF, notWorking, sockAddr(inet4Connect)),
-		need(FeatureConnect6, "programs at connect() over IPv6", 4, 17, cgroupBPF, "IPv6 Service IPs, and IPv4 ones from IPv6 sockets, lead nowhere", sockAddr(inet6Connect)),
-		need(FeatureSendmsg4, "programs at sendmsg() on unconnected UDP over IPv4", 4, 18, cgroupBPF, "unconnected UDP (most DNS clients) does not reach Service IPs", sockAddr(udp4Sendmsg)),
-		need(FeatureSendmsg6, "programs at sendmsg() on unconnected UDP over IPv6", 4, 18, cgroupBPF, "unconnected UDP over IPv6 does not reach Service IPs", sockAddr(udp6Sendmsg)),
-		need(FeatureRecvmsg4, "programs at recvmsg() on unconnected UDP over IPv4", 5, 2, cgroupBPF, "UDP replies come from the backend's address and clients drop them", sockAddr(udp4Recvmsg)),
-		need(FeatureRecvmsg6, "programs at recvmsg() on unconnected UDP over IPv6", 5, 2, cgroupBPF, "UDP replies over IPv6 come from the backend's address and clients drop them", sockAddr(udp6Recvmsg)),
-		need(FeatureAttach, "attaching to a cgroup beside other programs (BPF_F_ALLOW_MULTI)", 4, 15, cgroupBPF, notWorking, probeAttach),
-		need(FeatureHash, "hash maps", 3, 19, bpfSyscall, notWorking, mapType(mapHash, 8, 8, 0)),
-		need(FeatureArray, "array maps", 3, 19, bpfSyscall, notWorking, mapType(mapArray, 4, 8, 0)),
-		need(FeatureLRUHash, "LRU hash maps", 4, 10, bpfSyscall, "the memory of connections has no bound", mapType(mapLRUHash, 8, 8, 0)),
+		need(FeatureConnect4, "programs at connect() over IPv4", 4, 17, cgroupBPF, notWorking, sockAddr(ebpf.AttachCGroupInet4Connect)),
+		need(FeatureConnect6, "programs at connect() over IPv6", 4, 17, cgroupBPF, "IPv6 Service IPs, and IPv4 ones from IPv6 sockets, lead nowhere", sockAddr(ebpf.AttachCGroupInet6Connect)),
+		need(FeatureSendmsg4, "programs at sendmsg() on unconnected UDP over IPv4", 4, 18, cgroupBPF, "unconnected UDP (most DNS clients) does not reach Service IPs", sockAddr(ebpf.AttachCGroupUDP4Sendmsg)),
+		need(FeatureSendmsg6, "programs at sendmsg() on unconnected UDP over IPv6", 4, 18, cgroupBPF, "unconnected UDP over IPv6 does not reach Service IPs", sockAddr(ebpf.AttachCGroupUDP6Sendmsg)),
+		need(FeatureRecvmsg4, "programs at recvmsg() on unconnected UDP over IPv4", 5, 2, cgroupBPF, "UDP replies come from the backend's address and clients drop them", sockAddr(ebpf.AttachCGroupUDP4Recvmsg)),
+		need(FeatureRecvmsg6, "programs at recvmsg() on unconnected UDP over IPv6", 5, 2, cgroupBPF, "UDP replies over IPv6 come from the backend's address and clients drop them", sockAddr(ebpf.AttachCGroupUDP6Recvmsg)),
+		need(FeatureAttach, "attaching to a cgroup beside other programs (BPF_F_ALLOW_MULTI)", 4, 15, cgroupBPF, notWorking, attachNowhere(unix.BPF_F_ALLOW_MULTI, false)),
+		need(FeatureHash, "hash maps", 3, 19, bpfSyscall, notWorking, mapType(ebpf.Hash)),
+		need(FeatureArray, "array maps", 3, 19, bpfSyscall, notWorking, mapType(ebpf.Array)),
+		need(FeatureLRUHash, "LRU hash maps", 4, 10, bpfSyscall, "the memory of connections has no bound", mapType(ebpf.LRUHash)),
+		need(FeatureLPMTrie, "longest-prefix-match maps", 4, 11, bpfSyscall, "source ranges of Services have no map, so the programs don't load", mapType(ebpf.LPMTrie)),
 		need(FeatureRodata, "constants in frozen, read-only maps", 5, 2, bpfSyscall, "the programs can't be configured at load", probeRodata),
 		need(FeatureBTF, "type information (BTF) for maps", 4, 18, bpfSyscall, "maps have no types, and no lock can live in them", probeBTF),
 		need(FeatureSpinLock, "locks in array values, taken by connect-time programs (bpf_spin_lock)", 5, 1, cgroupBPF, "two sockets could mix what they remember for the way back", probeSpinLock),
-		need(FeatureCookie, "the helper get_socket_cookie in connect-time programs", 4, 19, cgroupBPF, "a socket can't be told from another, so there is no way back from backend to Service IP", helper(call(fnSocketCookie))),
-		need(FeaturePrandom, "the helper get_prandom_u32 in connect-time programs", 4, 17, cgroupBPF, "backends can't be chosen at random", helper(call(fnPrandom))),
+		need(FeatureCookie, "the helper get_socket_cookie in connect-time programs", 4, 19, cgroupBPF, "a socket can't be told from another, so there is no way back from backend to Service IP", calls(asm.FnGetSocketCookie.Call())),
+		need(FeaturePrandom, "the helper get_prandom_u32 in connect-time programs", 4, 17, cgroupBPF, "backends can't be chosen at random", calls(asm.FnGetPrandomU32.Call())),
 		need(FeatureMapHelpers, "map look-up, update and delete in connect-time programs", 4, 17, cgroupBPF, notWorking, probeMapHelpers),
-		need(FeatureJmp32, "32-bit jumps (BPF instruction set v3)", 5, 1, bpfSyscall, "the programs don't load", helper(movImm(r2, 1), jeq32Imm(r2, 1, 0))),
+		need(FeatureJmp32, "32-bit jumps (BPF instruction set v3)", 5, 1, bpfSyscall, "the programs don't load", probeJmp32),
 		need(FeatureCgroup2, "the cgroup v2 file system", 4, 5, "CONFIG_CGROUPS", "there is nothing to attach to", fileSystem("cgroup2")),
 		need(FeatureBPFFS, "the BPF file system", 4, 4, bpfSyscall, "maps and links don't outlive the process that made them", fileSystem("bpf")),
 	}
@@ -118,23 +125,24 @@ func optionalProbes() []Probe {
 	for _, r := range []row{
 		{FeatureLink, "bpf_link for cgroups, described by the kernel", 5, 8, rhelNewer, el89, "CONFIG_CGROUP_BPF", "programs are attached with BPF_PROG_ATTACH: a swap takes two steps, and an attachment has no pin", true, probeLink},
 		{FeatureBatch, "batch operations on hash maps", 5, 6, rhelNewer, el89, "CONFIG_BPF_SYSCALL", "maps are written one entry at a time", true, probeBatch},
-		{FeatureNetnsCookie, "the helper get_netns_cookie in connect-time programs", 5, 7, rhelNewer, el89, "CONFIG_CGROUP_BPF", "session affinity is per node, NodePorts are not served on loopback, scope host and opt-out are refused", true, helper(call(fnNetnsCookie), movImm(r1, 0), call(fnNetnsCookie))},
-		{FeatureGetpeername, "programs at getpeername()", 5, 8, rhelNewer, el89, "CONFIG_CGROUP_BPF", "getpeername() says the backend's address, not the Service IP", true, probeGetpeername},
+		{FeatureNetnsCookie, "the helper get_netns_cookie in connect-time programs", 5, 7, rhelNewer, el89, "CONFIG_CGROUP_BPF", "session affinity is per node, NodePorts are not served on loopback, scope host and opt-out are refused", true, calls(asm.FnGetNetnsCookie.Call(), asm.Mov.Imm(asm.R1, 0), asm.FnGetNetnsCookie.Call())},
+		{FeatureGetpeername, "programs at getpeername()", 5, 8, rhelNewer, el89, "CONFIG_CGROUP_BPF", "getpeername() says the backend's address, not the Service IP", true, sockAddr(ebpf.AttachCgroupInet4GetPeername, ebpf.AttachCgroupInet6GetPeername)},
 		// The helper is of 5.18; sock_addr programs got it with commit bed89185af0d.
-		{FeatureSetRetval, "the helper set_retval in connect-time programs", 6, 1, rhelLacks, nil, "CONFIG_CGROUP_BPF", "a connect to a Service without backends fails with EPERM, not ECONNREFUSED", true, helper(movImm(r1, -111), call(fnSetRetval))},
+		{FeatureSetRetval, "the helper set_retval in connect-time programs", 6, 1, rhelLacks, nil, "CONFIG_CGROUP_BPF", "a connect to a Service without backends fails with EPERM, not ECONNREFUSED", true, calls(asm.Mov.Imm(asm.R1, -111), asm.FnSetRetval.Call())},
 		{FeatureJIT, "compiling programs to machine code", 3, 18, rhelFloor, el82, "CONFIG_BPF_JIT, net.core.bpf_jit_enable", "programs are interpreted, several times slower", true, probeJIT},
 
-		{FeatureReplace, "exchanging an attached program in one step (BPF_F_REPLACE)", 5, 6, rhelNewer, el89, "CONFIG_CGROUP_BPF", "without links, a new program is attached beside the old one for an instant", false, probeReplace},
+		{FeatureReplace, "exchanging an attached program in one step (BPF_F_REPLACE)", 5, 6, rhelNewer, el89, "CONFIG_CGROUP_BPF", "without links, a new program is attached beside the old one for an instant", false, attachNowhere(unix.BPF_F_ALLOW_MULTI, true)},
 		{FeatureDeadBranch, "constants that take branches out of programs", 5, 5, rhelNewer, el89, "", "nothing: calls of newer helpers are replaced when the programs are loaded", false, probeDeadBranch},
-		{FeatureMmapable, "maps in memory (BPF_F_MMAPABLE)", 5, 5, rhelNewer, el89, "", "variables of programs are read by system call", false, mapType(mapArray, 4, 8, flagMmapable)},
-		{FeatureMemcg, "map memory counted by cgroup", 5, 11, rhelNewer, el89, "CONFIG_MEMCG", "map memory counts against RLIMIT_MEMLOCK, which is raised for this process (CAP_SYS_RESOURCE)", false, probeMemcg},
+		{FeatureMmapable, "maps in memory (BPF_F_MMAPABLE)", 5, 5, rhelNewer, el89, "", "variables of programs are read by system call", false, probeMmapable},
+		// The helper ktime_get_coarse_ns came with the same release: to ask directly, RLIMIT_MEMLOCK would have to be lowered
+		// for the whole process.
+		{FeatureMemcg, "map memory counted by cgroup", 5, 11, rhelNewer, el89, "CONFIG_MEMCG", "map memory counts against RLIMIT_MEMLOCK, which is raised for this process (CAP_SYS_RESOURCE)", false, helper(ebpf.CGroupSockAddr, asm.FnKtimeGetCoarseNs)},
 		{FeatureCapBPF, "CAP_BPF", 5, 8, "", nil, "", "loading needs CAP_SYS_ADMIN", false, probeCapBPF},
-		{FeatureRingBuffer, "ring buffer maps", 5, 8, rhelNewer, el89, "", "events come through per-CPU buffers", false, probeRingBuffer},
-		{FeatureLPMTrie, "longest-prefix-match maps", 4, 11, rhelFloor, el82, "", "source ranges of Services are not honoured", false, mapType(mapLPMTrie, 8, 8, flagNoPrealloc)},
+		{FeatureRingBuffer, "ring buffer maps", 5, 8, rhelNewer, el89, "", "events come through per-CPU buffers", false, mapType(ebpf.RingBuf)},
 		{FeatureSONetnsCookie, "the socket option SO_NETNS_COOKIE", 5, 14, "", nil, "", "a program of firsthop's own tells which network namespace is which, where netns-cookie and cgroup-link are there", false, probeSONetnsCookie},
-		{FeatureSchedCLS, "programs at traffic control", 4, 1, rhelFloor, el82, "", "traffic from outside the cluster is not served", false, schedCLS()},
-		{FeatureRedirectNeigh, "the helper redirect_neigh", 5, 10, rhelNewer, el89, "", "packets take the way through the stack", false, schedCLS(movImm(r1, 1), movImm(r2, 0), movImm(r3, 0), movImm(r4, 0), call(fnRedirectNeigh))},
-		{FeatureRedirectPeer, "the helper redirect_peer", 5, 10, rhelNewer, el89, "", "packets to local pods take the way through the stack", false, schedCLS(movImm(r1, 1), movImm(r2, 0), call(fnRedirectPeer))},
+		{FeatureSchedCLS, "programs at traffic control", 4, 1, rhelFloor, el82, "", "traffic from outside the cluster is not served", false, progType(ebpf.SchedCLS)},
+		{FeatureRedirectNeigh, "the helper redirect_neigh", 5, 10, rhelNewer, el89, "", "packets take the way through the stack", false, helper(ebpf.SchedCLS, asm.FnRedirectNeigh)},
+		{FeatureRedirectPeer, "the helper redirect_peer", 5, 10, rhelNewer, el89, "", "packets to local pods take the way through the stack", false, helper(ebpf.SchedCLS, asm.FnRedirectPeer)},
 		{FeatureTCX, "tcx, links at traffic control", 6, 6, rhelLacks, nil, "CONFIG_NET_XGRESS", "clsact filters are used", false, probeTCX},
 		{FeatureLinkList, "listing links by their ids", 5, 8, "", nil, "CONFIG_BPF_SYSCALL", "links whose pins are gone can't be found: by prog_attach nothing is lost", false, probeLinkList},
 		{FeatureIntoCgroup, "processes that are born in a cgroup (CLONE_INTO_CGROUP)", 5, 7, "", nil, "CONFIG_CGROUPS", "the process that proves a connection is moved into the cgroup after its start", false, probeIntoCgroup},

@@ -14,6 +14,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/kernel/privileges"
 )
 
 func TestMain(m *testing.M) {
@@ -123,7 +125,7 @@ func TestLackOfRightsIsNotLackOfSupport(t *testing.T) {
 	}
 	// Before 5.8 there is no CAP_BPF.
 	load, toLoad, twoAreEnough := unix.CAP_BPF, "CAP_BPF", Supported
-	if !here.Host.Standing.hasCapBPF() {
+	if !here.Host.Privileges.HasCapBPF() {
 		load, toLoad, twoAreEnough = unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", NoRights
 	}
 	for _, test := range []struct {
@@ -165,15 +167,15 @@ func TestLackOfRightsIsNotLackOfSupport(t *testing.T) {
 func TestADeadBranchIsNotJudgedWithoutPerfmon(t *testing.T) {
 	const perfmon, admin, bpf = 1 << unix.CAP_PERFMON, 1 << unix.CAP_SYS_ADMIN, 1 << unix.CAP_BPF
 	for name, tc := range map[string]struct {
-		s    Standing
+		s    privileges.Privileges
 		want error
 	}{
-		"with CAP_PERFMON":               {Standing{LastCap: 40, Capabilities: bpf | perfmon}, ErrNotSupported},
-		"with CAP_SYS_ADMIN":             {Standing{LastCap: 40, Capabilities: admin}, ErrNotSupported},
-		"with CAP_BPF alone":             {Standing{LastCap: 40, Capabilities: bpf}, unix.EPERM},
-		"before there was a CAP_PERFMON": {Standing{LastCap: 37}, ErrNotSupported},
+		"with CAP_PERFMON":               {privileges.Privileges{LastCap: 40, Capabilities: bpf | perfmon}, ErrNotSupported},
+		"with CAP_SYS_ADMIN":             {privileges.Privileges{LastCap: 40, Capabilities: admin}, ErrNotSupported},
+		"with CAP_BPF alone":             {privileges.Privileges{LastCap: 40, Capabilities: bpf}, unix.EPERM},
+		"before there was a CAP_PERFMON": {privileges.Privileges{LastCap: 37}, ErrNotSupported},
 	} {
-		err := tc.s.despiteSpeculation(fmt.Errorf("%w: x", ErrNotSupported))
+		err := despiteSpeculation(tc.s, fmt.Errorf("%w: x", ErrNotSupported))
 		if !errors.Is(err, tc.want) || errors.Is(err, ErrNotSupported) != (tc.want == ErrNotSupported) {
 			t.Errorf("%s: %v, want %v", name, err, tc.want)
 		}

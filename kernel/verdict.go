@@ -38,11 +38,12 @@ type Report struct {
 	Sentence string   `json:"sentence"`          // the verdict and its first reason, for an operator
 	Reasons  []string `json:"reasons,omitempty"` // one for each thing that speaks against the kernel, or for an exception
 	Advice   string   `json:"advice,omitempty"`  // what to do about it
-	Losses   []string `json:"losses,omitempty"`  // optional features that are missing, and what that means
-	Floor    Floor    `json:"floor"`
-	Host     Host     `json:"host"`
-	Memlock  *Memlock `json:"memlock,omitempty"`
-	Results  []Result `json:"features"`
+	// Degradations are optional features that are missing, and what that means.
+	Degradations []string `json:"losses,omitempty"`
+	Floor        Floor    `json:"floor"`
+	Host         Host     `json:"host"`
+	Memlock      *Memlock `json:"memlock,omitempty"`
+	Results      []Result `json:"features"`
 }
 
 // Check inspects the host, raises RLIMIT_MEMLOCK where the kernel needs it, runs the
@@ -53,7 +54,7 @@ func Check(c Config) (Report, error) {
 		return Report{}, err
 	}
 	host := Inspect(c.Root)
-	host.Standing = c.standing(host.Standing)
+	host.Privileges = c.privileges(host.Privileges)
 	memlock := c.raiseMemlock(host)
 	results, err := Run(c)
 	if err != nil {
@@ -73,7 +74,7 @@ func (r *Report) note(m Memlock) {
 	}
 	former := r.Advice
 	r.Advice = "RLIMIT_MEMLOCK " + m.String()
-	if len(r.Host.Standing.Missing) > 0 {
+	if len(r.Host.Privileges.Missing) > 0 {
 		r.Advice = former + "; " + r.Advice
 	}
 	r.Sentence = strings.Replace(r.Sentence, former, r.Advice, 1)
@@ -98,7 +99,7 @@ func Judge(h Host, results []Result, c Config) Report {
 		switch {
 		case result.Answer == Yes:
 		case !result.Needed:
-			r.Losses = append(r.Losses, loss(result))
+			r.Degradations = append(r.Degradations, degradation(result))
 		case result.Answer == No:
 			no = append(no, result)
 		case result.NoRights:
@@ -124,7 +125,7 @@ func Judge(h Host, results []Result, c Config) Report {
 		r.Verdict = Unsupported
 	case len(noRights) > 0:
 		r.Verdict = NoRights
-		r.Advice = h.Standing.Advice()
+		r.Advice = h.Privileges.Advice()
 	case len(unknown) > 0:
 		r.Verdict = Undetermined
 		r.Advice = "run `firsthop check` again; if it stays, the details above name the call that failed"
@@ -202,7 +203,7 @@ func missing(result Result) string {
 	return s + "; without it " + result.WithoutIt
 }
 
-func loss(result Result) string {
+func degradation(result Result) string {
 	word := "no " + result.Name
 	if result.Answer == Unknown {
 		word = "could not tell about " + result.Name
@@ -235,7 +236,7 @@ func anomaly(h Host, f Feature) string {
 		}
 		causes = append(causes, state)
 	}
-	if h.Standing.Seccomp {
+	if h.Privileges.Seccomp {
 		causes = append(causes, "seccomp (a filter is in force)")
 	}
 	if f.Option != "" {

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/kernel/privileges"
 )
 
 // hostOf is a host as uname shows it, with a process that may do everything.
@@ -18,7 +20,7 @@ func hostOf(t *testing.T, line string) Host {
 	}
 	return Host{
 		Release: u.Release, Mainline: u.Mainline, Vendor: u.Vendor, Uname: u.Build, Lockdown: "none",
-		Standing: Standing{Capabilities: 1<<41 - 1, LastCap: 40},
+		Privileges: privileges.Privileges{Capabilities: 1<<41 - 1, LastCap: 40},
 	}
 }
 
@@ -177,8 +179,8 @@ func TestVerdicts(t *testing.T) {
 		}
 	}
 	r := Judge(hostOf(t, good), all(no(FeatureLink)), Config{})
-	if len(r.Losses) != 1 || !strings.Contains(r.Losses[0], "cgroup-link") || !strings.Contains(r.Losses[0], "5.8") {
-		t.Errorf("the loss of links is told as %q", r.Losses)
+	if len(r.Degradations) != 1 || !strings.Contains(r.Degradations[0], "cgroup-link") || !strings.Contains(r.Degradations[0], "5.8") {
+		t.Errorf("the loss of links is told as %q", r.Degradations)
 	}
 	if r.Features().Link || !r.Features().Batch {
 		t.Errorf("without links the features are %+v", r.Features())
@@ -206,7 +208,7 @@ func TestAFeatureThatShouldBeThereIsCalledOut(t *testing.T) {
 	if got := anomalyOf(host, FeatureGetpeername); got != "missing although 5.15 has it since 5.8: a build without CONFIG_CGROUP_BPF" {
 		t.Errorf("getpeername on 5.15: %q", got)
 	}
-	host.Lockdown, host.Standing.Seccomp = "integrity", true
+	host.Lockdown, host.Privileges.Seccomp = "integrity", true
 	if got := anomalyOf(host, FeatureGetpeername); !strings.Contains(got, "lockdown (now: integrity)") || !strings.Contains(got, "seccomp") {
 		t.Errorf("getpeername on 5.15 under lockdown and seccomp: %q", got)
 	}
@@ -237,34 +239,6 @@ func TestAFeatureThatShouldBeThereIsCalledOut(t *testing.T) {
 	}
 }
 
-func TestAdviceFitsTheKernel(t *testing.T) {
-	bits := func(caps ...int) (set uint64) {
-		for _, c := range caps {
-			set |= 1 << c
-		}
-		return set
-	}
-	for _, test := range []struct {
-		sentence string
-		standing Standing
-		says     string
-	}{
-		{"before 5.8 loading needs CAP_SYS_ADMIN", Standing{LastCap: 37}, "add CAP_SYS_ADMIN and CAP_NET_ADMIN (before Linux 5.8 there is no CAP_BPF)"},
-		{"before 5.8 CAP_NET_ADMIN does not do alone", Standing{LastCap: 37, Capabilities: bits(unix.CAP_NET_ADMIN)}, "add CAP_SYS_ADMIN (before"},
-		{"from 5.8 on CAP_BPF does", Standing{LastCap: 40}, "add CAP_BPF and CAP_NET_ADMIN"},
-		{"who adds CAP_BPF and then lacks CAP_SYS_ADMIN is told before", Standing{LastCap: 40}, "takes CAP_SYS_ADMIN"},
-		{"from 5.8 on CAP_SYS_ADMIN still does", Standing{LastCap: 40, Capabilities: bits(unix.CAP_SYS_ADMIN)}, "add CAP_NET_ADMIN"},
-		{"in a user namespace all capabilities are there and none counts", Standing{LastCap: 40, Capabilities: 1<<41 - 1, UserNamespace: true}, "initial user namespace"},
-		{"a seccomp filter", Standing{LastCap: 40, Capabilities: 1<<41 - 1, Seccomp: true}, "seccomp"},
-		{"nothing of these: a security module", Standing{LastCap: 40, Capabilities: 1<<41 - 1}, "SELinux"},
-	} {
-		test.standing.Missing = test.standing.missing()
-		if got := test.standing.Advice(); !strings.Contains(got, test.says) {
-			t.Errorf("%s: %q, want %q in it", test.sentence, got, test.says)
-		}
-	}
-}
-
 func TestALimitThatCouldNotBeRaisedIsWhatTheVerdictSays(t *testing.T) {
 	m := Memlock{Needed: true, Before: 65536, Error: "set RLIMIT_MEMLOCK: operation not permitted"}
 	for _, test := range []struct {
@@ -278,9 +252,9 @@ func TestALimitThatCouldNotBeRaisedIsWhatTheVerdictSays(t *testing.T) {
 		{"with others missing too, all are named", []string{"CAP_BPF"}, NoRights, []string{"CAP_SYS_RESOURCE", "CAP_BPF"}, "SELinux"},
 		{"a kernel that is supported all the same needs no advice", nil, Supported, nil, "CAP_SYS_RESOURCE"},
 	} {
-		r := Report{Verdict: test.verdict, Host: Host{Standing: Standing{LastCap: 40, Missing: test.missing}}}
+		r := Report{Verdict: test.verdict, Host: Host{Privileges: privileges.Privileges{LastCap: 40, Missing: test.missing}}}
 		if r.Verdict == NoRights {
-			r.Advice = r.Host.Standing.Advice()
+			r.Advice = r.Host.Privileges.Advice()
 		}
 		r.Sentence = "it is so: " + r.Advice
 		r.note(m)

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/firsthop/firsthop/mounts/ns"
+	"github.com/firsthop/firsthop/kernel/privileges"
 	"github.com/firsthop/firsthop/natinit/instance"
 )
 
@@ -171,7 +171,7 @@ func explainMount(fstype, dir string, err error) error {
 	if errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("mount %s at %s: %w: the kernel is built without it", fstype, dir, err)
 	}
-	return ns.Refused("mount "+fstype+" at", dir, err, unix.CAP_SYS_ADMIN)
+	return privileges.Refused("mount "+fstype+" at", dir, err, unix.CAP_SYS_ADMIN)
 }
 
 // lockDir takes the lock on a directory below a future mount point. Who waited
@@ -294,7 +294,7 @@ func unmount(ctx context.Context, h *Host, c Config, path, source, fstype string
 			return fmt.Errorf("unmount %s: %w: a process has a file or its working directory there", path, ErrInUse)
 		}
 		if err != nil {
-			return ns.Refused("unmount", path, err, unix.CAP_SYS_ADMIN)
+			return privileges.Refused("unmount", path, err, unix.CAP_SYS_ADMIN)
 		}
 		return nil
 	})

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/firsthop/firsthop/kernel/privileges"
 	"github.com/firsthop/firsthop/mounts/ns"
 )
 
@@ -57,7 +58,7 @@ func cgroupID(fd int, path string) (uint64, error) {
 		return 0, fmt.Errorf("read cgroup id of %s: name_to_handle_at: %w: the kernel is built without CONFIG_FHANDLE", path, err)
 	}
 	if err != nil {
-		return 0, ns.Refused("name_to_handle_at", path, err)
+		return 0, privileges.Refused("name_to_handle_at", path, err)
 	}
 	id, err := decodeHandle(handle.Type(), handle.Bytes())
 	if err != nil {
@@ -149,15 +150,15 @@ func namespaceRootID() (uint64, error) {
 		return namespaceRootIDByMount()
 	}
 	if err != nil {
-		return 0, ns.Refused("fsopen", "cgroup2", err, unix.CAP_SYS_ADMIN)
+		return 0, privileges.Refused("fsopen", "cgroup2", err, unix.CAP_SYS_ADMIN)
 	}
 	defer unix.Close(fs)
 	if err := unix.FsconfigCreate(fs); err != nil {
-		return 0, ns.Refused("fsconfig", "cgroup2", err, unix.CAP_SYS_ADMIN)
+		return 0, privileges.Refused("fsconfig", "cgroup2", err, unix.CAP_SYS_ADMIN)
 	}
 	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
 	if err != nil {
-		return 0, ns.Refused("fsmount", "cgroup2", err, unix.CAP_SYS_ADMIN)
+		return 0, privileges.Refused("fsmount", "cgroup2", err, unix.CAP_SYS_ADMIN)
 	}
 	defer unix.Close(fd)
 	return cgroupID(fd, "the root of a cgroup namespace")

@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/firsthop/firsthop/mounts/ns"
+	"github.com/firsthop/firsthop/kernel/privileges"
 	"github.com/firsthop/firsthop/natinit/instance"
 )
 
@@ -114,7 +114,7 @@ var (
 	// ErrInUse: the mount still holds something, or something holds it.
 	ErrInUse = errors.New("still in use")
 	// ErrRefused: the kernel or a security module refused a call.
-	ErrRefused = ns.ErrRefused
+	ErrRefused = privileges.ErrRefused
 	// ErrCgroup1: the path is in a cgroup v1 hierarchy.
 	ErrCgroup1 = errors.New("cgroup v1")
 	// ErrNotCgroup: the path is not a directory of cgroup2.

@@ -10,8 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/firsthop/firsthop/kernel/privileges"
 	"github.com/firsthop/firsthop/mounts/hostfs"
-	"github.com/firsthop/firsthop/mounts/ns"
 )
 
 // Inode numbers of the first namespaces, fixed in the kernel (PROC_*_INIT_INO in
@@ -220,11 +220,11 @@ func judgeProc(proc string, ownProc bool) (*Host, Strategy) {
 		if h := judgeByTable(proc, self, &strategy); h != nil || strategy.Reason != "" {
 			return h, strategy
 		}
-		return no("%v", ns.Refused("look at", proc+"/1", err, unix.CAP_SYS_PTRACE))
+		return no("%v", privileges.Refused("look at", proc+"/1", err, unix.CAP_SYS_PTRACE))
 	}
 	root, err := os.Stat(proc + "/1/root/")
 	if err != nil {
-		return no("%v", ns.Refused("look through", proc+"/1/root", err, unix.CAP_SYS_PTRACE))
+		return no("%v", privileges.Refused("look through", proc+"/1/root", err, unix.CAP_SYS_PTRACE))
 	}
 	h := &Host{entry: proc + "/1", Prefix: proc + "/1/root"}
 	h.ownCgroup = one.cgroup == self.cgroup
@@ -331,7 +331,7 @@ func givenRoot(root string) (*Host, Strategy) {
 		h.inTable = ""
 		one, err := readNamespaces(entry)
 		if err != nil {
-			strategy.OK, strategy.Reason = false, ns.Refused("look at", entry, err, unix.CAP_SYS_PTRACE).Error()
+			strategy.OK, strategy.Reason = false, privileges.Refused("look at", entry, err, unix.CAP_SYS_PTRACE).Error()
 			return nil, strategy
 		}
 		h.entry = entry

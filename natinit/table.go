@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/kernel/privileges"
 	"github.com/firsthop/firsthop/natinit/attach"
 )
 
@@ -94,7 +95,7 @@ func Pinned(pins bpf.Pins) ([]string, error) {
 //
 // Errors are those of attach.Detach. A table of another owner keeps everything else, too.
 func Remove(cfg attach.Config) error {
-	if err := attach.MayDetach(); err != nil {
+	if err := privileges.MayDetach(); err != nil {
 		return err
 	}
 	var table attach.Balancer

@@ -90,7 +90,7 @@ type checkup struct {
 
 func (c *checkup) kernel(context.Context) Finding {
 	f := ok("%s", c.kern.Sentence).because(c.kern.Host.Release.Text+" "+c.kern.Host.Uname, c.kern.Host.String())
-	f.Details = slices.Clone(c.kern.Losses)
+	f.Details = slices.Clone(c.kern.Degradations)
 	if err := c.kern.Err(); err != nil {
 		f.Grade, f.Details = Fail, append(f.Details, c.kern.Reasons...)
 		if !errors.Is(err, kernel.ErrUnsupported) {

@@ -13,6 +13,7 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/kernel"
+	"github.com/firsthop/firsthop/kernel/privileges"
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
@@ -31,11 +32,11 @@ func (d *doctor) kernel(context.Context) Finding {
 	if err := d.kern.Err(); err != nil {
 		remedy := "firsthop check --verbose, which lists every feature; leave the node to kube-proxy, or update its kernel"
 		if !errors.Is(err, kernel.ErrUnsupported) {
-			remedy = "run as root, or with CAP_SYS_ADMIN and CAP_NET_ADMIN"
+			remedy = privileges.AsRoot
 		}
 		return fail(remedy, "%s", err).because(d.kern.Reasons...)
 	}
-	return ok("%s", d.kern.Sentence).because(d.kern.Losses...)
+	return ok("%s", d.kern.Sentence).because(d.kern.Degradations...)
 }
 
 func (d *doctor) bpffs(context.Context) Finding {

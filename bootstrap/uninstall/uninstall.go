@@ -14,6 +14,7 @@ import (
 	"github.com/firsthop/firsthop/bootstrap/diagnose"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/kernel"
+	"github.com/firsthop/firsthop/kernel/privileges"
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/instance"
@@ -73,7 +74,7 @@ func Run(ctx context.Context, cfg Config) ([]Removal, error) {
 			return nil, stopFirst(err)
 		}
 	}
-	if err := u.mayRemove(); err != nil {
+	if err := u.mayDetach(); err != nil {
 		return nil, err
 	}
 	if err := u.refuse(ctx); err != nil {
@@ -177,6 +178,14 @@ func (u *uninstaller) sameInstance() error {
 		return nil
 	}
 	return fmt.Errorf("%w: what is pinned there can't be reached: repair that first", err)
+}
+
+// mayDetach refuses a removal that could not be completed, before anything is touched.
+func (u *uninstaller) mayDetach() error {
+	if !slices.ContainsFunc(u.removals, func(r Removal) bool { return r.Kind == "program" || r.Kind == "pin" || r.Kind == "mount" }) {
+		return nil
+	}
+	return privileges.MayDetach()
 }
 
 // refuse keeps a node from being cut off from its control plane.

@@ -5,17 +5,15 @@
 package ns
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"runtime"
-	"strings"
 
+	"github.com/moby/sys/capability"
 	"golang.org/x/sys/unix"
-)
 
-// ErrRefused says that the kernel or a security module refused a call. The text says what is missing.
-var ErrRefused = errors.New("refused")
+	"github.com/firsthop/firsthop/kernel/privileges"
+)
 
 // Do runs fn on a thread that ends afterwards, so fn may leave it in any namespace. What fn opens there (sockets, not
 // names) stays there; goroutines that it starts are not there, for Go makes their threads from one that never left.
@@ -46,7 +44,7 @@ func EnterOf(process *os.File, kind int) error {
 	name := "ns/" + files[kind]
 	fd, err := unix.Openat(int(process.Fd()), name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return Refused("open", process.Name()+"/"+name, err, unix.CAP_SYS_PTRACE)
+		return privileges.Refused("open", process.Name()+"/"+name, err, unix.CAP_SYS_PTRACE)
 	}
 	defer unix.Close(fd)
 	return Enter(fd, process.Name()+"/"+name, kind)
@@ -54,7 +52,7 @@ func EnterOf(process *os.File, kind int) error {
 
 // Enter is EnterOf for the file of a namespace.
 func Enter(fd int, name string, kind int) error {
-	needs := []int{unix.CAP_SYS_ADMIN}
+	needs := []capability.Cap{unix.CAP_SYS_ADMIN}
 	if kind == unix.CLONE_NEWNS {
 		needs = append(needs, unix.CAP_SYS_CHROOT)
 		// The kernel refuses it while root and working directory are shared with other threads, who must not see a
@@ -64,7 +62,7 @@ func Enter(fd int, name string, kind int) error {
 		}
 	}
 	if err := unix.Setns(fd, kind); err != nil {
-		return Refused("setns", name, err, needs...)
+		return privileges.Refused("setns", name, err, needs...)
 	}
 	return nil
 }
@@ -73,44 +71,10 @@ func Enter(fd int, name string, kind int) error {
 // original.
 func UnshareMounts() error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return Refused("unshare", "the mount namespace", err, unix.CAP_SYS_ADMIN)
+		return privileges.Refused("unshare", "the mount namespace", err, unix.CAP_SYS_ADMIN)
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make a copy of the mounts private: %w", err)
 	}
 	return nil
-}
-
-// Refused explains why a call failed: the capabilities that the calling thread lacks, if any of those it needs, else,
-// for EPERM and EACCES, that a security module must be at work. Those errors match [ErrRefused].
-func Refused(call, target string, err error, needs ...int) error {
-	err = fmt.Errorf("%s %s: %w", call, target, err)
-	if !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES) {
-		return err
-	}
-	if missing := missingCaps(needs); len(missing) > 0 {
-		return fmt.Errorf("%w: %w: this process lacks %s (run the container privileged, or add it)", ErrRefused, err, strings.Join(missing, " and "))
-	}
-	return fmt.Errorf("%w: %w: the capabilities are there, so a security module (SELinux, AppArmor, seccomp) refuses it: see the audit log", ErrRefused, err)
-}
-
-var capNames = map[int]string{
-	unix.CAP_SYS_CHROOT: "CAP_SYS_CHROOT", unix.CAP_SYS_PTRACE: "CAP_SYS_PTRACE", unix.CAP_SYS_ADMIN: "CAP_SYS_ADMIN",
-	unix.CAP_NET_ADMIN: "CAP_NET_ADMIN",
-}
-
-// missingCaps names those capabilities that the calling thread lacks.
-func missingCaps(caps []int) []string {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if unix.Capget(&header, &data[0]) != nil {
-		return nil
-	}
-	var names []string
-	for _, c := range caps {
-		if data[c/32].Effective&(1<<(c%32)) == 0 {
-			names = append(names, capNames[c])
-		}
-	}
-	return names
 }

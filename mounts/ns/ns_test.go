@@ -1,9 +1,7 @@
 package ns
 
 import (
-	"errors"
 	"os"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -66,25 +64,4 @@ func TestEnterOfEveryKind(t *testing.T) {
 			return nil
 		}))
 	}
-}
-
-func TestRefusedNamesWhatIsMissing(t *testing.T) {
-	needRoot(t)
-	if err := Refused("open", "/x", unix.ENOENT, unix.CAP_SYS_ADMIN); errors.Is(err, ErrRefused) || !errors.Is(err, unix.ENOENT) {
-		t.Error(err)
-	}
-	if err := Refused("open", "/x", unix.EPERM, unix.CAP_SYS_ADMIN); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "security module") {
-		t.Error(err)
-	}
-	must(t, Do(func() error {
-		header, none := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, [2]unix.CapUserData{}
-		if err := unix.Capset(&header, &none[0]); err != nil {
-			return err
-		}
-		err := Refused("setns", "/x", unix.EPERM, unix.CAP_SYS_ADMIN, unix.CAP_SYS_CHROOT)
-		if !errors.Is(err, ErrRefused) || !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "lacks CAP_SYS_ADMIN and CAP_SYS_CHROOT") {
-			t.Error(err)
-		}
-		return nil
-	}))
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/kernel/privileges"
 )
 
 // ErrStillAttached says that a program of ours stays attached until the next
@@ -28,7 +29,7 @@ const detachTime = 5 * time.Second
 // What is at one of our pins and isn't ours stays, and is an error that matches bpf.ErrForeign. ErrStillAttached names
 // what could not be detached; all else is.
 func Detach(cfg Config) error {
-	if err := MayDetach(); err != nil {
+	if err := privileges.MayDetach(); err != nil {
 		return err
 	}
 	l, err := open(cfg)
@@ -161,27 +162,10 @@ func (l *ladder) detachAll(h bpf.Hook, deadline time.Time) error {
 	}
 }
 
-// MayDetach says which capability a removal lacks. A pin is a file, which its
-// owner can remove with none: without this a removal would take away what it may
-// unlink, and fail at what it may not detach.
-func MayDetach() error {
-	var data [2]unix.CapUserData
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	if err := unix.Capget(&header, &data[0]); err != nil {
-		return fmt.Errorf("read this process's capabilities: %w", err)
-	}
-	if data[0].Effective>>unix.CAP_SYS_ADMIN&1 == 0 {
-		return fmt.Errorf("remove programs and pins: CAP_SYS_ADMIN is missing, by which they are detached and looked up: %w: run as root, or with CAP_SYS_ADMIN and CAP_NET_ADMIN", unix.EPERM)
-	}
-	return nil
-}
-
-// ExplainRights says what is lacking where the kernel only says EPERM. CAP_BPF
-// (Linux 5.8) wouldn't do: to open objects by their id takes CAP_SYS_ADMIN
-// (kernel/bpf/syscall.c, bpf_prog_get_fd_by_id).
+// ExplainRights says what is lacking where the kernel only says EPERM.
 func ExplainRights(err error) error {
 	if !errors.Is(err, unix.EPERM) || errors.Is(err, ErrConflict) {
 		return err
 	}
-	return fmt.Errorf("%w: run as root, or with CAP_SYS_ADMIN and CAP_NET_ADMIN", err)
+	return fmt.Errorf("%w: %s", err, privileges.AsRoot)
 }

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/firsthop/firsthop/mounts/ns"
+	"github.com/firsthop/firsthop/kernel/privileges"
 )
 
 // maxPids is how many processes of a namespace are remembered: the first may
@@ -63,7 +63,7 @@ func (c Config) host() string {
 func (c Config) List() ([]Namespace, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(c.host(), &st); err != nil {
-		return nil, ns.Refused("find the host's network namespace", c.host(), err, unix.CAP_SYS_PTRACE)
+		return nil, privileges.Refused("find the host's network namespace", c.host(), err, unix.CAP_SYS_PTRACE)
 	}
 	f := finder{dev: st.Dev, at: map[uint64]int{}}
 	f.add(st).Host = true
@@ -123,7 +123,7 @@ func (f *finder) processes(proc string) error {
 	}
 	// A few may be out of reach, as the first process is on some systems.
 	if refused > seen {
-		return ns.Refused("find the network namespaces of processes", proc, unix.EACCES, unix.CAP_SYS_PTRACE)
+		return privileges.Refused("find the network namespaces of processes", proc, unix.EACCES, unix.CAP_SYS_PTRACE)
 	}
 	return nil
 }

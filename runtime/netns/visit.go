@@ -9,12 +9,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/firsthop/firsthop/kernel/privileges"
 	"github.com/firsthop/firsthop/mounts/ns"
 )
 
 // ErrRefused says that the kernel doesn't let us find or enter a namespace. The
 // error names the capability that is missing.
-var ErrRefused = ns.ErrRefused
+var ErrRefused = privileges.ErrRefused
 
 // Visit calls fn in each of the namespaces, one after the other, until fn
 // returns false or the context ends. Those that are gone by then are passed over.
@@ -62,7 +63,7 @@ func (c Config) enter(found Namespace) error {
 	name := fmt.Sprintf("net:[%d]", found.Inode)
 	fd, err := c.open(found)
 	if err != nil {
-		return ns.Refused("open", name, err, unix.CAP_SYS_PTRACE)
+		return privileges.Refused("open", name, err, unix.CAP_SYS_PTRACE)
 	}
 	defer unix.Close(fd)
 	return ns.Enter(fd, name, unix.CLONE_NEWNET)

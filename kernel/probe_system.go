@@ -12,55 +12,19 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/kernel/privileges"
 )
 
-// probeJIT loads a program and asks for its machine code. The sysctl
-// net.core.bpf_jit_enable is only there in the initial network namespace.
-func probeJIT(Config) error {
-	prog, err := loadProgram(unix.BPF_PROG_TYPE_CGROUP_SOCK_ADDR, inet4Connect, allow())
-	if err != nil {
-		return err // no rung of this ladder: connect4 says why
-	}
-	defer unix.Close(prog)
-	n, err := jitedLength(prog)
-	if err != nil {
-		return err
-	}
-	if n > 0 {
-		return nil
-	}
-	// Zero is also what the kernel tells those whom it does not trust; they
-	// could not have loaded the program (bpf_prog_get_info_by_fd).
-	return fmt.Errorf("%w: the loaded program has no machine code", ErrNotSupported)
-}
-
-// probeMemcg asks for the helper ktime_get_coarse_ns, which came with the
-// same release (5.11), as libbpf does: to ask directly, RLIMIT_MEMLOCK would
-// have to be lowered for the whole process, and others are at work in it.
-func probeMemcg(Config) error {
-	return load(unix.BPF_PROG_TYPE_CGROUP_SOCK_ADDR, inet4Connect, append([]insn{call(fnKtimeCoarse)}, allow()...))
-}
-
 func probeCapBPF(Config) error {
-	s, err := standing()
+	p, err := privileges.Read()
 	if err != nil {
 		return err
 	}
-	if !s.hasCapBPF() {
-		return fmt.Errorf("%w: the newest capability is number %d, CAP_BPF is %d", ErrNotSupported, s.LastCap, unix.CAP_BPF)
+	if !p.HasCapBPF() {
+		return fmt.Errorf("%w: the newest capability is number %d, CAP_BPF is %d", ErrNotSupported, p.LastCap, unix.CAP_BPF)
 	}
 	return nil
-}
-
-// probeLinkList asks for the first link of the machine. That there is none is an
-// answer too (commit 2d602c8cf40d, 5.8).
-func probeLinkList(Config) error {
-	var attr struct{ start, next, openFlags uint32 }
-	_, err := bpfCall("list links", unix.BPF_LINK_GET_NEXT_ID, unsafe.Pointer(&attr), unsafe.Sizeof(attr))
-	if errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	return absent(err)
 }
 
 // probeIntoCgroup asks for a process in a cgroup whose descriptor is none, so
@@ -82,18 +46,6 @@ func probeIntoCgroup(Config) error {
 	return fmt.Errorf("clone3 with CLONE_INTO_CGROUP: %w", errno)
 }
 
-// noDescriptor is above the highest descriptor that a kernel ever gives
-// (sysctl_nr_open_max in fs/file.c).
-const noDescriptor = 1 << 30
-
-func probeRingBuffer(Config) error {
-	fd, err := createMap(mapAttr{mapType: unix.BPF_MAP_TYPE_RINGBUF, maxEntries: uint32(os.Getpagesize())})
-	if err != nil {
-		return absent(err)
-	}
-	return unix.Close(fd)
-}
-
 func probeSONetnsCookie(Config) error {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -110,31 +62,9 @@ func probeSONetnsCookie(Config) error {
 	}
 }
 
-// noDevice is an interface index that no machine reaches.
-const noDevice = 1<<31 - 1
-
-// probeTCX asks for a link on a device that is none: a kernel with tcx looks
-// for it and says ENODEV (tcx_link_attach).
-func probeTCX(Config) error {
-	prog, err := loadProgram(unix.BPF_PROG_TYPE_SCHED_CLS, 0, []insn{movImm(r0, 0), exit()})
-	if err != nil {
-		return absent(err)
-	}
-	defer unix.Close(prog)
-	fd, err := createLink(prog, noDevice, unix.BPF_TCX_INGRESS)
-	switch {
-	case err == nil:
-		unix.Close(fd)
-		return errors.New("attach to no device at all: it succeeded")
-	case errors.Is(err, unix.ENODEV):
-		return nil
-	}
-	return absent(err)
-}
-
 // probeSocketIterator looks for the kfunc bpf_sock_destroy in the kernel's
-// type information. Only its names are searched: taking apart megabytes of
-// types would take longer than all other probes together. A kernel without
+// type information. Only its names are searched: btf.LoadSpec takes 185 ms for
+// all types. A kernel without
 // type information can't run iterators at all.
 func probeSocketIterator(c Config) error {
 	path := filepath.Join("/", c.Root, "sys/kernel/btf/vmlinux")
