@@ -13,18 +13,18 @@ import (
 	"github.com/firsthop/firsthop/runtime/writer"
 )
 
-// serveAdmin lets the command line see this runtime until ctx ends. That it
-// can't is no reason not to serve traffic.
+// serveAdmin lets the command line see this runtime until ctx ends. Traffic
+// is served even if that fails.
 func (r *run) serveAdmin(ctx context.Context) {
 	since := time.Now()
-	told := ""
+	logged := ""
 	for ctx.Err() == nil {
 		err := admin.Serve(ctx, admin.Config{
-			RunDir: r.cfg.RunDir, Log: r.cfg.Log, Services: r.seenServices,
-			Status: func() admin.Status { return r.seenStatus(since) },
+			RunDir: r.cfg.RunDir, Log: r.cfg.Log, Services: r.adminServices,
+			Status: func() admin.Status { return r.adminStatus(since) },
 		})
-		if err != nil && ctx.Err() == nil && err.Error() != told {
-			told = err.Error()
+		if err != nil && ctx.Err() == nil && err.Error() != logged {
+			logged = err.Error()
 			r.cfg.Log.Error("`firsthop status` and `firsthop nat` can't see this runtime", "err", err)
 		}
 		select {
@@ -34,8 +34,8 @@ func (r *run) serveAdmin(ctx context.Context) {
 	}
 }
 
-// seenServices are the Service ports with the indexes that the table has for them.
-func (r *run) seenServices() []admin.Service {
+// adminServices are the Service ports with the indexes that the table has for them.
+func (r *run) adminServices() []admin.Service {
 	ports := r.writer.Ports()
 	slices.SortFunc(ports, func(a, b writer.PortState) int { return a.Key.Compare(b.Key) })
 	kinds := r.loop.Kinds()
@@ -56,10 +56,10 @@ func family(k services.PortKey) string {
 	return "IPv4"
 }
 
-func (r *run) seenStatus(since time.Time) admin.Status {
+func (r *run) adminStatus(since time.Time) admin.Status {
 	st := admin.Status{
 		PID: os.Getpid(), Version: r.cfg.Version, Node: r.cfg.NodeName, Since: since,
-		Watches: map[string]admin.Watch{}, APIServers: r.seenAPIServers(), Problems: r.seenProblems(),
+		Watches: map[string]admin.Watch{}, APIServers: r.adminAPIServers(), Problems: r.adminProblems(),
 	}
 	if w := r.loop.Liveness().Waiting(); !w.IsZero() {
 		st.Waiting = &w
@@ -95,13 +95,13 @@ func (r *run) seenStatus(since time.Time) admin.Status {
 		st.Watches[string(resource)] = seen
 	}
 	d := r.dialer.Status()
-	st.Proof = r.reporter.seenProof()
+	st.Proof = r.reporter.lastProof()
 	st.NodeError = r.loop.NodeMissing()
 	st.Dialer = admin.Dialer{Configured: d.Configured, Direct: d.Direct, Failed: d.Failed, LastDirect: d.LastDirect}
 	return st
 }
 
-func (r *run) seenAPIServers() admin.APIServers {
+func (r *run) adminAPIServers() admin.APIServers {
 	m := r.monitor.Status()
 	out := admin.APIServers{Live: m.Live, Answering: m.Answering, Since: m.Since}
 	if m.Counters.SaveErrors > 0 {
@@ -116,8 +116,8 @@ func (r *run) seenAPIServers() admin.APIServers {
 	return out
 }
 
-// seenProblems are those of objects, sorted.
-func (r *run) seenProblems() []admin.Problem {
+// adminProblems are those of objects, sorted.
+func (r *run) adminProblems() []admin.Problem {
 	var out []admin.Problem
 	for _, p := range r.loop.Problems() {
 		out = append(out, admin.Problem{Kind: p.Kind, Object: p.Object.String(), Port: p.Port, Reason: string(p.Reason), Message: p.Message})

@@ -12,7 +12,7 @@ import (
 	"github.com/firsthop/firsthop/runtime/services"
 )
 
-// Config is everything that the runtime is told.
+// Config is what the runtime needs.
 type Config struct {
 	Version  string
 	NodeName string
@@ -42,7 +42,7 @@ type Config struct {
 	NodePorts services.NodePortAddresses
 
 	// DenyNodeExternalIPs refuses external and load balancer IPs of Services that are
-	// addresses of this node: whoever may write Services could take its ports.
+	// addresses of this node: who may write Services could take its ports.
 	DenyNodeExternalIPs bool
 
 	// ServiceCIDRs are the addresses that Services are given: those that none has
@@ -50,10 +50,10 @@ type Config struct {
 	ServiceCIDRs []netip.Prefix
 
 	// Pods are watched, so that they can opt out and source ranges can judge them.
-	// The ClusterRole system:node-proxier does not let.
+	// The ClusterRole system:node-proxier does not allow that.
 	Pods bool
 
-	// EndTCP ends TCP connections too when no Service has their backend any more:
+	// EndTCP ends TCP connections too when no Service has their backend now:
 	// a client then needs no timeout to notice. UDP sockets end always.
 	EndTCP bool
 

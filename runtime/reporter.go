@@ -87,23 +87,23 @@ func (o *reporter) serve(ctx context.Context) {
 func (o *reporter) proveAgain(ctx context.Context) {
 	tick := time.NewTicker(proofInterval)
 	defer tick.Stop()
-	told := ""
+	notified := ""
 	for {
 		addrs := o.run.loop.APIAddrs()
 		err := o.run.data.Prove(ctx, addrs)
 		if ctx.Err() != nil {
 			return
 		}
-		if len(addrs) > 0 { // else nothing has told yet what is to be proven
+		if len(addrs) > 0 { // else it is not known yet what to prove
 			o.note(err)
 		}
 		rep := o.report()
 		if o.node != nil {
 			o.node.Set(rep)
 		}
-		if rep.Message != told { // what `systemctl status` says
-			told = rep.Message
-			o.run.cfg.Notify("STATUS=" + strings.ReplaceAll(told, "\n", "; "))
+		if rep.Message != notified { // what `systemctl status` says
+			notified = rep.Message
+			o.run.cfg.Notify("STATUS=" + strings.ReplaceAll(notified, "\n", "; "))
 		}
 		select {
 		case <-ctx.Done():
@@ -129,7 +129,7 @@ func (o *reporter) note(err error) {
 	}
 }
 
-func (o *reporter) seenProof() admin.Proof {
+func (o *reporter) lastProof() admin.Proof {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	p := admin.Proof{Proven: o.at}

@@ -75,9 +75,9 @@ func (r *run) takeOver(ctx context.Context) error {
 	return nil
 }
 
-// leave has addresses that no Service has left alone: who serves after this
-// runtime, a kube-proxy say, knows of Services that it will not. A killed one
-// leaves them refused.
+// leave ends the refusal of addresses that no Service has: whatever serves after
+// this runtime, such as kube-proxy, knows of Services that it will not. A killed
+// runtime leaves them refused.
 func (r *run) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), endTime)
 	defer cancel()
@@ -135,12 +135,12 @@ func (r *run) until(ctx context.Context, name string, component func(context.Con
 	}
 }
 
-// fallbackInterval is how often it is looked whether rules of kube-proxy serve.
+// fallbackInterval is how often it is checked whether rules of kube-proxy serve.
 const fallbackInterval = time.Minute
 
-// followFallback tells whether rules of somebody else serve the API service
-// here: only then may a pod opt out. A process that bears kube-proxy's name, or
-// answers at its port, serves nothing by that.
+// followFallback checks whether rules of another service proxy serve the API
+// service here: only then may a pod opt out. A process with kube-proxy's name, or
+// one that answers at its port, proves nothing.
 func (r *run) followFallback(ctx context.Context) {
 	tick := time.NewTicker(fallbackInterval)
 	defer tick.Stop()

@@ -12,7 +12,7 @@ import (
 	"github.com/firsthop/firsthop/natinit/apiserver/sources"
 )
 
-// serviceAddrs are the addresses of the API service before the API has told: those
+// serviceAddrs are the addresses of the API service before the API sends them: those
 // that are given, else the saved ones, else those by which this process is to reach the API, where the
 // table serves them, else what init has put into the table. A Service IP that is not
 // known as such would be taken for an API server.

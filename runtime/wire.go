@@ -64,7 +64,7 @@ func (r *run) namespaces() netns.Config {
 	return netns.Config{Proc: r.cfg.Proc, Root: r.cfg.HostRoot}
 }
 
-// followPods tells the programs who opted out, and who has which address.
+// followPods makes what tells the programs which pods opted out, and which addresses they have.
 func (r *run) followPods() {
 	r.workloads = workloads.New(workloads.Config{
 		Log: r.cfg.Log, Store: workloads.NewKernel(r.data.Maps()), Namespaces: r.namespaces(), Programs: r.data.Features().NetnsCookie,
@@ -72,7 +72,7 @@ func (r *run) followPods() {
 	})
 }
 
-// endSockets ends the sockets of backends that are gone.
+// endSockets makes what ends the sockets of backends that are gone.
 func (r *run) endSockets() {
 	maps := r.data.Maps() // the maps of sockets never change, whatever the table grows to
 	r.sockets = sockets.NewDestroyer(sockets.DestroyerConfig{

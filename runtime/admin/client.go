@@ -58,8 +58,8 @@ func (c *Client) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	return conn, nil
 }
 
-// ErrStranger says that what listens in the run directory is not a runtime that root started.
-var ErrStranger = errors.New("not believed")
+// ErrUntrusted says that what listens in the run directory is not a runtime that root started.
+var ErrUntrusted = errors.New("not trusted")
 
 // answersAsRoot asks the kernel who listens: in a run directory that others may write, anybody could.
 func answersAsRoot(conn *net.UnixConn) error {
@@ -76,7 +76,7 @@ func answersAsRoot(conn *net.UnixConn) error {
 		return fmt.Errorf("ask who listens: %w", peerErr)
 	}
 	if peer.Uid != 0 && int(peer.Uid) != os.Geteuid() {
-		return fmt.Errorf("%w: pid %d of uid %d listens there: end it, and see who may write the directory", ErrStranger, peer.Pid, peer.Uid)
+		return fmt.Errorf("%w: pid %d of uid %d listens there: end it, and see who may write the directory", ErrUntrusted, peer.Pid, peer.Uid)
 	}
 	return nil
 }

@@ -5,5 +5,5 @@
 //	GET /v1/services  every Service port, and the index that it has in the table
 //	GET /v1/status    how the runtime is
 //
-// Names are what the table itself can't tell, as it holds numbers only.
+// Names are what the table doesn't have: it holds numbers only.
 package admin

@@ -51,8 +51,8 @@ func (l *listener) awaitLoss(ctx context.Context) {
 }
 
 // Serve answers until ctx ends, or until somebody removes the socket: then it is to be called again. It removes the socket. A socket that is
-// there already is taken for that of a runtime that was killed: whoever calls
-// this holds the runtime's lock. Anything else there is left alone, an error.
+// there already is taken for that of a runtime that was killed: the caller holds
+// the runtime's lock. Anything else there is left alone, an error.
 func Serve(ctx context.Context, cfg Config) error {
 	l, err := listen(cfg.RunDir)
 	if err != nil {

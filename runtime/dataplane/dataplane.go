@@ -330,7 +330,7 @@ func (d *Dataplane) growLocked(j *instance.Journal, short writer.Short) (*nat.Ke
 	if err != nil {
 		d.log.Warn("something of the smaller table was left behind", "err", err)
 	}
-	for _, m := range d.former { // nobody writes to the one before the last any more
+	for _, m := range d.former { // nothing writes to the one before the last
 		if err := m.ReleaseTable(); err != nil {
 			d.log.Warn("a table that was grown out of is still open", "err", err)
 		}

@@ -7,6 +7,6 @@
 // the rest of the fence: a ValidatingAdmissionPolicy that lets the runtime change this label and this condition of its own
 // Node, and nothing else.
 //
-// What is written follows what is proven. While nothing can be written the node says what it said last, with the time of
-// the last heartbeat: a condition whose lastHeartbeatTime is older than a quarter of an hour is nobody's word any more.
+// What is written follows what is proven. While nothing can be written the Node keeps the last state, with the time of
+// the last heartbeat: a condition whose lastHeartbeatTime is older than a quarter of an hour is stale.
 package nodestatus

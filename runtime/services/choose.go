@@ -16,7 +16,7 @@ func cluster(eps []endpoint) []netip.AddrPort {
 }
 
 // locals are the endpoints of local traffic: by the same rule among those on
-// this node, but hints have no say. Never nil.
+// this node, but hints don't matter. Never nil.
 func locals(eps []endpoint) []netip.AddrPort {
 	out := pick(eps, func(t traits) bool { return t.has(ready | local) })
 	if len(out) == 0 {
@@ -28,7 +28,7 @@ func locals(eps []endpoint) []netip.AddrPort {
 	return out
 }
 
-// stillServing are the endpoints to which flows may go on, wherever they are.
+// stillServing are the endpoints to which existing flows may continue, wherever they are.
 func stillServing(eps []endpoint) []netip.AddrPort {
 	return pick(eps, func(t traits) bool { return t.has(serving) })
 }

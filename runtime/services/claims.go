@@ -2,6 +2,7 @@ package services
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -18,7 +19,7 @@ type claims struct {
 	rivals   map[bpf.FrontendKey][]claim // of frontends with several claims, the holder's first
 }
 
-// claim is a Service's wish for a frontend.
+// claim is a Service's request for a frontend.
 type claim struct {
 	by   *entry
 	kind Kind
@@ -136,22 +137,60 @@ func appendAll(affected []*entry, rivals []claim) []*entry {
 // granted is what an entry asks for without the frontends that are reserved or
 // that others have, with a Problem for each of those.
 func (c *claims) granted(e *entry) (wanted []Port, lost []Problem) {
-	if !c.contested(e) && !c.reserved.denies(e) {
-		return c.reserved.open(c.of(e.asked)), nil
-	}
 	for i := range e.asked {
-		p := e.asked[i]
+		p := &e.asked[i]
+		for j, k := range p.Frontends {
+			if of := c.reserved.denied(e, k); of != "" {
+				lost = append(lost, refused(p, j, AddressReserved, "is not served: it is the address of", of))
+			} else if by := c.holder[k].by; by != e {
+				lost = append(lost, refused(p, j, FrontendTaken, "is served for", by.name))
+			}
+		}
+	}
+	if len(lost) == 0 {
+		return c.withVIPs(e.asked), nil
+	}
+	for _, p := range e.asked {
 		p.keep(func(k bpf.FrontendKey) bool { return c.holder[k].by == e && c.reserved.denied(e, k) == "" })
 		if len(p.Frontends) > 0 {
 			wanted = append(wanted, p)
 		}
-		for j, k := range e.asked[i].Frontends {
-			if of := c.reserved.denied(e, k); of != "" {
-				lost = append(lost, refused(&e.asked[i], j, AddressReserved, "is not served: it is the address of", of))
-			} else if by := c.holder[k].by; by != e {
-				lost = append(lost, refused(&e.asked[i], j, FrontendTaken, "is served for", by.name))
+	}
+	return c.withVIPs(wanted), lost
+}
+
+// refused is the Problem of a frontend that its Service does not get.
+func refused(p *Port, i int, reason Reason, why string, of any) Problem {
+	return Problem{Kind: "Service", Object: p.Key.Service, Port: p.Key.Name, Reason: reason,
+		Message: fmt.Sprintf("its %v %v %s %v", p.Kinds[i], p.Frontends[i], why, of)}
+}
+
+// withVIPs completes the VIPs of Ports, the addresses whose unserved ports are
+// refused: cluster IPs of others at which they have frontends are added, hosts of
+// API servers are left out, as nobody knows all of their ports. It changes no
+// list that is shared.
+func (c *claims) withVIPs(ports []Port) []Port {
+	copied := false
+	for i := range ports {
+		p := &ports[i]
+		vips := slices.Clip(p.VIPs)
+		if len(c.guests) > 0 {
+			for j, k := range p.Frontends {
+				if p.Kinds[j] != NodePort && c.cluster[k.Addr] > 0 && !slices.Contains(vips, k.Addr.Addr()) {
+					vips = append(vips, k.Addr.Addr())
+				}
 			}
 		}
+		if slices.ContainsFunc(vips, c.reserved.host) {
+			vips = slices.DeleteFunc(slices.Clone(vips), c.reserved.host)
+		}
+		if slices.Equal(vips, p.VIPs) {
+			continue
+		}
+		if !copied {
+			ports, copied = slices.Clone(ports), true
+		}
+		ports[i].VIPs = vips
 	}
-	return c.reserved.open(c.of(wanted)), lost
+	return ports
 }

@@ -3,7 +3,7 @@
 // pure: no clock, no network, no client.
 //
 // [Ports] is the whole meaning of one Service: its ports, a family at a time,
-// each as a [nat.Service] with what that can't say. [Table] keeps all Services
+// each as a [nat.Service] with what that doesn't hold. [Table] keeps all Services
 // and does the work of a change for the Service that changed.
 //
 // # Meaning
@@ -22,8 +22,8 @@
 //     of load balancers): they mean something else in every network namespace.
 //     Endpoints that are not of their slice's family are ignored, too.
 //   - A nil protocol is TCP, which is the API's default; kube-proxy panics.
-//   - A source range that can't be read lets nobody in, and it still limits:
-//     kube-proxy ignores it, and lets everybody in where it was the only one.
+//   - A source range that can't be read allows nobody, and it still limits:
+//     kube-proxy ignores it, and allows everybody where it was the only one.
 //     Ranges of the other family alone don't limit this one, as in kube-proxy.
 //   - An address that is both a load balancer's and an external IP of one Service
 //     is limited by source ranges. kube-proxy does so with nftables only.

@@ -15,7 +15,7 @@ import (
 type addresses struct {
 	cluster, balancer, external []netip.Addr   // sorted, each once
 	ranges                      []netip.Prefix // clients of balancer
-	limited                     bool           // only ranges are let in
+	limited                     bool           // only ranges are allowed
 }
 
 // familyOf is the place of an address's family in a pair.
@@ -89,8 +89,8 @@ func (c *compiler) readAddress(s string, kind Kind) (netip.Addr, bool) {
 	return a, true
 }
 
-// readRanges reads loadBalancerSourceRanges. One that lets everybody of its
-// family in is as good as none.
+// readRanges reads loadBalancerSourceRanges. One that allows everybody of its
+// family counts as none.
 func (c *compiler) readRanges(out *[2]addresses) {
 	var everybody [2]bool
 	for _, s := range c.svc.Spec.LoadBalancerSourceRanges {
@@ -99,7 +99,7 @@ func (c *compiler) readRanges(out *[2]addresses) {
 		}
 		p, ok := parsePrefix(s)
 		if !ok {
-			c.note(BadSourceRange, "the source range %s lets nobody in: it is not a CIDR", quote(s))
+			c.note(BadSourceRange, "the source range %s allows nobody: it is not a CIDR", quote(s))
 			out[0].limited, out[1].limited = true, true
 			continue
 		}

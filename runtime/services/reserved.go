@@ -1,7 +1,6 @@
 package services
 
 import (
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -22,7 +21,7 @@ type Reserved struct {
 // reserved is Reserved as the table looks it up.
 type reserved struct {
 	keys    map[bpf.FrontendKey]string // what they are the address of
-	servers map[netip.Addr]bool        // hosts of API servers: their unserved ports are not refused
+	servers map[netip.Addr]bool        // hosts of API servers
 }
 
 func (r Reserved) index() reserved {
@@ -48,7 +47,7 @@ func keyOf(a netip.AddrPort) bpf.FrontendKey {
 }
 
 // SetReserved takes the addresses that are reserved from now on. A frontend that
-// is one of them is withdrawn, and granted again when it is none any more. It costs
+// is one of them is withdrawn, and granted again when it no longer is. It costs
 // what the Services cost that ask for such frontends.
 func (t *Table) SetReserved(r Reserved) []Change {
 	now := r.index()
@@ -99,42 +98,5 @@ func (r *reserved) denied(e *entry, k bpf.FrontendKey) string {
 	return r.keys[k]
 }
 
-// denies reports whether an entry asks for a frontend that it may not have.
-func (r *reserved) denies(e *entry) bool {
-	if len(r.keys) == 0 || e.name == APIService {
-		return false
-	}
-	for i := range e.asked {
-		if e.asked[i].Key.Proto != bpf.TCP {
-			continue
-		}
-		for _, k := range e.asked[i].Frontends {
-			if r.keys[k] != "" {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// open takes the hosts of API servers out of the VIPs of Ports, whose unserved
-// ports are refused: those of API servers may be among them. It changes no list that is shared.
-func (r *reserved) open(ports []Port) []Port {
-	own := false
-	for i := range ports {
-		if !slices.ContainsFunc(ports[i].VIPs, func(a netip.Addr) bool { return r.servers[a] }) {
-			continue
-		}
-		if !own {
-			ports, own = slices.Clone(ports), true
-		}
-		ports[i].VIPs = slices.DeleteFunc(slices.Clone(ports[i].VIPs), func(a netip.Addr) bool { return r.servers[a] })
-	}
-	return ports
-}
-
-// refused is the Problem of a frontend that its Service does not get.
-func refused(p *Port, i int, reason Reason, why string, of any) Problem {
-	return Problem{Kind: "Service", Object: p.Key.Service, Port: p.Key.Name, Reason: reason,
-		Message: fmt.Sprintf("its %v %v %s %v", p.Kinds[i], p.Frontends[i], why, of)}
-}
+// host reports whether an API server has an address.
+func (r *reserved) host(a netip.Addr) bool { return r.servers[a] }

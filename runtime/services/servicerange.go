@@ -12,9 +12,9 @@ import (
 )
 
 // ServiceRange knows which addresses Services are given, so that those of them
-// that no Service has can be refused: they must never leave the node, where
-// somebody's default route would take them (KEP-1880 on ServiceCIDRs). It is
-// told of objects, as a Table is. Not safe for concurrent use.
+// that no Service has can be refused: they must never leave the node by the
+// default route (KEP-1880 on ServiceCIDRs). It is
+// given objects, as a Table is. Not safe for concurrent use.
 type ServiceRange struct {
 	cidrs  map[string][]netip.Prefix
 	others map[types.NamespacedName][]netip.Addr

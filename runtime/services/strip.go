@@ -9,10 +9,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Stripper takes from objects what nobody here uses, so that informers hold
-// less: its Strip is a cache.TransformFunc of client-go. What many objects say
-// alike (node names, zones, port names, conditions) they then share. The zero
-// Stripper is ready. Safe for concurrent use.
+// Stripper removes from objects what nobody here uses: its Strip is a
+// cache.TransformFunc of client-go. Values that many objects have (node names,
+// zones, port names, conditions) they then share. The zero Stripper is ready.
+// Safe for concurrent use.
 type Stripper struct {
 	// Annotations of any object that are kept, and labels of Pods. All others go.
 	Annotations, PodLabels []string
@@ -21,7 +21,7 @@ type Stripper struct {
 }
 
 // Strip strips a Service, EndpointSlice, Node, Pod or ServiceCIDR in place; anything else it
-// leaves alone. Twice is once. The object must not be in use by others yet.
+// leaves alone. It is idempotent. The object must not be in use by others yet.
 func (s *Stripper) Strip(obj any) (any, error) {
 	switch o := obj.(type) {
 	case *corev1.Service:
@@ -85,7 +85,7 @@ func (s *Stripper) service(svc *corev1.Service) {
 		svc.Spec.InternalTrafficPolicy = share(s, *p)
 	}
 	if len(spec.ClusterIPs) == 1 && spec.ClusterIPs[0] == spec.ClusterIP {
-		svc.Spec.ClusterIPs = nil // it says no more
+		svc.Spec.ClusterIPs = nil // the same
 	}
 	svc.Spec.Ports = exactly(svc.Spec.Ports)
 	for i := range svc.Spec.Ports {
@@ -154,7 +154,7 @@ type hintKey struct {
 }
 
 // share gives a pointer to a value that all who ask for it share. Values are
-// few by their nature; what is shared stays for good.
+// few by their nature; what is shared is never released.
 func share[T comparable](s *Stripper, v T) *T {
 	if p, ok := s.shared.Load(v); ok {
 		return p.(*T)
@@ -170,7 +170,7 @@ func shareAt[T comparable](s *Stripper, v *T) *T {
 	return share(s, *v)
 }
 
-// exactly gives up the room that decoding left for more elements.
+// exactly drops the capacity that decoding left for more elements.
 func exactly[T any](list []T) []T {
 	if len(list) == cap(list) {
 		return list

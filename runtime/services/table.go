@@ -11,9 +11,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// Table is what all Services ask of this node's table. It is told of every
-// object that comes, changes or goes, and says what that changes; it costs what
-// the Service costs that the object belongs to. It keeps the objects that it is
+// Table is what all Services ask of this node's table. It is given every
+// object that comes, changes or goes, and returns what that changes, at the cost
+// of the Service that the object belongs to. It keeps the objects that it is
 // given, and changes none. Not safe for concurrent use.
 //
 // A frontend that several Services claim belongs to one of them: to the one
@@ -39,7 +39,7 @@ type entry struct {
 	asked    []Port                       // by the Service, all its frontends in it
 	problems []Problem
 	wanted   []Port    // asked, without the frontends that others have
-	told     []Problem // problems, and the frontends that others have
+	reported []Problem // problems, and the frontends that others have
 }
 
 // Change is what a change of an object does to one Service. Its lists are
@@ -84,7 +84,7 @@ func (t *Table) waits(e *entry) bool {
 // Problems are what is ignored of a Service and its slices.
 func (t *Table) Problems(svc types.NamespacedName) []Problem {
 	if e := t.entries[svc]; e != nil {
-		return e.told
+		return e.reported
 	}
 	return nil
 }
@@ -230,17 +230,17 @@ func (t *Table) settle() []Change {
 	var out []Change
 	for e := range t.dirty {
 		wanted, lost := t.claims.granted(e)
-		told := e.problems
+		reported := e.problems
 		if len(lost) > 0 {
-			told = slices.Concat(told, lost)
+			reported = slices.Concat(reported, lost)
 		}
-		if same := EqualPorts(e.wanted, wanted); same && slices.Equal(e.told, told) {
+		if same := EqualPorts(e.wanted, wanted); same && slices.Equal(e.reported, reported) {
 			continue
 		} else if same {
 			wanted = e.wanted
 		}
-		out = append(out, Change{e.name, e.wanted, wanted, told})
-		e.wanted, e.told = wanted, told
+		out = append(out, Change{e.name, e.wanted, wanted, reported})
+		e.wanted, e.reported = wanted, reported
 	}
 	if len(t.dirty) > manyDirty {
 		t.dirty = map[*entry]bool{} // one that is cleared keeps its size, and each look at it costs that

@@ -1,14 +1,10 @@
 package services
 
-import (
-	"slices"
+import "github.com/firsthop/firsthop/bpf"
 
-	"github.com/firsthop/firsthop/bpf"
-)
-
-// vips know which addresses are cluster IPs. Their unserved ports are refused,
-// also where another Service has such an address as an external IP, with ports of
-// its own: then the address is a VIP of both.
+// vips know which addresses are cluster IPs, whose unserved ports are refused:
+// also of another Service that has such an address as an external IP, with ports
+// of its own.
 type vips struct {
 	cluster map[bpf.Address]int            // cluster IPs, by how many frontends have them
 	guests  map[bpf.Address]map[*entry]int // external and load balancer IPs, by who has how many frontends there
@@ -18,7 +14,7 @@ func newVIPs() vips {
 	return vips{cluster: map[bpf.Address]int{}, guests: map[bpf.Address]map[*entry]int{}}
 }
 
-// count notes a frontend that an entry asks for (+1) or doesn't any more (-1).
+// count notes a frontend that an entry asks for (+1) or no longer does (-1).
 // affected are entries to which that makes a difference.
 func (v *vips) count(e *entry, k bpf.FrontendKey, kind Kind, by int, affected []*entry) []*entry {
 	switch kind {
@@ -44,25 +40,4 @@ func (v *vips) count(e *entry, k bpf.FrontendKey, kind Kind, by int, affected []
 		}
 	}
 	return affected
-}
-
-// of adds to Ports the cluster IPs of others that they are guests of. It changes
-// no list that is shared.
-func (v *vips) of(ports []Port) []Port {
-	if len(v.guests) == 0 {
-		return ports
-	}
-	own := false // whether ports is a copy
-	for i := range ports {
-		for j, k := range ports[i].Frontends {
-			if kind := ports[i].Kinds[j]; kind == NodePort || v.cluster[k.Addr] == 0 || slices.Contains(ports[i].VIPs, k.Addr.Addr()) {
-				continue
-			}
-			if !own {
-				ports, own = slices.Clone(ports), true
-			}
-			ports[i].VIPs = append(slices.Clone(ports[i].VIPs), k.Addr.Addr())
-		}
-	}
-	return ports
 }

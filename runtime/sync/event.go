@@ -45,7 +45,7 @@ type (
 	FlushBegun struct{ Queued time.Time }
 	// FlushDone ends every FlushBegun before it. Err nil: all of it is written.
 	FlushDone struct{ Err error }
-	// BackendsGone are those that no Service port has any more. Nothing in the table leads to them.
+	// BackendsGone are those that no Service port has now. Nothing in the table leads to them.
 	BackendsGone []sockets.Backend
 )
 

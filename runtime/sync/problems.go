@@ -38,6 +38,6 @@ func (p *problems) set(service types.NamespacedName, list []services.Problem) {
 		}
 	}
 	if slices.ContainsFunc(before, reserved) && !slices.ContainsFunc(list, reserved) && p.limit.Allow() {
-		p.log.Info("a Service claims no address of API servers any more", "service", service.String())
+		p.log.Info("a Service no longer claims an address of API servers", "service", service.String())
 	}
 }

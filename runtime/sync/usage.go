@@ -12,7 +12,7 @@ import (
 type usage struct {
 	ranges  int                     // ports with source ranges
 	ports   map[sockets.Backend]int // by backend whose sockets end with it; two Services may share one
-	leaving []sockets.Backend       // that no port has any more, as of the next flush
+	leaving []sockets.Backend       // that no port has once the next flush is done
 }
 
 // count takes a Service's ports from what they were to what they are.

@@ -42,12 +42,12 @@ func (l *looking) WatchWithContext(ctx context.Context, o metav1.ListOptions) (w
 	if err != nil {
 		return nil, err // the reflector asks again, and gets a watch-list
 	}
-	l.sink.told = true
+	l.sink.passed = true
 	return newLooked(w, l.source, version), nil
 }
 
 // ListWithContext implements cache.ListerWithContext: the reflector falls back to it when the first list failed. It would
-// take one of any age then, which could take Services away that a former runtime has told of.
+// take one of any age then, which could remove Services that are already served.
 func (l *looking) ListWithContext(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 	if !l.sink.whole {
 		o.ResourceVersion, o.ResourceVersionMatch = "", ""

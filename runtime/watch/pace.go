@@ -24,7 +24,7 @@ const (
 	pauseJitter  = 0.25            // upwards: nodes that lost their watches together come back apart
 
 	// settledWatch is how long a watch must last to end the back-off. One that ends
-	// before shortWatch has failed, whatever it has told.
+	// before shortWatch has failed, whatever it sent.
 	settledWatch, shortWatch = 10 * time.Second, time.Second
 
 	// longestAsked bounds how long an API server may ask to be left alone (Retry-After).

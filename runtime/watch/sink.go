@@ -13,7 +13,7 @@ import (
 )
 
 // errBadList says that a list can't be whole.
-var errBadList = errors.New("the list lacks the Service default/kubernetes, which every cluster has: it is not believed")
+var errBadList = errors.New("the list lacks the Service default/kubernetes, which every cluster has: it is ignored")
 
 // errHalf says that a list lacks most of what there was.
 var errHalf = errors.New("the list lacks more than half of what there was: it is asked for again")
@@ -29,9 +29,9 @@ type sink struct {
 	known    map[types.NamespacedName]bool
 	doubted  bool // the last list lacked most of what is known
 
-	early map[types.NamespacedName]bool // told of before a list was whole
-	whole bool                          // a list was taken
-	told  bool                          // by look; what the reflector has of it is to be ignored
+	early  map[types.NamespacedName]bool // passed on before a list was whole
+	whole  bool                          // a list was taken
+	passed bool                          // on by look; what the reflector has of it is to be ignored
 }
 
 var _ cache.TransformingStore = (*sink)(nil)
@@ -70,10 +70,10 @@ func (s *sink) Delete(obj any) error {
 	return nil
 }
 
-// Replace takes a whole list. The reflector has none of what look told.
+// Replace takes a whole list. The reflector has nothing of what look passed on.
 func (s *sink) Replace(list []any, _ string) error {
-	if s.told {
-		s.told = false
+	if s.passed {
+		s.passed = false
 		return nil
 	}
 	events := make([]Event, 0, len(list)+1)
@@ -90,7 +90,7 @@ func (s *sink) Replace(list []any, _ string) error {
 	return s.take(now, events)
 }
 
-// lookBatch is how many objects of a list are told at once while it comes.
+// lookBatch is how many objects of a list are passed on at once while it comes.
 const lookBatch = 256
 
 // look takes a first list while it comes, so that most was made of it when it is whole.
@@ -107,7 +107,7 @@ func (s *sink) look(list func(each func(object) error) (version string, err erro
 		events = append(events, Event{Resource: s.resource, Name: name, Object: o})
 		if len(events) == lookBatch {
 			s.w.cfg.Handle(events)
-			events = make([]Event, 0, lookBatch) // whoever handles them may keep them
+			events = make([]Event, 0, lookBatch) // the handler may keep them
 		}
 		return nil
 	})
@@ -124,11 +124,11 @@ func (s *sink) look(list func(each func(object) error) (version string, err erro
 	return version, nil
 }
 
-// take takes a whole list, of which events are still to be told. What it lacks has gone, unless the list can't be
+// take takes a whole list, of which events are still to be passed on. What it lacks has gone, unless the list can't be
 // true: an API server that lost its store, or reads one that is empty, says
 // that there is nothing. The reflector asks again after its back-off.
 func (s *sink) take(now map[types.NamespacedName]bool, events []Event) error {
-	s.w.cfg.Log.Debug("the API told all that there is", "resource", s.resource, "objects", len(now))
+	s.w.cfg.Log.Debug("a list is complete", "resource", s.resource, "objects", len(now))
 	if s.resource == Services && !now[services.APIService] {
 		s.w.failed(s.resource, errBadList)
 		return errBadList
@@ -139,8 +139,8 @@ func (s *sink) take(now map[types.NamespacedName]bool, events []Event) error {
 		return errHalf
 	}
 	s.doubted = false
-	for _, told := range []map[types.NamespacedName]bool{s.known, s.early} {
-		for name := range told {
+	for _, former := range []map[types.NamespacedName]bool{s.known, s.early} {
+		for name := range former {
 			if !now[name] {
 				events = append(events, Event{Resource: s.resource, Name: name})
 			}

@@ -38,7 +38,7 @@ const (
 )
 
 // Event is an object that came or changed (Object), or went (Object is nil),
-// or says that all objects of a resource that there are have been told (Synced).
+// or says that all objects of a resource have come (Synced).
 type Event struct {
 	Resource Resource
 	Name     types.NamespacedName
@@ -55,16 +55,16 @@ type Config struct {
 	CIDRs    bool // watch the ServiceCIDRs too, where the API has them and lets
 	Stripper *services.Stripper
 
-	// Handle is told of a list at once, or of one change. It may be called by
+	// Handle gets a list at once, or one change. It may be called by
 	// several goroutines at once, for different resources.
 	Handle func([]Event)
-	// OnUseless is told that an API server answers again and again with nothing that can be
+	// OnUseless is called when an API server repeatedly answers with nothing that can be
 	// used, where another one may do better. nil: nobody is.
 	OnUseless func()
 }
 
 // notHeadless leaves out the slices of another proxy's Services, and those that
-// nobody balances. Services of another proxy are told: their addresses are theirs.
+// nobody balances. Services of another proxy are watched: their addresses must not be refused.
 const notHeadless = "!" + services.LabelProxyName + ",!" + corev1.IsHeadlessService
 
 // Watcher watches. Its methods may be called by any goroutine.
@@ -78,7 +78,7 @@ type Watcher struct {
 
 // Status is how the watch of one resource is doing.
 type Status struct {
-	Synced    bool      // a whole list was told
+	Synced    bool      // a whole list has come
 	Objects   int       // that are known
 	LastError string    // since the last event; empty: none
 	Since     time.Time // of that error
@@ -169,14 +169,14 @@ func (w *Watcher) follow(ctx context.Context, s source) {
 		lw = &looking{ListerWatcher: lw, source: s, sink: to}
 	}
 	r := cache.NewReflectorWithOptions(newPaced(ctx, w, s, lw), s.object(), to, cache.ReflectorOptions{
-		Logger: &quiet, // its words are for programmers; failed says it in ours
+		Logger: &quiet, // failed logs it, in plain words
 		Name:   string(s.resource), TypeDescription: string(s.resource),
 		Backoff: &wait.Backoff{Duration: time.Millisecond},
 	})
 	r.RunWithContext(ctx)
 }
 
-// failed notes why a watch does not go on, and logs it once.
+// failed notes why a watch fails, and logs it once.
 func (w *Watcher) failed(res Resource, err error) {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return
@@ -203,8 +203,8 @@ func (w *Watcher) failed(res Resource, err error) {
 // nodes of a cluster do so.
 const optionalPause = 10 * time.Minute
 
-// noted takes what came of a list or watch. A watch that goes on where it was brings
-// no list, so that it lasts is how it is known to be well again.
+// noted takes what came of a list or watch. A watch that resumes brings no
+// list: that it lasts shows that it works again.
 func (w *Watcher) noted(ctx context.Context, s source, err error) {
 	res := s.resource
 	if s.optional && (apierrors.IsNotFound(err) || apierrors.IsForbidden(err)) {

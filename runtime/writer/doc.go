@@ -8,7 +8,7 @@
 // The first flush comes when everything that the runtime reads has been read
 // once: it adopts what is in the table already, with its indexes, so that clients
 // keep their backends and counters continue, takes over what the init stage
-// seeded, and removes what nobody wants any more (adopt.go).
+// seeded, and removes what no Service wants (adopt.go).
 //
 // The table has other writers: the init stage, which may run at any time, and
 // people. The init stage's writes are noticed by the generation, which it

@@ -18,7 +18,7 @@ import (
 // port gives up, another may take. Endpoints never wait for that.
 type queue struct {
 	dirty    map[services.PortKey]bool // ports that may not be in the table as they are wanted
-	removed  []uint32                  // indexes of ports that are not wanted any more
+	removed  []uint32                  // indexes of ports that are no longer wanted
 	order    []services.PortKey        // all dirty ports, sorted; nil: they are yet to be sorted
 	deferred bool                      // the last flush left something
 }

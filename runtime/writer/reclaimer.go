@@ -108,7 +108,7 @@ func (r *reclaimer) takingAway() bool {
 	return r.waiting.frontends || r.running.frontends
 }
 
-// waitWhile returns when a condition does not hold any more.
+// waitWhile returns when a condition no longer holds.
 func (r *reclaimer) waitWhile(holds func() bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

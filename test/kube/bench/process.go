@@ -96,7 +96,7 @@ func (k *contender) syncedAt() (time.Time, error) {
 
 // ourSync reads a line of slog's: all objects of a resource have come.
 func ourSync(line string) (time.Time, bool) {
-	if !strings.Contains(line, `msg="the API told all that there is"`) ||
+	if !strings.Contains(line, `msg="a list is complete"`) ||
 		!strings.Contains(line, "resource=services") && !strings.Contains(line, "resource=endpointslices") {
 		return time.Time{}, false
 	}

@@ -50,7 +50,7 @@ func TestSyncTimes(t *testing.T) {
 	if got, ok := theirSync(theirs, now); !ok || !got.Equal(time.Date(2026, 11, 20, 14, 6, 17, 371392000, time.UTC)) {
 		t.Errorf("kube-proxy's line: got %v, %v", got, ok)
 	}
-	ours := `time=2026-11-20T14:06:17.371Z level=DEBUG msg="the API told all that there is" resource=services objects=5`
+	ours := `time=2026-11-20T14:06:17.371Z level=DEBUG msg="a list is complete" resource=services objects=5`
 	if got, ok := ourSync(ours); !ok || !got.Equal(time.Date(2026, 11, 20, 14, 6, 17, 371000000, time.UTC)) {
 		t.Errorf("firsthop's line: got %v, %v", got, ok)
 	}

@@ -167,7 +167,7 @@ func (n *node) awaitSynced() int64 {
 		missing := map[string]bool{"services": true, "endpointslices": true, "nodes": true}
 		for line := range strings.Lines(string(data)) {
 			for res := range missing {
-				if strings.Contains(line, `msg="the API told all that there is" resource=`+res+" ") {
+				if strings.Contains(line, `msg="a list is complete" resource=`+res+" ") {
 					at = max(at, monotonicOf(n.t, line))
 					delete(missing, res)
 				}
