@@ -270,7 +270,7 @@ func (s *stage) planAttach() (outcome, error) {
 		out.changes = append(out.changes, "attach all programs")
 		return out, nil
 	}
-	if err := s.inTheWay(hooks); err != nil {
+	if err := attach.CheckAttach(s.attachConfig(nil)); err != nil {
 		return out, err
 	}
 	maps, err := bpf.OpenMaps(s.pins(), true)
@@ -292,22 +292,4 @@ func (s *stage) planAttach() (outcome, error) {
 		}
 	}
 	return out, err
-}
-
-// inTheWay says what of somebody else's would keep a balancer out: something
-// at one of its pins, or a program.
-func (s *stage) inTheWay(hooks []bpf.Hook) error {
-	if err := attach.CheckPins(s.pins(), hooks); err != nil {
-		return err
-	}
-	conflicts, err := attach.Conflicts(s.cgroup.Path, s.features, s.Proc)
-	if err != nil {
-		return err
-	}
-	for _, c := range conflicts {
-		if slices.ContainsFunc(hooks, func(h bpf.Hook) bool { return h.Name == c.Hook }) {
-			return fmt.Errorf("attach %s: %w", c, attach.ErrConflict)
-		}
-	}
-	return nil
 }

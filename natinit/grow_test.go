@@ -71,7 +71,7 @@ func TestGrowWhileTheTableServes(t *testing.T) {
 			// The next init finds all as it should be.
 			r, err := n.begin(f, bpf.Balancer{UDP: true}, services(0, 1, 2))
 			must(t, err)
-			if r.attached.Changed() {
+			if r.changed() {
 				t.Errorf("attached anew: %+v", r.attached.Hooks)
 			}
 			r.commit(t)

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -139,6 +140,11 @@ func (n *node) begin(f bpf.Features, b bpf.Balancer, svcs []nat.Service) (*run, 
 		return nil, err
 	}
 	return &run{s, a}, nil
+}
+
+// changed reports whether the run attached anything.
+func (r *run) changed() bool {
+	return slices.ContainsFunc(r.attached.Hooks, func(h attach.Result) bool { return h.Change != attach.Kept })
 }
 
 func (r *run) commit(t testing.TB) {

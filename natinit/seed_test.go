@@ -45,8 +45,8 @@ func TestSeedTwiceChangesNothing(t *testing.T) {
 
 func (n *node) checkKept(t *testing.T, r *run) {
 	t.Helper()
-	if r.seeded.Written || r.attached.Changed() || len(r.seeded.Maps.Created) > 0 {
-		t.Errorf("written %v, changed %v, created %v", r.seeded.Written, r.attached.Changed(), r.seeded.Maps.Created)
+	if r.seeded.Written || r.changed() || len(r.seeded.Maps.Created) > 0 {
+		t.Errorf("written %v, changed %v, created %v", r.seeded.Written, r.changed(), r.seeded.Maps.Created)
 	}
 	for _, s := range r.seeded.Services {
 		if s.Change != attach.Kept || s.Former != nil || s.Owner != OwnerInit {

@@ -143,16 +143,6 @@ func (a *Attached) program(h bpf.Hook) (*ebpf.Program, ebpf.ProgramID, error) {
 	return p, id, err
 }
 
-// Changed reports whether Attach changed anything.
-func (a *Attached) Changed() bool {
-	for _, h := range a.Hooks {
-		if h.Change != Kept {
-			return true
-		}
-	}
-	return false
-}
-
 // Commit makes the attachment final: programs of ours that no longer serve are
 // detached, the way there before the way back. An error means that one of them
 // is still attached: a waste, but no harm, as what it sees is translated

@@ -22,21 +22,19 @@ var ErrConflict = errors.New("foreign program in the way")
 // explain finds the reason of an EPERM: the kernel gives it both for a lack of
 // rights and where the hook's list was attached with other flags, here or in a
 // parent (kernel/bpf/cgroup.c, hierarchy_allows_attach).
-func (c openCgroup) explain(h bpf.Hook, proc string, err error) error {
+func (l *ladder) explain(h bpf.Hook, err error) error {
 	if !errors.Is(err, unix.EPERM) {
 		return err
 	}
-	what := conflictAt(c.Path, h, proc)
-	if what == "" {
-		return err
+	if what := l.site.conflict(h, l.cfg.Proc); what != "" {
+		return fmt.Errorf("%s, which lets no second program in: "+
+			"have its owner attach it with BPF_F_ALLOW_MULTI, or remove it: %w", what, ErrConflict)
 	}
-	return fmt.Errorf("%s, which lets no second program in: "+
-		"have its owner attach it with BPF_F_ALLOW_MULTI, or remove it: %w", what, ErrConflict)
+	return err
 }
 
-// conflictAt says what keeps ours out of a hook; "" for nothing.
-func conflictAt(cgroup string, h bpf.Hook, proc string) string {
-	at, flags, ids := blockers(cgroup, h)
+func (c openCgroup) conflict(h bpf.Hook, proc string) string {
+	at, flags, ids := blockers(c.Path, h)
 	if len(ids) == 0 {
 		return ""
 	}
@@ -139,19 +137,35 @@ func (c Conflict) String() string { return c.Hook + ": " + c.What }
 // changes nothing. proc is where processes are looked up; a wrong one only
 // costs the names of owners.
 func Conflicts(cgroup string, f bpf.Features, proc string) ([]Conflict, error) {
-	dir, err := os.Open(cgroup)
+	return conflicts(Config{Target: Cgroup{Path: cgroup}, Programs: Balancer{Balancer: bpf.Balancer{UDP: true}, Features: f}, Proc: proc})
+}
+
+func conflicts(cfg Config) (found []Conflict, err error) {
+	l, err := open(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("open cgroup: %w", err)
+		return nil, err
 	}
-	defer dir.Close()
-	var conflicts []Conflict
-	for _, h := range (bpf.Balancer{UDP: true}).Hooks(f) {
-		if _, _, err := queryFlags(dir, h.Attach); err != nil {
-			return nil, fmt.Errorf("list programs of %s: %w", cgroup, err)
+	defer l.close()
+	for _, h := range cfg.Programs.Hooks() {
+		if _, err := l.site.programs(h); err != nil {
+			return nil, fmt.Errorf("list programs of %s: %w", cfg.Target, err)
 		}
-		if what := conflictAt(cgroup, h, proc); what != "" {
-			conflicts = append(conflicts, Conflict{h.Name, what})
+		if what := l.site.conflict(h, cfg.Proc); what != "" {
+			found = append(found, Conflict{h.Name, what})
 		}
 	}
-	return conflicts, nil
+	return found, nil
+}
+
+// CheckAttach says what of somebody else's would keep Attach from attaching, and changes nothing: something at one of our
+// pins (its error matches bpf.ErrForeign), or a program (ErrConflict).
+func CheckAttach(cfg Config) error {
+	if err := checkPins(cfg.Pins, cfg.Target, cfg.Programs.Hooks()); err != nil {
+		return err
+	}
+	found, err := conflicts(cfg)
+	if err == nil && len(found) > 0 {
+		err = fmt.Errorf("attach %s: %w", found[0], ErrConflict)
+	}
+	return err
 }

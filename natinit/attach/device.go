@@ -73,7 +73,8 @@ type openDevice struct{ Device }
 
 func (d openDevice) close() error { return nil }
 
-func (d openDevice) explain(_ bpf.Hook, _ string, err error) error { return err }
+// conflict is found out by attach: links have no places to be taken.
+func (d openDevice) conflict(bpf.Hook, string) string { return "" }
 
 func (d openDevice) programs(h bpf.Hook) ([]ebpf.ProgramID, error) {
 	var ids []ebpf.ProgramID

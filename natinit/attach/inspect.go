@@ -20,6 +20,8 @@ type State struct {
 	Program  ebpf.ProgramID `json:"program_id,omitempty"`
 	CgroupID uint64         `json:"cgroup_id,omitempty"` // of a link; 0 there: its cgroup died
 	Foreign  []string       `json:"foreign,omitempty"`   // other programs at the same hook
+
+	current bool // what Attach would load
 }
 
 // Inspect reads, and changes nothing: what is attached at every hook of a
@@ -49,7 +51,7 @@ func (l *ladder) state(h bpf.Hook) (State, error) {
 			return err
 		}
 		if known.Ours {
-			st.Attached, st.By, st.Program = true, l.cfg.Target.by(false), known.ID
+			st.Attached, st.By, st.Program, st.current = true, l.cfg.Target.by(false), known.ID, known.Current
 		} else {
 			st.Foreign = append(st.Foreign, fmt.Sprintf("%d %q", known.ID, known.Name))
 		}
@@ -82,28 +84,22 @@ func Plan(cfg Config) ([]Result, error) {
 	wanted := cfg.Programs.Hooks()
 	var out []Result
 	for _, h := range cfg.Programs.AllHooks() {
-		res := Result{Hook: h.Name, Change: Added}
-		needed := slices.ContainsFunc(wanted, func(w bpf.Hook) bool { return w.Name == h.Name })
-		err := l.each(h, func(p *ebpf.Program) error {
-			known, err := cfg.Programs.Inspect(p)
-			if err != nil || !known.Ours {
-				return err
-			}
-			res.Program, res.Change = known.ID, Changed
-			switch {
-			case !needed:
-				res.Change = Removed
-			case known.Current:
-				res.Change = Kept
-			}
-			return nil
-		})
+		st, err := l.state(h)
 		if err != nil {
 			return nil, err
 		}
-		if needed || res.Change == Removed {
-			out = append(out, res)
+		res := Result{Hook: h.Name, Change: Added, Program: st.Program}
+		switch needed := slices.ContainsFunc(wanted, func(w bpf.Hook) bool { return w.Name == h.Name }); {
+		case !needed && !st.Attached:
+			continue
+		case !needed:
+			res.Change = Removed
+		case st.current:
+			res.Change = Kept
+		case st.Attached:
+			res.Change = Changed
 		}
+		out = append(out, res)
 	}
 	return out, nil
 }

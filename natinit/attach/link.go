@@ -52,7 +52,7 @@ func (a *Attached) attachLink(res *Result, h bpf.Hook) (link.Link, error) {
 	}
 	l, err := a.site.link(h, prog)
 	if err != nil {
-		return nil, a.site.explain(h, a.cfg.Proc, err)
+		return nil, a.explain(h, err)
 	}
 	a.closes = append(a.closes, l.Close)
 	a.undo = append(a.undo, func() error { return detach(l) })

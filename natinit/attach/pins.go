@@ -175,31 +175,23 @@ func pinnedProgram(pin string, h bpf.Hook) (ebpf.ProgramID, error) {
 // PinnedPrograms opens the programs that the pins of a cgroup's hooks lead to.
 func PinnedPrograms(pins bpf.Pins) (progs []*ebpf.Program, err error) {
 	for _, h := range bpf.Hooks() {
-		p, err := openPinned(pins, h)
+		var p *ebpf.Program
+		id, err := linkedProgram(Attachment{Cgroup{}, h, ByLink}.pin(pins), Cgroup{}, h)
+		switch {
+		case err == nil && id != 0:
+			p, err = ebpf.NewProgramFromID(id)
+		case err == nil:
+			p, err = ownProg(Attachment{Cgroup{}, h, ByProg}.pin(pins), h)
+		}
 		if err != nil {
 			CloseAll(progs)
-			return nil, err
+			return nil, fmt.Errorf("open pinned program of %s: %w", h.Name, err)
 		}
 		if p != nil {
 			progs = append(progs, p)
 		}
 	}
 	return progs, nil
-}
-
-func openPinned(pins bpf.Pins, h bpf.Hook) (*ebpf.Program, error) {
-	id, err := linkedProgram(Attachment{Cgroup{}, h, ByLink}.pin(pins), Cgroup{}, h)
-	if err != nil {
-		return nil, err
-	}
-	if id == 0 {
-		return ownProg(Attachment{Cgroup{}, h, ByProg}.pin(pins), h)
-	}
-	p, err := ebpf.NewProgramFromID(id)
-	if err != nil {
-		return nil, fmt.Errorf("open program of pinned link: %w", err)
-	}
-	return p, nil
 }
 
 // CloseAll closes programs.

@@ -89,7 +89,7 @@ func (a *Attached) attachProg(res *Result, former []*ebpf.Program) error {
 	undo, err := a.site.attach(h, prog, former)
 	if err != nil {
 		os.Remove(next)
-		return a.site.explain(h, a.cfg.Proc, err)
+		return a.explain(h, err)
 	}
 	a.undo = append(a.undo, func() error {
 		if pinned != nil {

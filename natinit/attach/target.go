@@ -41,8 +41,9 @@ type site interface {
 	attach(h bpf.Hook, p *ebpf.Program, former []*ebpf.Program) (undo func() error, err error)
 	// detach detaches what was attached without a link. A program that is not, or only by a link, is no error.
 	detach(bpf.Hook, *ebpf.Program) error
-	// explain finds the reason of an error of link or attach.
-	explain(h bpf.Hook, proc string, err error) error
+	// conflict says which program of somebody else keeps ours out of a hook, and how it is attached; "" for none. proc is
+	// where its owner is looked up.
+	conflict(h bpf.Hook, proc string) string
 	close() error
 }
 

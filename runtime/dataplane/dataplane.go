@@ -132,18 +132,8 @@ func (d *Dataplane) find() (err error) {
 	if err := bpf.CheckMaps(d.pins); err != nil {
 		return err
 	}
-	hooks := d.balancer.Hooks(d.features)
-	if err := attach.CheckPins(d.pins, hooks); err != nil {
+	if err := attach.CheckAttach(d.attachConfig(nil)); err != nil {
 		return err
-	}
-	conflicts, err := attach.Conflicts(d.cgroup.Path, d.features, d.proc)
-	if err != nil {
-		return err
-	}
-	for _, c := range conflicts {
-		if slices.ContainsFunc(hooks, func(h bpf.Hook) bool { return h.Name == c.Hook }) {
-			return fmt.Errorf("attach %s: %w", c, attach.ErrConflict)
-		}
 	}
 	if err := instance.TableFree(d.pins.Dir); err != nil {
 		return err
