@@ -72,7 +72,7 @@ type BPFFS struct {
 	UID  uint32
 	// Actions are what EnsureBPFFS would do, or has done.
 	Actions []string
-	// Warnings are things that somebody should fix; Notes are only to know.
+	// Warnings are things that the administrator should fix; Notes are only to know.
 	Warnings []string
 	Notes    []string
 	// Strategies are the ways to the host that were tried. Empty for a given path.

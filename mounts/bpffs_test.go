@@ -40,7 +40,7 @@ func bpffsRows() []bpffsRow {
 	return []bpffsRow{
 		{is: "an empty directory is absent", make: func(*testing.T) {}, want: BPFFSAbsent, err: ErrAbsent},
 		{is: "what systemd mounts is right", make: usual, want: BPFFSRight, silent: true},
-		{is: "mode 0777 is wrong and can be mended", want: BPFFSWrongMode, says: []string{"mode 0777", "chmod 0700 /sys/fs/bpf"},
+		{is: "mode 0777 is wrong and can be fixed", want: BPFFSWrongMode, says: []string{"mode 0777", "chmod 0700 /sys/fs/bpf"},
 			make: func(t *testing.T) { usual(t); must(t, os.Chmod(DefaultBPFFS, 0o777)) }},
 		{is: "the kernel's default mode is wrong", want: BPFFSWrongMode, says: []string{"mode 1777", "without nosuid", "without nodev", "without noexec"},
 			make: func(t *testing.T) { mount(t, "bpf", DefaultBPFFS, "bpf", 0, "") }},

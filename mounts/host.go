@@ -178,7 +178,7 @@ func sameFile(a, b string) bool {
 	return err == nil && os.SameFile(sa, sb)
 }
 
-// sameMount reports whether two paths are on the same mount, true if that can't be told.
+// sameMount reports whether two paths are on the same mount, true if that is unknown.
 func sameMount(a, b string) bool {
 	var ids [2]int
 	for i, path := range []string{a, b} {

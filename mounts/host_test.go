@@ -162,7 +162,7 @@ func stageContainer(t *testing.T) {
 	if b.State != BPFFSRight {
 		t.Fatalf("ensured: %s", b.State)
 	}
-	// It is usable by this process, through the path that it was told.
+	// It is usable by this process, through the path that it was given.
 	must(t, os.Mkdir(b.Path+"/fh-try", 0o700))
 	must(t, os.Remove(b.Path+"/fh-try"))
 	if row.proc == hostProc && row.onHost > 0 {

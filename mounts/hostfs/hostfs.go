@@ -1,7 +1,7 @@
 // Package hostfs reads files of the host, and tells which of them count.
 //
 // firsthop runs as root and decides by files where the node's API servers are and which program gives it credentials.
-// A file that somebody else than root can write must not take part in that. So there are two ways to read one:
+// A file that others than root can write must not take part in that. So there are two ways to read one:
 // [FS.ReadTrusted] for everything that decides something, [FS.ReadFile] for the rest.
 //
 // # Trust
@@ -56,7 +56,7 @@ type FS struct {
 // Links do not lead out of it. Errors name the whole path.
 func In(dir string) FS { return FS{Root: dir, shown: dir} }
 
-// ReadFile reads a regular file, whoever may write it.
+// ReadFile reads a regular file, whatever its owner and mode.
 func (f FS) ReadFile(name string) ([]byte, error) { return f.read(name, nil) }
 
 // ReadTrusted reads a regular file that only root may write. For any other it returns an *[UntrustedError].

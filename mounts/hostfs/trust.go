@@ -16,7 +16,7 @@ var ErrUntrusted = errors.New("only root may write files that firsthop trusts")
 // UntrustedError says why a file does not count.
 type UntrustedError struct {
 	Path string // the file
-	At   string // what somebody else may write: the file, a directory or a link on the way to it
+	At   string // what others may write: the file, a directory or a link on the way to it
 	Why  string // "is writable by group 1000"
 }
 
@@ -31,7 +31,7 @@ func (e *UntrustedError) Error() string {
 // Unwrap makes errors.Is(err, ErrUntrusted) true.
 func (e *UntrustedError) Unwrap() error { return ErrUntrusted }
 
-// Judge says why somebody else than root may write a file, directory or link; "" if nobody may.
+// Judge says why others than root may write a file, directory or link; "" if only root may.
 func Judge(fd int, st *unix.Stat_t) string {
 	kind := st.Mode & unix.S_IFMT
 	switch {
@@ -50,7 +50,7 @@ func Judge(fd int, st *unix.Stat_t) string {
 	return ""
 }
 
-// onUsersFUSE tells whether a file is on a FUSE file system of somebody else than root, whose program makes up owners
+// onUsersFUSE reports whether a file is on a FUSE file system of another user than root, whose program makes up owners
 // and modes. One that our mount table does not hold counts as a user's.
 func onUsersFUSE(fd int) bool {
 	var fs unix.Statfs_t

@@ -12,7 +12,7 @@ import (
 )
 
 // Holder finds who listens on a TCP port of this network namespace, by its name and process id: "kube-proxy (pid 42)".
-// "" when nobody does or it is unknown: processes of another process-id namespace are not seen, and those of others
+// "" when none does or it is unknown: processes of another process-id namespace are not seen, and those of others
 // need CAP_SYS_PTRACE. It looks through all processes, tens of milliseconds on a full node.
 func Holder(port uint16) string { return holderIn("/proc", port) }
 

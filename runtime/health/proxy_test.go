@@ -60,7 +60,7 @@ func TestProxyLivezAndHealthz(t *testing.T) {
 					t.Fatalf("%s: %d, want %d (%v)", path, a.code, want, a.err)
 				}
 				if answered[path] != want {
-					t.Errorf("%s: told of %d", path, answered[path])
+					t.Errorf("%s: reported %d", path, answered[path])
 				}
 				updated := start
 				if want != 200 {
@@ -78,7 +78,7 @@ func TestProxyLivezAndHealthz(t *testing.T) {
 				}
 			}
 			if p.Healthy() != (tc.livez == 200) {
-				t.Error("healthCheckNodePorts are told otherwise")
+				t.Error("healthCheckNodePorts get another answer")
 			}
 		})
 	}
@@ -128,7 +128,7 @@ func TestProxyIsNotHealthyWhileNothingIsAttached(t *testing.T) {
 			}
 		}
 		if p.Healthy() != (tc.code == 200) {
-			t.Error("healthCheckNodePorts are told otherwise")
+			t.Error("healthCheckNodePorts get another answer")
 		}
 	}
 }

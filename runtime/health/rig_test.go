@@ -40,7 +40,7 @@ func checkLeaks(t *testing.T) {
 	})
 }
 
-// freePort is one that nobody listens on, in both families.
+// freePort is a port without a listener, in both families.
 func freePort(t *testing.T) uint16 {
 	t.Helper()
 	for range 100 {

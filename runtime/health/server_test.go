@@ -224,7 +224,7 @@ func onlyIPv6(t *testing.T) {
 	}
 }
 
-// freePort4 is a port that nobody listens on.
+// freePort4 is a port without a listener.
 func freePort4(t *testing.T) uint16 {
 	t.Helper()
 	log, _ := lab.NewLog()

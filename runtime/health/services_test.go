@@ -38,7 +38,7 @@ func newServicesRig(t *testing.T) *servicesRig {
 	return r
 }
 
-// answers waits for an answer from a Service; 0: nobody listens.
+// answers waits for an answer from a Service; 0: there is no listener.
 func (r *servicesRig) answers(host string, port uint16, name types.NamespacedName, code, local int) {
 	r.t.Helper()
 	var a asked

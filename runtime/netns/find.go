@@ -34,7 +34,7 @@ type Config struct {
 
 // Namespace is a network namespace as it was found. It may be gone when it is visited.
 type Namespace struct {
-	Inode uint64   // of its file: told apart by it now, not over time
+	Inode uint64   // of its file: identifies it now, not over time
 	Host  bool     // the host's own
 	Pids  []int    // some of its processes, in Proc's numbering; none: it has but a bind mount
 	Paths []string // its bind mounts

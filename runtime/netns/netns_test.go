@@ -157,7 +157,7 @@ func TestListOfTheRunningSystem(t *testing.T) {
 }
 
 func TestVisitLooksFromInside(t *testing.T) {
-	lab.NeedsLinux(t, 5, 8, "network namespaces have no cookies that can be told")
+	lab.NeedsLinux(t, 5, 8, "network namespaces have no cookies that can be read")
 	for name, byProgram := range map[string]bool{"cookies by what the kernel has": false, "cookies by a program": true} {
 		own := []string{lab.MainCgroup(t)}
 		cookies := natinit.NewCookies(natinit.CookiesConfig{

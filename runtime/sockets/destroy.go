@@ -16,7 +16,7 @@ import (
 
 // ErrNotSupported says that the kernel can't destroy sockets: built without
 // CONFIG_INET_DIAG_DESTROY, or without diagnostics of the protocol. Clients with
-// connected UDP sockets then stay with a backend that is gone until they connect anew.
+// connected UDP sockets then stay with a backend that is gone until they connect again.
 var ErrNotSupported = errors.New("the kernel does not destroy sockets")
 
 // Config says what Destroy works on.

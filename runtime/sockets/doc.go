@@ -1,7 +1,7 @@
 // Package sockets destroys connected sockets whose backend is gone.
 //
 // A connected UDP socket keeps the backend that it was given at connect: no
-// packet comes back to tell it that nobody is there any more, and nothing else
+// packet comes back to tell it that the backend is gone, and nothing else
 // makes it ask the Service again (projectcalico/calico#4509,
 // cilium/cilium#48096). Destroyed by SOCK_DESTROY, it fails its application
 // with ECONNABORTED, in a call that waits or in the next receive, and is as if
@@ -14,9 +14,9 @@
 //
 // Only those whose cookie the way back names together with the backend
 // (fh_udp_rev_nat for UDP, fh_sock_rev_nat for TCP): sockets that went through a
-// Service. One that connected to the backend's own address is nobody's business.
+// Service. One that connected to the backend's own address is left alone.
 //
-// An unconnected UDP socket needs none of this: its next datagram chooses anew
+// An unconnected UDP socket needs none of this: its next datagram chooses again
 // when its backend is no longer a member of the Service's set. Its entry in
 // fh_udp_rev_nat stays, as those of destroyed sockets do: late answers of a
 // backend that ends still find their way back by it, a cookie is never used

@@ -8,9 +8,9 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 )
 
-// inUse tells whether the calling thread's network namespace has sockets of a
+// inUse reports whether the calling thread's network namespace has sockets of a
 // protocol and family. Listing them would take longer: the kernel has one table
-// for all namespaces, which it walks for each. What can't be told is true.
+// for all namespaces, which it walks for each. It is true where that is unknown.
 func inUse(p bpf.Proto, six bool) bool {
 	file, prefix := "/proc/thread-self/net/sockstat", map[bpf.Proto]string{bpf.UDP: "UDP", bpf.TCP: "TCP"}[p]
 	if six {

@@ -145,7 +145,7 @@ func TestMain(m *testing.M) {
 }
 
 // application opens a socket ("udp4", "udp6", "tcp4", "tcp6"; IPv6 ones connect to IPv4 addresses in their v4-mapped
-// form) and does with it what it is told, a line a call. It answers each with a line: "ok", what came, or the error's name.
+// form) and makes the calls that it reads, a line a call. It answers each with a line: "ok", what came, or the error's name.
 func application(kind string) error {
 	var port int
 	if _, err := fmt.Sscanf(os.Args[len(os.Args)-1], "%d", &port); err != nil {

@@ -100,7 +100,7 @@ func ignored(in *input) (list []Problem) {
 }
 
 // addUnknown gives an entry to the host and to what may be no pod: by their own
-// addresses, but by none that the API gives to somebody else.
+// addresses, but by none that the API gives to a pod or the node.
 func (out *output) addUnknown(in *input) {
 	taken := map[netip.Addr]bool{}
 	for _, a := range in.node {

@@ -97,7 +97,7 @@ func TestDesired(t *testing.T) {
 		problems []Reason
 		missing  int
 	}{
-		{name: "nobody wants anything", pods: []*corev1.Pod{newPod("a", one), newPod("b", two, says("on"))}},
+		{name: "no pod requests anything", pods: []*corev1.Pod{newPod("a", one), newPod("b", two, says("on"))}},
 		{name: "a pod opts out", pods: []*corev1.Pod{newPod("a", one, says("off")), newPod("b", two)}, want: table{11: out(one[0], one[1])}},
 		{name: "blanks and case don't matter", pods: []*corev1.Pod{newPod("b", two, says(" OFF "))}, want: table{12: out(two[0], "")}},
 		{name: "its second address alone is there", pods: []*corev1.Pod{newPod("a", []string{"198.51.100.77", "2001:db8:1::1"}, says("off"))}, want: table{11: out("198.51.100.77", "2001:db8:1::1")}},
@@ -126,7 +126,7 @@ func TestDesired(t *testing.T) {
 		{name: "source ranges: without cookies, all are the node", pods: []*corev1.Pod{newPod("a", one)}, change: func(in *input) { ranges(in); in.programs, in.namespaces = false, nil }, want: table{0: in("192.0.2.1", "")}},
 		{name: "source ranges: programs know cookies, we don't", pods: []*corev1.Pod{newPod("a", one)}, change: func(in *input) { ranges(in); in.noCookie, in.namespaces = true, nil }},
 
-		{name: "somebody else takes a pod's address", pods: []*corev1.Pod{newPod("a", one), newPod("b", two, says("off"))},
+		{name: "another namespace takes a pod's address", pods: []*corev1.Pod{newPod("a", one), newPod("b", two, says("off"))},
 			change: func(in *input) { ranges(in); in.namespaces[3].addrs = addrs("198.51.100.2", "172.17.0.6") },
 			want:   with(table{12: {}, 13: in("172.17.0.6", "")}), problems: []Reason{AddressConflict}},
 		{name: "and is found out by its processes", pods: []*corev1.Pod{newPod("a", one), newPod("b", two, says("off"))},

@@ -37,7 +37,7 @@
 // Programs know namespaces from Linux 5.7, processes can ask for their names from
 // 5.14; in between a program tells them (natinit.Cookies). Below 5.7 all of a node
 // is one client, with the cookie 0: source ranges judge it by the node's
-// addresses, no pod can opt out. Where programs know names and nobody tells us
+// addresses, no pod can opt out. Where programs know names and we cannot learn them
 // (natinit.ErrNoCookie), source ranges reject every client, as no client's address can be
 // given, and no pod can opt out either.
 package workloads

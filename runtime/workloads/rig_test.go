@@ -28,7 +28,7 @@ type machine struct {
 	nextPID int
 }
 
-// setCookies says how cookies are told from now on: by whatever the kernel has, or by a program in any case.
+// setCookies says how cookies are read from now on: by whatever the kernel has, or by a program in any case.
 func (m *machine) setCookies(byProgram bool) {
 	own := []string{lab.MainCgroup(m.t)}
 	cookies := natinit.NewCookies(natinit.CookiesConfig{
@@ -40,7 +40,7 @@ func (m *machine) setCookies(byProgram bool) {
 
 func newMachine(t testing.TB) *machine {
 	t.Helper()
-	lab.NeedsLinux(t, 5, 8, "network namespaces have no cookies that can be told")
+	lab.NeedsLinux(t, 5, 8, "network namespaces have no cookies that can be read")
 	m := &machine{t: t, l: lab.New(t), nextPID: 10}
 	m.setCookies(false)
 	m.c = netns.Config{Proc: filepath.Join(m.l.Dir, "proc"), Root: filepath.Join(m.l.Dir, "root"), Host: m.l.Netns}
@@ -102,7 +102,7 @@ func startThis(t testing.TB, r *Reconciler) *Reconciler {
 
 func settled(t testing.TB, r *Reconciler) Status {
 	t.Helper()
-	lab.Await(t, "the table is as told", func() bool { return r.Status().Synced })
+	lab.Await(t, "the table is up to date", func() bool { return r.Status().Synced })
 	return r.Status()
 }
 

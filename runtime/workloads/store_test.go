@@ -121,7 +121,7 @@ func treatPods(t *testing.T, m *machine) {
 	r.SetPod(newPod("far", ips(9)))
 	r.SetSynced()
 	settled(t, r)
-	reaches(t, p, near, false, limited) // nobody's address is known
+	reaches(t, p, near, false, limited) // no client's address is known
 	r.SetRanges(true)
 	settled(t, r)
 	reaches(t, p, near, true, limited)

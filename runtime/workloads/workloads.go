@@ -326,7 +326,7 @@ func (r *Reconciler) write(out *output, complete bool) error {
 		r.cfg.Log.Debug("updated the network namespaces that programs know", "writes", writes, "entries", len(r.run.table.Workloads))
 	}
 	if err != nil {
-		r.run.table = nil // read anew what it holds
+		r.run.table = nil // read again what it holds
 	}
 	return err
 }

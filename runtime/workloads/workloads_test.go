@@ -102,7 +102,7 @@ func TestReconcilerRescans(t *testing.T) {
 	has := func() bool { f.mu.Lock(); defer f.mu.Unlock(); _, ok := f.table.Workloads[cookie]; return ok }
 	lab.Await(t, "the container's entry", has)
 	must(t, f.Delete(cookie))
-	lab.Await(t, "the entry that somebody else removed", has)
+	lab.Await(t, "the entry that another program removed", has)
 	m.end(pid)
 	lab.Await(t, "its removal", func() bool { return !has() })
 }
@@ -128,7 +128,7 @@ func TestReconcilerLooksUntilThePodIsThere(t *testing.T) {
 	lab.Await(t, "no problem", func() bool { return len(r.Status().Problems) == 0 })
 }
 
-// The pod's sandbox was made anew: another namespace, the same pod.
+// The pod's sandbox was made again: another namespace, the same pod.
 func TestReconcilerRemovesAnEntryWithItsNamespace(t *testing.T) {
 	m := newMachine(t)
 	f := newFake(100)
@@ -267,7 +267,7 @@ func TestReconcilerWaitsWhenTheMapIsFull(t *testing.T) {
 	}
 }
 
-// Pods come and go in crowds, told by many.
+// Pods come and go in batches, reported by many goroutines.
 func TestReconcilerConcurrentChanges(t *testing.T) {
 	m := newMachine(t)
 	f := newFake(100)

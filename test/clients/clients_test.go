@@ -55,8 +55,8 @@ func TestClientsReportTheSame(t *testing.T) {
 			{"unconnected UDP over IPv4", clients.UDPUnconnected, v4, nil, "b4", clients.Exchange{From: v4}},
 			{"unconnected UDP over IPv6", clients.UDPUnconnected, v6, nil, "b6", clients.Exchange{From: v6}},
 			{"unconnected UDP by an IPv6 socket", clients.UDPUnconnected, v4, []clients.Option{clients.Mapped}, "b4", clients.Exchange{From: mapped}},
-			{"nobody listens for TCP", clients.TCP, "127.0.0.1:1", nil, "", clients.Exchange{Error: "connect ECONNREFUSED"}},
-			{"nobody listens for connected UDP", clients.UDPConnected, "127.0.0.1:1", nil, "",
+			{"no listener for TCP", clients.TCP, "127.0.0.1:1", nil, "", clients.Exchange{Error: "connect ECONNREFUSED"}},
+			{"no listener for connected UDP", clients.UDPConnected, "127.0.0.1:1", nil, "",
 				clients.Exchange{Peer: "127.0.0.1:1", Error: "recvfrom ECONNREFUSED"}},
 			{"no route", clients.TCP, "192.0.2.1:1", nil, "", clients.Exchange{Error: "connect ENETUNREACH"}},
 		} {
@@ -107,7 +107,7 @@ func TestNc(t *testing.T) {
 		}
 	}
 	if line, err := clients.Nc(t, l, false, "127.0.0.1", "1", "hello"); err == nil || !strings.Contains(err.Error(), "refused") {
-		t.Errorf("nobody listens: got %q, %v", line, err)
+		t.Errorf("no listener: got %q, %v", line, err)
 	}
 }
 

@@ -90,7 +90,7 @@ func (s *Snapshot) leaksNow(askOthers bool) ([]string, error) {
 	return leaks, nil
 }
 
-// objectLeaks describes those of the objects that came since the snapshot and are nobody else's. It changes the map.
+// objectLeaks describes those of the objects that came since the snapshot and belong to no other process. It changes the map.
 func (s *Snapshot) objectLeaks(objects map[bpfObject]bool, askOthers bool) ([]string, error) {
 	for o := range s.objects {
 		delete(objects, o)
@@ -208,7 +208,7 @@ func goroutines() map[string]string {
 func isOfTheRuntime(stack string) bool {
 	for _, s := range []string{
 		"created by testing.",    // tests, fuzz workers, the alarm
-		"created by os/signal.",  // lives for ever after the first signal.Notify
+		"created by os/signal.",  // lives forever after the first signal.Notify
 		"created by runtime.",    // finalizers, cleanups
 		"runtime/pprof.profile(", // go test -cpuprofile
 	} {

@@ -86,7 +86,7 @@ func (l *Lab) Unreachable(prefix string) error {
 
 // dropDevice swallows every packet. It is a veth pair, both ends in the lab, because some kernels have no dummy
 // interfaces: without ARP, a packet carries the sender's own hardware address, so the other end takes it for a
-// stranger's and discards it.
+// unknown sender's and discards it.
 const dropDevice = "fhdrop"
 
 // Drop makes packets to a prefix vanish without an answer, as a host that has lost power does: a connect waits. An

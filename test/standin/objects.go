@@ -21,7 +21,7 @@ var kinds = map[string]struct{ version, kind string }{
 	"endpointslices": {"discovery.k8s.io/v1", "EndpointSlice"},
 }
 
-// Objects are what API servers list and watch, in JSON, whatever their clients may see and select by: whoever runs
+// Objects are what API servers list and watch, in JSON, whatever their clients may see and select by: who runs
 // alone on its node. Several API servers may share them, as they share an etcd.
 type Objects struct {
 	mu      sync.Mutex

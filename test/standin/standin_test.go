@@ -114,7 +114,7 @@ func TestAPIServerStates(t *testing.T) {
 		{"at the start it is ready", func() {}, "/readyz", 200},
 		{"it lives", func() {}, "/livez", 200},
 		{"an unknown path is not found", func() {}, "/apis", 404},
-		{"told so, it is not ready", func() { s.SetReady(false) }, "/readyz", 500},
+		{"set so, it is not ready", func() { s.SetReady(false) }, "/readyz", 500},
 		{"not ready, it lives", func() {}, "/livez", 200},
 		{"ready again", func() { s.SetReady(true) }, "/readyz", 200},
 		{"without anonymous access, even /readyz is 401", func() { s.SetAnonymous(false) }, "/readyz", 401},

@@ -49,7 +49,7 @@ var bootPaths = []Path{
 		{Suite: boot("install", "Before|Install")},
 		{Suite: boot("kube-proxy", "FallsBack"), Put: dropIn("no-connect4"), Cmdline: "vm.twin vm.kube-proxy"},
 		{Suite: boot("alone", "FailsLoudly", "FIRSTHOP_VM_LACKS=connect4"), Put: dropIn("no-connect4"), Cmdline: "vm.twin"},
-		// Not what firsthop is told, but a kernel that has no bpffs.
+		// Not a setting of firsthop, but a kernel that has no bpffs.
 		{Suite: boot("no-bpffs", "FailsLoudly", "FIRSTHOP_VM_LACKS=bpffs"), Cmdline: "vm.twin initcall_blacklist=bpf_init"},
 		{Suite: boot("as-5.3", "Boot|Uninstall"), Put: dropIn("as-5.3")},
 	}},

@@ -41,7 +41,7 @@ var modules = []string{
 	"veth", "dummy", "bridge", "vxlan", "cls_bpf", "sch_ingress", "inet_diag", "tcp_diag", "udp_diag", "nf_tables",
 }
 
-// GivenKernel is an image that somebody has. What it must have is read off its release. Without a directory of modules
+// GivenKernel is an image that the user has. What it must have is read off its release. Without a directory of modules
 // they are looked for where packages have them, as seen from the image.
 func GivenKernel(image, modules string) (Kernel, error) {
 	read, err := qemu.ReadImage(image)

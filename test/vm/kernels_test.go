@@ -39,7 +39,7 @@ func TestKernelGivenFindsItsModules(t *testing.T) {
 	}
 }
 
-// Two machines that talk at once are told apart, also where they end no line.
+// Two machines that talk at once are distinguished, also where they end no line.
 func TestLinesAreOfOneMachine(t *testing.T) {
 	var out strings.Builder
 	var mu sync.Mutex

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// connectOnce makes one connection and does with it as told. Errors are those of the connect and of the echo.
+// connectOnce makes one connection and uses it as configured. Errors are those of the connect and of the echo.
 func connectOnce(target netip.AddrPort, do clients.OnConnect) (server string, err error) {
 	s, err := newSock(clients.TCP, target, 5*time.Second)
 	if err != nil {

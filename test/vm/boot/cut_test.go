@@ -60,7 +60,7 @@ func TestInstallAgain(t *testing.T) {
 }
 
 // TestCutInit comes after TestBoot, in the same boot. Without its bpffs and its list of changes, init has all to do once
-// more. The saved addresses stay, as the next boot needs them; other ones are given, so that they are saved anew.
+// more. The saved addresses stay, as the next boot needs them; other ones are given, so that they are saved again.
 func TestCutInit(t *testing.T) {
 	needsSystem(t)
 	if err := unix.Unmount("/sys/fs/bpf", 0); err != nil {

@@ -40,7 +40,7 @@ func TestFailsLoudly(t *testing.T) {
 	}
 	wantReason(t, os.Getenv("FIRSTHOP_VM_LACKS"), "nothing to fall back to", "kube-proxy is not on this node")
 	if state, _ := run(t, "systemctl", "is-system-running"); state != "degraded" {
-		t.Errorf("the system is %s: nobody would look", state)
+		t.Errorf("the system is %s: no one would look", state)
 	}
 	wantUntouched(t)
 	wantKubelet(t, refused)

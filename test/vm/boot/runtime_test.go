@@ -118,7 +118,7 @@ func TestRuntimeServes(t *testing.T) {
 	noRefusal(t)
 }
 
-// TestRuntimeKilled: systemd starts it again, and nobody notices.
+// TestRuntimeKilled: systemd starts it again, and no connection fails.
 func TestRuntimeKilled(t *testing.T) {
 	needsSystem(t)
 	kube.WhileConnecting(t, web, kube.Greeting, func() { restarts(t, func(pid int) error { return unix.Kill(pid, unix.SIGKILL) }) })
@@ -174,7 +174,7 @@ func TestRuntimeBoot(t *testing.T) {
 	noRefusal(t)
 }
 
-// TestRuntimeUpgrade comes after TestRuntimeBoot: the new version serves, and nobody notices.
+// TestRuntimeUpgrade comes after TestRuntimeBoot: the new version serves, and no connection fails.
 func TestRuntimeUpgrade(t *testing.T) {
 	needsDpkg(t)
 	wantSaid(t, mustRun(t, "/usr/bin/firsthop", "status"), "v0.1.0")

@@ -246,7 +246,7 @@ func TestInitContainerWithoutCapability(t *testing.T) {
 }
 
 // TestInitContainerMemoryLimit: what the manifest has leaves room, which the other tests show; with half of it a first init, the
-// dearest of all, is still done; with less it is told why it is not.
+// most expensive one, still succeeds; with less it says why it does not.
 func TestInitContainerMemoryLimit(t *testing.T) {
 	n := newNode(t)
 	half := manifest(t).Spec.Template.Spec.InitContainers[0].Resources.Limits["memory"]

@@ -84,7 +84,7 @@ func TestRuntimeOnEveryRung(t *testing.T) {
 	}
 }
 
-// lookUp wants nat lookup to name the backend, and a process's network namespace only where that can be told.
+// lookUp wants nat lookup to name the backend, and a process's network namespace only where that is known.
 func lookUp(t *testing.T, forbidden string) {
 	t.Helper()
 	line := forbid(forbidden, "nat", "lookup", web)

@@ -125,7 +125,7 @@ func checkHooks(t *testing.T, r report, forbidden string) {
 	}
 }
 
-// checkNamespace asks whether the programs know the host's network namespace: processes are told by the kernel, or by a
+// checkNamespace asks whether the programs know the host's network namespace: the kernel says it, or a
 // program of ours where that can be attached for an instant.
 func checkNamespace(t *testing.T, forbidden string) {
 	t.Helper()
@@ -140,8 +140,8 @@ func checkNamespace(t *testing.T, forbidden string) {
 		} `json:"client"`
 	}
 	firsthop(t, "nat", "lookup", vip4, "--pid", strconv.Itoa(os.Getpid()), "-o", "json").exits(0).decode(&seen)
-	told := !missing(t, forbidden, "so-netns-cookie") || !missing(t, forbidden, "cgroup-link")
-	if want := told && !missing(t, forbidden, "netns-cookie"); seen.Client.Netns == 0 || seen.Client.Host != want || seen.Client.Unsaid == want {
+	known := !missing(t, forbidden, "so-netns-cookie") || !missing(t, forbidden, "cgroup-link")
+	if want := known && !missing(t, forbidden, "netns-cookie"); seen.Client.Netns == 0 || seen.Client.Host != want || seen.Client.Unsaid == want {
 		t.Errorf("this process, in the host's network namespace: %+v, want it known as the host's: %t", seen.Client, want)
 	}
 }

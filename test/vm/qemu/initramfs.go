@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Initramfs collects the files of a guest's first root file system. Everything in it belongs to root, whoever builds it.
+// Initramfs collects the files of a guest's first root file system. Everything in it belongs to root, whichever user builds it.
 type Initramfs struct {
 	entries []entry
 	dirs    map[string]bool
