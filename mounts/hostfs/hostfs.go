@@ -48,23 +48,17 @@ const MaxFile = 1 << 20
 type FS struct {
 	// Root comes before every path: "" or "/" on the host, "/proc/1/root" or a directory in a container and in tests.
 	Root string
-
-	shown string // comes before paths in errors
 }
-
-// In reads below a directory that root has named to firsthop, as a state directory: what is above it is not checked.
-// Links do not lead out of it. Errors name the whole path.
-func In(dir string) FS { return FS{Root: dir, shown: dir} }
 
 // ReadFile reads a regular file, whatever its owner and mode.
 func (f FS) ReadFile(name string) ([]byte, error) { return f.read(name, nil) }
 
 // ReadTrusted reads a regular file that only root may write. For any other it returns an *[UntrustedError].
-func (f FS) ReadTrusted(name string) ([]byte, error) { return f.read(name, f.trusted(name)) }
+func (f FS) ReadTrusted(name string) ([]byte, error) { return f.read(name, trusted(name)) }
 
 // CheckTrusted returns nil if a file or directory exists and only root may write it.
 func (f FS) CheckTrusted(name string) error {
-	w, err := f.walk(name, f.trusted(name))
+	w, err := f.walk(name, trusted(name))
 	if err == nil {
 		w.close()
 	}
@@ -97,17 +91,17 @@ func (f FS) read(name string, visit Visit) ([]byte, error) {
 		return nil, err
 	}
 	defer w.close()
-	file, err := w.open(f.show(name), unix.O_RDONLY)
+	file, err := w.open(name, unix.O_RDONLY)
 	if err != nil {
-		return nil, f.explain(name, err)
+		return nil, explain(name, err)
 	}
 	defer file.Close()
 	b, err := io.ReadAll(io.LimitReader(file, MaxFile+1))
 	if err != nil {
-		return nil, f.explain(name, err)
+		return nil, explain(name, err)
 	}
 	if len(b) > MaxFile {
-		return nil, fmt.Errorf("%s is larger than %d bytes", f.show(name), MaxFile)
+		return nil, fmt.Errorf("%s is larger than %d bytes", name, MaxFile)
 	}
 	return b, nil
 }
@@ -165,28 +159,20 @@ func (f FS) Names(dir string) []string {
 }
 
 // trusted is the Visit for a path that only root may write.
-func (f FS) trusted(name string) Visit {
+func trusted(name string) Visit {
 	return func(at string, fd int, st *unix.Stat_t) error {
 		if why := Judge(fd, st); why != "" {
-			return &UntrustedError{Path: f.show(name), At: at, Why: why}
+			return &UntrustedError{Path: name, At: at, Why: why}
 		}
 		return nil
 	}
 }
 
-// show is a path as it is named in errors.
-func (f FS) show(name string) string {
-	if f.shown == "" {
-		return name
-	}
-	return path.Join(f.shown, name)
-}
-
 // explain names the path that was asked for instead of the component that failed.
-func (f FS) explain(name string, err error) error {
+func explain(name string, err error) error {
 	var pe *fs.PathError
 	if errors.As(err, &pe) {
-		return fmt.Errorf("%s: %w", f.show(name), pe.Err)
+		return fmt.Errorf("%s: %w", name, pe.Err)
 	}
 	return err
 }

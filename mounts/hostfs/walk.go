@@ -43,11 +43,11 @@ func (f FS) Resolve(name string) (string, error) {
 	w := &walk{resolve: true}
 	defer w.close()
 	if err := w.from(f, name); err != nil {
-		return "", f.explain(name, err)
+		return "", explain(name, err)
 	}
 	at := path.Join(w.at(), path.Join(w.missing...))
 	if w.cause != nil {
-		return at, f.explain(name, w.cause)
+		return at, explain(name, w.cause)
 	}
 	return at, nil
 }
@@ -61,7 +61,7 @@ func OnProc(fd int) bool {
 
 // walk is a way from the root to a file: every directory on it is held open.
 type walk struct {
-	above string // path of the first of dirs: "/", FS.shown, or a link of proc
+	above string // path of the first of dirs: "/", or a link of proc
 	visit Visit
 	dirs  []int // from the root down; ".." goes back
 	names []string
@@ -83,13 +83,13 @@ func (f FS) walk(name string, visit Visit) (*walk, error) {
 	w := &walk{visit: visit}
 	if err := w.from(f, name); err != nil {
 		w.close()
-		return nil, f.explain(name, err)
+		return nil, explain(name, err)
 	}
 	return w, nil
 }
 
 func (w *walk) from(f FS, name string) error {
-	w.above, w.fd = cmp.Or(f.shown, "/"), -1
+	w.above, w.fd = "/", -1
 	root, err := unix.Open(cmp.Or(f.Root, "/"), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open root %s: %w", f.Root, err)

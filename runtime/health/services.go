@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -123,24 +122,6 @@ func (s *Services) SetAddrs(addrs []netip.Addr) {
 func (s *Services) Set(name types.NamespacedName, h services.Health) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.set(name, h)
-}
-
-// Sync takes all Services that have a healthCheckNodePort; others have none.
-func (s *Services) Sync(all map[types.NamespacedName]services.Health) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for name := range s.wanted {
-		if _, stays := all[name]; !stays {
-			s.set(name, services.Health{})
-		}
-	}
-	for _, name := range slices.SortedFunc(maps.Keys(all), compareNames) {
-		s.set(name, all[name])
-	}
-}
-
-func (s *Services) set(name types.NamespacedName, h services.Health) {
 	if s.closed {
 		return
 	}
@@ -335,7 +316,7 @@ func (s *Services) Unserved() []Unserved {
 	return out
 }
 
-// Close closes all listeners; Set and Sync do nothing after it.
+// Close closes all listeners; Set does nothing after it.
 func (s *Services) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

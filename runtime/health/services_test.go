@@ -90,7 +90,7 @@ func TestServicesKeepListenersWhenCountsChange(t *testing.T) {
 	defer conn.Close()
 	for n := range 100 {
 		r.Set(web, services.Health{Port: port, Ready4: n, Has4: true})
-		r.Sync(map[types.NamespacedName]services.Health{web: {Port: port, Ready4: n + 1, Has4: true}})
+		r.Set(web, services.Health{Port: port, Ready4: n + 1, Has4: true})
 	}
 	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
@@ -127,13 +127,6 @@ func TestServicesWithTheSamePort(t *testing.T) {
 	r.Set(shop, services.Health{})
 	r.answers("127.0.0.1", port, shop, 0, 0)
 
-	// Of several that come at once, the first by name.
-	r.Sync(map[types.NamespacedName]services.Health{web: {Port: port, Has4: true}, shop: {Port: port, Has4: true}})
-	r.answers("127.0.0.1", port, shop, 503, 0)
-	r.Sync(map[types.NamespacedName]services.Health{web: {Port: port, Has4: true}})
-	r.answers("127.0.0.1", port, web, 503, 0)
-	r.Sync(nil)
-	r.answers("127.0.0.1", port, web, 0, 0)
 }
 
 func TestServicesTakeAPortWhenItIsFree(t *testing.T) {

@@ -88,8 +88,6 @@ type Problem struct {
 	Message string // what, and what becomes of it
 }
 
-func (p Problem) String() string { return fmt.Sprintf("Pod %s: %s", p.Pod, p.Message) }
-
 // Reason is a Problem's kind in one word, as events have it.
 type Reason string
 

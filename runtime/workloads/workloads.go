@@ -16,7 +16,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/hostproc"
 	"github.com/firsthop/firsthop/runtime/netns"
@@ -59,13 +58,8 @@ type Config struct {
 // Status is what a Reconciler knows and does.
 type Status struct {
 	Synced   bool // the table is as it should be, for all that is known
-	Entries  int  // namespaces that the programs know, or should
-	OptedOut int  // of these, pods that opted out
 	Problems []Problem
-
-	Scans      int           // how often namespaces were looked for
-	ScanTook   time.Duration // the last time
-	Namespaces int           // that were found then
+	Scans    int // how often namespaces were looked for
 	// Err is why the table isn't as it should be: no rights to see namespaces
 	// (netns.ErrRefused), none with a name (natinit.ErrNoCookie), the map is full (ErrFull).
 	Err error
@@ -229,14 +223,13 @@ func (r *Reconciler) reconcile(ctx context.Context) time.Duration {
 	if changes != r.run.seen {
 		r.run.seen, r.run.retries = changes, 0
 	}
-	st := Status{}
 	complete := true
 	var scanErr error
 	if in.needsNamespaces() {
 		if time.Now().After(r.run.rescan) {
 			r.run.table, r.run.rescan = nil, time.Now().Add(r.cfg.Rescan) // reads what others may have done
 		}
-		complete, scanErr = r.look(ctx, in, &st)
+		complete, scanErr = r.look(ctx, in)
 		if ctx.Err() != nil {
 			return 0
 		}
@@ -250,7 +243,7 @@ func (r *Reconciler) reconcile(ctx context.Context) time.Duration {
 	out := desired(in)
 	err := r.write(&out, complete)
 	r.remember(in, &out)
-	r.note(in, &out, st, changes, errors.Join(scanErr, err))
+	r.note(&out, changes, errors.Join(scanErr, err))
 	switch {
 	case err != nil && !errors.Is(err, ErrFull):
 		return writeRetry
@@ -274,8 +267,7 @@ func (r *Reconciler) input() (in *input, changes uint64, ok bool) {
 }
 
 // look finds the namespaces. complete: none was left out.
-func (r *Reconciler) look(ctx context.Context, in *input, st *Status) (complete bool, err error) {
-	start := time.Now()
+func (r *Reconciler) look(ctx context.Context, in *input) (complete bool, err error) {
 	r.run.scans++
 	list, err := r.cfg.Namespaces.List()
 	if err != nil {
@@ -293,7 +285,6 @@ func (r *Reconciler) look(ctx context.Context, in *input, st *Status) (complete 
 		in.namespaces = append(in.namespaces, ns)
 		return true
 	})
-	st.ScanTook, st.Namespaces = time.Since(start), len(in.namespaces)
 	in.lastSeen = map[types.NamespacedName]uint64{}
 	for _, p := range in.pods {
 		if k, ok := r.run.lastSeen[p.name]; ok && k.uid == p.uid && k.addr4 == p.addr4 && k.addr6 == p.addr6 && time.Since(k.at) < keepTime {
@@ -353,7 +344,7 @@ func (r *Reconciler) remember(in *input, out *output) {
 }
 
 // note publishes what came of it, and logs each problem once.
-func (r *Reconciler) note(in *input, out *output, st Status, changes uint64, err error) {
+func (r *Reconciler) note(out *output, changes uint64, err error) {
 	logged := map[Problem]bool{}
 	for _, p := range out.problems {
 		if p.Reason == NoNamespace && r.run.retries < maxRetries {
@@ -368,21 +359,10 @@ func (r *Reconciler) note(in *input, out *output, st Status, changes uint64, err
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	former := r.status
-	st.Synced = err == nil && changes == r.changes
-	st.Problems, st.Err = out.problems, err
-	st.Entries = len(out.table.Workloads)
-	for _, w := range out.table.Workloads {
-		if w.Flags&bpf.WorkloadOptedOut != 0 {
-			st.OptedOut++
-		}
-	}
-	if st.Scans = r.run.scans; st.Scans == former.Scans {
-		st.ScanTook, st.Namespaces = former.ScanTook, former.Namespaces
-	}
+	r.status = Status{Synced: err == nil && changes == r.changes, Problems: out.problems, Scans: r.run.scans, Err: err}
 	if err != nil && (former.Err == nil || former.Err.Error() != err.Error()) {
 		r.cfg.Log.Warn("the programs do not know all network namespaces that they should", "error", err)
 	}
-	r.status = st
 }
 
 // isOf reports whether one of the processes is in a cgroup of the pod, which has
