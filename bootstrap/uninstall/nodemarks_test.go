@@ -15,8 +15,8 @@ import (
 	"testing"
 
 	"github.com/firsthop/firsthop/bootstrap"
-	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
 	"github.com/firsthop/firsthop/natinit/apiserver/query"
+	"github.com/firsthop/firsthop/test/apitest"
 )
 
 // nodeServer is an API server that has one Node, which it gives and changes. status is that of an answer to a change.

@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/firsthop/firsthop/bootstrap"
-	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
+	"github.com/firsthop/firsthop/test/apitest"
 )
 
 // joined makes a host's root with the kubelet's kubeconfig of a cluster, and returns it.

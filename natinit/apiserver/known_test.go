@@ -13,8 +13,8 @@ import (
 	"time"
 
 	"github.com/firsthop/firsthop/mounts/hostfs"
-	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
 	"github.com/firsthop/firsthop/natinit/instance"
+	"github.com/firsthop/firsthop/test/apitest"
 )
 
 func certain(services Certainty, service string, endpoints Certainty, at ...string) *Known {

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
+	"github.com/firsthop/firsthop/test/apitest"
 )
 
 func TestParseServices(t *testing.T) {

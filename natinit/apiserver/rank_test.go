@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
+	"github.com/firsthop/firsthop/test/apitest"
 )
 
 func addrs(list ...string) []netip.AddrPort {

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
+	"github.com/firsthop/firsthop/test/apitest"
 )
 
 // zone is a name server of a kind: it looks up in a table. A family that is

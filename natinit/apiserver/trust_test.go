@@ -5,7 +5,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
+	"github.com/firsthop/firsthop/test/apitest"
 )
 
 func TestSameCA(t *testing.T) {

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
-	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
+	"github.com/firsthop/firsthop/test/apitest"
 )
 
 // Behind the Service IP may be a load balancer whose certificate is one that the host trusts, beside servers with

@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
-	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
+	"github.com/firsthop/firsthop/test/apitest"
 	"github.com/firsthop/firsthop/test/standin"
 )
 

@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
-	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
+	"github.com/firsthop/firsthop/test/apitest"
 )
 
 // With a real API server, the node authorizer, and what kubeadm leaves.

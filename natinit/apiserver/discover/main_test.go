@@ -3,7 +3,7 @@ package discover
 import (
 	"testing"
 
-	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
+	"github.com/firsthop/firsthop/test/apitest"
 )
 
 func TestMain(m *testing.M) { apitest.Main(m) }

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
-	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
+	"github.com/firsthop/firsthop/test/apitest"
 )
 
 // The real one keeps the connection, whether it lets anybody ask or not.

@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
-	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
+	"github.com/firsthop/firsthop/test/apitest"
 )
 
 // counted counts the connections that a checker opens.

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
-	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
+	"github.com/firsthop/firsthop/test/apitest"
 )
 
 func TestTrustVerifiesWhatTheClustersCASigned(t *testing.T) {

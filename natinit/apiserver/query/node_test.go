@@ -11,8 +11,8 @@ import (
 	"testing"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
-	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
 	"github.com/firsthop/firsthop/natinit/apiserver/sources"
+	"github.com/firsthop/firsthop/test/apitest"
 )
 
 // credentialOf is what a kubeconfig on a host gives.

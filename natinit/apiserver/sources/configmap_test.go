@@ -4,7 +4,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
+	"github.com/firsthop/firsthop/test/apitest"
 )
 
 func TestConfigMapsOfKubeProxyAndKubeadm(t *testing.T) {

@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
-	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
+	"github.com/firsthop/firsthop/test/apitest"
 )
 
 func TestHostTrustStore(t *testing.T) {

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
+	"github.com/firsthop/firsthop/test/apitest"
 )
 
 func TestKubeadmFileSource(t *testing.T) {

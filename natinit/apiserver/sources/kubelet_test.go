@@ -4,7 +4,7 @@ import (
 	"testing"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
-	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
+	"github.com/firsthop/firsthop/test/apitest"
 )
 
 func TestKubeletSourceFindsTheKubeconfig(t *testing.T) {

@@ -10,8 +10,8 @@ import (
 	"testing"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
-	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
 	"github.com/firsthop/firsthop/natinit/nodeconf"
+	"github.com/firsthop/firsthop/test/apitest"
 )
 
 // manifest is what kubeadm 1.36 writes, without what does not count.

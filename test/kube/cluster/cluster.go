@@ -12,7 +12,7 @@ import (
 
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/firsthop/firsthop/natinit/apiserver/apitest"
+	"github.com/firsthop/firsthop/test/apitest"
 	"github.com/firsthop/firsthop/test/kube/binaries"
 	"github.com/firsthop/firsthop/test/lab"
 )
