@@ -74,7 +74,7 @@ func (e Endpoint) String() string {
 	return e.Addr.String()
 }
 
-// hostPort gives the endpoint as it was given: name or address, and port.
+// HostPort gives the endpoint as it was given: name or address, and port.
 func (e Endpoint) HostPort() string {
 	if e.Host == "" {
 		return e.Addr.String()
@@ -82,7 +82,7 @@ func (e Endpoint) HostPort() string {
 	return net.JoinHostPort(e.Host, strconv.Itoa(int(e.Addr.Port())))
 }
 
-// loopback reports whether only this host can reach the endpoint.
+// Loopback reports whether only this host can reach the endpoint.
 func (e Endpoint) Loopback() bool {
 	if e.Resolved() {
 		return e.Addr.Addr().IsLoopback()

@@ -30,7 +30,7 @@ func (e *EntryError) Error() string {
 	return fmt.Sprintf("%s: entry %d %q: %s", e.Variable, e.Position, Clip(e.Entry), e.Reason)
 }
 
-// clip shortens what is quoted: an entry may be as long as an environment
+// Clip shortens what is quoted: an entry may be as long as an environment
 // variable (128 KiB on Linux).
 func Clip(s string) string {
 	const most = 100
@@ -40,7 +40,7 @@ func Clip(s string) string {
 	return s[:most] + "…"
 }
 
-// firstLine keeps an error from a parser on one line of the report.
+// FirstLine keeps an error from a parser on one line of the report.
 func FirstLine(err error) string {
 	s, _, _ := strings.Cut(err.Error(), "\n")
 	return Clip(s)
@@ -101,11 +101,11 @@ func parseList[T comparable](variable, s string, most int, parse func(string) (T
 	return out, nil
 }
 
-// parseEndpoint reads one ip:port, [ip]:port or name:port. It returns why
+// ParseEndpoint reads one ip:port, [ip]:port or name:port. It returns why
 // the entry is refused, or "".
 func ParseEndpoint(entry string) (Endpoint, string) { return parseAddress(entry, EndpointPort) }
 
-// parseAddress is parseEndpoint for addresses that usually have another port,
+// parseAddress is ParseEndpoint for addresses that usually have another port,
 // which its hints suggest.
 func parseAddress(entry string, usual uint16) (Endpoint, string) {
 	if entry == "" {
@@ -216,7 +216,7 @@ func parsePort(s string) (uint16, string) {
 	return uint16(n), ""
 }
 
-// refuseAddr says why nothing can be sent to the address from anywhere on
+// RefuseAddr says why nothing can be sent to the address from anywhere on
 // the node, or "". IPv4 link-local is accepted: some clouds serve the API there.
 func RefuseAddr(a netip.Addr) string {
 	if a.Zone() != "" {

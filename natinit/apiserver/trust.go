@@ -75,7 +75,7 @@ func keyFingerprints(bundle []byte) []string {
 	return slices.Compact(out)
 }
 
-// certificates reads the certificates of a bundle, without those that cannot
+// Certificates reads the certificates of a bundle, without those that cannot
 // be read.
 func Certificates(bundle []byte) []*x509.Certificate {
 	var out []*x509.Certificate
@@ -101,7 +101,7 @@ func pool(bundle []byte) *x509.CertPool {
 	return p
 }
 
-// verdict is what a handshake told of the server.
+// Verdict is what a handshake told of the server.
 type Verdict struct {
 	Verified bool
 	// expired is why a certificate of the cluster is not valid now.
@@ -110,7 +110,7 @@ type Verdict struct {
 	Leaf *x509.Certificate
 }
 
-// verifier gives crypto/tls's VerifyConnection for an endpoint, nil if its
+// Verifier gives crypto/tls's VerifyConnection for an endpoint, nil if its
 // certificate cannot be judged. names are accepted beside those of the
 // endpoint. What it finds goes into v, unless that is nil.
 func (t *Trust) Verifier(e Endpoint, v *Verdict, names ...string) func(tls.ConnectionState) error {

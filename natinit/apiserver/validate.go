@@ -48,7 +48,7 @@ func Validate(services []netip.AddrPort, endpoints []Endpoint) error {
 	return nil
 }
 
-// family is 0 for IPv4 and 1 for IPv6.
+// Family is 0 for IPv4 and 1 for IPv6.
 func Family(a netip.Addr) int {
 	if a.Is4() {
 		return 0

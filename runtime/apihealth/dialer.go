@@ -232,22 +232,19 @@ func (d *Dialer) count(conn net.Conn, by, address string, proven, leaving bool, 
 		return
 	}
 	d.direct = direct
-	ok, suppressed := d.log.allow(time.Now())
-	switch {
-	case !ok:
-	case !direct:
-		d.cfg.Log.Info("API servers are reached at the configured address again", "configured", address, "suppressed", suppressed)
-	default:
-		why := "silence"
-		if len(tries) > 0 {
-			why = tries[0].String()
-		} else if leaving {
-			why = "it led to a server whose answers are of no use"
-		} else if !proven {
-			why = "not proven to lead to an API server"
-		}
-		d.cfg.Log.Warn("API servers are reached directly", "configured", address, "reason", why, "endpoint", by, "suppressed", suppressed)
+	if !direct {
+		d.log.write(time.Now(), d.cfg.Log.Info, "API servers are reached at the configured address again", "configured", address)
+		return
 	}
+	why := "silence"
+	if len(tries) > 0 {
+		why = tries[0].String()
+	} else if leaving {
+		why = "it led to a server whose answers are of no use"
+	} else if !proven {
+		why = "not proven to lead to an API server"
+	}
+	d.log.write(time.Now(), d.cfg.Log.Warn, "API servers are reached directly", "configured", address, "reason", why, "endpoint", by)
 }
 
 // dead reports whether an address is known to be no API server of this cluster: it

@@ -167,12 +167,7 @@ func (m *Monitor) ready(life context.Context, creds []*sources.Credential) []*so
 			err := c.Prepare(ctx)
 			cancel()
 			if err != nil && life.Err() == nil {
-				m.mu.Lock()
-				ok, suppressed := m.pluginLog.allow(time.Now())
-				m.mu.Unlock()
-				if ok {
-					m.cfg.Log.Warn("credential plugin failed", "err", err, "suppressed", suppressed)
-				}
+				m.pluginLog.write(time.Now(), m.cfg.Log.Warn, "credential plugin failed", "err", err)
 			}
 		}
 	})

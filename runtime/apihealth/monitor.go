@@ -106,9 +106,7 @@ func (m *Monitor) SetEndpoints(endpoints []netip.AddrPort) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if len(list) == 0 {
-		if ok, suppressed := m.errorLog.allow(time.Now()); ok {
-			m.cfg.Log.Warn("the API names no API server; those known stay", "suppressed", suppressed)
-		}
+		m.errorLog.write(time.Now(), m.cfg.Log.Warn, "the API names no API server; those known stay")
 		return
 	}
 	if slices.Equal(list, m.named) {
@@ -305,10 +303,6 @@ func (m *Monitor) recent(t *target) bool {
 }
 
 func (m *Monitor) logSet(now time.Time) {
-	ok, suppressed := m.setLog.allow(now)
-	if !ok {
-		return
-	}
 	var list []string
 	for _, c := range m.current {
 		for _, a := range c.Addrs {
@@ -317,10 +311,10 @@ func (m *Monitor) logSet(now time.Time) {
 	}
 	endpoints := strings.Join(list, ",")
 	if m.live() {
-		m.cfg.Log.Info("the API service leads to live API servers", "endpoints", endpoints, "suppressed", suppressed)
+		m.setLog.write(now, m.cfg.Log.Info, "the API service leads to live API servers", "endpoints", endpoints)
 	} else if m.answers() {
-		m.cfg.Log.Warn("no API server is ready; the API service leads to those that answer", "endpoints", endpoints, "suppressed", suppressed)
+		m.setLog.write(now, m.cfg.Log.Warn, "no API server is ready; the API service leads to those that answer", "endpoints", endpoints)
 	} else if len(list) > 0 {
-		m.cfg.Log.Warn("no API server answers; the last known good ones stay", "endpoints", endpoints, "suppressed", suppressed)
+		m.setLog.write(now, m.cfg.Log.Warn, "no API server answers; the last known good ones stay", "endpoints", endpoints)
 	}
 }

@@ -44,8 +44,8 @@ func (m *Monitor) startSave(now time.Time) {
 		if err != nil {
 			m.counters.SaveErrors++
 			m.counters.LastSaveError = err.Error()
-			if ok, suppressed := m.errorLog.allow(m.lastSave); ok && !errors.Is(err, apiserver.ErrNewerFormat) {
-				m.cfg.Log.Error("cannot save the addresses of the API servers; a reboot will find the former ones", "err", err, "suppressed", suppressed)
+			if !errors.Is(err, apiserver.ErrNewerFormat) {
+				m.errorLog.write(m.lastSave, m.cfg.Log.Error, "cannot save the addresses of the API servers; a reboot will find the former ones", "err", err)
 			}
 		}
 		m.notify()

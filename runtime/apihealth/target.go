@@ -252,41 +252,9 @@ func (m *Monitor) logState(t *target, was apiserver.State) {
 	if !live && was != apiserver.Live && was != apiserver.Unknown {
 		return
 	}
-	ok, left := t.log.allow(t.since)
-	switch {
-	case !ok:
-	case live:
-		m.cfg.Log.Info("API server is live", "endpoint", t.Endpoint.String(), "rtt", t.rtt.Round(time.Microsecond), "suppressed", left)
-	default:
-		m.cfg.Log.Warn("API server is "+t.state.String(), "endpoint", t.Endpoint.String(), "err", t.err, "suppressed", left)
+	if live {
+		t.log.write(t.since, m.cfg.Log.Info, "API server is live", "endpoint", t.Endpoint.String(), "rtt", t.rtt.Round(time.Microsecond))
+	} else {
+		t.log.write(t.since, m.cfg.Log.Warn, "API server is "+t.state.String(), "endpoint", t.Endpoint.String(), "err", t.err)
 	}
-}
-
-// limiter lets a few lines pass at once, and then one in half a minute.
-type limiter struct {
-	left       int
-	since      time.Time
-	suppressed int
-}
-
-const (
-	logBurst    = 6
-	logInterval = 30 * time.Second
-)
-
-// allow reports whether a line may be written now, and how many were not since the last.
-func (l *limiter) allow(now time.Time) (ok bool, suppressed int) {
-	if l.since.IsZero() {
-		l.left, l.since = logBurst, now
-	}
-	if n := int(now.Sub(l.since) / logInterval); n > 0 {
-		l.left, l.since = min(l.left+n, logBurst), now
-	}
-	if l.left == 0 {
-		l.suppressed++
-		return false, 0
-	}
-	l.left--
-	suppressed, l.suppressed = l.suppressed, 0
-	return true, suppressed
 }

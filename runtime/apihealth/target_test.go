@@ -2,6 +2,7 @@ package apihealth
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -30,9 +31,9 @@ func TestTargetDoesNotFloodTheLog(t *testing.T) {
 	if n := strings.Count(r.logs.String(), "\n"); n != logBurst {
 		t.Errorf("%d lines for 1000 changes of state", n)
 	}
-	now := tgt.since.Add(logInterval)
-	if ok, suppressed := tgt.log.allow(now); !ok || suppressed != 1000-logBurst {
-		t.Errorf("later: %v, %d suppressed", ok, suppressed)
+	tgt.log.write(tgt.since.Add(logInterval), r.cfg.Log.Info, "later")
+	if want := fmt.Sprintf("msg=later suppressed=%d", 1000-logBurst); !strings.Contains(r.logs.String(), want) {
+		t.Errorf("the log lacks %q", want)
 	}
 }
 

@@ -233,11 +233,11 @@ func (s *search) look(ctx context.Context) (waited time.Duration) {
 	}
 	ask := query.Config{PluginTime: s.pluginTime(ctx), PluginHint: pluginHint, Credentials: creds, Dial: s.cfg.Probe.Dial, Trust: s.cfg.Probe.Trust, Thorough: s.cfg.Thorough}
 	if len(creds) > 0 {
-		named, cancel := share(ctx, nameShare)
+		named, cancel := query.Share(ctx, nameShare)
 		ask.Candidates = append(s.resolve(named, candidates, true), s.resolve(named, helpers, true)...)
 		cancel()
 	}
-	asked, cancel := share(ctx, askShare)
+	asked, cancel := query.Share(ctx, askShare)
 	answer := query.Addresses(asked, ask)
 	cancel()
 	s.findings = append(s.findings, finding{answer.Findings[0], apiserver.Said, apiserver.Said, true})
@@ -262,15 +262,6 @@ func (s *search) pluginTime(ctx context.Context) time.Duration {
 		return credplugin.DefaultTime
 	}
 	return max(credplugin.DefaultTime, time.Until(deadline))
-}
-
-// share gives a part of the time that is left.
-func share(ctx context.Context, part float64) (context.Context, context.CancelFunc) {
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		return ctx, func() {}
-	}
-	return context.WithTimeout(ctx, time.Duration(part*float64(time.Until(deadline))))
 }
 
 // cacheFinding is what was saved. Addresses are as certain as they were then if

@@ -10,6 +10,7 @@ import (
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/probe"
+	"github.com/firsthop/firsthop/natinit/apiserver/query"
 )
 
 // mergeServices takes the Service IPs of the source that is most certain, of
@@ -97,7 +98,7 @@ func (s *search) certified(a netip.Addr) bool {
 // mergeEndpoints unites the endpoints of all sources, or takes the given
 // ones alone, and resolves their names.
 func (s *search) mergeEndpoints(ctx context.Context) {
-	named, cancel := share(ctx, nameShare)
+	named, cancel := query.Share(ctx, nameShare)
 	defer cancel()
 	byHand := len(s.given.Endpoints) > 0
 	used := slices.DeleteFunc(slices.Clone(s.findings), func(f finding) bool {

@@ -240,7 +240,7 @@ func (p *prober) tlsConfig(e apiserver.Endpoint, v *apiserver.Verdict) *tls.Conf
 		// sends none, as the clients of the Service IP do.
 		ServerName:         e.Host,
 		NextProtos:         []string{"http/1.1"},
-		InsecureSkipVerify: true, // verified below, where it can be; see ProbeConfig.Trust
+		InsecureSkipVerify: true, // verified below, where it can be; see Config.Trust
 	}
 	c.VerifyConnection = p.cfg.Trust.Verifier(e, v)
 	return c
@@ -275,7 +275,7 @@ func errorKind(err error) apiserver.Kind {
 // that names the address by itself.
 func Explain(err error) (apiserver.Kind, error) { return errorKind(err), Plain(err) }
 
-// plainNetError drops "dial tcp 10.0.0.1:6443:" from an error that is shown
+// Plain drops "dial tcp 10.0.0.1:6443:" from an error that is shown
 // next to its endpoint.
 func Plain(err error) error {
 	switch errorKind(err) {

@@ -22,7 +22,7 @@ var randomness atomic.Bool
 // randomnessPoll is how often the kernel is asked whether it has any.
 const randomnessPoll = 20 * time.Millisecond
 
-// awaitRandomness returns when the kernel has random numbers, or with
+// AwaitRandomness returns when the kernel has random numbers, or with
 // ErrNoRandomness when ctx ends. Call it before a TLS handshake, which would not
 // end with its context.
 func AwaitRandomness(ctx context.Context) error {

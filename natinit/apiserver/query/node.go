@@ -70,7 +70,7 @@ func (c Config) asKubelet(ctx context.Context, do func(ctx context.Context, s *s
 			}
 			s, err := newSession(c, cred, at)
 			if err == nil {
-				one, cancel := part(ctx, len(c.Candidates)-i)
+				one, cancel := Share(ctx, 1/float64(len(c.Candidates)-i))
 				err = do(one, s, name)
 				cancel()
 				s.close()

@@ -17,7 +17,7 @@ import (
 	"github.com/firsthop/firsthop/natinit/credplugin"
 )
 
-// AskConfig says whom to ask, as whom.
+// Config says whom to ask, as whom.
 type Config struct {
 	// Credentials are tried in order, until one may read the Service.
 	Credentials []*sources.Credential
@@ -47,7 +47,7 @@ type Answer struct {
 	// CA is the CA that the answering server's certificate was verified
 	// with, nil if nobody answered.
 	CA []byte
-	// Waited is how long credential plugins took, if AskConfig.PluginTime gave
+	// Waited is how long credential plugins took, if Config.PluginTime gave
 	// them a time of their own.
 	Waited time.Duration
 }
@@ -60,7 +60,7 @@ func (a *Answer) Complete() bool {
 // maxAskAtOnce bounds the addresses that are asked at the same time.
 const maxAskAtOnce = 16
 
-// Ask asks the API, within ctx, which addresses it has: the Service
+// Addresses asks the API, within ctx, for addresses: the Service
 // default/kubernetes and its endpoints, and ConfigMaps that name them. For
 // each credential all candidates are asked at once. The first that answers
 // both questions, or refuses them, counts; one that is sick (500, 503, 429,
@@ -107,7 +107,8 @@ func Addresses(ctx context.Context, cfg Config) Answer {
 			f.Notef("%v", err)
 			continue
 		}
-		one, cancel := part(ctx, len(creds)-i)
+		// With one silent candidate, a credential of another CA must not use up the time of the next.
+		one, cancel := Share(ctx, 1/float64(len(creds)-i))
 		next, notes := race(one, cfg, cred, candidates)
 		cancel()
 		f.Notes = append(f.Notes, notes...)
@@ -191,14 +192,13 @@ func withTime(ctx context.Context, d time.Duration) (context.Context, context.Ca
 	return other, func() { stop(); cancel() }
 }
 
-// part gives one of n equal parts of the time that is left: with one silent
-// candidate, a credential of another CA must not use up the time of the next.
-func part(ctx context.Context, n int) (context.Context, context.CancelFunc) {
+// Share is ctx with a part of the time that is left.
+func Share(ctx context.Context, part float64) (context.Context, context.CancelFunc) {
 	deadline, ok := ctx.Deadline()
-	if !ok || n <= 1 {
+	if !ok {
 		return context.WithCancel(ctx)
 	}
-	return context.WithTimeout(ctx, time.Until(deadline)/time.Duration(n))
+	return context.WithTimeout(ctx, time.Duration(part*float64(time.Until(deadline))))
 }
 
 func notAsked(why string) []sources.Finding {
@@ -253,51 +253,37 @@ func race(ctx context.Context, cfg Config, cred *sources.Credential, candidates 
 	}
 	var best *asked
 	var notes []string
-	drop := func(a *asked) {
-		if a != nil {
-			notes = append(notes, a.notes...)
-			a.closeSession()
-		}
-	}
-	for i := range candidates {
+	left := len(candidates)
+answers:
+	for left > 0 && (best == nil || !best.settled) {
 		select {
 		case a := <-ch:
-			switch {
-			case a.s == nil:
-				drop(a)
-			case best == nil || a.better(best):
-				drop(best)
-				best = a
-			default:
-				drop(a)
+			left--
+			if a.s != nil && (best == nil || a.better(best)) {
+				a, best = best, a
 			}
-			if best != nil && best.settled {
-				go closeLate(ch, len(candidates)-i-1)
-				return best, append(notes, best.notes...)
+			if a != nil {
+				notes = append(notes, a.notes...)
+				a.closeSession()
 			}
 		case <-ctx.Done():
-			go closeLate(ch, len(candidates)-i)
 			why := errors.New("no answer in time")
 			if err := probe.AwaitRandomness(ctx); err != nil {
 				why = err
 			}
 			notes = append(notes, fmt.Sprintf("with %s: %v", cred.Path, why))
-			if best != nil {
-				notes = append(notes, best.notes...)
-			}
-			return best, notes
+			break answers
 		}
 	}
+	go func() {
+		for range left {
+			(<-ch).closeSession()
+		}
+	}()
 	if best != nil {
 		notes = append(notes, best.notes...)
 	}
 	return best, notes
-}
-
-func closeLate(ch <-chan *asked, n int) {
-	for range n {
-		(<-ch).closeSession()
-	}
 }
 
 func (a *asked) closeSession() {

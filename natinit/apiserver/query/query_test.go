@@ -85,7 +85,7 @@ func within(t *testing.T, d time.Duration) context.Context {
 	return ctx
 }
 
-func TestAskAsEachIdentity(t *testing.T) {
+func TestAddressesAsEachIdentity(t *testing.T) {
 	services, endpoints := []string{"10.96.0.1:443"}, []string{"10.99.0.1:6443", "10.99.0.2:6443"}
 	for name, tc := range map[string]struct {
 		user                string
@@ -120,7 +120,7 @@ func TestAskAsEachIdentity(t *testing.T) {
 	}
 }
 
-func TestAskThoroughly(t *testing.T) {
+func TestAddressesThoroughly(t *testing.T) {
 	c := newCluster(t)
 	c.Used = []string{"kube-system/kube-proxy"} // a pod of this node uses it
 	at, _ := c.Serve(t, "10.99.0.1:0")
@@ -143,7 +143,7 @@ func TestAskThoroughly(t *testing.T) {
 	}
 }
 
-func TestAskGoesOnToTheNextCredential(t *testing.T) {
+func TestAddressesGoesOnToTheNextCredential(t *testing.T) {
 	c := newCluster(t)
 	c.NoAnonymous = true
 	at, _ := c.Serve(t, "10.99.0.1:0")
@@ -162,7 +162,7 @@ func TestAskGoesOnToTheNextCredential(t *testing.T) {
 	}
 }
 
-func TestAskSendsNoTokenToAnUnknownServer(t *testing.T) {
+func TestAddressesSendsNoTokenToAnUnknownServer(t *testing.T) {
 	ours, theirs := newCluster(t), newCluster(t)
 	theirs.Tokens = map[string]string{"secret": "system:kube-proxy"}
 	at, _ := theirs.Serve(t, "10.99.0.1:0")
@@ -185,7 +185,7 @@ func TestAskSendsNoTokenToAnUnknownServer(t *testing.T) {
 	}
 }
 
-func TestAskIsNotHeldUpByDeadAndSilentServers(t *testing.T) {
+func TestAddressesIsNotHeldUpByDeadAndSilentServers(t *testing.T) {
 	c := newCluster(t)
 	at, _ := c.Serve(t, "[fd00:99::1]:0")
 	cred := credential(t, c.CA.Kubeconfig(t, "https://api.cluster.example:6443", node, nodes))
@@ -208,7 +208,7 @@ func TestASilentServerLeavesTimeForTheNextCredential(t *testing.T) {
 	}
 }
 
-func TestAskEndsWithItsContext(t *testing.T) {
+func TestAddressesEndsWithItsContext(t *testing.T) {
 	c := newCluster(t)
 	cred := credential(t, c.CA.Kubeconfig(t, "https://x:1", node, nodes))
 	start := time.Now()
@@ -222,7 +222,7 @@ func TestAskEndsWithItsContext(t *testing.T) {
 }
 
 // An exec plugin knows nothing of contexts.
-func TestAskLeavesASlowExecPluginBehind(t *testing.T) {
+func TestAddressesLeavesASlowExecPluginBehind(t *testing.T) {
 	c := newCluster(t)
 	at, _ := c.Serve(t, "10.99.0.1:0")
 	dir := t.TempDir()
@@ -240,7 +240,7 @@ func TestAskLeavesASlowExecPluginBehind(t *testing.T) {
 	}
 }
 
-func TestAskWithoutMeansSaysSo(t *testing.T) {
+func TestAddressesWithoutMeansSaysSo(t *testing.T) {
 	c := newCluster(t)
 	cred := credential(t, c.CA.Kubeconfig(t, "https://x:1", node, nodes))
 	if a := Addresses(t.Context(), Config{Candidates: []apiserver.Endpoint{ep("10.0.0.1:1")}}); !strings.Contains(notes(a), "no credentials") {
@@ -256,7 +256,7 @@ func sick(t *testing.T, c *apitest.Cluster, address string, h http.HandlerFunc) 
 	return apiserver.Endpoint{Addr: apitest.ServeTLS(t, address, c.CA.Server(t, apitest.Names...), h)}
 }
 
-func TestAskASickServerDoesNotHideAHealthyOne(t *testing.T) {
+func TestAddressesASickServerDoesNotHideAHealthyOne(t *testing.T) {
 	status := func(code int, body string) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code); io.WriteString(w, body) }
 	}
@@ -301,7 +301,7 @@ func TestAskASickServerDoesNotHideAHealthyOne(t *testing.T) {
 	}
 }
 
-func TestAskBelievesNobodyThatCannotBeVerified(t *testing.T) {
+func TestAddressesBelievesNobodyThatCannotBeVerified(t *testing.T) {
 	ours, theirs := newCluster(t), newCluster(t)
 	theirs.Services = []netip.AddrPort{netip.MustParseAddrPort("10.66.0.1:443")}
 	var at []apiserver.Endpoint

@@ -30,7 +30,7 @@ type Credential struct {
 	hostCA    []byte
 }
 
-// trust is what the servers of the credential's own file are verified with, nil if it names nothing.
+// Trust is what the servers of the credential's own file are verified with, nil if it names nothing.
 func (c *Credential) Trust() *apiserver.Trust {
 	t := &apiserver.Trust{CA: c.ca}
 	if c.hostTrust {
@@ -50,7 +50,7 @@ func (c *Credential) clusterRef(s Authority) ClusterRef {
 	return r
 }
 
-// nodeName is the node that a kubelet's certificate is for, "" for any other
+// NodeName is the node that a kubelet's certificate is for, "" for any other
 // credential.
 func (c *Credential) NodeName() string {
 	if c.Config == nil {

@@ -56,7 +56,7 @@ func (f *Finding) AddService(a netip.AddrPort) {
 	}
 }
 
-// addEndpoint sorts an endpoint in: loopback ones are helpers.
+// AddEndpoint sorts an endpoint in: loopback ones are helpers.
 func (f *Finding) AddEndpoint(e apiserver.Endpoint) {
 	list := &f.Endpoints
 	if e.Loopback() {

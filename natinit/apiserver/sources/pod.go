@@ -20,7 +20,7 @@ type PodEnvironment struct {
 	ServiceAccountDir string
 }
 
-// PodSource reads what a container knows. KUBERNETES_SERVICE_HOST is the
+// Pod reads what a container knows. KUBERNETES_SERVICE_HOST is the
 // Service IP, unless somebody has set it by hand to an address of the API
 // server, as other dataplanes ask for. KUBERNETES_PORT, which nobody sets by
 // hand, tells which of the two it is.

@@ -104,7 +104,7 @@ func runSourceCases(t *testing.T, cases map[string]sourceCase) {
 	}
 }
 
-func TestFileSources(t *testing.T) {
+func TestFiles(t *testing.T) {
 	const (
 		kubeadmUnit = "[Service]\nEnvironment=\"KUBELET_KUBECONFIG_ARGS=--bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf --kubeconfig=/etc/kubernetes/kubelet.conf\"\nExecStart=\nExecStart=/usr/bin/kubelet $KUBELET_KUBECONFIG_ARGS\n"
 		ownUnit     = "# --kubeconfig=/not/this\n[Service]\nExecStart=/usr/bin/kubelet \\\n  --config=/etc/k.yaml \\\n  --kubeconfig /srv/k/kubelet.conf\n"
@@ -259,7 +259,7 @@ func TestExecCredentialsNeedTheHost(t *testing.T) {
 	}
 }
 
-func TestPodSource(t *testing.T) {
+func TestPod(t *testing.T) {
 	sa := t.TempDir()
 	apitest.Write(t, sa, "token", "abc\n")
 	apitest.Write(t, sa, "ca.crt", "ca")
@@ -337,7 +337,7 @@ func FuzzForeignText(f *testing.F) {
 	})
 }
 
-func BenchmarkFileSources(b *testing.B) {
+func BenchmarkFiles(b *testing.B) {
 	root := b.TempDir()
 	ca := apitest.NewCA(b)
 	apitest.Write(b, root, "/etc/kubernetes/kubelet.conf", ca.Kubeconfig(b, "https://10.0.0.1:6443", "system:node:n1", "system:nodes"))
