@@ -1,4 +1,4 @@
-// Package metrics tells Prometheus how the runtime is doing.
+// Package metrics reports to Prometheus what the runtime does.
 //
 //   - metrics.go: what the runtime reports, and the handler that is asked.
 //   - collect.go: what is asked of the runtime's parts when a page is made.
@@ -11,11 +11,8 @@
 // and alerts go on. Where that has a label ip_family they have none: one write is for both families. All others begin
 // with firsthop_, but for those about the process and Go, which have the names that Prometheus' own client gives them.
 //
-// # Why not Prometheus' client
-//
-// Importing it costs 1.1 ms at each start of the program, before main: a fifth of what `firsthop version` takes, and the
-// init stage is the same program (docs/decisions/0009). What is used here of the format is two hundred lines, which
-// the tests hold against Prometheus' own parser and linter.
+// docs/decisions/0009 says why no client library is used. The tests hold the page against Prometheus' own parser and
+// linter.
 //
 // # How many there are
 //

@@ -2,7 +2,14 @@ package metrics
 
 import (
 	"math"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestAPageIsReadAsItWasMeant(t *testing.T) {
@@ -81,4 +88,28 @@ func FuzzLabels(f *testing.F) {
 			t.Errorf("%q is not there: %s", s, p.b)
 		}
 	})
+}
+
+// Dashboards and alerts hang on the names, kinds, helps and labels. The file is written anew by a test run with
+// FIRSTHOP_UPDATE set.
+func TestPageKeepsItsFamilies(t *testing.T) {
+	m := New(whole())
+	m.Answered("/healthz", 503)
+	m.Answered("/livez", 200)
+	values := regexp.MustCompile(`(?m)^([^#].*) \S+$`)
+	page := values.ReplaceAllString(string(m.Page()), "$1")
+	page = strings.ReplaceAll(page, runtime.Version(), "GO")
+	file := filepath.Join("testdata", "page")
+	if os.Getenv("FIRSTHOP_UPDATE") != "" {
+		if err := os.WriteFile(file, []byte(page), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), page); diff != "" {
+		t.Errorf("families changed (-want +got)\n%s", diff)
+	}
 }
