@@ -5,8 +5,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/cilium/ebpf/btf"
 )
 
 func TestInspectReadsATree(t *testing.T) {
@@ -76,7 +74,7 @@ func TestInspectReportsWhatItCannotRead(t *testing.T) {
 	}
 }
 
-func TestAHostRootWithoutProcShowsThisKernel(t *testing.T) {
+func TestReadProcFallsBackToThisKernel(t *testing.T) {
 	root := t.TempDir()
 	write(t, filepath.Join(root, "etc/os-release"), "ID=x\n")
 	h := Inspect(root)
@@ -85,25 +83,5 @@ func TestAHostRootWithoutProcShowsThisKernel(t *testing.T) {
 	}
 	if err := fileSystem("bpf")(Config{Root: root}); err != nil {
 		t.Errorf("file systems below a root without /proc: %v", err)
-	}
-}
-
-func TestBTFNamesStayInside(t *testing.T) {
-	b, err := btf.NewBuilder([]btf.Type{lockedValue()}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	blob, err := b.Marshal(nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	names, err := btfNames(blob)
-	if err != nil || !strings.Contains(string(names), "\x00bpf_spin_lock\x00") {
-		t.Errorf("the names are %q, %v", names, err)
-	}
-	for n := range blob {
-		if names, err := btfNames(blob[:n]); err == nil {
-			t.Errorf("%d of %d bytes have the names %q", n, len(blob), names)
-		}
 	}
 }

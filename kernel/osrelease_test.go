@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-func TestOSReleaseValuesFollowTheShell(t *testing.T) {
+func TestParseOSReleaseFollowsTheShell(t *testing.T) {
 	for _, test := range []struct{ sentence, line, want string }{
 		{"a bare word", `V=debian`, "debian"},
 		{"double quotes go", `V="Debian GNU/Linux 12 (bookworm)"`, "Debian GNU/Linux 12 (bookworm)"},
@@ -33,7 +33,7 @@ func TestOSReleaseValuesFollowTheShell(t *testing.T) {
 	}
 }
 
-func TestOSReleaseNamesBadLines(t *testing.T) {
+func TestParseOSReleaseNamesBadLines(t *testing.T) {
 	for sentence, line := range map[string]string{
 		"an open quote":           `V="a`,
 		"two words":               `V=a b`,
@@ -62,7 +62,7 @@ func write(t *testing.T, path, text string) {
 	}
 }
 
-func TestDistributionComesFromEtcThenUsrLib(t *testing.T) {
+func TestReadDistributionPrefersEtc(t *testing.T) {
 	root := t.TempDir()
 	if d, err := readDistribution(root); err == nil {
 		t.Errorf("an empty tree has a distribution: %+v", d)
@@ -79,7 +79,7 @@ func TestDistributionComesFromEtcThenUsrLib(t *testing.T) {
 	}
 }
 
-func TestDistributionOfATreeIsNotThatOfTheMachine(t *testing.T) {
+func TestReadDistributionStaysInTheTree(t *testing.T) {
 	for sentence, link := range map[string]string{
 		"a relative link, as Debian has it": "../usr/lib/os-release",
 		"an absolute link":                  "/usr/lib/os-release",

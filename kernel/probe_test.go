@@ -6,15 +6,12 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/firsthop/firsthop/bpf"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/bpf"
 )
 
 func needRoot(t *testing.T) {
@@ -24,7 +21,7 @@ func needRoot(t *testing.T) {
 	}
 }
 
-func TestEveryFeatureIsFoundHere(t *testing.T) {
+func TestCheckFindsEveryFeature(t *testing.T) {
 	needRoot(t)
 	report, err := Check(Config{All: true})
 	if err != nil {
@@ -52,7 +49,7 @@ func TestEveryFeatureIsFoundHere(t *testing.T) {
 	}
 }
 
-func TestInitAsksWhatItNeeds(t *testing.T) {
+func TestRunAsksWhatInitNeeds(t *testing.T) {
 	needRoot(t)
 	report, err := Check(Config{})
 	if err != nil {
@@ -73,56 +70,7 @@ func TestInitAsksWhatItNeeds(t *testing.T) {
 	}
 }
 
-// The probes are only as good as their "no". Each of these asks for what no
-// kernel has, in the same way as the probe named.
-func TestTheKernelSaysNoToWhatDoesNotExist(t *testing.T) {
-	needRoot(t)
-	for sentence, ask := range map[string]func(Config) error{
-		"connect4: an attach type that is not for sock_addr":        sockAddr(ebpf.AttachCGroupInetIngress),
-		"connect4: an attach type beyond any kernel's":              sockAddr(9999),
-		"helper: a helper beyond any kernel's":                      helper(ebpf.CGroupSockAddr, unknownHelper),
-		"helper: a helper that sock_addr programs don't have":       helper(ebpf.CGroupSockAddr, asm.FnRedirectPeer),
-		"sched-cls: a helper that sched_cls programs don't have":    helper(ebpf.SchedCLS, asm.FnSetRetval),
-		"cgroup-attach: a flag beyond any kernel's":                 attachNowhere(1<<30, false),
-		"dead-branch: the same call where the constant leads there": func(Config) error { return withFrozenZero(asm.JNE.Imm(asm.R2, 0, "allow"), unknownHelper.Call()) },
-		"bpffs: a file system that nobody has":                      fileSystem("firsthopfs"),
-		"cgroup-link: a link to a cgroup for a tc program": func(Config) error {
-			prog, err := load(ebpf.SchedCLS, ebpf.AttachNone, asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()})
-			if err != nil {
-				return err
-			}
-			defer prog.Close()
-			return linkNowhere(prog)
-		},
-		"spin-lock: a lock in a kind of map that takes none": func(Config) error { return takeLock(ebpf.LRUHash, asm.FnSpinUnlock.Call()) },
-		"spin-lock: a lock that is not given back":           func(Config) error { return takeLock(ebpf.Array) },
-	} {
-		if err := ask(Config{}); !errors.Is(err, ErrNotSupported) {
-			t.Errorf("%s: %v, want ErrNotSupported", sentence, err)
-		}
-	}
-	err := helper(ebpf.CGroupSockAddr, unknownHelper)(Config{})
-	if !strings.Contains(err.Error(), "9999") {
-		t.Errorf("the verifier's reason is lost: %v", err)
-	}
-}
-
-func TestRodataIsReallyReadOnly(t *testing.T) {
-	needRoot(t)
-	m, err := frozenZero()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer m.Close()
-	if err := loads(atConnect(asm.LoadMapValue(asm.R1, m.FD(), 0), asm.StoreImm(asm.R1, 0, 1, asm.Word))); !errors.Is(err, ErrNotSupported) {
-		t.Errorf("a program that writes the frozen map: %v, want a no", err)
-	}
-	if err := m.Put(uint32(0), uint32(7)); !errors.Is(err, unix.EPERM) {
-		t.Errorf("user space writes the frozen map: %v, want EPERM", err)
-	}
-}
-
-func TestForbid(t *testing.T) {
+func TestCheckForbid(t *testing.T) {
 	needRoot(t)
 	all, err := Check(Config{})
 	if err != nil || all.Err() != nil {
@@ -150,7 +98,7 @@ func TestForbid(t *testing.T) {
 	}
 }
 
-func TestReportSurvivesJSON(t *testing.T) {
+func TestReportJSON(t *testing.T) {
 	report, err := Check(Config{All: true})
 	if err != nil {
 		t.Fatal(err)
@@ -175,26 +123,6 @@ func BenchmarkInit(b *testing.B) {
 	for b.Loop() {
 		if _, err := Check(Config{}); err != nil {
 			b.Fatal(err)
-		}
-	}
-}
-
-// Linux 5.7 makes links and describes none; a pod without CAP_SYS_ADMIN may not list those of newer kernels.
-func TestLinksThatAreNotDescribedAreNone(t *testing.T) {
-	failed := func(errno syscall.Errno) error { return absent(errno) }
-	for _, tc := range []struct {
-		name         string
-		made, listed error
-		none         bool
-	}{
-		{"5.8", nil, nil, false},
-		{"5.8, without CAP_SYS_ADMIN", nil, failed(unix.EPERM), false},
-		{"5.7", nil, failed(unix.EINVAL), true},
-		{"5.3", failed(unix.EINVAL), failed(unix.EINVAL), true},
-	} {
-		err := usableLinks(tc.made, tc.listed)
-		if none := errors.Is(err, ErrNotSupported); none != tc.none || !none && err != nil {
-			t.Errorf("Linux %s: %v, want no links: %t", tc.name, err, tc.none)
 		}
 	}
 }

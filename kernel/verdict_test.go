@@ -6,8 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/firsthop/firsthop/kernel/privileges"
 )
 
@@ -53,7 +51,7 @@ func failed(name string) Result {
 }
 
 // Every real release, with every probe passing: the version alone decides.
-func TestVersionsAreJudged(t *testing.T) {
+func TestJudgeVersions(t *testing.T) {
 	for _, test := range []struct {
 		sentence, line string
 		accepted       bool
@@ -111,7 +109,7 @@ func TestVersionsAreJudged(t *testing.T) {
 	}
 }
 
-func TestRHELIsKnownByItsDistributionToo(t *testing.T) {
+func TestJudgeKnowsRHELByItsDistribution(t *testing.T) {
 	host := hostOf(t, "4.18.0-348.7.1.custom.x86_64")
 	if r := Judge(host, all(), Config{}); r.Verdict != Unsupported {
 		t.Errorf("a 4.18 by nobody knows whom is %s", r.Verdict)
@@ -129,7 +127,7 @@ func TestRHELIsKnownByItsDistributionToo(t *testing.T) {
 	}
 }
 
-func TestVerdicts(t *testing.T) {
+func TestJudge(t *testing.T) {
 	const good, old, rhel = "5.15.0", "4.19.0-27-amd64 #1 SMP Debian 4.19.316-1 (2024-06-25)", "4.18.0-193.el8.x86_64"
 	for _, test := range []struct {
 		sentence string
@@ -187,7 +185,7 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
-func TestAnUnreadableReleaseIsNotAccepted(t *testing.T) {
+func TestJudgeRefusesAnUnreadableRelease(t *testing.T) {
 	host := inspect(t.TempDir(), "mystery", "#1", "x86_64", nil)
 	r := Judge(host, all(), Config{})
 	if r.Verdict != Unsupported || !strings.Contains(r.Sentence, "mystery") {
@@ -198,7 +196,7 @@ func TestAnUnreadableReleaseIsNotAccepted(t *testing.T) {
 	}
 }
 
-func TestAFeatureThatShouldBeThereIsCalledOut(t *testing.T) {
+func TestAnomaly(t *testing.T) {
 	anomalyOf := func(h Host, name string) string {
 		r := Judge(h, all(no(name)), Config{})
 		i := slices.IndexFunc(r.Results, func(r Result) bool { return r.Name == name })
@@ -239,7 +237,7 @@ func TestAFeatureThatShouldBeThereIsCalledOut(t *testing.T) {
 	}
 }
 
-func TestALimitThatCouldNotBeRaisedIsWhatTheVerdictSays(t *testing.T) {
+func TestReportNote(t *testing.T) {
 	m := Memlock{Needed: true, Before: 65536, Error: "set RLIMIT_MEMLOCK: operation not permitted"}
 	for _, test := range []struct {
 		sentence string
@@ -265,43 +263,6 @@ func TestALimitThatCouldNotBeRaisedIsWhatTheVerdictSays(t *testing.T) {
 		}
 		if strings.Contains(r.Sentence+r.Advice, test.saysNot) {
 			t.Errorf("%s: %q, want nothing of %q", test.sentence, r.Sentence, test.saysNot)
-		}
-	}
-}
-
-func TestMemlockIsRaisedOnlyWhereItCounts(t *testing.T) {
-	for _, test := range []struct {
-		sentence, line string
-		limit          uint64
-		refuse         error
-		want           Memlock
-		says           string
-	}{
-		{"5.11 counts by cgroup: nothing is touched", "5.11.0", 65536, nil, Memlock{}, "not raised"},
-		{"5.10 counts against the limit: raised", "5.10.0-32-cloud-amd64", 65536, nil, Memlock{Needed: true, Before: 65536, Raised: true}, "raised from 65536 bytes to unlimited"},
-		{"RHEL 8: raised, for its 4.18 may be either", "4.18.0-513.9.1.el8_9.x86_64", 65536, nil, Memlock{Needed: true, Before: 65536, Raised: true}, "raised"},
-		{"unlimited already: left alone", "5.4.0-42-generic", unix.RLIM_INFINITY, nil, Memlock{Needed: true, Before: unix.RLIM_INFINITY}, "unlimited already"},
-		{"no right to raise it: said, with what to do", "5.4.0-42-generic", 65536, unix.EPERM,
-			Memlock{Needed: true, Before: 65536, Error: "set RLIMIT_MEMLOCK: operation not permitted"}, "CAP_SYS_RESOURCE"},
-	} {
-		limit := unix.Rlimit{Cur: test.limit, Max: test.limit}
-		got := raiseMemlock(hostOf(t, test.line), func(set, old *unix.Rlimit) error {
-			if old != nil {
-				*old = limit
-			}
-			if set != nil {
-				if test.refuse != nil {
-					return test.refuse
-				}
-				limit = *set
-			}
-			return nil
-		})
-		if got != test.want || !strings.Contains(got.String(), test.says) {
-			t.Errorf("%s: %+v (%s), want %+v", test.sentence, got, got, test.want)
-		}
-		if got.Raised != (limit.Cur != test.limit) {
-			t.Errorf("%s: the limit is %d, and it says %+v", test.sentence, limit.Cur, got)
 		}
 	}
 }

@@ -29,7 +29,7 @@ add element ip6 kube-proxy service-ips { fd00:96::1 . tcp . 443 : goto service-x
 add element ip6 kube-proxy service-ips { fd00:96::a . udp . 53 : goto service-x }
 `
 
-func TestRulesAreFoundAndRead(t *testing.T) {
+func TestDetectReadsRules(t *testing.T) {
 	real := []string{
 		"172.30.0.41:80 yes",
 		"172.30.0.41:81 no",
@@ -180,7 +180,7 @@ func TestDetectorLooksUpWhatIsAsked(t *testing.T) {
 	}
 }
 
-func TestALookChangesNothing(t *testing.T) {
+func TestDetectChangesNothing(t *testing.T) {
 	n := newNode(t)
 	state := func() string {
 		// `iptables -L` would make a table; so only lists of what is there.
@@ -197,7 +197,7 @@ func TestALookChangesNothing(t *testing.T) {
 
 // kube-proxy writes while we read: it replaces chains and elements, and never
 // takes a Service away for that. A look may then be unsure, but not wrong.
-func TestALookDuringWrites(t *testing.T) {
+func TestDetectDuringWrites(t *testing.T) {
 	const add = "add map ip kube-proxy service-ips { type ipv4_addr . inet_proto . inet_service : verdict ; }\nadd chain ip kube-proxy service-x\n"
 	iptables := func(i int) string {
 		rules := manyIptables(100 + i%2*100)
@@ -261,7 +261,7 @@ func TestALookDuringWrites(t *testing.T) {
 	}
 }
 
-func TestWithoutRightsItCouldNotTell(t *testing.T) {
+func TestDetectWithoutRights(t *testing.T) {
 	n := newNode(t)
 	n.run(ip4Rules, "iptables-legacy-restore")
 	var p Presence
@@ -285,7 +285,7 @@ func TestWithoutRightsItCouldNotTell(t *testing.T) {
 	checkServed(t, p, "10.96.0.1:443 perhaps no", "[fd00:96::1]:443 perhaps no")
 }
 
-func TestEndedContext(t *testing.T) {
+func TestDetectEndedContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	p, err := Detect(ctx, Config{})
@@ -297,7 +297,7 @@ func TestEndedContext(t *testing.T) {
 	}
 }
 
-func TestText(t *testing.T) {
+func TestPresenceText(t *testing.T) {
 	n := newNode(t)
 	n.run(ip4Rules, "iptables-nft-restore")
 	p := n.detect()

@@ -80,3 +80,15 @@ func TestIPVS(t *testing.T) {
 		})
 	}
 }
+
+func FuzzIPVS(f *testing.F) {
+	f.Add([]byte(ipvsTable))
+	f.Add([]byte("TCP  [fe80::1%eth0]:01BB rr\n  -> x y 1\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, s := range parseIPVS(b) {
+			if !s.addr.IsValid() {
+				t.Errorf("not an address: %v", s.addr)
+			}
+		}
+	})
+}

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestTheKubeletsPodsOutliveAReboot(t *testing.T) {
+func TestKubeletHasOutlivesAReboot(t *testing.T) {
 	root := t.TempDir()
 	for _, dir := range []string{"1111/containers/coredns", "2222/volumes/kube-proxy"} {
 		mkdir(t, filepath.Join(root, "var/lib/kubelet/pods", dir))

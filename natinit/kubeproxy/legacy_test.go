@@ -7,10 +7,10 @@ import (
 	"testing"
 )
 
-// TestLegacyTableOnFile reads what a kernel handed out for ip4Rules and
+// TestLegacyTable reads what a kernel handed out for ip4Rules and
 // ip6Rules, so that the layout is checked without root too. The file is
 // written anew by a test run with FIRSTHOP_UPDATE set.
-func TestLegacyTableOnFile(t *testing.T) {
+func TestLegacyTable(t *testing.T) {
 	for _, test := range []struct {
 		fam    family
 		layout legacyLayout
@@ -60,4 +60,25 @@ func TestLegacyTableOnFile(t *testing.T) {
 			}
 		})
 	}
+}
+
+func FuzzLegacyTable(f *testing.F) {
+	for _, name := range []string{"legacy-nat-ip", "legacy-nat-ip6"} {
+		data, err := os.ReadFile(filepath.Join("testdata", name))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data, uint32(0), name == "legacy-nat-ip6")
+		f.Add(data[:len(data)-7], uint32(1), name == "legacy-nat-ip6")
+	}
+	f.Fuzz(func(t *testing.T, b []byte, hook uint32, v6 bool) {
+		table := legacyTable{layout: layout4, hooks: map[int]bool{int(hook): true}, entries: b}
+		if v6 {
+			table.layout = layout6
+		}
+		rules, err := table.parse()
+		if err == nil && len(rules.rules) > len(b)/table.layout.size {
+			t.Errorf("%d rules in %d bytes", len(rules.rules), len(b))
+		}
+	})
 }

@@ -47,7 +47,7 @@ func manyServices(t testing.TB, maps *bpf.Maps, n int) map[uint32]services.PortK
 	return indexes
 }
 
-func TestCountersOfTheKernelAreRead(t *testing.T) {
+func TestReadCounters(t *testing.T) {
 	maps := kernelMaps(t)
 	const n = 5000 // more than one chunk
 	indexes := manyServices(t, maps, n)
@@ -87,7 +87,7 @@ func TestCountersOfTheKernelAreRead(t *testing.T) {
 	}
 }
 
-func TestACounterMapThatIsClosedIsAnErrorOnly(t *testing.T) {
+func TestReadCountersOfAClosedMap(t *testing.T) {
 	maps := kernelMaps(t)
 	counters, err := maps.Map(bpf.MapCounter).Clone()
 	if err != nil {
@@ -135,7 +135,7 @@ func BenchmarkPage(b *testing.B) {
 }
 
 // Thousands of nodes are asked every few seconds.
-func TestThePageIsSmallWithoutServices(t *testing.T) {
+func TestPageIsSmallWithoutServices(t *testing.T) {
 	cfg := whole()
 	cfg.PerService = false
 	if n := strings.Count(string(New(cfg).Page()), "\n"); n > 300 {

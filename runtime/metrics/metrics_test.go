@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -72,7 +71,7 @@ func whole() Config {
 	}
 }
 
-func TestThePage(t *testing.T) {
+func TestPage(t *testing.T) {
 	m := New(whole())
 	m.Answered("/healthz", 503)
 	page := m.Page()
@@ -138,7 +137,7 @@ func TestThePage(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotThereIsLeftOut(t *testing.T) {
+func TestPageLeavesOutWhatIsNotThere(t *testing.T) {
 	page := New(Config{}).Page()
 	lint(t, page)
 	for name := range parse(t, page) {
@@ -157,7 +156,7 @@ func TestWhatIsNotThereIsLeftOut(t *testing.T) {
 	}
 }
 
-func TestFlushesAreTimedAndCounted(t *testing.T) {
+func TestBeginFlush(t *testing.T) {
 	m := New(Config{})
 	now := time.Now()
 	m.ServiceChanged()
@@ -203,98 +202,13 @@ func TestFlushesAreTimedAndCounted(t *testing.T) {
 }
 
 // The bounds are those of kube-proxy 1.36: histograms of both can be added up while a cluster changes over.
-func TestBoundsAreKubeProxys(t *testing.T) {
+func TestHistogramBounds(t *testing.T) {
 	m := New(Config{})
 	if b := m.flushes.bounds; len(b) != 15 || b[0] != 0.001 || b[14] < 16.383 || b[14] > 16.385 {
 		t.Error(b)
 	}
 	if b := m.programming.bounds; len(b) != 80 || b[0] != 0.25 || b[1] != 0.5 || b[2] != 1 || b[60] != 59 || b[61] != 60 || b[72] != 115 || b[73] != 120 || b[79] != 300 || !slices.IsSorted(b) {
 		t.Error(len(b), b)
-	}
-}
-
-func TestTrigger(t *testing.T) {
-	for _, tc := range []struct {
-		name, value string
-		want        time.Time
-	}{
-		{"a time as the controller writes it", "2026-01-02T03:04:05.678Z", time.Date(2026, 1, 2, 3, 4, 5, 678e6, time.UTC)},
-		{"none", "", time.Time{}},
-		{"no time", "yesterday", time.Time{}},
-	} {
-		if got := Trigger(map[string]string{TriggerAnnotation: tc.value}); !got.Equal(tc.want) {
-			t.Errorf("%s: %v", tc.name, got)
-		}
-	}
-	if !Trigger(nil).IsZero() {
-		t.Error("no annotations")
-	}
-}
-
-func TestCausesThatWaitForLongAreBounded(t *testing.T) {
-	m := New(Config{})
-	for range 10 * maxCauses {
-		m.SliceChanged(web, time.Now().Add(time.Hour), false)
-	}
-	if n := len(m.causes.queued[web]); n == 0 || n > maxCauses {
-		t.Errorf("%d", n)
-	}
-}
-
-func TestSumsDoNotFallWhenAnIndexGetsANewService(t *testing.T) {
-	now := map[uint32]bpf.Counters{1024: {Translated: 100}, 1025: {Translated: 1, Refused: 1}}
-	cfg := Config{
-		Counters: func(each func(uint32, bpf.Counters)) error {
-			for i, c := range now {
-				each(i, c)
-			}
-			return nil
-		},
-		Indexes: func() map[uint32]services.PortKey {
-			return map[uint32]services.PortKey{1024: webPort(false)}
-		},
-		PerService: true,
-	}
-	m := New(cfg)
-	service := []string{"namespace", "default", "service", "web", "port", "http", "protocol", "tcp", "ip_family", "IPv4"}
-	check := func(sum, own float64) {
-		t.Helper()
-		f := parse(t, m.Page())
-		if got := f.value(t, "firsthop_translated_total"); got != sum {
-			t.Errorf("all: %v, want %v", got, sum)
-		}
-		if got := f.value(t, "firsthop_service_translated_total", service...); got != own {
-			t.Errorf("the Service: %v, want %v", got, own)
-		}
-	}
-	check(101, 100)
-	delete(now, 1024) // as a reader leaves out what never counted
-	check(101, 0)
-	now[1024] = bpf.Counters{Translated: 150}
-	check(251, 150)
-	now[1024] = bpf.Counters{Translated: 20} // reset between two pages
-	check(271, 20)
-}
-
-func TestCountersThatCannotBeReadAreCountedAndKeepTheirSum(t *testing.T) {
-	fails := false
-	m := New(Config{Counters: func(each func(uint32, bpf.Counters)) error {
-		each(1024, bpf.Counters{Translated: 5})
-		if fails {
-			return os.ErrPermission
-		}
-		return nil
-	}})
-	for range 2 {
-		f := parse(t, m.Page())
-		if got := f.value(t, "firsthop_translated_total"); got != 5 {
-			t.Error(got)
-		}
-		fails = true
-	}
-	f := parse(t, m.Page())
-	if e, n := f.value(t, "firsthop_traffic_read_errors_total"), f.value(t, "firsthop_translated_total"); e != 2 || n != 5 {
-		t.Error(e, n)
 	}
 }
 
@@ -347,7 +261,7 @@ func TestServeHTTP(t *testing.T) {
 	}
 }
 
-func TestManyAskWhileMuchHappens(t *testing.T) {
+func TestPageConcurrent(t *testing.T) {
 	m := New(whole())
 	var wg sync.WaitGroup
 	for range 4 {

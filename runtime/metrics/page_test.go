@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestAPageIsReadAsItWasMeant(t *testing.T) {
+func TestPageIsParsed(t *testing.T) {
 	strange := []string{"", "a b", `quo"te`, `back\slash`, "new\nline", "naïve 日本", `\n`, "{a=\"b\"} 1"}
 	p := &Page{}
 	p.Counter("a_total", "First line.\nA back\\slash.", 3)
@@ -36,7 +36,7 @@ func TestAPageIsReadAsItWasMeant(t *testing.T) {
 	}
 }
 
-func TestBytesThatAreNoTextDoNotCostThePage(t *testing.T) {
+func TestPageReplacesInvalidUTF8(t *testing.T) {
 	p := &Page{}
 	p.Gauges("a", "Values.", func(add adder) { add(1, Label{"x", "\xff\xfe"}) })
 	if v := parse(t, p.b).value(t, "a", "x", "\uFFFD\uFFFD"); v != 1 {
@@ -44,31 +44,12 @@ func TestBytesThatAreNoTextDoNotCostThePage(t *testing.T) {
 	}
 }
 
-func TestNumbersKeepTheirValue(t *testing.T) {
+func TestAppendFloat(t *testing.T) {
 	for _, v := range []float64{0, 1, -1, 0.25, 1e-9, 1 << 53, 1<<53 + 2, math.MaxUint64, 1.7e9 + 0.123456, math.Inf(+1), math.MaxFloat64, math.SmallestNonzeroFloat64} {
 		p := &Page{}
 		p.Gauge("a", "A value.", v)
 		if got := parse(t, p.b).value(t, "a"); got != v {
 			t.Errorf("%v is read as %v: %s", v, got, p.b)
-		}
-	}
-}
-
-func TestAHistogramCountsWhatIsUpToABound(t *testing.T) {
-	h := newTimes([]float64{0.1, 1, 10})
-	for _, v := range []float64{0.05, 0.1, 0.5, 1, 1.5, 100} {
-		h.observe(v)
-	}
-	p := &Page{}
-	h.write(p, "a_seconds", "Times.")
-	got := parse(t, p.b).metric("a_seconds").GetHistogram()
-	if got.GetSampleCount() != 6 || math.Abs(got.GetSampleSum()-103.15) > 1e-9 {
-		t.Errorf("%v", got)
-	}
-	want := []uint64{2, 4, 5, 6}
-	for i, b := range got.GetBucket() {
-		if b.GetCumulativeCount() != want[i] {
-			t.Errorf("up to %v: %d, want %d", b.GetUpperBound(), b.GetCumulativeCount(), want[i])
 		}
 	}
 }

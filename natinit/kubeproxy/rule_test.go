@@ -3,8 +3,6 @@ package kubeproxy
 import (
 	"encoding/binary"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/google/nftables/expr"
@@ -57,7 +55,7 @@ func join(parts ...[]byte) (out []byte) {
 	return out
 }
 
-// What iptables 1.8.9 writes is read from the kernel in TestRulesAreFoundAndRead;
+// What iptables 1.8.9 writes is read from the kernel in TestDetectReadsRules;
 // these are the forms of other versions.
 func TestParseNftRule(t *testing.T) {
 	dst, proto := join(payload(1, 16, 4), equal(10, 96, 0, 1)), join(payload(1, 9, 1), equal(6))
@@ -104,42 +102,6 @@ func TestParseNftRule(t *testing.T) {
 	}
 }
 
-func TestNfTablesIsNotLoadedByTheLook(t *testing.T) {
-	var uts unix.Utsname
-	if err := unix.Uname(&uts); err != nil {
-		t.Fatal(err)
-	}
-	builtin := filepath.Join("modules", unix.ByteSliceToString(uts.Release[:]), "modules.builtin")
-	for _, test := range []struct {
-		name    string
-		modules string // /proc/modules; "-": a kernel without modules
-		builtin string // its path below root
-		content string
-		want    Answer
-	}{
-		{"a kernel without modules has it or not, but loads nothing", "-", "", "", Yes},
-		{"loaded", "nf_tables 376832 1 nft_compat, Live 0x0000000000000000\n", "", "", Yes},
-		{"one that depends on it is no proof", "x 1 0 - Live 0x0\nnf_tables_x 1 1 nf_tables, Live 0x0\n", "lib/" + builtin, "kernel/fs/ext4.ko\n", No},
-		{"neither loaded nor built in", "ext4 1 0 - Live 0x0\n", "lib/" + builtin, "kernel/net/netfilter/nf_tables_set.ko\n", No},
-		{"built in", "ext4 1 0 - Live 0x0\n", "lib/" + builtin, "kernel/net/netfilter/nf_tables.ko\n", Yes},
-		{"built in, below /usr only", "ext4 1 0 - Live 0x0\n", "usr/lib/" + builtin, "kernel/net/netfilter/nf_tables.ko\n", Yes},
-		{"not loaded, and no list of what is built in", "ext4 1 0 - Live 0x0\n", "", "", Unknown},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			d := NewDetector(Config{Root: t.TempDir(), Proc: t.TempDir()})
-			if test.modules != "-" {
-				mustWrite(t, filepath.Join(d.proc, "modules"), test.modules)
-			}
-			if test.builtin != "" {
-				mustWrite(t, filepath.Join(d.root, test.builtin), test.content)
-			}
-			if got, why := d.nfTables(); got != test.want {
-				t.Errorf("got %s (%s), want %s", got, why, test.want)
-			}
-		})
-	}
-}
-
 func FuzzNftRule(f *testing.F) {
 	f.Add(join(payload(1, 16, 4), equal(10, 96, 0, 1), match("tcp", tcpMatch(443, 443, 0)), jumpTo("KUBE-SVC-A")))
 	f.Add(join(payload(1, 24, 16), equal(make([]byte, 16)...), jumpTo("")))
@@ -151,47 +113,5 @@ func FuzzNftRule(f *testing.F) {
 			}
 			parseServiceKey(b, fam)
 		}
-	})
-}
-
-func FuzzLegacyTable(f *testing.F) {
-	for _, name := range []string{"legacy-nat-ip", "legacy-nat-ip6"} {
-		data, err := os.ReadFile(filepath.Join("testdata", name))
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(data, uint32(0), name == "legacy-nat-ip6")
-		f.Add(data[:len(data)-7], uint32(1), name == "legacy-nat-ip6")
-	}
-	f.Fuzz(func(t *testing.T, b []byte, hook uint32, v6 bool) {
-		table := legacyTable{layout: layout4, hooks: map[int]bool{int(hook): true}, entries: b}
-		if v6 {
-			table.layout = layout6
-		}
-		rules, err := table.parse()
-		if err == nil && len(rules.rules) > len(b)/table.layout.size {
-			t.Errorf("%d rules in %d bytes", len(rules.rules), len(b))
-		}
-	})
-}
-
-func FuzzIPVS(f *testing.F) {
-	f.Add([]byte(ipvsTable))
-	f.Add([]byte("TCP  [fe80::1%eth0]:01BB rr\n  -> x y 1\n"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, s := range parseIPVS(b) {
-			if !s.addr.IsValid() {
-				t.Errorf("not an address: %v", s.addr)
-			}
-		}
-	})
-}
-
-func FuzzHasModule(f *testing.F) {
-	for _, seed := range []string{"nf_tables 1 0 - Live 0x0\n"} {
-		f.Add([]byte(seed))
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		hasModule(b, "nf_tables")
 	})
 }
