@@ -5,7 +5,7 @@
 //   - traffic.go: what Services did, from the counters in the kernel.
 //   - programming.go: how long changes take from their cause to the table.
 //   - process.go: this process.
-//   - instruments.go, page.go: counters, gauges, histograms, and the text that they make.
+//   - histogram.go, page.go: histograms, and the text that Prometheus reads.
 //
 // Metrics named kubeproxy_ mean what kube-proxy's (1.36) of the same name mean, with its buckets, so that its dashboards
 // and alerts go on. Where that has a label ip_family they have none: one write is for both families. All others begin

@@ -47,34 +47,34 @@ type Config struct {
 	More []func(*Page)
 }
 
-// Metrics is told what the runtime does, and tells it to who asks. Its methods may be called by any goroutine, and don't
-// block.
+// Metrics counts what the runtime does. Its methods may be called by any goroutine, and don't block.
 type Metrics struct {
 	cfg     Config
 	started time.Time
-	traffic traffic
 
-	flushes       *times // kubeproxy_sync_proxy_rules_duration_seconds
-	applied       *times
-	programming   *times
-	flushErrors   count
-	lastFlush     level
-	lastQueued    level
+	mu            sync.Mutex
+	flushes       histogram // kubeproxy_sync_proxy_rules_duration_seconds
+	applied       histogram
+	programming   histogram
+	flushErrors   int
+	lastFlush     time.Time
+	lastQueued    time.Time
 	serviceEvents changes
 	sliceEvents   changes
+	answers       map[answer]int
+	causes        causes
 
-	mu      sync.Mutex
-	answers map[answer]int
-	causes  causes
-
-	page sync.Mutex // one at a time
-	size int        // of the last one
+	page    sync.Mutex // one at a time
+	size    int        // of the last one
+	traffic traffic
 }
 
 // changes are objects that changed; pending are those that wait for the next write.
-type changes struct {
-	mu             sync.Mutex
-	total, pending int
+type changes struct{ total, pending int }
+
+func (c *changes) add() {
+	c.total++
+	c.pending++
 }
 
 // answer is one of /healthz or /livez.
@@ -88,76 +88,57 @@ func New(cfg Config) *Metrics {
 	now := time.Now()
 	return &Metrics{
 		cfg: cfg, started: now,
-		flushes:     newTimes(exponential(0.001, 2, 15)),
-		applied:     newTimes(exponential(0.0005, 2, 16)),
-		programming: newTimes(slices.Concat(linear(0.25, 0.25, 2), linear(1, 1, 59), linear(60, 5, 12), linear(120, 30, 7))),
+		flushes:     newHistogram(exponential(0.001, 2, 15)),
+		applied:     newHistogram(exponential(0.0005, 2, 16)),
+		programming: newHistogram(slices.Concat(linear(0.25, 0.25, 2), linear(1, 1, 59), linear(60, 5, 12), linear(120, 30, 7))),
 		answers:     map[answer]int{},
 		causes:      newCauses(now),
 	}
 }
 
 // ServiceChanged counts a Service that came, changed or went.
-func (m *Metrics) ServiceChanged() { m.serviceEvents.add() }
+func (m *Metrics) ServiceChanged() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.serviceEvents.add()
+}
 
 // SliceChanged counts an EndpointSlice that came, changed or went: the Service that it belongs to, and when its cause was
 // (Trigger; zero: not known, or it went).
 func (m *Metrics) SliceChanged(service types.NamespacedName, cause time.Time, gone bool) {
-	m.sliceEvents.add()
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.sliceEvents.add()
 	m.causes.note(service, cause, gone)
 }
 
-func (c *changes) add() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.total++
-	c.pending++
-}
-
-func (c *changes) read() (total, pending float64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return float64(c.total), float64(c.pending)
-}
-
-func (c *changes) take() (pending int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	pending, c.pending = c.pending, 0
-	return pending
-}
-
-func (c *changes) putBack(n int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.pending += n
-}
-
 // Queued says that something waits to be written.
-func (m *Metrics) Queued(at time.Time) { m.lastQueued.set(unixSeconds(at)) }
+func (m *Metrics) Queued(at time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.lastQueued = at
+}
 
 // BeginFlush says that all that has changed so far is being written. The returned function says how it went: with nil it
 // is in the table now. queued is since when the oldest of it was waiting, zero if nothing was.
 func (m *Metrics) BeginFlush(queued time.Time) (done func(err error)) {
-	began := time.Now()
-	svcs, slcs := m.serviceEvents.take(), m.sliceEvents.take()
 	m.mu.Lock()
-	caused := m.causes.take()
-	m.mu.Unlock()
+	defer m.mu.Unlock()
+	began, svcs, slcs, caused := time.Now(), m.serviceEvents.pending, m.sliceEvents.pending, m.causes.take()
+	m.serviceEvents.pending, m.sliceEvents.pending = 0, 0
 	return func(err error) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
 		now := time.Now()
 		if err != nil {
-			m.flushErrors.add(1)
-			m.serviceEvents.putBack(svcs)
-			m.sliceEvents.putBack(slcs)
-			m.mu.Lock()
+			m.flushErrors++
+			m.serviceEvents.pending += svcs
+			m.sliceEvents.pending += slcs
 			m.causes.putBack(caused)
-			m.mu.Unlock()
 			return
 		}
 		m.flushes.observe(now.Sub(began).Seconds())
-		m.lastFlush.set(unixSeconds(now))
+		m.lastFlush = now
 		if !queued.IsZero() {
 			m.applied.observe(now.Sub(queued).Seconds())
 		}
@@ -188,8 +169,7 @@ func (m *Metrics) Page() []byte {
 	m.page.Lock()
 	defer m.page.Unlock()
 	p := &Page{b: make([]byte, 0, m.size+m.size/8+1<<14)}
-	m.kubeProxy(p)
-	m.own(p)
+	m.events(p)
 	m.parts(p)
 	m.traffic.write(p, &m.cfg)
 	for _, more := range m.cfg.More {
@@ -200,21 +180,25 @@ func (m *Metrics) Page() []byte {
 	return p.b
 }
 
+// events writes what was counted.
+func (m *Metrics) events(p *Page) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.kubeProxy(p)
+	m.own(p)
+}
+
 // kubeProxy writes what kube-proxy has, too.
 func (m *Metrics) kubeProxy(p *Page) {
 	m.flushes.write(p, "kubeproxy_sync_proxy_rules_duration_seconds", "How long it took to write changes to the table.")
-	p.Gauge("kubeproxy_sync_proxy_rules_last_timestamp_seconds", "When changes were last written to the table, as a Unix time.", m.lastFlush.value())
-	p.Gauge("kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds", "When a change was last found to be written, as a Unix time.", m.lastQueued.value())
+	p.Gauge("kubeproxy_sync_proxy_rules_last_timestamp_seconds", "When changes were last written to the table, as a Unix time.", unixSeconds(m.lastFlush))
+	p.Gauge("kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds", "When a change was last found to be written, as a Unix time.", unixSeconds(m.lastQueued))
 	m.programming.write(p, "kubeproxy_network_programming_duration_seconds",
 		"From the cause of a change of endpoints, as their EndpointSlice has it, to the table. Clocks of two machines.")
-	total, pending := m.sliceEvents.read()
-	p.Counter("kubeproxy_sync_proxy_rules_endpoint_changes_total", "Changes of EndpointSlices.", total)
-	p.Gauge("kubeproxy_sync_proxy_rules_endpoint_changes_pending", "Changes of EndpointSlices that are not written yet.", pending)
-	total, pending = m.serviceEvents.read()
-	p.Counter("kubeproxy_sync_proxy_rules_service_changes_total", "Changes of Services.", total)
-	p.Gauge("kubeproxy_sync_proxy_rules_service_changes_pending", "Changes of Services that are not written yet.", pending)
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	p.Counter("kubeproxy_sync_proxy_rules_endpoint_changes_total", "Changes of EndpointSlices.", float64(m.sliceEvents.total))
+	p.Gauge("kubeproxy_sync_proxy_rules_endpoint_changes_pending", "Changes of EndpointSlices that are not written yet.", float64(m.sliceEvents.pending))
+	p.Counter("kubeproxy_sync_proxy_rules_service_changes_total", "Changes of Services.", float64(m.serviceEvents.total))
+	p.Gauge("kubeproxy_sync_proxy_rules_service_changes_pending", "Changes of Services that are not written yet.", float64(m.serviceEvents.pending))
 	for _, path := range []string{"healthz", "livez"} {
 		p.Counters("kubeproxy_proxy_"+path+"_total", "Answers of /"+path+".", func(add func(float64, ...Label)) {
 			for _, code := range []int{http.StatusOK, http.StatusServiceUnavailable} {
@@ -230,7 +214,7 @@ func (m *Metrics) own(p *Page) {
 		add(1, Label{"version", m.cfg.Version}, Label{"goversion", runtime.Version()})
 	})
 	m.applied.write(p, "firsthop_apply_duration_seconds", "From the first news of a change on this node to the table.")
-	p.Counter("firsthop_flush_errors_total", "Writes to the table that failed; they are tried again.", m.flushErrors.value())
+	p.Counter("firsthop_flush_errors_total", "Writes to the table that failed; they are tried again.", float64(m.flushErrors))
 }
 
 // ServeHTTP answers GET and HEAD.

@@ -12,13 +12,6 @@ type Page struct {
 	name string // of the family at hand
 }
 
-// The kinds of metrics.
-const (
-	counter   = "counter"
-	gauge     = "gauge"
-	histogram = "histogram"
-)
-
 // Label is a name and a value, which may be any text.
 type Label struct{ Name, Value string }
 
@@ -38,25 +31,25 @@ func (p *Page) family(name, kind, help string) {
 
 // Counter adds a counter without labels.
 func (p *Page) Counter(name, help string, value float64) {
-	p.family(name, counter, help)
+	p.family(name, "counter", help)
 	p.sample("", value)
 }
 
 // Gauge adds a gauge without labels.
 func (p *Page) Gauge(name, help string, value float64) {
-	p.family(name, gauge, help)
+	p.family(name, "gauge", help)
 	p.sample("", value)
 }
 
 // Counters adds a counter with labels: each is called with the function that adds one sample.
 func (p *Page) Counters(name, help string, each func(add func(value float64, labels ...Label))) {
-	p.family(name, counter, help)
+	p.family(name, "counter", help)
 	each(func(v float64, l ...Label) { p.sample("", v, l...) })
 }
 
 // Gauges is as Counters.
 func (p *Page) Gauges(name, help string, each func(add func(value float64, labels ...Label))) {
-	p.family(name, gauge, help)
+	p.family(name, "gauge", help)
 	each(func(v float64, l ...Label) { p.sample("", v, l...) })
 }
 

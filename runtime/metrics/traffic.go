@@ -131,7 +131,7 @@ func (t *traffic) perService(p *Page, indexes map[uint32]services.PortKey) {
 	}
 	slices.SortFunc(list, func(a, b service) int { return a.key.Compare(b.key) })
 	write := func(name, help string, value func(bpf.Counters) uint64) {
-		p.family(name, counter, help)
+		p.family(name, "counter", help)
 		for i := range list {
 			k := &list[i].key
 			family := "IPv4"

@@ -6,7 +6,7 @@ import (
 )
 
 func TestHistogram(t *testing.T) {
-	h := newTimes([]float64{0.1, 1, 10})
+	h := newHistogram([]float64{0.1, 1, 10})
 	for _, v := range []float64{0.05, 0.1, 0.5, 1, 1.5, 100} {
 		h.observe(v)
 	}
