@@ -82,7 +82,7 @@ func (f foreign) checkWorks() {
 	f.Helper()
 	count := 0
 	for _, line := range f.attached() {
-		if line == fmt.Sprintf("program %d at %s of %s", f.id, f.hook.Name, f.Cgroup) {
+		if line == fmt.Sprintf("program %d at %s", f.id, f.hook.Attach) {
 			count++
 		}
 	}
