@@ -137,12 +137,13 @@ static __always_inline int to_backend(struct bpf_sock_addr *ctx, bool v4, bool d
 }
 
 /* Puts a Service's address back. These hooks may not refuse: the kernel takes no other verdict of them. */
-static __always_inline int to_frontend(struct bpf_sock_addr *ctx, bool v4, __u8 proto)
+static __always_inline int to_frontend(struct bpf_sock_addr *ctx, bool v4, __u32 proto)
 {
-	struct lookup l = {.port = read_port(ctx), .proto = proto};
+	struct lookup l = {.proto = proto};
 
-	read_address(ctx, v4, &l.addr);
 	l.cookie = bpf_get_socket_cookie(ctx);
+	read_address(ctx, v4, &l.addr);
+	l.port = read_port(ctx);
 	if (rev_nat_lookup(&l))
 		write_address(ctx, v4, &l.addr, l.port);
 	return PROCEED;

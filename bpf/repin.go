@@ -16,29 +16,26 @@ func RepinMaps(pins Pins, progs []*ebpf.Program) error {
 	if err != nil {
 		return err
 	}
-	m, err := openMaps(pins, specs, true, func(MapInfo, error) (*ebpf.Map, error) { return nil, nil })
+	m, missing, err := openMaps(pins, specs, true)
 	if err != nil {
 		return err
 	}
 	defer m.Close()
-	for _, info := range mapTable {
-		if m.Map(info.Name) != nil {
-			continue
-		}
-		used, err := usedMap(progs, info, specs[info.Name])
+	for _, name := range missing {
+		used, err := usedMap(progs, name.Info(), specs[name])
 		if err != nil {
 			return err
 		}
 		if used == nil {
 			continue
 		}
-		m.byName[info.Name] = used
+		m.byName[name] = used
 		err = errors.Join(EnsureDir(pins.Dir), EnsureDir(pins.Maps()))
 		if err == nil {
-			_, err = m.ensurePins(pins, info.Name, specs[info.Name])
+			_, err = m.ensurePins(pins, name, specs[name])
 		}
 		if err != nil {
-			return fmt.Errorf("pin map %s again: %w", info.Name, err)
+			return fmt.Errorf("pin map %s again: %w", name, err)
 		}
 	}
 	return nil
@@ -58,18 +55,6 @@ func PinLeadsTo(pins Pins, name MapName, m *ebpf.Map) (bool, error) {
 		}
 	}
 	return true, nil
-}
-
-// OpenMapsOf opens the maps of a table of which some pins are gone: by their pins,
-// or by programs of ours that use them. It changes nothing. Its error matches
-// os.ErrNotExist where a map that every version has is in neither.
-func OpenMapsOf(pins Pins, progs []*ebpf.Program) (*Maps, error) {
-	return openTable(pins, false, func(info MapInfo, spec *ebpf.MapSpec, missing error) (*ebpf.Map, error) {
-		if m, err := usedMap(progs, info, spec); m != nil || err != nil {
-			return m, err
-		}
-		return nil, missing
-	})
 }
 
 // usedMap opens the map that programs use; nil: none does.

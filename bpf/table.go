@@ -86,23 +86,21 @@ func (m *Maps) Close() error {
 	return errors.Join(errs...)
 }
 
-// openMaps opens the pinned maps of a table. missing gives the map that has no
-// pin: nil where it may be missing, else the error, which matches os.ErrNotExist.
-func openMaps(pins Pins, specs map[MapName]*ebpf.MapSpec, readOnly bool, missing func(MapInfo, error) (*ebpf.Map, error)) (*Maps, error) {
-	m := &Maps{byName: map[MapName]*ebpf.Map{}}
-	for _, info := range mapTable {
-		bm, err := openNamed(pins, info.Name, specs, readOnly)
-		if errors.Is(err, os.ErrNotExist) {
-			bm, err = missing(info, err)
-		}
-		if err != nil {
-			return nil, errors.Join(err, m.Close())
-		}
-		if bm != nil {
-			m.byName[info.Name] = bm
+// openMaps opens those maps of a table that are pinned, and names the others.
+func openMaps(pins Pins, specs map[MapName]*ebpf.MapSpec, readOnly bool) (m *Maps, missing []MapName, err error) {
+	m = &Maps{byName: map[MapName]*ebpf.Map{}}
+	for _, name := range MapNames() {
+		bm, err := openNamed(pins, name, specs, readOnly)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+			missing = append(missing, name)
+		case err != nil:
+			return nil, nil, errors.Join(err, m.Close())
+		default:
+			m.byName[name] = bm
 		}
 	}
-	return m, nil
+	return m, missing, nil
 }
 
 // openNamed opens a map by the first of its pins that is there.
@@ -118,25 +116,35 @@ func openNamed(pins Pins, name MapName, specs map[MapName]*ebpf.MapSpec, readOnl
 // OpenMaps opens the pinned maps of a table that must exist: its error matches
 // os.ErrNotExist where one is missing that every version has. With readOnly nothing can be written
 // through the handles.
-func OpenMaps(pins Pins, readOnly bool) (*Maps, error) {
-	return openTable(pins, readOnly, func(info MapInfo, _ *ebpf.MapSpec, err error) (*ebpf.Map, error) { return nil, err })
+func OpenMaps(pins Pins, readOnly bool) (*Maps, error) { return openTable(pins, nil, readOnly) }
+
+// OpenMapsOf opens the maps of a table of which some pins are gone: by their pins,
+// or by programs of ours that use them. It changes nothing. Its error matches
+// os.ErrNotExist where a map that every version has is in neither.
+func OpenMapsOf(pins Pins, progs []*ebpf.Program) (*Maps, error) {
+	return openTable(pins, progs, false)
 }
 
-// openTable opens a table; find looks for a map that has no pin.
-func openTable(pins Pins, readOnly bool, find func(MapInfo, *ebpf.MapSpec, error) (*ebpf.Map, error)) (*Maps, error) {
+func openTable(pins Pins, progs []*ebpf.Program, readOnly bool) (*Maps, error) {
 	specs, err := specs(Sizes{})
 	if err != nil {
 		return nil, err
 	}
-	m, err := openMaps(pins, specs, readOnly, func(info MapInfo, err error) (*ebpf.Map, error) {
-		bm, err := find(info, specs[info.Name], err)
-		if info.Later && errors.Is(err, os.ErrNotExist) {
-			return nil, nil
-		}
-		return bm, err
-	})
+	m, missing, err := openMaps(pins, specs, readOnly)
 	if err != nil {
 		return nil, err
+	}
+	for _, name := range missing {
+		used, err := usedMap(progs, name.Info(), specs[name])
+		if err == nil && used == nil && !name.Info().Later {
+			err = fmt.Errorf("open pinned map: %w", &os.PathError{Op: "lstat", Path: pins.Map(name), Err: os.ErrNotExist})
+		}
+		if err != nil {
+			return nil, errors.Join(err, m.Close())
+		}
+		if used != nil {
+			m.byName[name] = used
+		}
 	}
 	if err := m.checkMeta(pins); err != nil {
 		return nil, errors.Join(err, m.Close())
@@ -188,11 +196,7 @@ func EnsureMaps(pins Pins, sizes Sizes) (*Maps, error) {
 			return nil, err
 		}
 	}
-	var missing []MapName
-	m, err := openMaps(pins, specs, false, func(info MapInfo, _ error) (*ebpf.Map, error) {
-		missing = append(missing, info.Name)
-		return nil, nil
-	})
+	m, missing, err := openMaps(pins, specs, false)
 	if err != nil {
 		RemoveEmptyDirs(pins)
 		return nil, err

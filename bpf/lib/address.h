@@ -17,7 +17,7 @@ static __always_inline bool same_address(const struct address *a, const struct a
 
 static __always_inline bool is_v4(const struct address *addr)
 {
-	return !addr->word[0] && !addr->word[1] && addr->word[2] == bpf_htonl(0xffff);
+	return addr->word[2] == bpf_htonl(0xffff);
 }
 
 #endif

@@ -9,7 +9,7 @@
 struct lookup {
 	struct address addr; /* either family, see is_v4() */
 	__be16 port;         /* network byte order */
-	__u8 proto;          /* IPPROTO_TCP, IPPROTO_UDP; 0: none that is served */
+	__u32 proto;         /* IPPROTO_TCP, IPPROTO_UDP; 0: none that is served */
 	bool loopback;       /* addr is a loopback address: its frontends are for the host's own namespace only */
 	__u64 cookie;        /* of the socket */
 	__u64 netns;         /* cookie of its network namespace; 0: the kernel can't tell */

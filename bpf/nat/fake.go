@@ -65,24 +65,28 @@ func (f *Fake) PutGeneration(g uint64) error {
 	return f.write(func() error { f.state.Generation = g; return nil })
 }
 
-// PutBackends implements Store.
-func (f *Fake) PutBackends(keys []bpf.BackendKey, values []bpf.Backend) error {
-	for i, k := range keys {
-		err := f.write(func() error {
-			if f.MaxBackends > 0 && f.count() >= f.MaxBackends {
-				return ErrFull
-			}
-			if f.state.Sets[k.Set] == nil {
-				f.state.Sets[k.Set] = map[uint32]bpf.Backend{}
-			}
-			f.state.Sets[k.Set][k.Slot] = values[i]
-			return nil
-		})
-		if err != nil {
+// each does one write for each element.
+func each[T any](f *Fake, list []T, do func(i int, x T) error) error {
+	for i, x := range list {
+		if err := f.write(func() error { return do(i, x) }); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// PutBackends implements Store.
+func (f *Fake) PutBackends(keys []bpf.BackendKey, values []bpf.Backend) error {
+	return each(f, keys, func(i int, k bpf.BackendKey) error {
+		if f.MaxBackends > 0 && f.count() >= f.MaxBackends {
+			return ErrFull
+		}
+		if f.state.Sets[k.Set] == nil {
+			f.state.Sets[k.Set] = map[uint32]bpf.Backend{}
+		}
+		f.state.Sets[k.Set][k.Slot] = values[i]
+		return nil
+	})
 }
 
 func (f *Fake) count() int {
@@ -95,105 +99,66 @@ func (f *Fake) count() int {
 
 // DeleteBackends implements Store.
 func (f *Fake) DeleteBackends(keys []bpf.BackendKey) error {
-	for _, k := range keys {
-		err := f.write(func() error {
-			delete(f.state.Sets[k.Set], k.Slot)
-			if len(f.state.Sets[k.Set]) == 0 {
-				delete(f.state.Sets, k.Set)
-			}
-			return nil
-		})
-		if err != nil {
-			return err
+	return each(f, keys, func(_ int, k bpf.BackendKey) error {
+		delete(f.state.Sets[k.Set], k.Slot)
+		if len(f.state.Sets[k.Set]) == 0 {
+			delete(f.state.Sets, k.Set)
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // PutFrontends implements Store.
 func (f *Fake) PutFrontends(keys []bpf.FrontendKey, values []bpf.Frontend) error {
-	for i, k := range keys {
-		err := f.write(func() error {
-			_, there := f.state.Frontends[k]
-			if !there && f.MaxFrontends > 0 && len(f.state.Frontends) >= f.MaxFrontends {
-				return ErrFull
-			}
-			f.state.Frontends[k] = values[i]
-			return nil
-		})
-		if err != nil {
-			return err
+	return each(f, keys, func(i int, k bpf.FrontendKey) error {
+		_, there := f.state.Frontends[k]
+		if !there && f.MaxFrontends > 0 && len(f.state.Frontends) >= f.MaxFrontends {
+			return ErrFull
 		}
-	}
-	return nil
+		f.state.Frontends[k] = values[i]
+		return nil
+	})
 }
 
 // ChangeFrontends implements Store.
 func (f *Fake) ChangeFrontends(keys []bpf.FrontendKey, values []bpf.Frontend) error {
-	for i, k := range keys {
-		err := f.write(func() error {
-			if _, there := f.state.Frontends[k]; !there {
-				return fmt.Errorf("change frontend %v: %w", k, errGone)
-			}
-			f.state.Frontends[k] = values[i]
-			return nil
-		})
-		if err != nil {
-			return err
+	return each(f, keys, func(i int, k bpf.FrontendKey) error {
+		if _, there := f.state.Frontends[k]; !there {
+			return fmt.Errorf("change frontend %v: %w", k, errGone)
 		}
-	}
-	return nil
+		f.state.Frontends[k] = values[i]
+		return nil
+	})
 }
 
 // DeleteFrontends implements Store.
 func (f *Fake) DeleteFrontends(keys []bpf.FrontendKey) error {
-	for _, k := range keys {
-		if err := f.write(func() error { delete(f.state.Frontends, k); return nil }); err != nil {
-			return err
-		}
-	}
-	return nil
+	return each(f, keys, func(_ int, k bpf.FrontendKey) error { delete(f.state.Frontends, k); return nil })
 }
 
 // PutSourceRanges implements Store.
 func (f *Fake) PutSourceRanges(keys []bpf.SourceRangeKey) error {
-	for _, k := range keys {
-		if err := f.write(func() error { f.state.SourceRanges[k] = true; return nil }); err != nil {
-			return err
-		}
-	}
-	return nil
+	return each(f, keys, func(_ int, k bpf.SourceRangeKey) error { f.state.SourceRanges[k] = true; return nil })
 }
 
 // DeleteSourceRanges implements Store.
 func (f *Fake) DeleteSourceRanges(keys []bpf.SourceRangeKey) error {
-	for _, k := range keys {
-		if err := f.write(func() error { delete(f.state.SourceRanges, k); return nil }); err != nil {
-			return err
-		}
-	}
-	return nil
+	return each(f, keys, func(_ int, k bpf.SourceRangeKey) error { delete(f.state.SourceRanges, k); return nil })
 }
 
 // PutServiceStates implements Store.
 func (f *Fake) PutServiceStates(at []uint32, states []bpf.ServiceState) error {
-	for i, w := range states {
-		err := f.write(func() error {
-			if at[i] >= 2*f.state.Services {
-				return fmt.Errorf("state %d is past the end of the array", at[i])
-			}
-			if w == 0 {
-				delete(f.state.ServiceStates, at[i])
-			} else {
-				f.state.ServiceStates[at[i]] = w
-			}
-			return nil
-		})
-		if err != nil {
-			return err
+	return each(f, at, func(i int, at uint32) error {
+		if at >= 2*f.state.Services {
+			return fmt.Errorf("state %d is past the end of the array", at)
 		}
-	}
-	return nil
+		if states[i] == 0 {
+			delete(f.state.ServiceStates, at)
+		} else {
+			f.state.ServiceStates[at] = states[i]
+		}
+		return nil
+	})
 }
 
 // Synchronize implements Store. In memory, nobody is held up.
