@@ -75,8 +75,6 @@ type BPFFS struct {
 	// Warnings are things that the administrator should fix; Notes are only to know.
 	Warnings []string
 	Notes    []string
-	// Strategies are the ways to the host that were tried. Empty for a given path.
-	Strategies []Strategy
 
 	problem error
 }
@@ -116,13 +114,12 @@ func findBPFFS(c Config) (BPFFS, Host, error) {
 	}
 	h, err := FindHost(c)
 	if errors.Is(err, ErrNoHost) {
-		return findGivenBPFFS(c, h.Strategies, err)
+		return findGivenBPFFS(c, err)
 	}
 	if err != nil {
 		return BPFFS{HostPath: c.bpffsPath()}, h, err
 	}
 	b, err := lookBPFFS(&h, c)
-	b.Strategies = h.Strategies
 	if err == nil && h.onlyFiles && b.State == BPFFSAbsent && !b.Mount.Shared {
 		b.is(BPFFSUnreachable, ErrNoHost, "%s shows the host's files, but not its processes, so a mount there would stay in this container, and end with it; "+
 			"mount the host's /proc at %s/proc or at %s, set hostPID: true, or mount it on the host (mount -t bpf bpf %s)", h.Prefix, h.Prefix, DefaultHostProc, b.HostPath)
@@ -135,28 +132,22 @@ func findBPFFS(c Config) (BPFFS, Host, error) {
 // namespace, the last way when pid 1 cannot be reached: a hostPath volume of the
 // directory, and if that is mounted with Bidirectional propagation, what we
 // mount on it.
-func findGivenBPFFS(c Config, strategies []Strategy, noHost error) (BPFFS, Host, error) {
-	h := Host{own: true, outOfReach: true, Strategies: strategies}
+func findGivenBPFFS(c Config, noHost error) (BPFFS, Host, error) {
+	h := Host{own: true, outOfReach: true}
 	b, err := lookBPFFS(&h, c)
 	if err != nil {
 		return b, h, err
 	}
-	strategy := Strategy{Name: "own directory", Path: b.HostPath}
 	switch {
-	case b.State == BPFFSAbsent && b.Mount.Shared:
-		strategy.OK, strategy.Reason = true, "no bpffs there, but what is mounted on it appears outside of this mount namespace"
+	case b.State == BPFFSAbsent && b.Mount.Shared: // what is mounted on it appears outside of this mount namespace
 		b.warn("%s: whether the host sees a mount there is unknown, for its pid 1 is out of reach; set hostPID: true", b.HostPath)
 	case b.Mount.Type != "bpf":
-		strategy.Reason = fmt.Sprintf("%s, and a mount there would stay in this container; mount it on the host (mount -t bpf bpf %s), set hostPID: true, or mount the host's /proc at %s",
-			b.State, b.HostPath, DefaultHostProc)
-		b.is(BPFFSUnreachable, noHost, "and in this container's %s: %s", b.HostPath, strategy.Reason)
+		b.is(BPFFSUnreachable, noHost, "and in this container's %[1]s: %[2]s, and a mount there would stay in this container; mount it on the host (mount -t bpf bpf %[1]s), set hostPID: true, or mount the host's /proc at %[3]s",
+			b.HostPath, b.State, DefaultHostProc)
 		b.Actions = nil
-	default:
-		strategy.OK, strategy.Reason = true, "a bpffs is there, given by the pod's volumes"
+	default: // given by the pod's volumes
 		b.warn("%s is taken for the host's because it is there; that cannot be verified, for the host's pid 1 is out of reach", b.HostPath)
 	}
-	h.Strategies = append(slices.Clip(strategies), strategy)
-	b.Strategies = h.Strategies
 	return b, h, nil
 }
 

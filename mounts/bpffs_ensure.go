@@ -55,14 +55,11 @@ func EnsureBPFFS(ctx context.Context, c Config) (BPFFS, error) {
 	if err := c.record(instance.KindMount, b.HostPath, source); err != nil {
 		return b, err
 	}
-	mounted, strategy, err := mountBPFFS(ctx, &h, c, b.HostPath, source)
+	mounted, err := mountBPFFS(ctx, &h, c, b.HostPath, source)
 	if err != nil {
 		return b, err
 	}
 	after, _, err := findBPFFS(c)
-	if strategy != nil {
-		after.Strategies = append(after.Strategies, *strategy)
-	}
 	if err != nil {
 		return after, err
 	}
@@ -79,32 +76,30 @@ func newSource() string { return fmt.Sprintf("%s%08x", sourcePrefix, rand.Uint32
 
 // mountBPFFS mounts in the namespace of h, or where that is refused in our own
 // if what is mounted there appears in h's.
-func mountBPFFS(ctx context.Context, h *Host, c Config, path, source string) (mounted bool, strategy *Strategy, err error) {
+func mountBPFFS(ctx context.Context, h *Host, c Config, path, source string) (mounted bool, err error) {
 	err = h.inHost(false, func(v view) error {
 		mounted, err = mountHere(ctx, v, c, path, source)
 		return err
 	})
 	if err == nil || h.own || !errors.Is(err, ErrRefused) {
-		return mounted, nil, err
+		return mounted, err
 	}
 	refusal := err
 	own := ownView()
 	there, lookErr := lookAt(own, Config{Path: path})
-	strategy = &Strategy{Name: "mount propagation", Path: path}
 	if lookErr != nil || there.State != BPFFSAbsent || !there.Mount.Shared {
-		return false, strategy, fmt.Errorf("mount bpffs at %s on the host: %w; and a mount at %s here would not propagate to the host. Mount it on the host: mount -t bpf -o nosuid,nodev,noexec,mode=0700 bpf %s",
+		return false, fmt.Errorf("mount bpffs at %s on the host: %w; and a mount at %s here would not propagate to the host. Mount it on the host: mount -t bpf -o nosuid,nodev,noexec,mode=0700 bpf %s",
 			path, refusal, path, path)
 	}
 	if _, err := mountHere(ctx, own, c, path, source); err != nil {
-		return false, strategy, errors.Join(refusal, err)
+		return false, errors.Join(refusal, err)
 	}
 	// Unlike a pod without any way to the host we can see whether it arrived.
 	if after, err := lookAt(h.view(), Config{Path: path}); err != nil || after.State == BPFFSAbsent {
 		_ = unix.Unmount(path, 0)
-		return false, strategy, fmt.Errorf("mount bpffs at %s on the host: %w; and a mount at %s here did not propagate to the host", path, refusal, path)
+		return false, fmt.Errorf("mount bpffs at %s on the host: %w; and a mount at %s here did not propagate to the host", path, refusal, path)
 	}
-	strategy.OK, strategy.Reason = true, "entering the host was refused ("+refusal.Error()+"), but a mount here appears there"
-	return true, strategy, nil
+	return true, nil
 }
 
 // mountHere mounts in the namespace of the calling thread. It reports false if

@@ -69,8 +69,6 @@ type Cgroup2 struct {
 	// Actions are what EnsureCgroup2 would do, or has done.
 	Actions  []string
 	Warnings []string
-	// Strategies are the ways to the host that were tried.
-	Strategies []Strategy
 
 	problem error
 	options string // for a mount: those of the hierarchy
@@ -103,16 +101,15 @@ func findCgroup2(c Config) (Cgroup2, Host, trueRoot, error) {
 		return Cgroup2{}, h, trueRoot{}, hostErr
 	}
 	if hostErr != nil {
-		h = Host{own: true, ownCgroup: true, Strategies: h.Strategies}
+		h = Host{own: true, ownCgroup: true}
 	}
 	root := findTrueRoot(&h)
 	if c.Explicit && c.Path != "" {
 		g, err := lookGivenCgroup(c.Path, root)
-		g.Strategies = h.Strategies
 		return g, h, root, err
 	}
 	g, err := searchCgroup(&h, c, root)
-	g.Strategies, g.How = h.Strategies, root.how
+	g.How = root.how
 	g.warnOfMachine(&h)
 	if err == nil && hostErr != nil && g.problem != nil && !root.known {
 		g.State, g.Actions = CgroupUnreachable, nil

@@ -5,8 +5,7 @@
 // Both must be the host's, and the host need not be where this process runs.
 // The package therefore first finds the host's mount namespace (see [FindHost]),
 // looks at it from outside through a /proc/PID/root link, and enters it only to
-// change something. Every way that was tried is in the result as a [Strategy], with
-// the reason why it was taken or not.
+// change something. An error names every way that was tried, and why it was not taken.
 //
 // Each verb comes in two halves: Find looks and changes nothing, and names in
 // Actions what its counterpart Ensure would do. Ensure does that, calling

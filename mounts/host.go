@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -21,18 +22,6 @@ const (
 	initCgroupNamespace = "cgroup:[4026531835]"
 )
 
-// Strategy is one way to the host that was considered.
-type Strategy struct {
-	// Name says what kind of way it is: "own mount namespace", "pid 1", ….
-	Name string
-	// Path is what it goes through.
-	Path string
-	// OK says that it leads to the host and was taken.
-	OK bool
-	// Reason says why it was taken or not; never empty.
-	Reason string
-}
-
 // Host is the mount namespace of the host, and how it was found.
 type Host struct {
 	// Prefix comes before a path of the host to make it one that this process
@@ -42,8 +31,6 @@ type Host struct {
 	// Chroot: we are in pid 1's own mount namespace, but another directory is our
 	// root: an image that is built, a rescue system. What is at Prefix is outside.
 	Chroot bool
-	// Strategies lists everything that was tried, in order.
-	Strategies []Strategy
 
 	entry     string // the host's first process, "/proc/1"; "" if there is none to be seen
 	own       bool   // our mount namespace and root are the host's
@@ -110,36 +97,33 @@ func FindHost(c Config) (Host, error) {
 			return Host{}, fmt.Errorf("root %s is not a directory", root)
 		}
 	}
-	var strategies []Strategy
-	var found *Host
+	var tried []string
 	procs := procDirs(c)
 	for i, proc := range procs {
-		h, strategy := judgeProc(proc, i == len(procs)-1)
-		if h != nil && root != "" && !sameFile(root, proc+"/1/root") {
-			h, strategy.OK = nil, false
-			strategy.Reason = fmt.Sprintf("not used: the given root %s is another directory", root)
+		h, err := judgeProc(proc)
+		switch {
+		case err != nil:
+		case root != "" && !sameFile(root, proc+"/1/root"):
+			err = fmt.Errorf("not used: the given root %s is another directory", root)
+		case root != "" && h.own && !sameMount(root, "/"): // the host's root, mounted into a container that has its own view of it
+			err = fmt.Errorf("not used: the given root %s is the same directory, but mounted apart, so this is a container", root)
+		default:
+			return *h, nil
 		}
-		if h != nil && root != "" && h.own && !sameMount(root, "/") {
-			// The host's root, mounted into a container that has its own view of the same directory.
-			h, strategy.OK = nil, false
-			strategy.Reason = fmt.Sprintf("not used: the given root %s is the same directory, but mounted apart, so this is a container", root)
+		strategy := "host proc"
+		if i == len(procs)-1 {
+			strategy = "pid 1"
 		}
-		strategies = append(strategies, strategy)
-		if h != nil {
-			found = h
-			break
+		tried = append(tried, fmt.Sprintf("%s %s/1/root: %v", strategy, proc, err))
+	}
+	if root != "" {
+		h, err := givenRoot(root)
+		if err == nil {
+			return *h, nil
 		}
+		tried = append(tried, fmt.Sprintf("given root %s: %v", root, err))
 	}
-	if found == nil && root != "" {
-		h, strategy := givenRoot(root)
-		strategies = append(strategies, strategy)
-		found = h
-	}
-	if found == nil {
-		return Host{Strategies: strategies}, fmt.Errorf("%w: %s", ErrNoHost, describe(strategies))
-	}
-	found.Strategies = strategies
-	return *found, nil
+	return Host{}, fmt.Errorf("%w: %s", ErrNoHost, strings.Join(tried, "; "))
 }
 
 // procDirs lists where to look for the host's /proc; our own comes last.
@@ -159,14 +143,6 @@ func procDirs(c Config) []string {
 	}
 	add(DefaultHostProc)
 	return append(dirs, "/proc")
-}
-
-func describe(strategies []Strategy) string {
-	parts := make([]string, len(strategies))
-	for i, w := range strategies {
-		parts[i] = w.Name + " " + w.Path + ": " + w.Reason
-	}
-	return strings.Join(parts, "; ")
 }
 
 func sameFile(a, b string) bool {
@@ -192,66 +168,67 @@ func sameMount(a, b string) bool {
 	return ids[0] == ids[1] || ids[0] == 0 || ids[1] == 0
 }
 
-// judgeProc applies the rules of FindHost to process 1 of one /proc.
-func judgeProc(proc string, ownProc bool) (*Host, Strategy) {
-	strategy := Strategy{Name: "host proc", Path: proc + "/1/root"}
-	if ownProc {
-		strategy.Name = "pid 1"
-	}
-	no := func(format string, args ...any) (*Host, Strategy) {
-		strategy.Reason = fmt.Sprintf(format, args...)
-		return nil, strategy
-	}
+// judgeProc applies the rules of FindHost to process 1 of one /proc. The error says why it is not the node's init.
+func judgeProc(proc string) (*Host, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(proc, &st); err != nil {
-		return no("%v", &os.PathError{Op: "statfs", Path: proc, Err: err})
+		return nil, &os.PathError{Op: "statfs", Path: proc, Err: err}
 	}
 	if st.Type != unix.PROC_SUPER_MAGIC {
-		return no("%s is not a proc file system", proc)
+		return nil, fmt.Errorf("%s is not a proc file system", proc)
 	}
 	self, err := readNamespaces(proc + "/thread-self")
 	if errors.Is(err, fs.ErrNotExist) {
-		return no("this process is not seen in %s, which belongs to a pid namespace that is neither ours nor above ours", proc)
-	} else if err != nil {
-		return no("%v", err)
+		return nil, fmt.Errorf("this process is not seen in %s, which belongs to a pid namespace that is neither ours nor above ours", proc)
+	}
+	if err != nil {
+		return nil, err
 	}
 	one, err := readNamespaces(proc + "/1")
 	if err != nil {
-		if h := judgeByTable(proc, self, &strategy); h != nil || strategy.Reason != "" {
-			return h, strategy
+		if sharesRootMount(proc) { // rule 5; more than its mount table we may not see
+			h := newHost("", self, self)
+			h.own, h.ownCgroup = true, false
+			return h, judgeInit(proc, self, true)
 		}
-		return no("%v", privileges.Refused("look at", proc+"/1", err, unix.CAP_SYS_PTRACE))
+		return nil, privileges.Refused("look at", proc+"/1", err, unix.CAP_SYS_PTRACE)
 	}
 	root, err := os.Stat(proc + "/1/root/")
 	if err != nil {
-		return no("%v", privileges.Refused("look through", proc+"/1/root", err, unix.CAP_SYS_PTRACE))
+		return nil, privileges.Refused("look through", proc+"/1/root", err, unix.CAP_SYS_PTRACE)
 	}
-	h := &Host{entry: proc + "/1", Prefix: proc + "/1/root"}
-	h.ownCgroup = one.cgroup == self.cgroup
-	h.topCgroup = one.cgroup == initCgroupNamespace
-	h.container = one.pid != initPIDNamespace
+	h := newHost(proc+"/1", one, self)
+	h.Prefix = proc + "/1/root"
 	same := one.mnt == self.mnt
-	strategy.OK, strategy.Reason = judgeInit(proc, one, same)
-	if !strategy.OK {
-		return nil, strategy
+	if err := judgeInit(proc, one, same); err != nil {
+		return nil, err
 	}
 	if ours, err := os.Stat("/"); same && err == nil && os.SameFile(ours, root) {
 		h.own, h.Prefix = true, ""
-		strategy.Name, strategy.Path = "own mount namespace", "/"
 	}
 	h.Chroot = same && !h.own
-	return h, strategy
+	return h, nil
 }
 
-// judgeByTable applies rule 5. It returns nil if that says nothing.
-func judgeByTable(proc string, self namespaces, strategy *Strategy) *Host {
+// newHost is the host whose first process is at entry.
+func newHost(entry string, one, self namespaces) *Host {
+	return &Host{
+		entry:     entry,
+		ownCgroup: one.cgroup == self.cgroup,
+		topCgroup: one.cgroup == initCgroupNamespace,
+		container: one.pid != initPIDNamespace,
+	}
+}
+
+// sharesRootMount applies rule 5.
+func sharesRootMount(proc string) bool {
 	status, err := os.ReadFile(proc + "/thread-self/status")
 	if err != nil || !inPIDNamespaceOf(string(status)) {
-		return nil
+		return false
 	}
 	fd, err := ownView().openDir("/")
 	if err != nil {
-		return nil
+		return false
 	}
 	id := hostfs.MountID(fd)
 	unix.Close(fd)
@@ -262,17 +239,7 @@ func judgeByTable(proc string, self namespaces, strategy *Strategy) *Host {
 	}
 	// In our own table too: it is not if we are chrooted into a directory of
 	// that mount.
-	if !isRoot(ownView().table) || !isRoot(tableOf(proc+"/1")) {
-		return nil
-	}
-	h := &Host{own: true, topCgroup: self.cgroup == initCgroupNamespace, container: self.pid != initPIDNamespace}
-	strategy.OK, strategy.Reason = judgeInit(proc, self, true)
-	if !strategy.OK {
-		return nil
-	}
-	strategy.Name, strategy.Path = "own mount namespace", "/"
-	strategy.Reason += " (its root is the same mount as ours; more than its mount table we may not see)"
-	return h
+	return isRoot(ownView().table) && isRoot(tableOf(proc+"/1"))
 }
 
 // inPIDNamespaceOf reports whether the process of a /proc/PID/status is in the
@@ -286,73 +253,57 @@ func inPIDNamespaceOf(status string) bool {
 	return false
 }
 
-// judgeInit says whether process 1 is the node's init, by rules 2 to 4.
-func judgeInit(proc string, one namespaces, same bool) (ok bool, reason string) {
+// judgeInit says why process 1 is not the node's init, by rules 2 to 4; nil if it is.
+func judgeInit(proc string, one namespaces, same bool) error {
 	if one.pid == initPIDNamespace {
-		if same {
-			return true, "we are in the mount namespace of the machine's pid 1"
-		}
-		return true, "its pid namespace is the machine's first"
+		return nil
 	}
 	own, err := ownView().mounts(keepContainerMarks)
 	if err != nil {
-		return false, err.Error()
+		return err
 	}
 	if same {
 		if mark := kubeletMark(own); mark != "" {
-			return false, "it is this container's own first process, for a kubelet mounted " + mark + " here; set hostPID: true, or mount the host's /proc at " + DefaultHostProc
+			return fmt.Errorf("it is this container's own first process, for a kubelet mounted %s here; set hostPID: true, or mount the host's /proc at %s", mark, DefaultHostProc)
 		}
-		return true, "we are in the mount namespace of pid 1, and nothing says that a kubelet made it"
+		return nil // nothing says that a kubelet made our mount namespace
 	}
 	theirs, err := view{table: tableOf(proc + "/1")}.mounts(keepNodeMarks(own))
 	if err != nil {
-		return false, err.Error()
+		return err
 	}
-	if at := findRoot(own, theirs); at != "" {
-		return true, "our root file system is mounted there at " + at + ": it is the node that made this container"
+	if hasRoot(own, theirs) || slices.ContainsFunc(theirs, func(m Mount) bool { return inPodsDir(m.Point) }) {
+		return nil
 	}
-	if at := podMount(theirs); at != "" {
-		return true, "a kubelet's pods are mounted there, at " + at
-	}
-	return false, "it is in another mount namespace, but not the node's: our root file system is not mounted there (the pause process of a pod with shareProcessNamespace?)"
+	return errors.New("it is in another mount namespace, but not the node's: our root file system is not mounted there (the pause process of a pod with shareProcessNamespace?)")
 }
 
 // givenRoot takes Config.Root at its word.
-func givenRoot(root string) (*Host, Strategy) {
-	strategy := Strategy{Name: "given root", Path: root, OK: true, Reason: "given"}
-	h := &Host{Prefix: root, inTable: root}
-	if real, err := filepath.EvalSymlinks(root); err == nil {
-		h.inTable = real
-	}
+func givenRoot(root string) (*Host, error) {
 	// PROC/PID/root: the namespaces of that process can be entered.
 	var st unix.Statfs_t
 	entry := filepath.Dir(root)
 	if filepath.Base(root) == "root" && unix.Statfs(entry, &st) == nil && st.Type == unix.PROC_SUPER_MAGIC {
-		h.inTable = ""
 		one, err := readNamespaces(entry)
 		if err != nil {
-			strategy.OK, strategy.Reason = false, privileges.Refused("look at", entry, err, unix.CAP_SYS_PTRACE).Error()
-			return nil, strategy
+			return nil, privileges.Refused("look at", entry, err, unix.CAP_SYS_PTRACE)
 		}
-		h.entry = entry
-		h.topCgroup = one.cgroup == initCgroupNamespace
-		h.container = one.pid != initPIDNamespace
-		if self, err := readNamespaces("/proc/thread-self"); err == nil {
-			h.ownCgroup = one.cgroup == self.cgroup
-			h.own = one.mnt == self.mnt && sameFile("/", root)
-			if h.own {
-				h.Prefix = ""
-			}
+		self, err := readNamespaces("/proc/thread-self")
+		h := newHost(entry, one, self)
+		if h.own = err == nil && one.mnt == self.mnt && sameFile("/", root); !h.own {
+			h.Prefix = root
 		}
-		strategy.Reason = "given; it is the root of a process, whose namespaces we can enter"
-		return h, strategy
+		return h, nil
 	}
-	h.onlyFiles = true
+	// Mounts below it are made in our own mount namespace.
+	h := &Host{Prefix: root, inTable: root, onlyFiles: true}
+	if real, err := filepath.EvalSymlinks(root); err == nil {
+		h.inTable = real
+	}
 	if ns, err := os.Readlink("/proc/thread-self/ns/cgroup"); err == nil {
 		h.ownCgroup, h.topCgroup = true, ns == initCgroupNamespace
 	}
-	strategy.Reason = "given; mounts below it are made in our own mount namespace"
-	return h, strategy
+	return h, nil
 }
 
 // namespaces are the links in a process's ns directory.

@@ -2,6 +2,7 @@ package mounts
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 )
 
@@ -12,7 +13,7 @@ func keepContainerMarks(line []byte) bool {
 		bytes.Contains(line, []byte("/dev/termination-log "))
 }
 
-// keepNodeMarks keeps what findRoot and podMount look for.
+// keepNodeMarks keeps what judgeInit looks for.
 func keepNodeMarks(own []Mount) func([]byte) bool {
 	dev := []byte("none")
 	if stack, _ := stackAt(own, "/", 0); len(stack) > 0 {
@@ -57,30 +58,11 @@ func inPodsDir(path string) bool {
 	return false
 }
 
-// podMount finds a mount point in a kubelet's pods directory.
-func podMount(mounts []Mount) string {
-	for _, m := range mounts {
-		if inPodsDir(m.Point) {
-			return m.Point
-		}
-	}
-	return ""
-}
-
-// findRoot finds our root file system, the same directory of the same
-// superblock, in another mount table, and returns where it is mounted there.
-// Every container has an overlay superblock of its own; with a runtime that
-// binds directories of one disk instead, the directory tells them apart.
-func findRoot(own, theirs []Mount) string {
+// hasRoot finds our root file system, the same directory of the same superblock, in
+// another mount table. Every container has an overlay superblock of its own; with
+// a runtime that binds directories of one disk instead, the directory tells them
+// apart.
+func hasRoot(own, theirs []Mount) bool {
 	stack, _ := stackAt(own, "/", 0)
-	if len(stack) == 0 {
-		return ""
-	}
-	root := stack[0]
-	for _, m := range theirs {
-		if m.Dev == root.Dev && m.Root == root.Root {
-			return m.Point
-		}
-	}
-	return ""
+	return len(stack) > 0 && slices.ContainsFunc(theirs, func(m Mount) bool { return m.Dev == stack[0].Dev && m.Root == stack[0].Root })
 }
