@@ -49,7 +49,7 @@ func served(t *testing.T, runDir string, status Status, services ...Service) (st
 	}
 }
 
-func TestARuntimeIsSeen(t *testing.T) {
+func TestServe(t *testing.T) {
 	dir := t.TempDir()
 	web := Service{Index: 1024, Namespace: "default", Name: "web", Port: "http", Proto: "tcp", Family: "IPv4", Kinds: []string{"cluster IP"}}
 	stop := served(t, dir, Status{PID: 4711, Version: "v1", Adopted: true}, web)
@@ -72,7 +72,7 @@ func TestARuntimeIsSeen(t *testing.T) {
 	}
 }
 
-func TestWhereNoRuntimeRuns(t *testing.T) {
+func TestClientWithoutARuntime(t *testing.T) {
 	long := filepath.Join(t.TempDir(), strings.Repeat("long/", 40))
 	if err := os.MkdirAll(long, 0o755); err != nil {
 		t.Fatal(err)
@@ -104,7 +104,7 @@ func killed(t *testing.T, dir string) {
 	}
 }
 
-func TestAKilledRuntimesSocketIsReplaced(t *testing.T) {
+func TestServeReplacesAStaleSocket(t *testing.T) {
 	dir := t.TempDir()
 	killed(t, dir)
 	served(t, dir, Status{Version: "next"})()
@@ -113,7 +113,7 @@ func TestAKilledRuntimesSocketIsReplaced(t *testing.T) {
 	}
 }
 
-func TestAPathThatIsTooLongForASocket(t *testing.T) {
+func TestServeInALongPath(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), strings.Repeat("x", 120))
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
@@ -121,7 +121,7 @@ func TestAPathThatIsTooLongForASocket(t *testing.T) {
 	served(t, dir, Status{Version: "long"})()
 }
 
-func TestWhatIsNoSocketIsLeftAlone(t *testing.T) {
+func TestServeLeavesOtherFilesAlone(t *testing.T) {
 	for _, name := range []string{SocketName, nextName} {
 		dir := t.TempDir()
 		path := filepath.Join(dir, name)
@@ -138,8 +138,8 @@ func TestWhatIsNoSocketIsLeftAlone(t *testing.T) {
 	}
 }
 
-// TestASuccessorsSocketStays: one that ends late must not take away the socket of the next.
-func TestASuccessorsSocketStays(t *testing.T) {
+// TestServeLeavesASuccessorsSocket: one that ends late must not take away the socket of the next.
+func TestServeLeavesASuccessorsSocket(t *testing.T) {
 	dir := t.TempDir()
 	first := served(t, dir, Status{Version: "first"})
 	served(t, dir, Status{Version: "second"})
@@ -149,7 +149,7 @@ func TestASuccessorsSocketStays(t *testing.T) {
 	}
 }
 
-func TestNothingCanBeWrittenByTheSocket(t *testing.T) {
+func TestServeIsReadOnly(t *testing.T) {
 	dir := t.TempDir()
 	served(t, dir, Status{Version: "v1"})
 	c := NewClient(dir)
@@ -179,8 +179,8 @@ func TestNothingCanBeWrittenByTheSocket(t *testing.T) {
 	}
 }
 
-// TestARuntimeThatHangs is told from none: it holds the socket and doesn't answer.
-func TestARuntimeThatHangs(t *testing.T) {
+// TestClientOfARuntimeThatHangs is told from none: it holds the socket and doesn't answer.
+func TestClientOfARuntimeThatHangs(t *testing.T) {
 	dir := t.TempDir()
 	l, err := net.Listen("unix", filepath.Join(dir, SocketName))
 	if err != nil {

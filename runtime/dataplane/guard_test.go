@@ -292,7 +292,7 @@ func TestGuardLeavesWhatIsNotOurs(t *testing.T) {
 }
 
 // A program that cannot be attached again is said to be detached.
-func TestAttachedToACgroupThatIsGone(t *testing.T) {
+func TestGuardOfACgroupThatIsGone(t *testing.T) {
 	l, d := guarded(t)
 	awaitWhole(t, d)
 	if err := os.Remove(l.Cgroup); err != nil {
@@ -310,7 +310,7 @@ func TestAttachedToACgroupThatIsGone(t *testing.T) {
 
 // An init stage of another version or with other settings exchanges the programs, and holds the lock until it has proven
 // them: what is attached serves all the time.
-func TestAttachedWhileProgramsAreExchanged(t *testing.T) {
+func TestGuardWhileProgramsAreExchanged(t *testing.T) {
 	lab.NeedsLinux(t, 5, 7, "a setting that makes other programs at the same hooks")
 	l, d := guarded(t)
 	awaitWhole(t, d)

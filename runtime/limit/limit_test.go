@@ -64,7 +64,7 @@ func awaitOpen(t *testing.T, b *Budget, n int) {
 	lab.Await(t, fmt.Sprint(n, " connections are open"), func() bool { open, _ := b.Status(); return open == n })
 }
 
-func TestBudgetClosesTheOldestOfWhoHasMost(t *testing.T) {
+func TestBudgetClosesTheOldestOfTheBusiestClient(t *testing.T) {
 	b := NewBudget(4)
 	addr := serve(t, b, func(http.ResponseWriter, *http.Request) {})
 	kubelet := dial(t, "127.0.0.2", addr) // the oldest of all, but the only one of its address
@@ -87,7 +87,7 @@ func TestBudgetClosesTheOldestOfWhoHasMost(t *testing.T) {
 	get(t, dial(t, "127.0.0.4", addr)) // and a new one is answered
 }
 
-func TestBudgetLeavesWhatIsBeingAnswered(t *testing.T) {
+func TestBudgetKeepsConnectionsBeingAnswered(t *testing.T) {
 	b := NewBudget(4)
 	gate := make(chan struct{})
 	addr := serve(t, b, func(http.ResponseWriter, *http.Request) { <-gate })
@@ -114,7 +114,7 @@ func TestBudgetLeavesWhatIsBeingAnswered(t *testing.T) {
 	}
 }
 
-func TestBudgetIsGivenBack(t *testing.T) {
+func TestBudgetIsReleased(t *testing.T) {
 	b := NewBudget(4)
 	addr := serve(t, b, func(http.ResponseWriter, *http.Request) {})
 	for range 10 {

@@ -16,7 +16,7 @@ var (
 	bad  = Report{Active, corev1.ConditionFalse, "TableFull", "3 Services are out"}
 )
 
-func TestTheNodeSaysWhatIsSet(t *testing.T) {
+func TestReporterWritesWhatIsSet(t *testing.T) {
 	a := newAPI(t)
 	r, _ := newReporter(t, a, nil)
 	r.Set(good)
@@ -56,7 +56,7 @@ func TestTheNodeSaysWhatIsSet(t *testing.T) {
 	}
 }
 
-func TestNothingIsWrittenTwice(t *testing.T) {
+func TestReporterWritesOnce(t *testing.T) {
 	a := newAPI(t)
 	r, _ := newReporter(t, a, nil)
 	r.Set(good)
@@ -76,7 +76,7 @@ func TestNothingIsWrittenTwice(t *testing.T) {
 	}
 }
 
-func TestWhatOthersChangeIsMadeGood(t *testing.T) {
+func TestReporterRestoresWhatOthersChange(t *testing.T) {
 	a := newAPI(t)
 	r, _ := newReporter(t, a, nil)
 	r.Set(good)
@@ -87,7 +87,7 @@ func TestWhatOthersChangeIsMadeGood(t *testing.T) {
 	lab.Await(t, "the condition is back", func() bool { return a.says().report == good })
 }
 
-func TestAHeartbeatSaysTheSameAgainAndHeals(t *testing.T) {
+func TestReporterHeartbeat(t *testing.T) {
 	a := newAPI(t)
 	r, _ := newReporter(t, a, func(c *Config) { c.Heartbeat = 20 * time.Millisecond })
 	r.Set(good)
@@ -96,7 +96,7 @@ func TestAHeartbeatSaysTheSameAgainAndHeals(t *testing.T) {
 	lab.Await(t, "the label is back", func() bool { return a.says().report == good })
 }
 
-func TestWritesKeepADistance(t *testing.T) {
+func TestReporterPausesBetweenWrites(t *testing.T) {
 	const pause = 50 * time.Millisecond
 	a := newAPI(t)
 	r, _ := newReporter(t, a, func(c *Config) { c.Pause = pause })
@@ -112,7 +112,7 @@ func TestWritesKeepADistance(t *testing.T) {
 	}
 }
 
-func TestWhatFailsIsTriedAgainAndLoggedOnce(t *testing.T) {
+func TestReporterRetriesAndLogsOnce(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		code int
@@ -150,7 +150,7 @@ func TestWhatFailsIsTriedAgainAndLoggedOnce(t *testing.T) {
 }
 
 // Roles may be bound after the runtime was started, and an API server that starts refuses what it has not read the roles of.
-func TestARefusalIsNotTakenForTheLastWord(t *testing.T) {
+func TestReporterRetriesARefusal(t *testing.T) {
 	a := newAPI(t)
 	a.fail(403)
 	r, _ := newReporter(t, a, func(c *Config) { c.LongestRetry = time.Hour })
@@ -160,7 +160,7 @@ func TestARefusalIsNotTakenForTheLastWord(t *testing.T) {
 	lab.Await(t, "it is said", func() bool { return a.says().report == good })
 }
 
-func TestLongMessagesAreCutBetweenLetters(t *testing.T) {
+func TestReportMessageIsCut(t *testing.T) {
 	r := Report{Message: strings.Repeat("é", maxMessage) + "\xff"}.normal()
 	if !strings.HasSuffix(r.Message, "é…") || len(r.Message) > maxMessage+3 {
 		t.Errorf("%d bytes, %q", len(r.Message), r.Message[len(r.Message)-9:])
@@ -170,7 +170,7 @@ func TestLongMessagesAreCutBetweenLetters(t *testing.T) {
 	}
 }
 
-func TestNobodyIsAskedBeforeThereIsSomethingToSay(t *testing.T) {
+func TestReporterWaitsForTheFirstReport(t *testing.T) {
 	a := newAPI(t)
 	r, _ := newReporter(t, a, nil)
 	r.Saw(a.edit(func(*corev1.Node) {}))

@@ -9,7 +9,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
 
-func TestChoosingEndpoints(t *testing.T) {
+func TestChooseEndpoints(t *testing.T) {
 	hinted := []string{"10.1.2.3 zone=a", "10.1.2.4 zone=b", "10.1.2.5 zone=c", "10.1.2.6 zone=a"}
 	withLocal := []string{"10.1.2.3 zone=a", "10.1.2.4 zone=b local", "10.1.2.5 zone=c local", "10.1.2.6 zone=a"}
 	const all = "10.1.2.3:80 10.1.2.4:80 10.1.2.5:80 10.1.2.6:80"
@@ -58,7 +58,7 @@ func TestChoosingEndpoints(t *testing.T) {
 	}
 }
 
-func TestTheLocalPolicyOfNothingExternalIsIgnored(t *testing.T) {
+func TestPolicyLocalOfNothingExternal(t *testing.T) {
 	endpoints := slice("web-1", "web", "http:80/tcp", "10.1.2.3", "10.1.2.4 local")
 	for _, tc := range []struct {
 		name  string
@@ -83,7 +83,7 @@ func TestTheLocalPolicyOfNothingExternalIsIgnored(t *testing.T) {
 	}
 }
 
-func TestJoiningSlices(t *testing.T) {
+func TestEndpointsOfSeveralSlices(t *testing.T) {
 	web := service("web", "http:80/tcp", clusterIPs("172.30.0.41"))
 	for _, tc := range []struct {
 		name   string
@@ -154,7 +154,7 @@ func TestJoiningSlices(t *testing.T) {
 }
 
 // Flows go on to what still serves, whether or not new ones get there.
-func TestServing(t *testing.T) {
+func TestStillServing(t *testing.T) {
 	table := tableOf(thisNode(), service("dns", "dns:53/udp", clusterIPs("172.30.0.10"), internalLocal),
 		slice("dns-1", "dns", "dns:53/udp", "10.0.0.1 zone=a", "10.0.0.2 zone=b", "10.0.0.3 terminating", "10.0.0.4 gone", "10.0.0.5 notready"))
 	p := table.Desired(named("dns"))[0]

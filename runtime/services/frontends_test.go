@@ -95,7 +95,7 @@ func TestFrontends(t *testing.T) {
 }
 
 // What is not for us is no problem of ours.
-func TestIgnoredServicesHaveNoProblems(t *testing.T) {
+func TestPortsOfIgnoredServices(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		more func(*corev1.Service)
@@ -114,7 +114,7 @@ func TestIgnoredServicesHaveNoProblems(t *testing.T) {
 	}
 }
 
-func TestFamiliesKeepApart(t *testing.T) {
+func TestFrontendsOfTwoFamilies(t *testing.T) {
 	table := tableOf(thisNode(),
 		service("web", "http:80/tcp@3001", clusterIPs("172.30.0.41", "fd00::41"), externalIPs("192.168.99.11", "2001:db8::11"),
 			loadBalancer("1.2.3.4", "2001:db8::4"), sourceRanges("203.0.113.0/24", "2001:db8:9::/48")),
@@ -192,7 +192,7 @@ func TestSourceRanges(t *testing.T) {
 	})
 }
 
-func TestAffinity(t *testing.T) {
+func TestPolicyAffinity(t *testing.T) {
 	clientIP := func(seconds *int32) func(*corev1.Service) {
 		return func(s *corev1.Service) {
 			s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
@@ -225,7 +225,7 @@ func TestAffinity(t *testing.T) {
 	}
 }
 
-func TestTheAPIServiceIsNeverEmpty(t *testing.T) {
+func TestPolicyNeverEmpty(t *testing.T) {
 	api := service("kubernetes", "https:443/tcp", clusterIPs("172.30.0.1"), func(s *corev1.Service) { s.Namespace = "default" })
 	ports, problems := Ports(api, nil, thisNode())
 	if len(ports) != 1 || !ports[0].Starved() || ports[0].Validate() == nil {

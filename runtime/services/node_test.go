@@ -45,7 +45,7 @@ func TestNodePortAddresses(t *testing.T) {
 	}
 }
 
-func TestNodePortAddressesThatAreWrong(t *testing.T) {
+func TestParseNodePortAddressesErrors(t *testing.T) {
 	for _, v := range []string{"", "192.168.0.1", "192.168.0.0/33", "primary/24", "all", "fe80::1%eth0/64"} {
 		if _, err := ParseNodePortAddresses([]string{v}); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%q", v)) {
 			t.Errorf("%q: %v", v, err)
@@ -57,7 +57,7 @@ func TestNodePortAddressesThatAreWrong(t *testing.T) {
 }
 
 // Every use of an address sees it in one form.
-func TestSelectTakesAddressesOfAnyForm(t *testing.T) {
+func TestSelectAddressesOfAnyForm(t *testing.T) {
 	host := []netip.Addr{netip.MustParseAddr("::ffff:10.0.0.1"), netip.MustParseAddr("10.0.0.1"), {}, netip.IPv6Unspecified(), netip.MustParseAddr("2001:db8::1%eth0")}
 	if got := fmt.Sprint(NodePortAddresses{}.Select(host, nil)); got != "[10.0.0.1 2001:db8::1]" {
 		t.Errorf("selected are %s", got)

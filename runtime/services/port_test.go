@@ -23,7 +23,7 @@ func fullPort() Port {
 }
 
 // Whatever differs between two Ports is a change.
-func TestEqualSeesEveryField(t *testing.T) {
+func TestPortEqualComparesEveryField(t *testing.T) {
 	other := bpf.FrontendKeyOf(backends("172.30.0.2:80")[0], bpf.TCP)
 	differences := map[string]func(*Port){
 		"Key":                 func(p *Port) { p.Key.IPv6 = true },

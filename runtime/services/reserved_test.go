@@ -102,13 +102,13 @@ func TestReservedFrontendsComeAndGo(t *testing.T) {
 }
 
 // The API service keeps its own address even where nothing says yet that it is reserved.
-func TestAPIServiceOutranksOlderClaims(t *testing.T) {
+func TestClaimsOfTheAPIServiceWin(t *testing.T) {
 	table := tableOf(thisNode(), service("evil", "p:443/tcp", clusterIPs("172.30.0.1"), created(time.Unix(1, 0))),
 		slice("e", "evil", "p:443/tcp", "10.0.0.66"), apiService(created(time.Unix(1000, 0))), apiSlice())
 	tries{{"the API service", pod, "172.30.0.1:443/tcp", "192.0.2.11:6443"}}.run(t, table)
 }
 
-func TestServiceKubernetesOfAnotherNamespaceIsAnyService(t *testing.T) {
+func TestReservedForTheNamespaceDefault(t *testing.T) {
 	table := tableOf(thisNode(), service("kubernetes", "p:6443/tcp", clusterIPs("172.30.0.66"), externalIPs("192.0.2.11")),
 		slice("e", "kubernetes", "p:6443/tcp", "10.0.0.66"))
 	table.SetReserved(Reserved{Servers: backends("192.0.2.11:6443")})
@@ -125,7 +125,7 @@ func TestReservedServersAreNoVIPs(t *testing.T) {
 	tries{{"no API server any more", pod, "172.30.0.9:6443/tcp", "rejected"}}.run(t, table)
 }
 
-func TestExternalAddressesOfTheNode(t *testing.T) {
+func TestNodeAddressesAsExternalIPs(t *testing.T) {
 	for _, deny := range []bool{false, true} {
 		node := thisNode()
 		node.Addrs, node.DenyExternal = ips("192.168.0.2", "127.0.0.1"), deny

@@ -88,7 +88,7 @@ func texts(list []netip.Prefix) (out []string) {
 	return out
 }
 
-func TestServiceCIDRsAreParsed(t *testing.T) {
+func TestParseServiceCIDRs(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		in   []string

@@ -16,7 +16,7 @@ import (
 var _ func(any) (any, error) = new(Stripper).Strip // cache.TransformFunc
 
 // What is stripped asks for the same, of every node.
-func TestStrippedObjectsMeanTheSame(t *testing.T) {
+func TestStripKeepsTheMeaning(t *testing.T) {
 	strip := &Stripper{}
 	for seed := range uint64(3000) {
 		r := rand.New(rand.NewPCG(seed, 3))
@@ -83,7 +83,7 @@ func fat(s *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 	return s
 }
 
-func TestStripTakesAwayWhatIsNotUsed(t *testing.T) {
+func TestStripRemovesWhatIsNotUsed(t *testing.T) {
 	strip := &Stripper{Annotations: []string{"firsthop.io/mode"}}
 	svc := everyKind()
 	fatMeta(&svc.ObjectMeta)
@@ -126,7 +126,7 @@ func TestStripNodesAndPods(t *testing.T) {
 	}
 }
 
-func TestStripTwiceIsOnce(t *testing.T) {
+func TestStripIsIdempotent(t *testing.T) {
 	strip := &Stripper{}
 	sl := mustStrip(t, strip, fat(slice("1", "web", "http:80/tcp", "10.0.0.1 local zone=a")))
 	once := sl.DeepCopy()
@@ -141,7 +141,7 @@ func TestStripTwiceIsOnce(t *testing.T) {
 }
 
 // Two slices that say the same of a node share it.
-func TestStrippedObjectsShare(t *testing.T) {
+func TestStripSharesValues(t *testing.T) {
 	strip := &Stripper{}
 	a := mustStrip(t, strip, slice("1", "web", "http:80/tcp", "10.0.0.1 local zone=a terminating"))
 	b := mustStrip(t, strip, slice("2", "web", "http:80/tcp", "10.0.0.2 local zone=a terminating"))

@@ -13,7 +13,7 @@ import (
 )
 
 // To double the table once may not be enough.
-func TestATableGrowsUntilAllServicesAreIn(t *testing.T) {
+func TestRunGrowsUntilAllServicesAreIn(t *testing.T) {
 	r := newRig(t)
 	r.f.MaxFrontends = 4
 	r.l.cfg.Grow = func(_ context.Context, short writer.Short) error {
@@ -36,5 +36,18 @@ func TestATableGrowsUntilAllServicesAreIn(t *testing.T) {
 	for i := range 10 {
 		front := fmt.Sprintf("10.96.1.%d:80", i)
 		lab.Await(t, front+" is served", func() bool { return r.goes(front, bpf.TCP) == "[10.0.0.1:80]" })
+	}
+}
+
+func TestFlushDoneAfterAllInputsAreKnown(t *testing.T) {
+	r := newRig(t)
+	r.flush()
+	if done := published[FlushDone](r); len(done) > 0 {
+		t.Error("before all inputs are known")
+	}
+	r.syncAll()
+	r.flush()
+	if done := published[FlushDone](r); len(done) != 1 || done[0].Err != nil {
+		t.Errorf("after a write: %v", done)
 	}
 }

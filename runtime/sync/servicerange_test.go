@@ -44,7 +44,7 @@ func (r *rig) cidr(name string, cidrs ...string) {
 	r.l.Handle([]watch.Event{ev})
 }
 
-func TestAddressesThatNoServiceHasAreRefusedAfterTheFirstWrite(t *testing.T) {
+func TestServiceRangeIsWrittenAfterTheFirstFlush(t *testing.T) {
 	r := newRig(t)
 	r.cidr("kubernetes", "10.96.0.0/12", "fd00:96::/112")
 	r.sync(watch.ServiceCIDRs, watch.Services, watch.Nodes)
@@ -95,7 +95,7 @@ func TestAddressesThatNoServiceHasAreRefusedAfterTheFirstWrite(t *testing.T) {
 	r.becomes("10.96.0.78:80", "not a frontend")
 }
 
-func TestNothingIsLeftBeforeAnythingWasWritten(t *testing.T) {
+func TestServiceRangeIsNotClearedBeforeTheFirstFlush(t *testing.T) {
 	former := newRig(t)
 	former.tell(service("web", "10.96.1.1", 80, corev1.ProtocolTCP), slice("web", 80, corev1.ProtocolTCP, "10.0.0.1"))
 	former.syncAll()
@@ -109,7 +109,7 @@ func TestNothingIsLeftBeforeAnythingWasWritten(t *testing.T) {
 	r.want("10.96.1.1:80", "[10.0.0.1:80]") // which it has not heard of yet
 }
 
-func TestWithoutServiceCIDRsTheRangeStaysAsTheTableHasIt(t *testing.T) {
+func TestServiceRangeWithoutCIDRsStays(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		given []netip.Prefix
@@ -121,7 +121,7 @@ func TestWithoutServiceCIDRsTheRangeStaysAsTheTableHasIt(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := newRig(t)
-			if err := r.f.PutRanges([]bpf.SourceRangeKey{bpf.SourceRangeKeyOf(bpf.IndexServiceCIDR, netip.MustParsePrefix("10.96.0.0/12"))}); err != nil {
+			if err := r.f.PutSourceRanges([]bpf.SourceRangeKey{bpf.SourceRangeKeyOf(bpf.IndexServiceCIDR, netip.MustParsePrefix("10.96.0.0/12"))}); err != nil {
 				t.Fatal(err)
 			}
 			r.l.serviceRange = newServiceRange(tc.given)

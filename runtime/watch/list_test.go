@@ -58,7 +58,7 @@ func readAll(body io.Reader) (got []corev1.Service, version string, err error) {
 	return got, version, err
 }
 
-func TestAListIsReadAsItIs(t *testing.T) {
+func TestReadList(t *testing.T) {
 	for _, n := range []int{0, 1, 300} {
 		want := someList(n)
 		body := encode(t, "ServiceList", want)
@@ -77,7 +77,7 @@ func TestAListIsReadAsItIs(t *testing.T) {
 	}
 }
 
-func TestAListOfSlicesIsRead(t *testing.T) {
+func TestReadListOfSlices(t *testing.T) {
 	want := discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Name: "a-1"}, AddressType: discoveryv1.AddressTypeIPv4,
 		Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.0.0.1"}}}}
 	list := &discoveryv1.EndpointSliceList{ListMeta: metav1.ListMeta{ResourceVersion: "1"}, Items: []discoveryv1.EndpointSlice{want}}
@@ -94,7 +94,7 @@ func TestAListOfSlicesIsRead(t *testing.T) {
 	}
 }
 
-func TestAListThatEndsTooEarlyIsAnError(t *testing.T) {
+func TestReadListThatEndsEarly(t *testing.T) {
 	body := encode(t, "ServiceList", someList(2))
 	const after = 4 // two empty fields of runtime.Unknown
 	for n := range body[:len(body)-after] {
@@ -104,13 +104,13 @@ func TestAListThatEndsTooEarlyIsAnError(t *testing.T) {
 	}
 }
 
-func TestAListThatIsNoProtobufIsNamed(t *testing.T) {
+func TestReadListNotInProtobuf(t *testing.T) {
 	if _, _, err := readAll(strings.NewReader(`{"kind":"ServiceList"}`)); !errors.Is(err, errNotProtobuf) {
 		t.Error(err)
 	}
 }
 
-func TestAListWithoutAVersionIsNoneToWatchFrom(t *testing.T) {
+func TestReadListWithoutAVersion(t *testing.T) {
 	l := someList(1)
 	l.ResourceVersion = ""
 	if _, _, err := readAll(bytes.NewReader(encode(t, "ServiceList", l))); err == nil {
@@ -141,7 +141,7 @@ func FuzzReadList(f *testing.F) {
 }
 
 // A proxy may do what the API server does only when it is asked to.
-func TestAPageIsNotTakenForTheList(t *testing.T) {
+func TestReadListInPages(t *testing.T) {
 	l := someList(3)
 	l.Continue = "more"
 	if got, _, err := readAll(bytes.NewReader(encode(t, "ServiceList", l))); !errors.Is(err, errPages) || len(got) > 0 {

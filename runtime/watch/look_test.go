@@ -121,7 +121,7 @@ func withAPI(l *corev1.ServiceList) *corev1.ServiceList {
 }
 
 // The first time by a list, as an API server is fastest with it, and later by a watch-list, which costs it least.
-func TestTheFirstListIsAList(t *testing.T) {
+func TestLookAsksForAListFirst(t *testing.T) {
 	api := &fakeAPI{t: t, list: withAPI(someList(2*lookBatch + 1))}
 	events := api.follow()
 	names := map[string]bool{}
@@ -154,14 +154,14 @@ func TestTheFirstListIsAList(t *testing.T) {
 	}
 }
 
-func TestWhereListsAreNoProtobufItIsAWatchList(t *testing.T) {
+func TestLookFallsBackToAWatchList(t *testing.T) {
 	api := &fakeAPI{t: t, json: true}
 	api.follow()
 	lab.Await(t, "a watch-list", func() bool { return slices.Contains(api.requests(), "watch-list") })
 }
 
 // What was told of a list that broke off, or was not believed, goes with the next one.
-func TestWhatOnlyABrokenListHadIsGone(t *testing.T) {
+func TestLookForgetsABrokenList(t *testing.T) {
 	for name, broken := range map[string]error{"breaks off": io.ErrUnexpectedEOF, "lacks the API service": nil} {
 		s, got := newSink(Services)
 		objects := func(n int, api bool, err error) func(func(object) error) (string, error) {
@@ -204,7 +204,7 @@ func TestWhatOnlyABrokenListHadIsGone(t *testing.T) {
 }
 
 // client-go would fall back to the list that costs the API server least, of whatever age.
-func TestAfterAListThatWasCutNoneOfAnyAgeIsTaken(t *testing.T) {
+func TestLookTakesNoOldListAfterACutOne(t *testing.T) {
 	a := &fakeAPI{t: t, list: withAPI(someList(30)), cut: 2}
 	events := a.follow()
 	for ev := range events {

@@ -159,7 +159,7 @@ func TestPaceCostsAStartNothing(t *testing.T) {
 }
 
 // What the cluster's rules forbid, or an API server that asks for patience, is no better with another one.
-func TestPaceTellsOfServersOfNoUse(t *testing.T) {
+func TestPaceReportsUselessServers(t *testing.T) {
 	for name, tc := range map[string]struct {
 		err  error
 		want int
@@ -180,21 +180,5 @@ func TestPaceTellsOfServersOfNoUse(t *testing.T) {
 		if told != tc.want {
 			t.Errorf("%s: told %d times, want %d", name, told, tc.want)
 		}
-	}
-}
-
-// client-go's transport adds the token to whatever request a redirect makes.
-func TestTheClientFollowsNoRedirect(t *testing.T) {
-	var led atomic.Int32
-	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { led.Add(1) }))
-	defer elsewhere.Close()
-	server := httptest.NewServer(http.RedirectHandler(elsewhere.URL, http.StatusMovedPermanently))
-	defer server.Close()
-	clients, err := NewClients(&rest.Config{Host: server.URL, BearerToken: "secret"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := clients.Core.Get().Resource("services").Do(t.Context()).Error(); err == nil || led.Load() != 0 {
-		t.Errorf("error %v, and %d requests went elsewhere", err, led.Load())
 	}
 }

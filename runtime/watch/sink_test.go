@@ -39,7 +39,7 @@ func many(n int) []string {
 	return names
 }
 
-func TestAListWithoutTheAPIServiceIsNotBelieved(t *testing.T) {
+func TestSinkRejectsAListWithoutTheAPIService(t *testing.T) {
 	s, got := newSink(Services)
 	if err := s.Replace(list("kubernetes", "a"), "1"); err != nil {
 		t.Fatal(err)
@@ -56,7 +56,7 @@ func TestAListWithoutTheAPIServiceIsNotBelieved(t *testing.T) {
 }
 
 // An API server that lost its store makes a new default/kubernetes at once.
-func TestAListThatLacksMostIsAskedForAgain(t *testing.T) {
+func TestSinkRejectsAListThatLacksMostOnce(t *testing.T) {
 	s, got := newSink(Services)
 	if err := s.Replace(list(many(50)...), "1"); err != nil {
 		t.Fatal(err)

@@ -90,9 +90,9 @@ func (c *crowd) flush() {
 
 func numbered(n int) string { return fmt.Sprintf("10.97.%d.%d:80", n/250, n%250+1) }
 
-// BenchmarkFrontendsOf1000Services rewrites the frontends of 1,000 Services in
+// BenchmarkWriterFrontendsOf1000Services rewrites the frontends of 1,000 Services in
 // one flush, while the endpoints of another one change: how long does that wait?
-func BenchmarkFrontendsOf1000Services(b *testing.B) {
+func BenchmarkWriterFrontendsOf1000Services(b *testing.B) {
 	c := newCrowd(b)
 	sticky := false
 	all := func() {
@@ -133,9 +133,9 @@ func BenchmarkFrontendsOf1000Services(b *testing.B) {
 	b.ReportMetric(float64(c.store.graces.Load())/float64(b.N), "graces/op")
 }
 
-// BenchmarkEndpointsWhileServicesComeAndGo changes the endpoints of a Service
+// BenchmarkWriterEndpointsWhileServicesChange changes the endpoints of a Service
 // together with one that comes, just after another went.
-func BenchmarkEndpointsWhileServicesComeAndGo(b *testing.B) {
+func BenchmarkWriterEndpointsWhileServicesChange(b *testing.B) {
 	c := newCrowd(b)
 	c.set("s0", web(numbered(0), "192.0.2.1:80"))
 	c.flush()
@@ -198,7 +198,7 @@ func (c *crowd) echoes(kind, prefix string, n int) (out []string) {
 // Clients connect in a loop to a few of 1,000 Services, whose frontends all change in one flush after the other: sticky or
 // not, with a Local policy or without, and each taken over by another Service, whose index others had before. No connect
 // may fail, and none may reach a server of the other half.
-func TestNoConnectFailsWhileAllFrontendsChange(t *testing.T) {
+func TestWriterChangesFrontendsUnderLoad(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}

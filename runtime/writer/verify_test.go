@@ -124,3 +124,55 @@ func TestVerifyBesideFlushes(t *testing.T) {
 		t.Error("nothing was flushed meanwhile")
 	}
 }
+
+func TestVerifyRepairsEditsOfOthers(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		edit func(r *rig)
+	}{
+		{"a frontend that is gone", func(r *rig) { r.f.DeleteFrontends([]bpf.FrontendKey{tcp("10.96.2.1:80")}) }},
+		{"a frontend that leads elsewhere", func(r *rig) {
+			r.f.PutFrontends([]bpf.FrontendKey{tcp("10.96.2.1:80")}, []bpf.Frontend{{Index: 1025}})
+		}},
+		{"a word that is empty", func(r *rig) { r.f.PutServiceStates([]uint32{bpf.ServiceStateAt(1024, false)}, []bpf.ServiceState{0}) }},
+		{"a backend that is gone", func(r *rig) { r.f.DeleteBackends([]bpf.BackendKey{{Set: 1, Slot: 0}}) }},
+		{"a backend that is another", func(r *rig) {
+			r.f.PutBackends([]bpf.BackendKey{{Set: 1, Slot: 0}}, []bpf.Backend{{Port: bpf.PortOf(6666)}})
+		}},
+		{"a frontend of the runtime's that nobody wants", func(r *rig) {
+			r.f.PutFrontends([]bpf.FrontendKey{tcp("10.96.6.6:80")}, []bpf.Frontend{{Index: 1999}})
+		}},
+		{"a source range that nobody wants", func(r *rig) {
+			r.f.PutSourceRanges([]bpf.SourceRangeKey{bpf.SourceRangeKeyOf(1024, netip.MustParsePrefix("10.0.0.0/8"))})
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := newRig(t, nil)
+			r.want("a", web("10.96.2.1:80", "192.0.2.1:80", "192.0.2.2:80"))
+			r.want("b", web("10.96.2.2:80", "192.0.2.3:80"))
+			r.flush()
+			if mended, err := r.w.Verify(t.Context()); mended || err != nil {
+				t.Fatalf("before: %v, %v", mended, err)
+			}
+			before, _ := r.f.Read()
+			tc.edit(r)
+			if mended, err := r.w.Verify(t.Context()); !mended || err != nil {
+				t.Errorf("mended: %v, %v", mended, err)
+			}
+			r.settle()
+			r.wantVerdict("10.96.2.1:80", "[192.0.2.1:80 192.0.2.2:80]")
+			r.wantVerdict("10.96.2.2:80", "[192.0.2.3:80]")
+			r.wantVerdict("10.96.6.6:80", "not a frontend")
+			after, _ := r.f.Read()
+			if len(after.Frontends) != len(before.Frontends) || len(after.SourceRanges) != 0 || len(after.Sets) != len(before.Sets) {
+				t.Errorf("was %+v, is %+v", before, after)
+			}
+			if mended, err := r.w.Verify(t.Context()); mended || err != nil {
+				t.Errorf("again: %v, %v", mended, err)
+			}
+			if st := r.w.Status(); st.Repairs != 1 {
+				t.Errorf("%d repairs", st.Repairs)
+			}
+		})
+	}
+}

@@ -25,7 +25,7 @@ func everyKind(more ...func(*corev1.Service)) *corev1.Service {
 		loadBalancer("1.2.3.4"), externalIPs("192.168.99.11")}, more...)...)
 }
 
-func TestWithoutEndpointsEverythingIsRejected(t *testing.T) {
+func TestPortsWithoutEndpoints(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		slices []string
@@ -54,7 +54,7 @@ func TestWithoutEndpointsEverythingIsRejected(t *testing.T) {
 	}
 }
 
-func TestClusterIP(t *testing.T) {
+func TestPortsOfAClusterIP(t *testing.T) {
 	table := tableOf(thisNode(),
 		service("svc1", "p80:80/tcp", clusterIPs("172.30.0.41")),
 		slice("svc1-1", "svc1", "p80:80/tcp", "10.180.0.1 local"),
@@ -84,7 +84,7 @@ func TestClusterIP(t *testing.T) {
 	}
 }
 
-func TestExternalTrafficPolicy(t *testing.T) {
+func TestPortsWithExternalTrafficPolicy(t *testing.T) {
 	endpoints := slice("web-1", "web", "http:80/tcp", "10.180.0.1", "10.180.2.1 local")
 	const both = "10.180.0.1:80 10.180.2.1:80"
 	for _, tc := range []struct {
@@ -115,7 +115,7 @@ func TestExternalTrafficPolicy(t *testing.T) {
 	}
 }
 
-func TestInternalTrafficPolicy(t *testing.T) {
+func TestPortsWithInternalTrafficPolicy(t *testing.T) {
 	for _, tc := range []struct {
 		name      string
 		more      func(*corev1.Service)
@@ -144,7 +144,7 @@ func TestInternalTrafficPolicy(t *testing.T) {
 }
 
 // The policies don't get in each other's way.
-func TestBothPolicies(t *testing.T) {
+func TestPortsWithBothPolicies(t *testing.T) {
 	endpoints := slice("web-1", "web", "http:80/tcp", "10.180.0.1", "10.180.2.1 local")
 	const both, mine = "10.180.0.1:80 10.180.2.1:80", "10.180.2.1:80"
 	for _, tc := range []struct {

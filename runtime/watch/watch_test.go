@@ -36,7 +36,7 @@ func (b *buffer) String() string {
 }
 
 // An API server before Kubernetes 1.33 knows no ServiceCIDR, and system:node-proxier may not see any before.
-func TestServiceCIDRsAreDoneWithout(t *testing.T) {
+func TestWatcherWithoutServiceCIDRs(t *testing.T) {
 	for _, code := range []int{http.StatusNotFound, http.StatusForbidden} {
 		t.Run(http.StatusText(code), func(t *testing.T) {
 			var cidrs, nodes atomic.Int32

@@ -23,7 +23,6 @@ import (
 
 	"github.com/firsthop/firsthop/runtime/services"
 	"github.com/firsthop/firsthop/runtime/watch"
-
 	"github.com/firsthop/firsthop/test/lab"
 )
 
@@ -55,7 +54,7 @@ func manifest(t *testing.T) (role rbacv1.ClusterRole, binding rbacv1.ClusterRole
 	return role, binding, policy, tie
 }
 
-func TestTheManifestHangsTogether(t *testing.T) {
+func TestPatchPolicyOfTheManifest(t *testing.T) {
 	role, binding, policy, tie := manifest(t)
 	if binding.RoleRef.Kind != "ClusterRole" || binding.RoleRef.Name != role.Name || tie.Spec.PolicyName != policy.Name {
 		t.Error("a binding binds something else")
@@ -143,7 +142,7 @@ func (s *rights) list() []string {
 	return slices.Sorted(maps.Keys(s.asked))
 }
 
-func TestTheRoleGrantsWhatTheRuntimeAsksForAndNothingElse(t *testing.T) {
+func TestPatchRoleOfTheManifest(t *testing.T) {
 	role, _, _, _ := manifest(t)
 	var granted []string
 	for _, rule := range role.Rules {

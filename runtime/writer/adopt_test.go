@@ -185,28 +185,34 @@ func (m *mortal) write(do func() error) error {
 func (m *mortal) PutGeneration(g uint64) error {
 	return m.write(func() error { return m.lockedFake.PutGeneration(g) })
 }
+
 func (m *mortal) PutBackends(k []bpf.BackendKey, v []bpf.Backend) error {
 	return m.write(func() error { return m.lockedFake.PutBackends(k, v) })
 }
+
 func (m *mortal) DeleteBackends(k []bpf.BackendKey) error {
 	return m.write(func() error { return m.lockedFake.DeleteBackends(k) })
 }
+
 func (m *mortal) PutFrontends(k []bpf.FrontendKey, v []bpf.Frontend) error {
 	return m.write(func() error { return m.lockedFake.PutFrontends(k, v) })
 }
+
 func (m *mortal) ChangeFrontends(k []bpf.FrontendKey, v []bpf.Frontend) error {
 	return m.write(func() error { return m.lockedFake.ChangeFrontends(k, v) })
 }
+
 func (m *mortal) DeleteFrontends(k []bpf.FrontendKey) error {
 	return m.write(func() error { return m.lockedFake.DeleteFrontends(k) })
 }
-func (m *mortal) PutWords(at []uint32, w []bpf.ServiceState) error {
-	return m.write(func() error { return m.lockedFake.PutWords(at, w) })
+
+func (m *mortal) PutServiceStates(at []uint32, w []bpf.ServiceState) error {
+	return m.write(func() error { return m.lockedFake.PutServiceStates(at, w) })
 }
 
 // Writers are killed between any two writes, and the next one finds other Services. Each frontend leads to where it did
 // or to where it shall all the time.
-func TestARestartAtAnyInstantLeadsNobodyAstray(t *testing.T) {
+func TestAdoptAfterARestartAtAnyInstant(t *testing.T) {
 	seeds := []uint64{3102} // where a port took another's index by a node port
 	for seed := range uint64(1000) {
 		seeds = append(seeds, seed)
@@ -289,4 +295,103 @@ func (s *storm) life(before *map[bpf.FrontendKey]way) {
 		}
 		*before = after
 	}
+}
+
+// A restart: all of the former runtime's indexes stay where they are, so that affinity and counters do.
+func TestAdoptKeepsIndexes(t *testing.T) {
+	f := nat.NewFake(8192)
+	first := newRig(t, f)
+	for i := range 9 {
+		first.want(fmt.Sprint("s", i), web(fmt.Sprintf("10.96.2.%d:80", i+1), "192.0.2.1:8080"))
+	}
+	first.flush()
+	first.want("s0")
+	first.flush()
+	first.settle()
+	before := first.w.Indexes()
+
+	r := newRig(t, f)
+	r.want("new", web("10.96.3.1:80", "192.0.2.9:80"))
+	for i := 8; i > 1; i-- { // s1 went while nobody was there
+		r.want(fmt.Sprint("s", i), web(fmt.Sprintf("10.96.2.%d:80", i+1), "192.0.2.1:8080"))
+	}
+	r.flush()
+	for index, key := range r.w.Indexes() {
+		if key.Service.Name != "new" && before[index] != key {
+			t.Errorf("%v has index %d, which was %v's", key, index, before[index])
+		}
+	}
+	r.wantVerdict("10.96.2.2:80", "not a frontend")
+	r.wantVerdict("10.96.2.3:80", "[192.0.2.1:8080]")
+	r.wantVerdict("10.96.3.1:80", "[192.0.2.9:80]")
+}
+
+func TestAdoptTakesOverTheSeed(t *testing.T) {
+	f := nat.NewFake(8192)
+	seed(t, f, "192.0.2.1:6443")
+	r := newRig(t, f)
+	r.want("kubernetes", api("192.0.2.1:6443", "192.0.2.2:6443"))
+	r.flush()
+	r.wantVerdict("10.96.0.1:443", "[192.0.2.1:6443 192.0.2.2:6443]")
+	if got := r.w.Indexes(); len(got) != 1 || got[1024].Service.Name != "kubernetes" {
+		t.Errorf("indexes %v", got)
+	}
+
+	// An init stage that runs meanwhile writes what it found. The next flush has the last word, and no set is used twice.
+	seed(t, r.f, "192.0.2.3:6443")
+	r.wantVerdict("10.96.0.1:443", "[192.0.2.3:6443]")
+	r.want("other", web("10.96.9.9:80", "192.0.2.9:80"))
+	r.flush()
+	r.wantVerdict("10.96.0.1:443", "[192.0.2.1:6443 192.0.2.2:6443]")
+	r.wantVerdict("10.96.9.9:80", "[192.0.2.9:80]")
+	if st := r.w.Status(); st.Reloads != 2 {
+		t.Errorf("%d reloads, want 2", st.Reloads)
+	}
+}
+
+// A Service that lost all frontends to another, and found no room itself, must not have an index that a third one gets.
+func TestAdoptGivesAnIndexOneOwner(t *testing.T) {
+	f := nat.NewFake(8192)
+	f.MaxBackends = 4
+	r := newRig(t, f)
+	r.want("x", web("10.96.2.1:80", "192.0.2.1:80"))
+	r.flush()
+	big := web("10.96.2.9:80", "192.0.2.1:80", "192.0.2.2:80", "192.0.2.3:80", "192.0.2.4:80")
+	big.Key.Name = "10.96.2.1:80" // the same port, elsewhere
+	r.want("x", big)
+	y := web("10.96.2.1:80", "192.0.2.2:80")
+	y.Key.Name = "y"
+	r.want("y", y)
+	r.flush()
+	r.settle()
+	r.want("z", web("10.96.2.3:80", "192.0.2.3:80"))
+	r.flush()
+	r.settle()
+	f.MaxBackends = 100
+	small := web("10.96.2.9:80", "192.0.2.1:80")
+	small.Key.Name = big.Key.Name
+	r.want("x", small)
+	r.want("w", web("10.96.2.4:80", "192.0.2.4:80"))
+	r.flush()
+	r.wantVerdict("10.96.2.1:80", "[192.0.2.2:80]")
+	r.wantVerdict("10.96.2.3:80", "[192.0.2.3:80]")
+}
+
+// Once the table's lock is released, an init stage may use its indexes again.
+func TestAdoptRemovesTheSeedUnderTheLock(t *testing.T) {
+	f := nat.NewFake(8192)
+	seed(t, f, "192.0.2.1:6443")
+	r := newRig(t, f)
+	r.want("kubernetes", api("192.0.2.1:6443"))
+	r.w.cfg.Lock = func(context.Context) (func() error, error) {
+		return func() error {
+			s, err := r.f.Read()
+			if w := s.ServiceStates[bpf.ServiceStateAt(1, false)]; w != 0 || r.w.reclaimer.pending() {
+				t.Errorf("the lock is released, the seed's word is %#x", uint64(w))
+			}
+			return err
+		}, nil
+	}
+	r.flush()
+	r.wantVerdict("10.96.0.1:443", "[192.0.2.1:6443]")
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -17,6 +18,94 @@ import (
 	"github.com/firsthop/firsthop/runtime/watch"
 )
 
+// The API servers may all have moved while nobody was there: what the watches wait for comes by the Service IP.
+func TestAPIServiceIsRedirectedFirst(t *testing.T) {
+	r := newRig(t)
+	r.seed("192.0.2.10:6443")
+	r.l.SetLive(apihealth.Set{V4: addrPorts("192.0.2.77:6443")})
+	r.flush()
+	r.want("10.96.0.1:443", "[192.0.2.77:6443]")
+	writes := r.f.writes()
+	r.flush()
+	if r.f.writes() != writes {
+		t.Errorf("%d writes for nothing", r.f.writes()-writes)
+	}
+	r.tell(kubernetes("192.0.2.77", "192.0.2.78")...)
+	r.syncAll()
+	r.flush()
+	r.want("10.96.0.1:443", "[192.0.2.77:6443]") // the other one is not known to live
+}
+
+func TestAPIServiceFollowsLiveServers(t *testing.T) {
+	r := newRig(t)
+	r.tell(kubernetes("192.0.2.10", "192.0.2.11")...)
+	r.syncAll()
+	r.flush()
+	r.want("10.96.0.1:443", "[192.0.2.10:6443 192.0.2.11:6443]")
+	all := published[APIServers](r)
+	if last := all[len(all)-1]; !slices.Equal(last.Endpoints, addrPorts("192.0.2.10:6443", "192.0.2.11:6443")) || !slices.Equal(last.Services, addrPorts("10.96.0.1:443")) {
+		t.Errorf("published %v", last)
+	}
+	r.l.SetLive(apihealth.Set{V4: addrPorts("192.0.2.11:6443")})
+	r.flush()
+	r.want("10.96.0.1:443", "[192.0.2.11:6443]")
+	r.tell(slice("kubernetes", 6443, corev1.ProtocolTCP)) // an API that names nobody
+	r.flush()
+	r.want("10.96.0.1:443", "[192.0.2.11:6443]")
+	r.l.Handle([]watch.Event{{Resource: watch.Services, Name: services.APIService}}) // or has no such Service
+	r.flush()
+	r.want("10.96.0.1:443", "[192.0.2.11:6443]")
+	r.l.SetLive(apihealth.Set{V4: addrPorts("192.0.2.10:6443")})
+	r.flush()
+	r.want("10.96.0.1:443", "[192.0.2.10:6443]")
+}
+
+// A former runtime, or init, has put a dead API server out, or was told which to use: its choice stays until there is news.
+func TestAPIServiceKeepsWhatItAdopted(t *testing.T) {
+	r := newRig(t)
+	r.seed("192.0.2.11:6443")
+	r.l.Adopt(r.l.api.addrs, addrPorts("192.0.2.11:6443"))
+	r.tell(kubernetes("192.0.2.10", "192.0.2.11")...)
+	r.syncAll()
+	r.flush()
+	r.want("10.96.0.1:443", "[192.0.2.11:6443]")
+	r.l.SetLive(apihealth.Set{V4: addrPorts("192.0.2.10:6443", "192.0.2.11:6443")})
+	r.flush()
+	r.want("10.96.0.1:443", "[192.0.2.10:6443 192.0.2.11:6443]")
+}
+
+// A Local policy on the API service must not lead to the dead one of this node.
+func TestAPIServiceLocalTrafficLeadsToLiveServers(t *testing.T) {
+	r := newRig(t)
+	svc, s := service("kubernetes", "10.96.0.1", 443, corev1.ProtocolTCP), slice("kubernetes", 6443, corev1.ProtocolTCP, "192.0.2.10", "192.0.2.11")
+	local, node := corev1.ServiceInternalTrafficPolicyLocal, "node-a"
+	svc.Spec.InternalTrafficPolicy = &local
+	s.Endpoints[0].NodeName = &node
+	r.tell(svc, s)
+	r.syncAll()
+	r.flush()
+	r.want("10.96.0.1:443", "[192.0.2.10:6443]")
+	r.l.SetLive(apihealth.Set{V4: addrPorts("192.0.2.11:6443")})
+	r.flush()
+	r.want("10.96.0.1:443", "[192.0.2.11:6443]")
+}
+
+// A kubeconfig may name the Service IP, and a runtime that has not been told of it may find it alive.
+func TestAPIServiceNeverLeadsToItself(t *testing.T) {
+	r := newRig(t)
+	r.seed("192.0.2.10:6443")
+	r.l.SetLive(apihealth.Set{V4: addrPorts("10.96.0.1:443")})
+	r.flush()
+	r.want("10.96.0.1:443", "[192.0.2.10:6443]")
+	r.tell(kubernetes("192.0.2.11")...)
+	r.syncAll()
+	r.flush()
+	r.want("10.96.0.1:443", "[192.0.2.11:6443]")
+	r.l.SetLive(apihealth.Set{V4: addrPorts("10.96.0.1:443", "192.0.2.12:6443")})
+	r.flush()
+	r.want("10.96.0.1:443", "[192.0.2.12:6443]")
+}
+
 // evil is a Service of a tenant, of any age, that has an external IP.
 func evil(ip string) *corev1.Service {
 	svc := service("evil", "10.96.66.1", 6443, corev1.ProtocolTCP)
@@ -29,7 +118,7 @@ func reservedAre(addrs ...string) apihealth.Addresses {
 	return apihealth.Addresses{Reserved: addrPorts(addrs...)}
 }
 
-func TestReserveKeepsClaimsOutOfTheFirstWrite(t *testing.T) {
+func TestAPIServiceReservesBeforeTheFirstWrite(t *testing.T) {
 	r := newRig(t)
 	r.l.inputs.apiServers = false
 	r.seed("192.0.2.11:6443")
@@ -46,7 +135,7 @@ func TestReserveKeepsClaimsOutOfTheFirstWrite(t *testing.T) {
 	r.want("10.96.0.1:443", "[192.0.2.11:6443 192.0.2.12:6443]")
 }
 
-func TestReserveFollowsTheAPIServers(t *testing.T) {
+func TestAPIServiceReservesLiveServers(t *testing.T) {
 	r := newRig(t)
 	var logs bytes.Buffer
 	r.l.problems.log = slog.New(slog.NewTextHandler(&logs, nil))
@@ -85,7 +174,7 @@ func TestReserveFollowsTheAPIServers(t *testing.T) {
 }
 
 // The API service's address is its own before the API has named it.
-func TestReserveHasTheServiceAddressOfTheInit(t *testing.T) {
+func TestAPIServiceReservesTheAddressOfInit(t *testing.T) {
 	r := newRig(t)
 	r.seed("192.0.2.11:6443")
 	r.l.SetAPIServers(reservedAre("192.0.2.11:6443"))
@@ -98,7 +187,7 @@ func TestReserveHasTheServiceAddressOfTheInit(t *testing.T) {
 }
 
 // An API server of this node is reached on loopback addresses too.
-func TestReserveLoopbackOfAServerOnThisNode(t *testing.T) {
+func TestAPIServiceReservesLoopbackOfThisNode(t *testing.T) {
 	r := newRig(t)
 	r.l.SetHostAddrs(nets("127.0.0.1/8", "192.0.2.11/24"))
 	r.tell(kubernetes("192.0.2.11")...)
