@@ -101,8 +101,8 @@ func (s legacySocket) chains(table string, f *frontends) ([]string, error) {
 			continue
 		}
 		name := table + " " + chain
-		if table == "nat" && chain == servicesChain && f.wants(s.fam) {
-			name += addFromChain(f, s.fam, parsed.rules, parsed.hooked)
+		if table == "nat" && chain == servicesChain && f.wants(s.family) {
+			name += addFromChain(f, s.family, parsed.rules, parsed.hooked)
 		}
 		found = append(found, name)
 	}

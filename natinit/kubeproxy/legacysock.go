@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/kernel/privileges"
 )
 
 // maxLegacyTable bounds what is copied out of the kernel: about 200,000 rules.
@@ -47,17 +49,16 @@ func (t legacyTable) close() {
 
 // legacySocket asks for the tables of a family.
 type legacySocket struct {
-	fam       family
+	legacyLayout
 	fd, level int
-	layout    legacyLayout
 }
 
 // openLegacy opens a socket. Any of the family takes these options: a raw one,
 // as iptables uses, would need CAP_NET_RAW as well. Close its fd.
 func openLegacy(fam family) (legacySocket, error) {
-	s, domain := legacySocket{fam: fam, level: unix.SOL_IP, layout: layout4}, unix.AF_INET
+	s, domain := legacySocket{legacyLayout: layout4, level: unix.SOL_IP}, unix.AF_INET
 	if fam == ip6 {
-		s.level, s.layout, domain = unix.SOL_IPV6, layout6, unix.AF_INET6
+		s.legacyLayout, s.level, domain = layout6, unix.SOL_IPV6, unix.AF_INET6
 	}
 	var err error
 	s.fd, err = unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
@@ -92,7 +93,7 @@ func (s legacySocket) read(table string) (legacyTable, error) {
 		copy(buf, table)
 		binary.NativeEndian.PutUint32(buf[32:], info.Size)
 		size := uint32(len(buf))
-		t := legacyTable{layout: s.layout, hooks: make(map[int]bool), entries: buf[header:], mapped: buf}
+		t := legacyTable{layout: s.legacyLayout, hooks: make(map[int]bool), entries: buf[header:], mapped: buf}
 		if err := getsockopt(s.fd, s.level, optGetEntries, unsafe.Pointer(&buf[0]), &size); err != nil {
 			t.close()
 			if errors.Is(err, unix.EAGAIN) {
@@ -113,11 +114,8 @@ func (s legacySocket) read(table string) (legacyTable, error) {
 func getsockopt(fd, level, option int, value unsafe.Pointer, size *uint32) error {
 	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(option),
 		uintptr(value), uintptr(unsafe.Pointer(size)), 0)
-	if errno == unix.EPERM {
-		return errors.New("not allowed: needs CAP_NET_ADMIN")
-	}
 	if errno != 0 {
-		return os.NewSyscallError("getsockopt", errno)
+		return privileges.Refused("read", "a table of iptables-legacy", errno, unix.CAP_NET_ADMIN)
 	}
 	return nil
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/kernel/privileges"
 )
 
 const (
@@ -128,7 +130,7 @@ func judgeNft(err error) (Answer, string) {
 	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EINVAL):
 		return No, "the kernel has no nf_tables"
 	case errors.Is(err, unix.EPERM):
-		return Unknown, "not allowed: needs CAP_NET_ADMIN"
+		return Unknown, privileges.Refused("read", "nf_tables", err, unix.CAP_NET_ADMIN).Error()
 	}
 	return Unknown, err.Error()
 }

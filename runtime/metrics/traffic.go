@@ -108,7 +108,7 @@ func (t *traffic) write(p *Page, cfg *Config) {
 	if err := t.read(cfg.Counters); err != nil {
 		t.errors++
 		if cfg.Log != nil {
-			cfg.Log.Warn("the counters of Services could not be read", "err", err)
+			cfg.Log.Warn("cannot read the counters of Services", "err", err)
 		}
 	}
 	p.Counter("firsthop_translated_total", "Connections and datagrams that were sent to a backend.", float64(t.all.Translated))

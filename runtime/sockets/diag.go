@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/kernel/privileges"
 )
 
 // The messages of NETLINK_SOCK_DIAG, as linux/inet_diag.h has them, in the envelopes of vishvananda/netlink. Of its own
@@ -105,10 +106,8 @@ func explain(err error, proto bpf.Proto) error {
 		return errMoved
 	case errors.Is(err, unix.EOPNOTSUPP):
 		return fmt.Errorf("%w: destroy a %v socket: %w (CONFIG_INET_DIAG_DESTROY)", ErrNotSupported, proto, err)
-	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("destroy a %v socket: %w: this process needs CAP_NET_ADMIN", proto, err)
 	}
-	return fmt.Errorf("destroy a %v socket: %w", proto, err)
+	return privileges.Refused("destroy", fmt.Sprintf("a %v socket", proto), err, unix.CAP_NET_ADMIN)
 }
 
 // errMoved says that a socket is closed by now, or connected elsewhere, or hidden by another one.

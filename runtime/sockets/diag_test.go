@@ -90,7 +90,7 @@ func TestDestroyNamesTheMissingCapability(t *testing.T) {
 	self := filepath.Join(l.Dir, "self")
 	must(t, os.WriteFile(self, exe, 0o755))
 	for want, caps := range map[string][]uintptr{
-		"destroy a udp socket: operation not permitted: this process needs CAP_NET_ADMIN": {unix.CAP_SYS_ADMIN},
+		"refused: destroy a udp socket: operation not permitted: this process lacks CAP_NET_ADMIN (run the container privileged, or add it)": {unix.CAP_SYS_ADMIN},
 		"<nil>": {unix.CAP_NET_ADMIN},
 	} {
 		cmd := l.Command(t.Context(), self)
