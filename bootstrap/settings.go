@@ -37,30 +37,57 @@ const (
 	PersistOff  Persist = "off"  // nothing
 )
 
+// Shared are the settings that the init stage and the runtime must have alike.
+type Shared struct {
+	Dirs
+	Services  []discover.Given // Service addresses, the strongest first; see apiserver.ParseServices
+	Endpoints []discover.Given // API server addresses; see apiserver.ParseEndpoints
+	Scope     string
+	Forbid    []string // kernel features to be treated as absent
+}
+
+// Parse understands the settings, or says which can't be used: what init refuses,
+// the runtime does, too. Its errors are *UsageError.
+func (c Shared) Parse() (discover.Explicit, Scope, error) {
+	given, err := ParseAddresses(c.Services, c.Endpoints)
+	scope, serr := natinit.ParseScope(c.Scope)
+	if serr != nil {
+		serr = fmt.Errorf("--scope %w", serr)
+	}
+	if err := errors.Join(err, serr, CheckFeatures(c.Forbid), c.Dirs.Validate()); err != nil {
+		return given, scope, &UsageError{Err: err}
+	}
+	return given, scope, nil
+}
+
+// CheckFeatures refuses names that no feature of the kernel has.
+func CheckFeatures(forbid []string) error {
+	if err := (kernel.Config{Forbid: forbid}).Validate(); err != nil {
+		return fmt.Errorf("--forbid-feature: %w", err)
+	}
+	return nil
+}
+
 // Config is everything that the init stage is told. Texts are parsed by its
 // first step, so that the report has their errors too.
 type Config struct {
-	Dirs
+	Shared
 	Version string
 	Binary  string // path of the running program, for the proof's child and for the host's copy
 
-	Services  []discover.Given       // Service addresses, the strongest first; see apiserver.ParseServices
-	Endpoints []discover.Given       // API server addresses; see apiserver.ParseEndpoints
-	Extra     []string               // further Services, see ParseExtra
-	Kubeadm   string                 // a file for kubeadm's --config, before kubeadm has run
-	Pod       sources.PodEnvironment // what the kubelet gave this container
-	Prove     string                 // a Strength
-	Scope     string
-	Persist   string
-	UDP       bool
-	Boot      bool // run by the boot unit: prove translated, warn below answered
-	Forbid    []string
-	Sizes     bpf.Sizes
+	Extra   []string               // further Services, see ParseExtra
+	Kubeadm string                 // a file for kubeadm's --config, before kubeadm has run
+	Pod     sources.PodEnvironment // what the kubelet gave this container
+	Prove   string                 // a proof.Strength
+	Persist string
+	UDP     bool
+	Boot    bool      // run by the boot unit: prove translated, warn below answered
+	Sizes   bpf.Sizes // judged by CheckCapacity
 
 	IgnoreKernelVersion bool
 	DryRun              bool
 
-	Timeout     time.Duration // for finding, probing and proving together
+	Timeout     time.Duration // for finding and probing addresses, and again for the proof
 	LockTimeout time.Duration
 	Log         *slog.Logger
 }
@@ -78,14 +105,13 @@ type settings struct {
 // are *UsageError.
 func (c Config) parse() (settings, error) {
 	var s settings
-	err := errors.Join(
-		c.parseAddresses(&s),
+	given, scope, err := c.Shared.Parse()
+	s.given, s.scope = given, scope
+	kubeadm, kerr := c.KubeadmFile()
+	s.given.Kubeadm = kubeadm
+	err = errors.Join(err, kerr,
 		choose(&s.prove, c.Prove, "--prove", proof.Auto, proof.Translated, proof.Answered, proof.Verified, proof.Ready),
-		choose(&s.scope, c.Scope, "--scope", ScopeAll, ScopeHost, ScopeOff),
 		choose(&s.persist, c.Persist, "--persist", PersistAuto, PersistOff),
-		kernel.Config{Forbid: c.Forbid}.Validate(),
-		c.Dirs.Validate(),
-		c.checkSizes(),
 	)
 	for _, text := range c.Extra {
 		extra, e := ParseExtra(text)
@@ -105,14 +131,6 @@ func (c Config) parse() (settings, error) {
 func (c Config) Validate() error {
 	_, err := c.parse()
 	return err
-}
-
-func (c Config) parseAddresses(s *settings) error {
-	given, err := ParseAddresses(c.Services, c.Endpoints)
-	kubeadm, kerr := c.KubeadmFile()
-	given.Kubeadm = kubeadm
-	s.given = given
-	return errors.Join(err, kerr)
 }
 
 // ParseAddresses understands the addresses that were given to init or run, or
@@ -189,19 +207,11 @@ const (
 	maxEntries = bpf.MaxEntries
 )
 
-// CheckRoom judges a number of entries that a flag asks for; 0 stands for the
+// CheckCapacity judges a number of entries that a flag asks for; 0 stands for the
 // default.
-func CheckRoom(flag string, n uint64) error {
+func CheckCapacity(flag string, n uint64) error {
 	if n != 0 && (n < minEntries || n > maxEntries) {
 		return fmt.Errorf("%s %d: want %d to %d", flag, n, minEntries, maxEntries)
 	}
 	return nil
-}
-
-func (c Config) checkSizes() error {
-	return errors.Join(
-		CheckRoom("--max-frontends", uint64(c.Sizes.Frontends)),
-		CheckRoom("--max-services", uint64(c.Sizes.Services)),
-		CheckRoom("--max-backends", uint64(c.Sizes.Backends)),
-	)
 }

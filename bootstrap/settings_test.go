@@ -17,9 +17,12 @@ import (
 
 func goodConfig() Config {
 	return Config{
-		Services:  []discover.Given{{Name: apiserver.VarServices, Value: "10.96.0.1:443"}},
-		Endpoints: []discover.Given{{Name: apiserver.VarEndpoints, Value: "10.0.0.1:6443"}},
-		Prove:     "answered", Scope: "all", Persist: "auto", UDP: true, Timeout: time.Second,
+		Shared: Shared{
+			Services:  []discover.Given{{Name: apiserver.VarServices, Value: "10.96.0.1:443"}},
+			Endpoints: []discover.Given{{Name: apiserver.VarEndpoints, Value: "10.0.0.1:6443"}},
+			Scope:     "all",
+		},
+		Prove: "answered", Persist: "auto", UDP: true, Timeout: time.Second,
 	}
 }
 
@@ -43,8 +46,6 @@ func TestParseSettings(t *testing.T) {
 		{"an unknown feature", func(c *Config) { c.Forbid = []string{"batch", "warp"} }, `"warp"`},
 		{"a relative directory", func(c *Config) { c.RunDir = "run" }, `--run-dir "run": want an absolute path`},
 		{"a directory with a line break", func(c *Config) { c.StateDir = "/var\n/lib" }, `--state-dir`},
-		{"little room", func(c *Config) { c.Sizes.Services = 1 }, `--max-services 1: want 1024`},
-		{"much room", func(c *Config) { c.Sizes.Backends = 1<<24 + 1 }, `--max-backends 16777217`},
 		{"a bad address", func(c *Config) { c.Endpoints[0].Value = "10.0.0.1:0" }, `KUBERNETES_APISERVER_ENDPOINTS: entry 1 "10.0.0.1:0"`},
 		{"a bad extra service", func(c *Config) { c.Extra = []string{"udp/10.96.0.10:53"} }, `--extra-service "udp/10.96.0.10:53": no =`},
 		{"ports that can't be matched", func(c *Config) {
@@ -65,6 +66,14 @@ func TestParseSettings(t *testing.T) {
 	c.Prove, c.Scope = "x", "y"
 	if _, err := c.parse(); err == nil || strings.Count(err.Error(), "want") != 2 {
 		t.Errorf("two bad values: %v, want both named", err)
+	}
+}
+
+func TestCheckCapacity(t *testing.T) {
+	for n, want := range map[uint64]bool{0: true, 1: false, minEntries: true, maxEntries: true, maxEntries + 1: false, 1 << 32: false} {
+		if err := CheckCapacity("--max-services", n); (err == nil) != want {
+			t.Errorf("%d: %v", n, err)
+		}
 	}
 }
 

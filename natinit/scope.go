@@ -23,7 +23,7 @@ func ParseScope(s string) (Scope, error) {
 	case ScopeAll, ScopeHost, ScopeOff:
 		return scope, nil
 	}
-	return "", fmt.Errorf("%q: want %s, %s or %s", s, ScopeAll, ScopeHost, ScopeOff)
+	return "", fmt.Errorf("%q: want %s, %s, %s", s, ScopeAll, ScopeHost, ScopeOff)
 }
 
 // NewBalancer is the load balancer of a scope. elsewhere says that this process

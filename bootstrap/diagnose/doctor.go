@@ -2,7 +2,6 @@ package diagnose
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/firsthop/firsthop/bootstrap"
@@ -30,9 +29,6 @@ type DoctorConfig struct {
 // Doctor checks every invariant of an instance on the live node. It changes
 // nothing; the one thing that others may see of it is a connection to the API.
 func Doctor(ctx context.Context, cfg DoctorConfig) (*DoctorReport, error) {
-	if err := errors.Join(cfg.Dirs.Validate(), kernel.Config{Forbid: cfg.Forbid}.Validate()); err != nil {
-		return nil, &bootstrap.UsageError{Err: err}
-	}
 	n, err := lookAt(cfg.Dirs)
 	if err != nil {
 		return nil, err

@@ -13,7 +13,6 @@ import (
 	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bootstrap/diagnose"
 	"github.com/firsthop/firsthop/bpf"
-	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/kernel/privileges"
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
@@ -49,9 +48,6 @@ func Run(ctx context.Context, cfg Config) ([]Removal, error) {
 	u := &uninstaller{Config: cfg, Places: cfg.Dirs.Places(), left: map[string]bool{}, unreadable: map[string]bool{}}
 	if u.Log == nil {
 		u.Log = slog.New(slog.DiscardHandler)
-	}
-	if err := (kernel.Config{Forbid: cfg.Forbid}).Validate(); err != nil {
-		return nil, &bootstrap.UsageError{Err: err}
 	}
 	if err := u.RefuseChroot("; in the image, systemctl disable firsthop-init.service and remove its file, /opt/firsthop and /var/lib/firsthop"); err != nil {
 		return nil, err

@@ -72,7 +72,7 @@ func newApp(e env) *cli.App {
 			if takesNone && c.Args().Present() {
 				return usagef("%s takes no arguments, but was given %q", c.Command.Name, strings.Join(c.Args().Slice(), " "))
 			}
-			if err := errors.Join(checkVariables(e, app.Commands), checkCommonFlags(e, c)); err != nil {
+			if err := checkVariables(e, app.Commands); err != nil {
 				return err
 			}
 			return action(c)

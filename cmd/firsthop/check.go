@@ -20,27 +20,13 @@ addresses and the next boot, and says what init would do with the same settings.
 It changes nothing. Exits 0 if the node is ready, else with init's exit code.`,
 		Flags: join([]cli.Flag{boolFlag("verbose", false, "show what each result was made from, and every kernel feature")},
 			balancerFlags(), kernelFlags(), addressFlags(), []cli.Flag{kubeadmFlag()}, commonFlags(), []cli.Flag{outputFlag()}),
-		Action: func(c *cli.Context) error {
-			p, err := newPrinter(e, c)
+		Action: action(e, func(c *call) error {
+			r, err := diagnose.Check(c.Context.Context, c.config())
 			if err != nil {
 				return err
 			}
-			cfg, err := config(e, c)
-			if err != nil {
-				return err
-			}
-			r, err := diagnose.Check(c.Context, cfg)
-			if err != nil {
-				return err
-			}
-			if err := p.print(r, func(p *printer) { checkText(p, r, c.Bool("verbose")) }); err != nil {
-				return err
-			}
-			if !r.Ready {
-				return exitCode(r.ExitCode)
-			}
-			return nil
-		},
+			return c.report(r, r.ExitCode, func(p *printer) { checkText(p, r, c.Bool("verbose")) })
+		}),
 	}
 }
 

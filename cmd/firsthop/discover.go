@@ -22,22 +22,14 @@ func discoverCommand(e env) *cli.Command {
 		Usage:     "where is the API server: every source, what it gave, and which addresses answer",
 		ArgsUsage: " ",
 		Flags:     join(addressFlags(), []cli.Flag{kubeadmFlag()}, commonFlags(), []cli.Flag{outputFlag()}),
-		Action: func(c *cli.Context) error {
-			p, err := newPrinter(e, c)
-			if err != nil {
-				return err
-			}
-			explicit, err := discover.ParseExplicit(given(e, c, "service-ips", apiserver.VarServices), given(e, c, "endpoints", apiserver.VarEndpoints))
+		Action: action(e, func(c *call) error {
+			explicit, err := bootstrap.ParseAddresses(c.given("service-ips", apiserver.VarServices), c.given("endpoints", apiserver.VarEndpoints))
 			if err != nil {
 				return &bootstrap.UsageError{Err: err}
 			}
-			d, err := checkedDirs(c)
-			if err != nil {
-				return err
-			}
-			ctx, cancel := context.WithTimeout(c.Context, c.Duration("timeout"))
+			ctx, cancel := context.WithTimeout(c.Context.Context, c.Duration("timeout"))
 			defer cancel()
-			at := d.Places()
+			at := c.dirs.Places()
 			if file := c.String("kubeadm-config"); file != "" {
 				f, err := sources.KubeadmFile(at.HostRoot, file)
 				if err != nil {
@@ -45,9 +37,9 @@ func discoverCommand(e env) *cli.Command {
 				}
 				explicit.Kubeadm = &f
 			}
-			direct := bootstrap.Direct(d)
+			direct := bootstrap.Direct(c.dirs)
 			defer direct.Close()
-			found, err := discover.Run(ctx, discover.Config{Probe: probe.Config{Dial: direct.DialContext}, Explicit: explicit, Root: at.HostRoot, StateDir: at.StateDir, Pod: pod(e), Machine: at.Machine(), Thorough: true})
+			found, err := discover.Run(ctx, discover.Config{Probe: probe.Config{Dial: direct.DialContext}, Explicit: explicit, Root: at.HostRoot, StateDir: at.StateDir, Pod: pod(c.env), Machine: at.Machine(), Thorough: true})
 			if err != nil && !errors.Is(err, discover.ErrNotFound) {
 				return err
 			}
@@ -55,17 +47,17 @@ func discoverCommand(e env) *cli.Command {
 			if err != nil {
 				report.Error = firstLine(err)
 			}
-			if perr := p.print(report, func(p *printer) { discoverText(p, found, report.Error) }); perr != nil {
+			if perr := c.out.print(report, func(p *printer) { discoverText(p, found, report.Error) }); perr != nil {
 				return perr
 			}
 			if err != nil {
-				if !p.json {
-					fmt.Fprintln(e.stderr, "firsthop:", report.Error)
+				if !c.out.json {
+					fmt.Fprintln(c.env.stderr, "firsthop:", report.Error)
 				}
 				return exitCode(bootstrap.ExitNotFound)
 			}
 			return nil
-		},
+		}),
 	}
 }
 

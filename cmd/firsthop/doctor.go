@@ -15,31 +15,17 @@ func doctorCommand(e env) *cli.Command {
 API's Service address for real, and looks at what keeps all of it going. It
 changes nothing. Exits 0 unless a check fails, then 6.`,
 		Flags: join(kernelFlags(), commonFlags(), []cli.Flag{outputFlag()}),
-		Action: func(c *cli.Context) error {
-			p, err := newPrinter(e, c)
-			if err != nil {
-				return err
-			}
-			d, err := checkedDirs(c)
-			if err != nil {
-				return err
-			}
-			r, err := diagnose.Doctor(c.Context, diagnose.DoctorConfig{
-				Pod:  pod(e),
-				Dirs: d, Runtime: runtimeView(c.Context, d), Binary: e.self,
-				Forbid: atCommas(c.StringSlice("forbid-feature")), IgnoreKernelVersion: c.Bool("ignore-kernel-version"),
+		Action: action(e, func(c *call) error {
+			r, err := diagnose.Doctor(c.Context.Context, diagnose.DoctorConfig{
+				Pod:  pod(c.env),
+				Dirs: c.dirs, Runtime: c.runtimeView(), Binary: c.env.self,
+				Forbid: c.forbidden(), IgnoreKernelVersion: c.Bool("ignore-kernel-version"),
 			})
 			if err != nil {
 				return err
 			}
-			if err := p.print(r, func(p *printer) { doctorText(p, r) }); err != nil {
-				return err
-			}
-			if !r.Healthy {
-				return exitCode(r.ExitCode)
-			}
-			return nil
-		},
+			return c.report(r, r.ExitCode, func(p *printer) { doctorText(p, r) })
+		}),
 	}
 }
 

@@ -102,15 +102,6 @@ func dirs(c *cli.Context) bootstrap.Dirs {
 	}
 }
 
-// checkedDirs is dirs for commands whose report has no place for an error.
-func checkedDirs(c *cli.Context) (bootstrap.Dirs, error) {
-	d := dirs(c)
-	if err := d.Validate(); err != nil {
-		return d, &bootstrap.UsageError{Err: err}
-	}
-	return d, nil
-}
-
 // checkCommonFlags judges flags that parse but make no sense, whether or not
 // the command comes to use them.
 func checkCommonFlags(e env, c *cli.Context) error {
@@ -123,18 +114,13 @@ func checkCommonFlags(e env, c *cli.Context) error {
 			return usagef("--lock-timeout %s: want 0 or more", d)
 		}
 		if _, ok := f.(*cli.UintFlag); ok { // before it is cut to 32 bits
-			if err := bootstrap.CheckRoom("--"+name, uint64(c.Uint(name))); err != nil {
+			if err := bootstrap.CheckCapacity("--"+name, uint64(c.Uint(name))); err != nil {
 				return &bootstrap.UsageError{Err: err}
 			}
 		}
 		if s, ok := f.(*cli.StringFlag); ok && c.IsSet(name) && c.String(name) == "" && s.Category != categoryAddress && !givenEmpty(e, s.EnvVars) {
 			// An unset shell variable must not mean the whole machine.
 			return usagef("--%s is given, but empty: leave it out for the default", name)
-		}
-		if name == "log-level" {
-			if _, err := newLogger(e, c); err != nil {
-				return err
-			}
 		}
 	}
 	return nil
@@ -152,10 +138,10 @@ func givenEmpty(e env, variables []string) bool {
 }
 
 // given lists how a setting was given, the strongest first.
-func given(e env, c *cli.Context, flag, variable string) []discover.Given {
+func (c *call) given(flag, variable string) []discover.Given {
 	return []discover.Given{
 		{Name: "--" + flag, Value: c.String(flag)},
-		{Name: variable, Value: e.getenv(variable)},
+		{Name: variable, Value: c.env.getenv(variable)},
 	}
 }
 
@@ -174,34 +160,40 @@ func pod(e env) sources.PodEnvironment {
 	return p
 }
 
-// config reads the settings that init, install and check share.
-func config(e env, c *cli.Context) (bootstrap.Config, error) {
-	log, err := newLogger(e, c)
-	if err != nil {
-		return bootstrap.Config{}, err
-	}
-	return bootstrap.Config{
-		Dirs:      dirs(c),
-		Version:   version,
-		Binary:    e.self,
-		Services:  given(e, c, "service-ips", apiserver.VarServices),
-		Endpoints: given(e, c, "endpoints", apiserver.VarEndpoints),
-		Kubeadm:   c.String("kubeadm-config"),
-		Pod:       pod(e),
-		Prove:     string(proof.Auto),
+// shared reads the settings that init and run must have alike.
+func (c *call) shared() bootstrap.Shared {
+	return bootstrap.Shared{
+		Dirs:      c.dirs,
+		Services:  c.given("service-ips", apiserver.VarServices),
+		Endpoints: c.given("endpoints", apiserver.VarEndpoints),
 		Scope:     orDefault(c.String("scope"), bootstrap.ScopeAll),
-		Persist:   string(bootstrap.PersistAuto),
-		UDP:       c.Bool("udp"),
-		Extra:     c.StringSlice("extra-service"),
-		Forbid:    atCommas(c.StringSlice("forbid-feature")),
-		Sizes:     bpf.Sizes{Frontends: uint32(c.Uint("max-frontends")), Services: uint32(c.Uint("max-services")), Backends: uint32(c.Uint("max-backends"))},
+		Forbid:    c.forbidden(),
+	}
+}
+
+// forbidden are the kernel features that are to be treated as absent.
+func (c *call) forbidden() []string { return atCommas(c.StringSlice("forbid-feature")) }
+
+// config reads the settings that init, install and check share.
+func (c *call) config() bootstrap.Config {
+	return bootstrap.Config{
+		Shared:  c.shared(),
+		Version: version,
+		Binary:  c.env.self,
+		Kubeadm: c.String("kubeadm-config"),
+		Pod:     pod(c.env),
+		Prove:   string(proof.Auto),
+		Persist: string(bootstrap.PersistAuto),
+		UDP:     c.Bool("udp"),
+		Extra:   c.StringSlice("extra-service"),
+		Sizes:   bpf.Sizes{Frontends: uint32(c.Uint("max-frontends")), Services: uint32(c.Uint("max-services")), Backends: uint32(c.Uint("max-backends"))},
 
 		IgnoreKernelVersion: c.Bool("ignore-kernel-version"),
 		DryRun:              c.Bool("dry-run"),
 		Timeout:             c.Duration("timeout"),
 		LockTimeout:         c.Duration("lock-timeout"),
-		Log:                 log,
-	}, nil
+		Log:                 c.log,
+	}
 }
 
 // orDefault is for settings that not every command has a flag for.

@@ -31,7 +31,13 @@ table as they were; mounts and directories that it made stay.`,
 			&cli.BoolFlag{Name: "boot", Usage: "as run by the boot unit: a translated connection is proof enough, as the API server may start later"},
 			lockFlag(),
 		}, balancerFlags(), kernelFlags(), addressFlags(), []cli.Flag{kubeadmFlag()}, commonFlags(), []cli.Flag{outputFlag()}),
-		Action: func(c *cli.Context) error { return runInit(e, c) },
+		Action: func(ctx *cli.Context) error {
+			c, err := newCall(e, ctx)
+			if err != nil {
+				return err
+			}
+			return runInit(c)
+		},
 	}
 }
 
@@ -39,15 +45,8 @@ table as they were; mounts and directories that it made stay.`,
 // so that the reason is told.
 const bootLockTimeout = 10 * time.Second
 
-func runInit(e env, c *cli.Context) error {
-	p, err := newPrinter(e, c)
-	if err != nil {
-		return err
-	}
-	cfg, err := config(e, c)
-	if err != nil {
-		return err
-	}
+func runInit(c *call) error {
+	cfg := c.config()
 	cfg.Prove, cfg.Persist, cfg.Boot = c.String("prove"), c.String("persist"), c.Bool("boot")
 	if cfg.Boot && !c.IsSet("prove") {
 		cfg.Prove = string(proof.Translated)
@@ -55,24 +54,22 @@ func runInit(e env, c *cli.Context) error {
 	if cfg.Boot && !c.IsSet("lock-timeout") {
 		cfg.LockTimeout = bootLockTimeout
 	}
-	report := bootstrap.Init(c.Context, cfg)
-	err = printReport(p, report, c.Bool("best-effort"))
-	if failed := e.stdout.err(); failed != nil && report.ExitCode == bootstrap.ExitOK {
+	report := bootstrap.Init(c.Context.Context, cfg)
+	err := printReport(c, report, c.Bool("best-effort"))
+	if failed := c.env.stdout.err(); failed != nil && report.ExitCode == bootstrap.ExitOK {
 		// The node is served: to start an init container again and again would help nobody.
-		fmt.Fprintln(e.stderr, "firsthop: the report could not be written:", failed)
-		e.stdout.failed, err = nil, nil
+		fmt.Fprintln(c.env.stderr, "firsthop: the report could not be written:", failed)
+		c.env.stdout.failed, err = nil, nil
 	}
 	return err
 }
 
-func printReport(p *printer, r *bootstrap.Report, bestEffort bool) error {
-	if err := p.print(r, func(p *printer) { reportText(p, r) }); err != nil {
-		return err
+func printReport(c *call, r *bootstrap.Report, bestEffort bool) error {
+	code := r.ExitCode
+	if bestEffort && code != bootstrap.ExitUsage {
+		code = bootstrap.ExitOK
 	}
-	if r.ExitCode == bootstrap.ExitOK || bestEffort && r.ExitCode != bootstrap.ExitUsage {
-		return nil
-	}
-	return exitCode(r.ExitCode)
+	return c.report(r, code, func(p *printer) { reportText(p, r) })
 }
 
 func reportText(p *printer, r *bootstrap.Report) {

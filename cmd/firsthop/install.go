@@ -18,16 +18,12 @@ it is told --persist off.`,
 			boolFlag("dry-run", false, "say what would change, and change nothing"),
 			lockFlag(),
 		}, balancerFlags(), kernelFlags(), addressFlags(), []cli.Flag{kubeadmFlag()}, commonFlags(), []cli.Flag{outputFlag()}),
-		Action: func(c *cli.Context) error {
-			p, err := newPrinter(e, c)
+		Action: func(ctx *cli.Context) error {
+			c, err := newCall(e, ctx)
 			if err != nil {
 				return err
 			}
-			cfg, err := config(e, c)
-			if err != nil {
-				return err
-			}
-			return printReport(p, bootstrap.Install(c.Context, cfg), false)
+			return printReport(c, bootstrap.Install(ctx.Context, c.config()), false)
 		},
 	}
 }

@@ -26,28 +26,24 @@ Exits 0 whatever the answer is.`,
 		}, commonFlags(), []cli.Flag{forbidFlag(), outputFlag()}),
 		OnUsageError:    onUsageError,
 		HideHelpCommand: true,
-		Action:          func(c *cli.Context) error { return runLookup(e, c) },
+		Action: func(c *cli.Context) error {
+			if err := errors.Join(inherit(c), checkVariables(e, c.App.Commands)); err != nil {
+				return err
+			}
+			return action(e, runLookup)(c)
+		},
 	}
 }
 
-func runLookup(e env, c *cli.Context) error {
-	if err := inherit(c); err != nil {
-		return err
-	}
-	words, err := positionals(c)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(checkVariables(e, c.App.Commands), checkCommonFlags(e, c)); err != nil {
-		return err
-	}
+func runLookup(c *call) (err error) {
+	words := c.words
 	if len(words) == 0 {
 		return usagef("nat lookup wants an address, as 10.96.0.1:443 or [fd00:96::1]:443")
 	}
 	if len(words) > 1 {
 		return usagef("nat lookup wants one address, as 10.96.0.1:443, but was given %q", strings.Join(words, " "))
 	}
-	req := diagnose.LookupRequest{Proto: bpf.UDP, PID: c.Int("pid"), Forbid: atCommas(c.StringSlice("forbid-feature"))}
+	req := diagnose.LookupRequest{Proto: bpf.UDP, PID: c.Int("pid"), Forbid: c.forbidden()}
 	if req.Dest, err = diagnose.ParseDest(words[0]); err != nil {
 		return usagef("nat lookup: %w", err)
 	}
@@ -59,19 +55,11 @@ func runLookup(e env, c *cli.Context) error {
 	if req.PID < 0 {
 		return usagef("--pid %d: want more than 0", req.PID)
 	}
-	p, err := newPrinter(e, c)
+	l, err := diagnose.LookUp(c.dirs, c.runtimeView(), req)
 	if err != nil {
 		return err
 	}
-	d, err := checkedDirs(c)
-	if err != nil {
-		return err
-	}
-	l, err := diagnose.LookUp(d, runtimeView(c.Context, d), req)
-	if err != nil {
-		return err
-	}
-	return p.print(l, func(p *printer) { lookupText(p, l) })
+	return c.out.print(l, func(p *printer) { lookupText(p, l) })
 }
 
 func lookupText(p *printer, l *diagnose.Lookup) {

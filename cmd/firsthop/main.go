@@ -1,8 +1,9 @@
 // Command firsthop gets a Kubernetes node onto an eBPF service dataplane with
 // no manual step and no kube-proxy.
 //
-// Nouns read (check, status, discover, nat, units), verbs change (init,
-// install, uninstall). Environment variables are read here and nowhere else.
+// Nouns read (check, status, doctor, discover, nat, units), verbs change (init,
+// run, install, uninstall). What firsthop is told by flags and environment
+// variables is read here: other packages get it as a value.
 package main
 
 import (

@@ -20,14 +20,8 @@ with or without a port. The runtime, if it runs, knows the names, and which
 Services are not in the table.`,
 		Flags:       join(commonFlags(), []cli.Flag{outputFlag()}),
 		Subcommands: []*cli.Command{lookupCommand(e)},
-		Action: func(c *cli.Context) error {
-			words, err := positionals(c)
-			if err != nil {
-				return err
-			}
-			if err := checkCommonFlags(e, c); err != nil {
-				return err
-			}
+		Action: action(e, func(c *call) error {
+			words := c.words
 			if len(words) > 1 {
 				hint := ""
 				if nearest(words[0], []string{"lookup"}) != "" {
@@ -35,29 +29,21 @@ Services are not in the table.`,
 				}
 				return usagef("nat takes one name or address, but was given %q%s", strings.Join(words, " "), hint)
 			}
-			p, err := newPrinter(e, c)
-			if err != nil {
-				return err
-			}
-			d, err := checkedDirs(c)
-			if err != nil {
-				return err
-			}
-			table, err := diagnose.ReadTable(d, runtimeView(c.Context, d))
+			table, err := diagnose.ReadTable(c.dirs, c.runtimeView())
 			if err != nil {
 				return err
 			}
 			if len(words) == 1 {
 				table = diagnose.Filter(table, words[0])
 			}
-			return p.print(table, func(p *printer) {
+			return c.out.print(table, func(p *printer) {
 				if len(table) == 0 && len(words) == 1 {
 					p.linef("nothing in the table is about %s", words[0])
 					return
 				}
 				natText(p, table)
 			})
-		},
+		}),
 	}
 }
 

@@ -17,9 +17,6 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/firsthop/firsthop/bootstrap"
-	"github.com/firsthop/firsthop/kernel"
-	"github.com/firsthop/firsthop/natinit"
-	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/runtime"
 	"github.com/firsthop/firsthop/runtime/services"
 )
@@ -53,43 +50,38 @@ it the settings that init has (scope, udp, directories).`,
 		}, kernelFlags(), without("timeout", addressFlags()), without("log-level", commonFlags()), []cli.Flag{
 			stringFlag("log-level", "info", "`LEVEL` of the log on stderr: debug, info, warn, error", categoryOutput),
 		}),
-		Action: func(c *cli.Context) error { return runRun(e, c) },
+		Action: action(e, runRun),
 	}
 }
 
-func runRun(e env, c *cli.Context) error {
+func runRun(c *call) error {
 	steady := collectGarbage()
 	defer steady()
-	cfg, err := runConfig(e, c)
+	cfg, err := runConfig(c)
 	if err != nil {
 		return err
 	}
 	cfg.Written = steady
 	klog.SetLogger(logr.Discard()) // client-go's words are for its programmers; runtime/watch says it in ours
-	return runtime.Run(c.Context, cfg)
+	return runtime.Run(c.Context.Context, cfg)
 }
 
-func runConfig(e env, c *cli.Context) (runtime.Config, error) {
-	d, err := checkedDirs(c)
-	if err != nil {
-		return runtime.Config{}, err
-	}
-	log, err := newLogger(e, c)
-	if err != nil {
-		return runtime.Config{}, err
-	}
+func runConfig(c *call) (cfg runtime.Config, err error) {
+	d := c.dirs
 	p := d.Places()
-	cfg := runtime.Config{
-		Version: version, Log: log,
+	cfg = runtime.Config{
+		Version: version, Log: c.log,
 		HostRoot: p.HostRoot, Root: d.Root, Proc: p.Proc, BPFFS: d.BPFFS, Cgroup: d.Cgroup, StateDir: p.StateDir, RunDir: p.RunDir,
-		UDP: c.Bool("udp"), Forbid: atCommas(c.StringSlice("forbid-feature")), IgnoreKernelVersion: c.Bool("ignore-kernel-version"),
-		Kubeconfig: c.String("kubeconfig"), Pod: pod(e), Pods: c.Bool("pods"), EndTCP: c.Bool("end-tcp"),
+		UDP: c.Bool("udp"), Forbid: c.forbidden(), IgnoreKernelVersion: c.Bool("ignore-kernel-version"),
+		Kubeconfig: c.String("kubeconfig"), Pod: pod(c.env), Pods: c.Bool("pods"), EndTCP: c.Bool("end-tcp"),
 		DenyNodeExternalIPs: c.Bool("deny-node-external-ips"),
 		ServiceMetrics:      c.Bool("service-metrics"), NodeStatus: c.Bool("node-status"),
 	}
-	if cfg.Scope, err = natinit.ParseScope(c.String("scope")); err != nil {
-		return cfg, usagef("--scope %w", err)
+	given, scope, err := c.shared().Parse()
+	if err != nil {
+		return cfg, err
 	}
+	cfg.Scope, cfg.Services, cfg.Endpoints = scope, given.Services, given.Endpoints
 	if cfg.NodeName, err = nodeName(c.String("node-name")); err != nil {
 		return cfg, err
 	}
@@ -103,24 +95,16 @@ func runConfig(e env, c *cli.Context) (runtime.Config, error) {
 	if cfg.ServiceCIDRs, err = services.ParseServiceCIDRs(atCommas(c.StringSlice("service-cidr"))); err != nil {
 		return cfg, usagef("--service-cidr: %w", err)
 	}
-	if err := (kernel.Config{Forbid: cfg.Forbid}).Validate(); err != nil {
-		return cfg, usagef("--forbid-feature: %w", err)
-	}
-	addrs, err := bootstrap.ParseAddresses(given(e, c, "service-ips", apiserver.VarServices), given(e, c, "endpoints", apiserver.VarEndpoints))
-	if err != nil {
-		return cfg, usagef("%w", err)
-	}
-	cfg.Services, cfg.Endpoints = addrs.Services, addrs.Endpoints
-	if cfg.HealthAddr, cfg.MetricsAddr, err = listenAddrs(c); err != nil {
+	if cfg.HealthAddr, cfg.MetricsAddr, err = listenAddrs(c.Context); err != nil {
 		return cfg, err
 	}
-	if socket := e.getenv("NOTIFY_SOCKET"); socket != "" {
+	if socket := c.env.getenv("NOTIFY_SOCKET"); socket != "" {
 		cfg.Notify = func(state string) {
 			if _, err := daemon.SdNotify(false, state); err != nil {
-				log.Warn("systemd could not be told", "state", state, "err", err)
+				c.log.Warn("systemd could not be told", "state", state, "err", err)
 			}
 		}
-		if us, err := strconv.ParseInt(e.getenv("WATCHDOG_USEC"), 10, 64); err == nil {
+		if us, err := strconv.ParseInt(c.env.getenv("WATCHDOG_USEC"), 10, 64); err == nil {
 			cfg.Watchdog = time.Duration(us) * time.Microsecond
 		}
 	}

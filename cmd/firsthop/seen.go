@@ -1,14 +1,12 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
-	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bootstrap/diagnose"
 	"github.com/firsthop/firsthop/runtime/admin"
 	"github.com/firsthop/firsthop/runtime/services"
@@ -16,8 +14,9 @@ import (
 
 // runtimeView asks the runtime of an instance how it is, and for the names of
 // Services. That none runs is an answer; so is that one doesn't say.
-func runtimeView(ctx context.Context, d bootstrap.Dirs) diagnose.RuntimeView {
-	client := admin.NewClient(d.Places().RunDir)
+func (c *call) runtimeView() diagnose.RuntimeView {
+	ctx := c.Context.Context
+	client := admin.NewClient(c.dirs.Places().RunDir)
 	st, err := client.Status(ctx)
 	switch {
 	case errors.Is(err, admin.ErrNoRuntime):

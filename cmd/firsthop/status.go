@@ -20,27 +20,17 @@ func statusCommand(e env) *cli.Command {
 		ArgsUsage:   " ",
 		Description: `Exits 0 while the API service is served, 6 if it isn't.`,
 		Flags:       join(commonFlags(), []cli.Flag{outputFlag()}),
-		Action: func(c *cli.Context) error {
-			p, err := newPrinter(e, c)
+		Action: action(e, func(c *call) error {
+			st, err := diagnose.ReadStatus(c.dirs, c.runtimeView())
 			if err != nil {
 				return err
 			}
-			d, err := checkedDirs(c)
-			if err != nil {
-				return err
-			}
-			st, err := diagnose.ReadStatus(d, runtimeView(c.Context, d))
-			if err != nil {
-				return err
-			}
-			if err := p.print(st, func(p *printer) { statusText(p, st) }); err != nil {
-				return err
-			}
+			code := bootstrap.ExitOK
 			if !st.Serving {
-				return exitCode(bootstrap.ExitProof)
+				code = bootstrap.ExitProof
 			}
-			return nil
-		},
+			return c.report(st, code, func(p *printer) { statusText(p, st) })
+		}),
 	}
 }
 

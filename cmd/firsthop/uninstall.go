@@ -20,29 +20,17 @@ What isn't ours is never touched.`,
 			boolFlag("force", false, "also when the node is cut off from the Service addresses by it"),
 			lockFlag(), forbidFlag(),
 		}, commonFlags(), []cli.Flag{outputFlag()}),
-		Action: func(c *cli.Context) error {
-			p, err := newPrinter(e, c)
-			if err != nil {
-				return err
-			}
-			log, err := newLogger(e, c)
-			if err != nil {
-				return err
-			}
-			d, err := checkedDirs(c)
-			if err != nil {
-				return err
-			}
+		Action: action(e, func(c *call) error {
 			dry := c.Bool("dry-run")
-			removed, err := uninstall.Run(c.Context, uninstall.Config{
-				Dirs: d, Force: c.Bool("force"), DryRun: dry, LockTimeout: c.Duration("lock-timeout"), Log: log,
-				Forbid: atCommas(c.StringSlice("forbid-feature")),
+			removed, err := uninstall.Run(c.Context.Context, uninstall.Config{
+				Dirs: c.dirs, Force: c.Bool("force"), DryRun: dry, LockTimeout: c.Duration("lock-timeout"), Log: c.log,
+				Forbid: c.forbidden(),
 			})
 			if err != nil {
 				return err
 			}
-			return p.print(removed, func(p *printer) { removalsText(p, removed, dry) })
-		},
+			return c.out.print(removed, func(p *printer) { removalsText(p, removed, dry) })
+		}),
 	}
 }
 

@@ -15,21 +15,13 @@ func unitsCommand(e env) *cli.Command {
 		ArgsUsage:   " ",
 		Description: `Takes the settings that install takes, and says what install would do with them.`,
 		Flags:       join(balancerFlags(), kernelFlags(), addressFlags(), []cli.Flag{kubeadmFlag()}, commonFlags(), []cli.Flag{outputFlag()}),
-		Action: func(c *cli.Context) error {
-			p, err := newPrinter(e, c)
+		Action: action(e, func(c *call) error {
+			rep, err := bootstrap.ReadUnits(c.Context.Context, c.config())
 			if err != nil {
 				return err
 			}
-			cfg, err := config(e, c)
-			if err != nil {
-				return err
-			}
-			rep, err := bootstrap.ReadUnits(c.Context, cfg)
-			if err != nil {
-				return err
-			}
-			return p.print(rep, func(p *printer) { unitsText(p, rep) })
-		},
+			return c.out.print(rep, func(p *printer) { unitsText(p, rep) })
+		}),
 	}
 }
 
