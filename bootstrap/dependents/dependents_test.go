@@ -120,10 +120,12 @@ func TestFind(t *testing.T) {
 		{"kube-proxy's ConfigMap", map[string]string{
 			pod: kubeconfig("https://10.96.0.1:443"),
 			"/var/log/pods/kube-system_kube-proxy-x7k2p_0a1b/kube-proxy/0.log": "",
+			"/var/lib/kubelet/pods/0a1b/containers/kube-proxy/6f0e":            "",
 		}, []string{pod + " (kube-proxy's ConfigMap): https://10.96.0.1:443"}},
 		{"a tenant's pod named kube-proxy", map[string]string{
 			pod: kubeconfig("https://10.96.0.1:443"),
 			"/var/log/pods/tenant_kube-proxy-x7k2p_0a1b/kube-proxy/0.log": "",
+			"/var/lib/kubelet/pods/0a1b/containers/kube-proxy/6f0e":       "",
 		}, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package dependents
 
 import (
+	"maps"
 	"net/netip"
 	"path"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/firsthop/firsthop/natinit/hostproc"
+	"github.com/firsthop/firsthop/natinit/kubeproxy"
 	"github.com/firsthop/firsthop/natinit/nodeconf"
 )
 
@@ -32,13 +34,9 @@ var kubeconfigPatterns = []string{
 }
 
 // components are the services of a node that reach the API server themselves.
-var components = []string{
-	"kubelet", "kube-proxy", "k3s", "k3s-agent", "rke2-agent", "rke2-server", "k0scontroller", "k0sworker",
-	"kube-controller-manager", "kube-scheduler", "snap.kubelet-eks.daemon", "snap.k8s.kubelet", "snap.microk8s.daemon-kubelite",
-}
-
-// unitDirs are where units of systemd are.
-var unitDirs = []string{"/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"}
+var components = slices.Concat(nodeconf.KubeletUnits, slices.Sorted(maps.Keys(kubeproxy.Units)), []string{
+	"rke2-agent", "rke2-server", "k0scontroller", "k0sworker", "kube-controller-manager", "kube-scheduler",
+})
 
 // textPatterns are other files that name an API server.
 func textPatterns() []string {
@@ -53,7 +51,7 @@ func textPatterns() []string {
 		"/var/lib/kube-proxy/*config*.y*ml",
 	}
 	for _, name := range components {
-		for _, dir := range unitDirs {
+		for _, dir := range nodeconf.UnitDirs {
 			out = append(out, dir+"/"+name+".service", dir+"/"+name+".service.d/*.conf", dir+"/"+name+".service.env")
 		}
 		for _, dir := range []string{"/etc/default/", "/etc/sysconfig/", "/etc/conf.d/", "/etc/init.d/"} {
@@ -93,12 +91,11 @@ func (s *scan) staticPods() []string {
 	return append(nodeconf.StaticPodDirs(s.fs, s.commands), s.fs.Glob("/var/lib/rancher/*/agent/pod-manifests")...)
 }
 
-// kubeProxyConfigs are the kubeconfigs in the ConfigMap of kube-proxy's pods. That a pod is one of kube-system the
-// kubelet says by the directory of its logs, which no tenant can choose.
+// kubeProxyConfigs are the kubeconfigs in the ConfigMap of kube-proxy's pods.
 func (s *scan) kubeProxyConfigs() (paths []string) {
-	for _, logs := range s.fs.Glob("/var/log/pods/kube-system_kube-proxy-*_*") {
-		uid := logs[strings.LastIndexByte(logs, '_')+1:]
-		paths = append(paths, s.fs.Glob("/var/lib/kubelet/pods/"+uid+"/volumes/kubernetes.io~configmap/kube-proxy/*.conf")...)
+	for _, container := range kubeproxy.KubeletHas(s.cfg.Root) {
+		pod := path.Dir(path.Dir(container))
+		paths = append(paths, s.fs.Glob(pod+"/volumes/kubernetes.io~configmap/kube-proxy/*.conf")...)
 	}
 	return paths
 }

@@ -38,8 +38,8 @@ func joinProcesses(processes []Process) string {
 	return strings.Join(s, "; ")
 }
 
-// units are the services whose main process is kube-proxy, or has it inside (true).
-var units = map[string]bool{
+// Units are the services whose main process is kube-proxy, or has it inside (true).
+var Units = map[string]bool{
 	"kube-proxy":                    false,
 	"snap.kube-proxy.daemon":        false, // Charmed Kubernetes
 	"snap.k8s.kube-proxy":           false, // Canonical Kubernetes
@@ -62,7 +62,7 @@ func lookForProcesses(ctx context.Context, root, proc string, own namespace) pro
 	host := nodeconf.Trusted(root)
 	k3s := nodeconf.RancherCommands(host, "k3s", nodeconf.Commands(host))
 	var names, pods []string
-	for unit := range units {
+	for unit := range Units {
 		names = append(names, unit)
 	}
 	for _, r := range k3s { // an installer may give it another name
@@ -84,7 +84,7 @@ func lookForProcesses(ctx context.Context, root, proc string, own namespace) pro
 	}
 	var elsewhere []string
 	for _, q := range found {
-		p := Process{PID: q.PID, Name: q.Name, Embedded: units[q.Unit] || slices.ContainsFunc(k3s, func(r nodeconf.Rancher) bool { return r.Service != "" && r.Service == q.Unit })}
+		p := Process{PID: q.PID, Name: q.Name, Embedded: Units[q.Unit] || slices.ContainsFunc(k3s, func(r nodeconf.Rancher) bool { return r.Service != "" && r.Service == q.Unit })}
 		if q.Pod != "" && q.Name == "pause" || p.Embedded && withoutKubeProxy(k3s, q.Unit, procs.Args(q)) {
 			continue // the pod's own first process, or k3s that is told to run without
 		}

@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// unitDirs is where the system manager looks for units, the strongest first
+// UnitDirs is where the system manager looks for units, the strongest first
 // (systemd.unit(5), "Unit File Search Path"). Units of systemd-run are in
 // /run/systemd/transient.
-var unitDirs = [...]string{
+var UnitDirs = [...]string{
 	"/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/transient", "/run/systemd/generator.early",
 	"/etc/systemd/system", "/etc/systemd/system.attached", "/run/systemd/system", "/run/systemd/system.attached", "/run/systemd/generator",
 	"/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system", "/run/systemd/generator.late",
@@ -31,7 +31,7 @@ var telling = [...]string{"kube", "k3s", "rke2", "k0s", "k8s", "apiserver", "api
 // unitNames lists the services whose units are worth reading.
 func unitNames(host FS) []string {
 	var out []string
-	for _, dir := range unitDirs {
+	for _, dir := range UnitDirs {
 		own := slices.Contains(ownDirs[:], dir)
 		for _, p := range host.Glob(dir + "/*.service") {
 			name := path.Base(p)
@@ -60,7 +60,7 @@ func loadUnit(host FS, name string) (unit, bool) {
 	u := unit{name: name}
 	found := false
 	for _, at := range unitFileNames(name) {
-		for _, dir := range unitDirs {
+		for _, dir := range UnitDirs {
 			text, there, masked := readUnit(host, path.Join(dir, at))
 			if masked {
 				return u, false
@@ -126,7 +126,7 @@ func dropIns(host FS, name string) []string {
 	byName := map[string]string{}
 	var names []string
 	for _, d := range dirs {
-		for _, at := range unitDirs {
+		for _, at := range UnitDirs {
 			for _, p := range host.Glob(path.Join(at, d) + "/*.conf") {
 				file := path.Base(p)
 				if _, have := byName[file]; !have {
