@@ -18,9 +18,9 @@ func many(n int) string {
 	return b.String()
 }
 
-// TestAWrongAddressIsQuotedAndChangesNothing gives every kind of wrong value once by flag and once by environment, to a
+// TestAddressThatIsWrongIsQuotedAndChangesNothing gives every kind of wrong value once by flag and once by environment, to a
 // fresh node and to one that serves.
-func TestAWrongAddressIsQuotedAndChangesNothing(t *testing.T) {
+func TestAddressThatIsWrongIsQuotedAndChangesNothing(t *testing.T) {
 	const (
 		byServices  = iota // the Service addresses are at fault
 		byEndpoints        // the endpoints are at fault
@@ -106,7 +106,7 @@ func TestAWrongAddressIsQuotedAndChangesNothing(t *testing.T) {
 	}
 }
 
-func TestHarmlessFormsOfAddressesAreAccepted(t *testing.T) {
+func TestAddressFormsThatAreHarmlessAreAccepted(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	for _, tc := range []struct {
@@ -145,7 +145,7 @@ func TestHarmlessFormsOfAddressesAreAccepted(t *testing.T) {
 	}
 }
 
-func TestAnEmptyVariableMeansDiscovery(t *testing.T) {
+func TestAddressVariableThatIsEmptyMeansDiscovery(t *testing.T) {
 	n := newNode(t)
 	for _, line := range [][]string{
 		{"init"},

@@ -88,8 +88,8 @@ func TestUnitsSaysWhatInstallWouldDo(t *testing.T) {
 	}
 }
 
-// TestOutputFitsIntoItsColumns for all that people read. A word that is longer stays whole.
-func TestOutputFitsIntoItsColumns(t *testing.T) {
+// TestTextFitsIntoItsColumns for all that people read. A word that is longer stays whole.
+func TestTextFitsIntoItsColumns(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	given := []string{"--service-ips", vips, "--endpoints", servers}

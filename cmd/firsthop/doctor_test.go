@@ -63,7 +63,7 @@ func (n node) at(cgroup string) {
 	n.Lab.Cgroup = cgroup
 }
 
-func TestAHealthyNode(t *testing.T) {
+func TestDoctorOnAHealthyNode(t *testing.T) {
 	n := newNode(t)
 	if err := n.AddAddr("192.0.2.11/32", "2001:db8::11/128"); err != nil {
 		t.Fatal(err)
@@ -95,9 +95,9 @@ func TestDoctorWarnsOfServersOnLoopback(t *testing.T) {
 	}
 }
 
-// TestEveryCheckOfTheDoctorCanFail breaks a node in one way after the other: each is found, by the check that is about
+// TestDoctorEveryCheckCanFail breaks a node in one way after the other: each is found, by the check that is about
 // it, and with a remedy.
-func TestEveryCheckOfTheDoctorCanFail(t *testing.T) {
+func TestDoctorEveryCheckCanFail(t *testing.T) {
 	const warn, fail = diagnose.Warn, diagnose.Fail
 	var api *standin.APIServer // of the present node
 	write := func(path, text string) func(n *node) {
@@ -332,9 +332,9 @@ func TestEveryCheckOfTheDoctorCanFail(t *testing.T) {
 	}
 }
 
-// TestTheDoctorOnANodeOfItsOwn looks where nothing says where anything is: before init, after it, and when what is
+// TestDoctorOnANodeOfItsOwn looks where nothing says where anything is: before init, after it, and when what is
 // mounted at the usual place is not the true root any more.
-func TestTheDoctorOnANodeOfItsOwn(t *testing.T) {
+func TestDoctorOnANodeOfItsOwn(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	out, err := n.onMachine(`

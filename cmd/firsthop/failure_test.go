@@ -10,8 +10,8 @@ import (
 	"github.com/firsthop/firsthop/bootstrap"
 )
 
-// TestErrorsAreJSON: with -o json, what fails before there is a report is JSON too, and stderr has only the log.
-func TestErrorsAreJSON(t *testing.T) {
+// TestFailureIsJSON: with -o json, what fails before there is a report is JSON too, and stderr has only the log.
+func TestFailureIsJSON(t *testing.T) {
 	for line, code := range map[string]bootstrap.ExitCode{
 		"status -o json --bogus":                           bootstrap.ExitUsage,
 		"inti --output=json":                               bootstrap.ExitUsage,
@@ -39,8 +39,8 @@ func TestErrorsAreJSON(t *testing.T) {
 	}
 }
 
-// TestServiceLinksAreNoSettings: the kubelet gives a pod variables of every Service in its namespace.
-func TestServiceLinksAreNoSettings(t *testing.T) {
+// TestVariablesOfServiceLinksAreNoSettings: the kubelet gives a pod variables of every Service in its namespace.
+func TestVariablesOfServiceLinksAreNoSettings(t *testing.T) {
 	plain(t, "FIRSTHOP_SERVICE_HOST=10.96.7.7", "FIRSTHOP_SERVICE_PORT=10249", "FIRSTHOP_SERVICE_PORT_METRICS=10249",
 		"FIRSTHOP_PORT=tcp://10.96.7.7:10249", "FIRSTHOP_PORT_10249_TCP=tcp://10.96.7.7:10249", "FIRSTHOP_PORT_10249_TCP_PROTO=tcp",
 		"FIRSTHOP_PORT_10249_TCP_PORT=10249", "FIRSTHOP_PORT_10249_TCP_ADDR=10.96.7.7",

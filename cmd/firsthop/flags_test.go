@@ -22,7 +22,7 @@ func nowhere(t *testing.T) (dir string, flags []string) {
 	return dir, flags
 }
 
-func TestABadSettingIsNamedAndChangesNothing(t *testing.T) {
+func TestSettingsThatAreBadAreNamedAndChangeNothing(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		line string // after "firsthop"; NAME=VALUE before the command is environment
@@ -159,7 +159,7 @@ func insertBefore(line, flags []string) []string {
 	return slices.Concat(env, rest[:1], flags, rest[1:])
 }
 
-func TestAnEmptyVariableIsAsGoodAsUnset(t *testing.T) {
+func TestVariablesThatAreEmptyAreUnset(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	line := []string{varVIPs + "=" + vips, varServer + "=" + servers}

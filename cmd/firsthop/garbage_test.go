@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-func TestTheRuntimeCollectsGarbageAsUsual(t *testing.T) {
+func TestCollectGarbageAsUsualOnceSteady(t *testing.T) {
 	percent, limit := debug.SetGCPercent(-1), debug.SetMemoryLimit(memoryLimit) // as main does
 	defer func() {
 		debug.SetGCPercent(percent)
@@ -31,7 +31,7 @@ func TestTheRuntimeCollectsGarbageAsUsual(t *testing.T) {
 	}
 }
 
-func TestAStartCollectsGarbageLate(t *testing.T) {
+func TestCollectGarbageLateAtTheStart(t *testing.T) {
 	percent, limit := debug.SetGCPercent(-1), debug.SetMemoryLimit(memoryLimit) // as main does
 	defer func() {
 		debug.SetGCPercent(percent)

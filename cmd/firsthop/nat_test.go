@@ -352,7 +352,7 @@ func (n node) knows(pod *lab.Pod, w bpf.Workload) {
 	}
 }
 
-func TestWhatLookupDoesntTake(t *testing.T) {
+func TestLookupRefusesBadArguments(t *testing.T) {
 	for _, tc := range []struct {
 		args []string
 		says string

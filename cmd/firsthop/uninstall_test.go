@@ -226,8 +226,8 @@ func TestUninstallWaitsForAnInitAndUndoesIt(t *testing.T) {
 	}
 }
 
-// TestInitsAndUninstallsAtOnce: each succeeds, in whatever order.
-func TestInitsAndUninstallsAtOnce(t *testing.T) {
+// TestUninstallBesideInits: each succeeds, in whatever order.
+func TestUninstallBesideInits(t *testing.T) {
 	n := newNode(t, lab.WithoutBPFFS())
 	n.serving()
 	n.without(n.StateDir, n.RunDir)
@@ -324,7 +324,7 @@ func TestUninstallSparesWhatIsNotOurs(t *testing.T) {
 }
 
 // TestUninstallFailsNoConnectionThatLives: what is connected stays connected.
-func TestAnEstablishedConnectionOutlivesUninstall(t *testing.T) {
+func TestUninstallKeepsEstablishedConnections(t *testing.T) {
 	n := newNode(t)
 	n.echo("tcp", "b4", server4)
 	n.echo("tcp", "b6", server6)

@@ -122,9 +122,9 @@ func (n node) mountPoints() snapshot {
 	return s
 }
 
-// TestAnInitKilledDuringAChangeFailsNoConnect changes endpoints and the way of attaching, and is killed at every step
+// TestInitKilledDuringAChangeFailsNoConnect changes endpoints and the way of attaching, and is killed at every step
 // while clients connect: whoever is served stays so.
-func TestAnInitKilledDuringAChangeFailsNoConnect(t *testing.T) {
+func TestInitKilledDuringAChangeFailsNoConnect(t *testing.T) {
 	n := newNode(t)
 	for _, addr := range []string{server4, server6, "127.0.0.2:6443"} {
 		n.echo("tcp", addr, addr)
@@ -185,9 +185,9 @@ func TestStatusAfterAKilledInit(t *testing.T) {
 	n.run("status").exits(0).says("serving; proven")
 }
 
-// TestLeftOversOfKilledRunsGo puts there what a run leaves that is killed while it writes a file, which no sweep is sure to
+// TestInitRemovesLeftoversOfKilledRuns puts there what a run leaves that is killed while it writes a file, which no sweep is sure to
 // hit.
-func TestLeftOversOfKilledRunsGo(t *testing.T) {
+func TestInitRemovesLeftoversOfKilledRuns(t *testing.T) {
 	leave := func(n node) {
 		for _, path := range []string{n.RunDir + "/.changes.json.123", n.RunDir + "/.status.json.4", n.StateDir + "/.changes.json.5", n.StateDir + "/.apiserver.json.6"} {
 			if err := os.WriteFile(path, []byte("half"), 0o600); err != nil {

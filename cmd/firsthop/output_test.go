@@ -49,8 +49,8 @@ func exits(ts *testscript.TestScript, args []string) {
 	}
 }
 
-// TestEveryCommandHasItsHelpPinned: a new command gets its place in the script.
-func TestEveryCommandHasItsHelpPinned(t *testing.T) {
+// TestHelpOfEveryCommandIsPinned: a new command gets its place in the script.
+func TestHelpOfEveryCommandIsPinned(t *testing.T) {
 	script, err := os.ReadFile("testdata/script/help.txtar")
 	if err != nil {
 		t.Fatal(err)

@@ -47,7 +47,7 @@ func scopeArgs(more ...string) []string {
 	return append([]string{"init", "--service-ips", vip4, "--endpoints", nodeAddr, "--persist", "off"}, more...)
 }
 
-func TestAScopeThatCutsOffIsRefused(t *testing.T) {
+func TestScopeThatCutsOffIsRefused(t *testing.T) {
 	n := newNode(t)
 	if err := n.AddAddr("192.0.2.1/32"); err != nil {
 		t.Fatal(err)
@@ -151,8 +151,8 @@ func TestScopeHostNeedsCookies(t *testing.T) {
 	n.stateUnchanged(before)
 }
 
-// TestWithoutUDP leaves UDP alone, also what an init before had attached for it.
-func TestWithoutUDP(t *testing.T) {
+// TestInitWithoutUDP leaves UDP alone, also what an init before had attached for it.
+func TestInitWithoutUDP(t *testing.T) {
 	n := newNode(t)
 	n.echo("tcp", "b4", server4)
 	n.echo("tcp", "b6", server6)

@@ -57,7 +57,7 @@ func nobody(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 }
 
-func TestWithoutRightsNothingHappens(t *testing.T) {
+func TestInitWithoutRightsChangesNothing(t *testing.T) {
 	fresh, serving := newNode(t), newNode(t)
 	for _, n := range []node{fresh, serving} {
 		n.serving()
@@ -94,8 +94,8 @@ func TestWithoutRightsNothingHappens(t *testing.T) {
 	serving.checkServes()
 }
 
-// TestNobodyIsToldToBeRoot: whatever looks at a node that serves, or would change it.
-func TestNobodyIsToldToBeRoot(t *testing.T) {
+// TestFailureAsRootDoesNotAdviseRoot: whatever looks at a node that serves, or would change it.
+func TestFailureAsRootDoesNotAdviseRoot(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	n.init()
@@ -104,8 +104,8 @@ func TestNobodyIsToldToBeRoot(t *testing.T) {
 	}
 }
 
-// TestAReadOnlyRunDirIsNoLackOfRights: to be root would not help.
-func TestAReadOnlyRunDirIsNoLackOfRights(t *testing.T) {
+// TestFailureOfAReadOnlyRunDirIsNoLackOfRights: to be root would not help.
+func TestFailureOfAReadOnlyRunDirIsNoLackOfRights(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	if err := unix.Mount(n.RunDir, n.RunDir, "", unix.MS_BIND, ""); err != nil {

@@ -107,8 +107,8 @@ func TestNounsInEveryState(t *testing.T) {
 	}
 }
 
-// TestAnInitMendsWhatWasRemovedByHand brings a node back whatever was done to it by hand.
-func TestAnInitMendsWhatWasRemovedByHand(t *testing.T) {
+// TestInitRepairsWhatWasRemovedByHand brings a node back whatever was done to it by hand.
+func TestInitRepairsWhatWasRemovedByHand(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	for _, path := range []string{n.pins().Map(bpf.MapBackend), n.pins().Map(bpf.MapMeta), n.pins().Map(bpf.MapSockRevNat),
@@ -127,8 +127,8 @@ func TestAnInitMendsWhatWasRemovedByHand(t *testing.T) {
 	}
 }
 
-// TestKeysOfJSON pins the keys that scripts rely on. A key may come, but none may go or change its meaning.
-func TestKeysOfJSON(t *testing.T) {
+// TestJSONKeys pins the keys that scripts rely on. A key may come, but none may go or change its meaning.
+func TestJSONKeys(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	const instance = "instance.bpffs instance.cgroup instance.cgroup_id instance.run_dir instance.state_dir "
@@ -199,8 +199,8 @@ func collectKeys(v any, at string, keys map[string]bool) {
 	}
 }
 
-// TestEmptyListsAreLists: a list without entries is [], so that scripts can go through it.
-func TestEmptyListsAreLists(t *testing.T) {
+// TestJSONEmptyListsAreLists: a list without entries is [], so that scripts can go through it.
+func TestJSONEmptyListsAreLists(t *testing.T) {
 	n := newNode(t)
 	if out := n.run("uninstall", "--force", "--dry-run", "-o", "json").exits(0).stdout; out != "[]\n" {
 		t.Errorf("uninstall --dry-run of nothing prints %q, want []", out)

@@ -10,8 +10,8 @@ import (
 	"github.com/firsthop/firsthop/test/lab"
 )
 
-// TestInitsThatShareABPFFSByMistake differ in their run directories, so that their locks are not the same.
-func TestInitsThatShareABPFFSByMistake(t *testing.T) {
+// TestInitThatSharesABPFFSByMistake differ in their run directories, so that their locks are not the same.
+func TestInitThatSharesABPFFSByMistake(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		opts []lab.Option
@@ -47,8 +47,8 @@ func TestInitsThatShareABPFFSByMistake(t *testing.T) {
 	}
 }
 
-// TestADryRunListsWhatIsExchangedAndDetached, and changes nothing.
-func TestADryRunListsWhatIsExchangedAndDetached(t *testing.T) {
+// TestInitDryRunListsWhatIsExchangedAndDetached, and changes nothing.
+func TestInitDryRunListsWhatIsExchangedAndDetached(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	n.init()
@@ -89,9 +89,9 @@ func TestADryRunListsWhatIsExchangedAndDetached(t *testing.T) {
 	n.unchanged(before)
 }
 
-// TestAStateDirectoryThatCantBeWritten is a warning of init's: a node that serves until the next reboot is better off
+// TestInitWarnsOfAStateDirectoryThatCannotBeWritten is a warning of init's: a node that serves until the next reboot is better off
 // than one whose init container never succeeds. install, which is about the next boot alone, fails.
-func TestAStateDirectoryThatCantBeWritten(t *testing.T) {
+func TestInitWarnsOfAStateDirectoryThatCannotBeWritten(t *testing.T) {
 	const readOnly = `mount --make-rprivate / && mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && shift && exec "$@"`
 	n := newNode(t)
 	n.serving()

@@ -30,9 +30,9 @@ func writeKubeadm(t *testing.T, text string) string {
 	return path
 }
 
-// TestKubeadmConfigPreparesANode: before kubeadm init no API server runs, and the Service IP must lead to the one that it
+// TestInitKubeadmConfigPreparesANode: before kubeadm init no API server runs, and the Service IP must lead to the one that it
 // starts, as the kubelet is told to use it.
-func TestKubeadmConfigPreparesANode(t *testing.T) {
+func TestInitKubeadmConfigPreparesANode(t *testing.T) {
 	n := newNode(t)
 	if err := n.AddAddr("192.0.2.1/32"); err != nil {
 		t.Fatal(err)
@@ -58,8 +58,8 @@ func TestKubeadmConfigPreparesANode(t *testing.T) {
 	checkProofs(t, n.run(args...).exits(0).report(), vip4+" ok=true got=answered")
 }
 
-// TestKubeadmConfigRanksBelowFlags: addresses given by themselves go first.
-func TestKubeadmConfigRanksBelowFlags(t *testing.T) {
+// TestInitKubeadmConfigRanksBelowFlags: addresses given by themselves go first.
+func TestInitKubeadmConfigRanksBelowFlags(t *testing.T) {
 	n := newNode(t)
 	file := writeKubeadm(t, kubeadmYAML)
 	for _, tc := range []struct {
@@ -85,8 +85,8 @@ func TestKubeadmConfigRanksBelowFlags(t *testing.T) {
 	}
 }
 
-// TestKubeadmConfigRefusesABadFile: nothing is changed for it.
-func TestKubeadmConfigRefusesABadFile(t *testing.T) {
+// TestInitKubeadmConfigRefusesABadFile: nothing is changed for it.
+func TestInitKubeadmConfigRefusesABadFile(t *testing.T) {
 	n := newNode(t)
 	pod := writeKubeadm(t, "apiVersion: v1\nkind: Pod\n")
 	for _, command := range []string{"init", "install", "check", "discover"} {

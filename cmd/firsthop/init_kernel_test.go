@@ -66,7 +66,7 @@ func (n node) serveByRules(services ...string) (remove func()) {
 	return func() { n.nft("delete table ip kube-proxy\ndelete table ip6 kube-proxy\n") }
 }
 
-func TestAnUnsupportedKernelFailsLoudly(t *testing.T) {
+func TestInitOnAnUnsupportedKernelFails(t *testing.T) {
 	for _, feature := range []string{"connect4", "recvmsg6", "spin-lock", "map-hash", "bpf-syscall", "cgroup2"} {
 		t.Run(feature, func(t *testing.T) {
 			n := newNode(t, lab.WithoutBPFFS())
@@ -82,9 +82,9 @@ func TestAnUnsupportedKernelFailsLoudly(t *testing.T) {
 	}
 }
 
-// TestAnUnsupportedKernelIsLeftToKubeProxy: where kube-proxy's rules serve the API service, the node stays on standard
+// TestInitLeavesAnUnsupportedKernelToKubeProxy: where kube-proxy's rules serve the API service, the node stays on standard
 // networking. A process of that name is no kube-proxy.
-func TestAnUnsupportedKernelIsLeftToKubeProxy(t *testing.T) {
+func TestInitLeavesAnUnsupportedKernelToKubeProxy(t *testing.T) {
 	n := newNode(t, lab.WithoutBPFFS())
 	n.serving()
 	before := n.state()
@@ -112,7 +112,7 @@ func TestAnUnsupportedKernelIsLeftToKubeProxy(t *testing.T) {
 }
 
 // At a boot, kube-proxy can't run yet where it is a pod: that the kubelet has it is enough.
-func TestAnUnsupportedKernelIsLeftToTheKubeProxyToCome(t *testing.T) {
+func TestInitLeavesAnUnsupportedKernelToTheKubeProxyToCome(t *testing.T) {
 	n := newNode(t, lab.WithoutBPFFS())
 	n.serving()
 	root := t.TempDir()
@@ -125,8 +125,8 @@ func TestAnUnsupportedKernelIsLeftToTheKubeProxyToCome(t *testing.T) {
 	n.run(initArgs("--forbid-feature", "connect4", "--boot")...).exits(bootstrap.ExitKernel)
 }
 
-// TestEachRungWorks: what a kernel may lack costs what the documentation says, and no more.
-func TestEachRungWorks(t *testing.T) {
+// TestInitOnEachRung: what a kernel may lack costs what the documentation says, and no more.
+func TestInitOnEachRung(t *testing.T) {
 	for _, tc := range []struct {
 		without string
 		peer    string // what getpeername says of a connection to the VIP

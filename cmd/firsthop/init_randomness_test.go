@@ -31,9 +31,9 @@ func withoutRandomness(cmd *exec.Cmd) {
 	cmd.Path = "/proc/self/exe" // this test
 }
 
-// TestTLSDoesNotWaitForRandomness: a machine without a source of randomness, as a virtual one with Linux 5.3, may wait for
+// TestInitDoesNotWaitForRandomness: a machine without a source of randomness, as a virtual one with Linux 5.3, may wait for
 // ever. All that needs TLS ends in time and says why.
-func TestTLSDoesNotWaitForRandomness(t *testing.T) {
+func TestInitDoesNotWaitForRandomness(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	n.runAs(withoutRandomness, "uninstall", "--dry-run").exits(0) // it starts at all

@@ -46,8 +46,8 @@ func (n node) noted() bool {
 	return strings.Contains(string(data), "unproven")
 }
 
-// TestWhatAKilledInitDidNotProve goes with the next run that can't prove it either, and stays with one that can.
-func TestWhatAKilledInitDidNotProve(t *testing.T) {
+// TestStatusAfterAnInitKilledBeforeItsProof goes with the next run that can't prove it either, and stays with one that can.
+func TestStatusAfterAnInitKilledBeforeItsProof(t *testing.T) {
 	n := newNode(t)
 	if err := n.Drop("192.0.2.66/32"); err != nil {
 		t.Fatal(err)
@@ -140,8 +140,8 @@ func (n node) plainStatus() {
 	}
 }
 
-// TestAddressesThatCannotBeSavedAreAWarning: what was proven serves, whatever the next boot finds.
-func TestAddressesThatCannotBeSavedAreAWarning(t *testing.T) {
+// TestInitWarnsOfAddressesThatCannotBeSaved: what was proven serves, whatever the next boot finds.
+func TestInitWarnsOfAddressesThatCannotBeSaved(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	for _, dir := range []string{"apiserver.json/x", "apiserver.json.damaged/x"} { // neither written over nor moved out of the way

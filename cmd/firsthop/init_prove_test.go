@@ -37,8 +37,8 @@ func checkProofs(t *testing.T, r *bootstrap.Report, want ...string) {
 	}
 }
 
-// TestADeadServerGetsNoConnection: of several servers only those that answer are used.
-func TestADeadServerGetsNoConnection(t *testing.T) {
+// TestInitGivesADeadServerNoConnection: of several servers only those that answer are used.
+func TestInitGivesADeadServerNoConnection(t *testing.T) {
 	n := newNode(t)
 	n.echo("tcp", "a", server4)
 	n.echo("tcp", "b", "127.0.0.2:6443")
@@ -75,8 +75,8 @@ func TestADeadServerGetsNoConnection(t *testing.T) {
 	}
 }
 
-// TestAFailedProofLeavesNothing: a first init that can't prove itself takes everything back.
-func TestAFailedProofLeavesNothing(t *testing.T) {
+// TestProveFailedLeavesNothing: a first init that can't prove itself takes everything back.
+func TestProveFailedLeavesNothing(t *testing.T) {
 	for _, endpoints := range []string{servers, blackhole + "," + server6} {
 		t.Run(endpoints, func(t *testing.T) {
 			n := newNode(t)
@@ -97,8 +97,8 @@ func TestAFailedProofLeavesNothing(t *testing.T) {
 	}
 }
 
-// TestAFailedProofKeepsWhatWorked: a VIP that led to a server leads there after an init that found none.
-func TestAFailedProofKeepsWhatWorked(t *testing.T) {
+// TestProveFailedKeepsWhatWorked: a VIP that led to a server leads there after an init that found none.
+func TestProveFailedKeepsWhatWorked(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		line []string
@@ -136,8 +136,8 @@ func (n node) samePins(before snapshot) {
 	}
 }
 
-// TestATranslatedProofNeedsNoServer: on a control plane the API server starts after the kubelet.
-func TestATranslatedProofNeedsNoServer(t *testing.T) {
+// TestProveTranslatedNeedsNoServer: on a control plane the API server starts after the kubelet.
+func TestProveTranslatedNeedsNoServer(t *testing.T) {
 	for _, line := range [][]string{{"--prove", "translated"}, {"--boot"}} {
 		t.Run(strings.Join(line, " "), func(t *testing.T) {
 			n := newNode(t)
@@ -158,7 +158,7 @@ func TestATranslatedProofNeedsNoServer(t *testing.T) {
 	}
 }
 
-func TestReadyAsksForReadyz(t *testing.T) {
+func TestProveReadyAsksForReadyz(t *testing.T) {
 	n := newNode(t)
 	s := n.serve("one", server4)
 	line := []string{"init", "--service-ips", vip4, "--endpoints", server4, "--persist", "off", "--prove", "ready", "--timeout", "300ms", "-o", "json"}
@@ -182,7 +182,7 @@ func TestReadyAsksForReadyz(t *testing.T) {
 	}
 }
 
-func TestReadyWantsAGoodStatus(t *testing.T) {
+func TestProveReadyWantsAGoodStatus(t *testing.T) {
 	n := newNode(t)
 	for code, want := range map[int]string{403: "ok=true got=ready", 503: "ok=false got=answered", 404: "ok=false got=answered"} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {

@@ -43,7 +43,7 @@ func mapped(addr string) string {
 	return netip.AddrPortFrom(netip.AddrFrom16(a.Addr().As16()), a.Port()).String()
 }
 
-func TestEveryClientReachesTheBackend(t *testing.T) {
+func TestInitServesEveryClient(t *testing.T) {
 	for _, how := range []struct {
 		name   string
 		inside bool
@@ -156,7 +156,7 @@ func (n node) checkOutside() {
 	}
 }
 
-func TestCurlReachesTheAPIServer(t *testing.T) {
+func TestInitServesCurl(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	r := n.init("--prove", "ready")
@@ -174,8 +174,8 @@ func TestCurlReachesTheAPIServer(t *testing.T) {
 	}
 }
 
-// TestOneFamilyIsEnough: a cluster with one family has the hooks of both, as IPv6 sockets reach IPv4 addresses.
-func TestOneFamilyIsEnough(t *testing.T) {
+// TestInitWithOneFamily: a cluster with one family has the hooks of both, as IPv6 sockets reach IPv4 addresses.
+func TestInitWithOneFamily(t *testing.T) {
 	for _, tc := range []struct{ name, vip, server string }{{"IPv4", vip4, server4}, {"IPv6", vip6, server6}} {
 		t.Run(tc.name, func(t *testing.T) {
 			n := newNode(t)

@@ -98,7 +98,7 @@ func (f foreign) checkWorks() {
 	}
 }
 
-func TestAForeignMultiProgramStays(t *testing.T) {
+func TestInitKeepsForeignPrograms(t *testing.T) {
 	for _, line := range [][]string{nil, {"--forbid-feature", "cgroup-link"}} {
 		t.Run(strings.Join(append([]string{"init"}, line...), " "), func(t *testing.T) {
 			n := newNode(t)
@@ -128,8 +128,8 @@ func TestAForeignMultiProgramStays(t *testing.T) {
 	}
 }
 
-// TestAForeignProgramInTheWayStays: one that lets no other in is named, and nothing of ours is left half done.
-func TestAForeignProgramInTheWayStays(t *testing.T) {
+// TestInitFailsWhereAForeignProgramKeepsItOut: one that lets no other in is named, and nothing of ours is left half done.
+func TestInitFailsWhereAForeignProgramKeepsItOut(t *testing.T) {
 	for _, tc := range []struct {
 		name, hook string
 		flags      uint32

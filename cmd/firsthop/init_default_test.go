@@ -34,9 +34,9 @@ func (n node) onMachine(lines string) (string, error) {
 	return string(out), err
 }
 
-// TestANodeOfItsOwn runs firsthop as on a real node, with no flag that says where anything is: it mounts the bpffs, finds
+// TestInitOnANodeOfItsOwn runs firsthop as on a real node, with no flag that says where anything is: it mounts the bpffs, finds
 // the true root, and says what a reboot takes where nothing starts services.
-func TestANodeOfItsOwn(t *testing.T) {
+func TestInitOnANodeOfItsOwn(t *testing.T) {
 	n := newNode(t)
 	n.echo("tcp", "b4", server4)
 	n.echo("tcp", "b6", server6)

@@ -40,8 +40,8 @@ func (n node) kubeconfig(root, server string) {
 	}
 }
 
-// TestLoopbackServersGivenByHandSurviveAReboot: a control plane of one node can be given as 127.0.0.1.
-func TestLoopbackServersGivenByHandSurviveAReboot(t *testing.T) {
+// TestInitKeepsGivenLoopbackServersOverAReboot: a control plane of one node can be given as 127.0.0.1.
+func TestInitKeepsGivenLoopbackServersOverAReboot(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	root := filepath.Join(n.Dir, "host")
@@ -67,8 +67,8 @@ func TestLoopbackServersGivenByHandSurviveAReboot(t *testing.T) {
 	}
 }
 
-// TestLoopbackServersThatAreFoundAreNotUsed: 127.0.0.1 is another place in a pod.
-func TestLoopbackServersThatAreFoundAreNotUsed(t *testing.T) {
+// TestInitUsesNoLoopbackServersThatAreFound: 127.0.0.1 is another place in a pod.
+func TestInitUsesNoLoopbackServersThatAreFound(t *testing.T) {
 	for server, vip := range map[string]string{"https://127.0.0.1:6444": vip4, "https://[::1]:6444": vip6, "https://localhost:6444": vip4} {
 		t.Run(server, func(t *testing.T) {
 			n := newNode(t)
@@ -86,9 +86,9 @@ func TestLoopbackServersThatAreFoundAreNotUsed(t *testing.T) {
 	}
 }
 
-// TestAnExtraServiceAtTheFoundAPIServiceIsRefused: that it is the API's address is known late, but it is a bad flag, which
+// TestInitRefusesAnExtraServiceAtTheFoundAPIService: that it is the API's address is known late, but it is a bad flag, which
 // --best-effort doesn't excuse.
-func TestAnExtraServiceAtTheFoundAPIServiceIsRefused(t *testing.T) {
+func TestInitRefusesAnExtraServiceAtTheFoundAPIService(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	n.run("init", "--service-ips", vips, "--endpoints", servers).exits(0)

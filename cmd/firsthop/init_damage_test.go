@@ -42,7 +42,7 @@ func TestUninstallSetsADamagedJournalAside(t *testing.T) {
 	}
 }
 
-func TestAFIFOInThePlaceOfAReportHangsNobody(t *testing.T) {
+func TestStatusReadsNoFIFO(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	n.init()
@@ -54,7 +54,7 @@ func TestAFIFOInThePlaceOfAReportHangsNobody(t *testing.T) {
 	n.run("status").exits(0).says("not a regular file")
 }
 
-func TestAProvenFamilyStaysBesideOneThatIsDead(t *testing.T) {
+func TestInitKeepsAProvenFamilyBesideADeadOne(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	n.run("init", "--persist", "off", "--timeout", "500ms", "--service-ips", vips, "--endpoints", server4+",[::1]:6499").
@@ -63,7 +63,7 @@ func TestAProvenFamilyStaysBesideOneThatIsDead(t *testing.T) {
 	n.run("status").exits(0)
 }
 
-func TestAnEmptyDirectoryFlagIsNotTheWholeMachine(t *testing.T) {
+func TestFlagsForDirsAreNotEmpty(t *testing.T) {
 	n := newNode(t)
 	for _, flag := range []string{"--cgroup", "--bpffs", "--run-dir", "--state-dir", "--root"} {
 		for _, command := range []string{"init", "status", "uninstall", "check"} {
@@ -73,7 +73,7 @@ func TestAnEmptyDirectoryFlagIsNotTheWholeMachine(t *testing.T) {
 }
 
 // A container, or a lazy unmount, can hide a bpffs while its links go on serving.
-func TestProgramsOfAHiddenTableAreTakenOver(t *testing.T) {
+func TestInitTakesOverProgramsOfAHiddenTable(t *testing.T) {
 	for name, flags := range map[string][]string{
 		"by links":       nil,
 		"by prog_attach": {"--forbid-feature", "cgroup-link"},
@@ -121,7 +121,7 @@ func TestUninstallKnowsItsInstance(t *testing.T) {
 	n.run("uninstall", "--force", "--bpffs", other).exits(0)
 }
 
-func TestASignalInterrupts(t *testing.T) {
+func TestInitIsInterruptedByASignal(t *testing.T) {
 	n := newNode(t)
 	before := n.state()
 	cmd := n.command(t.Context(), nil, "init", "--persist", "off", "--timeout", "30s", "--service-ips", vip4, "--endpoints", server4)
@@ -146,7 +146,7 @@ func TestASignalInterrupts(t *testing.T) {
 }
 
 // On a node that served both families, half a proof is none: the former state did more.
-func TestHalfAProofChangesNothingThatServed(t *testing.T) {
+func TestInitHalfProvenChangesNothingThatServed(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	n.init()

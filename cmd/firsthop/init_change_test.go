@@ -8,9 +8,9 @@ import (
 	"github.com/firsthop/firsthop/test/clients"
 )
 
-// TestChangedEndpointsFailNoConnect lets 64 clients connect in a loop while the endpoints change as fast as init can:
+// TestInitWithChangedEndpointsFailsNoConnect lets 64 clients connect in a loop while the endpoints change as fast as init can:
 // {A, B}, {B, C}, and back.
-func TestChangedEndpointsFailNoConnect(t *testing.T) {
+func TestInitWithChangedEndpointsFailsNoConnect(t *testing.T) {
 	n := newNode(t)
 	const a, b, c = server4, "127.0.0.2:6443", "127.0.0.3:6443"
 	for _, addr := range []string{a, b, c, server6} {
@@ -41,9 +41,9 @@ func TestChangedEndpointsFailNoConnect(t *testing.T) {
 	}
 }
 
-// TestTheLadderFailsNoConnect goes up and down between bpf_link and PROG_ATTACH under load. What is attached by a link and
+// TestInitWithAnotherAttachmentFailsNoConnect goes up and down between bpf_link and PROG_ATTACH under load. What is attached by a link and
 // current is left alone also where links are forbidden, so the way down needs other programs: those without UDP.
-func TestTheLadderFailsNoConnect(t *testing.T) {
+func TestInitWithAnotherAttachmentFailsNoConnect(t *testing.T) {
 	n := newNode(t)
 	n.echo("tcp", "b4", server4)
 	n.echo("tcp", "b6", server6)

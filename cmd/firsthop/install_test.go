@@ -33,8 +33,8 @@ func onMachine(t *testing.T, script string) result {
 
 const initLine = "$FH init --service-ips " + vip4 + " --endpoints " + server4 + " "
 
-// TestTheNextBootIsNoReasonToFail: what was proven serves until the next boot, whatever keeps that from being prepared.
-func TestTheNextBootIsNoReasonToFail(t *testing.T) {
+// TestInstallFailureIsAWarningOfInit: what was proven serves until the next boot, whatever keeps that from being prepared.
+func TestInstallFailureIsAWarningOfInit(t *testing.T) {
 	const notStarted = "warning: nothing is sure to start firsthop at the next boot"
 	const notSaved = "warning: the API server addresses are not saved"
 	for _, tc := range []struct {
@@ -60,8 +60,8 @@ func TestTheNextBootIsNoReasonToFail(t *testing.T) {
 	onMachine(t, "mount -o remount,ro /opt; $FH install").exits(bootstrap.ExitInternal).says("failed at persist", "read-only")
 }
 
-// TestOnlyWhatIsKeptIsPromised: units, program and addresses must all be on disk.
-func TestOnlyWhatIsKeptIsPromised(t *testing.T) {
+// TestInstallPromisesOnlyWhatIsKept: units, program and addresses must all be on disk.
+func TestInstallPromisesOnlyWhatIsKept(t *testing.T) {
 	r := onMachine(t, initLine).exits(0)
 	r.says("/etc/systemd/system is on an overlay that writes to /mnt/u, a file system in memory", "/opt/firsthop/bin is on a file system in memory", "/var/lib/firsthop is on a file system in memory")
 	if strings.Contains(r.stdout, "After a reboot firsthop-init.service makes the Service IP work") {
@@ -69,8 +69,8 @@ func TestOnlyWhatIsKeptIsPromised(t *testing.T) {
 	}
 }
 
-// TestLinksOfTheHostLeadToTheHost: a pod with hostPID writes where the host's absolute links lead, not to its own root.
-func TestLinksOfTheHostLeadToTheHost(t *testing.T) {
+// TestInstallFollowsLinksOfTheHost: a pod with hostPID writes where the host's absolute links lead, not to its own root.
+func TestInstallFollowsLinksOfTheHost(t *testing.T) {
 	for name, link := range map[string]string{
 		"the state directory":  "mkdir -p /mnt/data/firsthop; ln -s /mnt/data/firsthop /var/lib/firsthop",
 		"a disk not there yet": "ln -s /mnt/data/firsthop /var/lib/firsthop",
@@ -107,8 +107,8 @@ cd /mnt/img && ls opt/firsthop/bin/firsthop etc/systemd/system/firsthop-init.ser
 	}
 }
 
-// TestARootOfFilesIsNotMountedIn: the mount would end with the container.
-func TestARootOfFilesIsNotMountedIn(t *testing.T) {
+// TestInitMountsNothingInARootOfFiles: the mount would end with the container.
+func TestInitMountsNothingInARootOfFiles(t *testing.T) {
 	onMachine(t, `cat > /mnt/inner.sh <<'X'
 mkdir -p /mnt/host; mount --rbind / /mnt/host; mount --make-rprivate /mnt/host; mount -t proc proc /proc; umount -l /mnt/host/proc
 `+initLine+`--root /mnt/host
@@ -116,8 +116,8 @@ X
 unshare --mount --pid --fork --propagation private bash /mnt/inner.sh`).exits(bootstrap.ExitBPFFS).says("would stay in this container", "mount the host's /proc at /mnt/host/proc")
 }
 
-// TestAProcOfProcessesIsEnough, where it is mounted with subset=pid.
-func TestAProcOfProcessesIsEnough(t *testing.T) {
+// TestInitNeedsAProcOfProcessesOnly, where it is mounted with subset=pid.
+func TestInitNeedsAProcOfProcessesOnly(t *testing.T) {
 	onMachine(t, `umount /proc; mount -t proc -o subset=pid proc /proc || exit 0
 `+initLine+`--persist off && echo done`).exits(0).says("done")
 }

@@ -15,8 +15,8 @@ import (
 // shared is a Service address that is an API server's own, too, as with kube-vip or an external load balancer.
 const shared = "10.9.9.9"
 
-// TestAServiceAddressThatIsAServersOwnKeepsItsOtherPorts: only those of an address that nobody has are refused.
-func TestAServiceAddressThatIsAServersOwnKeepsItsOtherPorts(t *testing.T) {
+// TestInitKeepsOtherPortsOfAServersOwnAddress: only those of an address that nobody has are refused.
+func TestInitKeepsOtherPortsOfAServersOwnAddress(t *testing.T) {
 	local := func(n node) standin.Network {
 		if err := n.AddAddr(shared + "/32"); err != nil {
 			t.Fatal(err)
@@ -90,9 +90,9 @@ func (n node) markVIP(addr string) {
 	}
 }
 
-// TestATranslatedProofKeepsWhatAnswers: who asks for no more than a translated connection may give servers that start
+// TestProveTranslatedKeepsWhatAnswers: who asks for no more than a translated connection may give servers that start
 // later; until they do, every connection goes where it is answered.
-func TestATranslatedProofKeepsWhatAnswers(t *testing.T) {
+func TestProveTranslatedKeepsWhatAnswers(t *testing.T) {
 	n := newNode(t)
 	n.echo("tcp", "old", server4)
 	n.echo("tcp", "b6", server6)
@@ -128,8 +128,8 @@ func checkServers(t *testing.T, n node, want string) {
 	}
 }
 
-// TestServicesThatAreNotGivenAnyMoreGo, but only if Service addresses are given: a run that finds them out may know less.
-func TestServicesThatAreNotGivenAnyMoreGo(t *testing.T) {
+// TestInitRemovesServicesThatAreNotGivenAnyMore, but only if Service addresses are given: a run that finds them out may know less.
+func TestInitRemovesServicesThatAreNotGivenAnyMore(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	discovered := []string{"init", "--root", n.Dir, "--persist", "off"} // from the saved addresses
@@ -167,9 +167,9 @@ func wantFrontends(n node, addrs ...string) {
 	}
 }
 
-// TestServiceAddressesMove from one to another, to both, and back: who is given before and after an init is served all the
+// TestInitMovesServiceAddresses from one to another, to both, and back: who is given before and after an init is served all the
 // time.
-func TestServiceAddressesMove(t *testing.T) {
+func TestInitMovesServiceAddresses(t *testing.T) {
 	n := newNode(t)
 	n.echo("tcp", "b4", server4)
 	const other = "10.96.0.2:443"
@@ -207,8 +207,8 @@ func TestServiceAddressesMove(t *testing.T) {
 	n.checkOneOfEach()
 }
 
-// TestALostMapPinRefusesNobody: the programs that run keep the map, so it is taken up again.
-func TestALostMapPinRefusesNobody(t *testing.T) {
+// TestInitAfterALostMapPinRefusesNobody: the programs that run keep the map, so it is taken up again.
+func TestInitAfterALostMapPinRefusesNobody(t *testing.T) {
 	n := newNode(t)
 	n.echo("tcp", "b4", server4)
 	n.echo("tcp", "b6", server6)
@@ -232,9 +232,9 @@ func filterPrograms(s snapshot) []string {
 	return slices.DeleteFunc(slices.Clone(s), func(line string) bool { return line[:8] != "program " })
 }
 
-// TestLostLinksAreAttachedAgain: without its pins a link goes, and the connections with it; once init has returned, not one
+// TestInitAttachesLostLinksAgain: without its pins a link goes, and the connections with it; once init has returned, not one
 // fails.
-func TestLostLinksAreAttachedAgain(t *testing.T) {
+func TestInitAttachesLostLinksAgain(t *testing.T) {
 	n := newNode(t)
 	n.echo("tcp", "b4", server4)
 	n.echo("tcp", "b6", server6)

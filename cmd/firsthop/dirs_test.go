@@ -12,9 +12,9 @@ import (
 	"github.com/firsthop/firsthop/natinit/instance"
 )
 
-// TestDirectoriesOfOthersDecideNothing: with run and state directories that another user owns or may write, a node is
+// TestDirsOfOthersDecideNothing: with run and state directories that another user owns or may write, a node is
 // served, root writes through no link of theirs, uninstall removes nothing that they list, and all say why.
-func TestDirectoriesOfOthersDecideNothing(t *testing.T) {
+func TestDirsOfOthersDecideNothing(t *testing.T) {
 	for name, give := range map[string]func(dir string) error{
 		"owned by nobody":     func(dir string) error { return os.Chown(dir, 65534, 65534) },
 		"writable by all":     func(dir string) error { return unix.Chmod(dir, 0o777) },
@@ -83,8 +83,8 @@ func TestDirectoriesOfOthersDecideNothing(t *testing.T) {
 	}
 }
 
-// TestDirectoriesThatCannotBe are refused at once, before anything is changed.
-func TestDirectoriesThatCannotBe(t *testing.T) {
+// TestDirsThatCannotBe are refused at once, before anything is changed.
+func TestDirsThatCannotBe(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	file := filepath.Join(n.Dir, "file")

@@ -12,9 +12,9 @@ import (
 	"github.com/firsthop/firsthop/natinit/instance"
 )
 
-// TestTruncatedStateFilesLoseNothing cuts every state file off, as a full disk or a loss of power does: no command
+// TestInitRecoversTruncatedStateFiles cuts every state file off, as a full disk or a loss of power does: no command
 // panics, init repairs, and uninstall undoes all that was done. The journal at every length is a test of package instance.
-func TestTruncatedStateFilesLoseNothing(t *testing.T) {
+func TestInitRecoversTruncatedStateFiles(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	n.StateDir, n.RunDir = filepath.Join(n.Dir, "made/by/init/state"), filepath.Join(n.Dir, "made/by/init/run")

@@ -23,7 +23,7 @@ import (
 	"github.com/firsthop/firsthop/natinit/instance"
 )
 
-func TestASecondInitChangesNothing(t *testing.T) {
+func TestInitAgainChangesNothing(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	more := []string{"--extra-service", extra4, "--extra-service", extra6}
@@ -66,7 +66,7 @@ func (n node) stateUnchanged(before snapshot) {
 	}
 }
 
-func TestTwentyInitsAtOnce(t *testing.T) {
+func TestInitTwentyAtOnce(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		line []string
@@ -246,7 +246,7 @@ func TestInitWaitsForTheLockAndNamesItsHolder(t *testing.T) {
 	}
 }
 
-func TestTheLockOfADeadHolderIsFree(t *testing.T) {
+func TestInitTakesTheLockOfADeadHolder(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	holder := n.slow(t.Context())

@@ -167,9 +167,9 @@ var carelessness = map[string]string{
 	"second name of root's own": `ln -f "$D/good" "$D/u/hard"; sed "s#COMMAND#$D/u/hard#; s#SERVER#https://127.0.0.1:7446#" "$D/template" >/var/lib/hard; ln -s "$D/u" /var/lib/kubelet/pki; cp "$D/u/kc" "$D/u/root"; ln -s pki/root /var/lib/kubelet/kubeconfig`,
 }
 
-// TestAttackerRunsNothing has every command meet what an unprivileged user may have prepared. Nothing of his runs as root,
+// TestDiscoverRunsNothingOfAnAttacker has every command meet what an unprivileged user may have prepared. Nothing of his runs as root,
 // and no address of his gets into an answer.
-func TestAttackerRunsNothing(t *testing.T) {
+func TestDiscoverRunsNothingOfAnAttacker(t *testing.T) {
 	a := newAttacker(t)
 	for _, name := range []string{"kubelet", "k3s", "k3s-agent", "kube-proxy", "systemd", "kubelite"} {
 		a.runs(name)
@@ -252,8 +252,8 @@ func (a attacker) inWorldOf(name string, args ...string) *lab.Cmd {
 	return a.inWorld(file, args...)
 }
 
-// TestAttackerWaitsForAnOutage: while no API server answers, the runtime looks everywhere for one, again and again.
-func TestAttackerWaitsForAnOutage(t *testing.T) {
+// TestDiscoverIgnoresAnAttackerDuringAnOutage: while no API server answers, the runtime looks everywhere for one, again and again.
+func TestDiscoverIgnoresAnAttackerDuringAnOutage(t *testing.T) {
 	a := newAttacker(t)
 	a.needsWorlds()
 	for _, name := range []string{"kubelet", "k3s", "kube-proxy"} {

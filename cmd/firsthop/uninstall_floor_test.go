@@ -83,7 +83,7 @@ func TestUninstallRefusesUnknownFeatures(t *testing.T) {
 }
 
 // The systems of test/vm try the floor by a drop-in.
-func TestTheDropInForbidsAllAboveTheFloor(t *testing.T) {
+func TestUninstallFloorForbidsAllAboveIt(t *testing.T) {
 	text, err := os.ReadFile("../../test/vm/boot/testdata/drop-ins/as-5.3.conf")
 	if err != nil {
 		t.Fatal(err)

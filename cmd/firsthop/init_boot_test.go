@@ -45,8 +45,8 @@ func startLine(t *testing.T, unit string) string {
 	return m[1]
 }
 
-// TestTheBootUnitKeepsTheSettings as the host has them: it runs there, without this run's mounts and environment.
-func TestTheBootUnitKeepsTheSettings(t *testing.T) {
+// TestInitBootUnitKeepsTheSettings as the host has them: it runs there, without this run's mounts and environment.
+func TestInitBootUnitKeepsTheSettings(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
@@ -103,8 +103,8 @@ func TestTheBootUnitKeepsTheSettings(t *testing.T) {
 	}
 }
 
-// TestABootChangesNoUnit: its environment isn't that of the run which installed the unit.
-func TestABootChangesNoUnit(t *testing.T) {
+// TestInitAtBootChangesNoUnit: its environment isn't that of the run which installed the unit.
+func TestInitAtBootChangesNoUnit(t *testing.T) {
 	n := newNode(t)
 	n.echo("tcp", "b4", server4)
 	n.echo("tcp", "b6", server6)

@@ -46,7 +46,7 @@ const (
 	runtimeSet   = 1 << 20
 )
 
-func TestAFullTableIsNamedAndKept(t *testing.T) {
+func TestInitNamesAndKeepsAFullTable(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	n.serve("two", "127.0.0.2:6443")
@@ -99,7 +99,7 @@ func (n node) pinForeign(path string) {
 	}
 }
 
-func TestWhatStandsAtOurPinsIsLeftAlone(t *testing.T) {
+func TestInitLeavesAloneWhatIsAtItsPins(t *testing.T) {
 	meta := func(m bpf.Meta) func(node) {
 		return func(n node) {
 			n.serving()
@@ -148,7 +148,7 @@ func TestWhatStandsAtOurPinsIsLeftAlone(t *testing.T) {
 	}
 }
 
-func TestAnOldLayoutStaysBesideTheNew(t *testing.T) {
+func TestInitKeepsAnOldLayoutBesideTheNew(t *testing.T) {
 	n := newNode(t)
 	n.serving()
 	old := n.pins().Maps() + "/frontend_v0"
