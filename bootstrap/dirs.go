@@ -91,17 +91,17 @@ func (d Dirs) Places() Places {
 // withDefaults fills in the directories that were not given.
 func (p Places) withDefaults() Places {
 	if p.StateDir == "" {
-		p.StateDir = below(p.HostRoot, DefaultStateDir)
+		p.StateDir = inRoot(p.HostRoot, DefaultStateDir)
 	}
 	if p.RunDir == "" {
-		p.RunDir = below(p.HostRoot, DefaultRunDir)
+		p.RunDir = inRoot(p.HostRoot, DefaultRunDir)
 	}
 	return p
 }
 
-// below finds a path of the host from here, with every link on the way followed
+// inRoot finds a path of the host from here, with every link on the way followed
 // as the host would: /var/lib/firsthop may be an absolute link to another disk.
-func below(root, path string) string {
+func inRoot(root, path string) string {
 	if at, _ := (hostfs.FS{Root: root}).Resolve(path); at != "" {
 		path = at
 	}

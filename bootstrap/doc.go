@@ -6,5 +6,5 @@
 // steps_address.go, steps_traffic.go and steps_persist.go), run in order under
 // one lock, with a report (report.go) whose exit code says where it ended. What
 // it changes on the host outside its pins is noted before it is done. Lock and
-// journal are natinit/instance's, and Uninstall takes back exactly what is noted.
+// journal are natinit/instance's; bootstrap/uninstall undoes exactly what is noted.
 package bootstrap

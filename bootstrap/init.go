@@ -56,10 +56,10 @@ type stage struct {
 	Places
 	report *Report
 
-	image        bool     // an install into the root that we are in, which is not the running machine's
-	outside      string   // the root of that machine, if image
-	onlyPersist  bool     // what this run is about is the next boot
-	keptWarnings []string // one for each Service with kept backends
+	image          bool     // an install into the root that we are in, which is not the running machine's
+	outside        string   // the root of that machine, if image
+	onlyPersist    bool     // what this run is about is the next boot
+	retainWarnings []string // one for each Service with kept backends
 
 	lock      *instance.Lock    // of the run directory
 	tableLock *instance.Lock    // of the bpffs, for instances that share one by mistake
@@ -67,7 +67,7 @@ type stage struct {
 	durable   *instance.Journal // not undone by a reboot; nil in a dry run
 	features  bpf.Features
 	balancer  bpf.Balancer
-	kept      []netip.AddrPort // backends that answer, kept in the place of given ones of which none does
+	retained  []netip.AddrPort // backends that answer, kept in the place of given ones of which none does
 	bpffs     mounts.BPFFS
 	cgroup    mounts.Cgroup2
 	onNode    func() []sources.Finding // what the node's files say of API servers, read while other steps run
@@ -259,7 +259,7 @@ func (s *stage) takeLock(ctx context.Context) (outcome, error) {
 		return outcome{}, err
 	}
 	s.lock = lock
-	tidy(s.RunDir, s.StateDir)
+	cleanup(s.RunDir, s.StateDir)
 	out := outcome{reason: "held"}
 	if warning := warnOfMemory(""); warning != "" {
 		s.Log.Warn(warning) // at once: it may be the last word

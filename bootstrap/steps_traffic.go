@@ -58,7 +58,7 @@ func (s *stage) wanted() []nat.Service {
 				svc.Backends = append(svc.Backends, e.Addr)
 			}
 		}
-		if kept := slices.DeleteFunc(slices.Clone(s.kept), func(a netip.AddrPort) bool { return a.Addr().Is4() != is4 }); len(kept) > 0 {
+		if kept := slices.DeleteFunc(slices.Clone(s.retained), func(a netip.AddrPort) bool { return a.Addr().Is4() != is4 }); len(kept) > 0 {
 			svc.Backends = kept
 		}
 		if len(svc.Frontends) > 0 && len(svc.Backends) > 0 {
@@ -80,7 +80,7 @@ func (s *stage) hasOtherUses(a netip.Addr) bool {
 		return e.Frontend.Addr() == a || slices.ContainsFunc(e.Backends, func(b netip.AddrPort) bool { return b.Addr() == a })
 	}
 	kept := func(b netip.AddrPort) bool { return b.Addr() == a }
-	return isLocal(a) || slices.ContainsFunc(s.found.Endpoints, server) || slices.ContainsFunc(s.extra, extra) || slices.ContainsFunc(s.kept, kept)
+	return isLocal(a) || slices.ContainsFunc(s.found.Endpoints, server) || slices.ContainsFunc(s.extra, extra) || slices.ContainsFunc(s.retained, kept)
 }
 
 // isLocal reports whether an address is one of this host's.
@@ -125,7 +125,7 @@ func (s *stage) seed(ctx context.Context) (outcome, error) {
 	if s.DryRun {
 		return s.planSeed(ctx)
 	}
-	if err := s.keepGood(ctx); err != nil {
+	if err := s.retainLive(ctx); err != nil {
 		return outcome{}, err
 	}
 	if err := s.recordPending(); err != nil {
@@ -138,7 +138,7 @@ func (s *stage) seed(ctx context.Context) (outcome, error) {
 	s.seeded = seeded
 	s.report.Services = seeded.Services
 	out := describeSeed(seeded.Services)
-	out.warnings = append(out.warnings, s.keptWarnings...)
+	out.warnings = append(out.warnings, s.retainWarnings...)
 	for _, name := range seeded.Maps.Created {
 		out.changes = append(out.changes, "map "+s.pins().Map(name)+" created")
 	}
@@ -152,7 +152,7 @@ func (s *stage) planSeed(ctx context.Context) (outcome, error) {
 	if err := bpf.CheckMaps(s.pins()); err != nil {
 		return outcome{}, err
 	}
-	if err := s.keepGood(ctx); err != nil {
+	if err := s.retainLive(ctx); err != nil {
 		return outcome{}, err
 	}
 	state := nat.NewState(1 << 16)
@@ -173,7 +173,7 @@ func (s *stage) planSeed(ctx context.Context) (outcome, error) {
 	}
 	s.report.Services = services
 	out := describeSeed(services)
-	out.warnings = append(out.warnings, s.keptWarnings...)
+	out.warnings = append(out.warnings, s.retainWarnings...)
 	if maps == nil {
 		out.changes = append(out.changes, "create the maps below "+s.pins().Maps())
 	}

@@ -199,7 +199,7 @@ func (l *looker) decide() {
 	case v.Flags&bpf.FrontendVIP != 0:
 		l.because("the address is a Service's, and this port of it is not served")
 		return
-	case v.Flags&bpf.FrontendSourceRange != 0 && !l.letIn():
+	case v.Flags&bpf.FrontendSourceRange != 0 && !l.sourceRangesAllow():
 		l.Result = nat.Dropped
 		l.because("the client's address (%s) is in none of the source ranges", orNone(l.Client.Addr))
 		return
@@ -264,7 +264,7 @@ func (l *looker) leftAlone() string {
 	return ""
 }
 
-func (l *looker) letIn() bool {
+func (l *looker) sourceRangesAllow() bool {
 	return slices.ContainsFunc(l.Ranges, func(r string) bool {
 		p, err := netip.ParsePrefix(r)
 		return err == nil && l.Client.Addr.IsValid() && p.Contains(l.Client.Addr)

@@ -82,7 +82,7 @@ func (u *uninstaller) lastFiles() []string {
 	}
 }
 
-// dirs are the directories that we made, the deepest first.
+// dirs are the directories that we made and that are still there, those made last first.
 func (u *uninstaller) dirs() []string {
 	var out []string
 	for _, l := range []*instance.Journal{u.durable, u.volatile} {

@@ -127,7 +127,7 @@ func checkCommonFlags(e env, c *cli.Context) error {
 }
 
 // givenEmpty reports whether one of the variables is there without a value,
-// which is as good as unset.
+// which is the same as unset.
 func givenEmpty(e env, variables []string) bool {
 	for _, v := range variables {
 		if value, there := e.lookupEnv(v); there && value == "" {

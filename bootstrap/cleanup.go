@@ -16,9 +16,9 @@ func Leftovers(dir string) []string {
 	return slices.DeleteFunc(out, func(path string) bool { return filepath.Base(path) == instance.BackupName })
 }
 
-// tidy removes what killed runs left over. What can't be removed is in nobody's
+// cleanup removes what killed runs left over. What can't be removed is in nobody's
 // way.
-func tidy(dirs ...string) {
+func cleanup(dirs ...string) {
 	for _, dir := range dirs {
 		for _, path := range Leftovers(dir) {
 			os.Remove(path)

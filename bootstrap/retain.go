@@ -16,20 +16,20 @@ import (
 	"github.com/firsthop/firsthop/natinit/proof"
 )
 
-// keepGood refuses to lead a Service address that works to endpoints of which
+// retainLive refuses to lead a Service address that works to endpoints of which
 // none answers. The proof would find out, but until it has, every connection
 // would be refused. Who asked for no more than a translated connection expects
 // servers that start later: until they do and init runs again, the backends
 // that answer keep their place. The dead ones beside them would have their share
 // of the connections refused.
-func (s *stage) keepGood(ctx context.Context) error {
+func (s *stage) retainLive(ctx context.Context) error {
 	dead := s.deadServices()
 	if len(dead) == 0 {
 		return nil
 	}
 	maps, err := bpf.OpenMaps(s.pins(), true)
 	if err != nil {
-		return nothingToKeep(err)
+		return nothingToRetain(err)
 	}
 	defer maps.Close()
 	state, err := nat.NewKernel(maps, s.features).Read()
@@ -45,7 +45,7 @@ func (s *stage) keepGood(ctx context.Context) error {
 		have := state.Backends(state.ServiceStates[bpf.ServiceStateAt(index, false)])
 		live := s.answering(ctx, have)
 		if s.settings.prove == proof.Translated && len(live) > 0 {
-			s.keep(svc, live)
+			s.retain(svc, live)
 			continue
 		}
 		if len(live) > 0 {
@@ -56,10 +56,10 @@ func (s *stage) keepGood(ctx context.Context) error {
 	return nil
 }
 
-// keep leaves a Service's address with the backends that answer.
-func (s *stage) keep(svc nat.Service, live []netip.AddrPort) {
-	s.kept = append(s.kept, live...)
-	s.keptWarnings = append(s.keptWarnings, fmt.Sprintf("none of %s answers yet: connections to %s go on to %s; once they answer, run firsthop init again",
+// retain leaves a Service's address with the backends that answer.
+func (s *stage) retain(svc nat.Service, live []netip.AddrPort) {
+	s.retained = append(s.retained, live...)
+	s.retainWarnings = append(s.retainWarnings, fmt.Sprintf("none of %s answers yet: connections to %s go on to %s; once they answer, run firsthop init again",
 		joinAddrs(svc.Backends), joinFrontends(svc), joinAddrs(live)))
 	for i, srv := range s.report.Servers {
 		if slices.Contains(svc.Backends, srv.Endpoint.Addr) && !slices.Contains(live, srv.Endpoint.Addr) {
@@ -70,7 +70,7 @@ func (s *stage) keep(svc nat.Service, live []netip.AddrPort) {
 
 // nothingToKeep: where there is no table, nothing works yet; what else is wrong
 // with it, the seed reports.
-func nothingToKeep(err error) error {
+func nothingToRetain(err error) error {
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, bpf.ErrForeign) || errors.Is(err, bpf.ErrNewerLayout) {
 		return nil
 	}

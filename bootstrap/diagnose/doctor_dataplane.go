@@ -36,7 +36,7 @@ func (d *doctor) pins(context.Context) Finding {
 	if err := attach.CheckPins(pins, bpf.Hooks()); err != nil {
 		return fail("move away what is named, if nothing needs it; then "+runInit, "%s", err)
 	}
-	unknown, loose, err := strangers(pins)
+	unknown, loose, err := unknownPins(pins)
 	st, statErr := os.Stat(pins.Dir)
 	switch {
 	case errors.Is(statErr, fs.ErrNotExist):
@@ -54,9 +54,9 @@ func (d *doctor) pins(context.Context) Finding {
 	return ok("%d pins below %s, all ours", len(pinned), pins.Dir)
 }
 
-// strangers are what stands in our directories and is not ours by its name, and
+// unknownPins are what stands in our directories and is not ours by its name, and
 // what is on its way to its place.
-func strangers(pins bpf.Pins) (unknown, loose []string, err error) {
+func unknownPins(pins bpf.Pins) (unknown, loose []string, err error) {
 	known := map[string]bool{pins.Dir: true, pins.Maps(): true, pins.Links(): true, pins.Progs(): true}
 	for _, pin := range pins.AllMapPins() {
 		known[pin] = true
@@ -216,12 +216,12 @@ func (d *doctor) table(ctx context.Context) Finding {
 		stillBroken, stillLoose := inspectTable(state)
 		broken, loose = both(broken, stillBroken), both(loose, stillLoose)
 	}
-	const mend = "restart the runtime, which mends the table; where none runs, firsthop init"
+	const repair = "restart the runtime, which repairs the table; where none runs, firsthop init"
 	switch {
 	case len(broken) > 0:
-		return fail(mend, "%d entries lead nowhere", len(broken)).because(Few(broken))
+		return fail(repair, "%d entries lead nowhere", len(broken)).because(Few(broken))
 	case len(loose) > 0:
-		return warn(mend, "%d entries are left over: nothing leads to them", len(loose)).because(Few(loose))
+		return warn(repair, "%d entries are left over: nothing leads to them", len(loose)).because(Few(loose))
 	}
 	return ok("%d frontends, %d service states, %d sets, %d source ranges: each leads where it should", len(d.state.Frontends), len(d.state.ServiceStates), len(d.state.Sets), len(d.state.SourceRanges))
 }
@@ -314,7 +314,7 @@ func (d *doctor) backends(ctx context.Context) Finding {
 	case live == 0:
 		return fail("start an API server, or find where they are now: firsthop discover; then "+runInit, "the API service has %s, of which none answers: %s", count(len(seen), "backend"), strings.Join(seen, "; "))
 	case live < len(seen):
-		return warn("mend it, or let the runtime take it out: firsthop status", "%d of the API service's %d backends don't answer: their share of connections fails", len(seen)-live, len(seen)).because(seen...)
+		return warn("repair it, or let the runtime take it out: firsthop status", "%d of the API service's %d backends don't answer: their share of connections fails", len(seen)-live, len(seen)).because(seen...)
 	}
 	if len(loopback) > 0 {
 		return warn("give init an address of the server that the pods can reach", "the API service leads to %s, which pods can't reach: each has a loopback of its own", strings.Join(loopback, ", ")).because(seen...)
