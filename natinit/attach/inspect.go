@@ -57,7 +57,7 @@ func (l *ladder) state(h bpf.Hook) (State, error) {
 		}
 		return nil
 	})
-	if err != nil {
+	if err != nil || l.cfg.Pins.Dir == "" {
 		return st, err
 	}
 	pinned, err := link.LoadPinnedLink(l.linkPin(h), nil) // the kernel opens links only for reading and writing
