@@ -13,7 +13,7 @@
 //     Which of them get the traffic is apiserver.Choose.
 //   - look.go: files of the host, and host names.
 //   - save.go: the last known good addresses on disk.
-//   - dialer.go: the way of the runtime's own connections.
+//   - dialer.go: how the runtime's own connections reach a server.
 //   - status.go: what is known, for status, doctor and metrics.
 //
 // # Who is asked
@@ -23,7 +23,7 @@
 // table held when the runtime started. The second is all else: files of the
 // host, the saved addresses, those that once lived. It is asked, and used, only
 // while none of the first lives: an address from a file may by now belong to
-// another machine, and a load balancer need not be troubled by every node.
+// another machine, and a load balancer must not be asked by every node.
 //
 // # How long it takes
 //

@@ -93,7 +93,7 @@ func New(cfg Config) (*Monitor, error) {
 
 // SetEndpoints tells what the API itself names as its endpoints: those that
 // are ready in the EndpointSlices of default/kubernetes. An empty list changes
-// nothing: an API that names none has lost its mind, not its servers.
+// nothing: an API that names none is wrong, not without servers.
 func (m *Monitor) SetEndpoints(endpoints []netip.AddrPort) {
 	var list []netip.AddrPort
 	for _, e := range endpoints {

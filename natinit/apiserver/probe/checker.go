@@ -52,7 +52,7 @@ func (c *Checker) Check(ctx context.Context, confirm bool) Result {
 	ctx, cancel := context.WithTimeout(ctx, c.p.cfg.Timeout)
 	defer cancel()
 	if c.kept != nil && (c.kept.over() || time.Since(c.kept.born) > c.maxAge) {
-		c.drop()
+		c.Close()
 	}
 	results := make(chan attempt, 2)
 	pending := 0
@@ -107,9 +107,7 @@ func (c *Checker) Lost() <-chan struct{} {
 }
 
 // Close closes the kept connection. The checker can be used again.
-func (c *Checker) Close() { c.drop() }
-
-func (c *Checker) drop() {
+func (c *Checker) Close() {
 	if c.kept != nil {
 		c.kept.Close()
 		c.kept = nil
