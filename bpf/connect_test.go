@@ -25,7 +25,7 @@ func mustEnsure(t testing.TB, pins Pins) *Maps {
 }
 
 // The lower rungs of the ladder are what old kernels get; a newer kernel must take them as well.
-func TestProgramsLoadWithEveryCombinationOfFeatures(t *testing.T) {
+func TestLoadProgramsWithEveryCombinationOfFeatures(t *testing.T) {
 	m := mustEnsure(t, PinsBelow(lab.New(t).BPFFS))
 	for _, b := range []Balancer{{}, {UDP: true}, {HostOnly: true, HostNetns: 1}, {UDP: true, HostOnly: true, HostNetns: 4711}} {
 		everyFeatures(func(f Features) {
@@ -111,7 +111,7 @@ func TestHooksFollowFeaturesAndProtocols(t *testing.T) {
 }
 
 // Without the helper, every socket would be a stranger: a balancer that is attached and serves nobody.
-func TestHostScopeNeedsNetnsCookies(t *testing.T) {
+func TestLoadProgramsNeedsNetnsCookiesForHostScope(t *testing.T) {
 	m := mustEnsure(t, PinsBelow(lab.New(t).BPFFS))
 	progs, err := LoadPrograms(m, Balancer{HostOnly: true, HostNetns: 1}, Features{})
 	if err == nil {
@@ -152,7 +152,7 @@ func TestInspectKnowsOursByItsTable(t *testing.T) {
 }
 
 // What a second run decides by: any difference in what a program would do must be a difference of Build.
-func TestBuildTellsEverySettingApart(t *testing.T) {
+func TestSettingsBuildTellsEverySettingApart(t *testing.T) {
 	m := mustEnsure(t, PinsBelow(lab.New(t).BPFFS))
 	seen := map[uint64]string{}
 	for _, b := range []Balancer{{}, {UDP: true}, {HostNetns: 1}, {HostNetns: 2}, {UDP: true, HostNetns: 1}, {HostOnly: true, HostNetns: 1}} {

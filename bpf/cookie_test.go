@@ -11,7 +11,7 @@ import (
 	"github.com/firsthop/firsthop/test/lab"
 )
 
-func TestTheCookieProgramKeepsToItsKernels(t *testing.T) {
+func TestCookieProgramKeepsToItsKernels(t *testing.T) {
 	spec, err := loadCookie()
 	if err != nil {
 		t.Fatal(err)
@@ -31,7 +31,7 @@ func TestTheCookieProgramKeepsToItsKernels(t *testing.T) {
 }
 
 // That it tells cookies is tested where this process is in a cgroup of its own: natinit.
-func TestTheCookieProgramSeesItsCgroupAlone(t *testing.T) {
+func TestCookiesSeeTheirCgroupAlone(t *testing.T) {
 	lab.NeedsLinux(t, 5, 8, "network namespaces have no cookies that can be told")
 	lab.VerifyNoLeaks(t)
 	l := lab.New(t)

@@ -54,7 +54,7 @@ var goTwins = map[string]any{
 	"config":            Settings{},
 }
 
-func TestGoTypesHaveTheLayoutOfTheCompiledObject(t *testing.T) {
+func TestLayoutOfGoTypesIsThatOfTheObjects(t *testing.T) {
 	maps, err := parsedMaps()
 	if err != nil {
 		t.Fatal(err)
@@ -102,7 +102,7 @@ func compareMember(t *testing.T, c btf.Member, g reflect.StructField) {
 }
 
 // Whoever adds a struct to a map adds its twin, or this fails.
-func TestEverySharedStructHasATwin(t *testing.T) {
+func TestLayoutHasATwinOfEveryStruct(t *testing.T) {
 	for name, m := range mustMapSpecs(t) {
 		for what, typ := range map[string]btf.Type{"key": m.Key, "value": m.Value} {
 			s, ok := btf.As[*btf.Struct](typ)
@@ -187,7 +187,7 @@ func TestMapTableHasTheObjectsThatUseAMap(t *testing.T) {
 }
 
 // Constants are no part of an object's BTF: they are read from the headers that it is compiled of.
-func TestConstantsAreThoseOfTheHeaders(t *testing.T) {
+func TestLayoutConstantsAreThoseOfTheHeaders(t *testing.T) {
 	c := headerConstants(t, "lib/lb_maps.h", "lib/source_range_maps.h", "lib/workload_maps.h", "lib/config.h", "include/bpf.h")
 	for name, got := range map[string]uint64{
 		"FRONTEND_VIP":          uint64(FrontendVIP),
@@ -267,7 +267,7 @@ func TestServiceStateIsWhatTheProgramsTakeApart(t *testing.T) {
 	}
 }
 
-func TestAddressesAndPortsAreInNetworkByteOrder(t *testing.T) {
+func TestFrontendKeyIsInNetworkByteOrder(t *testing.T) {
 	k := FrontendKeyOf(netip.MustParseAddrPort("10.96.0.1:443"), TCP)
 	var b bytes.Buffer
 	if err := binary.Write(&b, binary.LittleEndian, k); err != nil {
@@ -292,7 +292,7 @@ func TestAddressesAndPortsAreInNetworkByteOrder(t *testing.T) {
 	}
 }
 
-func TestKeysAndProtocolsReadLikePeopleWriteThem(t *testing.T) {
+func TestFrontendKeyAndProtoString(t *testing.T) {
 	for _, tc := range []struct{ got, want string }{
 		{FrontendKeyOf(netip.MustParseAddrPort("10.96.0.1:443"), TCP).String(), "tcp/10.96.0.1:443"},
 		{FrontendKeyOf(netip.MustParseAddrPort("[fd00::1]:53"), UDP).String(), "udp/[fd00::1]:53"},

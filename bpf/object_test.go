@@ -42,7 +42,7 @@ func eachProgram(t *testing.T, f Features, each func(t *testing.T, p *ebpf.Progr
 	}
 }
 
-func TestTheFloorCallsOnlyHelpersThatItHas(t *testing.T) {
+func TestProgramsCallOnlyHelpersOfTheFloor(t *testing.T) {
 	eachProgram(t, Features{}, func(t *testing.T, p *ebpf.ProgramSpec) {
 		for _, ins := range p.Instructions {
 			if !ins.IsBuiltinCall() {
@@ -57,7 +57,7 @@ func TestTheFloorCallsOnlyHelpersThatItHas(t *testing.T) {
 }
 
 // A newer helper that substitute doesn't know would pass the test above on a kernel that has it: count those too.
-func TestEveryNewerHelperIsSubstituted(t *testing.T) {
+func TestSubstituteKnowsEveryNewerHelper(t *testing.T) {
 	used := map[asm.BuiltinFunc]bool{}
 	for _, p := range mustSpecs(t).Programs {
 		for _, ins := range p.Instructions {
@@ -80,7 +80,7 @@ func TestEveryNewerHelperIsSubstituted(t *testing.T) {
 	}
 }
 
-func TestTheObjectKeepsToWhatTheFloorTakes(t *testing.T) {
+func TestProgramsUseOnlyInstructionsOfTheFloor(t *testing.T) {
 	eachProgram(t, Features{}, func(t *testing.T, p *ebpf.ProgramSpec) {
 		for it := p.Instructions.Iterate(); it.Next(); {
 			checkInstruction(t, it)
@@ -213,7 +213,7 @@ func successors(t *testing.T, insns asm.Instructions) map[asm.RawInstructionOffs
 }
 
 // Substitution must not move anything: jumps are encoded as distances.
-func TestSubstitutionKeepsOffsets(t *testing.T) {
+func TestSubstituteKeepsOffsets(t *testing.T) {
 	everyFeatures(func(f Features) {
 		before := mustSpecs(t).Programs
 		for name, p := range mustSpecs(t).Programs {

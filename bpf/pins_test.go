@@ -26,7 +26,7 @@ func TestPinsAreWhereTheDocumentationSays(t *testing.T) {
 }
 
 // The kernel cuts names to 15 bytes (BPF_OBJ_NAME_LEN with its zero), and bpffs refuses names with a dot.
-func TestNamesFitTheKernel(t *testing.T) {
+func TestMapTableNamesFitTheKernel(t *testing.T) {
 	spec := mustSpecs(t)
 	var names, pins []string
 	for _, info := range MapTable() {
@@ -59,14 +59,14 @@ func TestNamesFitTheKernel(t *testing.T) {
 	}
 }
 
-func TestMetaIsCreatedFirst(t *testing.T) {
+func TestMapTableHasMetaFirst(t *testing.T) {
 	if MapNames()[0] != MapMeta {
 		t.Errorf("%s is created first: meta says whose the others are", MapNames()[0])
 	}
 }
 
 // A socket that is translated before its replies are would see answers from a stranger.
-func TestRepliesAreAttachedFirst(t *testing.T) {
+func TestHooksOfRepliesComeFirst(t *testing.T) {
 	forward := false
 	for _, h := range Hooks() {
 		if h.Reply && forward {

@@ -79,7 +79,7 @@ func TestEnsureMapsTwiceIsOnce(t *testing.T) {
 	}
 }
 
-func TestMapsHaveTheSizesAskedFor(t *testing.T) {
+func TestEnsureMapsGivesTheSizesAskedFor(t *testing.T) {
 	pins := PinsBelow(lab.New(t).BPFFS)
 	m := mustEnsure(t, pins)
 	for name, want := range map[MapName]uint32{MapFrontend: 64, MapService: 64, MapCounter: 32, MapBackend: 64, MapSockAffinity: 16384} {
@@ -203,7 +203,7 @@ func pinProgram(t *testing.T, path string) {
 }
 
 // Whatever stands at the place of any pin: it is named, it stays, and nothing of ours is left behind.
-func TestForeignThingsAreNamedAndLeftAlone(t *testing.T) {
+func TestEnsureMapsNamesForeignThingsAndLeavesThemAlone(t *testing.T) {
 	for what, put := range foreigners {
 		t.Run(what, func(t *testing.T) {
 			l := lab.New(t)
@@ -231,7 +231,7 @@ func TestForeignThingsAreNamedAndLeftAlone(t *testing.T) {
 	}
 }
 
-func TestMetaOfAnotherIsRefused(t *testing.T) {
+func TestEnsureMapsRefusesMetaOfAnother(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		meta Meta
@@ -297,7 +297,7 @@ func TestOtherLayouts(t *testing.T) {
 	}
 }
 
-func TestDiscardTakesAwayOnlyWhatWasCreated(t *testing.T) {
+func TestDiscardUnpinsOnlyWhatWasPinned(t *testing.T) {
 	lab.VerifyNoLeaks(t)
 	l := lab.New(t)
 	pins := PinsBelow(l.BPFFS)
@@ -501,7 +501,7 @@ func TestEnsureMapsFollowsWhatTheFormerVersionExchanged(t *testing.T) {
 	}
 }
 
-func TestEnsureDirTakesNoneOfOthers(t *testing.T) {
+func TestEnsureDirRefusesDirectoriesOfOthers(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to make directories of others")
 	}

@@ -140,7 +140,7 @@ func hammerLookups(t testing.TB, k *Kernel, keys []bpf.FrontendKey, as, bs []bpf
 
 // No program may miss a frontend while it changes, see half of a value, or see another's. With PutFrontends, 94 of 171
 // million lookups missed one, and 8 read another's.
-func TestAFrontendThatChangesIsSeenWhole(t *testing.T) {
+func TestChangeFrontendsIsSeenWhole(t *testing.T) {
 	k, keys, as, bs := crowded(t)
 	got, changes := hammerLookups(t, k, keys, as, bs, 2*time.Second, k.ChangeFrontends)
 	t.Logf("%d changes: %+v", changes, got)

@@ -8,7 +8,7 @@ import (
 )
 
 // The address is the runtime's Service's, too: it said that other ports are refused.
-func TestAMarkOfAnotherWritersAddressStays(t *testing.T) {
+func TestRemoveFrontendsKeepsMarksOfOtherWriters(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		has  Indexes // the writer of the Service that has the mark
@@ -30,7 +30,7 @@ func TestAMarkOfAnotherWritersAddressStays(t *testing.T) {
 	}
 }
 
-func TestFrontendsGoWithTheMarksThatNobodyElseNeeds(t *testing.T) {
+func TestRemoveFrontendsRemovesMarksThatNobodyNeeds(t *testing.T) {
 	f := NewFake(2048)
 	svc := twoPorts(kubernetes("192.0.2.1:1"))
 	svc.Frontends = append(svc.Frontends, tcp("10.96.0.9:443"))

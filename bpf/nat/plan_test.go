@@ -12,7 +12,7 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 )
 
-func TestAFirstSeed(t *testing.T) {
+func TestPlanOfAFirstSeed(t *testing.T) {
 	f := NewFake(2048)
 	ensure(t, f, InitIndexes, kubernetes("192.0.2.1:6443", "192.0.2.2:6443"))
 	s := mustRead(t, f)
@@ -26,7 +26,7 @@ func TestAFirstSeed(t *testing.T) {
 	checkWhole(t, s)
 }
 
-func TestNoPlanForWhatIsSo(t *testing.T) {
+func TestPlanIsEmptyForWhatIsSo(t *testing.T) {
 	for _, tc := range []struct {
 		name        string
 		first, then Service
@@ -56,7 +56,7 @@ func TestNoPlanForWhatIsSo(t *testing.T) {
 func sticky(s Service) Service { s.Sticky = true; return s }
 func empty(s Service) Service  { s.AllowEmpty = true; return s }
 
-func TestAChangeOfBackends(t *testing.T) {
+func TestPlanOfChangedBackends(t *testing.T) {
 	f := NewFake(2048)
 	ensure(t, f, InitIndexes, kubernetes("192.0.2.1:1", "192.0.2.2:2"))
 	before := mustRead(t, f)
@@ -112,7 +112,7 @@ func TestSetIDsSkipWhatIsThere(t *testing.T) {
 	wantVerdict(t, mustRead(t, f), tcp("10.96.0.1:443"), "192.0.2.2:1")
 }
 
-func TestTheRuntimesServiceIsNotOurs(t *testing.T) {
+func TestEnsureRefusesServicesOfTheRuntime(t *testing.T) {
 	f := NewFake(2048)
 	ensure(t, f, runtimeIndexes, kubernetes("192.0.2.1:1"))
 	before := mustRead(t, f)
@@ -154,7 +154,7 @@ func TestReplaceKeepsStickiness(t *testing.T) {
 }
 
 // Traffic to local backends has a state of its own, which may name the same set: what is replaced must not stay in use by it.
-func TestReplaceLeadsLocalTrafficThereToo(t *testing.T) {
+func TestReplaceServesTheLocalPolicyToo(t *testing.T) {
 	f := NewFake(2048)
 	ensure(t, f, runtimeIndexes, kubernetes("192.0.2.1:1"))
 	w := f.state.ServiceStates[bpf.ServiceStateAt(1024, false)]
@@ -173,7 +173,7 @@ func TestReplaceLeadsLocalTrafficThereToo(t *testing.T) {
 }
 
 // The init stage joins services of its own, but never those of the runtime.
-func TestFrontendsOfSeveralServices(t *testing.T) {
+func TestEnsureJoinsFrontendsOfSeveralServices(t *testing.T) {
 	second := func(s Service) Service {
 		s.Frontends, s.VIPs = []bpf.FrontendKey{tcp("10.96.0.9:443")}, nil
 		return s
@@ -208,7 +208,7 @@ func TestFrontendsOfSeveralServices(t *testing.T) {
 	}
 }
 
-func TestAServiceGetsAnotherFrontend(t *testing.T) {
+func TestEnsureAddsAFrontend(t *testing.T) {
 	f := NewFake(2048)
 	svc := kubernetes("192.0.2.1:1")
 	ensure(t, f, InitIndexes, svc)
@@ -225,7 +225,7 @@ func TestAServiceGetsAnotherFrontend(t *testing.T) {
 	wantVerdict(t, mustRead(t, f), tcp("10.96.0.1:6443"), "192.0.2.1:1")
 }
 
-func TestIndexesRunOut(t *testing.T) {
+func TestEnsureWithoutAFreeIndex(t *testing.T) {
 	service := func(i int) Service {
 		s := kubernetes("192.0.2.1:1")
 		s.VIPs = nil
@@ -309,7 +309,7 @@ func TestMemberIDsStay(t *testing.T) {
 	}
 }
 
-func TestHashesThatCollideGetIDsOfTheirOwn(t *testing.T) {
+func TestMemberIDsOfHashesThatCollide(t *testing.T) {
 	a := netip.MustParseAddrPort("192.0.2.1:1")
 	wanted := memberIDs([]netip.AddrPort{a}, nil)[0]
 	// The former set gave a's hash to b.

@@ -158,7 +158,7 @@ func play(t testing.TB, d *dice) {
 	h.settle()
 }
 
-func TestRandomHistories(t *testing.T) {
+func TestPlannerWithRandomHistories(t *testing.T) {
 	for seed := range uint64(150) {
 		r := rand.New(rand.NewPCG(seed, 2))
 		play(t, &dice{next: func() byte { return byte(r.Uint32()) }, left: 400})

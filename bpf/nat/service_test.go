@@ -8,7 +8,7 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 )
 
-func TestValidate(t *testing.T) {
+func TestServiceValidate(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		change func(*Service)
@@ -59,7 +59,7 @@ func TestEnsurePlansNothingForAnInvalidService(t *testing.T) {
 	}
 }
 
-func TestIndexRangesMeetAndDoNotOverlap(t *testing.T) {
+func TestIndexesMeetAndDoNotOverlap(t *testing.T) {
 	for _, tc := range []struct {
 		index uint32
 		own   bool

@@ -11,7 +11,7 @@ import (
 )
 
 // Clients with affinity and sockets remember backends by their ids, also from the program's former version.
-func TestTheIDsOfBackendsAreHashesOfTheirAddresses(t *testing.T) {
+func TestMemberIDsAreHashesOfAddresses(t *testing.T) {
 	for _, text := range []string{"10.1.2.3:80", "[fd00::1]:443", "255.255.255.255:65535", "[2001:db8:1111:2222:3333:4444:5555:6666]:65535"} {
 		h := fnv.New32a()
 		h.Write([]byte(text))
@@ -23,7 +23,7 @@ func TestTheIDsOfBackendsAreHashesOfTheirAddresses(t *testing.T) {
 }
 
 // A short list is searched, a long one has a map: they are treated alike.
-func TestShortAndLongListsOfBackends(t *testing.T) {
+func TestDistinctOfShortAndLongLists(t *testing.T) {
 	for _, n := range []int{1, few - 1, few, few + 1, 3 * few} {
 		var list []netip.AddrPort
 		for i := range n {

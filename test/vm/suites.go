@@ -23,7 +23,7 @@ var Suites = []Suite{
 	{Name: "node", Package: "test/vm/inside", Seconds: 600},
 	{Name: "bpf", Package: "bpf", Seconds: 360, Files: []string{"bpf/lib", "bpf/include"}},
 	{Name: "nat", Package: "bpf/nat", Seconds: 600, Without: map[string]string{
-		"TestRandomHistories": "long, and no matter of the kernel's",
+		"TestPlannerWithRandomHistories": "long, and no matter of the kernel's",
 	}},
 	{Name: "natinit", Package: "natinit", Seconds: 1200},
 	{Name: "attach", Package: "natinit/attach", Seconds: 240},

@@ -48,7 +48,7 @@ func withoutCapabilities(t *testing.T, bpffs string) {
 	}
 }
 
-func TestWithoutCapabilitiesNothingIsCreated(t *testing.T) {
+func TestEnsureMapsWithoutCapabilities(t *testing.T) {
 	if bpffs := os.Getenv(bpffsOfChild); bpffs != "" {
 		if _, err := EnsureMaps(PinsBelow(bpffs), smallSizes); !errors.Is(err, unix.EPERM) {
 			t.Errorf("without capabilities: %v, want EPERM", err)
@@ -64,7 +64,7 @@ func TestWithoutCapabilitiesNothingIsCreated(t *testing.T) {
 }
 
 // An absurd size is what "no room" looks like without hurting the machine.
-func TestNoRoomTakesBackWhatWasCreated(t *testing.T) {
+func TestEnsureMapsTakesBackWhatItCreated(t *testing.T) {
 	lab.VerifyNoLeaks(t)
 	l := lab.New(t)
 	pins := PinsBelow(l.BPFFS)
@@ -81,7 +81,7 @@ func TestNoRoomTakesBackWhatWasCreated(t *testing.T) {
 	}
 }
 
-func TestPinsNeedABPFFS(t *testing.T) {
+func TestEnsureMapsNeedsABPFFS(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}

@@ -18,7 +18,7 @@ func prefixes(in ...string) (out []netip.Prefix) {
 	return out
 }
 
-func TestAddressesOfTheServiceRangeAreRefused(t *testing.T) {
+func TestServiceRangesAreRefused(t *testing.T) {
 	f := NewFake(4096)
 	w := newWriter(t, f)
 	svc := cluster(1, "192.0.2.1:1")
@@ -63,7 +63,7 @@ func TestAddressesOfTheServiceRangeAreRefused(t *testing.T) {
 	}
 }
 
-func TestTheServiceRangeNeedsRoom(t *testing.T) {
+func TestServiceRangesNeedCapacity(t *testing.T) {
 	f := NewFake(4096)
 	w := newWriter(t, f)
 	must(t, w.p.SetServiceRanges(prefixes("10.96.0.0/12"), nil))
@@ -87,7 +87,7 @@ func TestTheServiceRangeNeedsRoom(t *testing.T) {
 }
 
 // A writer may be killed between any two writes.
-func TestWhatOthersServeIsNeverRefused(t *testing.T) {
+func TestServiceRangesOfOthersAreNeverRefused(t *testing.T) {
 	f := NewFake(4096)
 	w := newWriter(t, f)
 	other := bpf.FrontendKeyOf(netip.MustParseAddrPort("10.96.9.9:6443"), bpf.TCP)

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestTooLittleMemoryIsToldWithItsLimit(t *testing.T) {
+func TestExplainMemoryNamesTheLimit(t *testing.T) {
 	for errno, says := range map[error]string{unix.ENOMEM: "memory limit", unix.EPERM: "RLIMIT_MEMLOCK"} {
 		err := explainMemory(fmt.Errorf("map create: %w", errno))
 		if !errors.Is(err, errno) || !strings.Contains(err.Error(), says) {

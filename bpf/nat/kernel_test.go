@@ -12,7 +12,7 @@ import (
 
 // Where one CPU is online the kernel's membarrier returns at once, though a program may be preempted there
 // (kernel/sched/membarrier.c): an entry that it still reads must not go.
-func TestOnOneCPUTheGracePeriodIsATime(t *testing.T) {
+func TestSynchronizeOnOneCPU(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}

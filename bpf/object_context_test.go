@@ -10,7 +10,7 @@ import (
 // Before 5.8 the verifier takes no load of less than four bytes from some fields of the context (user_port, protocol), and
 // the compiler narrows what it may. The register that holds the context is followed in the order of the code: it is saved
 // at the top and never given another meaning.
-func TestTheContextIsReadInWholeWords(t *testing.T) {
+func TestProgramsReadTheContextInWholeWords(t *testing.T) {
 	eachProgram(t, Features{}, func(t *testing.T, p *ebpf.ProgramSpec) {
 		context := map[asm.Register]bool{asm.R1: true}
 		loads := 0

@@ -60,7 +60,7 @@ func startBackends(t testing.TB, l *lab.Lab, kind string, prefix string, n int) 
 // 64 clients connect in a loop while the sets behind the VIP, and those of a second Service in the same table, change as
 // fast as they can. No connect may fail, and none may reach a server that this Service never had: not those of the
 // second Service, whose sets get the memory that this one's set free.
-func TestNoConnectFailsWhileBackendsChange(t *testing.T) {
+func TestApplyFailsNoConnectWhileBackendsChange(t *testing.T) {
 	client := clients.Build(t)
 	for name, f := range waysToWrite() {
 		t.Run(name, func(t *testing.T) {

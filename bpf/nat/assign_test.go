@@ -55,7 +55,7 @@ func cluster(n int, backends ...string) Service {
 	}
 }
 
-func TestARuntimeTakesTheSeedOver(t *testing.T) {
+func TestAssignTakesTheSeedOver(t *testing.T) {
 	f := NewFake(4096)
 	ensure(t, f, InitIndexes, kubernetes("192.0.2.1:1", "192.0.2.2:2"), cluster(9, "192.0.2.9:9"))
 	w := newWriter(t, f)
@@ -108,7 +108,7 @@ func TestAssignIsExact(t *testing.T) {
 }
 
 // A program that still has the frontend of a service which goes would find the backends of the one that gets its index.
-func TestAnIndexIsNotUsedAgainInOnePlan(t *testing.T) {
+func TestAssignUsesNoIndexTwiceInOnePlan(t *testing.T) {
 	w := newWriter(t, NewFake(4096))
 	index := w.assign(0, cluster(1, "192.0.2.1:1"))
 	w.carryOut()
@@ -124,7 +124,7 @@ func TestAnIndexIsNotUsedAgainInOnePlan(t *testing.T) {
 }
 
 // Whoever read the frontend before it was taken over would find the backends of the next service in its index.
-func TestAnIndexThatWasLeftWaitsForAGracePeriod(t *testing.T) {
+func TestReleasedIndexWaitsForAGracePeriod(t *testing.T) {
 	w := newWriter(t, NewFake(4096))
 	taker := cluster(9, "192.0.2.2:2")
 	left := []uint32{w.assign(0, cluster(0)), w.assign(0, cluster(1)), w.assign(0, taker)}[:2]
@@ -158,7 +158,7 @@ func TestAnIndexThatWasLeftWaitsForAGracePeriod(t *testing.T) {
 }
 
 // However many Services change.
-func TestNoChangeOfFrontendsWaits(t *testing.T) {
+func TestAssignNeverWaitsForFrontends(t *testing.T) {
 	w := newWriter(t, NewFake(4096))
 	var indexes []uint32
 	for n := range 1000 {
@@ -181,7 +181,7 @@ func TestNoChangeOfFrontendsWaits(t *testing.T) {
 	}
 }
 
-func TestLocalTraffic(t *testing.T) {
+func TestAssignWithALocalPolicy(t *testing.T) {
 	a, b := "192.0.2.1:1", "192.0.2.2:2"
 	local := func(all, here []string) Service {
 		s := cluster(1, all...)
@@ -236,7 +236,7 @@ func TestLocalTraffic(t *testing.T) {
 }
 
 // A policy that comes and goes takes one store of a state, and no change of frontends.
-func TestAPolicyThatEndsChangesNoFrontend(t *testing.T) {
+func TestAssignKeepsFrontendsOfAPolicyThatEnds(t *testing.T) {
 	w := newWriter(t, NewFake(4096))
 	plain := cluster(1, "192.0.2.1:1", "192.0.2.2:2")
 	limited := cluster(1, "192.0.2.1:1", "192.0.2.2:2")
@@ -261,7 +261,7 @@ func TestAPolicyThatEndsChangesNoFrontend(t *testing.T) {
 	}
 }
 
-func TestAffinityOfASet(t *testing.T) {
+func TestAssignWithAffinity(t *testing.T) {
 	w := newWriter(t, NewFake(4096))
 	svc := cluster(1, "192.0.2.1:1", "192.0.2.2:2")
 	index := w.assign(0, svc)
@@ -332,7 +332,7 @@ func TestSourceRangesComeBeforeOthersGo(t *testing.T) {
 	}
 }
 
-func TestServicesThatDontFitAreLeftOut(t *testing.T) {
+func TestAssignLeavesOutWhatDoesNotFit(t *testing.T) {
 	f := NewFake(4096)
 	f.MaxFrontends, f.MaxBackends = 6, 10
 	w := newWriter(t, f)
@@ -363,7 +363,7 @@ func TestServicesThatDontFitAreLeftOut(t *testing.T) {
 }
 
 // A long life of a planner, whose own idea of the table is compared with the table after each plan.
-func TestAPlannerThatLivesOn(t *testing.T) {
+func TestPlannerThatLivesOn(t *testing.T) {
 	for seed := range uint64(20) {
 		r := rand.New(rand.NewPCG(seed, 7))
 		f := NewFake(4096)
@@ -406,7 +406,7 @@ func TestAPlannerThatLivesOn(t *testing.T) {
 }
 
 // Until init or run comes, a newer status looks at a table that lacks the maps which came later.
-func TestATableOfAFormerVersionIsRead(t *testing.T) {
+func TestKernelReadsATableOfAFormerVersion(t *testing.T) {
 	pins := bpf.PinsBelow(lab.New(t).BPFFS)
 	m, err := bpf.EnsureMaps(pins, bpf.Sizes{})
 	if err != nil {

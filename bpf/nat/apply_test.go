@@ -222,7 +222,7 @@ func (c change) plan(t testing.TB, f *Fake) (plan *Plan, before, after *State) {
 	return p.Plan(), before, p.State()
 }
 
-func TestEveryStateBetweenIsValid(t *testing.T) {
+func TestApplyPassesOnlyValidStates(t *testing.T) {
 	for _, c := range changes() {
 		t.Run(c.name, func(t *testing.T) {
 			f := c.start(t)
@@ -253,7 +253,7 @@ func (c change) writesOf(t testing.TB) (apply, commit int) {
 	return apply, f.Writes - begin - apply
 }
 
-func TestAFailureAtAnyWriteLeavesTheTableAsItWas(t *testing.T) {
+func TestApplyThatFailsLeavesTheTableAsItWas(t *testing.T) {
 	for _, c := range changes() {
 		t.Run(c.name, func(t *testing.T) {
 			writes, _ := c.writesOf(t)
@@ -317,7 +317,7 @@ func killAfter(f *Fake, writes int, do func()) {
 	do()
 }
 
-func TestKilledAtAnyWriteTheNextPlanCompletes(t *testing.T) {
+func TestPlannerCompletesWhatWasKilledAtAnyWrite(t *testing.T) {
 	for _, c := range changes() {
 		t.Run(c.name, func(t *testing.T) {
 			apply, commit := c.writesOf(t)
@@ -346,7 +346,7 @@ func TestKilledAtAnyWriteTheNextPlanCompletes(t *testing.T) {
 }
 
 // Killed while it takes back a plan that failed.
-func TestKilledDuringRollbackTheNextPlanCompletes(t *testing.T) {
+func TestPlannerCompletesWhatWasKilledDuringRollback(t *testing.T) {
 	for _, c := range changes() {
 		t.Run(c.name, func(t *testing.T) {
 			for i := 1; ; i++ {
@@ -375,7 +375,7 @@ func TestKilledDuringRollbackTheNextPlanCompletes(t *testing.T) {
 	}
 }
 
-func TestAFullTable(t *testing.T) {
+func TestApplyToAFullTable(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		limit func(f *Fake, s *State)
@@ -400,7 +400,7 @@ func TestAFullTable(t *testing.T) {
 }
 
 // A failure of the way back is told, with the failure that it was for.
-func TestAFailedRollbackIsTold(t *testing.T) {
+func TestApplyReportsAFailedRollback(t *testing.T) {
 	f := NewFake(2048)
 	plan := planFor(t, f, InitIndexes, kubernetes("192.0.2.1:1"))
 	broken := &brokenStore{Store: f}
