@@ -12,22 +12,16 @@ import (
 
 // surplus are the frontends that an index has and svc has not, sorted.
 func (p *Planner) surplus(index uint32, svc Service) []bpf.FrontendKey {
-	if len(p.keys[index]) <= len(svc.Frontends) && !slices.ContainsFunc(svc.Frontends, func(k bpf.FrontendKey) bool { return !p.keys[index][k] }) &&
-		len(p.keys[index]) == len(svc.Frontends) {
+	if p.hasExactly(index, svc.Frontends) {
 		return nil
 	}
-	wanted := make(map[bpf.FrontendKey]bool, len(svc.Frontends))
-	for _, k := range svc.Frontends {
-		wanted[k] = true
-	}
-	var out []bpf.FrontendKey
-	for k := range p.keys[index] {
-		if !wanted[k] {
-			out = append(out, k)
-		}
-	}
-	sortKeys(out)
-	return out
+	wanted := setOf(svc.Frontends)
+	return slices.DeleteFunc(p.frontendsOf(index), func(k bpf.FrontendKey) bool { return wanted[k] })
+}
+
+func (p *Planner) hasExactly(index uint32, keys []bpf.FrontendKey) bool {
+	have := p.keys[index]
+	return len(have) == len(keys) && !slices.ContainsFunc(keys, func(k bpf.FrontendKey) bool { return !have[k] })
 }
 
 func (p *Planner) putFrontend(k bpf.FrontendKey, fe bpf.Frontend) {
@@ -107,6 +101,5 @@ func (p *Planner) Missing(svc Service) bool {
 // UpToDate reports whether an index has exactly the frontends of a Service, so
 // that Assign would let none come, go or get another index.
 func (p *Planner) UpToDate(index uint32, svc Service) bool {
-	return !p.Missing(svc) && len(p.keys[index]) == len(svc.Frontends) &&
-		!slices.ContainsFunc(svc.Frontends, func(k bpf.FrontendKey) bool { return !p.keys[index][k] })
+	return !p.Missing(svc) && p.hasExactly(index, svc.Frontends)
 }

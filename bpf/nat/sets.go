@@ -137,10 +137,7 @@ func sameBackends(a, b []netip.AddrPort) bool {
 	if slices.Equal(a, b) {
 		return true
 	}
-	have := make(map[netip.AddrPort]bool, len(a))
-	for _, x := range a {
-		have[x] = true
-	}
+	have := setOf(a)
 	return !slices.ContainsFunc(b, func(x netip.AddrPort) bool { return !have[x] })
 }
 
@@ -252,20 +249,25 @@ func hash(b netip.AddrPort) uint32 {
 const few = 16
 
 func distinct(in []netip.AddrPort) []netip.AddrPort {
-	out := make([]netip.AddrPort, 0, len(in))
-	var seen map[netip.AddrPort]bool
+	return distinctOf(in, func(b netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(b.Addr().Unmap(), b.Port()) })
+}
+
+// distinctOf is the elements of a list in their normal form, each once.
+func distinctOf[T comparable](in []T, normal func(T) T) []T {
+	out := make([]T, 0, len(in))
+	var seen map[T]bool
 	if len(in) > few {
-		seen = make(map[netip.AddrPort]bool, len(in))
+		seen = make(map[T]bool, len(in))
 	}
-	for _, b := range in {
-		b = netip.AddrPortFrom(b.Addr().Unmap(), b.Port())
-		if seen == nil && slices.Contains(out, b) || seen[b] {
+	for _, x := range in {
+		x = normal(x)
+		if seen == nil && slices.Contains(out, x) || seen[x] {
 			continue
 		}
 		if seen != nil {
-			seen[b] = true
+			seen[x] = true
 		}
-		out = append(out, b)
+		out = append(out, x)
 	}
 	return out
 }

@@ -111,21 +111,13 @@ func (s *State) ServiceRanges() (ranges, others []netip.Prefix) {
 }
 
 func distinctSourceRanges(in []netip.Prefix) []netip.Prefix {
-	out := make([]netip.Prefix, 0, len(in))
-	seen := make(map[netip.Prefix]bool, len(in))
-	for _, r := range in {
-		if r = r.Masked(); !seen[r] {
-			seen[r] = true
-			out = append(out, r)
-		}
-	}
-	return out
+	return distinctOf(in, netip.Prefix.Masked)
 }
 
-func setOf(in []netip.Prefix) map[netip.Prefix]bool {
-	set := make(map[netip.Prefix]bool, len(in))
-	for _, r := range in {
-		set[r] = true
+func setOf[T comparable](in []T) map[T]bool {
+	set := make(map[T]bool, len(in))
+	for _, x := range in {
+		set[x] = true
 	}
 	return set
 }
