@@ -235,9 +235,14 @@ func (m *Maps) complete(pins Pins, missing []MapName, specs map[MapName]*ebpf.Ma
 	return err
 }
 
-// ensurePins has all pins of a map lead to it. It returns those that were not there.
+// ensurePins has all pins of a map lead to it, which was opened by the first that is there. It returns those that were not.
 func (m *Maps) ensurePins(pins Pins, name MapName, spec *ebpf.MapSpec) (made []string, err error) {
+	opened := false
 	for _, pin := range pins.MapPins(name) {
+		if _, err := os.Lstat(pin); err == nil && !opened {
+			opened = true
+			continue
+		}
 		there, same, err := leadsTo(pin, spec, m.Map(name))
 		switch {
 		case err != nil:
