@@ -102,16 +102,30 @@ func (sh *shell) assign(list []*syntax.Assign) {
 	}
 }
 
-// words expands words, and splits what unquoted variables give.
+// words expands words, and splits what unquoted variables give. Braces mean nothing, as in sh: {1..1000000000} would take
+// all memory.
 func (sh *shell) words(list []*syntax.Word) []string {
 	var out []string
 	for _, w := range list {
+		if hasBrace(w) {
+			if value, err := expand.Literal(sh.config, w); err == nil {
+				out = append(out, value)
+			}
+			continue
+		}
 		fields, err := expand.Fields(sh.config, w)
 		if err == nil {
 			out = append(out, fields...)
 		}
 	}
 	return out
+}
+
+func hasBrace(w *syntax.Word) bool {
+	return slices.ContainsFunc(w.Parts, func(p syntax.WordPart) bool {
+		lit, ok := p.(*syntax.Lit)
+		return ok && strings.Contains(lit.Value, "{")
+	})
 }
 
 // starters run the command that follows them.
