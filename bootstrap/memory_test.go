@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-func TestASmallMemoryLimitIsToldBefore(t *testing.T) {
+func TestWarnOfMemory(t *testing.T) {
 	for _, row := range []struct {
 		is    string
 		files map[string]string
@@ -40,9 +40,9 @@ func TestASmallMemoryLimitIsToldBefore(t *testing.T) {
 	}
 }
 
-// TestNoHostIsToldBeforeItsDirectories: a container that can't reach the host takes its own directories for the host's, and
+// TestTakeLockNamesAMissingHost: a container that can't reach the host takes its own directories for the host's, and
 // its root is read-only. The reason must come with the consequence.
-func TestNoHostIsToldBeforeItsDirectories(t *testing.T) {
+func TestTakeLockNamesAMissingHost(t *testing.T) {
 	why := errors.New("look at /proc/1: this process lacks CAP_SYS_PTRACE")
 	nowhere := "/proc/self/mountinfo/firsthop" // below a file
 	s := stage{Places: Places{RunDir: nowhere, NoHost: why}}

@@ -129,8 +129,8 @@ func TestCodeOf(t *testing.T) {
 	}
 }
 
-// TestAStageReportsEveryStep runs steps of its own: after a failure and after a stop, the rest is reported as skipped.
-func TestAStageReportsEveryStep(t *testing.T) {
+// TestStageReportsEveryStep runs steps of its own: after a failure and after a stop, the rest is reported as skipped.
+func TestStageReportsEveryStep(t *testing.T) {
 	good := func(*stage, context.Context) (outcome, error) { return outcome{reason: "fine"}, nil }
 	stop := func(*stage, context.Context) (outcome, error) {
 		return outcome{result: Skipped, reason: "kube-proxy is there", stop: true}, nil

@@ -26,7 +26,7 @@ func goodConfig() Config {
 	}
 }
 
-func TestParseSettings(t *testing.T) {
+func TestConfigParse(t *testing.T) {
 	s, err := goodConfig().parse()
 	if err != nil {
 		t.Fatal(err)
@@ -77,8 +77,8 @@ func TestCheckCapacity(t *testing.T) {
 	}
 }
 
-// TestPortsOfFamiliesAreTheirOwn: two ports are only ambiguous within one family.
-func TestPortsOfFamiliesAreTheirOwn(t *testing.T) {
+// TestCheckPortsOfEachFamily: two ports are only ambiguous within one family.
+func TestCheckPortsOfEachFamily(t *testing.T) {
 	for _, tc := range []struct {
 		name, services, endpoints string
 		ok                        bool

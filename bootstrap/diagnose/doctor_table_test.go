@@ -37,14 +37,14 @@ func richTable(t *testing.T) *nat.State {
 	return p.State()
 }
 
-func TestATableOfThePlannersIsWhole(t *testing.T) {
+func TestInspectTableOfThePlanner(t *testing.T) {
 	s := richTable(t)
 	if broken, loose := inspectTable(s); len(broken)+len(loose) > 0 {
 		t.Errorf("broken %q, loose %q", broken, loose)
 	}
 }
 
-func TestWhatIsWrongWithATable(t *testing.T) {
+func TestInspectTable(t *testing.T) {
 	key := func(s string) bpf.FrontendKey { return bpf.FrontendKeyOf(netip.MustParseAddrPort(s), bpf.TCP) }
 	setOf := func(s *nat.State, frontend bpf.FrontendKey) map[uint32]bpf.Backend {
 		return s.Sets[s.ServiceStates[bpf.ServiceStateAt(s.Frontends[frontend].Index, false)].Set()]

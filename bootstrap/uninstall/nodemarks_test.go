@@ -41,7 +41,7 @@ func nodeServer(t *testing.T, ca *apitest.CA, status int, patched *string) netip
 	return netip.MustParseAddrPort(s.Listener.Addr().String())
 }
 
-func TestUninstallTakesAwayWhatTheNodeSays(t *testing.T) {
+func TestWithMarksRemovesLabelAndCondition(t *testing.T) {
 	ca := apitest.NewCA(t)
 	all := []Removal{{"label", "firsthop.io/proxy of Node n1"}, {"condition", "FirsthopReady of Node n1"}}
 	for _, tc := range []struct {

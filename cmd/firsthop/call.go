@@ -22,13 +22,20 @@ type call struct {
 
 // action is a command's action, which is called with flags that make sense.
 func action(e env, do func(*call) error) cli.ActionFunc {
+	return staged(e, func(k *call) error {
+		if err := errors.Join(k.dirs.Validate(), bootstrap.CheckFeatures(k.forbidden())); err != nil {
+			return &bootstrap.UsageError{Err: err}
+		}
+		return do(k)
+	})
+}
+
+// staged is action for init and install, whose report has a step for the settings.
+func staged(e env, do func(*call) error) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		k, err := newCall(e, c)
 		if err != nil {
 			return err
-		}
-		if err := errors.Join(k.dirs.Validate(), bootstrap.CheckFeatures(k.forbidden())); err != nil {
-			return &bootstrap.UsageError{Err: err}
 		}
 		return do(k)
 	}

@@ -31,13 +31,7 @@ table as they were; mounts and directories that it made stay.`,
 			&cli.BoolFlag{Name: "boot", Usage: "as run by the boot unit: a translated connection is proof enough, as the API server may start later"},
 			lockFlag(),
 		}, balancerFlags(), kernelFlags(), addressFlags(), []cli.Flag{kubeadmFlag()}, commonFlags(), []cli.Flag{outputFlag()}),
-		Action: func(ctx *cli.Context) error {
-			c, err := newCall(e, ctx)
-			if err != nil {
-				return err
-			}
-			return runInit(c)
-		},
+		Action: staged(e, runInit),
 	}
 }
 

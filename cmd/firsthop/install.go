@@ -18,12 +18,8 @@ it is told --persist off.`,
 			boolFlag("dry-run", false, "say what would change, and change nothing"),
 			lockFlag(),
 		}, balancerFlags(), kernelFlags(), addressFlags(), []cli.Flag{kubeadmFlag()}, commonFlags(), []cli.Flag{outputFlag()}),
-		Action: func(ctx *cli.Context) error {
-			c, err := newCall(e, ctx)
-			if err != nil {
-				return err
-			}
-			return printReport(c, bootstrap.Install(ctx.Context, c.config()), false)
-		},
+		Action: staged(e, func(c *call) error {
+			return printReport(c, bootstrap.Install(c.Context.Context, c.config()), false)
+		}),
 	}
 }
