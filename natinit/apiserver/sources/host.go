@@ -1,6 +1,8 @@
 package sources
 
 import (
+	"errors"
+	"io/fs"
 	"net/netip"
 	"sync"
 
@@ -27,6 +29,14 @@ func newHost(root string) *host {
 }
 
 func (h *host) exists(path string) bool { return exists(h.root, path) }
+
+// addKubeconfig is the Finding's, without a walk for what is not there: most of what is looked for is not.
+func (h *host) addKubeconfig(f *Finding, path string) bool {
+	if _, err := h.ReadFile(path); errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	return f.addKubeconfig(h.root, path)
+}
 
 // running lists how services of the host run a program.
 func (h *host) running(name string) []nodeconf.Invocation {

@@ -16,7 +16,7 @@ const k0sRange = "10.96.0.0/12"
 // worker's kubelet is among those of kubelets.
 func k0sSource(h *host) Finding {
 	f := Finding{Source: apiserver.SourceK0s}
-	found := f.addKubeconfig(h.root, "/var/lib/k0s/pki/admin.conf")
+	found := h.addKubeconfig(&f, "/var/lib/k0s/pki/admin.conf")
 	controller := found
 	path := "/etc/k0s/k0s.yaml"
 	for _, p := range h.running("k0s") {
@@ -27,12 +27,12 @@ func k0sSource(h *host) Finding {
 				path = file
 			}
 			if dir, ok := args.Last("data-dir"); ok && dir != "" && dir != "/var/lib/k0s" {
-				found = f.addKubeconfig(h.root, dir+"/pki/admin.conf") || found
+				found = h.addKubeconfig(&f, dir+"/pki/admin.conf") || found
 			}
 		case "worker":
 			if dir, ok := args.Last("data-dir"); ok && dir != "" && dir != "/var/lib/k0s" {
 				for _, name := range []string{"/kubelet.conf", "/kubelet-bootstrap.conf"} {
-					found = f.addKubeconfig(h.root, dir+name) || found
+					found = h.addKubeconfig(&f, dir+name) || found
 				}
 			}
 		}

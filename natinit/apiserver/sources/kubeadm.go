@@ -17,7 +17,7 @@ func kubeadmSource(h *host) Finding {
 	f := Finding{Source: apiserver.SourceKubeadm}
 	found := false
 	for _, name := range kubeadmFiles {
-		found = f.addKubeconfig(h.root, filepath.Join("/etc/kubernetes", name)) || found
+		found = h.addKubeconfig(&f, filepath.Join("/etc/kubernetes", name)) || found
 	}
 	found = f.addManifests(h, manifestDir) || found
 	if !found {

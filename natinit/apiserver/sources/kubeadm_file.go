@@ -159,7 +159,7 @@ func (f *Finding) addJoin(h *host, where string, file kubeadmFile) {
 	if d := file.join.Discovery.File; d != nil && d.KubeConfigPath != "" {
 		if p := d.KubeConfigPath; !filepath.IsAbs(p) {
 			f.Notef("%s: discovery.file %q is not read: firsthop reads files of this node only", where, apiserver.Clip(p))
-		} else if !f.addKubeconfig(h.root, p) {
+		} else if !h.addKubeconfig(f, p) {
 			f.Notef("%s: discovery.file %s is not there", where, p)
 		}
 	}

@@ -51,7 +51,7 @@ func kubeletSource(h *host) Finding {
 	}
 	found := false
 	for _, p := range paths {
-		found = f.addKubeconfig(h.root, p) || found
+		found = h.addKubeconfig(&f, p) || found
 	}
 	if found {
 		return f
@@ -59,7 +59,7 @@ func kubeletSource(h *host) Finding {
 	// The most work last: a kubelet that runs with flags from elsewhere.
 	for _, p := range h.runningKubelet() {
 		add(p)
-		found = f.addKubeconfig(h.root, p) || found
+		found = h.addKubeconfig(&f, p) || found
 	}
 	if !found {
 		f.Notef("no kubelet's kubeconfig in the known places, in a service that runs kubelet, or on a running kubelet's command line")

@@ -75,10 +75,10 @@ func (r *rancher) read(h *host, f *Finding, cfg nodeconf.Rancher) bool {
 	}
 	found := where != ""
 	for _, name := range []string{"kubelet.kubeconfig", string(r.source) + "controller.kubeconfig", "kubeproxy.kubeconfig"} {
-		found = f.addKubeconfig(h.root, filepath.Join(data, "agent", name)) || found
+		found = h.addKubeconfig(f, filepath.Join(data, "agent", name)) || found
 	}
 	admin := cmp.Or(cfg.Value("KUBECONFIG_OUTPUT", "write-kubeconfig", "o"), filepath.Join(r.confDir, r.admin))
-	found = f.addKubeconfig(h.root, admin) || found
+	found = h.addKubeconfig(f, admin) || found
 	for _, name := range r.balancer {
 		if f.addBalancer(h, filepath.Join(data, "agent/etc", name), r.apiPort) {
 			found = true

@@ -26,7 +26,7 @@ func microk8sSource(h *host) Finding {
 	f := Finding{Source: apiserver.SourceMicroK8s}
 	found := false
 	for _, name := range []string{"kubelet.config", "client.config", "proxy.config"} {
-		found = f.addKubeconfig(h.root, filepath.Join(snap, "credentials", name)) || found
+		found = h.addKubeconfig(&f, filepath.Join(snap, "credentials", name)) || found
 	}
 	// A worker has the file too, and no API server.
 	if !h.exists(snap + "/var/lock/clustered.lock") {

@@ -37,6 +37,7 @@ var ConfigMaps = []ConfigMap{
 func Files(root string) []Finding { return newHost(root).sources() }
 
 func (h *host) sources() []Finding {
+	go h.commands() // some milliseconds that the first of them can spare
 	out := make([]Finding, len(fileSources))
 	for i, read := range fileSources {
 		out[i] = read(h)
