@@ -31,26 +31,44 @@ type directory struct {
 	err   error    // what CheckTrusted says
 }
 
+// lacks reports that a directory which only root may write has no such entry, or is not there itself.
+func (d *directory) lacks(base string) bool {
+	if d.err != nil {
+		return errors.Is(d.err, fs.ErrNotExist)
+	}
+	_, there := slices.BinarySearch(d.names, base)
+	return !there
+}
+
 func (t *trusted) dir(name string) *directory {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	d := t.dirs[name]
-	if d == nil {
-		d = &directory{err: t.CheckTrusted(name)}
-		if !errors.Is(d.err, fs.ErrNotExist) {
-			d.names = t.Names(name)
-			slices.Sort(d.names)
-		}
-		t.dirs[name] = d
+	return t.look(name)
+}
+
+// look is dir, while mu is held.
+func (t *trusted) look(name string) *directory {
+	if d := t.dirs[name]; d != nil {
+		return d
+	}
+	d := &directory{}
+	t.dirs[name] = d
+	above, base := path.Split(path.Clean(name))
+	if above != name && base != "" && t.look(above).lacks(base) {
+		d.err = fs.ErrNotExist
+		return d
+	}
+	if d.err = t.CheckTrusted(name); !errors.Is(d.err, fs.ErrNotExist) {
+		d.names = t.Names(name)
+		slices.Sort(d.names)
 	}
 	return d
 }
 
 // ReadFile is ReadTrusted, without a walk for what is not there.
 func (t *trusted) ReadFile(name string) ([]byte, error) {
-	dir, base := path.Split(path.Clean(name))
-	d := t.dir(dir)
-	if _, there := slices.BinarySearch(d.names, base); errors.Is(d.err, fs.ErrNotExist) || d.err == nil && !there {
+	dir, base := path.Split(name)
+	if path.Clean(name) == name && t.dir(dir).lacks(base) { // after a link, ".." leads elsewhere
 		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 	}
 	return t.ReadTrusted(name)
