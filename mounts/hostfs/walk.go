@@ -216,14 +216,15 @@ func (w *walk) stat(fd int) error {
 	return w.visit(w.at(), fd, &w.st)
 }
 
-// jump follows a link of proc to a directory. What is below has its root there.
+// jump follows a link of proc to the root of a process. What is below has its root there. Other links of proc lead to
+// places of a process's choice, and what is above those would not be judged.
 func (w *walk) jump(name string, link int) (bool, error) {
-	if !OnProc(link) {
+	if name != "root" || !OnProc(link) {
 		return false, nil
 	}
 	target, err := unix.Openat(w.dirs[len(w.dirs)-1], name, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return false, nil
+	if err != nil { // its text would lead into our own root
+		return false, &fs.PathError{Op: "open", Path: path.Join(w.at(), name), Err: err}
 	}
 	for _, d := range w.dirs {
 		unix.Close(d)

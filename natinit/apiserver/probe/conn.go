@@ -105,7 +105,7 @@ func (c *conn) ask(ctx context.Context, r *Result, last bool) (again bool) {
 	}
 	defer resp.Body.Close()
 	r.judge(resp.StatusCode)
-	if !last && !resp.Close {
+	if !last && !resp.Close && resp.StatusCode != http.StatusSwitchingProtocols { // whose body nothing ends, not even ctx
 		_, err := io.Copy(io.Discard, resp.Body)
 		again = err == nil
 		c.raw.budget.Store(0)
