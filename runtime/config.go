@@ -67,7 +67,7 @@ type Config struct {
 	// firsthop.io/proxy and its condition FirsthopReady.
 	NodeStatus bool
 
-	// Written is called when every Service is in the table for the first time; nil for nobody.
+	// Written is called when every Service is in the table for the first time; nil: not called.
 	Written func()
 
 	// Notify tells systemd, as sd_notify(3); nil without one.

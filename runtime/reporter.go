@@ -146,7 +146,7 @@ func (o *reporter) provenNow() bool {
 	return o.proof == nil
 }
 
-// trouble is what is wrong with what the dataplane lives by, nil: nothing.
+// trouble is what is wrong with what the dataplane depends on, nil: nothing.
 func (r *run) trouble() error { return errors.Join(r.data.Fault(), r.instance.lost()) }
 
 // report is what the Node says: the label follows the proof, the condition also asks whether the table is whole.

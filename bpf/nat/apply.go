@@ -144,7 +144,7 @@ func Reclaim(store Store, plans ...*Plan) error {
 	return nil
 }
 
-// Rollback takes the plan back, in reverse order, and goes on after an error.
+// Rollback takes the plan back, in reverse order, and continues after an error.
 // Set ids that were given out stay used.
 func (a *Applied) Rollback() error {
 	p, s := a.plan, a.store

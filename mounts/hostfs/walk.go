@@ -152,7 +152,7 @@ func (w *walk) follow(rest []string) error {
 	return nil
 }
 
-// enter goes on from what step has opened, and returns what remains of the path.
+// enter continues from what step has opened, and returns what remains of the path.
 func (w *walk) enter(name string, fd int, rest []string) ([]string, error) {
 	switch w.st.Mode & unix.S_IFMT {
 	case unix.S_IFLNK:

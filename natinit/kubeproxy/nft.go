@@ -314,9 +314,9 @@ func isServiceChain(name string) bool {
 }
 
 // readAlike reads until it gets the same twice in a row. One dump isn't proof:
-// the kernel goes on by a count of things where a datagram was full. It counts
+// the kernel continues by a count of things where a datagram was full. It counts
 // those too which a transaction has deleted, until it has freed them, and that
-// goes on after the transaction has its number (nf_tables_commit). In the same
+// continues after the transaction has its number (nf_tables_commit). In the same
 // way the elements of a map move when its hash table grows. The rest of the
 // dump then lacks some things, and nothing in it says so.
 func readAlike[T any](read func() (T, error), equal func(a, b T) bool) (T, error) {

@@ -15,7 +15,7 @@ type setting struct {
 func parseUnit(text string) []setting {
 	var out []setting
 	section := ""
-	var pending strings.Builder // a line that goes on
+	var pending strings.Builder // a line that continues
 	continued := false
 	text = strings.TrimPrefix(text, "\uFEFF")
 	for line := range strings.SplitSeq(text, "\n") {

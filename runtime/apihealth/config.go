@@ -97,7 +97,7 @@ type Config struct {
 	Interval, Timeout time.Duration
 
 	// OnChange is called by Run with every new set, one call at a time. Until it
-	// returns no other is made, while probing goes on. It may call Status, but
+	// returns no other is made, while probing continues. It may call Status, but
 	// nothing that waits for Run.
 	OnChange func(Set)
 	// OnKnown is called as OnChange is, when Run starts and with every change of what

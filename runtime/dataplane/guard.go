@@ -238,7 +238,7 @@ func (d *Dataplane) ensureBPFFS(ctx context.Context, j *instance.Journal) error 
 	}
 	d.log.Warn("the table's directory was gone, and is made again", "dir", d.pins.Dir, "mounted", b.Actions)
 	// The former one stays open until everything is pinned again: what is
-	// attached without a handle of ours lives by its pins there.
+	// attached without a handle of ours depends on its pins there.
 	former := d.hold
 	d.hold = hold
 	if err := d.ensurePins(); err != nil {

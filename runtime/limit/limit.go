@@ -119,25 +119,25 @@ func (b *Budget) busy(c *conn, is bool) {
 func (b *Budget) add(inner net.Conn) net.Conn {
 	c := &conn{Conn: inner, budget: b, peer: peerOf(inner)}
 	b.mu.Lock()
-	var victim *conn
+	var evicted *conn
 	if len(b.conns) >= b.max {
-		victim = b.victim()
-		delete(b.conns, victim)
+		evicted = b.evictee()
+		delete(b.conns, evicted)
 		b.closed++
 	}
 	b.next++
 	c.age = b.next
 	b.conns[c] = true
 	b.mu.Unlock()
-	if victim != nil {
-		victim.Conn.Close()
+	if evicted != nil {
+		evicted.Conn.Close()
 	}
 	return c
 }
 
-// victim is the connection to close: of those that are not being answered, if
+// evictee is the connection to close: of those that are not being answered, if
 // there are any, the oldest one of the peer that has most.
-func (b *Budget) victim() *conn {
+func (b *Budget) evictee() *conn {
 	waiting := map[string]int{}
 	for c := range b.conns {
 		if !c.busy {

@@ -77,7 +77,7 @@ func writeTable(p *Page, st writer.Status) {
 		}
 	})
 	p.Counter("firsthop_table_flushes_total", "Times that something was written to the table.", float64(st.Flushes))
-	p.Counter("firsthop_table_repairs_total", "Times that others had changed the table, and it was mended.", float64(st.Repairs))
+	p.Counter("firsthop_table_repairs_total", "Times that others had changed the table, and it was repaired.", float64(st.Repairs))
 	p.Counter("firsthop_table_reloads_total", "Times that the whole table was read.", float64(st.Reloads))
 }
 

@@ -103,7 +103,7 @@ func (r *Reporter) Set(report Report) {
 	r.want, r.status.Report = &report, report
 	r.mu.Unlock()
 	if !same {
-		r.poke()
+		r.notify()
 	}
 }
 
@@ -120,7 +120,7 @@ func (r *Reporter) Saw(node *corev1.Node) {
 	}
 	r.mu.Unlock()
 	if differs {
-		r.poke()
+		r.notify()
 	}
 }
 
@@ -131,7 +131,7 @@ func (r *Reporter) Status() Status {
 	return r.status
 }
 
-func (r *Reporter) poke() {
+func (r *Reporter) notify() {
 	select {
 	case r.wake <- struct{}{}:
 	default:
@@ -162,7 +162,7 @@ func (r *Reporter) Run(ctx context.Context) {
 			if apierrors.IsInvalid(err) {
 				retry = r.cfg.LongestRetry // it won't get better by itself
 			}
-			r.poke()
+			r.notify()
 			continue
 		case wrote:
 			retry = r.cfg.FirstRetry

@@ -174,7 +174,7 @@ func TestReporterWaitsForTheFirstReport(t *testing.T) {
 	a := newAPI(t)
 	r, _ := newReporter(t, a, nil)
 	r.Saw(a.edit(func(*corev1.Node) {}))
-	r.poke()
+	r.notify()
 	if asked := a.asked(); len(asked) != 0 {
 		t.Errorf("%q", asked)
 	}

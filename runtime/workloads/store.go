@@ -115,7 +115,7 @@ func (k *Kernel) SetControl(c bpf.Control) error {
 // control bit is set, so that comes last and goes first. now is kept up to date.
 //
 // Entries that are as they should be aren't written: the update of a hash
-// element isn't atomic for readers. It goes on after an error and returns all.
+// element isn't atomic for readers. It continues after an error and returns all.
 func apply(s Store, now *Table, want Table) (writes int, err error) {
 	var errs []error
 	do := func(err error, done func()) {

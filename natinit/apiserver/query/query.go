@@ -31,7 +31,7 @@ type Config struct {
 	// cannot be verified is no answer, and a token is sent to nobody unknown.
 	Trust *apiserver.Trust
 	// PluginTime is how long each credential plugin may take, beside the time
-	// of ctx, which goes on when it has ended. 0: within ctx.
+	// of ctx, which continues when it has ended. 0: within ctx.
 	PluginTime time.Duration
 	// PluginHint says how to give a plugin more time.
 	PluginHint string

@@ -31,7 +31,7 @@ func Insert(document []byte, r Result) ([]byte, error) {
 // Markdown is the generated part of the document.
 func Markdown(r Result) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Made by `%s` on %s, in %.0f minutes, on %d × %s, Linux %s, with a load (of 1, 5, 15 minutes) of %s at its begin and %s at its end.\n",
+	fmt.Fprintf(&b, "Made by `%s` on %s, in %.0f minutes, on %d × %s, Linux %s, with a load (of 1, 5, 15 minutes) of %s at its start and %s at its end.\n",
 		r.Command, r.Began.UTC().Format("2006-01-02 15:04 UTC"), r.Ended.Sub(r.Began).Minutes(), r.CPUs, r.CPU, r.Kernel, r.Load[0], r.Load[1])
 	fmt.Fprintf(&b, "firsthop %s and kube-proxy %s, both of %s; %s. Each Service has one port and %d endpoints.\n\n",
 		r.Firsthop, r.Proxy, r.Go, r.Tools, r.Endpoints)
