@@ -114,13 +114,13 @@ func (a *Attached) attachAll() error {
 		res := Result{Hook: h.Name, By: at.By, at: at}
 		err := ensure(&res)
 		if err == nil {
+			a.serves[res.Program] = true
 			err = a.detachOrphans(h)
 		}
 		if err != nil {
 			return fmt.Errorf("attach %s: %w", h.Name, err)
 		}
 		res.at.By = res.By
-		a.serves[res.Program] = true
 		a.Hooks = append(a.Hooks, res)
 	}
 	return a.recordKept()

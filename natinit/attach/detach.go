@@ -81,7 +81,7 @@ func CheckDetach(cfg Config) error {
 		if found != nil {
 			found.Close()
 		}
-		errs = append(errs, err, l.each(h, func(p *ebpf.Program) error {
+		errs = append(errs, err, l.each(h, nil, func(p *ebpf.Program) error {
 			_, err := l.orphan(h, p)
 			return err
 		}))
@@ -128,7 +128,7 @@ func (l *ladder) detachAll(h bpf.Hook, deadline time.Time) error {
 	}
 	for pass := 0; ; pass++ {
 		var ours, orphans []string
-		err := l.each(h, func(p *ebpf.Program) error {
+		err := l.each(h, nil, func(p *ebpf.Program) error {
 			known, err := l.cfg.Programs.Inspect(p)
 			if err != nil {
 				return err

@@ -45,7 +45,7 @@ func Inspect(pins bpf.Pins, maps *bpf.Maps, cgroup string) ([]State, error) {
 
 func (l *ladder) state(h bpf.Hook) (State, error) {
 	st := State{Hook: h.Name}
-	err := l.each(h, func(p *ebpf.Program) error {
+	err := l.each(h, nil, func(p *ebpf.Program) error {
 		known, err := l.cfg.Programs.Inspect(p)
 		if err != nil {
 			return err

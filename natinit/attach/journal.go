@@ -93,16 +93,11 @@ func (a *Attached) recordKept() error {
 	return a.record(kept)
 }
 
-// hasRecorded reports whether a program was ever recorded, which isn't so on a fresh node.
-func (l *ladder) hasRecorded() bool {
-	return l.cfg.Journal != nil && l.cfg.Journal.HasKind(instance.KindProgram)
-}
-
 // orphan reports whether an attached program is one of ours whose table is
 // gone from sight. It must not run before the new one, which would then see
 // nothing but backends.
 func (l *ladder) orphan(h bpf.Hook, p *ebpf.Program) (bool, error) {
-	if !l.hasRecorded() {
+	if !l.recorded {
 		return false, nil
 	}
 	e, err := l.entry(h, p)
@@ -116,7 +111,7 @@ func (l *ladder) orphan(h bpf.Hook, p *ebpf.Program) (bool, error) {
 // orphanLink finds the link of an orphan, to be taken over or detached, and its program; nil: there is none.
 // Below 5.8 links can't be listed.
 func (l *ladder) orphanLink(h bpf.Hook) (found link.Link, program ebpf.ProgramID, err error) {
-	if !l.hasRecorded() {
+	if !l.recorded {
 		return nil, 0, nil
 	}
 	err = l.cfg.Links.Each(func(_ link.ID, candidate link.Link) (bool, error) {
@@ -148,7 +143,7 @@ func (l *ladder) orphanLink(h bpf.Hook) (found link.Link, program ebpf.ProgramID
 // detachOrphans detaches orphans that are attached without a link, now and not
 // at Commit; Rollback attaches them again.
 func (a *Attached) detachOrphans(h bpf.Hook) error {
-	if !a.hasRecorded() {
+	if !a.recorded {
 		return nil
 	}
 	orphans, err := a.selected(h, func(p *ebpf.Program) (bool, error) { return a.orphan(h, p) })

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // Target is what programs are attached to: a Cgroup or a Device. It has the ways of attaching; everything else is the
@@ -52,6 +53,8 @@ type ladder struct {
 	cfg    Config
 	site   site
 	closes []func() error
+	// recorded says that an earlier run has recorded programs: else there is no orphan, and no link need be listed.
+	recorded bool
 }
 
 func open(cfg Config) (*ladder, error) {
@@ -59,7 +62,8 @@ func open(cfg Config) (*ladder, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &ladder{cfg: cfg, site: s, closes: []func() error{s.close}}, nil
+	recorded := cfg.Journal != nil && cfg.Journal.HasKind(instance.KindProgram)
+	return &ladder{cfg: cfg, site: s, closes: []func() error{s.close}, recorded: recorded}, nil
 }
 
 func (l *ladder) close() error {
@@ -78,8 +82,8 @@ func (l *ladder) reversed() []bpf.Hook {
 	return hooks
 }
 
-// each calls visit for every program at a hook.
-func (l *ladder) each(h bpf.Hook, visit func(*ebpf.Program) error) error {
+// each calls visit for every program at a hook, but for some.
+func (l *ladder) each(h bpf.Hook, but map[ebpf.ProgramID]bool, visit func(*ebpf.Program) error) error {
 	ids, err := l.site.programs(h)
 	if errors.Is(err, unix.EINVAL) {
 		return nil // a hook that this kernel doesn't have
@@ -88,6 +92,9 @@ func (l *ladder) each(h bpf.Hook, visit func(*ebpf.Program) error) error {
 		return fmt.Errorf("list programs of %s: %w", l.cfg.Target, err)
 	}
 	for _, id := range ids {
+		if but[id] {
+			continue
+		}
 		p, err := ebpf.NewProgramFromID(id)
 		if errors.Is(err, os.ErrNotExist) {
 			continue // went away since
@@ -104,9 +111,10 @@ func (l *ladder) each(h bpf.Hook, visit func(*ebpf.Program) error) error {
 	return nil
 }
 
-// selected opens the programs at a hook for which is reports true, until the ladder is closed.
-func (l *ladder) selected(h bpf.Hook, is func(*ebpf.Program) (bool, error)) (found []*ebpf.Program, err error) {
-	err = l.each(h, func(p *ebpf.Program) error {
+// selected opens the programs at a hook for which is reports true, until the ladder is closed. Those that serve now are
+// not asked about: nothing is to be done about them, and each answer takes the kernel a tenth of a millisecond.
+func (a *Attached) selected(h bpf.Hook, is func(*ebpf.Program) (bool, error)) (found []*ebpf.Program, err error) {
+	err = a.each(h, a.serves, func(p *ebpf.Program) error {
 		if ok, err := is(p); err != nil || !ok {
 			return err
 		}
@@ -114,7 +122,7 @@ func (l *ladder) selected(h bpf.Hook, is func(*ebpf.Program) (bool, error)) (fou
 		if err != nil {
 			return err
 		}
-		l.closes = append(l.closes, clone.Close)
+		a.closes = append(a.closes, clone.Close)
 		found = append(found, clone)
 		return nil
 	})
