@@ -30,7 +30,7 @@ type Sizes struct {
 	SourceRanges uint32 // source ranges, and those of the Service range
 }
 
-// MaxEntries bounds each of the sizes, whoever asks for it: a flag, or a table
+// MaxEntries bounds each of the sizes, whether a flag asks for it or a table
 // that grows. Without it a slip of a digit, or a tenant, could take all memory.
 const MaxEntries = 1 << 24
 

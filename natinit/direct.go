@@ -26,7 +26,7 @@ type Direct struct {
 	bypass bpf.Bypass
 
 	// Withdraw takes a claim out of the table before it dials its address: programs of a
-	// version that does not know of Bypass may be attached. Whoever sets it holds the table's lock.
+	// version that does not know of Bypass may be attached. The caller that sets it holds the table's lock.
 	Withdraw bool
 
 	mu     sync.Mutex

@@ -37,21 +37,21 @@ func inspectTable(s *nat.State) (broken, loose []string) {
 			loose = append(loose, fmt.Sprintf("%s is marked, but has no frontend: its ports are refused", k))
 		}
 	}
-	led := map[uint32]bool{} // sets that a word leads to
+	led := map[uint32]bool{} // sets that a service state leads to
 	for at, w := range s.ServiceStates {
 		index := at / 2
 		if w.Count() > 0 {
 			led[w.Set()] = true
 		}
 		if !used[index] {
-			loose = append(loose, fmt.Sprintf("the words of index %d have no frontend", index))
+			loose = append(loose, fmt.Sprintf("the service states of index %d have no frontend", index))
 			continue
 		}
-		broken = append(broken, inspectWord(s, index, w, sticky[index])...)
+		broken = append(broken, inspectState(s, index, w, sticky[index])...)
 	}
 	for id := range s.Sets {
 		if !led[id] {
-			loose = append(loose, fmt.Sprintf("no word leads to set %d", id))
+			loose = append(loose, fmt.Sprintf("no service state leads to set %d", id))
 		}
 	}
 	for r := range s.SourceRanges {
@@ -64,8 +64,8 @@ func inspectTable(s *nat.State) (broken, loose []string) {
 	return broken, slices.Compact(loose)
 }
 
-// inspectWord looks at the set that a word leads to.
-func inspectWord(s *nat.State, index uint32, w bpf.ServiceState, sticky bool) (broken []string) {
+// inspectState looks at the set that a service state leads to.
+func inspectState(s *nat.State, index uint32, w bpf.ServiceState, sticky bool) (broken []string) {
 	set := s.Sets[w.Set()]
 	for slot := range w.Count() {
 		be, there := set[slot]

@@ -75,7 +75,7 @@ func TestInspectTable(t *testing.T) {
 			s.Frontends[bpf.VIPKeyOf(netip.MustParseAddr("10.96.0.9"))] = bpf.Frontend{Flags: bpf.FrontendVIP}
 		}, false, "its ports are refused"},
 		{"words without a frontend", func(s *nat.State) { delete(s.Frontends, key("10.96.0.5:80")) }, false, "have no frontend"},
-		{"a set that no word leads to", func(s *nat.State) { s.Sets[99999] = map[uint32]bpf.Backend{} }, false, "set 99999"},
+		{"a set that no service state leads to", func(s *nat.State) { s.Sets[99999] = map[uint32]bpf.Backend{} }, false, "set 99999"},
 		{"source ranges of nobody's", func(s *nat.State) {
 			s.SourceRanges[bpf.SourceRangeKeyOf(3000, netip.MustParsePrefix("192.0.2.0/24"))] = true
 		}, false, "192.0.2.0/24"},

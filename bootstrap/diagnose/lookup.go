@@ -216,7 +216,7 @@ func (l *looker) decide() {
 	} else {
 		l.because("one of %d backends, by chance", len(v.Backends))
 	}
-	// A policy that ended leaves the flag, and a word that leads to all: see nat.Planner.
+	// A policy that ended leaves the flag, and a service state that leads to all: see nat.Planner.
 	if words := l.state.ServiceStates; v.Flags&bpf.FrontendLocalPolicy != 0 && words[bpf.ServiceStateAt(v.Index, true)] != words[bpf.ServiceStateAt(v.Index, false)] {
 		l.because("local: only backends for traffic that stays on this node are chosen among")
 	}

@@ -4,7 +4,7 @@
  *
  * This holds for all *_maps.h: sizes are defaults, user space may give others
  * when it creates a map. The Go twins of keys and values are in bpf/layout.go,
- * the table of all maps in bpf/maptable.go; bpf/layout_test.go compares both
+ * the table of all maps in bpf/maps.go; bpf/layout_test.go compares both
  * with the object's BTF. A change of a key or value is a new version of its
  * set.
  */

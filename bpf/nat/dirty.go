@@ -69,7 +69,7 @@ func (p *Planner) Plan() *Plan {
 	return plan
 }
 
-// Take is Plan, after which the next one begins. Whoever takes it carries it out.
+// Take is Plan, after which the next one begins. The caller carries it out.
 func (p *Planner) Take() *Plan {
 	plan := p.Plan()
 	for _, index := range plan.Vacated {

@@ -155,7 +155,7 @@ func (p *Planner) removeSet(id uint32) {
 const setIDs = 1 << 30
 
 // newSetID never gives out an id again before all others were: a program that
-// was held up for long can't find strangers in a set.
+// was held up for long can't find another's backends in a set.
 func (p *Planner) newSetID(svc Service) (uint32, error) {
 	kind := uint32(0)
 	if svc.Affinity > 0 {

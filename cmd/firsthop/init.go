@@ -18,7 +18,7 @@ func initCommand(e env) *cli.Command {
 		Name:      "init",
 		Usage:     "make a connection to the API server's Service IP work, and prove it",
 		ArgsUsage: " ",
-		Description: `Checks the kernel, makes sure of a bpffs and the cgroup2 root, finds the API
+		Description: `Checks the kernel, ensures a bpffs and the cgroup2 root, finds the API
 servers, seeds the NAT table, attaches the connect-time load balancer, connects
 to the Service IP for real, and prepares the next boot. A second run changes
 nothing. Until the connection is proven, a run that fails leaves programs and

@@ -101,7 +101,7 @@ func runConfig(c *call) (cfg runtime.Config, err error) {
 	if socket := c.env.getenv("NOTIFY_SOCKET"); socket != "" {
 		cfg.Notify = func(state string) {
 			if _, err := daemon.SdNotify(false, state); err != nil {
-				c.log.Warn("systemd could not be told", "state", state, "err", err)
+				c.log.Warn("notifying systemd failed", "state", state, "err", err)
 			}
 		}
 		if us, err := strconv.ParseInt(c.env.getenv("WATCHDOG_USEC"), 10, 64); err == nil {

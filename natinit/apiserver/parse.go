@@ -49,7 +49,7 @@ func FirstLine(err error) string {
 // ParseServices reads KUBERNETES_SERVICE_IPS_PORTS: comma-separated ip:port,
 // IPv6 in brackets, both families mixed. Blanks around entries, one trailing
 // comma and duplicates are accepted; the order is kept, IPv4-mapped IPv6
-// becomes IPv4. An empty or blank value is as good as unset and gives
+// becomes IPv4. An empty or blank value is treated as unset and gives
 // (nil, nil). Every error is an *EntryError.
 func ParseServices(s string) ([]netip.AddrPort, error) {
 	return parseList(VarServices, s, MaxServices, func(entry string) (netip.AddrPort, string) {

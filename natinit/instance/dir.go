@@ -80,7 +80,7 @@ func (d *Dir) openFile(name string, flags int, mode uint32) (*os.File, unix.Stat
 }
 
 // Read reads a file of ours, and believes it only if nobody but root can have written it: else the error matches
-// ErrUntrusted. A missing one matches fs.ErrNotExist, whoever owns the directory.
+// ErrUntrusted. A missing one matches fs.ErrNotExist, no matter who owns the directory.
 func (d *Dir) Read(name string) ([]byte, error) {
 	f, st, err := d.openFile(name, unix.O_RDONLY, 0)
 	if err != nil {

@@ -6,7 +6,7 @@ import "strings"
 type Flags []string
 
 // Last gives the value of a flag that may have several names; the last one
-// counts. An underscore is as good as a dash, as Kubernetes' programs have it.
+// counts. An underscore is the same as a dash, as Kubernetes' programs have it.
 func (f Flags) Last(names ...string) (string, bool) {
 	all := f.All(names...)
 	if len(all) == 0 {

@@ -48,7 +48,7 @@ func (sh *shell) Get(name string) expand.Variable {
 	return expand.Variable{Set: ok, Kind: expand.String, Str: value}
 }
 
-// Each gives no names: no word of a service depends on them.
+// Each gives no names: nothing that is read of a service depends on them.
 func (sh *shell) Each(func(string, expand.Variable) bool) {}
 
 // Set takes what ${NAME:=word} assigns.

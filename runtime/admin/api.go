@@ -48,7 +48,7 @@ type Status struct {
 	Problems   []Problem        `json:"problems,omitempty"`   // of objects
 }
 
-// Dataplane is what the programs and the table live by.
+// Dataplane is what the programs and the table depend on.
 type Dataplane struct {
 	Attached    bool   `json:"attached"`               // now, as the kernel says
 	AttachError string `json:"attach_error,omitempty"` // why not

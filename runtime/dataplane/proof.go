@@ -17,7 +17,7 @@ import (
 const proofTime = time.Second
 
 // proveOne connects to the API service for real. It counts as soon as it is
-// translated, whoever answers.
+// translated, no matter who answers.
 func (d *Dataplane) proveOne(ctx context.Context, vip netip.AddrPort) error {
 	p := proof.Prover{Sockets: d.sockets(), Asked: proof.Translated}.Once(ctx, vip, proofTime)
 	if !p.OK {

@@ -90,7 +90,7 @@ func writeWatches(p *Page, watches map[watch.Resource]watch.Status) {
 			}
 		}
 	}
-	p.Gauges("firsthop_watch_synced", "Whether all objects of a resource were told once.",
+	p.Gauges("firsthop_watch_synced", "Whether all objects of a resource were received once.",
 		each(func(s watch.Status) float64 { return truth(s.Synced) }))
 	p.Gauges("firsthop_watch_failing", "Whether the watch of a resource has failed, and not gone on since.",
 		each(func(s watch.Status) float64 { return truth(s.LastError != "") }))
