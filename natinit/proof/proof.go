@@ -23,9 +23,11 @@ const (
 	translateTime = 300 * time.Millisecond
 	retryPause    = 10 * time.Millisecond
 	// silence is how long an attempt is waited for before another one is made
-	// beside it: it may have met a backend that hangs. maxBeside bounds them.
+	// beside it: it may have met a backend that hangs. The more hang, the less
+	// the next is waited for, as each of two backends is met by half of them.
+	// maxBeside bounds them.
 	silence   = 600 * time.Millisecond
-	maxBeside = 4
+	maxBeside = 16
 )
 
 // Strength is how much a proof asks for.
@@ -112,7 +114,7 @@ func (pr Prover) Prove(ctx context.Context, conn Connector, svc netip.AddrPort) 
 			// An attempt without time for it would see less than those before.
 			if pending < maxBeside && (attempts == 0 || time.Until(deadlineOf(ctx)) > 2*retryPause) {
 				attempt()
-				timer.Reset(silence)
+				timer.Reset(silence / time.Duration(min(attempts, 4)))
 			} else if pending == 0 {
 				return best, nil
 			}
