@@ -93,7 +93,17 @@ func runJobs(m wire.Manifest, notes []error) error {
 	if err := wire.Write(port, wire.Bye, ""); err != nil {
 		return err
 	}
-	return unix.IoctlSetInt(int(port.Fd()), unix.TCSBRK, 1) // wait until all of it is out
+	return drain(int(port.Fd()))
+}
+
+// drain waits until all that was written to a terminal is out. A signal ends the wait early, and Go's runtime sends itself
+// some: a machine that stopped here never told the host that it was done.
+func drain(fd int) error {
+	for {
+		if err := unix.IoctlSetInt(fd, unix.TCSBRK, 1); err != unix.EINTR {
+			return err
+		}
+	}
 }
 
 func readManifest(path string) (m wire.Manifest, err error) {
