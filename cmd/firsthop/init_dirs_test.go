@@ -19,25 +19,7 @@ func TestInitThatSharesABPFFSByMistake(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			n := newNode(t, tc.opts...)
 			n.serving()
-			results := make(chan result)
-			const inits = 10
-			for i := range inits {
-				cmd := n.command(t.Context(), nil, initArgs("--run-dir", fmt.Sprintf("%s/run-%d", n.Dir, i))...)
-				go func() { results <- finish(t, cmd, func() error { return n.start(cmd) }) }()
-			}
-			attached := 0
-			for range inits {
-				r := <-results
-				if r.code != 0 {
-					t.Errorf("exit code %d:\n%s%s", r.code, r.stdout, r.stderr)
-				}
-				if strings.Contains(r.stdout, "connect4: program") {
-					attached++
-				}
-			}
-			if attached != 1 {
-				t.Errorf("%d of them attached, want 1", attached)
-			}
+			n.initBeside(10, func(i int) []string { return []string{"--run-dir", fmt.Sprintf("%s/run-%d", n.Dir, i)} })
 			if got := n.mounts(); len(got) != 1 {
 				t.Errorf("mounts %q, want one", got)
 			}

@@ -77,25 +77,7 @@ func TestInitTwentyAtOnce(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			n := newNode(t)
 			n.serving()
-			results := make(chan result)
-			const inits = 20
-			for range inits {
-				cmd := n.command(t.Context(), nil, initArgs(tc.line...)...)
-				go func() { results <- finish(t, cmd, func() error { return n.start(cmd) }) }()
-			}
-			attached := 0
-			for range inits {
-				r := <-results
-				if r.code != 0 {
-					t.Errorf("exit code %d:\n%s%s", r.code, r.stdout, r.stderr)
-				}
-				if strings.Contains(r.stdout, "connect4: program") {
-					attached++
-				}
-			}
-			if attached != 1 {
-				t.Errorf("%d of them attached, want 1", attached)
-			}
+			n.initBeside(20, func(int) []string { return tc.line })
 			n.checkOneOfEach()
 		})
 	}
@@ -278,4 +260,27 @@ func (n node) connect(addr string) error {
 		return nil
 	}
 	return errors.New(strings.TrimSpace(string(out)))
+}
+
+// initBeside runs that many inits at once: all succeed, and one of them attaches.
+func (n node) initBeside(inits int, args func(i int) []string) {
+	n.T.Helper()
+	results := make(chan result)
+	for i := range inits {
+		cmd := n.command(n.Context(), nil, initArgs(args(i)...)...)
+		go func() { results <- finish(n.T, cmd, func() error { return n.start(cmd) }) }()
+	}
+	attached := 0
+	for range inits {
+		r := <-results
+		if r.code != 0 {
+			n.T.Errorf("exit code %d:\n%s%s", r.code, r.stdout, r.stderr)
+		}
+		if strings.Contains(r.stdout, "connect4: program") {
+			attached++
+		}
+	}
+	if attached != 1 {
+		n.T.Errorf("%d of them attached, want 1", attached)
+	}
 }

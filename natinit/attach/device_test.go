@@ -229,7 +229,7 @@ func TestDeviceLeavesForeignPrograms(t *testing.T) {
 	onDevice(t, func(t *testing.T, cfg Config) {
 		d := cfg.Target.(Device)
 		others := newCounters(t, 9)
-		p, err := loadCounter("stranger", 9, others.count)
+		p, err := loadCounter("foreign", 9, others.count)
 		must(t, err)
 		defer p.Close()
 		in := testHooks[1]
@@ -240,7 +240,7 @@ func TestDeviceLeavesForeignPrograms(t *testing.T) {
 		} else {
 			s := openDevice{d}
 			must(t, netlink.QdiscAdd(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: d.Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}))
-			f := &netlink.BpfFilter{FilterAttrs: netlink.FilterAttrs{LinkIndex: d.Index, Parent: s.parent(in), Priority: 5, Handle: 1, Protocol: unix.ETH_P_ALL}, Fd: p.FD(), Name: "stranger", DirectAction: true}
+			f := &netlink.BpfFilter{FilterAttrs: netlink.FilterAttrs{LinkIndex: d.Index, Parent: s.parent(in), Priority: 5, Handle: 1, Protocol: unix.ETH_P_ALL}, Fd: p.FD(), Name: "foreign", DirectAction: true}
 			must(t, netlink.FilterAdd(f))
 			defer netlink.FilterDel(f)
 		}
@@ -251,7 +251,7 @@ func TestDeviceLeavesForeignPrograms(t *testing.T) {
 		ids, err := s.programs(in)
 		must(t, err)
 		if len(ids) != 2 || ids[1] != id {
-			t.Errorf("attached %v, want the stranger's %d last", ids, id)
+			t.Errorf("attached %v, want the foreign %d last", ids, id)
 		}
 		ping(t)
 		lab.Await(t, "the other's program runs", func() bool { return others.seen(t) > 0 })
@@ -270,7 +270,7 @@ func TestDeviceConflict(t *testing.T) {
 			return // links have no places to be taken
 		}
 		others := newCounters(t, 9)
-		p, err := loadCounter("stranger", 9, others.count)
+		p, err := loadCounter("foreign", 9, others.count)
 		must(t, err)
 		defer p.Close()
 		s, in := openDevice{d}, bpf.Hook{Name: "other", Attach: ebpf.AttachTCXIngress}

@@ -14,7 +14,6 @@ import (
 
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
@@ -67,12 +66,7 @@ func newCrowd(t testing.TB) *crowd {
 }
 
 func (c *crowd) set(name string, ports ...services.Port) {
-	for i := range ports {
-		ports[i].Key.Service = types.NamespacedName{Namespace: "default", Name: name}
-		ports[i].Name = name
-	}
-	c.w.Set([]services.Change{{Before: c.has[name], After: ports}})
-	c.has[name] = ports
+	setService(c.w, c.has, name, ports)
 }
 
 func (c *crowd) flush() {

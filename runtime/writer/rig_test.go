@@ -132,12 +132,17 @@ func newRig(t *testing.T, f *nat.Fake) *rig {
 
 // want says what a Service shall be: nothing without backends.
 func (r *rig) want(name string, ports ...services.Port) {
+	setService(r.w, r.has, name, ports)
+}
+
+// setService tells the writer that a Service has these ports now; has is what every Service had before.
+func setService(w *Writer, has map[string][]services.Port, name string, ports []services.Port) {
 	for i := range ports {
 		ports[i].Key.Service = types.NamespacedName{Namespace: "default", Name: name}
 		ports[i].Name = name
 	}
-	r.w.Set([]services.Change{{Before: r.has[name], After: ports}})
-	r.has[name] = ports
+	w.Set([]services.Change{{Before: has[name], After: ports}})
+	has[name] = ports
 }
 
 // flush writes all, but for what is held while a test holds grace periods up.
