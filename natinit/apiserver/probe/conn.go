@@ -100,6 +100,9 @@ func (c *conn) ask(ctx context.Context, r *Result, last bool) (again bool) {
 	resp, err := c.http.RoundTrip(req)
 	if err != nil {
 		c.Close()
+		if errorKind(err) == apiserver.KindOther && c.raw.budget.Load() == maxAnswer {
+			err = io.EOF // it had ended before the question, for which the transport has an error of its own
+		}
 		r.answerFailed(err)
 		return false
 	}

@@ -11,7 +11,30 @@ import (
 	"time"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/test/apitest"
 )
+
+// A server that closes right after the handshake is as sick as one that closes after the question, whichever the
+// transport notices first.
+func TestConnThatEndsBeforeItIsAsked(t *testing.T) {
+	cert := apitest.NewCA(t).Server(t, apitest.Names...)
+	at := listen(t, "10.99.0.1:0", func(c net.Conn) {
+		if err := tls.Server(c, &tls.Config{Certificates: []tls.Certificate{cert}}).Handshake(); err != nil {
+			t.Error(err)
+		}
+	})
+	p := newProber(Config{Strength: Ready})
+	for range 500 {
+		r := Result{Endpoint: at}
+		c := p.open(t.Context(), &r)
+		if c == nil {
+			t.Fatalf("got %v", r.Err)
+		}
+		if c.ask(t.Context(), &r, true); r.State != apiserver.NotReady || r.Kind != apiserver.KindClosed {
+			t.Fatalf("got %v, %s: %v", r.State, r.Kind, r.Err)
+		}
+	}
+}
 
 // The transport hands the connection over as the body of such an answer.
 func TestConnEndsOnSwitchingProtocols(t *testing.T) {
