@@ -4,13 +4,13 @@ import (
 	"errors"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
 
+	"github.com/firsthop/firsthop/mounts/ns"
 	"github.com/firsthop/firsthop/test/lab"
 )
 
@@ -29,9 +29,7 @@ const bpffsOfChild = "FIRSTHOP_TEST_BPFFS_WITHOUT_CAPABILITIES"
 func withoutCapabilities(t *testing.T, bpffs string) {
 	t.Helper()
 	var out []byte
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	err := ns.Do(func() error {
 		for c := uintptr(0); ; c++ {
 			if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
 				break // past the last
@@ -41,9 +39,9 @@ func withoutCapabilities(t *testing.T, bpffs string) {
 		cmd.Env = append(os.Environ(), bpffsOfChild+"="+bpffs)
 		var err error
 		out, err = cmd.CombinedOutput()
-		done <- err
-	}()
-	if err := <-done; err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
+		return err
+	})
+	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
 		t.Errorf("without capabilities: %v\n%s", err, out)
 	}
 }

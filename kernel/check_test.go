@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -14,6 +13,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/mounts/ns"
 )
 
 func TestMain(m *testing.M) {
@@ -55,27 +56,20 @@ func reduced(t *testing.T, as string, prepare func() error, forbid ...string) Re
 	cmd := exec.Command("/proc/self/exe", "-test.run=^$")
 	cmd.Env = append(os.Environ(), "FH_KERNEL_CHILD="+as, "FH_KERNEL_FORBID="+strings.Join(forbid, ","))
 	cmd.Stderr = os.Stderr
-	type outcome struct {
-		out []byte
-		err error
-	}
-	done := make(chan outcome)
-	go func() {
-		runtime.LockOSThread() // and never unlock: the thread is spoilt
+	var out []byte
+	if err := ns.Do(func() error { // whose thread prepare may spoil
 		if err := prepare(); err != nil {
-			done <- outcome{nil, err}
-			return
+			return err
 		}
-		out, err := cmd.Output()
-		done <- outcome{out, err}
-	}()
-	o := <-done
-	if o.err != nil {
-		t.Fatal(o.err)
+		var err error
+		out, err = cmd.Output()
+		return err
+	}); err != nil {
+		t.Fatal(err)
 	}
 	var report Report
-	if err := json.Unmarshal(o.out, &report); err != nil {
-		t.Fatalf("read the child's report: %v\n%s", err, o.out)
+	if err := json.Unmarshal(out, &report); err != nil {
+		t.Fatalf("read the child's report: %v\n%s", err, out)
 	}
 	return report
 }

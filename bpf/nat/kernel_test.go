@@ -3,11 +3,12 @@ package nat
 import (
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/mounts/ns"
 )
 
 // Where one CPU is online the kernel's membarrier returns at once, though a program may be preempted there
@@ -46,26 +47,16 @@ func TestSynchronizeOnOneCPU(t *testing.T) {
 
 // withFile runs do where a file has the content of another, in a mount namespace of its own.
 func withFile(name, with string, do func() error) error {
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread()              // and ends with this goroutine: nobody else gets its namespace
-		if unix.Gettid() == unix.Getpid() { // but the first thread never ends, and /proc/self is what it sees
-			result <- withFile(name, with, do)
-			runtime.UnlockOSThread()
-			return
+	return ns.Do(func() error {
+		if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+			return err
 		}
-		result <- func() error {
-			if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
-				return err
-			}
-			if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-				return err
-			}
-			if err := unix.Mount(with, name, "", unix.MS_BIND, ""); err != nil {
-				return err
-			}
-			return do()
-		}()
-	}()
-	return <-result
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			return err
+		}
+		if err := unix.Mount(with, name, "", unix.MS_BIND, ""); err != nil {
+			return err
+		}
+		return do()
+	})
 }
