@@ -77,7 +77,7 @@ type FrontendKey struct {
 	Addr  Address
 	Port  Port
 	Proto Proto
-	Pad   uint8 // always 0
+	Nodes uint8 // 1: see NodeKeyOf and NodePortKey; 0: anything else
 }
 
 // FrontendKeyOf gives the key of an address, port and protocol.
@@ -88,14 +88,39 @@ func FrontendKeyOf(ap netip.AddrPort, p Proto) FrontendKey {
 // VIPKeyOf gives the key that marks an address as a VIP.
 func VIPKeyOf(a netip.Addr) FrontendKey { return FrontendKey{Addr: AddressOf(a)} }
 
+// NodeKeyOf gives the key that marks an address as another node's: node ports of NodePortKey are served there.
+func NodeKeyOf(a netip.Addr) FrontendKey { return FrontendKey{Addr: AddressOf(a), Nodes: 1} }
+
+// NodePortKey is the frontend that a node port has at the addresses of other
+// nodes, of its family: all that NodeKeyOf marks.
+func NodePortKey(is4 bool, port uint16, p Proto) FrontendKey {
+	addr := netip.IPv6Unspecified()
+	if is4 {
+		addr = netip.IPv4Unspecified()
+	}
+	return FrontendKey{Addr: AddressOf(addr), Port: PortOf(port), Proto: p, Nodes: 1}
+}
+
+// AtNodes reports whether a key is one of NodePortKey.
+func (k FrontendKey) AtNodes() bool { return k.Nodes != 0 && k.Proto != 0 }
+
 // AddrPort is the address and port of the key.
 func (k FrontendKey) AddrPort() netip.AddrPort {
 	return netip.AddrPortFrom(k.Addr.Addr(), k.Port.Uint16())
 }
 
-// String is "tcp/10.96.0.1:443", or "any/10.96.0.1" for an address as a whole.
+// String is "tcp/10.96.0.1:443", "any/10.96.0.1" for an address as a whole,
+// "tcp/nodes-ipv4:30080" for a node port at the addresses of other nodes, or
+// "node/192.0.2.7" for the mark of such an address.
 func (k FrontendKey) String() string {
-	if k.Proto == 0 {
+	switch {
+	case k.AtNodes() && k.Addr.Addr().Is4():
+		return fmt.Sprintf("%s/nodes-ipv4:%d", k.Proto, k.Port.Uint16())
+	case k.AtNodes():
+		return fmt.Sprintf("%s/nodes-ipv6:%d", k.Proto, k.Port.Uint16())
+	case k.Nodes != 0:
+		return "node/" + k.Addr.Addr().String()
+	case k.Proto == 0:
 		return "any/" + k.Addr.Addr().String()
 	}
 	return k.Proto.String() + "/" + k.AddrPort().String()
@@ -110,6 +135,7 @@ const (
 	FrontendLocalPolicy
 	FrontendSticky
 	FrontendSourceRange
+	FrontendNode
 )
 
 // LoopbackKey is the frontend that a node port has on the loopback addresses

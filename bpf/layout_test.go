@@ -194,6 +194,7 @@ func TestLayoutConstantsAreThoseOfTheHeaders(t *testing.T) {
 		"FRONTEND_LOCAL_POLICY": uint64(FrontendLocalPolicy),
 		"FRONTEND_STICKY":       uint64(FrontendSticky),
 		"FRONTEND_SOURCE_RANGE": uint64(FrontendSourceRange),
+		"FRONTEND_NODE":         uint64(FrontendNode),
 		"CONFIG_UDP":            uint64(SettingsUDP),
 		"CONFIG_HOST_SCOPE":     uint64(SettingsHostScope),
 		"BACKEND_MEMBER":        BackendMember,
@@ -297,6 +298,9 @@ func TestFrontendKeyAndProtoString(t *testing.T) {
 		{FrontendKeyOf(netip.MustParseAddrPort("10.96.0.1:443"), TCP).String(), "tcp/10.96.0.1:443"},
 		{FrontendKeyOf(netip.MustParseAddrPort("[fd00::1]:53"), UDP).String(), "udp/[fd00::1]:53"},
 		{VIPKeyOf(netip.MustParseAddr("10.96.0.1")).String(), "any/10.96.0.1"},
+		{NodeKeyOf(netip.MustParseAddr("192.0.2.7")).String(), "node/192.0.2.7"},
+		{NodePortKey(true, 30080, TCP).String(), "tcp/nodes-ipv4:30080"},
+		{NodePortKey(false, 30053, UDP).String(), "udp/nodes-ipv6:30053"},
 		{Proto(0).String(), "any"},
 		{Proto(47).String(), "proto-47"},
 	} {

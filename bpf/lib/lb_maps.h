@@ -18,12 +18,19 @@
  * has 127.0.0.0 or ::127.0.0.0 here, once for all of them. With port and proto zero the entry
  * stands for the address as a whole and marks it as a VIP, whose other ports
  * are refused.
+ *
+ * Node ports at the addresses of other nodes are not an entry for each node and
+ * port, but two kinds of entries with nodes = 1: each address of a node, with
+ * port and proto zero and FRONTEND_NODE, and each node port, with the
+ * unspecified address of its family (::ffff:0.0.0.0 or ::). Programs of a former
+ * version never look these keys up, and pass such connections on; at the key of
+ * a VIP they would take the mark of a node for a service without a backend.
  */
 struct frontend_key {
 	struct address addr;
 	__be16 port; /* network byte order */
 	__u8 proto;  /* IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP; 0: the address itself */
-	__u8 pad;    /* always 0: keys are compared as bytes */
+	__u8 nodes;  /* 1: of other nodes, see above; 0: of anything else */
 };
 _Static_assert(sizeof(struct frontend_key) == 20, "layout");
 
@@ -33,6 +40,7 @@ enum frontend_flags {
 	FRONTEND_LOCAL_POLICY = 1 << 1, /* to backends on this node: use the service's state for the Local policy */
 	FRONTEND_STICKY = 1 << 2,       /* unconnected UDP sockets keep their backend */
 	FRONTEND_SOURCE_RANGE = 1 << 3, /* for clients of the service's source ranges only */
+	FRONTEND_NODE = 1 << 4,         /* marks an address of another node: no service behind it */
 };
 
 /* Changed by one 8-byte store, and read by one load: read_frontend() in lb.h. */
