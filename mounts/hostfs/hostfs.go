@@ -148,11 +148,18 @@ func (f FS) Names(dir string) []string {
 		return nil
 	}
 	defer w.close()
-	fd, err := unix.Openat(w.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	return namesIn(w.fd)
+}
+
+// NamesIn is Names for a directory that is open, with O_PATH even.
+func NamesIn(dir *os.File) []string { return namesIn(int(dir.Fd())) }
+
+func namesIn(at int) []string {
+	fd, err := unix.Openat(at, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil
 	}
-	d := os.NewFile(uintptr(fd), dir)
+	d := os.NewFile(uintptr(fd), ".")
 	defer d.Close()
 	names, _ := d.Readdirnames(-1)
 	return names

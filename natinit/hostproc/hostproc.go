@@ -50,26 +50,29 @@ type Process struct {
 
 // Units finds the main processes of units by their names without ".service".
 func (c Config) Units(units ...string) ([]Process, error) {
-	found, err := c.find(func(unit, _ string) bool { return slices.Contains(units, unit) })
-	if err != nil {
-		return nil, err
+	found, err := c.eachOfInit(wanted(func(unit, _ string) bool { return slices.Contains(units, unit) }))
+	return c.addOpenRC(found, units), err
+}
+
+// UnitsAndPods finds main processes of units, and root's processes in pods.
+func (c Config) UnitsAndPods(units, pods []string) ([]Process, error) {
+	if len(pods) == 0 {
+		return c.Units(units...)
 	}
+	found, err := c.each(wanted(func(unit, pod string) bool {
+		return slices.Contains(units, unit) || pod != "" && slices.Contains(pods, pod)
+	}))
+	return c.addOpenRC(found, units), err
+}
+
+// addOpenRC adds the processes of units that systemd has not started.
+func (c Config) addOpenRC(found []Process, units []string) []Process {
 	for _, unit := range units {
 		if !slices.ContainsFunc(found, func(p Process) bool { return p.Unit == unit }) {
 			found = append(found, c.openRC(unit)...)
 		}
 	}
-	return found, nil
-}
-
-// UnitsAndPods finds main processes of units, and root's processes in pods.
-func (c Config) UnitsAndPods(units, pods []string) ([]Process, error) {
-	found, err := c.Units(units...)
-	if err != nil || len(pods) == 0 {
-		return found, err
-	}
-	inPods, err := c.find(func(_, pod string) bool { return pod != "" && slices.Contains(pods, pod) })
-	return append(found, inPods...), err
+	return found
 }
 
 // Named finds processes of root that call themselves something. That is no proof of anything: who started them is not
@@ -104,9 +107,9 @@ func (c Config) Args(p Process) []string {
 	return strings.Split(strings.TrimRight(string(b), "\x00"), "\x00")
 }
 
-// find finds main processes of units, and processes in pods.
-func (c Config) find(want func(unit, pod string) bool) ([]Process, error) {
-	return c.each(func(dir int, pid string) (Process, bool) {
+// wanted chooses main processes of units, and processes in pods.
+func wanted(want func(unit, pod string) bool) func(dir int, pid string) (Process, bool) {
+	return func(dir int, pid string) (Process, bool) {
 		group := cgroupOf(readAt(dir, pid+"/cgroup"))
 		p := Process{Unit: unitOf(group), Pod: podOf(group)}
 		if p.Unit == "" && p.Pod == "" || !want(p.Unit, p.Pod) {
@@ -115,7 +118,7 @@ func (c Config) find(want func(unit, pod string) bool) ([]Process, error) {
 		st, ok := parseStatus(readAt(dir, pid+"/status"))
 		p.Name = st.name
 		return p, ok && st.root && !st.ended && (p.Unit == "" || st.ownNamespace && st.parent == 1)
-	})
+	}
 }
 
 // each goes through all processes. look should open one file for most of them: there may be thousands.
@@ -129,7 +132,30 @@ func (c Config) each(look func(dir int, pid string) (Process, bool)) ([]Process,
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}
-	var found []Process
+	return lookAt(dir, names, look), nil
+}
+
+// eachOfInit goes through the children of process 1, which the kernel lists by themselves (CONFIG_PROC_CHILDREN, Linux
+// 4.2): a node has thousands of processes, and some dozens of services.
+func (c Config) eachOfInit(look func(dir int, pid string) (Process, bool)) ([]Process, error) {
+	var names []string
+	for range 2 { // one that follows a process which ends meanwhile may be left out (proc_pid_children(5))
+		b, err := os.ReadFile(filepath.Join(c.proc(), "1/task/1/children"))
+		if err != nil {
+			return c.each(look)
+		}
+		names = append(names, strings.Fields(string(b))...)
+	}
+	dir, err := os.Open(c.proc())
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	defer dir.Close()
+	slices.Sort(names)
+	return lookAt(dir, slices.Compact(names), look), nil
+}
+
+func lookAt(dir *os.File, names []string, look func(dir int, pid string) (Process, bool)) (found []Process) {
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
 		if err != nil {
@@ -141,7 +167,7 @@ func (c Config) each(look func(dir int, pid string) (Process, bool)) ([]Process,
 		}
 	}
 	slices.SortFunc(found, func(a, b Process) int { return a.PID - b.PID })
-	return found, nil
+	return found
 }
 
 // readAt reads a small file of a process; "" when it has ended.

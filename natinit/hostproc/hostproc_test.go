@@ -104,6 +104,18 @@ func TestUnitsTrustsMainProcessesOfRoot(t *testing.T) {
 	}
 }
 
+func TestUnitsLooksAtChildrenOfInitWhereTheKernelListsThem(t *testing.T) {
+	const unit = "0::/system.slice/kubelet.service\n"
+	files := map[string]string{"proc/77/cgroup": unit, "proc/77/status": statusOf("0 0 0 0", 1, "77"), "proc/78/cgroup": unit, "proc/78/status": statusOf("0 0 0 0", 77, "78")}
+	for children, want := range map[string]int{"": 0, "12 77 ": 1, "78 77 77 ": 1, "12 ": 0} {
+		files["proc/1/task/1/children"] = children
+		found, err := fakeProc(t, files).Units("kubelet")
+		if err != nil || len(found) != want {
+			t.Errorf("children %q: %+v, %v, want %d", children, found, err, want)
+		}
+	}
+}
+
 func TestUnitsReadsPIDFilesOfOpenRC(t *testing.T) {
 	now := time.Now().Unix()
 	stat := func(started int64) string {

@@ -1,13 +1,17 @@
 package nodeconf
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/mounts/hostfs"
 )
@@ -58,11 +62,34 @@ func (t *trusted) look(name string) *directory {
 		d.err = fs.ErrNotExist
 		return d
 	}
-	if d.err = t.CheckTrusted(name); !errors.Is(d.err, fs.ErrNotExist) {
-		d.names = t.Names(name)
-		slices.Sort(d.names)
-	}
+	d.names, d.err = t.list(name)
 	return d
+}
+
+// list gives a directory's names, in lexical order, also where others may write it: the error says so then. Many a host
+// has /lib as a link to /usr/lib, with hundreds of units: what is known by another path is not read again.
+func (t *trusted) list(name string) ([]string, error) {
+	var untrusted error
+	fd, at, err := t.OpenDir(name, func(at string, fd int, st *unix.Stat_t) error {
+		if why := hostfs.Judge(fd, st); why != "" && untrusted == nil {
+			untrusted = &hostfs.UntrustedError{Path: name, At: at, Why: why}
+		}
+		return nil
+	})
+	if errors.Is(err, unix.ENOTDIR) {
+		return nil, fs.ErrNotExist
+	}
+	if err != nil {
+		return nil, cmp.Or(untrusted, err)
+	}
+	dir := os.NewFile(uintptr(fd), name)
+	defer dir.Close()
+	if known := t.dirs[at+"/"]; known != nil && at+"/" != name {
+		return known.names, untrusted
+	}
+	names := hostfs.NamesIn(dir)
+	slices.Sort(names)
+	return names, untrusted
 }
 
 // ReadFile is ReadTrusted, without a walk for what is not there.
