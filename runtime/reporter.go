@@ -49,7 +49,7 @@ func newReporter(r *run) *reporter {
 		Counters: func(each func(uint32, bpf.Counters)) error {
 			return metrics.ReadCounters(r.data.Counters(), r.data.Features().Batch, r.writer.Indexes)(each)
 		},
-		Indexes: r.writer.Indexes, PerService: r.cfg.ServiceMetrics,
+		Indexes: r.writer.Indexes, PerService: r.cfg.ServiceMetrics, NoLocal: r.loop.NoLocal,
 	})
 	o.metrics = m
 	o.proxy = health.NewProxy(health.ProxyConfig{Waiting: r.loop.Liveness().Late, Applied: r.loop.Liveness().Applied, Serving: r.data.Attached, Answered: m.Answered})
@@ -70,10 +70,7 @@ func (o *reporter) serve(ctx context.Context) {
 		}
 	}
 	serve("/healthz and /livez", o.run.cfg.HealthAddr, o.proxy.Handler())
-	page := http.NewServeMux()
-	page.Handle("/metrics", o.metrics)
-	o.proxy.Register(page)
-	serve("/metrics", o.run.cfg.MetricsAddr, page)
+	serve("/metrics", o.run.cfg.MetricsAddr, o.metricsPort())
 	if o.node != nil {
 		group.Go(func() { o.node.Run(ctx) })
 	}
@@ -81,6 +78,17 @@ func (o *reporter) serve(ctx context.Context) {
 	<-ctx.Done()
 	o.checks.Close()
 	group.Wait()
+}
+
+// metricsPort answers what is asked for at the metrics port: what kube-proxy has there (serveMetrics in
+// k8s.io/kubernetes/cmd/kube-proxy/app), but for /configz, /flagz, /statusz and profiles, which are about kube-proxy's own
+// configuration and code.
+func (o *reporter) metricsPort() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", o.metrics)
+	mux.HandleFunc("/proxyMode", health.ServeProxyMode)
+	o.proxy.Register(mux)
+	return mux
 }
 
 // proveAgain proves, again and again, that connections are served, and says so on the Node and to systemd.

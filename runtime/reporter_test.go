@@ -2,10 +2,17 @@ package runtime
 
 import (
 	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/firsthop/firsthop/runtime/health"
+	"github.com/firsthop/firsthop/runtime/metrics"
 	"github.com/firsthop/firsthop/runtime/nodestatus"
 )
 
@@ -33,5 +40,32 @@ func TestNodeReport(t *testing.T) {
 				t.Errorf("%+v, want %v, %s", got, tc.mode, tc.reason)
 			}
 		})
+	}
+}
+
+// What kube-proxy's tools and Kubernetes' e2e suite ask for at the metrics port: "should check kube-proxy urls" wants
+// 200 from /proxyMode.
+func TestReporterMetricsPort(t *testing.T) {
+	never := func() time.Time { return time.Time{} }
+	o := &reporter{metrics: metrics.New(metrics.Config{}), proxy: health.NewProxy(health.ProxyConfig{Waiting: never, Applied: never})}
+	server := httptest.NewServer(o.metricsPort())
+	defer server.Close()
+	for path, want := range map[string]string{
+		"/proxyMode": "firsthop", "/metrics": "kubeproxy_sync_proxy_rules_duration_seconds", "/healthz": "lastUpdated", "/livez": "lastUpdated", "/configz": "404",
+	} {
+		resp, err := http.Get(server.URL + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		switch {
+		case err != nil || !strings.Contains(string(body), want):
+			t.Errorf("%s answers %q, want %s (%v)", path, body, want, err)
+		case (resp.StatusCode == http.StatusOK) != (want != "404"):
+			t.Errorf("%s answers with code %d", path, resp.StatusCode)
+		case path == "/proxyMode" && (string(body) != want || !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/plain")):
+			t.Errorf("%s answers %q as %s: it is compared as a whole", path, body, resp.Header.Get("Content-Type"))
+		}
 	}
 }

@@ -2,6 +2,7 @@ package health
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
 	"strconv"
 	"sync"
@@ -12,6 +13,13 @@ import (
 
 // DefaultAddr is where /healthz and /livez are asked for, as with kube-proxy: all addresses of both families.
 const DefaultAddr = ":10256"
+
+// ProxyMode is what /proxyMode answers. kube-proxy names where its rules are:
+// iptables, ipvs, nftables. Who asks draws conclusions from that: Kubernetes' e2e
+// suite waits for counters of netfilter where it reads iptables
+// (test/e2e/network/kube_proxy.go), and leaves a test out where it reads userspace
+// (service.go). None of them is true here.
+const ProxyMode = "firsthop"
 
 // DefaultTimeout is kube-proxy's with its defaults: twice its syncPeriod.
 const DefaultTimeout = time.Minute
@@ -128,6 +136,13 @@ func (p *Proxy) Register(mux *http.ServeMux) {
 		r.NodeEligible = &eligible
 		p.answer(w, "/healthz", r, r.Healthy && eligible)
 	})
+}
+
+// ServeProxyMode answers /proxyMode, which kube-proxy has on its metrics port.
+func ServeProxyMode(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	_, _ = io.WriteString(w, ProxyMode) // who asked may have gone
 }
 
 func (p *Proxy) answer(w http.ResponseWriter, path string, r Report, good bool) {

@@ -35,6 +35,8 @@ type Config struct {
 	Dialer     func() apihealth.DialerStatus
 	Unserved   func() []health.Unserved // healthCheckNodePorts
 	Problems   func() map[services.Reason]int
+	// NoLocal is how many Service ports have no local endpoint where a Local policy wants one.
+	NoLocal func() (internal, external int)
 
 	// Counters are those of the kernel. See ReadCounters.
 	Counters CounterReader
@@ -171,6 +173,7 @@ func (m *Metrics) Page() []byte {
 	p := &Page{b: make([]byte, 0, m.size+m.size/8+1<<14)}
 	m.events(p)
 	m.parts(p)
+	m.noLocal(p)
 	m.traffic.write(p, &m.cfg)
 	for _, more := range m.cfg.More {
 		more(p)
@@ -206,6 +209,19 @@ func (m *Metrics) kubeProxy(p *Page) {
 			}
 		})
 	}
+}
+
+// noLocal writes what kube-proxy calls a total, though it is a gauge.
+func (m *Metrics) noLocal(p *Page) {
+	if m.cfg.NoLocal == nil {
+		return
+	}
+	p.Gauges("kubeproxy_sync_proxy_rules_no_local_endpoints_total",
+		"Service ports, by family, with a Local policy and with endpoints, none of them on this node.", func(add adder) {
+			internal, external := m.cfg.NoLocal()
+			add(float64(internal), Label{"traffic_policy", "internal"})
+			add(float64(external), Label{"traffic_policy", "external"})
+		})
 }
 
 // own writes what nobody else has.

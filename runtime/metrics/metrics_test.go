@@ -67,6 +67,7 @@ func whole() Config {
 			return map[uint32]services.PortKey{1024: webPort(false), 1025: webPort(true)}
 		},
 		PerService: true,
+		NoLocal:    func() (int, int) { return 79, 83 },
 		More:       []func(*Page){func(p *Page) { p.Counter("firsthop_sockets_destroyed_total", "Sockets.", 73) }},
 	}
 }
@@ -122,6 +123,8 @@ func TestPage(t *testing.T) {
 		{"firsthop_service_refused_total", append(service, "IPv4"), 71},
 		{"firsthop_service_refused_total", append(service, "IPv6"), 0},
 		{"firsthop_sockets_destroyed_total", nil, 73},
+		{"kubeproxy_sync_proxy_rules_no_local_endpoints_total", []string{"traffic_policy", "internal"}, 79},
+		{"kubeproxy_sync_proxy_rules_no_local_endpoints_total", []string{"traffic_policy", "external"}, 83},
 		{"kubeproxy_proxy_healthz_total", []string{"code", "503"}, 1},
 		{"kubeproxy_proxy_healthz_total", []string{"code", "200"}, 0},
 		{"kubeproxy_proxy_livez_total", []string{"code", "200"}, 0},

@@ -102,6 +102,20 @@ type Port struct {
 // what the table has, or what it has from elsewhere.
 func (p *Port) Starved() bool { return len(p.Backends) == 0 && !p.AllowEmpty }
 
+// NoLocal reports whether a Local policy leaves connections by a cluster IP
+// (internal), or those from outside of the cluster (external), without an
+// endpoint on this node while there are some elsewhere. It is what kube-proxy
+// counts in sync_proxy_rules_no_local_endpoints_total.
+func (p *Port) NoLocal() (internal, external bool) {
+	if len(p.Local) > 0 || len(p.Backends) == 0 && len(p.Serving) == 0 {
+		return false, false
+	}
+	for i, k := range p.Kinds {
+		internal = internal || k == ClusterIP && p.Flags[p.Frontends[i]]&bpf.FrontendLocalPolicy != 0
+	}
+	return internal, p.ExternalLocal
+}
+
 // Equal reports whether two Ports ask for the same.
 func (p *Port) Equal(o *Port) bool {
 	return p.Key == o.Key && p.Name == o.Name &&

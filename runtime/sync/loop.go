@@ -50,6 +50,7 @@ type Loop struct {
 	serviceRange serviceRange
 	usage        usage
 	problems     problems
+	noLocal      noLocal
 }
 
 // node is what is known of this node, and from where.
@@ -176,6 +177,8 @@ func (l *Loop) apply(changes []services.Change) {
 	api := false
 	for _, c := range changes {
 		l.problems.set(c.Service, c.Problems)
+		l.noLocal.count(c.Before, -1)
+		l.noLocal.count(c.After, +1)
 		if c.Service == services.APIService {
 			l.setAPI(c.After)
 			api = true
