@@ -36,7 +36,7 @@ it the settings that init has (scope, udp, directories).`,
 		Flags: join([]cli.Flag{
 			stringFlag("kubeconfig", "", "`FILE` with the credentials (default: the pod's ServiceAccount)", ""),
 			&cli.StringFlag{Name: "node-name", Usage: "`NAME` of this node's Node object (default: $NODE_NAME, then the host name)", EnvVars: []string{"FIRSTHOP_NODE_NAME", "NODE_NAME"}},
-			&cli.StringSliceFlag{Name: "nodeport-addresses", Usage: "serve node ports on these `CIDRS` only, or on the node's own addresses (primary); comma-separated, repeatable (default: every address of the host)", EnvVars: envVar("nodeport-addresses")},
+			&cli.StringSliceFlag{Name: "nodeport-addresses", Usage: "serve node ports on these `CIDRS` only; primary stands for the node's own addresses, localhost for loopback, all for all; comma-separated, repeatable (default: every address of the host)", EnvVars: envVar("nodeport-addresses")},
 			&cli.StringSliceFlag{Name: "service-cidr", Usage: "refuse connections to addresses of these `CIDRS` that no Service has, or none; comma-separated, repeatable (default: the API's ServiceCIDRs, since Kubernetes 1.33)", EnvVars: envVar("service-cidr")},
 			stringFlag("healthz-bind-address", ":10256", "`ADDRESS` of /healthz and /livez, or off", ""),
 			stringFlag("metrics-bind-address", "127.0.0.1:10249", "`ADDRESS` of /metrics, or off", ""),

@@ -1,7 +1,6 @@
 package services
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -74,15 +73,24 @@ func (n *Node) has(a netip.Addr) bool {
 // NodePortAddresses says which of the host's addresses node ports are served
 // on. The zero value: all.
 type NodePortAddresses struct {
-	Primary bool           // the node's own addresses only
+	// Primary has the node's own addresses, the first of each family. With it, a
+	// family without CIDRs has no other.
+	Primary bool
 	CIDRs   []netip.Prefix // addresses in them; a family with none: all of it
 }
 
-// ErrPrimaryAlone says that "primary" came together with CIDRs.
-var ErrPrimaryAlone = errors.New(`"primary" goes alone, without CIDRs`)
+// Given reports whether not all addresses are served.
+func (n NodePortAddresses) Given() bool { return n.Primary || len(n.CIDRs) > 0 }
+
+// nodePortKeywords stand for CIDRs of both families (KEP-6032, kube-proxy 1.37).
+var nodePortKeywords = map[string][]netip.Prefix{
+	"localhost": {netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
+	"all":       {netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")},
+}
 
 // ParseNodePortAddresses reads the values of --nodeport-addresses: CIDRs of
-// either family, or "primary" alone. None: all addresses.
+// either family and the keywords of kube-proxy 1.37, in any combination: primary,
+// localhost, all. None: all addresses.
 func ParseNodePortAddresses(values []string) (NodePortAddresses, error) {
 	var out NodePortAddresses
 	for _, v := range values {
@@ -91,16 +99,19 @@ func ParseNodePortAddresses(values []string) (NodePortAddresses, error) {
 			out.Primary = true
 			continue
 		}
-		p, ok := parsePrefix(v)
-		if !ok {
-			return NodePortAddresses{}, fmt.Errorf("read node port address %q: want a CIDR such as 192.0.2.0/24, or primary", v)
+		prefixes := nodePortKeywords[v]
+		if prefixes == nil {
+			p, ok := parsePrefix(v)
+			if !ok {
+				return NodePortAddresses{}, fmt.Errorf("read node port address %q: want a CIDR such as 192.0.2.0/24, primary, localhost or all", v)
+			}
+			prefixes = []netip.Prefix{p}
 		}
-		if !slices.Contains(out.CIDRs, p) {
-			out.CIDRs = append(out.CIDRs, p)
+		for _, p := range prefixes {
+			if !slices.Contains(out.CIDRs, p) {
+				out.CIDRs = append(out.CIDRs, p)
+			}
 		}
-	}
-	if out.Primary && len(out.CIDRs) > 0 {
-		return NodePortAddresses{}, fmt.Errorf("read node port addresses %q: %w", values, ErrPrimaryAlone)
 	}
 	return out, nil
 }
@@ -119,7 +130,7 @@ func (n NodePortAddresses) Select(hostAddrs, nodeIPs []netip.Addr) []netip.Addr 
 		if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() {
 			continue
 		}
-		if n.Primary && a == primary(nodeIPs, a.Is4()) || !n.Primary && n.selects(a) {
+		if n.Primary && a == primary(nodeIPs, a.Is4()) || n.selects(a) {
 			out = append(out, a)
 		}
 	}
@@ -160,5 +171,5 @@ func (n NodePortAddresses) selects(a netip.Addr) bool {
 			return true
 		}
 	}
-	return !given && (a.Is4() || !linkLocal(a))
+	return !given && !n.Primary && (a.Is4() || !linkLocal(a))
 }

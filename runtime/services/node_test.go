@@ -1,7 +1,6 @@
 package services
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -32,6 +31,12 @@ func TestNodePortAddresses(t *testing.T) {
 		{"primary in one family", []string{"primary"}, ips("192.168.0.3"), "192.168.0.3"},
 		{"primary of a node without addresses", []string{"primary"}, nil, ""},
 		{"primary of a node that is known by loopback only", []string{"primary"}, ips("127.0.0.1", "fd00:9::2"), "fd00:9::2"},
+		{"primary and a CIDR of one family: no more of the other", []string{"primary", "10.0.0.0/8"}, nodeIPs, "10.1.0.1 192.168.0.2 fd00:9::2"},
+		{"localhost", []string{"localhost"}, nodeIPs, "127.0.0.1 ::1"},
+		{"primary and localhost", []string{"primary", "localhost"}, nodeIPs, "127.0.0.1 192.168.0.2 ::1 fd00:9::2"},
+		{"localhost and a CIDR", []string{"localhost", "192.168.0.3/32"}, nodeIPs, "127.0.0.1 192.168.0.3 ::1"},
+		{"all", []string{"all"}, nodeIPs, "10.1.0.1 127.0.0.1 169.254.20.10 192.168.0.2 192.168.0.3 ::1 2001:db8::2 fd00:9::2"},
+		{"all makes primary no narrower", []string{"primary", "all"}, nodeIPs, "10.1.0.1 127.0.0.1 169.254.20.10 192.168.0.2 192.168.0.3 ::1 2001:db8::2 fd00:9::2"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			n, err := ParseNodePortAddresses(tc.values)
@@ -46,13 +51,10 @@ func TestNodePortAddresses(t *testing.T) {
 }
 
 func TestParseNodePortAddressesErrors(t *testing.T) {
-	for _, v := range []string{"", "192.168.0.1", "192.168.0.0/33", "primary/24", "all", "fe80::1%eth0/64"} {
+	for _, v := range []string{"", "192.168.0.1", "192.168.0.0/33", "primary/24", "Localhost", "everything", "fe80::1%eth0/64"} {
 		if _, err := ParseNodePortAddresses([]string{v}); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%q", v)) {
 			t.Errorf("%q: %v", v, err)
 		}
-	}
-	if _, err := ParseNodePortAddresses([]string{"primary", "10.0.0.0/8"}); !errors.Is(err, ErrPrimaryAlone) {
-		t.Errorf("primary and a CIDR: %v", err)
 	}
 }
 
@@ -82,7 +84,7 @@ func TestNodeIPs(t *testing.T) {
 }
 
 func FuzzParseNodePortAddresses(f *testing.F) {
-	for _, s := range []string{"primary", "10.0.0.0/8", "::/0,0.0.0.0/0", "::ffff:10.0.0.0/104", "127.0.0.0/08", "1.2.3.4/-1"} {
+	for _, s := range []string{"primary", "primary,localhost", "10.0.0.0/8", "::/0,0.0.0.0/0", "::ffff:10.0.0.0/104", "127.0.0.0/08", "1.2.3.4/-1"} {
 		f.Add(s)
 	}
 	host := ips("127.0.0.1", "::1", "192.168.0.2", "fe80::1")

@@ -166,7 +166,7 @@ func (l *Loop) setNode() []services.Change {
 	n := &l.node
 	n.NodePortAddrs = l.cfg.NodePorts.Select(n.hostIPs, n.ips)
 	n.Addrs = slices.Concat(n.hostIPs, n.ips)
-	if l.cfg.NodePorts.Primary || len(l.cfg.NodePorts.CIDRs) > 0 {
+	if l.cfg.NodePorts.Given() {
 		l.publish(NodePortAddrs(n.NodePortAddrs))
 	}
 	return l.table.SetNode(n.Node)
