@@ -2,6 +2,7 @@ package hostfs
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/mounts/ns"
 )
 
 const nobody = 65534
@@ -281,6 +284,57 @@ func TestOpenDirVisitsEveryStep(t *testing.T) {
 		return nil
 	}); !errors.Is(err, refuse) {
 		t.Errorf("a step that is refused: %v", err)
+	}
+}
+
+// A user's process may work in a directory of root's that is below one of the user's, and have any root.
+func TestReadTrustedJudgesWhatLinksOfProcLeadTo(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to change the root of a thread")
+	}
+	top := t.TempDir()
+	write(t, top, "open/dir/file", "x")
+	write(t, top, "theirs/file", "x")
+	must(t, os.Chmod(top+"/open", 0o777))
+	must(t, os.Chown(top+"/theirs", nobody, nobody))
+	must(t, ns.Do(func() error {
+		self := fmt.Sprintf("/proc/%d", unix.Gettid())
+		if err := errors.Join(unix.Unshare(unix.CLONE_FS), unix.Chdir(top+"/open/dir")); err != nil {
+			return err
+		}
+		if _, err := (FS{}).ReadTrusted(self + "/cwd/file"); !errors.Is(err, ErrUntrusted) {
+			t.Errorf("below a directory that everybody may write: %v", err)
+		}
+		if err := unix.Chroot(top + "/theirs"); err != nil {
+			return err
+		}
+		done := make(chan error)
+		go func() { _, err := (FS{}).ReadTrusted(self + "/root/file"); done <- err }() // by a thread with our own root
+		if err := <-done; !errors.Is(err, ErrUntrusted) {
+			t.Errorf("below a root of somebody else: %v", err)
+		}
+		return nil
+	}))
+}
+
+// Between the look at a file and its reading, others may exchange it.
+func TestReadJudgesWhatItReads(t *testing.T) {
+	root := t.TempDir()
+	write(t, root, "file", "good")
+	write(t, root, "other", "bad")
+	must(t, os.Chmod(root+"/other", 0o666))
+	refused := errors.New("refused")
+	b, err := FS{Root: root}.read("/file", func(at string, _ int, st *unix.Stat_t) error {
+		if st.Mode&0o002 != 0 && st.Mode&unix.S_IFMT == unix.S_IFREG {
+			return refused
+		}
+		if at == "/file" {
+			return os.Rename(root+"/other", root+"/file")
+		}
+		return nil
+	})
+	if !errors.Is(err, refused) {
+		t.Errorf("read %q, %v", b, err)
 	}
 }
 

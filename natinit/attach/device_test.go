@@ -207,6 +207,30 @@ func TestDeviceIsAttachedUpgradedAndKept(t *testing.T) {
 	})
 }
 
+// What a crash leaves behind is found by the journal alone.
+func TestDeviceIsInTheJournalFirst(t *testing.T) {
+	onDevice(t, func(t *testing.T, cfg Config) {
+		none := cfg
+		none.Journal = instance.NewJournal("/proc/none", false)
+		if a, err := Attach(none); err == nil {
+			t.Error("attached without a journal that can be written", a.Close())
+		}
+		if ids := attached(t, cfg); len(ids) > 0 {
+			t.Errorf("attached before it was in the journal: %v", ids)
+		}
+		must(t, bpf.EnsureDir(cfg.Pins.Dir)) // the failure has removed it
+		must(t, attach(t, cfg).Commit())
+		lost := cfg
+		lost.Journal = instance.NewJournal(t.TempDir(), false)
+		must(t, attach(t, lost).Commit())
+		for _, j := range []*instance.Journal{cfg.Journal, lost.Journal} {
+			if n := len(j.Entries()); n != 2 {
+				t.Errorf("%d programs in the journal", n)
+			}
+		}
+	})
+}
+
 // The first run of all: what it attached is gone, and so are its pins.
 func TestDeviceRollbackLeavesNothing(t *testing.T) {
 	onDevice(t, func(t *testing.T, cfg Config) {
@@ -246,6 +270,7 @@ func TestDeviceLeavesForeignPrograms(t *testing.T) {
 		}
 		id, err := programID(p)
 		must(t, err)
+		must(t, bpf.EnsureDir(cfg.Pins.Dir)) // the failure has removed it
 		must(t, attach(t, cfg).Commit())
 		s := openDevice{d}
 		ids, err := s.programs(in)

@@ -43,9 +43,12 @@ func TestTrustedSaysWhyItDoesNotRead(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root: files of another user are not trusted")
 	}
-	root := tree(t, "etc/open/a", "etc/linked/a", "etc/file")
+	root := tree(t, "etc/open/a", "etc/linked/a", "etc/file", "usr/dir/a", "usr/dir2/a")
 	if err := errors.Join(os.Chmod(filepath.Join(root, "etc/open"), 0o777), os.Symlink("open", filepath.Join(root, "etc/link")),
 		os.Lchown(filepath.Join(root, "etc/link"), 65534, 65534)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/usr/dir", filepath.Join(root, "etc/away")); err != nil {
 		t.Fatal(err)
 	}
 	host := Trusted(root)
@@ -57,6 +60,7 @@ func TestTrustedSaysWhyItDoesNotRead(t *testing.T) {
 		"/etc/none/a":         fs.ErrNotExist,
 		"/etc/file/a":         fs.ErrNotExist,
 		"/etc/linked/../file": nil,
+		"/etc/away/../dir2/a": nil, // it is /usr/dir2/a
 	} {
 		if _, err := host.ReadFile(name); !errors.Is(err, want) {
 			t.Errorf("%s: %v, want %v", name, err, want)
