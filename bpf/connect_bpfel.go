@@ -24,8 +24,11 @@ const (
 	connectMapFhService       = "fh_service"
 	connectMapFhSockAffin     = "fh_sock_affin"
 	connectMapFhSockRevNat    = "fh_sock_rev_nat"
+	connectMapFhSockUsage     = "fh_sock_usage"
 	connectMapFhSourceRange   = "fh_source_range"
+	connectMapFhUdpAffin      = "fh_udp_affin"
 	connectMapFhUdpRevNat     = "fh_udp_rev_nat"
+	connectMapFhUdpSock       = "fh_udp_sock"
 	connectMapFhWorkload      = "fh_workload"
 	connectProgFhConnect4     = "fh_connect4"
 	connectProgFhConnect6     = "fh_connect6"
@@ -102,8 +105,11 @@ type connectMapSpecs struct {
 	FhService     *ebpf.MapSpec `ebpf:"fh_service"`
 	FhSockAffin   *ebpf.MapSpec `ebpf:"fh_sock_affin"`
 	FhSockRevNat  *ebpf.MapSpec `ebpf:"fh_sock_rev_nat"`
+	FhSockUsage   *ebpf.MapSpec `ebpf:"fh_sock_usage"`
 	FhSourceRange *ebpf.MapSpec `ebpf:"fh_source_range"`
+	FhUdpAffin    *ebpf.MapSpec `ebpf:"fh_udp_affin"`
 	FhUdpRevNat   *ebpf.MapSpec `ebpf:"fh_udp_rev_nat"`
+	FhUdpSock     *ebpf.MapSpec `ebpf:"fh_udp_sock"`
 	FhWorkload    *ebpf.MapSpec `ebpf:"fh_workload"`
 }
 
@@ -142,8 +148,11 @@ type connectMaps struct {
 	FhService     *ebpf.Map `ebpf:"fh_service"`
 	FhSockAffin   *ebpf.Map `ebpf:"fh_sock_affin"`
 	FhSockRevNat  *ebpf.Map `ebpf:"fh_sock_rev_nat"`
+	FhSockUsage   *ebpf.Map `ebpf:"fh_sock_usage"`
 	FhSourceRange *ebpf.Map `ebpf:"fh_source_range"`
+	FhUdpAffin    *ebpf.Map `ebpf:"fh_udp_affin"`
 	FhUdpRevNat   *ebpf.Map `ebpf:"fh_udp_rev_nat"`
+	FhUdpSock     *ebpf.Map `ebpf:"fh_udp_sock"`
 	FhWorkload    *ebpf.Map `ebpf:"fh_workload"`
 }
 
@@ -157,8 +166,11 @@ func (m *connectMaps) Close() error {
 		m.FhService,
 		m.FhSockAffin,
 		m.FhSockRevNat,
+		m.FhSockUsage,
 		m.FhSourceRange,
+		m.FhUdpAffin,
 		m.FhUdpRevNat,
+		m.FhUdpSock,
 		m.FhWorkload,
 	)
 }

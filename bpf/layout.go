@@ -267,6 +267,29 @@ type SockAffinity struct {
 	Pad uint32
 }
 
+// SockUsage counts what programs have put into one of the hashes of UDP sockets.
+// Both only grow, and start at zero when the map is made.
+type SockUsage struct {
+	Inserted   uint64 // new entries
+	Overflowed uint64 // new entries that it had no room for, and that went to the LRU hash beside it
+}
+
+// The entries of the map of SockUsage.
+const (
+	SockUsageRevNat   uint32 = 0 // of MapUDPSockRevNat
+	SockUsageAffinity uint32 = 1 // of MapUDPSockAffinity
+)
+
+// Nowhere is the address and port that a UDP socket is led to that asks for what
+// nothing serves: the discard port of a loopback address. v4 is for sockets that
+// ask for an IPv4 address, v4-mapped ones included; lib/nowhere.h says why.
+func Nowhere(v4 bool) netip.AddrPort {
+	if v4 {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 9}), 9)
+	}
+	return netip.AddrPortFrom(netip.IPv6Loopback(), 9)
+}
+
 // SourceRangeKey is a range of the clients that a service is for, or a part of the Service range: a key of an LPM trie.
 type SourceRangeKey struct {
 	PrefixLen uint32 // of Index and Addr together, so 32 more than Addr's (and 96 more for IPv4)

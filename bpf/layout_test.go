@@ -48,6 +48,7 @@ var goTwins = map[string]any{
 	"udp_rev_nat":       UDPRevNat{},
 	"sock_affinity_key": SockAffinityKey{},
 	"sock_affinity":     SockAffinity{},
+	"sock_usage":        SockUsage{},
 	"source_range_key":  SourceRangeKey{},
 	"workload":          Workload{},
 	"meta":              Meta{},
@@ -123,18 +124,21 @@ func TestMapTableHasTheLayoutOfTheHeaders(t *testing.T) {
 		flags   uint32
 		entries uint32
 	}{
-		MapMeta:         {array, 0, 1},
-		MapFrontend:     {hash, 1, 131072},
-		MapService:      {array, 0, 131072},
-		MapBackend:      {hash, 1, 131072},
-		MapCounter:      {array, 0, 65536},
-		MapAffinity:     {lru, 0, 16384},
-		MapSourceRange:  {trie, 1, 65536},
-		MapControl:      {array, 0, 1},
-		MapWorkload:     {hash, 1, 16384},
-		MapSockRevNat:   {array, 0, 65536},
-		MapUDPRevNat:    {lru, 0, 16384},
-		MapSockAffinity: {lru, 0, 16384},
+		MapMeta:            {array, 0, 1},
+		MapFrontend:        {hash, 1, 131072},
+		MapService:         {array, 0, 131072},
+		MapBackend:         {hash, 1, 131072},
+		MapCounter:         {array, 0, 65536},
+		MapAffinity:        {lru, 0, 16384},
+		MapSourceRange:     {trie, 1, 65536},
+		MapControl:         {array, 0, 1},
+		MapWorkload:        {hash, 1, 16384},
+		MapSockRevNat:      {array, 0, 65536},
+		MapUDPRevNat:       {lru, 0, 16384},
+		MapSockAffinity:    {lru, 0, 16384},
+		MapUDPSockRevNat:   {hash, 1, 65536},
+		MapUDPSockAffinity: {hash, 1, 65536},
+		MapSockUsage:       {array, 0, 2},
 	}
 	specs := mustMapSpecs(t)
 	for _, info := range MapTable() {
@@ -188,7 +192,8 @@ func TestMapTableHasTheObjectsThatUseAMap(t *testing.T) {
 
 // Constants are no part of an object's BTF: they are read from the headers that it is compiled of.
 func TestLayoutConstantsAreThoseOfTheHeaders(t *testing.T) {
-	c := headerConstants(t, "lib/lb_maps.h", "lib/source_range_maps.h", "lib/workload_maps.h", "lib/config.h", "include/bpf.h")
+	c := headerConstants(t, "lib/lb_maps.h", "lib/source_range_maps.h", "lib/workload_maps.h", "lib/config.h", "lib/nowhere.h",
+		"lib/sock_usage_maps.h", "include/bpf.h")
 	for name, got := range map[string]uint64{
 		"FRONTEND_VIP":          uint64(FrontendVIP),
 		"FRONTEND_LOCAL_POLICY": uint64(FrontendLocalPolicy),
@@ -205,6 +210,10 @@ func TestLayoutConstantsAreThoseOfTheHeaders(t *testing.T) {
 		"INDEX_SERVICE_CIDR":    uint64(IndexServiceCIDR),
 		"INDEX_SERVICE_EXCEPT":  uint64(IndexServiceExcept),
 		"WORKLOAD_OPTED_OUT":    uint64(WorkloadOptedOut),
+		"SOCK_USAGE_REV_NAT":    uint64(SockUsageRevNat),
+		"SOCK_USAGE_AFFINITY":   uint64(SockUsageAffinity),
+		"NOWHERE_IP4":           uint64(binary.BigEndian.Uint32(Nowhere(true).Addr().AsSlice())),
+		"NOWHERE_PORT":          uint64(Nowhere(true).Port()),
 		"IPPROTO_TCP":           uint64(TCP),
 		"IPPROTO_UDP":           uint64(UDP),
 	} {
@@ -215,7 +224,7 @@ func TestLayoutConstantsAreThoseOfTheHeaders(t *testing.T) {
 		delete(c, name)
 	}
 	for name := range c {
-		if slices.ContainsFunc([]string{"FRONTEND_", "CONFIG_", "CONTROL_", "WORKLOAD_", "INDEX_"}, func(p string) bool { return strings.HasPrefix(name, p) }) {
+		if slices.ContainsFunc([]string{"FRONTEND_", "CONFIG_", "CONTROL_", "WORKLOAD_", "INDEX_", "SOCK_USAGE_", "NOWHERE_"}, func(p string) bool { return strings.HasPrefix(name, p) }) {
 			t.Errorf("%s has no Go twin in this test", name)
 		}
 	}

@@ -10,5 +10,6 @@
 #include "lib/meta_maps.h"
 #include "lib/sock_affinity_maps.h"
 #include "lib/sock_rev_nat_maps.h"
+#include "lib/sock_usage_maps.h"
 #include "lib/source_range_maps.h"
 #include "lib/workload_maps.h"

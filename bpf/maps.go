@@ -29,18 +29,24 @@ type MapName string
 
 // All maps. lib/*_maps.h say what each is for.
 const (
-	MapMeta         MapName = "meta"
-	MapFrontend     MapName = "frontend"
-	MapService      MapName = "service"
-	MapBackend      MapName = "backend"
-	MapCounter      MapName = "counter"
-	MapAffinity     MapName = "affinity"
-	MapSourceRange  MapName = "source_range"
-	MapControl      MapName = "control"
-	MapWorkload     MapName = "workload"
-	MapSockRevNat   MapName = "sock_rev_nat"
-	MapUDPRevNat    MapName = "udp_rev_nat"
-	MapSockAffinity MapName = "sock_affinity"
+	MapMeta        MapName = "meta"
+	MapFrontend    MapName = "frontend"
+	MapService     MapName = "service"
+	MapBackend     MapName = "backend"
+	MapCounter     MapName = "counter"
+	MapAffinity    MapName = "affinity"
+	MapSourceRange MapName = "source_range"
+	MapControl     MapName = "control"
+	MapWorkload    MapName = "workload"
+	MapSockRevNat  MapName = "sock_rev_nat"
+
+	// UDP sockets have their entries in a hash (MapUDPSock…), and where that has no room in the LRU hash that a former
+	// version has for them (MapUDPRevNat, MapSockAffinity). Programs ask in that order.
+	MapUDPSockRevNat   MapName = "udp_sock_rev_nat"
+	MapUDPRevNat       MapName = "udp_rev_nat"
+	MapUDPSockAffinity MapName = "udp_sock_affinity"
+	MapSockAffinity    MapName = "sock_affinity"
+	MapSockUsage       MapName = "sock_usage"
 )
 
 // MapInfo is what the project knows of a map, independent of the objects that use it.
@@ -84,6 +90,11 @@ var mapTable = []MapInfo{
 		PerSocket: true, Former: "reverse"},
 	{Name: MapSockAffinity, Set: setSock, Kernel: "fh_sock_affin", Key: SockAffinityKey{}, Value: SockAffinity{}, Objects: connect,
 		PerSocket: true, Former: "flow"},
+	{Name: MapUDPSockRevNat, Set: setSock, Kernel: "fh_udp_sock", Key: UDPRevNatKey{}, Value: UDPRevNat{}, Objects: connect,
+		PerSocket: true, Later: true},
+	{Name: MapUDPSockAffinity, Set: setSock, Kernel: "fh_udp_affin", Key: SockAffinityKey{}, Value: SockAffinity{}, Objects: connect,
+		PerSocket: true, Later: true},
+	{Name: MapSockUsage, Set: setSock, Kernel: "fh_sock_usage", Key: uint32(0), Value: SockUsage{}, Objects: connect, Later: true},
 }
 
 // connect is the object of the connect-time load balancer.

@@ -25,8 +25,11 @@ const (
 	mapsMapFhService     = "fh_service"
 	mapsMapFhSockAffin   = "fh_sock_affin"
 	mapsMapFhSockRevNat  = "fh_sock_rev_nat"
+	mapsMapFhSockUsage   = "fh_sock_usage"
 	mapsMapFhSourceRange = "fh_source_range"
+	mapsMapFhUdpAffin    = "fh_udp_affin"
 	mapsMapFhUdpRevNat   = "fh_udp_rev_nat"
+	mapsMapFhUdpSock     = "fh_udp_sock"
 	mapsMapFhWorkload    = "fh_workload"
 )
 
@@ -87,8 +90,11 @@ type mapsMapSpecs struct {
 	FhService     *ebpf.MapSpec `ebpf:"fh_service"`
 	FhSockAffin   *ebpf.MapSpec `ebpf:"fh_sock_affin"`
 	FhSockRevNat  *ebpf.MapSpec `ebpf:"fh_sock_rev_nat"`
+	FhSockUsage   *ebpf.MapSpec `ebpf:"fh_sock_usage"`
 	FhSourceRange *ebpf.MapSpec `ebpf:"fh_source_range"`
+	FhUdpAffin    *ebpf.MapSpec `ebpf:"fh_udp_affin"`
 	FhUdpRevNat   *ebpf.MapSpec `ebpf:"fh_udp_rev_nat"`
+	FhUdpSock     *ebpf.MapSpec `ebpf:"fh_udp_sock"`
 	FhWorkload    *ebpf.MapSpec `ebpf:"fh_workload"`
 }
 
@@ -127,8 +133,11 @@ type mapsMaps struct {
 	FhService     *ebpf.Map `ebpf:"fh_service"`
 	FhSockAffin   *ebpf.Map `ebpf:"fh_sock_affin"`
 	FhSockRevNat  *ebpf.Map `ebpf:"fh_sock_rev_nat"`
+	FhSockUsage   *ebpf.Map `ebpf:"fh_sock_usage"`
 	FhSourceRange *ebpf.Map `ebpf:"fh_source_range"`
+	FhUdpAffin    *ebpf.Map `ebpf:"fh_udp_affin"`
 	FhUdpRevNat   *ebpf.Map `ebpf:"fh_udp_rev_nat"`
+	FhUdpSock     *ebpf.Map `ebpf:"fh_udp_sock"`
 	FhWorkload    *ebpf.Map `ebpf:"fh_workload"`
 }
 
@@ -143,8 +152,11 @@ func (m *mapsMaps) Close() error {
 		m.FhService,
 		m.FhSockAffin,
 		m.FhSockRevNat,
+		m.FhSockUsage,
 		m.FhSourceRange,
+		m.FhUdpAffin,
 		m.FhUdpRevNat,
+		m.FhUdpSock,
 		m.FhWorkload,
 	)
 }

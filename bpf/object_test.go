@@ -12,6 +12,7 @@ import (
 var floorHelpers = map[asm.BuiltinFunc]string{
 	asm.FnMapLookupElem:   "4.17, with the program type",
 	asm.FnMapUpdateElem:   "4.17, with the program type",
+	asm.FnMapDeleteElem:   "4.17, with the program type",
 	asm.FnKtimeGetNs:      "4.17, with the program type",
 	asm.FnGetPrandomU32:   "4.17, with the program type",
 	asm.FnGetSocketCookie: "4.19, d692f1138a4b",

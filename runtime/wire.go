@@ -79,7 +79,7 @@ func (r *run) endSockets() {
 		Log: r.cfg.Log,
 		Config: func() (sockets.Config, error) {
 			return sockets.Config{
-				Reverse: maps.Map(bpf.MapUDPRevNat), Peer: maps.Map(bpf.MapSockRevNat), Batch: r.data.Features().Batch, Namespaces: r.namespaces(),
+				Reverse: maps.Map(bpf.MapUDPSockRevNat), Peer: maps.Map(bpf.MapSockRevNat), Batch: r.data.Features().Batch, Namespaces: r.namespaces(),
 				TCP: r.cfg.EndTCP,
 			}, nil
 		},

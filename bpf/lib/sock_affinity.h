@@ -4,6 +4,32 @@
 
 #include "lb.h"
 #include "sock_affinity_maps.h"
+#include "sock_usage.h"
+
+static __always_inline struct sock_affinity *sock_affinity_lookup(const struct sock_affinity_key *key)
+{
+	struct sock_affinity *a = bpf_map_lookup_elem(&fh_udp_affin, key);
+
+	return a ? a : bpf_map_lookup_elem(&fh_sock_affin, key);
+}
+
+static __always_inline void sock_affinity_update(const struct sock_affinity_key *key, __u32 id)
+{
+	struct sock_affinity *old = bpf_map_lookup_elem(&fh_udp_affin, key);
+	struct sock_affinity new = {.id = id};
+
+	if (!bpf_map_update_elem(&fh_udp_affin, key, &new, BPF_ANY)) {
+		if (!old)
+			count_usage(SOCK_USAGE_AFFINITY, false);
+		return;
+	}
+	if (old) /* no memory: what it says is not true any more, and is found first */
+		bpf_map_delete_elem(&fh_udp_affin, key);
+	old = bpf_map_lookup_elem(&fh_sock_affin, key);
+	if (!old)
+		count_usage(SOCK_USAGE_AFFINITY, true);
+	bpf_map_update_elem(&fh_sock_affin, key, &new, BPF_ANY);
+}
 
 /* A backend for a datagram: a sticky frontend's is the one that this socket used before, while it is one. */
 static __always_inline struct backend *datagram_backend(const struct lookup *l, const struct frontend *fe)
@@ -14,8 +40,7 @@ static __always_inline struct backend *datagram_backend(const struct lookup *l, 
 		.local_policy = !!(fe->flags & FRONTEND_LOCAL_POLICY),
 	};
 	bool sticky = fe->flags & FRONTEND_STICKY;
-	struct sock_affinity *old = sticky ? bpf_map_lookup_elem(&fh_sock_affin, &key) : 0;
-	struct sock_affinity new = {};
+	struct sock_affinity *old = sticky ? sock_affinity_lookup(&key) : 0;
 	struct backend *be;
 
 	if (old) {
@@ -24,10 +49,8 @@ static __always_inline struct backend *datagram_backend(const struct lookup *l, 
 			return be;
 	}
 	be = choose_backend(fe, l->netns);
-	if (be && sticky) {
-		new.id = be->id;
-		bpf_map_update_elem(&fh_sock_affin, &key, &new, BPF_ANY);
-	}
+	if (be && sticky)
+		sock_affinity_update(&key, be->id);
 	return be;
 }
 

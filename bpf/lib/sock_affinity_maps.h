@@ -22,7 +22,20 @@ struct sock_affinity {
 };
 _Static_assert(sizeof(struct sock_affinity) == 8, "layout");
 
-/* UDP socket and service -> the backend that it keeps. Programs write and read. */
+/*
+ * UDP socket and service -> the backend that it keeps. Programs write and read;
+ * user space removes what sockets left that were closed. As fh_udp_sock, it
+ * forgets nothing: where it is full, new ones go to the next one.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct sock_affinity_key);
+	__type(value, struct sock_affinity);
+} fh_udp_affin SEC(".maps");
+
+/* The same, of what found no room there, and of programs of a former version, which have no other. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);

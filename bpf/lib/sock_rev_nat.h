@@ -10,6 +10,7 @@
 #include "lb_maps.h"
 #include "lookup.h"
 #include "sock_rev_nat_maps.h"
+#include "sock_usage.h"
 
 static __always_inline struct sock_rev_nat *rev_nat_slot(__u64 cookie)
 {
@@ -47,15 +48,32 @@ static __always_inline void tcp_rev_nat_update(const struct lookup *l, const str
 	bpf_spin_unlock(&r->lock);
 }
 
-/* Writes only what is new: a lookup keeps an LRU entry young. */
+static __always_inline bool same_udp_rev_nat(const struct udp_rev_nat *a, const struct udp_rev_nat *b)
+{
+	return a->port == b->port && a->index == b->index && same_address(&a->frontend, &b->frontend);
+}
+
+/* Writes only what is new: a datagram costs a lookup, which also keeps an LRU entry young. */
 static __always_inline void udp_rev_nat_update(const struct lookup *l, __u32 index, const struct backend *be)
 {
 	struct udp_rev_nat_key key = {.cookie = l->cookie, .backend = be->addr, .port = be->port};
 	struct udp_rev_nat value = {.frontend = l->addr, .port = l->port, .index = index};
-	struct udp_rev_nat *old = bpf_map_lookup_elem(&fh_udp_rev_nat, &key);
+	struct udp_rev_nat *old = bpf_map_lookup_elem(&fh_udp_sock, &key);
 
-	if (old && old->port == value.port && old->index == index && same_address(&old->frontend, &value.frontend))
+	if (old && same_udp_rev_nat(old, &value))
 		return;
+	if (!bpf_map_update_elem(&fh_udp_sock, &key, &value, BPF_ANY)) {
+		if (!old)
+			count_usage(SOCK_USAGE_REV_NAT, false);
+		return;
+	}
+	if (old) /* no memory: what it says is not true any more, and is found first */
+		bpf_map_delete_elem(&fh_udp_sock, &key);
+	old = bpf_map_lookup_elem(&fh_udp_rev_nat, &key);
+	if (old && same_udp_rev_nat(old, &value))
+		return;
+	if (!old)
+		count_usage(SOCK_USAGE_REV_NAT, true);
 	bpf_map_update_elem(&fh_udp_rev_nat, &key, &value, BPF_ANY);
 }
 
@@ -94,8 +112,10 @@ static __always_inline bool tcp_rev_nat_lookup(struct lookup *l)
 static __always_inline bool udp_rev_nat_lookup(struct lookup *l)
 {
 	struct udp_rev_nat_key key = {.cookie = l->cookie, .backend = l->addr, .port = l->port};
-	struct udp_rev_nat *r = bpf_map_lookup_elem(&fh_udp_rev_nat, &key);
+	struct udp_rev_nat *r = bpf_map_lookup_elem(&fh_udp_sock, &key);
 
+	if (!r)
+		r = bpf_map_lookup_elem(&fh_udp_rev_nat, &key);
 	if (!r)
 		return false;
 	l->addr = r->frontend;

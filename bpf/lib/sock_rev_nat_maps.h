@@ -50,7 +50,20 @@ struct udp_rev_nat {
 };
 _Static_assert(sizeof(struct udp_rev_nat) == 24, "layout");
 
-/* UDP socket and backend -> what it asked for. Programs write and read. */
+/*
+ * UDP socket and backend -> what it asked for. Programs write and read; user
+ * space removes what sockets left that were closed. No socket loses its entry
+ * to others: where the map is full, new ones go to the next one.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct udp_rev_nat_key);
+	__type(value, struct udp_rev_nat);
+} fh_udp_sock SEC(".maps");
+
+/* The same, of what found no room there, and of programs of a former version, which have no other. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);

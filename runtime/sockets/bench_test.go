@@ -15,7 +15,7 @@ import (
 func fullMaps(b *testing.B) (reverse, peer *ebpf.Map) {
 	b.Helper()
 	l := newNode(b)
-	reverse, peer = l.maps.Map(bpf.MapUDPRevNat), l.maps.Map(bpf.MapSockRevNat)
+	reverse, peer = l.maps.Map(bpf.MapUDPSockRevNat), l.maps.Map(bpf.MapSockRevNat)
 	for i := range uint64(reverse.MaxEntries()) {
 		at := netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)})
 		must(b, reverse.Put(bpf.UDPRevNatKey{Cookie: 1<<40 + i, Backend: bpf.AddressOf(at), Port: bpf.PortOf(53)}, bpf.UDPRevNat{Index: 5}))
@@ -76,7 +76,7 @@ func BenchmarkDestroy(b *testing.B) {
 					}
 				}
 			}
-			reverse := n.maps.Map(bpf.MapUDPRevNat)
+			reverse := n.maps.Map(bpf.MapUDPSockRevNat)
 			must(b, reverse.Put(bpf.UDPRevNatKey{Cookie: 1 << 40, Backend: bpf.AddressOf(backend4(0).Addr()), Port: bpf.PortOf(port)}, bpf.UDPRevNat{}))
 			defer cpuOf(b)()
 			for b.Loop() {

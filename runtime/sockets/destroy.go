@@ -21,7 +21,7 @@ var ErrNotSupported = errors.New("the kernel does not destroy sockets")
 
 // Config says what Destroy works on.
 type Config struct {
-	// Reverse is bpf.MapUDPRevNat, and Peer bpf.MapSockRevNat, which is used with TCP alone.
+	// Reverse is bpf.MapUDPSockRevNat, and Peer bpf.MapSockRevNat, which is used with TCP alone.
 	Reverse, Peer *ebpf.Map
 	// Batch: the kernel has batch operations (bpf.Features.Batch).
 	Batch bool

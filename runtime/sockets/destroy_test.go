@@ -137,7 +137,7 @@ func TestDestroyOfOneService(t *testing.T) {
 	var index uint32
 	var key bpf.UDPRevNatKey
 	var value bpf.UDPRevNat
-	for it := n.maps.Map(bpf.MapUDPRevNat).Iterate(); it.Next(&key, &value); {
+	for it := n.maps.Map(bpf.MapUDPSockRevNat).Iterate(); it.Next(&key, &value); {
 		index = value.Index
 	}
 	for _, other := range []uint32{index + 1, index} {

@@ -103,7 +103,7 @@ func (n *node) serve(which ...int) {
 
 func (n *node) config() Config {
 	return Config{
-		Reverse: n.maps.Map(bpf.MapUDPRevNat), Peer: n.maps.Map(bpf.MapSockRevNat), Batch: lab.KernelFeatures().Batch,
+		Reverse: n.maps.Map(bpf.MapUDPSockRevNat), Peer: n.maps.Map(bpf.MapSockRevNat), Batch: lab.KernelFeatures().Batch,
 		Namespaces: netns.Config{Host: n.l.Netns},
 	}
 }
