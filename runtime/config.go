@@ -8,6 +8,7 @@ import (
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/sources"
+	"github.com/firsthop/firsthop/natinit/sysctl"
 	"github.com/firsthop/firsthop/runtime/dataplane"
 	"github.com/firsthop/firsthop/runtime/services"
 )
@@ -48,6 +49,9 @@ type Config struct {
 	// ServiceCIDRs are the addresses that Services are given: those that none has
 	// are refused. nil: those that the API names; empty: nothing is refused.
 	ServiceCIDRs []netip.Prefix
+
+	// Conntrack is how netfilter's connection tracking is set; zero: it is left alone.
+	Conntrack sysctl.Conntrack
 
 	// Pods are watched, so that they can opt out and source ranges can judge them.
 	// The ClusterRole system:node-proxier does not allow that.

@@ -101,6 +101,7 @@ func (r *run) run(ctx context.Context) error {
 	group.Go(func() { r.data.Guard(ctx) })
 	group.Go(func() { r.keepRunDir(ctx) })
 	group.Go(func() { r.followFallback(ctx) })
+	group.Go(func() { r.followConntrack(ctx) })
 	group.Go(func() { r.until(ctx, "workloads", r.workloads.Run) })
 	group.Go(func() { r.until(ctx, "sockets", r.sockets.Run) })
 	group.Go(func() { r.loop.Liveness().Watchdog(ctx, r.cfg.Watchdog, func() { r.cfg.Notify("WATCHDOG=1") }) })

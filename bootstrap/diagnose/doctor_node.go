@@ -74,7 +74,7 @@ func (d *doctor) trueRoot(context.Context) Finding {
 }
 
 func (d *doctor) changes(context.Context) Finding {
-	entries := 0
+	entries, settings := 0, []string{}
 	for _, dir := range []string{d.RunDir, d.StateDir} {
 		l, err := instance.OpenJournal(dir, false)
 		if errors.Is(err, instance.ErrDamagedJournal) {
@@ -87,8 +87,13 @@ func (d *doctor) changes(context.Context) Finding {
 			return fail(runInit, "what is attached was never proven: the run that attached it was killed")
 		}
 		entries += len(l.Entries())
+		for _, s := range settingsIn(l, d.Proc) {
+			settings = append(settings, s.String())
+		}
 	}
-	return ok("%d changes of the host are listed, to be undone by an uninstall", entries)
+	f := ok("%d changes of the host are listed, to be undone by an uninstall", entries)
+	f.Details = settings
+	return f
 }
 
 func (d *doctor) lastInit(context.Context) Finding {

@@ -16,6 +16,7 @@ import (
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
 	"github.com/firsthop/firsthop/natinit/attach"
+	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/natinit/proof"
 )
 
@@ -26,8 +27,9 @@ type Status struct {
 	Findings Findings               `json:"findings"` // what is wrong, and what to know
 	Instance bootstrap.InstanceDirs `json:"instance"`
 	Hooks    []attach.State         `json:"hooks,omitempty"`
-	Table    []TableService         `json:"table,omitempty"` // of it, the API service and what else the init stage wrote
-	Services int                    `json:"services"`        // that the whole table holds
+	Table    []TableService         `json:"table,omitempty"`           // of it, the API service and what else the init stage wrote
+	Services int                    `json:"services"`                  // that the whole table holds
+	Settings []KernelSetting        `json:"kernel_settings,omitempty"` // that the runtime has changed
 	Runtime  *RuntimeStatus         `json:"runtime,omitempty"`
 	About    string                 `json:"runtime_sentence"` // the runtime in one line
 	Last     *bootstrap.Report      `json:"last_init,omitempty"`
@@ -48,6 +50,9 @@ func ReadStatus(d bootstrap.Dirs, rt RuntimeView) (*Status, error) {
 	st.note("init", n.lastErr) // it is no more than a memory
 	for _, w := range n.Examine() {
 		st.note("directories", errors.New(w))
+	}
+	if j, err := instance.OpenJournal(n.RunDir, false); err == nil { // doctor says what is wrong with it
+		st.Settings = settingsIn(j, n.Proc)
 	}
 	st.problem("bpffs", n.mount.Err())
 	st.problem("cgroup", n.cgroup.Err())

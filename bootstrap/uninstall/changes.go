@@ -20,6 +20,7 @@ import (
 	"github.com/firsthop/firsthop/natinit/apiserver/query"
 	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
+	"github.com/firsthop/firsthop/natinit/sysctl"
 	"github.com/firsthop/firsthop/units"
 )
 
@@ -33,6 +34,7 @@ var changes = []struct {
 	api  bool // it is not on this host: it is undone after the rest, without the lock
 }{
 	{what: "units, and the copy of the program that they start", find: (*uninstaller).findUnits, undo: (*uninstaller).removeUnits},
+	{what: "settings of the kernel", find: (*uninstaller).findSettings, undo: (*uninstaller).restoreSettings},
 	{what: "programs at hooks, and pins", find: (*uninstaller).findPins, undo: (*uninstaller).detach},
 	{what: "mounts", find: (*uninstaller).findMounts, undo: (*uninstaller).unmount},
 	{what: "files in the state and run directories", find: (*uninstaller).findFiles, undo: (*uninstaller).removeFiles},
@@ -98,6 +100,35 @@ func (u *uninstaller) removeUnits(ctx context.Context) error {
 	}
 	for _, w := range rep.Warnings {
 		u.Log.Warn(w)
+	}
+	return nil
+}
+
+func (u *uninstaller) settings() sysctl.Settings { return sysctl.Settings{Proc: u.Proc} }
+
+// findSettings finds those that are still as we have set them. They are those of the network namespace that this runs in.
+func (u *uninstaller) findSettings(context.Context) error {
+	for _, e := range sysctl.Recorded(u.volatile) {
+		if now, mine, _ := u.settings().Mine(e); mine {
+			u.add("setting", fmt.Sprintf("%s = %d (before: %d)", sysctl.Dotted(e.Name), now, e.Former))
+		}
+	}
+	return nil
+}
+
+func (u *uninstaller) restoreSettings(context.Context) error {
+	for _, e := range sysctl.Recorded(u.volatile) {
+		left, err := u.settings().Restore(e)
+		if err != nil { // what is served must not stay for that
+			left = err.Error()
+		}
+		if left != "" {
+			u.Log.Warn("a setting of the kernel is left as it is", "setting", sysctl.Dotted(e.Name), "before", e.Former, "reason", left)
+			u.keep = append(u.keep, sysctl.Dotted(e.Name))
+		}
+		if err := u.volatile.Forget(instance.KindSysctl, sysctl.Target(e.Name)); err != nil {
+			return err
+		}
 	}
 	return nil
 }

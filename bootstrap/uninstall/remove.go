@@ -67,6 +67,9 @@ func (u *uninstaller) stayed(r Removal) bool {
 		return u.left[r.Target]
 	case "directory":
 		return isDir(r.Target)
+	case "setting":
+		name, _, _ := strings.Cut(r.Target, " ")
+		return slices.Contains(u.keep, name)
 	}
 	return false
 }

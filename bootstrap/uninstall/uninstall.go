@@ -36,7 +36,7 @@ type Config struct {
 
 // Removal is one thing that an uninstall removes.
 type Removal struct {
-	Kind   string `json:"kind"` // unit, program, pin, mount, file, directory, label, condition
+	Kind   string `json:"kind"` // unit, setting, program, pin, mount, file, directory, label, condition
 	Target string `json:"target"`
 }
 
@@ -107,6 +107,7 @@ type uninstaller struct {
 	vips       []diagnose.TableService
 	removals   []Removal
 	left       map[string]bool // mounts that turned out to be in use
+	keep       []string        // settings of the kernel that are not put back
 	ran        bool            // a runtime was at work since the last boot
 }
 

@@ -47,7 +47,7 @@ it the settings that init has (scope, udp, directories).`,
 			boolFlag("end-tcp", false, "end TCP connections too when no Service has their backend any more, as is done with connected UDP sockets"),
 			boolFlag("deny-node-external-ips", false, "do not serve external and load balancer IPs of Services that are addresses of this node"),
 			boolFlag("pods", true, "watch this node's pods: they can opt out, and source ranges judge them; needs more than system:node-proxier"),
-		}, kernelFlags(), without("timeout", addressFlags()), without("log-level", commonFlags()), []cli.Flag{
+		}, conntrackFlags(), kernelFlags(), without("timeout", addressFlags()), without("log-level", commonFlags()), []cli.Flag{
 			stringFlag("log-level", "info", "`LEVEL` of the log on stderr: debug, info, warn, error", categoryOutput),
 		}),
 		Action: action(e, runRun),
@@ -94,6 +94,9 @@ func runConfig(c *call) (cfg runtime.Config, err error) {
 	}
 	if cfg.ServiceCIDRs, err = services.ParseServiceCIDRs(atCommas(c.StringSlice("service-cidr"))); err != nil {
 		return cfg, usagef("--service-cidr: %w", err)
+	}
+	if cfg.Conntrack, err = conntrackConfig(c.Context); err != nil {
+		return cfg, err
 	}
 	if cfg.HealthAddr, cfg.MetricsAddr, err = listenAddrs(c.Context); err != nil {
 		return cfg, err

@@ -44,6 +44,9 @@ func statusText(p *printer, st *diagnose.Status) {
 	p.linef("\nbpffs   %s", st.Instance.BPFFS)
 	p.linef("cgroup  %s (id %d)", st.Instance.Cgroup, st.Instance.CgroupID)
 	p.item("runtime ", 8, st.About)
+	for _, s := range st.Settings {
+		p.item("setting ", 8, s.String())
+	}
 	if st.Runtime != nil {
 		listText(p, "not served as Services ask", st.Runtime.Problems)
 	}

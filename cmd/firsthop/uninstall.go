@@ -39,13 +39,17 @@ func removalsText(p *printer, removed []uninstall.Removal, dry bool) {
 		p.linef("nothing of firsthop's is here")
 		return
 	}
-	verb := "removed"
+	verb, restored := "removed", "restored"
 	if dry {
-		verb = "would remove"
+		verb, restored = "would remove", "would restore"
 	}
 	p.linef("%s %d things:\n", verb, len(removed))
 	for _, r := range removed {
-		prefix := fmt.Sprintf("%s %-9s  ", verb, r.Kind)
+		did := verb
+		if r.Kind == "setting" {
+			did = restored
+		}
+		prefix := fmt.Sprintf("%s %-9s  ", did, r.Kind)
 		p.item(prefix, len(prefix), r.Target)
 	}
 }

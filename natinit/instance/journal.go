@@ -41,6 +41,7 @@ const (
 	KindReload  Kind = "reload"   // the service manager was reloaded
 	KindStop    Kind = "stop"     // a unit was stopped
 	KindProgram Kind = "program"  // a program was attached: hook, id and tag
+	KindSysctl  Kind = "sysctl"   // a setting of the kernel was changed: its former value, and ours
 	KindPending Kind = "unproven" // what is attached was not proven yet
 )
 
@@ -197,6 +198,19 @@ func (j *Journal) Record(kind Kind, target, former string) error {
 			return nil
 		}
 		j.entries = slices.Delete(j.entries, i, i+1) // a mount is identified by its newest source
+	}
+	return j.append(kind, former, target)
+}
+
+// Amend records a change before it is made, and replaces what is recorded of it:
+// for one whose former state includes what was done since.
+func (j *Journal) Amend(kind Kind, target, former string) error {
+	if i := j.find(kind, target); i >= 0 {
+		if j.entries[i].Former == former {
+			return nil
+		}
+		j.entries[i].Former = former
+		return j.save()
 	}
 	return j.append(kind, former, target)
 }
