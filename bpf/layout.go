@@ -157,6 +157,9 @@ type Frontend struct {
 	Flags FrontendFlags
 }
 
+// Mark reports whether the entry says something of an address, and leads to no service.
+func (f Frontend) Mark() bool { return f.Flags&(FrontendVIP|FrontendNode) != 0 }
+
 // ServiceState is the present backend set of a service, as one aligned 8-byte value
 // that changes by one store. The zero ServiceState has no backend.
 type ServiceState uint64

@@ -88,7 +88,7 @@ func (p *Planner) Take() *Plan {
 func (p *Planner) vacates(plan *Plan) []uint32 {
 	var out []uint32
 	note := func(fe bpf.Frontend) {
-		if fe.Flags&bpf.FrontendVIP == 0 && len(p.keys[fe.Index]) == 0 {
+		if !fe.Mark() && len(p.keys[fe.Index]) == 0 {
 			out = append(out, fe.Index)
 		}
 	}

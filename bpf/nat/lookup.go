@@ -22,7 +22,7 @@ const (
 type Verdict struct {
 	Kind     Kind
 	Index    uint32            // of the service; 0: none (the mark of a VIP, or an address of the Service range that none has)
-	Frontend bpf.FrontendKey   // the entry that decides: maybe the mark of a VIP, or that of all loopback addresses
+	Frontend bpf.FrontendKey   // the entry that decides: maybe the mark of a VIP, or that of all loopback addresses or other nodes
 	Flags    bpf.FrontendFlags // its flags
 	Set      uint32            // of the backends
 	Backends []netip.AddrPort  // each may be chosen
@@ -40,6 +40,12 @@ func (s *State) Lookup(key bpf.FrontendKey) Verdict {
 	} else if !ok {
 		v.Frontend = bpf.FrontendKey{Addr: key.Addr}
 		fe, ok = s.Frontends[v.Frontend]
+		if !ok {
+			v.Frontend = bpf.NodePortKey(addr.Is4(), key.Port.Uint16(), key.Proto)
+			if fe, ok = s.Frontends[v.Frontend]; ok {
+				_, ok = s.Frontends[bpf.NodeKeyOf(addr)]
+			}
+		}
 	}
 	if !ok {
 		v.Frontend = key

@@ -86,6 +86,7 @@ type Planner struct {
 	shared       map[bpf.Address]int                 // how many frontends an address has, marks left out
 	foreign      map[bpf.Address]int                 // how many of them are of other writers
 	sourceRanges map[uint32][]netip.Prefix           // of each service index
+	nodes        map[netip.Addr]bool                 // addresses that are marked as other nodes'
 	capacity     capacity
 
 	vacated map[uint32]int // indexes that plans left which are not Released yet, and how many plans did
@@ -105,11 +106,15 @@ func NewPlanner(state *State, own Indexes) *Planner {
 		shared:       map[bpf.Address]int{},
 		foreign:      map[bpf.Address]int{},
 		sourceRanges: map[uint32][]netip.Prefix{},
+		nodes:        map[netip.Addr]bool{},
 		vacated:      map[uint32]int{},
 		dirty:        newDirty(),
 	}
 	for k, fe := range p.state.Frontends {
 		p.index(k, fe, +1)
+		if fe.Flags&bpf.FrontendNode != 0 {
+			p.nodes[k.Addr.Addr()] = true
+		}
 	}
 	for k := range p.state.SourceRanges {
 		p.sourceRanges[k.Index] = append(p.sourceRanges[k.Index], k.Prefix())

@@ -14,7 +14,7 @@
 //     of the Service range last: what others serve of it is known by then
 //  2. states: each flips one service from its old set to its new one
 //  3. frontends that change, each by one store (see ChangeFrontends)
-//  4. frontends of new services, then the marks of their VIPs
+//  4. frontends of new services, then the marks of their VIPs and of nodes
 //  5. frontends that go, marks first
 //  6. after one RCU grace period, what programs may have used until then: states
 //     that no frontend points to, source ranges, old sets
@@ -86,7 +86,7 @@ func (s *State) Backends(w bpf.ServiceState) []netip.AddrPort {
 func (s *State) FrontendsOf(index uint32) []bpf.FrontendKey {
 	var keys []bpf.FrontendKey
 	for k, fe := range s.Frontends {
-		if fe.Index == index && fe.Flags&bpf.FrontendVIP == 0 {
+		if fe.Index == index && !fe.Mark() {
 			keys = append(keys, k)
 		}
 	}
@@ -99,7 +99,7 @@ func (s *State) Indexes() []uint32 {
 	seen := map[uint32]bool{}
 	var out []uint32
 	for _, fe := range s.Frontends {
-		if fe.Flags&bpf.FrontendVIP == 0 && !seen[fe.Index] {
+		if !fe.Mark() && !seen[fe.Index] {
 			seen[fe.Index] = true
 			out = append(out, fe.Index)
 		}
@@ -120,7 +120,7 @@ func CompareKeys(a, b bpf.FrontendKey) int {
 	default:
 		return a.Addr.Addr().Compare(b.Addr.Addr())
 	}
-	return cmp.Or(cmp.Compare(a.Port.Uint16(), b.Port.Uint16()), cmp.Compare(a.Proto, b.Proto))
+	return cmp.Or(cmp.Compare(a.Port.Uint16(), b.Port.Uint16()), cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.Nodes, b.Nodes))
 }
 
 func (s *State) clone() *State {
