@@ -138,8 +138,12 @@ func (t *traffic) perService(p *Page, indexes map[uint32]services.PortKey) {
 			if k.IPv6 {
 				family = "IPv6"
 			}
-			p.sample("", float64(value(list[i].did)), Label{"namespace", k.Service.Namespace}, Label{"service", k.Service.Name},
-				Label{"port", k.Name}, Label{"protocol", k.Proto.String()}, Label{"ip_family", family})
+			labels := []Label{{"namespace", k.Service.Namespace}, {"service", k.Service.Name},
+				{"port", k.Name}, {"protocol", k.Proto.String()}, {"ip_family", family}}
+			if k.Node != "" {
+				labels = append(labels, Label{"node", k.Node})
+			}
+			p.sample("", float64(value(list[i].did)), labels...)
 		}
 	}
 	write("firsthop_service_translated_total", "Connections and datagrams that were sent to a backend of the Service.",

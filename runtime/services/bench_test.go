@@ -44,7 +44,7 @@ func BenchmarkPorts(b *testing.B) {
 			b.ReportAllocs()
 			defer cpu(b)()
 			for b.Loop() {
-				if ports, _ := compile(svc, sl, &node); len(ports) != 1 {
+				if ports, _, _ := compile(svc, sl, &node); len(ports) != 1 {
 					b.Fatal("no port")
 				}
 			}

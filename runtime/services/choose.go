@@ -28,6 +28,18 @@ func locals(eps []endpoint) []netip.AddrPort {
 	return out
 }
 
+// on are the endpoints on a node, as if it were this one: those that hints leave are all of them.
+func on(eps []endpoint, node string) []endpoint {
+	var out []endpoint
+	for _, ep := range eps {
+		if ep.node == node {
+			ep.traits |= local
+			out = append(out, ep)
+		}
+	}
+	return out
+}
+
 // stillServing are the endpoints to which existing flows may continue, wherever they are.
 func stillServing(eps []endpoint) []netip.AddrPort {
 	return pick(eps, func(t traits) bool { return t.has(serving) })

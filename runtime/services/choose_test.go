@@ -203,7 +203,7 @@ func TestCompareIsAnOrder(t *testing.T) {
 	addr := backends("10.0.0.1:80")[0]
 	var all []endpoint
 	for tr := range 256 {
-		all = append(all, endpoint{addr, traits(tr)})
+		all = append(all, endpoint{addr, traits(tr), ""}, endpoint{addr, traits(tr), "node2"})
 	}
 	for _, a := range all {
 		for _, b := range all {

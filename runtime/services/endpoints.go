@@ -34,12 +34,14 @@ func (t traits) servesItsLast() bool { return t.has(serving | terminating) }
 type host struct {
 	addr netip.Addr
 	traits
+	node string
 }
 
 // endpoint is where a port's connections may go.
 type endpoint struct {
 	addr netip.AddrPort
 	traits
+	node string // that it is on; empty: nobody knows
 }
 
 // part is a slice of one family with its addresses read.
@@ -92,7 +94,11 @@ func hostsOf(s *discoveryv1.EndpointSlice, is4 bool, node *Node, probs *problems
 			}
 			continue
 		}
-		hosts = append(hosts, host{a, traitsOf(ep, node)})
+		h := host{addr: a, traits: traitsOf(ep, node)}
+		if ep.NodeName != nil {
+			h.node = *ep.NodeName
+		}
+		hosts = append(hosts, h)
 	}
 	if bad > 0 {
 		probs.add("EndpointSlice", s, BadAddress, "%d of %d endpoints are ignored: they have no %s address that can be served, but %s",
@@ -189,7 +195,7 @@ func (f family) endpoints(name string, pr bpf.Proto) []endpoint {
 				continue
 			}
 			for _, h := range f[i].hosts {
-				out = append(out, endpoint{netip.AddrPortFrom(h.addr, number), h.traits})
+				out = append(out, endpoint{netip.AddrPortFrom(h.addr, number), h.traits, h.node})
 			}
 		}
 	}
@@ -205,7 +211,7 @@ func (f family) endpoints(name string, pr bpf.Proto) []endpoint {
 // belong to another pod already. Whatever is left to tell two apart is no reason
 // to prefer one, but the result must not depend on the order of slices.
 func compare(a, b endpoint) int {
-	if c := a.addr.Compare(b.addr); c != 0 || a.traits == b.traits {
+	if c := a.addr.Compare(b.addr); c != 0 || a.traits == b.traits && a.node == b.node {
 		return c
 	}
 	return cmp.Or(
@@ -213,5 +219,6 @@ func compare(a, b endpoint) int {
 		cmp.Compare(b.traits&ready, a.traits&ready),
 		cmp.Compare(b.traits&serving, a.traits&serving),
 		cmp.Compare(b.traits&local, a.traits&local),
-		cmp.Compare(b.traits, a.traits))
+		cmp.Compare(b.traits, a.traits),
+		cmp.Compare(a.node, b.node))
 }

@@ -129,7 +129,7 @@ func svcLabel(k, v string) func(*corev1.Service) {
 // slice makes a slice of the Service ns/svc, of the family of its first
 // endpoint. Each port is "name:80/tcp", or "name" for a nil port; each endpoint
 // is an address and words: local, remote (the default), notready, terminating
-// (and not ready, but serving), gone (and not serving), "zone=a", "node=b".
+// (and not ready, but serving), gone (and not serving), "zone=a", "node=b" (hints), "on=node3".
 func slice(name, svc, ports string, endpoints ...string) *discoveryv1.EndpointSlice {
 	s := &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4}
 	s.Namespace, s.Name, s.Labels = "ns", name, map[string]string{discoveryv1.LabelServiceName: svc}
@@ -161,6 +161,8 @@ func endpointOf(text string) discoveryv1.Endpoint {
 		case "local":
 			ep.NodeName = new("test-node")
 		case "remote":
+		case "on":
+			ep.NodeName = new(value)
 		case "notready":
 			ep.Conditions.Ready, ep.Conditions.Serving = new(false), new(false)
 		case "terminating":
@@ -249,6 +251,9 @@ func judge(table *Table, client netip.Addr, key bpf.FrontendKey) (verdict string
 	if vip {
 		return "rejected", true
 	}
+	if a := key.AddrPort().Addr(); key.Nodes == 0 && table.nodeAddrs[a] > 0 {
+		return judge(table, client, bpf.NodePortKey(a.Is4(), key.Port.Uint16(), key.Proto))
+	}
 	return "not ours", true
 }
 
@@ -288,6 +293,9 @@ func resolve(t testing.TB, table *Table, key bpf.FrontendKey) string {
 				t.Fatal(err)
 			}
 		}
+	}
+	if err := planner.SetNodes(table.NodeAddrs()); err != nil {
+		t.Fatal(err)
 	}
 	applied, err := nat.Apply(fake, planner.Plan())
 	if err != nil {

@@ -16,6 +16,7 @@ type addresses struct {
 	cluster, balancer, external []netip.Addr   // sorted, each once
 	ranges                      []netip.Prefix // clients of balancer
 	limited                     bool           // only ranges are allowed
+	left                        bool           // a cluster IP is left to the host
 }
 
 // familyOf is the place of an address's family in a pair.
@@ -41,7 +42,7 @@ func (c *compiler) readAddresses() (out [2]addresses) {
 		ips = []string{c.svc.Spec.ClusterIP}
 	}
 	for _, s := range ips {
-		if a, ok := c.readAddress(s, ClusterIP); ok {
+		if a, ok := c.readAddress(s, ClusterIP); ok && !c.leave(a, &out[familyOf(a)]) {
 			out[familyOf(a)].cluster = append(out[familyOf(a)].cluster, a)
 		}
 	}
@@ -87,6 +88,18 @@ func (c *compiler) readAddress(s string, kind Kind) (netip.Addr, bool) {
 		c.note(NodeAddress, "the %v %s is an address of this node: the Service takes connections that the node's own ports would get", kind, a)
 	}
 	return a, true
+}
+
+// leave reports whether a cluster IP is left to what listens there, as NodeLocal
+// DNSCache does at that of the cluster's DNS (KEP-1024). That of the API service never is.
+func (c *compiler) leave(a netip.Addr, of *addresses) bool {
+	device, its := c.node.Interfaces[a]
+	if !its || c.policy.neverEmpty {
+		return false
+	}
+	of.left = true
+	c.note(LeftToHost, "the cluster IP %s is left to what listens there: it is an address of this host's interface %s", a, quote(device))
+	return true
 }
 
 // readRanges reads loadBalancerSourceRanges. One that allows everybody of its
@@ -173,6 +186,9 @@ func (c *compiler) addNodePort(p *Port, sp *corev1.ServicePort) {
 		default:
 			c.addFrontend(p, bpf.FrontendKeyOf(netip.AddrPortFrom(ip, number), p.Key.Proto), NodePort, 0)
 		}
+	}
+	if c.node.AtNodes && !c.policy.externalLocal {
+		c.addFrontend(p, bpf.NodePortKey(!p.Key.IPv6, number, p.Key.Proto), NodePort, 0)
 	}
 }
 

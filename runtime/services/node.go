@@ -2,6 +2,7 @@ package services
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -23,6 +24,17 @@ type Node struct {
 	// balancer IPs among them are reported, and with DenyExternal not served.
 	Addrs        []netip.Addr
 	DenyExternal bool
+
+	// Interfaces are the addresses of the host's own interfaces, with the interface's name: a
+	// cluster IP among them is left to what listens there.
+	Interfaces map[netip.Addr]string
+
+	// AtNodes says that node ports are served at the addresses of all nodes of the
+	// cluster, and not only of this one.
+	AtNodes bool
+	// Nodes are such addresses, of each node by its name, without the host's own
+	// (NodePortAddresses.SelectNode). A Table has its own (Table.SetNodeAddrs).
+	Nodes map[string][]netip.Addr
 }
 
 // NodeIPs are the addresses of a Node object, internal ones first, in its
@@ -61,7 +73,7 @@ func sortedAddrs(list []netip.Addr) []netip.Addr {
 
 func (n Node) equal(o Node) bool {
 	return n.Name == o.Name && n.Zone == o.Zone && slices.Equal(n.NodePortAddrs, o.NodePortAddrs) &&
-		slices.Equal(n.Addrs, o.Addrs) && n.DenyExternal == o.DenyExternal
+		slices.Equal(n.Addrs, o.Addrs) && n.DenyExternal == o.DenyExternal && maps.Equal(n.Interfaces, o.Interfaces) && n.AtNodes == o.AtNodes
 }
 
 // has reports whether an address is one of the host's.
@@ -135,6 +147,23 @@ func (n NodePortAddresses) Select(hostAddrs, nodeIPs []netip.Addr) []netip.Addr 
 		}
 	}
 	return Node{NodePortAddrs: out}.normal().NodePortAddrs
+}
+
+// SelectNode picks from the addresses of a Node object (NodeIPs) those at which
+// node ports are served for clients of other nodes: by the same rules, but for
+// what is no address of a single host.
+func (n NodePortAddresses) SelectNode(nodeIPs []netip.Addr) []netip.Addr {
+	var out []netip.Addr
+	for _, a := range nodeIPs {
+		a = a.Unmap().WithZone("")
+		if !a.IsValid() || own(a) || linkLocal(a) && !n.selects(a) {
+			continue
+		}
+		if n.Primary && a == primary(nodeIPs, a.Is4()) || n.selects(a) {
+			out = append(out, a)
+		}
+	}
+	return sortedAddrs(out)
 }
 
 func primary(nodeIPs []netip.Addr, is4 bool) netip.Addr {

@@ -50,20 +50,27 @@ type PortKey struct {
 	Name    string // of the port; empty where a Service has one only
 	Proto   bpf.Proto
 	IPv6    bool
+
+	// Node is the node at whose addresses a node port with externalTrafficPolicy Local
+	// leads to its endpoints; empty: the Port has everything else.
+	Node string
 }
 
-// Compare orders by Service, name, protocol, IPv4 first.
+// Compare orders by Service, name, protocol, IPv4 first, then by node.
 func (k PortKey) Compare(o PortKey) int {
 	if k.Service != o.Service { // mostly: the rest need not be compared then
 		return compareNames(k.Service, o.Service)
 	}
-	return cmp.Or(cmp.Compare(k.Name, o.Name), cmp.Compare(k.Proto, o.Proto), cmp.Compare(k.family(), o.family()))
+	return cmp.Or(cmp.Compare(k.Name, o.Name), cmp.Compare(k.Proto, o.Proto), cmp.Compare(k.family(), o.family()), cmp.Compare(k.Node, o.Node))
 }
 
 func (k PortKey) String() string {
 	s := k.Service.Namespace + "/" + k.Service.Name
 	if k.Name != "" {
 		s += ":" + k.Name
+	}
+	if k.Node != "" {
+		s += " at node " + k.Node
 	}
 	if k.IPv6 {
 		return s + " (IPv6)"

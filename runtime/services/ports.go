@@ -17,13 +17,14 @@ import (
 // content are taken. Neither the objects nor the node are changed.
 func Ports(svc *corev1.Service, endpointSlices []*discoveryv1.EndpointSlice, node Node) ([]Port, []Problem) {
 	n := node.normal()
-	return compile(svc, endpointSlices, &n)
+	ports, _, problems := compile(svc, endpointSlices, &n)
+	return ports, problems
 }
 
-// compile is Ports for a node that is normal already.
-func compile(svc *corev1.Service, endpointSlices []*discoveryv1.EndpointSlice, node *Node) ([]Port, []Problem) {
+// compile is Ports for a node that is normal already. nodes are those whose addresses it has asked for, sorted.
+func compile(svc *corev1.Service, endpointSlices []*discoveryv1.EndpointSlice, node *Node) (out []Port, nodes []string, list []Problem) {
 	if svc == nil || ignoredService(svc) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	c := compiler{svc: svc, node: node}
 	if len(svc.Spec.Ports) > 1 {
@@ -36,7 +37,7 @@ func compile(svc *corev1.Service, endpointSlices []*discoveryv1.EndpointSlice, n
 	if len(c.addrs[0].cluster) > 0 && len(c.addrs[1].cluster) > 0 {
 		size *= 2
 	}
-	out := make([]Port, 0, size)
+	out = make([]Port, 0, size)
 	for i := range svc.Spec.Ports {
 		sp := &svc.Spec.Ports[i]
 		pr, ok := c.checkPort(sp)
@@ -44,18 +45,21 @@ func compile(svc *corev1.Service, endpointSlices []*discoveryv1.EndpointSlice, n
 			continue
 		}
 		for v6 := range c.addrs {
-			if len(c.addrs[v6].cluster) == 0 {
+			if len(c.addrs[v6].cluster) == 0 && !c.addrs[v6].left {
 				continue // the Service is not of this family, whatever other addresses it has
 			}
-			p := Port{Key: PortKey{types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}, sp.Name, pr, v6 == 1}}
-			if c.fill(&p, sp); len(p.Frontends) > 0 {
+			p := Port{Key: PortKey{Service: types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}, Name: sp.Name, Proto: pr, IPv6: v6 == 1}}
+			eps := c.fams[v6].endpoints(sp.Name, pr)
+			if c.fill(&p, sp, eps); len(p.Frontends) > 0 {
 				out = append(out, p)
 			}
+			out = c.atNodes(out, p.Key, sp, eps)
 		}
 	}
 	c.countLocal(out)
 	slices.SortFunc(out, func(a, b Port) int { return a.Key.Compare(b.Key) })
-	return out, c.list
+	slices.Sort(c.nodes)
+	return out, slices.Compact(c.nodes), c.list
 }
 
 // compiler is the state of one compile.
@@ -68,6 +72,7 @@ type compiler struct {
 	fams   [2]family
 	have   map[bpf.FrontendKey]string // which port of the Service has a frontend; nil: there is one port
 	seen   map[portName]bool          // likewise
+	nodes  []string                   // whose addresses were asked for
 }
 
 // portName is what the ports of a Service and those of its slices meet by.
@@ -102,8 +107,7 @@ func (c *compiler) checkPort(sp *corev1.ServicePort) (bpf.Proto, bool) {
 }
 
 // fill gives a port that has its key everything else.
-func (c *compiler) fill(p *Port, sp *corev1.ServicePort) {
-	eps := c.fams[p.Key.family()].endpoints(p.Key.Name, p.Key.Proto)
+func (c *compiler) fill(p *Port, sp *corev1.ServicePort, eps []endpoint) {
 	internalLocal := c.policy.internalLocal
 	if internalLocal || c.policy.externalLocal {
 		p.Local = locals(eps)
@@ -114,19 +118,28 @@ func (c *compiler) fill(p *Port, sp *corev1.ServicePort) {
 	}
 	c.addFrontends(p, sp, internalLocal)
 
+	c.fillPolicy(p)
+	p.Backends = cluster(eps)
+	p.keepServing(eps)
+	p.ExternalLocal = c.policy.externalLocal
+	p.derive()
+	if p.Starved() {
+		c.note(NoEndpoints, "no endpoint of %s is usable: the last known good ones stay", p.Key)
+	}
+}
+
+// fillPolicy sets what all Ports of a Service have in common.
+func (c *compiler) fillPolicy(p *Port) {
 	p.Service.Name = p.Key.String()
 	p.Sticky = p.Key.Proto == bpf.UDP
 	p.Affinity = c.policy.affinity
 	p.AllowEmpty = !c.policy.neverEmpty
 	p.HealthCheckNodePort = c.policy.healthPort
-	p.Backends = cluster(eps)
+}
+
+func (p *Port) keepServing(eps []endpoint) {
 	if p.Serving = stillServing(eps); slices.Equal(p.Serving, p.Backends) {
 		p.Serving = p.Backends // one array in memory, not two
-	}
-	p.ExternalLocal = c.policy.externalLocal
-	p.derive()
-	if p.Starved() {
-		c.note(NoEndpoints, "no endpoint of %s is usable: the last known good ones stay", p.Key)
 	}
 }
 

@@ -36,6 +36,7 @@ const (
 	BadSlice        Reason = "BadSlice"        // an address type that is not IPv4 or IPv6
 	Duplicate       Reason = "Duplicate"       // a port or frontend twice in one Service
 	FrontendTaken   Reason = "FrontendTaken"   // another Service has it
+	LeftToHost      Reason = "LeftToHost"      // a cluster IP is an address of the host's own interfaces
 	NodeAddress     Reason = "NodeAddress"     // an external or load balancer IP is an address of this node
 	NoEndpoints     Reason = "NoEndpoints"     // of the API service only
 	NoHealthPort    Reason = "NoHealthPort"    // a Service that needs a healthCheckNodePort has none

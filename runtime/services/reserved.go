@@ -22,6 +22,7 @@ type Reserved struct {
 type reserved struct {
 	keys    map[bpf.FrontendKey]string // what they are the address of
 	servers map[netip.Addr]bool        // hosts of API servers
+	atNodes map[bpf.FrontendKey]string // node ports that would take their connections, see Table.reserveAtNodes
 }
 
 func (r Reserved) index() reserved {
@@ -55,18 +56,15 @@ func (t *Table) SetReserved(r Reserved) []Change {
 	if maps.Equal(now.keys, before.keys) && maps.Equal(now.servers, before.servers) {
 		return nil
 	}
+	now.atNodes = before.atNodes
 	t.claims.reserved = now
+	t.reserveAtNodes()
 	for _, keys := range []map[bpf.FrontendKey]string{before.keys, now.keys} {
 		for k := range keys {
 			if before.keys[k] == now.keys[k] {
 				continue
 			}
-			if has, ok := t.claims.holder[k]; ok {
-				t.dirty[has.by] = true
-			}
-			for _, rival := range t.claims.rivals[k] {
-				t.dirty[rival.by] = true
-			}
+			t.touchClaims(k)
 		}
 	}
 	for _, addrs := range []map[netip.Addr]bool{before.servers, now.servers} {
@@ -94,6 +92,9 @@ func (t *Table) touchVIP(a netip.Addr) {
 func (r *reserved) denied(e *entry, k bpf.FrontendKey) string {
 	if e.name == APIService {
 		return ""
+	}
+	if k.AtNodes() {
+		return r.atNodes[k]
 	}
 	return r.keys[k]
 }

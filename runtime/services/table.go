@@ -3,6 +3,7 @@ package services
 import (
 	"iter"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -29,6 +30,9 @@ type Table struct {
 	claims  claims
 	dirty   map[*entry]bool // whose wanted Ports may have changed
 	held    map[*entry]bool // that wait for their slices; nil: none has to, see Hold
+
+	nodeAddrs map[netip.Addr]int         // by how many nodes have them
+	atNode    map[string]map[*entry]bool // that have asked for the addresses of a node
 }
 
 // entry is a Service, or slices that wait for one.
@@ -38,6 +42,7 @@ type entry struct {
 	slices   []*discoveryv1.EndpointSlice // by name
 	asked    []Port                       // by the Service, all its frontends in it
 	problems []Problem
+	nodes    []string  // whose addresses were asked for
 	wanted   []Port    // asked, without the frontends that others have
 	reported []Problem // problems, and the frontends that others have
 }
@@ -53,13 +58,17 @@ type Change struct {
 
 // NewTable makes a table without Services for a node.
 func NewTable(node Node) *Table {
-	return &Table{
-		node:    node.normal(),
-		entries: map[types.NamespacedName]*entry{},
-		owners:  map[types.NamespacedName]types.NamespacedName{},
-		claims:  newClaims(),
-		dirty:   map[*entry]bool{},
+	t := &Table{
+		node:      node.normal(),
+		entries:   map[types.NamespacedName]*entry{},
+		owners:    map[types.NamespacedName]types.NamespacedName{},
+		claims:    newClaims(),
+		dirty:     map[*entry]bool{},
+		nodeAddrs: map[netip.Addr]int{},
+		atNode:    map[string]map[*entry]bool{},
 	}
+	t.node.Nodes = map[string][]netip.Addr{}
+	return t
 }
 
 // Hold makes Services wait for their slices until Release: while lists come, each is then worked out once and not first
@@ -169,6 +178,7 @@ func (t *Table) SetNode(node Node) []Change {
 	if node.equal(t.node) {
 		return nil
 	}
+	node.Nodes = t.node.Nodes
 	t.node = node
 	for _, e := range t.entries {
 		t.recompile(e)
@@ -206,7 +216,8 @@ func (t *Table) recompile(e *entry) {
 		return
 	}
 	delete(t.held, e)
-	asked, problems := compile(e.svc, e.slices, &t.node)
+	asked, nodes, problems := compile(e.svc, e.slices, &t.node)
+	t.useNodes(e, nodes)
 	t.dirty[e] = true
 	if !sameClaims(e.asked, asked) || t.claims.contested(e) {
 		for _, other := range t.claims.replace(e, asked) {
