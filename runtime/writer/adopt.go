@@ -15,6 +15,7 @@ func (w *Writer) adopt(state *nat.State) {
 	w.noted = state.Generation
 	w.status.Reloads++
 	w.ranges.replan()
+	w.nodes.replan()
 	w.planner.Expect(len(w.ports))
 	keys := sorted(slices.Collect(maps.Keys(w.ports)))
 	for _, key := range keys {

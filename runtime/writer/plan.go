@@ -34,7 +34,7 @@ func (w *Writer) Deferred() bool {
 func (w *Writer) Pending() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return len(w.queue.dirty)+len(w.queue.removed) > 0 || w.ranges != nil && !w.ranges.planned
+	return len(w.queue.dirty)+len(w.queue.removed) > 0 || w.ranges != nil && !w.ranges.planned || w.nodes != nil && !w.nodes.planned
 }
 
 // plan returns what write has to carry out, nil for nothing, and the indexes that are new in it.
@@ -48,7 +48,7 @@ func (w *Writer) plan() (plan *nat.Plan, fresh []uint32) {
 	}
 	q.order = nil
 	missing := func(key services.PortKey) bool { return w.planner.Missing(*w.ports[key].svc) }
-	q.deferred = w.reclaimer.takingAway() && slices.ContainsFunc(keys, missing)
+	q.deferred = w.reclaimer.takingAway() && (w.addsNodes() || slices.ContainsFunc(keys, missing))
 	if q.deferred {
 		keys = slices.DeleteFunc(keys, func(key services.PortKey) bool {
 			p := w.ports[key]
@@ -68,6 +68,9 @@ func (w *Writer) plan() (plan *nat.Plan, fresh []uint32) {
 		q.dirty = map[services.PortKey]bool{} // a map that is emptied keeps its size, and each look at it costs that
 	}
 	w.releaseIndexes()
+	if !q.deferred { // ports that are served at nodes instead of elsewhere wait, too
+		w.planNodes()
+	}
 	w.planRange()
 	plan = w.planner.Take()
 	if plan.Empty() {

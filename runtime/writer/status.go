@@ -23,6 +23,9 @@ type Status struct {
 
 	ServiceRange    []netip.Prefix // addresses of it that no Service has are refused
 	ServiceRangeErr error          // why they are not
+
+	Nodes    int   // addresses of other nodes at which node ports are served
+	NodesErr error // why it is not all of them
 }
 
 // PortState is a port that is wanted, and what became of it.
@@ -54,7 +57,11 @@ func (w *Writer) Status() Status {
 	if r := w.ranges; r != nil {
 		st.ServiceRangeErr = r.err
 	}
+	if n := w.nodes; n != nil {
+		st.NodesErr = n.err
+	}
 	if w.planner != nil {
+		st.Nodes = w.planner.Nodes()
 		state := w.planner.State()
 		st.ServiceRange, _ = state.ServiceRanges()
 		st.Frontends, st.Room = len(state.Frontends), state.Capacity
@@ -107,6 +114,9 @@ func (w *Writer) Short() (s Short) {
 	}
 	if w.ranges != nil {
 		s |= shortOf(w.ranges.err)
+	}
+	if w.nodes != nil {
+		s |= shortOf(w.nodes.err)
 	}
 	return s
 }

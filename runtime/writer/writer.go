@@ -47,6 +47,7 @@ type Writer struct {
 	ports   map[services.PortKey]*port
 	queue   queue
 	ranges  *serviceRange
+	nodes   *nodes
 	planner *nat.Planner
 	noted   uint64 // the table's generation as this writer left it
 	status  Status
@@ -79,6 +80,10 @@ func (w *Writer) Close() { w.reclaimer.close() }
 func (w *Writer) Set(changes []services.Change) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.set(changes)
+}
+
+func (w *Writer) set(changes []services.Change) {
 	w.queue.order = nil
 	for _, c := range changes {
 		var stays map[services.PortKey]bool
@@ -300,6 +305,10 @@ func (w *Writer) reclaimed(plans []applied, ok bool) {
 		if w.ranges != nil && w.ranges.err != nil {
 			again = true
 			w.ranges.replan()
+		}
+		if w.nodes != nil && w.nodes.err != nil {
+			again = true
+			w.nodes.replan()
 		}
 	}
 	w.mu.Unlock()
