@@ -43,7 +43,7 @@ func (r *run) adminServices() []admin.Service {
 	for _, p := range ports {
 		out = append(out, admin.Service{
 			Index: p.Index, Namespace: p.Key.Service.Namespace, Name: p.Key.Service.Name, Port: p.Key.Name,
-			Proto: p.Key.Proto.String(), Family: family(p.Key), Kinds: kinds[p.Key], Out: p.Err,
+			Proto: p.Key.Proto.String(), Family: family(p.Key), Node: p.Key.Node, Kinds: kinds[p.Key], Out: p.Err,
 		})
 	}
 	return out
@@ -83,6 +83,10 @@ func (r *run) adminStatus(since time.Time) admin.Status {
 	}
 	if w.ServiceRangeErr != nil {
 		st.Table.ServiceRangeErr = w.ServiceRangeErr.Error()
+	}
+	st.Table.Nodes = w.Nodes
+	if w.NodesErr != nil {
+		st.Table.NodesErr = w.NodesErr.Error()
 	}
 	for _, o := range w.Out {
 		st.Table.Out = append(st.Table.Out, admin.Out{Service: o.Key.String(), Full: o.Full, Reason: o.Err})

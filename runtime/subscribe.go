@@ -45,7 +45,7 @@ func (r *run) toWorkloads(e sync.Event) {
 		r.workloads.SetSynced()
 	case sync.Observed:
 		switch o := e.Object.(type) {
-		case *corev1.Node:
+		case *corev1.Node: // this one: the Loop tells nobody of the others
 			r.workloads.SetNode(services.NodeIPs(o))
 		case *corev1.Pod:
 			r.workloads.SetPod(o)

@@ -30,6 +30,10 @@ func inspectTable(s *nat.State) (broken, loose []string) {
 	}
 	for k, fe := range s.Frontends {
 		switch {
+		case k.Nodes != 0 && k.Proto == 0: // an address of another node, which need not have node ports
+			if fe.Flags != bpf.FrontendNode {
+				broken = append(broken, fmt.Sprintf("%s is not marked as another node's", k))
+			}
 		case k.Proto != 0:
 		case fe.Flags&bpf.FrontendVIP == 0:
 			broken = append(broken, fmt.Sprintf("%s is a whole address, but not marked as one", k))

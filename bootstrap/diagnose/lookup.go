@@ -152,6 +152,8 @@ func (l *looker) describe(rt RuntimeView) error {
 		l.Entry = "the Service range"
 	case v.Flags&bpf.FrontendVIP != 0:
 		l.Entry = v.Frontend.String() + ", which marks the address as a Service's"
+	case v.Frontend.AtNodes():
+		l.Entry = v.Frontend.String() + ", a node port at the addresses of other nodes"
 	case v.Frontend != l.key:
 		l.Entry = fmt.Sprintf("%s/loopback:%d, a node port on the loopback addresses", v.Frontend.Proto, v.Frontend.Port.Uint16())
 	default:
@@ -210,6 +212,9 @@ func (l *looker) decide() {
 		l.because("the Service has no backend")
 		return
 	}
+	if v.Frontend.AtNodes() {
+		l.because("%s is an address of another node, and the port is a node port, which every node serves", l.key.Addr.Addr())
+	}
 	l.Backends = v.Backends
 	if len(v.Backends) == 1 {
 		l.because("it is the only backend")
@@ -252,6 +257,8 @@ func (l *looker) leftAlone() string {
 		return "SCTP sockets never reach the connect-time hooks"
 	case l.key.Proto == bpf.UDP && l.settings.Flags&bpf.SettingsUDP == 0:
 		return "UDP is not served (--udp=false)"
+	case v.Kind == nat.NotOurs && l.atNode():
+		return "the address is another node's, and no Service is served there at this port: the connection goes where it asked to go"
 	case v.Kind == nat.NotOurs:
 		return "no entry of the table is about it: the connection goes where it asked to go"
 	case l.onLoopback() && !l.knownAsHosts():
@@ -262,6 +269,12 @@ func (l *looker) leftAlone() string {
 		return "the workload has opted out"
 	}
 	return ""
+}
+
+// atNode reports whether the address is marked as another node's.
+func (l *looker) atNode() bool {
+	_, marked := l.state.Frontends[bpf.NodeKeyOf(l.key.Addr.Addr())]
+	return marked
 }
 
 func (l *looker) sourceRangesAllow() bool {

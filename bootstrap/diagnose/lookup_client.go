@@ -91,7 +91,7 @@ func (l *looker) knownAsHosts() bool {
 // onLoopback reports whether what was found is a node port on a loopback address.
 func (l *looker) onLoopback() bool {
 	v := l.verdict
-	return v.Kind != nat.NotOurs && v.Frontend != l.key && v.Flags&bpf.FrontendVIP == 0
+	return v.Kind != nat.NotOurs && v.Frontend != l.key && v.Flags&bpf.FrontendVIP == 0 && !v.Frontend.AtNodes()
 }
 
 // unlessKnown is the rest of a sentence about what is for the host alone.

@@ -94,7 +94,7 @@ func ReadMaps(maps *bpf.Maps) ([]TableService, error) {
 func tableOf(state *nat.State, maps *bpf.Maps, indexes []uint32) ([]TableService, error) {
 	keys := map[uint32][]bpf.FrontendKey{}
 	for k, fe := range state.Frontends {
-		if fe.Flags&bpf.FrontendVIP == 0 {
+		if !fe.Mark() {
 			keys[fe.Index] = append(keys[fe.Index], k)
 		}
 	}

@@ -94,6 +94,9 @@ func runtimeStatus(st *admin.Status, now time.Time) *diagnose.RuntimeStatus {
 			r.Troubles = append(r.Troubles, fmt.Sprintf("the watch on %s fails: %s", resource, w.LastError))
 		}
 	}
+	if st.Table.NodesErr != "" {
+		r.Troubles = append(r.Troubles, "node ports are not served at the addresses of all other nodes: "+st.Table.NodesErr)
+	}
 	if st.APIServers.SaveError != "" {
 		r.Troubles = append(r.Troubles, "the API servers' addresses can't be saved: "+st.APIServers.SaveError)
 	}

@@ -17,15 +17,19 @@ type Service struct {
 	Port      string   `json:"port,omitempty"` // its name; empty where a Service has one only
 	Proto     string   `json:"proto"`          // tcp, udp, sctp
 	Family    string   `json:"family"`         // IPv4, IPv6
+	Node      string   `json:"node,omitempty"` // at whose addresses alone it is served: a node port with externalTrafficPolicy Local
 	Kinds     []string `json:"kinds"`          // of its frontends: cluster IP, node port …
 	Out       string   `json:"out,omitempty"`  // why it isn't in the table, or isn't there as it should be
 }
 
-// String is "default/web:http".
+// String is "default/web:http", or "default/web:http at node b".
 func (s Service) String() string {
 	name := s.Namespace + "/" + s.Name
 	if s.Port != "" {
 		name += ":" + s.Port
+	}
+	if s.Node != "" {
+		name += " at node " + s.Node
 	}
 	return name
 }
@@ -66,6 +70,9 @@ type Table struct {
 
 	ServiceRange    []string `json:"service_range,omitempty"`       // addresses of it that no Service has are refused
 	ServiceRangeErr string   `json:"service_range_error,omitempty"` // why they are not
+
+	Nodes    int    `json:"node_addresses"`                 // of other nodes, at which node ports are served
+	NodesErr string `json:"node_addresses_error,omitempty"` // why it is not all of them
 
 	Flushes uint64 `json:"flushes"`
 	Repairs uint64 `json:"repairs"`

@@ -93,7 +93,9 @@ func (l *Loop) setAPI(ports []services.Port) {
 	for i := range ports {
 		endpoints = append(endpoints, ports[i].Backends...)
 		for _, k := range ports[i].Frontends {
-			addrs = append(addrs, k.AddrPort())
+			if !k.AtNodes() {
+				addrs = append(addrs, k.AddrPort())
+			}
 		}
 	}
 	wanted := slices.Clone(ports)
@@ -148,6 +150,7 @@ func (l *Loop) reserve() {
 				netip.AddrPortFrom(netip.IPv6Loopback(), a.Port()))
 		}
 	}
+	l.apply(l.setNode()) // which interfaces are the host's own depends on the API service's addresses
 	addrs := l.apiAddrs()
 	l.apply(l.table.SetReserved(services.Reserved{Servers: without(servers, addrs), Service: addrs}))
 }

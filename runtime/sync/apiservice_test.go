@@ -189,7 +189,7 @@ func TestAPIServiceReservesTheAddressOfInit(t *testing.T) {
 // An API server of this node is reached on loopback addresses too.
 func TestAPIServiceReservesLoopbackOfThisNode(t *testing.T) {
 	r := newRig(t)
-	r.l.SetHostAddrs(nets("127.0.0.1/8", "192.0.2.11/24"))
+	r.l.SetHostAddrs(hostAddrs("127.0.0.1/8", "192.0.2.11/24"))
 	r.tell(kubernetes("192.0.2.11")...)
 	svc := evil("192.0.2.99")
 	svc.Spec.Type, svc.Spec.Ports[0].NodePort = corev1.ServiceTypeNodePort, 6443

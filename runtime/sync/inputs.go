@@ -17,8 +17,8 @@ type inputs struct {
 
 func (in *inputs) has(r watch.Resource) bool { return !in.synced[r].IsZero() }
 
-// nodeGrace is how long the first write waits for the Node object, after all
-// else is known: it may not be there, or not be ours to read.
+// nodeGrace is how long the first write waits for Node objects, this node's and
+// the others, after all else is known: they may not be there, or not be ours to read.
 const nodeGrace = 5 * time.Second
 
 // ready reports whether all inputs are known, or how long to wait for the last of them.
@@ -29,7 +29,7 @@ func (l *Loop) ready() (bool, time.Duration) {
 	if !in.has(watch.Services) || !in.has(watch.EndpointSlices) || !in.hostAddrs || !in.apiServers {
 		return false, 0
 	}
-	if in.has(watch.Nodes) {
+	if in.has(watch.Nodes) && l.node.others.known {
 		return true, 0
 	}
 	since := in.synced[watch.Services]
@@ -49,6 +49,8 @@ func (l *Loop) synced(r watch.Resource) {
 	switch {
 	case r == watch.Nodes && !l.node.found:
 		l.cfg.Log.Warn("there is no such Node object: give its name with --node-name; node addresses, zone and pods of this node are not known", "node", l.cfg.NodeName)
+	case r == watch.OtherNodes:
+		l.nodesKnown()
 	case r == watch.ServiceCIDRs:
 		l.serviceRange.known = true
 		l.queueRange()

@@ -56,15 +56,17 @@ type Loop struct {
 // node is what is known of this node, and from where.
 type node struct {
 	services.Node
-	found    bool           // the Node object exists
-	ips      []netip.Addr   // of the Node object
-	hostIPs  []netip.Addr   // of the host's interfaces
-	hostNets []netip.Prefix // the same, with their prefix lengths
+	found    bool                  // the Node object exists
+	ips      []netip.Addr          // of the Node object
+	hostIPs  []netip.Addr          // of the host's interfaces
+	hostNets []netip.Prefix        // the same, with their prefix lengths
+	devices  map[netip.Addr]string // of hostIPs
+	others   otherNodes
 }
 
 // New makes a Loop.
 func New(cfg Config) *Loop {
-	self := node{Node: services.Node{Name: cfg.NodeName, DenyExternal: cfg.DenyNodeExternalIPs}}
+	self := node{Node: services.Node{Name: cfg.NodeName, DenyExternal: cfg.DenyNodeExternalIPs, AtNodes: true}, others: newOtherNodes()}
 	table := services.NewTable(self.Node)
 	table.Hold()
 	return &Loop{
@@ -85,6 +87,10 @@ func (l *Loop) Handle(events []watch.Event) {
 				l.synced(events[i].Resource)
 				continue
 			}
+			if events[i].Resource == watch.OtherNodes { // nobody else listens: there are many
+				l.observeOther(&events[i])
+				continue
+			}
 			l.publish(Observed{&events[i]})
 			l.apply(l.observe(&events[i]))
 		}
@@ -97,10 +103,14 @@ func (l *Loop) update(do func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	do()
-	if len(l.changes) == 0 {
+	if l.node.others.unwritten {
+		l.node.others.unwritten = false
+		l.cfg.Writer.SetNodes(l.changes, l.table.NodeAddrs())
+	} else if len(l.changes) > 0 {
+		l.cfg.Writer.Set(l.changes)
+	} else {
 		return
 	}
-	l.cfg.Writer.Set(l.changes)
 	l.changes = nil
 	now := time.Now()
 	l.liveness.queue(now)
@@ -145,18 +155,20 @@ func (l *Loop) observe(ev *watch.Event) []services.Change {
 }
 
 // SetHostAddrs takes the addresses of the host's interfaces, with their prefix lengths.
-func (l *Loop) SetHostAddrs(addrs []netip.Prefix) {
+func (l *Loop) SetHostAddrs(addrs []watch.HostAddr) {
 	l.update(func() {
-		l.node.hostNets, l.node.hostIPs = addrs, nil
+		l.node.hostNets, l.node.hostIPs, l.node.devices = nil, nil, map[netip.Addr]string{}
 		for _, a := range addrs {
+			l.node.hostNets = append(l.node.hostNets, a.Prefix)
 			l.node.hostIPs = append(l.node.hostIPs, a.Addr())
+			l.node.devices[a.Addr()] = a.Device
 		}
 		l.node.hostIPs = slices.Compact(l.node.hostIPs)
 		if !l.inputs.hostAddrs {
 			l.inputs.hostAddrs = true
 			l.notify()
 		}
-		l.apply(l.setNode())
+		l.selectNodes()
 		l.reserve()
 		l.rangeChanged()
 	})
@@ -166,6 +178,7 @@ func (l *Loop) setNode() []services.Change {
 	n := &l.node
 	n.NodePortAddrs = l.cfg.NodePorts.Select(n.hostIPs, n.ips)
 	n.Addrs = slices.Concat(n.hostIPs, n.ips)
+	n.Interfaces = l.interfaces()
 	if l.cfg.NodePorts.Given() {
 		l.publish(NodePortAddrs(n.NodePortAddrs))
 	}

@@ -25,7 +25,8 @@ func newProblems(log *slog.Logger) problems {
 	return problems{map[types.NamespacedName][]services.Problem{}, log, rate.NewLimiter(rate.Every(time.Minute/claimLogs), claimLogs)}
 }
 
-// set takes all problems of a Service. It logs which claims on reserved addresses are new, and when the last is over.
+// set takes all problems of a Service. It logs which claims on reserved addresses are new, and when the last is over, and
+// which cluster IPs are left to the host.
 func (p *problems) set(service types.NamespacedName, list []services.Problem) {
 	reserved := func(p services.Problem) bool { return p.Reason == services.AddressReserved }
 	before := p.byService[service]
@@ -33,6 +34,9 @@ func (p *problems) set(service types.NamespacedName, list []services.Problem) {
 		delete(p.byService, service)
 	}
 	for _, now := range list {
+		if now.Reason == services.LeftToHost && !slices.Contains(before, now) && p.limit.Allow() {
+			p.log.Info("a cluster IP is not served", "service", service.String(), "why", now.Message)
+		}
 		if reserved(now) && !slices.Contains(before, now) && p.limit.Allow() {
 			p.log.Warn("a Service claims an address that is reserved for API servers: not served", "service", service.String(), "port", now.Port, "claim", now.Message)
 		}

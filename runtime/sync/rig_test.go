@@ -2,11 +2,13 @@ package sync
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -115,7 +117,7 @@ func newRig(t *testing.T) *rig {
 	t.Cleanup(w.Close)
 	r.l = New(Config{Log: log, Writer: w, NodeName: "node-a"})
 	r.l.Subscribe(func(e Event) { r.events = append(r.events, e) })
-	r.l.inputs.hostAddrs, r.l.inputs.apiServers = true, true
+	r.l.inputs.hostAddrs, r.l.inputs.apiServers, r.l.node.others.known = true, true, true
 	return r
 }
 
@@ -233,10 +235,12 @@ func (r *rig) seed(backends ...string) {
 	r.l.api.addrs = []netip.AddrPort{vip}
 }
 
-func nets(ss ...string) []netip.Prefix {
-	var out []netip.Prefix
+// hostAddrs are "192.0.2.1/24", or "192.0.2.1/24 eth1".
+func hostAddrs(ss ...string) []watch.HostAddr {
+	var out []watch.HostAddr
 	for _, s := range ss {
-		out = append(out, netip.MustParsePrefix(s))
+		addr, device, _ := strings.Cut(s, " ")
+		out = append(out, watch.HostAddr{Prefix: netip.MustParsePrefix(addr), Device: cmp.Or(device, "eth0")})
 	}
 	return out
 }

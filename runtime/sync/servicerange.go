@@ -42,7 +42,7 @@ func (l *Loop) queueRange() {
 }
 
 // takeRange returns what to write of the range, if it is due. Networks of this
-// host, and wherever an API server was ever known to be, are never refused,
+// host, nodes, and wherever an API server was ever known to be, are never refused,
 // whatever somebody took for the Service range.
 func (l *Loop) takeRange() (ranges, others []netip.Prefix, due bool) {
 	if !l.rangeIsDue() {
@@ -52,6 +52,11 @@ func (l *Loop) takeRange() (ranges, others []netip.Prefix, due bool) {
 	notOurs := slices.Clone(l.node.hostNets)
 	for _, a := range slices.Concat(l.node.ips, l.serviceRange.apiServers) {
 		notOurs = append(notOurs, netip.PrefixFrom(a, a.BitLen()))
+	}
+	for _, ips := range l.node.others.ips {
+		for _, a := range ips {
+			notOurs = append(notOurs, netip.PrefixFrom(a, a.BitLen()))
+		}
 	}
 	ranges, others = l.serviceRange.Ranges(notOurs)
 	return ranges, others, true

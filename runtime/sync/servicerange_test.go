@@ -74,7 +74,7 @@ func TestServiceRangeIsWrittenAfterTheFirstFlush(t *testing.T) {
 	r.settle()
 	r.becomes("10.96.0.77:80", "refused")
 
-	r.l.SetHostAddrs(nets("10.96.0.70/28"))
+	r.l.SetHostAddrs(hostAddrs("10.96.0.70/28"))
 	r.settle()
 	r.becomes("10.96.0.77:80", "not a frontend")
 	r.becomes("10.96.0.80:80", "refused")

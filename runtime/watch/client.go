@@ -18,11 +18,12 @@ import (
 // clientset would bring all others along (docs/decisions/0005).
 type Clients struct {
 	Core       rest.Interface
+	Nodes      rest.Interface // of the same group; decodes slimNodes
 	Discovery  rest.Interface
 	Networking rest.Interface
 }
 
-// The rate of requests is no matter of ours: there are five watches.
+// The rate of requests is no matter of ours: there are six watches.
 const unlimited = -1
 
 // NewClients makes clients of a configuration, which is not changed.
@@ -35,7 +36,6 @@ func NewClients(cfg *rest.Config) (Clients, error) {
 	}
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
 	base := rest.CopyConfig(cfg)
-	base.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	base.ContentType = runtime.ContentTypeProtobuf
 	base.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	base.QPS = unlimited
@@ -46,17 +46,25 @@ func NewClients(cfg *rest.Config) (Clients, error) {
 	// An API server leads nowhere else: our token goes to no address that it names.
 	staying := *httpClient
 	staying.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	client := func(gv schema.GroupVersion, path string) (rest.Interface, error) {
+	nodes := runtime.NewScheme()
+	nodes.AddKnownTypeWithName(corev1.SchemeGroupVersion.WithKind("Node"), &slimNode{})
+	nodes.AddKnownTypeWithName(corev1.SchemeGroupVersion.WithKind("NodeList"), &slimNodeList{})
+	metav1.AddToGroupVersion(nodes, corev1.SchemeGroupVersion)
+	client := func(of *runtime.Scheme, gv schema.GroupVersion, path string) (rest.Interface, error) {
 		c := rest.CopyConfig(base)
+		c.NegotiatedSerializer = serializer.NewCodecFactory(of).WithoutConversion()
 		c.GroupVersion, c.APIPath = &gv, path
 		return rest.RESTClientForConfigAndClient(c, &staying)
 	}
 	var clients Clients
-	if clients.Core, err = client(corev1.SchemeGroupVersion, "/api"); err == nil {
-		clients.Discovery, err = client(discoveryv1.SchemeGroupVersion, "/apis")
+	if clients.Core, err = client(scheme, corev1.SchemeGroupVersion, "/api"); err == nil {
+		clients.Nodes, err = client(nodes, corev1.SchemeGroupVersion, "/api")
 	}
 	if err == nil {
-		clients.Networking, err = client(networkingv1.SchemeGroupVersion, "/apis")
+		clients.Discovery, err = client(scheme, discoveryv1.SchemeGroupVersion, "/apis")
+	}
+	if err == nil {
+		clients.Networking, err = client(scheme, networkingv1.SchemeGroupVersion, "/apis")
 	}
 	if err != nil {
 		return Clients{}, fmt.Errorf("make a client for the API server: %w", err)

@@ -20,39 +20,49 @@ const addrSettle = 100 * time.Millisecond
 // that ends at once, as where netlink has no buffers left, must not become a loop.
 const addrPause = time.Second
 
-// ipvsDevice has all cluster IPs on it where kube-proxy runs, or ran, with IPVS.
-const ipvsDevice = "kube-ipvs0"
+// proxyDevices have all cluster IPs on them where kube-proxy with IPVS or kube-router serves Services, or did so once.
+var proxyDevices = []string{"kube-ipvs0", "kube-dummy-if"}
 
-// hostAddrs are the addresses of all interfaces of this network namespace, with
-// the lengths of their nets, sorted.
-func hostAddrs() ([]netip.Prefix, error) {
+// HostAddr is an address of an interface, with the length of its net.
+type HostAddr struct {
+	netip.Prefix
+	Device string // name of the interface; empty: it has gone meanwhile
+}
+
+// hostAddrs are the addresses of all interfaces of this network namespace, sorted.
+func hostAddrs() ([]HostAddr, error) {
 	list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, fmt.Errorf("list the host's addresses: %w", err)
 	}
-	ipvs := -1
-	if link, err := netlink.LinkByName(ipvsDevice); err == nil {
-		ipvs = link.Attrs().Index
+	devices, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list the host's interfaces: %w", err)
 	}
-	var out []netip.Prefix
+	names := make(map[int]string, len(devices))
+	for _, d := range devices {
+		names[d.Attrs().Index] = d.Attrs().Name
+	}
+	var out []HostAddr
 	for _, a := range list {
-		if a.LinkIndex == ipvs {
+		name := names[a.LinkIndex]
+		if slices.Contains(proxyDevices, name) {
 			continue
 		}
 		if addr, ok := netip.AddrFromSlice(a.IP); ok && !addr.Unmap().IsLinkLocalUnicast() {
 			bits, _ := a.Mask.Size()
-			out = append(out, netip.PrefixFrom(addr.Unmap(), bits))
+			out = append(out, HostAddr{netip.PrefixFrom(addr.Unmap(), bits), name})
 		}
 	}
-	slices.SortFunc(out, func(a, b netip.Prefix) int {
-		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	slices.SortFunc(out, func(a, b HostAddr) int {
+		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()), cmp.Compare(a.Device, b.Device))
 	})
 	return slices.Compact(out), nil
 }
 
 // FollowHostAddrs tells of the addresses, and of each change, until ctx ends.
-func FollowHostAddrs(ctx context.Context, log *slog.Logger, tell func([]netip.Prefix)) {
-	var last []netip.Prefix
+func FollowHostAddrs(ctx context.Context, log *slog.Logger, tell func([]HostAddr)) {
+	var last []HostAddr
 	look := func() {
 		addrs, err := hostAddrs()
 		for range 10 { // a list that changes while it is read

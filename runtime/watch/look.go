@@ -61,7 +61,7 @@ func (l *looking) look(ctx context.Context) (version string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, listTime)
 	defer cancel()
 	o := l.source.options
-	body, err := l.source.client.Get().Resource(string(l.source.resource)).VersionedParams(&o, metav1.ParameterCodec).
+	body, err := l.source.client.Get().Resource(l.source.path).VersionedParams(&o, metav1.ParameterCodec).
 		SetHeader("Accept-Encoding", "identity"). // to compress it takes the API server longer than to send it
 		MaxRetries(0).Stream(ctx)
 	if err != nil {

@@ -32,18 +32,20 @@ type Resource string
 const (
 	Services       Resource = "services"
 	EndpointSlices Resource = "endpointslices"
-	Nodes          Resource = "nodes"
+	Nodes          Resource = "nodes"       // this one
+	OtherNodes     Resource = "other-nodes" // all of them, by name and addresses only
 	Pods           Resource = "pods"
 	ServiceCIDRs   Resource = "servicecidrs" // of Kubernetes 1.33 and later
 )
 
 // Event is an object that came or changed (Object), or went (Object is nil),
-// or says that all objects of a resource have come (Synced).
+// or says that all objects of a resource have come (Synced), or that none will (Absent).
 type Event struct {
 	Resource Resource
 	Name     types.NamespacedName
 	Object   metav1.Object // *corev1.Service, *discoveryv1.EndpointSlice, *corev1.Node, *corev1.Pod or *networkingv1.ServiceCIDR, stripped
 	Synced   bool
+	Absent   bool // the API server doesn't have it, or doesn't let us see it
 }
 
 // Config is what a Watcher needs.
@@ -101,32 +103,36 @@ func (w *Watcher) Run(ctx context.Context) {
 // source is one list and watch.
 type source struct {
 	resource Resource
+	path     string // of the resource at the API server
 	client   rest.Interface
 	options  metav1.ListOptions
 	list     func() runtime.Object
 	object   func() object
 	looked   bool // the first list is asked for by a list: see looking
 	optional bool // not every API server has it, or lets everybody see it
+	missed   bool // it is reported that it doesn't
 }
 
 func (w *Watcher) sources() []source {
 	newServices := func() runtime.Object { return &corev1.ServiceList{} }
 	newSlices := func() runtime.Object { return &discoveryv1.EndpointSliceList{} }
 	newNodes := func() runtime.Object { return &corev1.NodeList{} }
+	newSlimNodes := func() runtime.Object { return &slimNodeList{} }
 	newPods := func() runtime.Object { return &corev1.PodList{} }
 	newCIDRs := func() runtime.Object { return &networkingv1.ServiceCIDRList{} }
 	c := w.cfg.Clients
 	sources := []source{
-		{Services, c.Core, metav1.ListOptions{}, newServices, newObject[corev1.Service], true, false},
-		{EndpointSlices, c.Discovery, metav1.ListOptions{LabelSelector: notHeadless}, newSlices, newObject[discoveryv1.EndpointSlice], true, false},
-		{Nodes, c.Core, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", w.cfg.NodeName).String()}, newNodes, newObject[corev1.Node], false, false},
+		{Services, "services", c.Core, metav1.ListOptions{}, newServices, newObject[corev1.Service], true, false, false},
+		{EndpointSlices, "endpointslices", c.Discovery, metav1.ListOptions{LabelSelector: notHeadless}, newSlices, newObject[discoveryv1.EndpointSlice], true, false, false},
+		{Nodes, "nodes", c.Core, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", w.cfg.NodeName).String()}, newNodes, newObject[corev1.Node], false, false, false},
+		{OtherNodes, "nodes", c.Nodes, metav1.ListOptions{}, newSlimNodes, newObject[slimNode], true, true, true},
 	}
 	if w.cfg.Pods {
-		sources = append(sources, source{Pods, c.Core,
-			metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", w.cfg.NodeName).String()}, newPods, newObject[corev1.Pod], false, false})
+		sources = append(sources, source{Pods, "pods", c.Core,
+			metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", w.cfg.NodeName).String()}, newPods, newObject[corev1.Pod], false, false, false})
 	}
 	if w.cfg.CIDRs {
-		sources = append(sources, source{ServiceCIDRs, c.Networking, metav1.ListOptions{}, newCIDRs, newObject[networkingv1.ServiceCIDR], false, true})
+		sources = append(sources, source{ServiceCIDRs, "servicecidrs", c.Networking, metav1.ListOptions{}, newCIDRs, newObject[networkingv1.ServiceCIDR], false, true, false})
 	}
 	return sources
 }
@@ -148,13 +154,13 @@ func (s source) listWatch() cache.ListerWatcher {
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			o, list := merge(o), s.list()
-			err := s.client.Get().Resource(string(s.resource)).VersionedParams(&o, metav1.ParameterCodec).MaxRetries(0).Do(ctx).Into(list)
+			err := s.client.Get().Resource(s.path).VersionedParams(&o, metav1.ParameterCodec).MaxRetries(0).Do(ctx).Into(list)
 			return list, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			o = merge(o)
 			o.Watch = true
-			return s.client.Get().Resource(string(s.resource)).VersionedParams(&o, metav1.ParameterCodec).MaxRetries(0).Watch(ctx)
+			return s.client.Get().Resource(s.path).VersionedParams(&o, metav1.ParameterCodec).MaxRetries(0).Watch(ctx)
 		},
 	}
 }
@@ -182,7 +188,9 @@ func (w *Watcher) failed(res Resource, err error) {
 		return
 	}
 	text := err.Error()
-	if apierrors.IsForbidden(err) {
+	if apierrors.IsForbidden(err) && res == OtherNodes {
+		text = fmt.Sprintf("%s: node ports are served at this node's addresses only: the runtime needs list and watch on all nodes: use the ClusterRole system:node-proxier or that of the manifests in deploy/", text)
+	} else if apierrors.IsForbidden(err) {
 		text = fmt.Sprintf("%s: the runtime needs get, list and watch on them: bind its identity to the ClusterRole system:node-proxier, or use the manifests in deploy/", text)
 	}
 	w.mu.Lock()
@@ -209,6 +217,10 @@ func (w *Watcher) noted(ctx context.Context, s source, err error) {
 	res := s.resource
 	if s.optional && (apierrors.IsNotFound(err) || apierrors.IsForbidden(err)) {
 		w.cfg.Log.Debug("the API does not offer this, and it is done without", "resource", res, "err", err)
+		if s.missed {
+			w.failed(res, err)
+		}
+		w.cfg.Handle([]Event{{Resource: res, Absent: true}})
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait.Jitter(optionalPause, 0.2)):
@@ -250,7 +262,7 @@ func (w *Watcher) Status() map[Resource]Status {
 	defer w.mu.Unlock()
 	out := make(map[Resource]Status, len(w.status))
 	for _, s := range w.sources() {
-		if st := w.status[s.resource]; st.Synced || !s.optional {
+		if st := w.status[s.resource]; st.Synced || !s.optional || s.missed {
 			out[s.resource] = st
 		}
 	}
@@ -259,6 +271,9 @@ func (w *Watcher) Status() map[Resource]Status {
 
 // strip leaves of an object what is used.
 func (w *Watcher) strip(obj any) (metav1.Object, error) {
+	if slim, ok := obj.(*slimNode); ok {
+		obj = &slim.Node
+	}
 	stripped, err := w.cfg.Stripper.Strip(obj)
 	if err != nil {
 		return nil, err
