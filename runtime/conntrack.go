@@ -57,6 +57,8 @@ func (r *run) setConntrack(ctx context.Context, at sysctl.Settings, settings []s
 				log.Info("changed a setting of the kernel, as kube-proxy does; uninstall restores it")
 			case outcome == sysctl.ReadOnly:
 				log.Warn("setting of the kernel not changed: it is read-only here")
+			case outcome == sysctl.Global:
+				log.Info("left a setting of the kernel that only the machine's first network namespace may change")
 			case outcome == sysctl.Left:
 				log.Info("left a setting of the kernel as somebody has set it")
 			}

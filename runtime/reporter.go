@@ -12,6 +12,7 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/runtime/admin"
+	"github.com/firsthop/firsthop/runtime/dataplane"
 	"github.com/firsthop/firsthop/runtime/health"
 	"github.com/firsthop/firsthop/runtime/metrics"
 	"github.com/firsthop/firsthop/runtime/nodestatus"
@@ -35,6 +36,9 @@ type reporter struct {
 
 // proofInterval is how often it is proven that connections are served.
 const proofInterval = 10 * time.Second
+
+// firstProofInterval is how often that is tried until there is something to prove.
+const firstProofInterval = time.Second
 
 // failsUntilFallback is how many proofs in a row fail before the node says that
 // firsthop doesn't serve it: one may have met a change of programs.
@@ -93,17 +97,23 @@ func (o *reporter) metricsPort() http.Handler {
 
 // proveAgain proves, again and again, that connections are served, and says so on the Node and to systemd.
 func (o *reporter) proveAgain(ctx context.Context) {
-	tick := time.NewTicker(proofInterval)
+	tick := time.NewTicker(firstProofInterval)
 	defer tick.Stop()
-	notified := ""
+	notified, tried := "", false
 	for {
 		addrs := o.run.loop.APIAddrs()
 		err := o.run.data.Prove(ctx, addrs)
 		if ctx.Err() != nil {
 			return
 		}
-		if len(addrs) > 0 { // else it is not known yet what to prove
+		// Before the first write it may not be known yet what to prove, or not be in the table.
+		written := !o.run.loop.Liveness().Applied().IsZero()
+		if len(addrs) > 0 && (written || !errors.Is(err, dataplane.ErrNoAPIService)) {
 			o.note(err)
+			if !tried {
+				tried = true
+				tick.Reset(proofInterval)
+			}
 		}
 		rep := o.report()
 		if o.node != nil {

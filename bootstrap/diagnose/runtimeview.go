@@ -32,6 +32,7 @@ type RuntimeStatus struct {
 	Problems   []string        `json:"problems,omitempty"`    // of objects: what of them is not served, or not as they ask, and why
 	Proven     time.Time       `json:"proven,omitzero"`       // when a connection of its own last went through the programs
 	ProofError string          `json:"proof_error,omitempty"` // why the last one did not
+	CutOff     string          `json:"cut_off,omitempty"`     // why it hears nothing of the API: the table is served as it was last known
 	Servers    []RuntimeServer `json:"api_servers,omitempty"` // as it sees them
 	Claims     []string        `json:"claims,omitempty"`      // of Problems, claims of Services on addresses of API servers
 }
@@ -111,18 +112,34 @@ func (v RuntimeView) inTable() []RuntimeService {
 }
 
 // proofSentence is the verdict where a runtime proves by itself that connections are
-// served: what init proved may be long ago.
+// served: what init proved may be long ago. A table that nobody can keep up to date
+// is not called served without saying so first.
 func (r *RuntimeStatus) proofSentence() string {
-	proven := "never proven by the runtime"
-	if !r.Proven.IsZero() {
+	proven := "not proven by the runtime yet, which started " + discover.Ago(time.Since(r.Since))
+	switch {
+	case !r.Proven.IsZero():
 		proven = "proven " + discover.Ago(time.Since(r.Proven)) + " by the runtime"
+	case r.ProofError != "":
+		proven = "never proven by the runtime"
 	}
-	s := "serving; " + proven
 	if r.ProofError != "" {
-		s = "serving, as far as table and attachment tell; " + proven + ", whose last proof failed: " + r.ProofError
+		proven = "as far as table and attachment tell; " + proven + ", whose last proof failed: " + r.ProofError
+	}
+	switch {
+	case r.CutOff != "":
+		return "cut off from the API: " + r.CutOff + "; what was last known is served, " + proven
+	case r.ProofError != "":
+		proven = "serving, " + proven
+	default:
+		proven = "serving; " + proven
 	}
 	if len(r.Troubles) > 0 {
-		s += "; but " + r.Troubles[0]
+		proven += "; but " + r.Troubles[0]
 	}
-	return s
+	return proven
+}
+
+// well reports whether nothing is to be said against what is served.
+func (r *RuntimeStatus) well() bool {
+	return r == nil || r.CutOff == "" && r.ProofError == "" && len(r.Troubles) == 0
 }

@@ -76,6 +76,17 @@ func ReadStatus(d bootstrap.Dirs, rt RuntimeView) (*Status, error) {
 	return st, nil
 }
 
+// Grade is that of the sentence.
+func (st *Status) Grade() Grade {
+	switch {
+	case !st.Serving:
+		return Fail
+	case !st.Runtime.well():
+		return Warn
+	}
+	return OK
+}
+
 func (st *Status) problem(check string, err error) {
 	if err != nil {
 		st.Findings.add(check, bootstrap.ExitProof, fail("", "%s", err))
@@ -191,7 +202,7 @@ func (st *Status) conclude(halved bool) {
 	problems := st.Findings.Count(Fail)
 	st.Serving = problems == 0 && attached > 0 && st.Services > 0
 	switch {
-	case st.Serving && st.Runtime != nil && (!st.Runtime.Proven.IsZero() || st.Runtime.ProofError != ""):
+	case st.Serving && st.Runtime != nil:
 		st.Sentence = st.Runtime.proofSentence()
 	case st.Serving && st.Last != nil && st.Last.Proven():
 		p := st.Last.Proofs[0]

@@ -41,8 +41,8 @@ func TestUninstallRestoresKernelSettings(t *testing.T) {
 	const changed = "net.netfilter.nf_conntrack_tcp_timeout_close_wait = 3600 (before: 60)"
 	n.run("status").says("setting", changed, "nf_conntrack_udp_timeout = 99, set by somebody after firsthop")
 	n.run("doctor").says(changed)
-	n.run("uninstall", "--force", "--dry-run").exits(0).says("would restore setting", changed)
-	n.run("uninstall", "--force").exits(0).says("restored setting", changed, "left as it is", "set it to 99")
+	n.run("uninstall", "--force", "--dry-run").exits(0).says("would remove setting", changed)
+	n.run("uninstall", "--force").exits(0).says("removed setting", changed, "left as it is", "set it to 99")
 	for name, want := range map[string]uint64{closeWait: 60, udp: 99} {
 		var got uint64
 		if err := n.Do(func() (err error) { got, err = at.Read(name); return err }); err != nil || got != want {

@@ -10,6 +10,7 @@ import (
 	"github.com/firsthop/firsthop/bootstrap/diagnose"
 	"github.com/firsthop/firsthop/runtime/admin"
 	"github.com/firsthop/firsthop/runtime/services"
+	"github.com/firsthop/firsthop/runtime/watch"
 )
 
 // runtimeView asks the runtime of an instance how it is, and for the names of
@@ -47,6 +48,9 @@ func problemText(p admin.Problem) string {
 	return object + ": " + p.Message
 }
 
+// watchTakes is more than a watch takes to continue at another API server.
+const watchTakes = 15 * time.Second
+
 // writeTakes is more than changes take to be written, on a busy machine.
 const writeTakes = 5 * time.Second
 
@@ -79,6 +83,9 @@ func runtimeStatus(st *admin.Status, now time.Time) *diagnose.RuntimeStatus {
 			what = "no API server is ready, those that answer are used"
 		}
 		r.Troubles = append(r.Troubles, fmt.Sprintf("%s (%s is %s: %s)", what, e.Endpoint, e.State, e.Reason))
+		if !st.APIServers.Answering {
+			r.CutOff = r.Troubles[len(r.Troubles)-1]
+		}
 	}
 	if st.NodeError != "" {
 		r.Troubles = append(r.Troubles, st.NodeError)
@@ -92,6 +99,10 @@ func runtimeStatus(st *admin.Status, now time.Time) *diagnose.RuntimeStatus {
 	for _, resource := range slices.Sorted(maps.Keys(st.Watches)) {
 		if w := st.Watches[resource]; w.LastError != "" {
 			r.Troubles = append(r.Troubles, fmt.Sprintf("the watch on %s fails: %s", resource, w.LastError))
+			decides := resource == string(watch.Services) || resource == string(watch.EndpointSlices)
+			if decides && r.CutOff == "" && w.Since != nil && now.Sub(*w.Since) > watchTakes {
+				r.CutOff = r.Troubles[len(r.Troubles)-1]
+			}
 		}
 	}
 	if st.Table.NodesErr != "" {

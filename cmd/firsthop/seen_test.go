@@ -34,6 +34,29 @@ func TestStatusTellsOfChangesThatWait(t *testing.T) {
 	}
 }
 
+// A table that nobody keeps up to date is told from one that is served.
+func TestRuntimeStatusCutOff(t *testing.T) {
+	now := time.Now()
+	at := func(d time.Duration) *time.Time { at := now.Add(-d); return &at }
+	dead := []admin.APIServer{{Endpoint: "192.0.2.12:6443", State: "dead", Reason: "connection refused"}}
+	for _, tc := range []struct {
+		name string
+		st   admin.Status
+		want string
+	}{
+		{"all is well", admin.Status{APIServers: admin.APIServers{Live: true, Answering: true, Endpoints: dead}}, ""},
+		{"none is ready, but they answer", admin.Status{APIServers: admin.APIServers{Answering: true, Endpoints: dead}}, ""},
+		{"none answers", admin.Status{APIServers: admin.APIServers{Endpoints: dead}}, "no API server answers (192.0.2.12:6443 is dead: connection refused)"},
+		{"they answer, and tell nothing", admin.Status{APIServers: admin.APIServers{Live: true}, Watches: map[string]admin.Watch{"services": {LastError: "403", Since: at(time.Minute)}}}, "the watch on services fails: 403"},
+		{"a watch has just ended", admin.Status{APIServers: admin.APIServers{Live: true}, Watches: map[string]admin.Watch{"endpointslices": {LastError: "EOF", Since: at(time.Second)}}}, ""},
+		{"a watch that decides nothing fails", admin.Status{APIServers: admin.APIServers{Live: true}, Watches: map[string]admin.Watch{"pods": {LastError: "403", Since: at(time.Hour)}}}, ""},
+	} {
+		if got := runtimeStatus(&tc.st, now).CutOff; got != tc.want {
+			t.Errorf("%s: %q, want %q", tc.name, got, tc.want)
+		}
+	}
+}
+
 func TestRuntimeStatusHasTheRuntimesAPIServers(t *testing.T) {
 	now := time.Now()
 	st := &admin.Status{

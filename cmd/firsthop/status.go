@@ -35,11 +35,7 @@ func statusCommand(e env) *cli.Command {
 }
 
 func statusText(p *printer, st *diagnose.Status) {
-	result := diagnose.Fail
-	if st.Serving {
-		result = diagnose.OK
-	}
-	p.verdict(result, "%s", st.Sentence)
+	p.verdict(st.Grade(), "%s", st.Sentence)
 	p.findings(st.Findings, true)
 	p.linef("\nbpffs   %s", st.Instance.BPFFS)
 	p.linef("cgroup  %s (id %d)", st.Instance.Cgroup, st.Instance.CgroupID)

@@ -39,17 +39,13 @@ func removalsText(p *printer, removed []uninstall.Removal, dry bool) {
 		p.linef("nothing of firsthop's is here")
 		return
 	}
-	verb, restored := "removed", "restored"
+	verb := "removed"
 	if dry {
-		verb, restored = "would remove", "would restore"
+		verb = "would remove"
 	}
 	p.linef("%s %d things:\n", verb, len(removed))
 	for _, r := range removed {
-		did := verb
-		if r.Kind == "setting" {
-			did = restored
-		}
-		prefix := fmt.Sprintf("%s %-9s  ", did, r.Kind)
+		prefix := fmt.Sprintf("%s %-9s  ", verb, r.Kind)
 		p.item(prefix, len(prefix), r.Target)
 	}
 }

@@ -39,7 +39,8 @@ const (
 	UpToDate Outcome = "up to date" // it had the value, or a higher one is fine
 	Left     Outcome = "left"       // somebody else set it
 	Missing  Outcome = "missing"    // the kernel has no such setting, or not yet
-	ReadOnly Outcome = "read-only"  // it cannot be written here
+	ReadOnly Outcome = "read-only"  // /proc/sys is mounted read-only here
+	Global   Outcome = "global"     // only the machine's first network namespace may change it
 )
 
 // Settings are those below the /proc of a host.
@@ -91,8 +92,8 @@ func (s Settings) Apply(j *instance.Journal, want Setting) (outcome Outcome, for
 	default:
 		e = Entry{Name: want.Name, Former: now, Ours: []uint64{value}}
 	}
-	if !s.writable(want.Name) {
-		return ReadOnly, now, nil
+	if no := s.unwritable(want.Name); no != "" {
+		return no, now, nil
 	}
 	if err := j.Amend(instance.KindSysctl, Target(want.Name), e.encode()); err != nil {
 		return "", now, err
@@ -106,15 +107,20 @@ func (s Settings) Apply(j *instance.Journal, want Setting) (outcome Outcome, for
 	return Changed, now, nil
 }
 
-// writable reports whether a setting can be written: in other network namespaces
-// than the first one, the kernel makes those that are for the whole machine
-// read-only, also for root.
-func (s Settings) writable(name string) bool {
+// unwritable says why a setting cannot be written, "" if it can: in other network
+// namespaces than the first one, the kernel makes those that are for the whole
+// machine read-only by their mode, also for root (nf_conntrack_standalone_init_sysctl).
+func (s Settings) unwritable(name string) Outcome {
+	st, err := os.Stat(s.path(name))
+	if err == nil && st.Mode().Perm()&0o200 == 0 {
+		return Global
+	}
 	f, err := os.OpenFile(s.path(name), os.O_WRONLY, 0)
 	if err != nil {
-		return false
+		return ReadOnly
 	}
-	return f.Close() == nil
+	f.Close()
+	return ""
 }
 
 func (s Settings) write(name string, value uint64) error {

@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -46,6 +47,9 @@ func (d *Dataplane) BackendOf(conn net.Conn) (netip.AddrPort, bool) {
 	return proof.BackendOf(d.sockets(), conn)
 }
 
+// ErrNoAPIService says that there is nothing to prove.
+var ErrNoAPIService = errors.New("the table has no frontend for the API service")
+
 // served are the addresses of the API service that the table has.
 func (d *Dataplane) served(vips []netip.AddrPort) ([]netip.AddrPort, error) {
 	d.mu.Lock()
@@ -58,7 +62,7 @@ func (d *Dataplane) served(vips []netip.AddrPort) ([]netip.AddrPort, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("the table has no frontend for the API service (%v)", vips)
+		return nil, fmt.Errorf("%w (%v)", ErrNoAPIService, vips)
 	}
 	return out, nil
 }
