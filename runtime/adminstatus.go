@@ -3,13 +3,17 @@ package runtime
 import (
 	"cmp"
 	"context"
+	"errors"
 	"os"
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/runtime/admin"
 	"github.com/firsthop/firsthop/runtime/services"
+	"github.com/firsthop/firsthop/runtime/sockets"
 	"github.com/firsthop/firsthop/runtime/writer"
 )
 
@@ -102,7 +106,24 @@ func (r *run) adminStatus(since time.Time) admin.Status {
 	st.Proof = r.reporter.lastProof()
 	st.NodeError = r.loop.NodeMissing()
 	st.Dialer = admin.Dialer{Configured: d.Configured, Direct: d.Direct, Failed: d.Failed, LastDirect: d.LastDirect}
+	st.Sockets = adminSockets(r.sockets.Status())
 	return st
+}
+
+func adminSockets(s sockets.Status) admin.Sockets {
+	text := func(err error) string {
+		if err == nil {
+			return ""
+		}
+		return err.Error()
+	}
+	if errors.Is(s.MoveError, unix.ENOSYS) { // nothing to do about it; `firsthop check` names it
+		s.MoveError = nil
+	}
+	return admin.Sockets{
+		Moved: s.Moved, EndedUDP: s.EndedUDP, EndedTCP: s.EndedTCP, Left: s.Left, Hung: s.Hung, Swept: s.Swept,
+		MoveError: text(s.MoveError), Error: text(s.Error), SweepError: text(s.SweepError),
+	}
 }
 
 func (r *run) adminAPIServers() admin.APIServers {

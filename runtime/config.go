@@ -57,8 +57,8 @@ type Config struct {
 	// The ClusterRole system:node-proxier does not allow that.
 	Pods bool
 
-	// EndTCP ends TCP connections too when no Service has their backend now:
-	// a client then needs no timeout to notice. UDP sockets end always.
+	// EndTCP ends TCP connections when their Service does not have their backend any more:
+	// a client then needs no timeout to notice. UDP sockets are moved or ended always.
 	EndTCP bool
 
 	// Where to listen; "" for not at all.

@@ -70,7 +70,7 @@ func (r *run) takeOver(ctx context.Context) error {
 	}
 	r.writer.SetStore(r.data.Store())
 	r.followPods()
-	r.endSockets()
+	r.followSockets()
 	r.subscribe()
 	return nil
 }

@@ -24,11 +24,13 @@ func (r *run) subscribe() {
 		case sync.APIServers:
 			r.monitor.SetEndpoints(e.Endpoints)
 			r.monitor.SetServices(e.Services)
-		case sync.BackendsGone:
-			for _, b := range e {
-				r.sockets.Gone(b)
-			}
+			r.sockets.SetAPI(e.Services)
+		case sync.PortsChanged:
+			r.sockets.Set(e.Service, e.Ports)
+		case sync.FlushBegun:
+			r.sockets.Begin()
 		case sync.FlushDone:
+			r.sockets.Done(e.Err)
 			if e.Err == nil && written != nil {
 				written()
 				written = nil

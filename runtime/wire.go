@@ -4,6 +4,9 @@ import (
 	"context"
 	"net/netip"
 
+	"github.com/cilium/ebpf"
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/runtime/apihealth"
 	"github.com/firsthop/firsthop/runtime/dataplane"
@@ -29,7 +32,7 @@ type run struct {
 	adopted []netip.AddrPort // what the API service led to
 
 	workloads *workloads.Reconciler
-	sockets   *sockets.Destroyer
+	sockets   *sockets.Reconciler
 	clients   watch.Clients
 	reporter  *reporter
 	instance  runtimeLock
@@ -40,7 +43,7 @@ func newRun(cfg *Config, d *dataplane.Dataplane) (*run, error) {
 	r.writer = writer.New(writer.Config{Store: d.Store(), Log: cfg.Log, Lock: d.Lock, Notify: func() { r.loop.Notify() }})
 	r.loop = sync.New(sync.Config{
 		Log: cfg.Log, Writer: r.writer, Grow: r.grow, NodeName: cfg.NodeName, NodePorts: cfg.NodePorts,
-		DenyNodeExternalIPs: cfg.DenyNodeExternalIPs, ServiceCIDRs: cfg.ServiceCIDRs, Pods: cfg.Pods, EndTCP: cfg.EndTCP,
+		DenyNodeExternalIPs: cfg.DenyNodeExternalIPs, ServiceCIDRs: cfg.ServiceCIDRs, Pods: cfg.Pods,
 	})
 	if err := r.connect(); err != nil {
 		r.writer.Close()
@@ -72,19 +75,30 @@ func (r *run) followPods() {
 	})
 }
 
-// endSockets makes what ends the sockets of backends that are gone.
-func (r *run) endSockets() {
-	maps := r.data.Maps() // the maps of sockets never change, whatever the table grows to
-	r.sockets = sockets.NewDestroyer(sockets.DestroyerConfig{
-		Log: r.cfg.Log,
-		Config: func() (sockets.Config, error) {
-			return sockets.Config{
-				Reverse: maps.Map(bpf.MapUDPSockRevNat), Peer: maps.Map(bpf.MapSockRevNat), Batch: r.data.Features().Batch, Namespaces: r.namespaces(),
-				TCP: r.cfg.EndTCP,
-			}, nil
-		},
-		StillGone: r.loop.StillGone,
+// followSockets makes what moves or ends the sockets of backends that are gone.
+func (r *run) followSockets() {
+	r.sockets = sockets.New(sockets.Config{
+		Log: r.cfg.Log, Maps: r.sockMaps, Namespaces: r.namespaces(), TCP: r.cfg.EndTCP, Attached: r.data.Attached, Out: r.outOfTable,
 	})
+}
+
+// sockMaps are the maps in which programs remember sockets.
+func (r *run) sockMaps() (sockets.Maps, error) {
+	maps := r.data.Maps()
+	return sockets.Maps{
+		RevNat:   []*ebpf.Map{maps.Map(bpf.MapUDPSockRevNat), maps.Map(bpf.MapUDPRevNat)},
+		Affinity: []*ebpf.Map{maps.Map(bpf.MapUDPSockAffinity), maps.Map(bpf.MapSockAffinity)},
+		TCP:      maps.Map(bpf.MapSockRevNat), Usage: maps.Map(bpf.MapSockUsage), Batch: r.data.Features().Batch,
+	}, nil
+}
+
+// outOfTable are the Services that are not in the table as they are wanted.
+func (r *run) outOfTable() map[types.NamespacedName]bool {
+	out := map[types.NamespacedName]bool{}
+	for _, key := range r.writer.Out() {
+		out[key.Service] = true
+	}
+	return out
 }
 
 // connect makes what connects to the API servers.

@@ -44,7 +44,7 @@ it the settings that init has (scope, udp, directories).`,
 			boolFlag("udp", true, "serve UDP too"),
 			boolFlag("service-metrics", false, "two counters for each Service port in /metrics"),
 			boolFlag("node-status", true, "say on the Node object how Services are served: label firsthop.io/proxy, condition FirsthopReady"),
-			boolFlag("end-tcp", false, "end TCP connections too when no Service has their backend any more, as is done with connected UDP sockets"),
+			boolFlag("end-tcp", false, "end TCP connections whose Service does not have their backend any more; connected UDP sockets are moved, or ended, always"),
 			boolFlag("deny-node-external-ips", false, "do not serve external and load balancer IPs of Services that are addresses of this node"),
 			boolFlag("pods", true, "watch this node's pods: they can opt out, and source ranges judge them; needs more than system:node-proxier"),
 		}, conntrackFlags(), kernelFlags(), without("timeout", addressFlags()), without("log-level", commonFlags()), []cli.Flag{

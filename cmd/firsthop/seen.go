@@ -54,6 +54,22 @@ const watchTakes = 15 * time.Second
 // writeTakes is more than changes take to be written, on a busy machine.
 const writeTakes = 5 * time.Second
 
+// socketTroubles are what keeps sockets on backends that are gone.
+func socketTroubles(s *admin.Sockets) (out []string) {
+	if s.Hung > 0 {
+		out = append(out, fmt.Sprintf("%d sockets of backends that went cannot be moved: their applications hold their locks", s.Hung))
+	}
+	if s.MoveError != "" {
+		out = append(out, "connected UDP sockets of backends that went are ended, not moved: "+s.MoveError)
+	}
+	for _, e := range []struct{ what, err string }{{"not all sockets were compared with the table", s.Error}, {"entries of closed sockets are not removed", s.SweepError}} {
+		if e.err != "" {
+			out = append(out, e.what+": "+e.err)
+		}
+	}
+	return out
+}
+
 func runtimeStatus(st *admin.Status, now time.Time) *diagnose.RuntimeStatus {
 	r := &diagnose.RuntimeStatus{PID: st.PID, Version: st.Version, Since: st.Since, Synced: st.Adopted, Ports: st.Table.Ports}
 	for _, o := range st.Table.Out {
@@ -108,6 +124,7 @@ func runtimeStatus(st *admin.Status, now time.Time) *diagnose.RuntimeStatus {
 	if st.Table.NodesErr != "" {
 		r.Troubles = append(r.Troubles, "node ports are not served at the addresses of all other nodes: "+st.Table.NodesErr)
 	}
+	r.Troubles = append(r.Troubles, socketTroubles(&st.Sockets)...)
 	if st.APIServers.SaveError != "" {
 		r.Troubles = append(r.Troubles, "the API servers' addresses can't be saved: "+st.APIServers.SaveError)
 	}

@@ -49,7 +49,21 @@ type Status struct {
 	Dialer     Dialer           `json:"dialer"`
 	Proof      Proof            `json:"proof"`
 	NodeError  string           `json:"node_error,omitempty"` // why the Node object is not followed
-	Problems   []Problem        `json:"problems,omitempty"`   // of objects
+	Sockets    Sockets          `json:"sockets"`
+	Problems   []Problem        `json:"problems,omitempty"` // of objects
+}
+
+// Sockets are those whose backend went: what became of them since the start, and what keeps them from being handled.
+type Sockets struct {
+	Moved      uint64 `json:"moved"` // connected UDP sockets that were connected to their Service again
+	EndedUDP   uint64 `json:"ended_udp"`
+	EndedTCP   uint64 `json:"ended_tcp"`
+	Left       int    `json:"left"`                 // now: could be neither moved nor ended
+	Hung       int    `json:"hung"`                 // now: their application holds their lock
+	Swept      uint64 `json:"swept"`                // entries of closed sockets that were removed
+	MoveError  string `json:"move_error,omitempty"` // why they are ended, not moved
+	Error      string `json:"error,omitempty"`      // of the last look
+	SweepError string `json:"sweep_error,omitempty"`
 }
 
 // Dataplane is what the programs and the table depend on.

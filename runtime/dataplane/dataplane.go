@@ -368,8 +368,8 @@ func (d *Dataplane) larger(short writer.Short) (bpf.Sizes, error) {
 // Store is what to write to, until Grow.
 func (d *Dataplane) Store() *nat.Kernel { return d.store }
 
-// Maps are those of the table. Those of sockets and workloads never change, whatever the table grows to.
-func (d *Dataplane) Maps() *bpf.Maps { return d.maps }
+// Maps are those of the table, until it grows. Those of sockets and workloads never change, whatever the table grows to.
+func (d *Dataplane) Maps() *bpf.Maps { return d.present.Load() }
 
 // Features are those of the kernel.
 func (d *Dataplane) Features() bpf.Features { return d.features }

@@ -35,6 +35,9 @@ func (m *Metrics) parts(p *Page) {
 	if m.cfg.Dialer != nil {
 		writeDialer(p, m.cfg.Dialer())
 	}
+	if m.cfg.Sockets != nil {
+		writeSockets(p, m.cfg.Sockets())
+	}
 	if m.cfg.Unserved != nil {
 		p.Gauge("firsthop_health_check_node_ports_unserved", "Addresses of healthCheckNodePorts that could not be had.", float64(len(m.cfg.Unserved())))
 	}

@@ -3,6 +3,7 @@
 //   - metrics.go: what the runtime reports, and the handler that is asked.
 //   - collect.go: what is asked of the runtime's parts when a page is made.
 //   - traffic.go: what Services did, from the counters in the kernel.
+//   - sockets.go: what became of sockets whose backend went.
 //   - programming.go: how long changes take from their cause to the table.
 //   - process.go: this process.
 //   - histogram.go, page.go: histograms, and the text that Prometheus reads.
@@ -16,7 +17,7 @@
 //
 // # How many there are
 //
-// The page has some two hundred lines, however large the cluster. Counters by Service are only made when asked for
+// The page has some two hundred lines, however large the cluster, and two for each Service that had sockets moved or ended. Counters by Service are only made when asked for
 // (Config.PerService): two for each Service, port and family, on each node; with 10,000 Services a page of 2.9 MB, 110 kB
 // zipped. There is no "top ten": series that come and go with the order of Services are worth nothing over time.
 package metrics

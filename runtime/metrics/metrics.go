@@ -16,6 +16,7 @@ import (
 	"github.com/firsthop/firsthop/runtime/apihealth"
 	"github.com/firsthop/firsthop/runtime/health"
 	"github.com/firsthop/firsthop/runtime/services"
+	"github.com/firsthop/firsthop/runtime/sockets"
 	"github.com/firsthop/firsthop/runtime/watch"
 	"github.com/firsthop/firsthop/runtime/writer"
 )
@@ -37,6 +38,7 @@ type Config struct {
 	Problems   func() map[services.Reason]int
 	// NoLocal is how many Service ports have no local endpoint where a Local policy wants one.
 	NoLocal func() (internal, external int)
+	Sockets    func() sockets.Status
 
 	// Counters are those of the kernel. See ReadCounters.
 	Counters CounterReader

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,6 +31,8 @@ type Config struct {
 	// own: firsthop runs in the host's, in a container by hostNetwork. (That of
 	// process 1 may neither be the host's nor readable.)
 	Host string
+	// EveryPid has List remember all processes of each namespace, not only enough to enter it.
+	EveryPid bool
 }
 
 // Namespace is a network namespace as it was found. It may be gone when it is visited.
@@ -65,21 +68,23 @@ func (c Config) List() ([]Namespace, error) {
 	if err := unix.Stat(c.host(), &st); err != nil {
 		return nil, privileges.Refused("find the host's network namespace", c.host(), err, unix.CAP_SYS_PTRACE)
 	}
-	f := finder{dev: st.Dev, at: map[uint64]int{}}
-	f.add(st).Host = true
-	if err := f.processes(c.proc()); err != nil {
-		return nil, err
+	f := finder{dev: st.Dev, at: map[uint64]int{}, maxPids: maxPids}
+	if c.EveryPid {
+		f.maxPids = math.MaxInt
 	}
+	f.add(st).Host = true
+	err := f.processes(c.proc())
 	for _, dir := range []string{"run/netns", "var/run/netns"} {
 		f.mounts(filepath.Join("/", c.Root, dir))
 	}
-	return f.list, nil
+	return f.list, err
 }
 
 type finder struct {
-	dev  uint64 // of nsfs, of which the kernel has one: what isn't there is no namespace
-	list []Namespace
-	at   map[uint64]int // inode -> where in list
+	maxPids int    // that are remembered of each namespace
+	dev     uint64 // of nsfs, of which the kernel has one: what isn't there is no namespace
+	list    []Namespace
+	at      map[uint64]int // inode -> where in list
 }
 
 func (f *finder) add(st unix.Stat_t) *Namespace {
@@ -115,7 +120,7 @@ func (f *finder) processes(proc string) error {
 			refused++ // Debian's 5.10 doesn't say EACCES: its link leads to its own directory then
 		case err == nil:
 			seen++
-			if n := f.add(st); len(n.Pids) < maxPids {
+			if n := f.add(st); len(n.Pids) < f.maxPids {
 				n.Pids = append(n.Pids, pid)
 			}
 		}

@@ -5,20 +5,24 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/kernel/privileges"
 )
 
-// The messages of NETLINK_SOCK_DIAG, as linux/inet_diag.h has them, in the envelopes of vishvananda/netlink. Of its own
-// requests, SocketDestroy takes TCP over IPv4 alone and closes by addresses, not by the cookie; SocketDiagUDP and
-// SocketDiagTCP list all sockets of all ports and states.
+// The messages of NETLINK_SOCK_DIAG, as linux/inet_diag.h has them. Of the requests of vishvananda/netlink, SocketDestroy
+// takes TCP over IPv4 alone and closes by addresses, not by the cookie; SocketDiagUDP and SocketDiagTCP list all sockets of
+// all ports and states, with a copy of each message, where a node may have 60,000.
 const (
-	sizeofSockID  = 48
-	sizeofMessage = 4 + sizeofSockID // the part of struct inet_diag_msg that is read
+	sizeofSockID  = 48                           // struct inet_diag_sockid
+	sizeofRequest = unix.SizeofNlMsghdr + 8 + 48 // struct inet_diag_req_v2
+	sizeofMessage = 4 + sizeofSockID + 5*4       // struct inet_diag_msg
+	atInode       = 4 + sizeofSockID + 4*4       // idiag_inode
+	maxAnswer     = 32 << 10                     // what the kernel fills in a dump at most (netlink_dump)
+	smallAnswer   = 4 << 10                      // for one socket
 )
 
 // State bits of a dump. A connected UDP socket is in the state "established" too.
@@ -28,73 +32,206 @@ const (
 	stateFinWait1    = 1 << 4
 	stateFinWait2    = 1 << 5
 	stateCloseWait   = 1 << 8
+	allStates        = 1<<32 - 1
 )
 
-// states are those of sockets that an application may still be using.
-func states(p bpf.Proto) uint32 {
+// connected are the states of sockets that an application may still be using with its peer.
+func connected(p bpf.Proto) uint32 {
 	if p == bpf.TCP {
 		return stateEstablished | stateSynSent | stateFinWait1 | stateFinWait2 | stateCloseWait
 	}
 	return stateEstablished
 }
 
-// socket is one of a dump.
+// socket is one as the kernel describes it.
 type socket struct {
 	family uint8
 	id     [sizeofSockID]byte // struct inet_diag_sockid: what names it to the kernel
+	inode  uint32             // of its file; 0: it has none
 }
 
 func (s *socket) cookie() uint64 {
 	return uint64(binary.NativeEndian.Uint32(s.id[40:])) | uint64(binary.NativeEndian.Uint32(s.id[44:]))<<32
 }
 
-// remote is the address that the socket is connected to. A v4-mapped one comes as IPv4.
-func (s *socket) remote() netip.AddrPort {
-	addr := netip.AddrFrom4([4]byte(s.id[20:24]))
-	if s.family == unix.AF_INET6 {
-		addr = netip.AddrFrom16([16]byte(s.id[20:36])).Unmap()
-	}
-	return netip.AddrPortFrom(addr, binary.BigEndian.Uint16(s.id[2:]))
+// local is the address that the socket is bound to. A v4-mapped one comes as IPv4, here and in remote.
+func (s *socket) local() netip.AddrPort {
+	return netip.AddrPortFrom(s.addr(4), binary.BigEndian.Uint16(s.id[0:]))
 }
 
-// request sends a struct inet_diag_req_v2 in the calling thread's network namespace and returns the answers.
-func request(kind, flags int, s socket, proto bpf.Proto, states uint32) ([][]byte, error) {
-	req := nl.NewNetlinkRequest(kind, flags)
-	b := binary.NativeEndian.AppendUint32([]byte{s.family, uint8(proto), 0, 0}, states)
-	req.AddRawData(append(b, s.id[:]...))
-	answers, err := req.Execute(unix.NETLINK_SOCK_DIAG, unix.SOCK_DIAG_BY_FAMILY)
+// remote is the address that the socket is connected to.
+func (s *socket) remote() netip.AddrPort {
+	return netip.AddrPortFrom(s.addr(20), binary.BigEndian.Uint16(s.id[2:]))
+}
+
+func (s *socket) addr(at int) netip.Addr {
+	if s.family == unix.AF_INET6 {
+		return netip.AddrFrom16([16]byte(s.id[at : at+16])).Unmap()
+	}
+	return netip.AddrFrom4([4]byte(s.id[at : at+4]))
+}
+
+// to is the same socket, connected to another address of its family (IPv4 in its v4-mapped form for AF_INET6).
+func (s socket) to(remote netip.AddrPort) socket {
+	binary.BigEndian.PutUint16(s.id[2:], remote.Port())
+	clear(s.id[20:36])
+	if s.family == unix.AF_INET6 {
+		addr := remote.Addr().As16()
+		copy(s.id[20:], addr[:])
+	} else if remote.Addr().Is4() {
+		addr := remote.Addr().As4()
+		copy(s.id[20:], addr[:])
+	}
+	return s
+}
+
+// swapped has the two addresses and ports of the id exchanged.
+func (s socket) swapped() socket {
+	o := s
+	copy(o.id[0:2], s.id[2:4])
+	copy(o.id[2:4], s.id[0:2])
+	copy(o.id[4:20], s.id[20:36])
+	copy(o.id[20:36], s.id[4:20])
+	return o
+}
+
+// diag is a NETLINK_SOCK_DIAG socket of one network namespace, whichever thread uses it. It keeps the namespace alive. Not
+// safe for concurrent use.
+//
+// Requests may wait for a socket's lock, which a hostile application can hold indefinitely, and before Linux 6.9 all
+// requests of the machine wait for each other (sock_diag_mutex): use them where that is bearable.
+type diag struct {
+	fd  int
+	seq uint32
+	buf []byte
+}
+
+// openDiag opens one in the calling thread's network namespace, for answers of a size. Its error may match ErrNotSupported.
+func openDiag(size int) (*diag, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 	if errors.Is(err, unix.EPROTONOSUPPORT) {
 		return nil, fmt.Errorf("%w: open a diagnostics socket: %w", ErrNotSupported, err)
 	}
-	return answers, err
+	if err != nil {
+		return nil, fmt.Errorf("open a diagnostics socket: %w", err)
+	}
+	return &diag{fd: fd, buf: make([]byte, size)}, nil
 }
 
-// dump lists the sockets of a family and protocol that are connected to a port; 0: to any. A kernel without diagnostics
-// for them gives an error that matches ErrNotSupported.
-func dump(family uint8, proto bpf.Proto, port uint16, each func(socket)) error {
+func (d *diag) close() { unix.Close(d.fd) }
+
+// ask sends a struct inet_diag_req_v2 and calls each for the sockets of the answer. Its errors are the kernel's.
+func (d *diag) ask(kind uint16, flags uint16, s *socket, proto bpf.Proto, states uint32, each func(*socket)) error {
+	d.seq++
+	b := make([]byte, 0, sizeofRequest)
+	b = binary.NativeEndian.AppendUint32(b, sizeofRequest)
+	b = binary.NativeEndian.AppendUint16(b, kind)
+	b = binary.NativeEndian.AppendUint16(b, unix.NLM_F_REQUEST|flags)
+	b = binary.NativeEndian.AppendUint32(b, d.seq)
+	b = binary.NativeEndian.AppendUint32(b, 0)
+	b = append(b, s.family, uint8(proto), 0, 0)
+	b = binary.NativeEndian.AppendUint32(b, states)
+	b = append(b, s.id[:]...)
+	if err := unix.Sendto(d.fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return os.NewSyscallError("sendto", err)
+	}
+	for {
+		n, _, err := unix.Recvfrom(d.fd, d.buf, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return os.NewSyscallError("recvfrom", err)
+		}
+		done, err := d.parse(d.buf[:n], flags, each)
+		if done || err != nil {
+			return err
+		}
+	}
+}
+
+var errMalformed = errors.New("malformed answer of the kernel")
+
+// parse reads one message of an answer; done: it was the last.
+func (d *diag) parse(b []byte, flags uint16, each func(*socket)) (done bool, err error) {
+	for len(b) >= unix.SizeofNlMsghdr {
+		size := int(binary.NativeEndian.Uint32(b))
+		kind, seq := binary.NativeEndian.Uint16(b[4:]), binary.NativeEndian.Uint32(b[8:])
+		if size < unix.SizeofNlMsghdr || size > len(b) {
+			return true, errMalformed
+		}
+		body := b[unix.SizeofNlMsghdr:size]
+		b = b[min(len(b), (size+3)&^3):]
+		if seq != d.seq { // of a request that was given up
+			continue
+		}
+		switch kind {
+		case unix.NLMSG_DONE:
+			if len(body) >= 4 {
+				if code := int32(binary.NativeEndian.Uint32(body)); code < 0 {
+					return true, unix.Errno(-code)
+				}
+			}
+			return true, nil
+		case unix.NLMSG_ERROR:
+			if len(body) < 4 {
+				return true, errMalformed
+			}
+			if code := int32(binary.NativeEndian.Uint32(body)); code != 0 {
+				return true, unix.Errno(-code)
+			}
+			return true, nil
+		default:
+			if len(body) < sizeofMessage {
+				return true, errMalformed
+			}
+			s := socket{family: body[0], id: [sizeofSockID]byte(body[4:]), inode: binary.NativeEndian.Uint32(body[atInode:])}
+			each(&s)
+			if flags&unix.NLM_F_DUMP == 0 {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+// dump lists the sockets of a family and protocol in some states that are connected to a port; 0: to any, or to none. A
+// kernel without diagnostics for them gives an error that matches ErrNotSupported. Sockets that come, go or move in the
+// table meanwhile may be missed.
+func (d *diag) dump(family uint8, proto bpf.Proto, states uint32, port uint16, each func(*socket)) error {
 	filter := socket{family: family}
 	binary.BigEndian.PutUint16(filter.id[2:], port)
-	answers, err := request(unix.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP, filter, proto, states(proto))
+	err := d.ask(unix.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP, &filter, proto, states, each)
 	if errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("%w: the kernel has no diagnostics of %v sockets (CONFIG_INET_%v_DIAG)", ErrNotSupported, proto, proto)
 	}
 	if err != nil {
 		return fmt.Errorf("list %v sockets: %w", proto, err)
 	}
-	for _, b := range answers {
-		if len(b) < sizeofMessage {
-			return fmt.Errorf("parse sockets: one of %d bytes", len(b))
-		}
-		each(socket{family: b[0], id: [sizeofSockID]byte(b[4:])})
-	}
 	return nil
 }
 
+// has reports whether a UDP socket, by its cookie, is connected as s says. It is wrong for one that is hidden by another
+// with the same addresses and ports. No lock is waited for but sock_diag_mutex.
+func (d *diag) has(s *socket) (bool, error) {
+	found := false
+	asked := s.swapped() // "src and dst are swapped for historical reasons" (net/ipv4/udp_diag.c, udp_dump_one)
+	err := d.ask(unix.SOCK_DIAG_BY_FAMILY, 0, &asked, bpf.UDP, allStates, func(got *socket) {
+		found = got.cookie() == s.cookie() && got.remote() == s.remote()
+	})
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESTALE) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look a udp socket up: %w", err)
+	}
+	return found, nil
+}
+
 // destroy makes a socket fail with ECONNABORTED. It must be the very one, by its cookie, and still connected as it was:
-// else an error that matches errMoved.
-func destroy(s socket, proto bpf.Proto) error {
-	_, err := request(unix.SOCK_DESTROY, unix.NLM_F_ACK, s, proto, 0)
-	return explain(err, proto)
+// else an error that matches errMoved. It waits for the socket's lock.
+func (d *diag) destroy(s *socket, proto bpf.Proto) error {
+	return explain(d.ask(unix.SOCK_DESTROY, unix.NLM_F_ACK, s, proto, 0, func(*socket) {}), proto)
 }
 
 // explain says what an answer to a request to destroy means.
@@ -112,3 +249,8 @@ func explain(err error, proto bpf.Proto) error {
 
 // errMoved says that a socket is closed by now, or connected elsewhere, or hidden by another one.
 var errMoved = errors.New("the socket is no longer connected as it was")
+
+// ErrNotSupported says that the kernel can't destroy sockets: built without
+// CONFIG_INET_DIAG_DESTROY, or without diagnostics of the protocol. Clients
+// whose sockets cannot be moved either then stay with a backend that is gone until they connect again.
+var ErrNotSupported = errors.New("the kernel does not destroy sockets")

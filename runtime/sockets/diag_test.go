@@ -15,6 +15,23 @@ import (
 	"github.com/firsthop/firsthop/test/lab"
 )
 
+// inDiag lends a diagnostics socket of the calling thread's network namespace.
+func inDiag(do func(*diag) error) error {
+	d, err := openDiag(maxAnswer)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	return do(d)
+}
+
+// toPort7001 is the socket of the calling thread's network namespace that is connected to that port.
+func toPort7001() (s socket, err error) {
+	return s, inDiag(func(d *diag) error {
+		return d.dump(unix.AF_INET, bpf.UDP, connected(bpf.UDP), 7001, func(found *socket) { s = *found })
+	})
+}
+
 func TestDumpListsSocketsConnectedToAPort(t *testing.T) {
 	l := lab.New(t)
 	want := map[netip.AddrPort]bool{}
@@ -31,11 +48,13 @@ func TestDumpListsSocketsConnectedToAPort(t *testing.T) {
 	defer pc.Close()
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		must(t, l.Do(func() error {
-			return dump(family, bpf.UDP, 7001, func(s socket) {
-				if !want[s.remote()] || s.cookie() == 0 {
-					t.Errorf("family %d: to %v, cookie %d", family, s.remote(), s.cookie())
-				}
-				delete(want, s.remote())
+			return inDiag(func(d *diag) error {
+				return d.dump(family, bpf.UDP, connected(bpf.UDP), 7001, func(s *socket) {
+					if !want[s.remote()] || s.cookie() == 0 || s.inode == 0 {
+						t.Errorf("family %d: to %v, cookie %d, inode %d", family, s.remote(), s.cookie(), s.inode)
+					}
+					delete(want, s.remote())
+				})
 			})
 		}))
 	}
@@ -51,8 +70,10 @@ func TestDestroyTakesTheVerySocketOnly(t *testing.T) {
 	must(t, err)
 	defer c.Close()
 	var s socket
-	must(t, l.Do(func() error { return dump(unix.AF_INET, bpf.UDP, 7001, func(found socket) { s = found }) }))
-	inLab := func(s socket) error { return l.Do(func() error { return destroy(s, bpf.UDP) }) }
+	must(t, l.Do(func() error { s, err = toPort7001(); return err }))
+	inLab := func(s socket) error {
+		return l.Do(func() error { return inDiag(func(d *diag) error { return d.destroy(&s, bpf.UDP) }) })
+	}
 	other := s
 	other.id[40]++
 	if err := inLab(other); !errors.Is(err, errMoved) {
@@ -76,11 +97,11 @@ func destroyOwn() error {
 	if err := unix.Connect(fd, sockaddr(unix.AF_INET, netip.MustParseAddrPort("127.0.0.1:7001"))); err != nil {
 		return err
 	}
-	var s socket
-	if err := dump(unix.AF_INET, bpf.UDP, 7001, func(found socket) { s = found }); err != nil {
+	s, err := toPort7001()
+	if err != nil {
 		return err
 	}
-	return destroy(s, bpf.UDP)
+	return inDiag(func(d *diag) error { return d.destroy(&s, bpf.UDP) })
 }
 
 func TestDestroyNamesTheMissingCapability(t *testing.T) {
@@ -103,6 +124,61 @@ func TestDestroyNamesTheMissingCapability(t *testing.T) {
 			t.Errorf("with %v: %s, want %s", caps, got, want)
 		}
 	}
+}
+
+// The kernel is asked for one socket: of either family, in the v4-mapped form too, and of several with one local port.
+func TestHasAsksForOneSocket(t *testing.T) {
+	l := lab.New(t)
+	must(t, l.Do(func() error {
+		for _, tc := range []struct {
+			family         int
+			to, other, via string
+		}{
+			{unix.AF_INET, "127.0.0.1:7001", "127.0.0.2:7001", ""},
+			{unix.AF_INET6, "[::1]:7001", "[::1]:7002", ""},
+			{unix.AF_INET6, "127.0.0.1:7001", "127.0.0.2:7001", ""},
+			{unix.AF_INET, "127.0.0.1:7001", "127.0.0.1:7003", "127.0.0.1:5001"},
+		} {
+			fd, err := unix.Socket(tc.family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+			must(t, err)
+			defer unix.Close(fd)
+			if tc.via != "" {
+				must(t, unix.Bind(fd, sockaddr(tc.family, netip.MustParseAddrPort(tc.via))))
+			}
+			to, other := netip.MustParseAddrPort(tc.to), netip.MustParseAddrPort(tc.other)
+			must(t, unix.Connect(fd, sockaddr(tc.family, to)))
+			cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+			must(t, err)
+			must(t, inDiag(func(d *diag) error {
+				var s socket
+				must(t, d.dump(uint8(tc.family), bpf.UDP, connected(bpf.UDP), 0, func(found *socket) {
+					if found.cookie() == cookie {
+						s = *found
+					}
+				}))
+				if s.remote() != to {
+					t.Errorf("%v: listed as connected to %v", to, s.remote())
+				}
+				for remote, want := range map[netip.AddrPort]bool{to: true, other: false} {
+					asked := s.to(remote)
+					if has, err := d.has(&asked); err != nil || has != want {
+						t.Errorf("family %d, connected to %v: it is at %v: %v, %v", tc.family, to, remote, has, err)
+					}
+				}
+				stranger := s
+				stranger.id[40] ^= 0xff
+				if has, err := d.has(&stranger); err != nil || has {
+					t.Errorf("another cookie: %v, %v", has, err)
+				}
+				must(t, unix.Connect(fd, sockaddr(tc.family, other)))
+				if has, err := d.has(&s); err != nil || has {
+					t.Errorf("family %d: after it went elsewhere: %v, %v", tc.family, has, err)
+				}
+				return nil
+			}))
+		}
+		return nil
+	}))
 }
 
 func TestExplain(t *testing.T) {

@@ -1,41 +1,75 @@
-// Package sockets destroys connected sockets whose backend is gone.
+// Package sockets moves connected UDP sockets whose backend is gone to one that
+// their Service has, and ends those that it cannot move.
 //
 // A connected UDP socket keeps the backend that it was given at connect: no
-// packet comes back to tell it that the backend is gone, and nothing else
-// makes it ask the Service again (projectcalico/calico#4509,
-// cilium/cilium#48096). Destroyed by SOCK_DESTROY, it fails its application
-// with ECONNABORTED, in a call that waits or in the next receive, and is as if
-// it had never been connected: a send then says EDESTADDRREQ, a connect reaches
-// a backend of today, from the same source port if it was bound to one.
-// (udp_abort and tcp_abort, Linux 4.9 with CONFIG_INET_DIAG_DESTROY, kernel
-// commits 5d77dca82839 and c1e64e298b8c.)
+// packet comes back to tell it that the backend is gone, and nothing else makes
+// it ask the Service again (projectcalico/calico#4509, cilium/cilium#48096).
+// With kube-proxy, whose rules see each datagram, such a socket goes on with
+// another backend, and its application notices nothing.
 //
-// # Which sockets
+// # What is compared
 //
-// Only those whose cookie the way back names together with the backend
-// (fh_udp_rev_nat for UDP, fh_sock_rev_nat for TCP): sockets that went through a
-// Service. One that connected to the backend's own address is left alone.
+// The ways back name, for each socket that went through a Service, its cookie,
+// the frontend that it asked for and the backend that it got (fh_udp_sock, and fh_udp_rev_nat where that is full;
+// fh_sock_rev_nat for TCP). The [Directory] knows, from what was written to the
+// table, which backends the Service of that frontend has: all that serve, also
+// while they terminate. A socket on another one is stale, however its backend
+// went: while no runtime ran, or from this Service alone. All are compared at
+// start, after each write that took a backend away, at once after one that
+// brought the first backend of a Service, and every ten seconds.
 //
-// An unconnected UDP socket needs none of this: its next datagram chooses again
-// when its backend is no longer a member of the Service's set. Its entry in
-// fh_udp_rev_nat stays, as those of destroyed sockets do: late answers of a
-// backend that ends still find their way back by it, a cookie is never used
-// again (include/linux/cookie.h), and the map forgets its oldest by itself.
+// # What is done
+//
+//   - A connected UDP socket is moved: [Reconciler] takes a copy of it out of its
+//     process (pidfd_getfd, Linux 5.6) and connects the copy to the frontend, through
+//     the programs, which choose a backend. Port and options stay. There is a window
+//     of microseconds in which a connect of the application itself, elsewhere, is
+//     overruled.
+//   - One whose Service has no usable backend is moved after a second: the programs
+//     lead it nowhere (bpf.Nowhere), as they do with new ones. Sockets that wait there
+//     are moved when there is a backend. Such a socket may have a loopback address of
+//     its own: then it is dissolved first, gets another port, and a send between the
+//     two calls fails with EDESTADDRREQ.
+//   - One that can't be moved is ended when its backend has been gone for a second,
+//     by SOCK_DESTROY: it fails its application with ECONNABORTED, and is as if it had
+//     never been connected; a send then says EDESTADDRREQ, a connect reaches a backend
+//     of today (udp_abort and tcp_abort, Linux 4.9 with CONFIG_INET_DIAG_DESTROY, kernel
+//     commits 5d77dca82839 and c1e64e298b8c). So are all whose Service is gone, and,
+//     where that is asked for, TCP connections.
+//
+// A socket can't be moved below Linux 5.6, without CAP_SYS_PTRACE or the host's
+// PID namespace, when no process holds it (it is on its way in a message), or when
+// its network has no way to the new backend.
+//
+// A socket that connected to the backend's own address has no way back, and is
+// left alone. An unconnected UDP socket needs none of this: its next datagram
+// chooses again. Ways back from a backend that a socket has left are removed after
+// ten seconds, and those of closed sockets by sweeps (sweep.go).
+//
+// # Whom it trusts
+//
+// Process and socket may be a hostile tenant's. A copy is used only if its cookie
+// is that of the socket, and the kernel was asked right before whether it is
+// connected as it was. Who holds a socket's lock for ever, by a corked send
+// of a page that is never delivered, keeps any thread that connects or ends this
+// socket waiting, and it can't be killed: such work is done by a few threads of its
+// own, is given up after a second and counted (Status.Hung), and no network
+// namespace may have more than two of them. Before Linux 6.9 SOCK_DESTROY of such a
+// socket stops all socket diagnostics of the machine, so lists of sockets have a
+// limit, too.
 //
 // # What it costs
 //
-// First the way back is read, in batches; only if it names a backend that is
-// gone are network namespaces entered, and only in those that have sockets of
-// the protocol are these listed. Nothing says in which namespace a cookie
-// lives, so it is all of them, until every cookie has been met. In processor
-// time, on a small virtual machine: 2 ms for 16,384 UDP sockets to read, 11 ms for
-// the 65,536 places of TCP, 2 ms to pass over 30 namespaces without sockets, 5 ms
-// with two in each.
+// A look reads the ways back in batches. Only if some are stale are sockets asked
+// for: those that were found before by their addresses, others by lists of all
+// network namespaces and the descriptors of the processes in those that have them.
+// See bench_test.go for figures.
 //
 // # What it can't reach
 //
-// A socket that shares both addresses and ports with one that is to live: the
-// kernel finds but one of them. Connections by MPTCP, whose subflows are sockets
-// with cookies of their own. One that was led to the backend, then connected to
-// the backend's own address, is taken for one that still is led.
+// Connections by MPTCP, whose subflows are sockets with cookies of their own.
+// Sockets of network namespaces that no process is in and that nothing in
+// /run/netns leads to; their ways back are removed by sweeps, too. One that was
+// led to the backend, then connected to the backend's own address, is taken for
+// one that still is led.
 package sockets

@@ -3,18 +3,23 @@ package sockets
 import (
 	"bufio"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/runtime/netns"
+	"github.com/firsthop/firsthop/runtime/services"
 	"github.com/firsthop/firsthop/test/clients"
 	"github.com/firsthop/firsthop/test/lab"
 	"github.com/firsthop/firsthop/test/standin"
@@ -35,9 +40,10 @@ func must(t testing.TB, err error) {
 
 // node serves four Services by programs in the kernel.
 type node struct {
-	t    testing.TB
-	l    *lab.Lab
-	maps *bpf.Maps
+	t      testing.TB
+	l      *lab.Lab
+	maps   *bpf.Maps
+	served []int
 }
 
 func backend4(i int) netip.AddrPort {
@@ -76,11 +82,12 @@ func name(i int) string { return fmt.Sprint("backend-", i) }
 // serve makes the Services lead to these backends alone.
 func (n *node) serve(which ...int) {
 	n.t.Helper()
+	n.served = which
 	var svcs []nat.Service
 	for _, p := range []bpf.Proto{bpf.UDP, bpf.TCP} {
 		for vip, backend := range map[string]func(int) netip.AddrPort{vip4: backend4, vip6: backend6} {
 			at := netip.MustParseAddrPort(vip)
-			svc := nat.Service{Name: fmt.Sprint(p, vip), Frontends: []bpf.FrontendKey{bpf.FrontendKeyOf(at, p)}, VIPs: []netip.Addr{at.Addr()}, Sticky: p == bpf.UDP}
+			svc := nat.Service{Name: fmt.Sprint(p, vip), Frontends: []bpf.FrontendKey{bpf.FrontendKeyOf(at, p)}, VIPs: []netip.Addr{at.Addr()}, Sticky: p == bpf.UDP, AllowEmpty: true}
 			for _, i := range which {
 				svc.Backends = append(svc.Backends, backend(i))
 			}
@@ -101,26 +108,85 @@ func (n *node) serve(which ...int) {
 	must(n.t, seeded.Commit())
 }
 
-func (n *node) config() Config {
-	return Config{
-		Reverse: n.maps.Map(bpf.MapUDPSockRevNat), Peer: n.maps.Map(bpf.MapSockRevNat), Batch: lab.KernelFeatures().Batch,
-		Namespaces: netns.Config{Host: n.l.Netns},
+// reconciler makes one whose clock the test moves, that looks when the test says so, and knows what the node serves.
+func (n *node) reconciler(options ...func(*Config)) *rig {
+	n.t.Helper()
+	r := &rig{n: n}
+	cfg := Config{
+		Log: slog.New(slog.NewTextHandler(&r.log, nil)), Namespaces: netns.Config{Host: n.l.Netns},
+		Maps: func() (Maps, error) { return n.sockMaps(), nil },
+	}
+	for _, o := range options {
+		o(&cfg)
+	}
+	r.Reconciler = New(cfg)
+	r.Reconciler.now = func() time.Time { return time.Now().Add(r.ahead) }
+	r.tell(n.served...)
+	return r
+}
+
+func (n *node) sockMaps() Maps {
+	return Maps{
+		RevNat:   []*ebpf.Map{n.maps.Map(bpf.MapUDPSockRevNat), n.maps.Map(bpf.MapUDPRevNat)},
+		Affinity: []*ebpf.Map{n.maps.Map(bpf.MapUDPSockAffinity), n.maps.Map(bpf.MapSockAffinity)},
+		TCP:      n.maps.Map(bpf.MapSockRevNat), Usage: n.maps.Map(bpf.MapSockUsage), Batch: lab.KernelFeatures().Batch,
 	}
 }
 
-// gone are all that a backend served, over UDP, TCP or both.
-func gone(i int, protos ...bpf.Proto) (list []Backend) {
-	for _, p := range protos {
-		list = append(list, Backend{Proto: p, Addr: backend4(i)}, Backend{Proto: p, Addr: backend6(i)})
+// rig is a Reconciler in the test's hands.
+type rig struct {
+	*Reconciler
+	n     *node
+	log   lab.Log
+	ahead time.Duration
+}
+
+// tell says what was written: the Service of all VIPs, on these backends.
+func (r *rig) tell(which ...int) {
+	r.Set(dns, ports(which...))
+	r.Begin()
+	r.Done(nil)
+}
+
+// lead writes it, too.
+func (r *rig) lead(which ...int) {
+	r.n.t.Helper()
+	r.n.serve(which...)
+	r.tell(which...)
+}
+
+// step looks once, a time later.
+func (r *rig) step(later time.Duration) Status {
+	r.n.t.Helper()
+	r.ahead += later
+	r.look(r.n.t.Context())
+	st := r.Status()
+	if st.Error != nil {
+		r.n.t.Error(st.Error)
+	}
+	return st
+}
+
+var dns = types.NamespacedName{Namespace: "kube-system", Name: "kube-dns"}
+
+// ports are those of the Service, each frontend with the backends of its family.
+func ports(which ...int) (list []services.Port) {
+	if len(which) == 1 && which[0] < 0 { // gone
+		return nil
+	}
+	for _, p := range []bpf.Proto{bpf.TCP, bpf.UDP} {
+		for vip, backend := range map[string]func(int) netip.AddrPort{vip4: backend4, vip6: backend6} {
+			at := netip.MustParseAddrPort(vip)
+			port := services.Port{Key: services.PortKey{Service: dns, Proto: p, IPv6: at.Addr().Is6()}}
+			port.Frontends, port.AllowEmpty = []bpf.FrontendKey{bpf.FrontendKeyOf(at, p)}, true
+			for _, i := range which {
+				port.Backends = append(port.Backends, backend(i))
+			}
+			port.Serving = port.Backends
+			list = append(list, port)
+		}
 	}
 	return list
-}
-
-func (n *node) destroy(cfg Config, gone []Backend) Result {
-	n.t.Helper()
-	res, err := Destroy(n.t.Context(), cfg, gone)
-	must(n.t, err)
-	return res
 }
 
 func (n *node) addPod(i int) clients.Machine {
@@ -166,7 +232,7 @@ func application(kind string) error {
 		return err
 	}
 	if port != 0 {
-		if err := unix.Bind(fd, sockaddr(family, netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(port)))); err != nil {
+		if err := unix.Bind(fd, appAddr(family, netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(port)))); err != nil {
 			return err
 		}
 	}
@@ -188,12 +254,25 @@ func do(fd, family int, call, arg string) string {
 	wait := unix.Timeval{Sec: 10}
 	switch call {
 	case "connect":
-		return say(unix.Connect(fd, sockaddr(family, netip.MustParseAddrPort(arg))))
+		return say(unix.Connect(fd, appAddr(family, netip.MustParseAddrPort(arg))))
 	case "send":
 		_, err := unix.Write(fd, []byte("hello\n"))
 		return say(err)
 	case "sendto":
-		return say(unix.Sendto(fd, []byte("hello\n"), 0, sockaddr(family, netip.MustParseAddrPort(arg))))
+		return say(unix.Sendto(fd, []byte("hello\n"), 0, appAddr(family, netip.MustParseAddrPort(arg))))
+	case "peer", "local":
+		ask := map[string]func(int) (unix.Sockaddr, error){"peer": unix.Getpeername, "local": unix.Getsockname}[call]
+		sa, err := ask(fd)
+		if err != nil {
+			return say(err)
+		}
+		switch a := sa.(type) {
+		case *unix.SockaddrInet4:
+			return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)).String()
+		case *unix.SockaddrInet6:
+			return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port)).String()
+		}
+		return fmt.Sprintf("%T", sa)
 	case "peek": // what happened, without a wait
 		wait = unix.Timeval{Usec: 1}
 		fallthrough
@@ -217,7 +296,7 @@ func do(fd, family int, call, arg string) string {
 	return "no such call"
 }
 
-func sockaddr(family int, ap netip.AddrPort) unix.Sockaddr {
+func appAddr(family int, ap netip.AddrPort) unix.Sockaddr {
 	if family == unix.AF_INET {
 		return &unix.SockaddrInet4{Port: int(ap.Port()), Addr: ap.Addr().As4()}
 	}
@@ -293,4 +372,11 @@ func (a *app) exchange() string {
 	a.t.Helper()
 	a.want("ok", "send")
 	return a.do("recv")
+}
+
+func addrPorts(ss ...string) (list []netip.AddrPort) {
+	for _, s := range ss {
+		list = append(list, netip.MustParseAddrPort(s))
+	}
+	return list
 }

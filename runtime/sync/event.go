@@ -7,7 +7,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/firsthop/firsthop/runtime/services"
-	"github.com/firsthop/firsthop/runtime/sockets"
 	"github.com/firsthop/firsthop/runtime/watch"
 )
 
@@ -45,8 +44,6 @@ type (
 	FlushBegun struct{ Queued time.Time }
 	// FlushDone ends every FlushBegun before it. Err nil: all of it is written.
 	FlushDone struct{ Err error }
-	// BackendsGone are those that no Service port has now. Nothing in the table leads to them.
-	BackendsGone []sockets.Backend
 )
 
 // Subscribe adds a Subscriber. It is called before Run and before anything happens.

@@ -13,7 +13,6 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 
 	"github.com/firsthop/firsthop/runtime/services"
-	"github.com/firsthop/firsthop/runtime/sockets"
 	"github.com/firsthop/firsthop/runtime/watch"
 	"github.com/firsthop/firsthop/runtime/writer"
 )
@@ -30,7 +29,6 @@ type Config struct {
 	DenyNodeExternalIPs bool
 	ServiceCIDRs        []netip.Prefix // nil: those that the API names
 	Pods                bool           // the node's Pods are watched
-	EndTCP              bool           // BackendsGone has TCP backends too, not only UDP
 }
 
 // Loop turns events into writes: one goroutine writes, any may bring events.
@@ -48,7 +46,7 @@ type Loop struct {
 	node         node
 	api          apiService
 	serviceRange serviceRange
-	usage        usage
+	ranges       int // ports with source ranges
 	problems     problems
 	noLocal      noLocal
 }
@@ -72,7 +70,7 @@ func New(cfg Config) *Loop {
 	return &Loop{
 		cfg: cfg, wake: make(chan struct{}, 1), table: table, node: self,
 		inputs: inputs{synced: map[watch.Resource]time.Time{}}, serviceRange: newServiceRange(cfg.ServiceCIDRs),
-		usage: usage{ports: map[sockets.Backend]int{}}, problems: newProblems(cfg.Log),
+		problems: newProblems(cfg.Log),
 	}
 }
 
@@ -197,7 +195,7 @@ func (l *Loop) apply(changes []services.Change) {
 			api = true
 			continue
 		}
-		l.count(c.Before, c.After)
+		l.countRanges(c.Before, c.After)
 		l.publish(PortsChanged{c.Service, c.After})
 		l.changes = append(l.changes, c)
 	}

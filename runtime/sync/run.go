@@ -116,8 +116,6 @@ func (l *Loop) work(ctx context.Context, do func(context.Context) error) error {
 // flush writes what is queued.
 func (l *Loop) flush(ctx context.Context) error {
 	l.mu.Lock()
-	leaving := l.usage.leaving
-	l.usage.leaving = nil
 	ranges, others, rangeDue := l.takeRange()
 	l.publish(FlushBegun{l.liveness.take()})
 	l.mu.Unlock()
@@ -132,11 +130,6 @@ func (l *Loop) flush(ctx context.Context) error {
 	defer l.mu.Unlock()
 	if err != nil || !deferred {
 		l.publish(FlushDone{err})
-	}
-	if err != nil || deferred { // what leads to them may be there still
-		l.usage.leaving = append(leaving, l.usage.leaving...)
-	} else if gone := l.usage.unused(leaving); len(gone) > 0 {
-		l.publish(BackendsGone(gone))
 	}
 	if err == nil {
 		l.liveness.wrote(time.Now(), left)

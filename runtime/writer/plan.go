@@ -115,6 +115,13 @@ func (w *Writer) releaseIndexes() {
 	}
 }
 
+// Out are the ports that are not in the table as they are wanted, sorted.
+func (w *Writer) Out() []services.PortKey {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.outOfTable()
+}
+
 // outOfTable are the ports that are not as they should be, sorted.
 func (w *Writer) outOfTable() (out []services.PortKey) {
 	if w.out == 0 {
