@@ -38,7 +38,7 @@ type Config struct {
 	Problems   func() map[services.Reason]int
 	// NoLocal is how many Service ports have no local endpoint where a Local policy wants one.
 	NoLocal func() (internal, external int)
-	Sockets    func() sockets.Status
+	Sockets func() sockets.Status
 
 	// Counters are those of the kernel. See ReadCounters.
 	Counters CounterReader

@@ -30,7 +30,6 @@ type sweeper struct {
 	check    time.Time        // of the next look at how many were added
 	added    [2]bpf.SockUsage // at the last sweep
 	suspects []uint64         // cookies that no namespace had then, sorted
-	last     time.Time
 }
 
 // next is when there is something to do.
@@ -57,6 +56,7 @@ func (r *Reconciler) sweep(ctx context.Context) {
 	if err == nil {
 		swept, err = s.sweep(ctx, &m, r.cfg.Namespaces)
 	}
+	s.check = r.now().Add(max(usageInterval, share*r.now().Sub(at)))
 	if ctx.Err() != nil {
 		return
 	}
