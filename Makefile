@@ -173,6 +173,10 @@ lint: setup-bpf ## formatting, vet, staticcheck, generated files, modules
 check-generated: setup-bpf ## are the committed BPF objects those of the committed C?
 	.ci/check-generated
 
+.PHONY: manifests
+manifests: ## render deploy/firsthop.yaml, deploy/manifests and deploy/runtime from deploy/chart; a test compares them
+	$(GO) test -count=1 -run TestRenderedFiles ./deploy -update
+
 ##@ Machine
 
 .PHONY: setup

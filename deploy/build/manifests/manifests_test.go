@@ -1,28 +1,24 @@
-// Package manifests checks deploy/manifests with Kubernetes' own types: what a field is called, and what kubectl makes of
-// the patches. What they ask for is tested by test/vm/container.
+// Package manifests checks deploy's manifests with Kubernetes' own types, what a field is called and what kubectl makes of
+// the patches, and its chart with Helm. What they ask for is tested by test/vm/container.
 package manifests
 
 import (
 	"bytes"
-	stdjson "encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/json"
-	"k8s.io/apimachinery/pkg/util/strategicpatch"
-	"sigs.k8s.io/yaml"
 )
-
-const dir = "../../manifests"
 
 func read(t *testing.T, name string) []byte {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join(dir, name))
+	data, err := os.ReadFile(filepath.Join("../..", name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,10 +38,11 @@ func strictly(t *testing.T, text []byte, into runtime.Object) {
 	}
 }
 
-func daemonSet(t *testing.T) (original []byte, ds appsv1.DaemonSet) {
+// daemonSet is that of a directory.
+func daemonSet(t *testing.T, dir string) (ds appsv1.DaemonSet) {
 	t.Helper()
 	var account corev1.ServiceAccount
-	documents := bytes.Split(read(t, "daemonset.yaml"), []byte("\n---\n"))
+	documents := bytes.Split(read(t, dir+"/daemonset.yaml"), []byte("\n---\n"))
 	if len(documents) != 2 {
 		t.Fatalf("%d documents, want two", len(documents))
 	}
@@ -54,15 +51,11 @@ func daemonSet(t *testing.T) (original []byte, ds appsv1.DaemonSet) {
 	if pod := ds.Spec.Template.Spec; pod.ServiceAccountName != account.Name || ds.Namespace != account.Namespace {
 		t.Errorf("the pods are of %s, there is %s/%s", pod.ServiceAccountName, account.Namespace, account.Name)
 	}
-	original, err := yaml.YAMLToJSON(documents[1])
-	if err != nil {
-		t.Fatal(err)
-	}
-	return original, ds
+	return ds
 }
 
 func TestTheDaemonSetIsOne(t *testing.T) {
-	_, ds := daemonSet(t)
+	ds := daemonSet(t, "manifests")
 	if ds.APIVersion != "apps/v1" || ds.Kind != "DaemonSet" {
 		t.Errorf("it is a %s of %s", ds.Kind, ds.APIVersion)
 	}
@@ -79,76 +72,15 @@ func TestTheDaemonSetIsOne(t *testing.T) {
 	}
 }
 
-func TestThePatchesDoWhatTheySay(t *testing.T) {
-	patched := func(t *testing.T, name string) (pod corev1.PodSpec, init corev1.Container) {
-		t.Helper()
-		original, _ := daemonSet(t)
-		var patch, ds appsv1.DaemonSet
-		strictly(t, read(t, name), &patch)
-		change, err := yaml.YAMLToJSON(read(t, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		merged, err := strategicpatch.StrategicMergePatch(original, change, appsv1.DaemonSet{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := stdjson.Unmarshal(merged, &ds); err != nil {
-			t.Fatal(err)
-		}
-		pod = ds.Spec.Template.Spec
-		if len(pod.InitContainers) != 1 || len(pod.Containers) != 1 {
-			t.Fatalf("%d init containers and %d others after it", len(pod.InitContainers), len(pod.Containers))
-		}
-		return pod, pod.InitContainers[0]
-	}
-	t.Run("host-proc.yaml", func(t *testing.T) {
-		pod, init := patched(t, "host-proc.yaml")
-		if pod.HostPID || len(pod.Volumes) != 1 || pod.Volumes[0].HostPath.Path != "/proc" ||
-			len(init.VolumeMounts) != 1 || init.VolumeMounts[0].Name != pod.Volumes[0].Name || init.VolumeMounts[0].MountPath != "/host/proc" {
-			t.Errorf("hostPID %v, volumes %+v, mounts %+v", pod.HostPID, pod.Volumes, init.VolumeMounts)
-		}
-		if init.Image == "" || len(init.SecurityContext.Capabilities.Add) == 0 {
-			t.Error("the rest of the container is gone")
-		}
-	})
-	t.Run("localhost-seccomp.yaml", func(t *testing.T) {
-		_, init := patched(t, "localhost-seccomp.yaml")
-		p := init.SecurityContext.SeccompProfile
-		if p == nil || p.Type != corev1.SeccompProfileTypeLocalhost || p.LocalhostProfile == nil {
-			t.Fatalf("profile %+v", p)
-		}
-		if _, err := os.Stat(filepath.Join(dir, "../seccomp", *p.LocalhostProfile)); err != nil {
-			t.Error(err)
-		}
-		if len(init.SecurityContext.Capabilities.Add) == 0 {
-			t.Error("the rest of the security context is gone")
-		}
-	})
-}
-
-// The runtime's patch makes of the placeholder what docs/container.md says.
+// The runtime's DaemonSet is what docs/container.md says.
 func TestTheRuntimeTakesThePlaceOfThePlaceholder(t *testing.T) {
-	original, base := daemonSet(t)
-	var patch, ds appsv1.DaemonSet
-	strictly(t, read(t, "../runtime/daemonset.yaml"), &patch)
-	change, err := yaml.YAMLToJSON(read(t, "../runtime/daemonset.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	merged, err := strategicpatch.StrategicMergePatch(original, change, appsv1.DaemonSet{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := stdjson.Unmarshal(merged, &ds); err != nil {
-		t.Fatal(err)
-	}
+	base, ds := daemonSet(t, "manifests"), daemonSet(t, "runtime")
 	pod, init := ds.Spec.Template.Spec, base.Spec.Template.Spec.InitContainers[0]
-	if len(pod.Containers) != 1 || len(pod.InitContainers) != 1 {
+	if len(pod.Containers) != 1 || len(pod.InitContainers) != 1 || !reflect.DeepEqual(pod.InitContainers[0], init) {
 		t.Fatalf("%d containers, %d init containers", len(pod.Containers), len(pod.InitContainers))
 	}
 	c := pod.Containers[0]
-	if c.Image != init.Image || len(c.Args) != 1 || c.Args[0] != "run" {
+	if c.Image != init.Image || c.Args[0] != "run" {
 		t.Errorf("it runs %s %v", c.Image, c.Args)
 	}
 	if pod.AutomountServiceAccountToken == nil || !*pod.AutomountServiceAccountToken {
@@ -166,7 +98,9 @@ func TestTheRuntimeTakesThePlaceOfThePlaceholder(t *testing.T) {
 	if s := c.SecurityContext; *s.Privileged || *s.AllowPrivilegeEscalation || !*s.ReadOnlyRootFilesystem || *s.RunAsUser != 0 {
 		t.Errorf("security context %+v", s)
 	}
-	if p := c.LivenessProbe; p == nil || p.HTTPGet == nil || p.HTTPGet.Path != "/livez" || c.Ports[0].ContainerPort != 10256 || c.ReadinessProbe != nil {
+	// Neither port is one of kube-proxy's, which would answer the kubelet's probe.
+	if p := c.LivenessProbe; p == nil || p.HTTPGet == nil || p.HTTPGet.Path != "/livez" || p.HTTPGet.Port.IntVal != 10266 ||
+		p.HTTPGet.Host != "127.0.0.1" || len(c.Ports) != 0 || c.ReadinessProbe != nil {
 		t.Errorf("probes %+v, ports %+v", p, c.Ports)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 
 	"sigs.k8s.io/yaml"
@@ -61,6 +60,7 @@ type pod struct {
 	TerminationGracePeriodSeconds *int              `json:"terminationGracePeriodSeconds"`
 	NodeSelector                  map[string]string `json:"nodeSelector"`
 	Tolerations                   []toleration      `json:"tolerations"`
+	Affinity                      any               `json:"affinity"` // of no meaning to a kubelet
 	SecurityContext               struct {
 		SeccompProfile *profile `json:"seccompProfile"`
 	} `json:"securityContext"`
@@ -79,10 +79,10 @@ type container struct {
 	ImagePullPolicy          string          `json:"imagePullPolicy"`
 	Args                     []string        `json:"args"`
 	Env                      []variable      `json:"env"`
+	EnvFrom                  []variables     `json:"envFrom"` // of a ConfigMap that is not there
 	SecurityContext          securityContext `json:"securityContext"`
 	VolumeMounts             []volumeMount   `json:"volumeMounts"`
 	TerminationMessagePolicy string          `json:"terminationMessagePolicy"`
-	Ports                    []port          `json:"ports"`
 	LivenessProbe            *probe          `json:"livenessProbe"`
 	Resources                struct {
 		Requests map[string]string `json:"requests"`
@@ -100,16 +100,18 @@ type variable struct {
 	} `json:"valueFrom"`
 }
 
-type port struct {
-	Name          string `json:"name"`
-	ContainerPort int    `json:"containerPort"`
-	HostPort      int    `json:"hostPort"`
+type variables struct {
+	ConfigMapRef struct {
+		Name     string `json:"name"`
+		Optional bool   `json:"optional"`
+	} `json:"configMapRef"`
 }
 
 type probe struct {
 	HTTPGet struct {
+		Host string `json:"host"`
 		Path string `json:"path"`
-		Port string `json:"port"`
+		Port int    `json:"port"`
 	} `json:"httpGet"`
 	PeriodSeconds    int `json:"periodSeconds"`
 	FailureThreshold int `json:"failureThreshold"`
@@ -181,10 +183,13 @@ func strictly(t *testing.T, text []byte, into any) {
 	}
 }
 
-// manifest reads the DaemonSet, with patches.
-func manifest(t *testing.T, patches ...string) *daemonSet {
+// manifest reads the DaemonSet of the init container alone, with patches.
+func manifest(t *testing.T, patches ...string) *daemonSet { return manifestOf(t, "manifests", patches) }
+
+// manifestOf reads the DaemonSet of a directory, with patches.
+func manifestOf(t *testing.T, name string, patches []string) *daemonSet {
 	t.Helper()
-	dir := filepath.Join(deploy(t), "manifests")
+	dir := filepath.Join(deploy(t), name)
 	var account serviceAccount
 	var ds daemonSet
 	documents := bytes.Split(read(t, dir, "daemonset.yaml"), []byte("\n---\n"))
@@ -223,74 +228,29 @@ func (p *pod) merge(t *testing.T, patch pod) {
 		if c.SecurityContext.SeccompProfile != nil {
 			p.InitContainers[0].SecurityContext.SeccompProfile = c.SecurityContext.SeccompProfile
 		}
+		if add := c.SecurityContext.Capabilities.Add; add != nil {
+			p.InitContainers[0].SecurityContext.Capabilities.Add = add
+		}
+	}
+	for _, c := range patch.Containers {
+		if add := c.SecurityContext.Capabilities.Add; add != nil {
+			p.Containers[0].SecurityContext.Capabilities.Add = add
+		}
 	}
 }
 
-// runtimeManifest reads the DaemonSet as deploy/runtime has it.
+// oldKernel is the patch that a node with Linux below 5.11 needs, and no other.
+func oldKernel(t *testing.T) []string {
+	if below(t, 5, 11) {
+		return []string{"kernels-below-5.11.yaml"}
+	}
+	return nil
+}
+
+// runtimeManifest reads the pod of deploy/runtime, as this machine's kernel needs it.
 func runtimeManifest(t *testing.T) pod {
 	t.Helper()
-	dir := filepath.Join(deploy(t), "runtime")
-	var k struct {
-		Resources []string            `json:"resources"`
-		Patches   []map[string]string `json:"patches"`
-	}
-	if err := yaml.Unmarshal(read(t, dir, "kustomization.yaml"), &k); err != nil {
-		t.Fatal(err)
-	}
-	if !slices.Equal(k.Resources, []string{"../manifests", "rbac.yaml"}) || len(k.Patches) != 1 || k.Patches[0]["path"] != "daemonset.yaml" {
-		t.Fatalf("the kustomization is another one: %+v", k)
-	}
-	var patch daemonSet
-	strictly(t, read(t, dir, "daemonset.yaml"), &patch)
-	base := bytes.Split(read(t, filepath.Join(dir, "../manifests"), "daemonset.yaml"), []byte("\n---\n"))[1]
-	merged := merge(t, onlyContainer(t, base), onlyContainer(t, read(t, dir, "daemonset.yaml"))).(map[string]any)
-	text, err := yaml.Marshal(merged)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := manifest(t).Spec.Template.Spec
-	p.AutomountServiceAccountToken = patch.Spec.Template.Spec.AutomountServiceAccountToken
-	p.Containers = make([]container, 1)
-	strictly(t, text, &p.Containers[0])
-	return p
-}
-
-// onlyContainer is the one container of a DaemonSet that is no init container, as it is written.
-func onlyContainer(t *testing.T, text []byte) any {
-	t.Helper()
-	var ds struct {
-		Spec struct {
-			Template struct {
-				Spec struct {
-					Containers []any `json:"containers"`
-				} `json:"spec"`
-			} `json:"template"`
-		} `json:"spec"`
-	}
-	if err := yaml.Unmarshal(text, &ds); err != nil {
-		t.Fatal(err)
-	}
-	if len(ds.Spec.Template.Spec.Containers) != 1 {
-		t.Fatalf("it has %d containers", len(ds.Spec.Template.Spec.Containers))
-	}
-	return ds.Spec.Template.Spec.Containers[0]
-}
-
-// merge does what a strategic merge does with containers' fields: lists of the patch replace others.
-func merge(t *testing.T, base, patch any) any {
-	t.Helper()
-	a, ok := base.(map[string]any)
-	b, ok2 := patch.(map[string]any)
-	if !ok || !ok2 {
-		return patch
-	}
-	for name, value := range b {
-		if of, ok := a[name]; ok {
-			value = merge(t, of, value)
-		}
-		a[name] = value
-	}
-	return a
+	return manifestOf(t, "runtime", oldKernel(t)).Spec.Template.Spec
 }
 
 func is(b *bool) bool { return b != nil && *b }
@@ -353,7 +313,7 @@ func TestManifestCapabilitiesInDocs(t *testing.T) {
 		}
 		t.Fatal(err)
 	}
-	c := manifest(t).Spec.Template.Spec.InitContainers[0]
+	c := manifest(t, "kernels-below-5.11.yaml").Spec.Template.Spec.InitContainers[0]
 	for _, name := range c.SecurityContext.Capabilities.Add {
 		if !bytes.Contains(docs, []byte("| `"+name+"` |")) {
 			t.Errorf("docs/container.md has no row for %s", name)

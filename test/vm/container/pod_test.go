@@ -142,11 +142,8 @@ func (a *aPod) run() *running {
 	c := a.pod.Containers[0]
 	name, bundle := a.bundle(a.pod, c, a.image, a.rootfs, "")
 	r := &running{node: a.node, name: name, log: filepath.Join(workDir, name+".log")}
-	for _, p := range c.Ports {
-		if p.Name == c.LivenessProbe.HTTPGet.Port {
-			r.probe = fmt.Sprintf("http://%s:%d%s", "192.0.2.10", p.ContainerPort, c.LivenessProbe.HTTPGet.Path)
-		}
-	}
+	probe := c.LivenessProbe.HTTPGet
+	r.probe = fmt.Sprintf("http://%s:%d%s", probe.Host, probe.Port, probe.Path)
 	log, err := os.Create(r.log)
 	a.must(err)
 	defer log.Close()
