@@ -13,6 +13,7 @@
 #include "include/bpf.h"
 #include "lib/config.h"
 #include "lib/lb.h"
+#include "lib/nowhere.h"
 #include "lib/sock_affinity.h"
 #include "lib/sock_rev_nat.h"
 #include "lib/workload.h"
@@ -52,6 +53,42 @@ static __always_inline void write_address(struct bpf_sock_addr *ctx, bool v4, co
 	ctx->user_port = port;
 }
 
+/*
+ * The address that a connection or datagram will come from, as far as it is
+ * decided: by bind(), by an earlier connect() of a UDP socket, or by what a
+ * datagram itself asks for (IP_PKTINFO). *addr is zero before.
+ */
+static __always_inline void read_source(const struct bpf_sock_addr *ctx, bool v4, bool datagram, struct address *addr)
+{
+	const struct bpf_sock *sk = (const void *)ctx->sk;
+
+	if (v4)
+		addr->word[2] = bpf_htonl(0xffff);
+	if (datagram && v4) {
+		addr->word[3] = ctx->msg_src_ip4;
+	} else if (datagram) {
+		addr->word[0] = ctx->msg_src_ip6[0];
+		addr->word[1] = ctx->msg_src_ip6[1];
+		addr->word[2] = ctx->msg_src_ip6[2];
+		addr->word[3] = ctx->msg_src_ip6[3];
+	} else if (sk && v4) {
+		addr->word[3] = sk->src_ip4;
+	} else if (sk) {
+		addr->word[0] = sk->src_ip6[0];
+		addr->word[1] = sk->src_ip6[1];
+		addr->word[2] = sk->src_ip6[2];
+		addr->word[3] = sk->src_ip6[3];
+	}
+}
+
+/* Whether a socket is bound to a device other than lo, which is 1 in each network namespace (LOOPBACK_IFINDEX). */
+static __always_inline bool on_device(const struct bpf_sock_addr *ctx)
+{
+	const struct bpf_sock *sk = (const void *)ctx->sk;
+
+	return sk && sk->bound_dev_if > 1;
+}
+
 /* The protocol as the table has it; 0: none of ours. */
 static __always_inline __u8 protocol(const struct bpf_sock_addr *ctx)
 {
@@ -73,8 +110,12 @@ static __always_inline bool in_scope(__u64 netns, bool loopback)
 	return !opted_out(netns);
 }
 
-/* What connect and sendmsg of both families have in common: the frontend of *l, copied to *fe, or why there is none. */
-static __always_inline enum verdict admit(struct bpf_sock_addr *ctx, struct lookup *l, struct frontend *fe)
+/*
+ * What connect and sendmsg of both families have in common: the frontend of *l, copied to *fe, or why there is none. v4
+ * and datagram are constants, here and below.
+ */
+static __always_inline enum verdict admit(struct bpf_sock_addr *ctx, bool v4, bool datagram, struct lookup *l,
+                                          struct frontend *fe)
 {
 	bool found = find_frontend(l, fe);
 
@@ -88,26 +129,101 @@ static __always_inline enum verdict admit(struct bpf_sock_addr *ctx, struct look
 		return VERDICT_PASS;
 	if (!found || fe->flags & FRONTEND_VIP)
 		return VERDICT_REFUSE;
-	if (fe->flags & FRONTEND_SOURCE_RANGE && !source_range_allows(fe->index, l->netns, is_v4(&l->addr)))
+	read_source(ctx, v4, datagram, &l->src);
+	if (fe->flags & FRONTEND_SOURCE_RANGE && !source_range_allows(fe->index, l))
 		return VERDICT_DROP;
 	return VERDICT_TRANSLATE;
 }
 
-static __always_inline int reject(__u32 index, int error)
+/*
+ * Whether a datagram goes to the address that its socket is connected to, or may do. Then it need not be one that names
+ * its destination: for an IPv6 socket that is connected to a v4-mapped address, the kernel
+ * asks the hook about all of them (udpv6_sendmsg calls udp_sendmsg with the peer's address).
+ */
+static __always_inline bool to_peer(const struct bpf_sock_addr *ctx, bool v4, const struct address *addr)
 {
-	count_refused(index);
-	bpf_set_retval(error);
-	return REJECT;
+	const struct bpf_sock *sk = (const void *)ctx->sk;
+
+	if (!sk)
+		return true;
+	if (v4)
+		return sk->dst_ip4 == addr->word[3];
+	return sk->dst_ip6[0] == addr->word[0] && sk->dst_ip6[1] == addr->word[1] && sk->dst_ip6[2] == addr->word[2] &&
+	       sk->dst_ip6[3] == addr->word[3];
+}
+
+/* Leaves a connection or datagram alone. Replies to it come from the address that it asked for. */
+static __always_inline int pass(struct bpf_sock_addr *ctx, bool v4, bool datagram, struct lookup *l)
+{
+	if (l->proto == IPPROTO_UDP && !(datagram && to_peer(ctx, v4, &l->addr))) {
+		l->cookie = bpf_get_socket_cookie(ctx);
+		udp_rev_nat_forget(l);
+	}
+	return PROCEED;
+}
+
+/* Where a UDP socket is led that asks for what nothing serves: see nowhere.h. */
+static __always_inline void nowhere_of(const struct address *addr, struct backend *nowhere)
+{
+	nowhere->addr.word[0] = 0;
+	nowhere->addr.word[1] = 0;
+	nowhere->addr.word[2] = is_v4(addr) ? bpf_htonl(0xffff) : 0;
+	nowhere->addr.word[3] = is_v4(addr) ? bpf_htonl(NOWHERE_IP4) : bpf_htonl(1);
+	nowhere->port = bpf_htons(NOWHERE_PORT);
 }
 
 /*
- * Sends a connection, or a datagram of an unconnected UDP socket, to a backend.
- * v4 and datagram are constants.
- *
- * The application sees ECONNREFUSED where kube-proxy answers with RST, and
+ * What nothing serves. The application sees ECONNREFUSED where kube-proxy answers with RST, and
  * EHOSTUNREACH where it drops the packet: a connect can't wait for that. A
  * kernel without bpf_set_retval knows but EPERM (cilium/cilium#45184 on why that misleads).
+ *
+ * UDP is led nowhere instead: under kube-proxy, connect() and sendto() succeed, and what is sent later arrives
+ * once there is a backend. The runtime finds sockets that were connected by their way back, and moves
+ * them. A datagram notes none, so as not to hide that of its socket's connect().
+ * A socket that is bound to a device would send by that even to a loopback address, so it is refused.
  */
+static __always_inline int refuse(struct bpf_sock_addr *ctx, bool v4, bool datagram, const struct lookup *l,
+                                  __u32 index, int error)
+{
+	struct backend nowhere;
+
+	count_refused(index);
+	if (l->proto != IPPROTO_UDP || on_device(ctx)) {
+		bpf_set_retval(error);
+		return REJECT;
+	}
+	nowhere_of(&l->addr, &nowhere);
+	if (!datagram)
+		udp_rev_nat_update(l, index, &nowhere);
+	write_address(ctx, v4, &nowhere.addr, nowhere.port);
+	return PROCEED;
+}
+
+/*
+ * A socket with a loopback address of its own, and a backend that it can't reach, as that is neither
+ * loopback nor at the address of the socket's network namespace.
+ * It is left alone: with IPv4, the kernel refuses such a source at once
+ * (EINVAL, __mkroute_output), but where route_localnet is set kube-proxy may
+ * serve it, at a loopback address whoever listens there. With IPv6, the kernel would send, and the
+ * sender would wait for an answer that can't come. A UDP socket
+ * may have that address because it was led nowhere: it waits there until the runtime moves it.
+ */
+static __always_inline int from_loopback(struct bpf_sock_addr *ctx, bool v4, bool datagram, struct lookup *l,
+                                         __u32 index)
+{
+	struct backend nowhere;
+	bool waits = false;
+
+	if (l->proto == IPPROTO_UDP) {
+		nowhere_of(&l->addr, &nowhere);
+		waits = udp_rev_nat_has(l, &nowhere);
+	}
+	if (waits || (!l->loopback && !is_v4(&l->addr)))
+		return refuse(ctx, v4, datagram, l, index, -EHOSTUNREACH);
+	return pass(ctx, v4, datagram, l);
+}
+
+/* Sends a connection, or a datagram of an unconnected UDP socket, to a backend. */
 static __always_inline int to_backend(struct bpf_sock_addr *ctx, bool v4, bool datagram)
 {
 	struct lookup l = {.port = read_port(ctx), .proto = protocol(ctx)};
@@ -117,19 +233,22 @@ static __always_inline int to_backend(struct bpf_sock_addr *ctx, bool v4, bool d
 	if (datagram ? l.proto != IPPROTO_UDP : !l.proto)
 		return PROCEED;
 	read_address(ctx, v4, &l.addr);
-	switch (admit(ctx, &l, &fe)) {
+	switch (admit(ctx, v4, datagram, &l, &fe)) {
 	case VERDICT_PASS:
-		return PROCEED;
+		return pass(ctx, v4, datagram, &l);
 	case VERDICT_REFUSE:
-		return reject(fe.index, -ECONNREFUSED);
+		return refuse(ctx, v4, datagram, &l, fe.index, -ECONNREFUSED);
 	case VERDICT_DROP:
-		return reject(fe.index, -EHOSTUNREACH);
+		return refuse(ctx, v4, datagram, &l, fe.index, -EHOSTUNREACH);
 	case VERDICT_TRANSLATE:
 		break;
 	}
 	be = datagram ? datagram_backend(&l, &fe) : choose_backend(&fe, l.netns);
 	if (!be)
-		return reject(fe.index, has_backends_elsewhere(&fe) ? -EHOSTUNREACH : -ECONNREFUSED);
+		return refuse(ctx, v4, datagram, &l, fe.index,
+		              has_backends_elsewhere(&fe) ? -EHOSTUNREACH : -ECONNREFUSED);
+	if (unlikely(is_loopback(&l.src)) && !reached_from_loopback(&l, &be->addr))
+		return from_loopback(ctx, v4, datagram, &l, fe.index);
 	rev_nat_update(&l, fe.index, be);
 	count_translated(fe.index);
 	write_address(ctx, v4, &be->addr, be->port);

@@ -70,7 +70,7 @@ func (b Balancer) settings(m *Maps, f Features) Settings {
 	}
 	h := sha256.New()
 	h.Write(_ConnectBytes)
-	fmt.Fprintf(h, "%+v %v %v", s, f.NetnsCookie, f.SetRetval)
+	fmt.Fprintf(h, "%+v %v %v %v", s, f.NetnsCookie, f.SetRetval, f.ContextSock)
 	s.Build = binary.LittleEndian.Uint64(h.Sum(nil))
 	return s
 }

@@ -49,7 +49,7 @@ func TestLoadProgramsWithEveryCombinationOfFeatures(t *testing.T) {
 func kernelHas(f Features) bool {
 	k := lab.KernelFeatures()
 	return (k.Link || !f.Link) && (k.Batch || !f.Batch) && (k.NetnsCookie || !f.NetnsCookie) &&
-		(k.GetPeername || !f.GetPeername) && (k.SetRetval || !f.SetRetval)
+		(k.GetPeername || !f.GetPeername) && (k.SetRetval || !f.SetRetval) && (k.ContextSock || !f.ContextSock)
 }
 
 func checkLoaded(t *testing.T, m *Maps, b Balancer, f Features, progs map[string]*ebpf.Program) {
@@ -156,7 +156,7 @@ func TestSettingsBuildTellsEverySettingApart(t *testing.T) {
 	m := mustEnsure(t, PinsBelow(lab.New(t).BPFFS))
 	seen := map[uint64]string{}
 	for _, b := range []Balancer{{}, {UDP: true}, {HostNetns: 1}, {HostNetns: 2}, {UDP: true, HostNetns: 1}, {HostOnly: true, HostNetns: 1}} {
-		for _, f := range []Features{{}, {NetnsCookie: true}, {SetRetval: true}, {NetnsCookie: true, SetRetval: true}} {
+		for _, f := range []Features{{}, {NetnsCookie: true}, {SetRetval: true}, {NetnsCookie: true, SetRetval: true}, {ContextSock: true}} {
 			if b.HostNetns != 0 && !f.NetnsCookie {
 				continue // the programs can't tell which namespace is the host's
 			}

@@ -11,7 +11,7 @@ import (
 // the compiler narrows what it may. The register that holds the context is followed in the order of the code: it is saved
 // at the top and never given another meaning.
 func TestProgramsReadTheContextInWholeWords(t *testing.T) {
-	eachProgram(t, Features{}, func(t *testing.T, p *ebpf.ProgramSpec) {
+	eachProgram(t, allFeatures(), func(t *testing.T, p *ebpf.ProgramSpec) {
 		context := map[asm.Register]bool{asm.R1: true}
 		loads := 0
 		for it := p.Instructions.Iterate(); it.Next(); {
@@ -27,6 +27,9 @@ func TestProgramsReadTheContextInWholeWords(t *testing.T) {
 					if op.Size() != asm.Word && op.Size() != asm.DWord {
 						t.Errorf("at %d: %v: a narrow load from the context", it.Offset, ins)
 					}
+				}
+				if isContextSock(*ins) && !context[ins.Src] {
+					t.Errorf("at %d: %v: looks as a load of the context's socket, which may be replaced", it.Offset, ins)
 				}
 				delete(context, ins.Dst)
 			case op.Class().IsALU() && op.ALUOp() == asm.Mov && op.Source() == asm.RegSource && context[ins.Src]:

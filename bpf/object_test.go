@@ -21,14 +21,14 @@ var floorHelpers = map[asm.BuiltinFunc]string{
 }
 
 func allFeatures() Features {
-	return Features{Link: true, Batch: true, NetnsCookie: true, GetPeername: true, SetRetval: true}
+	return Features{Link: true, Batch: true, NetnsCookie: true, GetPeername: true, SetRetval: true, ContextSock: true}
 }
 
 // everyFeatures calls each for every combination.
 func everyFeatures(each func(Features)) {
-	for bits := range 32 {
+	for bits := range 64 {
 		on := func(bit int) bool { return bits&(1<<bit) != 0 }
-		each(Features{Link: on(0), Batch: on(1), NetnsCookie: on(2), GetPeername: on(3), SetRetval: on(4)})
+		each(Features{Link: on(0), Batch: on(1), NetnsCookie: on(2), GetPeername: on(3), SetRetval: on(4), ContextSock: on(5)})
 	}
 }
 
@@ -239,6 +239,12 @@ func checkSubstituted(t *testing.T, name string, f Features, i int, was, is asm.
 	}
 	lacks := was.IsBuiltinCall() && was.Constant == int64(asm.FnGetNetnsCookie) && !f.NetnsCookie ||
 		was.IsBuiltinCall() && was.Constant == int64(asm.FnSetRetval) && !f.SetRetval
+	if isContextSock(was) && !f.ContextSock {
+		if is.OpCode != asm.Mov.Imm(was.Dst, 0).OpCode || is.Dst != was.Dst || is.Constant != 0 {
+			t.Errorf("%s with %+v: instruction %d is %v, want %v = 0", name, f, i, is, was.Dst)
+		}
+		return
+	}
 	if !lacks && (was.OpCode != is.OpCode || was.Constant != is.Constant || was.Offset != is.Offset) {
 		t.Errorf("%s with %+v: instruction %d was %v, is %v, for no reason", name, f, i, was, is)
 	}

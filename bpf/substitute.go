@@ -16,7 +16,19 @@ func newerHelpers(f Features) map[asm.BuiltinFunc]bool {
 	}
 }
 
-// substitute replaces each call of a helper that the kernel lacks by "r0 = 0".
+// contextSock is the offset of sk in struct bpf_sock_addr. Nothing else that programs read by a register has eight bytes
+// there.
+const contextSock = 64
+
+// isContextSock reports whether an instruction loads the socket of the context.
+func isContextSock(ins asm.Instruction) bool {
+	op := ins.OpCode
+	return op.Class().IsLoad() && op.Mode() == asm.MemMode && op.Size() == asm.DWord && ins.Offset == contextSock
+}
+
+// substitute replaces each call of a helper that the kernel lacks by "r0 = 0",
+// and each load of the context's socket by a zero where the kernel does not give it: the programs
+// take that for a socket that is bound to nothing.
 //
 // A constant that guards the call would not do: before 5.5 the verifier looks
 // into dead branches too. Objects of their own for each combination would be a
@@ -25,6 +37,10 @@ func substitute(prog *ebpf.ProgramSpec, f Features) error {
 	newer := newerHelpers(f)
 	for i := range prog.Instructions {
 		ins := &prog.Instructions[i]
+		if isContextSock(*ins) && !f.ContextSock {
+			*ins = asm.Mov.Imm(ins.Dst, 0).WithMetadata(ins.Metadata)
+			continue
+		}
 		if !ins.IsBuiltinCall() {
 			continue
 		}

@@ -21,8 +21,8 @@ func TestAboveFloorForbidden(t *testing.T) {
 	if err != nil || report.Err() != nil {
 		t.Fatal(err, report.Err())
 	}
-	if f := report.Features(); f != (bpf.Features{}) {
-		t.Errorf("the features are %+v, want none", f)
+	if f := report.Features(); f != (bpf.Features{ContextSock: true}) {
+		t.Errorf("the features are %+v, want those of Linux 5.3", f)
 	}
 	for _, r := range report.Results {
 		if want := slices.Contains(floor.Forbid, r.Name); r.Forbidden != want || want != (r.Since.Compare(mainlineFloor) > 0) {

@@ -41,7 +41,7 @@ func TestCheckFindsEveryFeature(t *testing.T) {
 	if err := report.Err(); err != nil {
 		t.Error(err)
 	}
-	if want := (bpf.Features{Link: true, Batch: true, NetnsCookie: true, GetPeername: true, SetRetval: true}); report.Host.Release.AtLeast(Version{Major: 6, Minor: 1}) && report.Features() != want {
+	if want := (bpf.Features{Link: true, Batch: true, NetnsCookie: true, GetPeername: true, ContextSock: true, SetRetval: true}); report.Host.Release.AtLeast(Version{Major: 6, Minor: 1}) && report.Features() != want {
 		t.Errorf("the features for the programs are %+v, want %+v", report.Features(), want)
 	}
 	if len(report.Host.Problems) > 0 {

@@ -35,6 +35,7 @@ const (
 	FeatureBatch       = "batch"
 	FeatureNetnsCookie = "netns-cookie"
 	FeatureGetpeername = "getpeername"
+	FeatureContextSock = "context-sock"
 	FeatureSetRetval   = "set-retval"
 	FeatureJIT         = "jit"
 
@@ -59,6 +60,7 @@ const (
 // minor release between them brought it is not known.
 var (
 	el82 = []int{193}
+	el83 = []int{240}
 	el89 = []int{513}
 )
 
@@ -127,6 +129,7 @@ func optionalProbes() []Probe {
 		{FeatureBatch, "batch operations on hash maps", 5, 6, rhelNewer, el89, "CONFIG_BPF_SYSCALL", "maps are written one entry at a time", true, probeBatch},
 		{FeatureNetnsCookie, "the helper get_netns_cookie in connect-time programs", 5, 7, rhelNewer, el89, "CONFIG_CGROUP_BPF", "session affinity is per node, NodePorts are not served on loopback, scope host and opt-out are refused", true, calls(asm.FnGetNetnsCookie.Call(), asm.Mov.Imm(asm.R1, 0), asm.FnGetNetnsCookie.Call())},
 		{FeatureGetpeername, "programs at getpeername()", 5, 8, rhelNewer, el89, "CONFIG_CGROUP_BPF", "getpeername() says the backend's address, not the Service IP", true, sockAddr(ebpf.AttachCgroupInet4GetPeername, ebpf.AttachCgroupInet6GetPeername)},
+		{FeatureContextSock, "the socket in connect-time programs", 5, 3, "RHEL 8.3 (4.18.0-240) has it, 8.1 does not", el83, "CONFIG_CGROUP_BPF", "source ranges judge a socket by its pod's address, whatever it is bound to; sockets that are bound to loopback are not told", true, calls(asm.LoadMem(asm.R1, asm.R1, 64, asm.DWord), asm.LoadMem(asm.R1, asm.R1, 24, asm.Word))},
 		// The helper is of 5.18; sock_addr programs got it with commit bed89185af0d.
 		{FeatureSetRetval, "the helper set_retval in connect-time programs", 6, 1, rhelLacks, nil, "CONFIG_CGROUP_BPF", "a connect to a Service without backends fails with EPERM, not ECONNREFUSED", true, calls(asm.Mov.Imm(asm.R1, -111), asm.FnSetRetval.Call())},
 		{FeatureJIT, "compiling programs to machine code", 3, 18, rhelFloor, el82, "CONFIG_BPF_JIT, net.core.bpf_jit_enable", "programs are interpreted, several times slower", true, probeJIT},

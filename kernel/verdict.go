@@ -280,6 +280,7 @@ func (r Report) Features() bpf.Features {
 		Batch:       r.Has(FeatureBatch),
 		NetnsCookie: r.Has(FeatureNetnsCookie),
 		GetPeername: r.Has(FeatureGetpeername),
+		ContextSock: r.Has(FeatureContextSock),
 		SetRetval:   r.Has(FeatureSetRetval),
 	}
 }

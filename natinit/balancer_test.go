@@ -263,13 +263,13 @@ func TestBalancerAppliesSourceRanges(t *testing.T) {
 	}
 	for _, w := range waysToVIP() {
 		servers(t, p, near, w, 1)
-		call := "connect "
-		if w.mode == clients.UDPUnconnected {
-			call = "sendto "
-		}
 		for who, client := range map[string]clients.Machine{"a pod outside of the ranges": far, "one whose address isn't known": n.l} {
-			if e := p.Run(t, client, w.mode, w.vip, "hello", w.options()...)[0]; e.Error != call+want {
-				t.Errorf("%s, %s: %+v, want %s", w.name, who, e, call+want)
+			if w.mode != clients.TCP {
+				n.wantNowhere(t, allFeatures(), client, w)
+				continue
+			}
+			if e := p.Run(t, client, w.mode, w.vip, "hello", w.options()...)[0]; e.Error != "connect "+want {
+				t.Errorf("%s, %s: %+v, want %s", w.name, who, e, want)
 			}
 		}
 	}
@@ -292,6 +292,9 @@ func TestBalancerRejectsPortsWithoutAService(t *testing.T) {
 		ways[i].vip = netip.AddrPortFrom(a, addr.Port()).String()
 	}
 	refused := func(w toVIP) bool {
+		if w.mode != clients.TCP {
+			return strings.HasSuffix(n.asked(t, n.l, w.mode, w.vip, w.mapped), " ECONNREFUSED")
+		}
 		e := p.Run(t, n.l, w.mode, w.vip, "hello", w.options()...)[0]
 		return strings.HasSuffix(e.Error, " "+want)
 	}

@@ -86,7 +86,13 @@ func TestScopeHostServesOnlyTheHostsNamespace(t *testing.T) {
 // special runs a few lines of Python in the lab and returns what they print.
 func (n *node) special(t testing.TB, script string) string {
 	t.Helper()
-	cmd := n.l.Command(t.Context(), "python3", "-c", "import socket, errno\n"+script)
+	return special(t, n.l, script)
+}
+
+// special runs a few lines of Python on a machine and returns what they print.
+func special(t testing.TB, m clients.Machine, script string) string {
+	t.Helper()
+	cmd := m.Command(t.Context(), "python3", "-c", "import socket, errno\n"+script)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)

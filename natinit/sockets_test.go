@@ -101,7 +101,7 @@ func (n *node) checkWay(t *testing.T, f bpf.Features, p clients.Program, w toVIP
 	}
 }
 
-// An unserved port of a VIP is refused at once, as by a kube-proxy's RST.
+// An unserved port of a VIP is refused at once, as by a kube-proxy's RST. UDP is led nowhere.
 func (n *node) checkRefused(t *testing.T, f bpf.Features, p clients.Program) {
 	t.Helper()
 	want := "ECONNREFUSED"
@@ -118,15 +118,15 @@ func (n *node) checkRefused(t *testing.T, f bpf.Features, p clients.Program) {
 		{clients.TCP, "connect", "10.96.0.1:444", []clients.Option{clients.Mapped}},
 		{clients.TCP, "connect", "[fd00:96::1]:444", nil},
 		{clients.TCP, "connect", dns4, nil}, // UDP alone is served there
-		{clients.UDPConnected, "connect", vip4, nil},
-		{clients.UDPUnconnected, "sendto", "10.96.0.10:54", nil},
-		{clients.UDPUnconnected, "sendto", "10.96.0.10:54", []clients.Option{clients.Mapped}},
-		{clients.UDPUnconnected, "sendto", "[fd00:96::10]:54", nil},
 	} {
 		e := p.Run(t, n.l, tc.mode, tc.addr, "hello", tc.opts...)[0]
 		if e.Error != tc.call+" "+want {
 			t.Errorf("%s: %s to %s %v: %+v, want %s", p.Name, tc.mode, tc.addr, tc.opts, e, want)
 		}
+	}
+	for _, w := range udpWays() {
+		n.wantNowhere(t, f, n.l, w.at("10.96.0.10:54", "[fd00:96::10]:54"))
+		n.wantNowhere(t, f, n.l, w.at(vip4, vip6)) // TCP alone is served there
 	}
 }
 

@@ -35,7 +35,9 @@ typedef _Bool bool;
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define bpf_htonl(x) __builtin_bswap32(x)
+#define bpf_htons(x) __builtin_bswap16(x)
 #else
+#define bpf_htons(x) (x)
 #define bpf_htonl(x) (x)
 #endif
 
@@ -73,7 +75,23 @@ struct bpf_sock_addr {
 	__u32 protocol;
 	__be32 msg_src_ip4;
 	__be32 msg_src_ip6[4];
-	__u64 sk; /* struct bpf_sock *, 5.3 */
+	__u64 sk; /* struct bpf_sock *, 5.3; not in all kernels of the floor: see substitute.go */
+};
+
+/* The socket of a context, as far as the programs read it. Fields are read as whole words. */
+struct bpf_sock {
+	__u32 bound_dev_if;
+	__u32 family;
+	__u32 type;
+	__u32 protocol;
+	__u32 mark;
+	__u32 priority;
+	__be32 src_ip4;
+	__be32 src_ip6[4];
+	__u32 src_port; /* host byte order */
+	__u32 dst_port; /* not read: its size differs from kernel to kernel */
+	__be32 dst_ip4;
+	__be32 dst_ip6[4];
 };
 
 struct bpf_spin_lock {

@@ -20,4 +20,20 @@ static __always_inline bool is_v4(const struct address *addr)
 	return addr->word[2] == bpf_htonl(0xffff);
 }
 
+static __always_inline bool is_zero(const struct address *addr)
+{
+	return !addr->word[0] && !addr->word[1] && !addr->word[3] &&
+	       (!addr->word[2] || addr->word[2] == bpf_htonl(0xffff));
+}
+
+/* 127.0.0.0/8, or ::1. */
+static __always_inline bool is_loopback(const struct address *addr)
+{
+	if (addr->word[0] || addr->word[1])
+		return false;
+	if (is_v4(addr))
+		return (addr->word[3] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
+	return !addr->word[2] && addr->word[3] == bpf_htonl(1);
+}
+
 #endif

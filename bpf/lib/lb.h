@@ -29,20 +29,16 @@ static __always_inline void count_refused(__u32 index)
 		__sync_fetch_and_add(&c->refused, 1);
 }
 
-/* The address that stands for addr and all other loopback addresses of its family; false: addr is none. */
-static __always_inline bool loopback_of(struct address *addr)
+/*
+ * Whether an address leads to this host by its loopback device: a loopback
+ * address, or the unspecified one, which becomes the loopback address that the
+ * kernel takes it for (ip_route_output_key_hash_rcu, tcp_v6_connect).
+ */
+static __always_inline bool to_loopback(struct address *addr)
 {
-	if (addr->word[0] || addr->word[1])
-		return false;
-	if (addr->word[2] == bpf_htonl(0xffff) && (addr->word[3] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000)) {
-		addr->word[3] = bpf_htonl(0x7f000000);
-		return true;
-	}
-	if (addr->word[2] == 0 && addr->word[3] == bpf_htonl(1)) {
-		addr->word[3] = bpf_htonl(0x7f000000);
-		return true;
-	}
-	return false;
+	if (is_zero(addr))
+		addr->word[3] = is_v4(addr) ? bpf_htonl(0x7f000001) : bpf_htonl(1);
+	return is_loopback(addr);
 }
 
 /*
@@ -64,8 +60,9 @@ static __always_inline bool read_frontend(const struct frontend *entry, struct f
 /*
  * The frontend that *l asks for, copied to *fe; false: not ours. *fe is zero then, and
  * no pointer is NULL: below 5.16 the verifier forgets which one was, once it is on the stack. A hit is one
- * lookup. A miss is two: the address may be a loopback address with a node
- * port, or a VIP that doesn't serve this port.
+ * lookup. A miss is two if the address is loopback, where all addresses of a
+ * family have one entry for a node port, and three otherwise: it may be a VIP that doesn't serve this
+ * port, or another node, where a fourth says whether it is a node port.
  */
 static __always_inline bool find_frontend(struct lookup *l, struct frontend *fe)
 {
@@ -75,11 +72,25 @@ static __always_inline bool find_frontend(struct lookup *l, struct frontend *fe)
 	l->loopback = false;
 	if (entry)
 		return read_frontend(entry, fe);
-	l->loopback = loopback_of(&key.addr);
-	if (!l->loopback) {
-		key.port = 0;
-		key.proto = 0;
+	l->loopback = to_loopback(&l->addr);
+	if (l->loopback) {
+		key.addr.word[3] = bpf_htonl(0x7f000000);
+		return read_frontend(bpf_map_lookup_elem(&fh_frontend, &key), fe);
 	}
+	key.port = 0;
+	key.proto = 0;
+	entry = bpf_map_lookup_elem(&fh_frontend, &key);
+	if (entry)
+		return read_frontend(entry, fe);
+	key.nodes = 1;
+	if (!bpf_map_lookup_elem(&fh_frontend, &key))
+		return read_frontend(0, fe);
+	key.addr.word[0] = 0;
+	key.addr.word[1] = 0;
+	key.addr.word[2] = is_v4(&l->addr) ? bpf_htonl(0xffff) : 0;
+	key.addr.word[3] = 0;
+	key.port = l->port;
+	key.proto = l->proto;
 	return read_frontend(bpf_map_lookup_elem(&fh_frontend, &key), fe);
 }
 

@@ -11,6 +11,7 @@ struct lookup {
 	__be16 port;         /* network byte order */
 	__u32 proto;         /* IPPROTO_TCP, IPPROTO_UDP; 0: none that is served */
 	bool loopback;       /* addr is a loopback address: its frontends are for the host's own namespace only */
+	struct address src;  /* what the socket is bound to, by bind() or an earlier connect(); zero: nothing */
 	__u64 cookie;        /* of the socket */
 	__u64 netns;         /* cookie of its network namespace; 0: the kernel can't tell */
 };

@@ -86,6 +86,25 @@ static __always_inline void rev_nat_update(const struct lookup *l, __u32 index, 
 		tcp_rev_nat_update(l, be);
 }
 
+/* Whether a UDP socket asked for some frontend when it came to a backend. */
+static __always_inline bool udp_rev_nat_has(const struct lookup *l, const struct backend *be)
+{
+	struct udp_rev_nat_key key = {.cookie = l->cookie, .backend = be->addr, .port = be->port};
+
+	return bpf_map_lookup_elem(&fh_udp_sock, &key) || bpf_map_lookup_elem(&fh_udp_rev_nat, &key);
+}
+
+/* Forgets that a UDP socket asked for a frontend when it came to *l: it asks for that itself now. */
+static __always_inline void udp_rev_nat_forget(const struct lookup *l)
+{
+	struct udp_rev_nat_key key = {.cookie = l->cookie, .backend = l->addr, .port = l->port};
+
+	if (bpf_map_lookup_elem(&fh_udp_sock, &key))
+		bpf_map_delete_elem(&fh_udp_sock, &key);
+	if (bpf_map_lookup_elem(&fh_udp_rev_nat, &key))
+		bpf_map_delete_elem(&fh_udp_rev_nat, &key);
+}
+
 static __always_inline bool tcp_rev_nat_lookup(struct lookup *l)
 {
 	struct sock_rev_nat *r = rev_nat_slot(l->cookie);

@@ -6,6 +6,7 @@
 #ifndef FIRSTHOP_LIB_WORKLOAD_H
 #define FIRSTHOP_LIB_WORKLOAD_H
 
+#include "lookup.h"
 #include "source_range.h"
 #include "workload_maps.h"
 
@@ -21,12 +22,30 @@ static __always_inline bool opted_out(__u64 netns)
 	return w && w->flags & WORKLOAD_OPTED_OUT;
 }
 
-/* Whether a service's source ranges allow a client. One whose address isn't known is not allowed. */
-static __always_inline bool source_range_allows(__u32 index, __u64 netns, bool v4)
+/*
+ * Whether a service's source ranges allow a client: by the address that its
+ * socket is bound to, or by that of its network namespace. One whose address isn't known is not allowed.
+ * Another loopback address is no client's: connections that have one stay on the node.
+ */
+static __always_inline bool source_range_allows(__u32 index, const struct lookup *l)
 {
-	struct workload *w = bpf_map_lookup_elem(&fh_workload, &netns);
+	struct workload *w;
 
-	return w && in_source_range(index, v4 ? &w->addr4 : &w->addr6);
+	if (!is_zero(&l->src) && !is_loopback(&l->src) && is_v4(&l->src) == is_v4(&l->addr))
+		return in_source_range(index, &l->src);
+	w = bpf_map_lookup_elem(&fh_workload, &l->netns);
+	return w && in_source_range(index, is_v4(&l->addr) ? &w->addr4 : &w->addr6);
+}
+
+/* Whether a socket with a loopback address of its own reaches an address; true where that isn't known. */
+static __always_inline bool reached_from_loopback(const struct lookup *l, const struct address *addr)
+{
+	struct workload *w;
+
+	if (is_loopback(addr))
+		return true;
+	w = bpf_map_lookup_elem(&fh_workload, &l->netns);
+	return !w || same_address(addr, is_v4(addr) ? &w->addr4 : &w->addr6);
 }
 
 #endif

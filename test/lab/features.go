@@ -16,7 +16,7 @@ import (
 // Tests of packages below package kernel use them in order to run on old kernels too. They are found out by other means
 // than the product's; that a kernel has what its version should have is asserted in test/vm.
 type Features struct {
-	Link, Batch, NetnsCookie, GetPeername, SetRetval bool
+	Link, Batch, NetnsCookie, GetPeername, ContextSock, SetRetval bool
 }
 
 // KernelFeatures asks the running kernel, once. It panics if the kernel can't be asked, as for lack of rights.
@@ -26,6 +26,7 @@ var KernelFeatures = sync.OnceValue(func() Features {
 		Batch:       answered(haveBatch()),
 		NetnsCookie: answered(haveHelper(asm.Mov.Imm(asm.R1, 0), asm.FnGetNetnsCookie)),
 		GetPeername: answered(haveGetPeername()),
+		ContextSock: answered(haveContextSock()),
 		SetRetval:   answered(haveHelper(asm.Mov.Imm(asm.R1, -111), asm.FnSetRetval)),
 	}
 })
@@ -100,6 +101,19 @@ func haveBatch() error {
 func haveGetPeername() error {
 	p, err := loadSockAddr(ebpf.AttachCgroupInet4GetPeername)
 	if errors.Is(err, unix.EINVAL) {
+		return errors.Join(ebpf.ErrNotSupported, err)
+	}
+	if err != nil {
+		return err
+	}
+	return p.Close()
+}
+
+// haveContextSock reads an address of the context's socket; a kernel without it says that the access is not allowed.
+func haveContextSock() error {
+	p, err := loadSockAddr(ebpf.AttachCGroupInet4Connect,
+		asm.LoadMem(asm.R1, asm.R1, 64, asm.DWord), asm.LoadMem(asm.R1, asm.R1, 24, asm.Word))
+	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EINVAL) {
 		return errors.Join(ebpf.ErrNotSupported, err)
 	}
 	if err != nil {

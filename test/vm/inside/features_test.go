@@ -18,7 +18,7 @@ var since = map[string]string{
 	"btf": "", "spin-lock": "", "helper-map": "", "helper-prandom": "", "helper-socket-cookie": "",
 	"jmp32": "", "cgroup2": "", "bpffs": "", "sched-cls": "", "map-lpm-trie": "",
 
-	"dead-branch": "5.5", "map-mmapable": "5.5", "batch": "5.6", "attach-replace": "5.6",
+	"context-sock": "5.3", "dead-branch": "5.5", "map-mmapable": "5.5", "batch": "5.6", "attach-replace": "5.6",
 	"cgroup-link": "5.8", "netns-cookie": "5.7", "getpeername": "5.8", "ring-buffer": "5.8", "cap-bpf": "5.8",
 	"clone-into-cgroup": "5.7", "link-list": "5.8",
 	"redirect-neigh": "5.10", "redirect-peer": "5.10", "memcg-accounting": "5.11", "so-netns-cookie": "5.14",
