@@ -44,6 +44,85 @@ func (l *Lab) createCgroup() error {
 	return err
 }
 
+// Hierarchy is one of the hierarchies of cgroup version 1 that the machine has mounted.
+type Hierarchy struct {
+	Name    string // of the directory that it is mounted on, as "cpu,cpuacct"
+	Options string // by which mount(2) finds it again, as "cpu,cpuacct" or "name=systemd"
+	Dir     string // the lab's cgroup in it
+}
+
+// Hierarchies lists those of version 1, each with its root as Dir.
+func Hierarchies() ([]Hierarchy, error) {
+	mounts, err := readMounts()
+	if err != nil {
+		return nil, err
+	}
+	var all []Hierarchy
+	for _, m := range mounts {
+		if m.FSType != "cgroup" || m.Root != "/" || unix.Access(m.Mountpoint, unix.W_OK) != nil {
+			continue
+		}
+		var options []string
+		for option := range strings.SplitSeq(m.VFSOptions, ",") {
+			if option != "rw" && option != "xattr" && !strings.HasPrefix(option, "release_agent=") {
+				options = append(options, option)
+			}
+		}
+		all = append(all, Hierarchy{filepath.Base(m.Mountpoint), strings.Join(options, ","), m.Mountpoint})
+	}
+	return all, nil
+}
+
+// cgroupRoots lists where the machine has its hierarchies, of both versions.
+func cgroupRoots() ([]string, error) {
+	root, err := cgroup2Root()
+	if err != nil {
+		return nil, err
+	}
+	var roots []string
+	if root != "" {
+		roots = append(roots, root)
+	}
+	v1, err := Hierarchies()
+	for _, h := range v1 {
+		roots = append(roots, h.Dir)
+	}
+	return roots, err
+}
+
+// createCgroupsV1 makes a cgroup in each hierarchy of version 1, in which processes can be at once.
+func (l *Lab) createCgroupsV1() error {
+	all, err := Hierarchies()
+	if err != nil {
+		return err
+	}
+	for _, h := range all {
+		root := h.Dir
+		h.Dir = filepath.Join(root, l.Name)
+		if err := os.Mkdir(h.Dir, 0o755); err != nil {
+			return fmt.Errorf("create cgroup: %w", err)
+		}
+		l.CgroupsV1 = append(l.CgroupsV1, h)
+		// A cpuset that is empty takes no process; its children get its values by clone_children.
+		for _, name := range []string{"cpuset.cpus", "cpuset.mems"} {
+			value, err := os.ReadFile(filepath.Join(root, name))
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err == nil {
+				err = os.WriteFile(filepath.Join(h.Dir, name), value, 0)
+			}
+			if err == nil {
+				err = os.WriteFile(filepath.Join(h.Dir, "cgroup.clone_children"), []byte("1"), 0)
+			}
+			if err != nil {
+				return fmt.Errorf("prepare cpuset: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
 // NewCgroup makes a cgroup below the lab's, as a pod or a service would have, and returns its path.
 func (l *Lab) NewCgroup(name string) (string, error) {
 	dir := filepath.Join(l.Cgroup, name)

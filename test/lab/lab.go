@@ -23,6 +23,8 @@ type Lab struct {
 	BPFFS    string // the mount point of the lab's bpffs; only a path, with nothing there, after WithoutBPFFS
 	StateDir string // for --state-dir: exists, empty
 	RunDir   string // for --run-dir: exists, empty
+	// CgroupsV1 are the lab's cgroups of version 1, after WithCgroupsV1. Commands are not in them.
+	CgroupsV1 []Hierarchy
 
 	ns       netns.NsHandle
 	nl       *netlink.Handle
@@ -38,13 +40,18 @@ type Lab struct {
 type Option func(*options)
 
 type options struct {
-	withoutBPFFS bool
+	withoutBPFFS, cgroupsV1 bool
 }
 
 // WithoutBPFFS leaves Lab.BPFFS unmounted and absent, for tests of the mounting itself. Whatever they mount there is
 // unmounted with the lab.
 func WithoutBPFFS() Option {
 	return func(o *options) { o.withoutBPFFS = true }
+}
+
+// WithCgroupsV1 makes a cgroup in each hierarchy of version 1 that the machine has, for what needs controllers.
+func WithCgroupsV1() Option {
+	return func(o *options) { o.cgroupsV1 = true }
 }
 
 // sweepOnce makes the first lab of a process remove what dead processes left behind.
@@ -106,6 +113,11 @@ func Create(opts ...Option) (l *Lab, err error) {
 	if err := l.createCgroup(); err != nil {
 		return l, err
 	}
+	if o.cgroupsV1 {
+		if err := l.createCgroupsV1(); err != nil {
+			return l, err
+		}
+	}
 	if l.ns, l.nl, err = createNetns(name); err != nil {
 		return l, err
 	}
@@ -147,6 +159,9 @@ func (l *Lab) Close() error {
 	var errs []error
 	if l.Cgroup != "" {
 		errs = append(errs, removeCgroup(l.Cgroup))
+	}
+	for _, h := range l.CgroupsV1 {
+		errs = append(errs, removeCgroup(h.Dir))
 	}
 	for _, pod := range l.pods {
 		errs = append(errs, pod.close())

@@ -161,8 +161,10 @@ func RunMain(m *testing.M) int {
 }
 
 // ownTraces lists what this process's labs leave visible: directories, mounts, namespaces, cgroups.
-func ownTraces() (map[string]bool, error) {
-	prefix := ownPrefix()
+func ownTraces() (map[string]bool, error) { return tracesOf(ownPrefix()) }
+
+// tracesOf lists what labs leave visible whose names have a prefix.
+func tracesOf(prefix string) (map[string]bool, error) {
 	f, err := footprints(func(name string) bool { return strings.HasPrefix(name, prefix) })
 	if err != nil {
 		return nil, err

@@ -24,7 +24,12 @@ func TestMain(m *testing.M) {
 
 // dieWithALab leaves a lab behind with a process in it, as kill -9 does to a test.
 func dieWithALab() {
-	l, err := lab.Create()
+	if os.Getenv("FH_LAB_DIE") == "reaped" {
+		if err := lab.Reap(); err != nil {
+			panic(err)
+		}
+	}
+	l, err := lab.Create(lab.WithCgroupsV1())
 	if err != nil {
 		panic(err)
 	}
@@ -32,7 +37,8 @@ func dieWithALab() {
 		panic(err)
 	}
 	os.Stdout.WriteString(l.Name)
-	os.Exit(0)
+	os.Stdout.Close()
+	_ = unix.Kill(os.Getpid(), unix.SIGKILL)
 }
 
 func newMap(t *testing.T) *ebpf.Map {
@@ -117,26 +123,52 @@ func TestLeaksSpareObjectsHeldElsewhere(t *testing.T) {
 	}
 }
 
+// tracesLike are the paths of a lab with another name than l's.
+func tracesLike(l *lab.Lab, name string) []string {
+	paths := []string{l.Netns, l.Cgroup, l.Dir}
+	for _, h := range l.CgroupsV1 {
+		paths = append(paths, h.Dir)
+	}
+	for i, path := range paths {
+		paths[i] = filepath.Join(filepath.Dir(path), name)
+	}
+	return paths
+}
+
+func TestReapRemovesLabsOfAKilledProcess(t *testing.T) {
+	alive := lab.New(t, lab.WithCgroupsV1())
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), "FH_LAB_DIE=reaped")
+	name, _ := cmd.Output()
+	if !strings.HasPrefix(string(name), "fh-") {
+		t.Fatalf("the process made no lab: %q", name)
+	}
+	for _, path := range tracesLike(alive, string(name)) {
+		lab.Await(t, path+" is removed", func() bool {
+			_, err := os.Lstat(path)
+			return os.IsNotExist(err)
+		})
+	}
+	for _, path := range []string{alive.Netns, alive.Cgroup, alive.Dir} {
+		if _, err := os.Lstat(path); err != nil {
+			t.Errorf("the lab of a living process was removed: %v", err)
+		}
+	}
+}
+
 func TestSweepRemovesLabsOfDeadProcesses(t *testing.T) {
-	alive := lab.New(t)
+	alive := lab.New(t, lab.WithCgroupsV1())
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), "FH_LAB_DIE=1")
-	name, err := cmd.Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	netns := filepath.Join(filepath.Dir(alive.Netns), string(name))
-	if _, err := os.Lstat(netns); err != nil {
+	name, _ := cmd.Output()
+	traces := tracesLike(alive, string(name))
+	if _, err := os.Lstat(traces[0]); err != nil {
 		t.Fatalf("the dead process left nothing behind: %v", err)
 	}
 	if err := lab.Sweep(); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{
-		netns,
-		filepath.Join(filepath.Dir(alive.Cgroup), string(name)),
-		filepath.Join(filepath.Dir(alive.Dir), string(name)),
-	} {
+	for _, path := range traces {
 		if _, err := os.Lstat(path); !os.IsNotExist(err) {
 			t.Errorf("%s is still there: %v", path, err)
 		}

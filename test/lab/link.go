@@ -11,6 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Link runs fn with netlink of the lab's network namespace.
+func (l *Lab) Link(fn func(nl *netlink.Handle) error) error { return fn(l.nl) }
+
 // AddAddr gives addresses, as prefixes, to the lab's loopback: a server can listen there at once.
 func (l *Lab) AddAddr(prefixes ...string) error {
 	return l.eachAddr(prefixes, func(lo netlink.Link, addr *netlink.Addr) error {

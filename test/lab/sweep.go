@@ -21,20 +21,33 @@ func ownPrefix() string {
 
 // startTime returns when a process started, as clock ticks since boot in base 36; "" when there is no such process.
 func startTime(pid int) string {
+	started, _ := processStat(pid)
+	return started
+}
+
+// isAlive tells whether the process with an id and a start time runs. One that has ended, and whose parent does not know
+// yet, does not.
+func isAlive(pid int, started string) bool {
+	s, state := processStat(pid)
+	return s == started && state != "Z" && state != "X"
+}
+
+// processStat returns a process's start time, as startTime does, and its state, a letter of proc_pid_stat(5).
+func processStat(pid int) (started, state string) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return ""
+		return "", ""
 	}
 	// The command's name is in brackets and may hold anything; start time is field 22, the 20th behind it.
 	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
 	if len(fields) < 20 {
-		return ""
+		return "", ""
 	}
 	ticks, err := strconv.ParseUint(string(fields[19]), 10, 64)
 	if err != nil {
-		return ""
+		return "", ""
 	}
-	return strconv.FormatUint(ticks, 36)
+	return strconv.FormatUint(ticks, 36), string(fields[0])
 }
 
 // labName takes the name of a lab apart: whether it is one, whether its process lives, and whether that is this one.
@@ -48,7 +61,7 @@ func labName(name string) (isLab, alive, own bool) {
 	if err != nil || pid <= 0 {
 		return false, false, false
 	}
-	return true, startTime(pid) == parts[1], strings.HasPrefix(name, ownPrefix())
+	return true, isAlive(pid, parts[1]), strings.HasPrefix(name, ownPrefix())
 }
 
 // footprint is what labs leave visible on the machine, by path.
@@ -64,12 +77,18 @@ func footprints(keep func(name string) bool) (f footprint, err error) {
 	if f.netns, err = matching(netnsDir, keep); err != nil {
 		return f, err
 	}
-	root, err := cgroup2Root()
-	if err != nil || root == "" {
+	roots, err := cgroupRoots()
+	if err != nil {
 		return f, err
 	}
-	f.cgroups, err = matching(root, keep)
-	return f, err
+	for _, root := range roots {
+		found, err := matching(root, keep)
+		if err != nil {
+			return f, err
+		}
+		f.cgroups = append(f.cgroups, found...)
+	}
+	return f, nil
 }
 
 func matching(dir string, keep func(name string) bool) ([]string, error) {
