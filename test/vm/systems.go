@@ -39,7 +39,7 @@ var unusedBySystem = []string{"adduser", "debconf", "dpkg", "libperl5.36", "pass
 
 const (
 	diskSize = "1G" // a sparse file
-	// configuration is the version of what configure does: images that were made by another are not used.
+	// configuration is the version of what debian.Configure does: images that were made by another are not used.
 	configuration = "2"
 )
 
@@ -71,7 +71,7 @@ func (r *Runner) disk(ctx context.Context, s System, more []string) (string, err
 	if err := command(ctx, "cp", "--archive", tree.Dir, root); err != nil {
 		return "", err
 	}
-	if err := configure(ctx, root); err != nil {
+	if err := debian.Configure(ctx, root); err != nil {
 		return "", fmt.Errorf("make a system of %s: %w", tree.Dir, err)
 	}
 	made := filepath.Join(tmp, "disk")
@@ -79,53 +79,6 @@ func (r *Runner) disk(ctx context.Context, s System, more []string) (string, err
 		return "", err
 	}
 	return image, os.Rename(made, image)
-}
-
-// configure does what the packages' scripts would have done, as far as a boot needs it: no script has to be run as root
-// on the machine that makes the image.
-func configure(ctx context.Context, root string) error {
-	for _, dir := range []string{"bin", "sbin", "lib", "lib64"} { // merged, as the installer does
-		at := filepath.Join(root, dir)
-		if info, err := os.Lstat(at); err == nil && info.IsDir() {
-			if err := command(ctx, "cp", "--archive", "--no-target-directory", at, filepath.Join(root, "usr", dir)); err != nil {
-				return err
-			}
-			if err := os.RemoveAll(at); err != nil {
-				return err
-			}
-			if err := os.Symlink("usr/"+dir, at); err != nil {
-				return err
-			}
-		}
-	}
-	for _, dir := range []string{"usr/share/doc", "usr/share/man", "usr/share/locale"} {
-		if err := os.RemoveAll(filepath.Join(root, dir)); err != nil {
-			return err
-		}
-	}
-	accounts := map[string]string{"passwd": "messagebus:x:100:100::/nonexistent:/usr/sbin/nologin\n", "group": "messagebus:x:100:\n"}
-	for name, more := range accounts {
-		master, err := os.ReadFile(filepath.Join(root, "usr/share/base-passwd", name+".master"))
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(root, "etc", name), append(master, more...), 0o644); err != nil {
-			return err
-		}
-	}
-	for name, text := range map[string]string{
-		"etc/hostname": "node\n",
-		"etc/fstab":    "", // PID 1 of the initramfs has mounted the root
-		// One that is not empty: otherwise it would be a first boot, at which systemd enables all that there is.
-		"etc/machine-id": "0123456789abcdef0123456789abcdef\n",
-		// Compiled by a script of udev's. Without one, every first boot takes 8 s to write another to /etc/udev.
-		"usr/lib/udev/hwdb.bin": "",
-	} {
-		if err := os.WriteFile(filepath.Join(root, name), []byte(text), 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func command(ctx context.Context, name string, args ...string) error {
