@@ -102,8 +102,15 @@ REAL = -run RealAPIServer ./natinit/apiserver/...
 .PHONY: test-kube
 test-kube: setup-test setup-kube build ## the tests with real API servers and kube-proxy, and the oracle: a part of test
 	@$(WITH_KUBE) .ci/test $(REAL); \
-		(cd test/kube; MODULE=test/kube ../../.ci/test $$($(GO) list ./... | grep -v '/oracle$$')); \
+		(cd test/kube; MODULE=test/kube ../../.ci/test $$($(GO) list ./... | grep -v '/oracle$$\|/scenes$$')); \
 		RACE=no MODULE=test/kube .ci/test ./oracle
+
+# SCENES are flags of go test, as "-run Upgrade"; -short is the half that is in CI.
+SCENES ?=
+.PHONY: test-cluster
+test-cluster: setup-test setup-kube ## real clusters by kubeadm, in namespaces: scenes of a cluster's life under load; SCENES=-short for CI's, SCENES='-run BeforeKubeadm' for some
+	@$(WITH_KUBE) (cd test/kube && $(GO) run -buildvcs=false ./nodes/prepare); \
+		RACE=no REPORT=no MODULE=test/kube .ci/test -v -timeout 90m $(SCENES) ./scenes
 
 .PHONY: test-vm
 test-vm: setup-vm ## the kernel's part of the tests on Debian's kernels, and short lives of whole systems; VM=5.10 for one, VM_KERNEL=FILE for another
@@ -118,7 +125,7 @@ test-boot: setup-vm vm-packages vm-kube image ## whole systems with their system
 .PHONY: test-all
 test-all: export FIRSTHOP_TEST_LONG = 1
 test-all: export TEST_TIMEOUT = 60m
-test-all: test setup-vm vm-packages vm-kube image ## every test there is
+test-all: test test-cluster setup-vm vm-packages vm-kube image ## every test there is
 	$(GO) build -buildvcs=false -o bin/test-vm ./test/vm/run
 	bin/test-vm -boot +all
 

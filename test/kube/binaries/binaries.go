@@ -1,6 +1,8 @@
 // Package binaries gets the programs of a Kubernetes control plane and of a node's service proxy: kube-apiserver and
 // kube-proxy are built from the sources of the module k8s.io/kubernetes, at the version that go.mod names; etcd is
 // Debian's. All of them land in one directory below a cache, once for every version of theirs and of Go.
+//
+// EnsureNodes gets all that whole nodes run, too.
 package binaries
 
 import (
@@ -11,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -76,21 +79,13 @@ func Ensure(ctx context.Context, cfg Config) (Programs, error) {
 	if cfg.Log == nil {
 		cfg.Log = io.Discard
 	}
-	version, err := goCommand(ctx, cfg.Module, "list", "-m", "-f", "{{.Version}}", kubernetes)
+	dir, version, err := cfg.dir(ctx)
 	if err != nil {
 		return Programs{}, err
 	}
-	goVersion, err := goCommand(ctx, cfg.Module, "env", "GOVERSION")
-	if err != nil {
-		return Programs{}, err
-	}
-	dir := filepath.Join(cfg.Cache, fmt.Sprintf("%s_%s_%s", version, goVersion, runtime.GOARCH))
 	p := In(dir)
 	if p.missing() == nil {
 		return p, nil
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return Programs{}, err
 	}
 	unlock, err := lock(filepath.Join(cfg.Cache, "lock"))
 	if err != nil {
@@ -103,10 +98,24 @@ func Ensure(ctx context.Context, cfg Config) (Programs, error) {
 	if err := cfg.fetchEtcd(ctx, dir); err != nil {
 		return Programs{}, err
 	}
-	if err := cfg.build(ctx, dir, version); err != nil {
+	if err := cfg.build(ctx, dir, version, "six minutes", built); err != nil {
 		return Programs{}, err
 	}
 	return p, p.missing()
+}
+
+// dir makes the directory of the programs, and returns the version of Kubernetes that they are of.
+func (cfg Config) dir(ctx context.Context) (dir, version string, err error) {
+	version, err = goCommand(ctx, cfg.Module, "list", "-m", "-f", "{{.Version}}", kubernetes)
+	if err != nil {
+		return "", "", err
+	}
+	goVersion, err := goCommand(ctx, cfg.Module, "env", "GOVERSION")
+	if err != nil {
+		return "", "", err
+	}
+	dir = filepath.Join(cfg.Cache, fmt.Sprintf("%s_%s_%s", version, goVersion, runtime.GOARCH))
+	return dir, version, os.MkdirAll(dir, 0o755)
 }
 
 // fetchEtcd puts Debian's etcd into a directory. It links to the C library only.
@@ -138,26 +147,33 @@ func install(from, to string) error {
 	return os.Rename(to+".new", to)
 }
 
-// build compiles without cgo and with the flags that tests without the race detector are compiled with, so that Go's
-// cache has one copy of what both need.
-func (cfg Config) build(ctx context.Context, dir, version string) error {
-	fmt.Fprintf(cfg.Log, "building %s of %s %s into %s: this takes six minutes on two idle cores, and is done once\n",
-		strings.Join(built, " and "), kubernetes, version, dir)
+// build compiles programs of Kubernetes without cgo and with the flags that tests without the race detector are compiled
+// with, so that Go's cache has one copy of what both need.
+func (cfg Config) build(ctx context.Context, dir, version, takes string, names []string) error {
+	fmt.Fprintf(cfg.Log, "building %s of %s %s into %s: this takes %s on two idle cores, and is done once\n",
+		strings.Join(names, ", "), kubernetes, version, dir, takes)
+	var packages []string
+	for _, name := range names {
+		packages = append(packages, kubernetes+"/cmd/"+name)
+	}
+	// Clients look at the version; without -X it is v0.0.0.
+	return cfg.compile(ctx, dir, "-s -w -X k8s.io/component-base/version.gitVersion="+version, packages...)
+}
+
+// compile builds programs into a directory, by the last parts of their packages' paths. Each is there completely or not
+// at all.
+func (cfg Config) compile(ctx context.Context, dir, ldflags string, packages ...string) error {
 	tmp, err := os.MkdirTemp(dir, ".building-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(tmp)
-	// Clients look at the version; without -X it is v0.0.0.
-	args := []string{"build", "-v", "-buildvcs=false", "-o", tmp + "/",
-		"-ldflags", "-s -w -X k8s.io/component-base/version.gitVersion=" + version}
-	for _, name := range built {
-		args = append(args, kubernetes+"/cmd/"+name)
-	}
+	args := append([]string{"build", "-v", "-buildvcs=false", "-o", tmp + "/", "-ldflags", ldflags}, packages...)
 	if _, err := goCommandWith(ctx, newProgress(cfg.Log), cfg.Module, args...); err != nil {
 		return err
 	}
-	for _, name := range built {
+	for _, p := range packages {
+		name := path.Base(p)
 		if err := os.Rename(filepath.Join(tmp, name), filepath.Join(dir, name)); err != nil {
 			return err
 		}

@@ -1,0 +1,208 @@
+package nodes
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+)
+
+// image is one for containerd to import: an archive as `docker save` writes it, of one layer.
+type image struct {
+	Tags       []string
+	Entrypoint []string
+	Files      [][2]string // path in the image, file of the machine
+}
+
+// kubernetesImages are those of Kubernetes' programs, by their names: kubeadm runs them by the program's name, which is found
+// in PATH.
+func (f files) kubernetesImages() map[string]image {
+	images := map[string]image{
+		"pause": {
+			Tags:       []string{"registry.k8s.io/pause:3.10.2", "registry.k8s.io/pause:3.10"},
+			Entrypoint: []string{"/pause"}, Files: [][2]string{{"pause", f.program("pause")}},
+		},
+		"etcd":    {Tags: []string{"registry.k8s.io/etcd:3.6.8-0"}, Files: [][2]string{{"usr/local/bin/etcd", f.program("etcd")}}},
+		"coredns": {Tags: []string{"registry.k8s.io/coredns/coredns:v1.14.2"}, Entrypoint: []string{"/coredns"}, Files: [][2]string{{"coredns", f.program("coredns")}}},
+		"load":    {Tags: []string{"fh.test/load:1"}, Entrypoint: []string{"/load"}, Files: [][2]string{{"load", f.program("load")}}},
+		"firsthop": {
+			Tags:       []string{"ghcr.io/firsthop/firsthop:latest"},
+			Entrypoint: []string{"/usr/bin/firsthop"}, Files: [][2]string{{"usr/bin/firsthop", f.firsthop}},
+		},
+	}
+	images["firsthop-next"] = image{Tags: []string{NextImage}, Entrypoint: []string{"/usr/bin/firsthop"}, Files: [][2]string{{"usr/bin/firsthop", f.next}}}
+	images["kube-proxy"] = image{
+		Tags:  []string{"registry.k8s.io/kube-proxy:" + f.version},
+		Files: append([][2]string{{"usr/local/bin/kube-proxy", f.program("kube-proxy")}}, netfilter(f.root)...),
+	}
+	for _, name := range controlPlanePrograms {
+		images[name] = image{Tags: []string{"registry.k8s.io/" + name + ":" + f.version}, Files: [][2]string{{"usr/local/bin/" + name, f.program(name)}}}
+	}
+	return images
+}
+
+// controlPlanePrograms are those of Kubernetes that kubeadm runs as pods of a control plane.
+var controlPlanePrograms = []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler"}
+
+// NextImage is firsthop of another version than the one that is installed.
+const NextImage = "ghcr.io/firsthop/firsthop:next"
+
+// netfilter are the programs that kube-proxy runs, with their libraries, from a root file system.
+func netfilter(root string) (files [][2]string) {
+	patterns := []string{"usr/sbin/nft", "usr/sbin/conntrack", "usr/lib/*/xtables/*.so"}
+	for _, lib := range []string{"c", "m", "nftables", "nftnl", "mnl", "xtables", "jansson", "gmp", "edit", "tinfo", "bsd", "md", "netfilter_conntrack", "nfnetlink"} {
+		patterns = append(patterns, "usr/lib/*/lib"+lib+".so.*")
+	}
+	for _, pattern := range patterns {
+		names, _ := filepath.Glob(filepath.Join(root, pattern)) // no pattern is malformed
+		for _, name := range names {
+			files = append(files, [2]string{strings.TrimPrefix(name, root+"/"), name})
+		}
+	}
+	loaders, _ := filepath.Glob(filepath.Join(root, "usr/lib64/ld-*.so*"))
+	for _, name := range loaders {
+		files = append(files, [2]string{"lib64/" + filepath.Base(name), name})
+	}
+	for _, name := range iptables {
+		files = append(files, [2]string{"usr/sbin/" + name, filepath.Join(root, "usr/sbin/xtables-nft-multi")})
+	}
+	return files
+}
+
+func (f files) program(name string) string { return filepath.Join(f.programs, name) }
+
+// ensureImages writes the archives that are older than what is in them.
+func (f files) ensureImages(log io.Writer) error {
+	if err := os.MkdirAll(f.images, 0o755); err != nil {
+		return err
+	}
+	for name, img := range f.kubernetesImages() {
+		to := filepath.Join(f.images, name+".tar")
+		if isNewer(to, img.Files) {
+			continue
+		}
+		fmt.Fprintf(log, "writing the image %s\n", img.Tags[0])
+		if err := img.write(to); err != nil {
+			return fmt.Errorf("write image %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func isNewer(name string, files [][2]string) bool {
+	archive, err := os.Stat(name)
+	return err == nil && !slices.ContainsFunc(files, func(f [2]string) bool {
+		info, err := os.Stat(f[1])
+		return err != nil || info.ModTime().After(archive.ModTime())
+	})
+}
+
+// write writes the archive; it is there completely or not at all.
+func (i image) write(to string) error {
+	layer, err := i.layer()
+	if err != nil {
+		return err
+	}
+	config := map[string]any{
+		"architecture": runtime.GOARCH, "os": "linux",
+		"config": map[string]any{"Entrypoint": i.Entrypoint, "Env": []string{"PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, "WorkingDir": "/"},
+		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + sum(layer)}},
+	}
+	configJSON, err := json.Marshal(config)
+	if err != nil {
+		return err
+	}
+	configName, layerName := sum(configJSON)+".json", sum(layer)+"/layer.tar"
+	manifest, err := json.Marshal([]map[string]any{{"Config": configName, "RepoTags": i.Tags, "Layers": []string{layerName}}})
+	if err != nil {
+		return err
+	}
+	f, err := os.Create(to + ".new")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	out := tar.NewWriter(f)
+	for _, part := range []struct {
+		name string
+		data []byte
+	}{{configName, configJSON}, {layerName, layer}, {"manifest.json", manifest}} {
+		if err := add(out, part.name, 0o644, part.data); err != nil {
+			return err
+		}
+	}
+	if err := out.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), to)
+}
+
+// layer is the image's only one: its files, and what a program may expect.
+func (i image) layer() ([]byte, error) {
+	var buf bytes.Buffer
+	out := tar.NewWriter(&buf)
+	dirs := map[string]bool{".": true}
+	var mkdir func(dir string) error
+	mkdir = func(dir string) error {
+		if dirs[dir] {
+			return nil
+		}
+		dirs[dir] = true
+		if err := mkdir(path.Dir(dir)); err != nil {
+			return err
+		}
+		mode := int64(0o755)
+		if dir == "tmp" {
+			mode = 0o1777
+		}
+		return out.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: mode})
+	}
+	for _, dir := range []string{"tmp", "etc"} {
+		if err := mkdir(dir); err != nil {
+			return nil, err
+		}
+	}
+	for name, text := range map[string]string{"etc/passwd": "root:x:0:0::/:/\nnobody:x:65534:65534::/:/\n", "etc/group": "root:x:0:\n"} {
+		if err := add(out, name, 0o644, []byte(text)); err != nil {
+			return nil, err
+		}
+	}
+	for _, file := range i.Files {
+		if err := mkdir(path.Dir(file[0])); err != nil {
+			return nil, err
+		}
+		data, err := os.ReadFile(file[1])
+		if err != nil {
+			return nil, err
+		}
+		if err := add(out, file[0], 0o755, data); err != nil {
+			return nil, err
+		}
+	}
+	if err := out.Close(); err != nil {
+		return nil, err
+	}
+	return buf.Bytes(), nil
+}
+
+func add(out *tar.Writer, name string, mode int64, data []byte) error {
+	if err := out.WriteHeader(&tar.Header{Name: name, Mode: mode, Size: int64(len(data))}); err != nil {
+		return err
+	}
+	_, err := out.Write(data)
+	return err
+}
+
+func sum(data []byte) string {
+	s := sha256.Sum256(data)
+	return hex.EncodeToString(s[:])
+}
