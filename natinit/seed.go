@@ -8,14 +8,13 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
-	"github.com/firsthop/firsthop/kernel/memory"
 	"github.com/firsthop/firsthop/natinit/attach"
 )
 
 // SeedConfig says what the table is to hold after the init stage.
 type SeedConfig struct {
 	Pins     bpf.Pins
-	Sizes    bpf.Sizes // of maps that don't exist yet; those of sockets that are not given fit the node
+	Sizes    bpf.Sizes // of maps that don't exist yet
 	Features bpf.Features
 
 	// Services are to be in the table. One that the runtime wrote already keeps
@@ -78,17 +77,12 @@ func Seed(cfg SeedConfig) (*Seeded, error) {
 	if err := repinMaps(cfg.Pins); err != nil {
 		return nil, attach.ExplainRights(err)
 	}
-	limit, _ := memory.Limit("")
-	maps, err := bpf.EnsureMaps(cfg.Pins, bpf.NodeSizes(cfg.Sizes, memory.Total(""), limit))
+	maps, err := bpf.EnsureMaps(cfg.Pins, cfg.Sizes)
 	if err != nil {
 		return nil, attach.ExplainRights(err)
 	}
 	s := &Seeded{Maps: maps, pins: cfg.Pins}
-	err = recoverSockets(cfg.Pins, maps, cfg.Features)
-	if err == nil {
-		err = s.write(cfg)
-	}
-	if err != nil {
+	if err := s.write(cfg); err != nil {
 		undo := maps.Discard(cfg.Pins)
 		return nil, errors.Join(attach.ExplainRights(err), undo, maps.Close())
 	}

@@ -20,7 +20,7 @@ func (r *run) followConntrack(ctx context.Context) {
 	if len(settings) == 0 {
 		return
 	}
-	at := sysctl.Of(r.cfg.HostRoot)
+	at := sysctl.Settings{Proc: r.cfg.Proc}
 	tick := time.NewTicker(conntrackInterval)
 	defer tick.Stop()
 	done := false

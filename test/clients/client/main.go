@@ -4,6 +4,7 @@
 //	client [-mapped] [-count=N] tcp|udp-connected|udp-unconnected HOST:PORT LINE
 //	client [-workers=N] [-for=TIME] [-do=await-close|echo|reset] hammer HOST:PORT
 //	client first HOST:PORT
+//	client [-mapped] session-KIND HOST:PORT
 package main
 
 import (
@@ -12,6 +13,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/firsthop/firsthop/test/clients"
@@ -44,6 +46,9 @@ func run(args []string) error {
 	}
 	if *mapped {
 		target = netip.AddrPortFrom(netip.AddrFrom16(target.Addr().As16()), target.Port())
+	}
+	if kind, is := strings.CutPrefix(mode, "session-"); is {
+		return session(clients.SessionKind(kind), target)
 	}
 	switch mode {
 	case "hammer":

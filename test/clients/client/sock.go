@@ -15,14 +15,19 @@ import (
 type sock struct{ fd int }
 
 func newSock(mode clients.Mode, target netip.AddrPort, timeout time.Duration) (*sock, error) {
-	family, kind := unix.AF_INET, unix.SOCK_DGRAM
-	if target.Addr().Is6() { // v4-mapped ones too
-		family = unix.AF_INET6
-	}
+	kind := unix.SOCK_DGRAM
 	if mode == clients.TCP {
 		kind = unix.SOCK_STREAM
 	}
-	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0)
+	return newSockOf(kind, 0, target, timeout)
+}
+
+func newSockOf(kind, proto int, target netip.AddrPort, timeout time.Duration) (*sock, error) {
+	family := unix.AF_INET
+	if target.Addr().Is6() { // v4-mapped ones too
+		family = unix.AF_INET6
+	}
+	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, proto)
 	if err != nil {
 		return nil, callError("socket", err)
 	}
