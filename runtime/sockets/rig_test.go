@@ -2,13 +2,20 @@ package sockets
 
 import (
 	"bufio"
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -198,25 +205,37 @@ func (n *node) addPod(i int) clients.Machine {
 
 const childEnv = "FIRSTHOP_SOCKETS_CHILD"
 
-// The test binary is also the application: a process in a lab's cgroup with one socket.
+var (
+	discard    = slog.New(slog.DiscardHandler)
+	background = context.Background()
+)
+
+// The test binary is also the application: a process in a lab's cgroup with one socket. Its kind is in the environment, its
+// argument comes last.
 func TestMain(m *testing.M) {
-	if kind := os.Getenv(childEnv); kind == "destroy" {
+	kind, arg := os.Getenv(childEnv), os.Args[len(os.Args)-1]
+	switch kind {
+	case "":
+		os.Exit(lab.RunMain(m))
+	case "destroy":
 		fmt.Println(destroyOwn())
-		return
-	} else if kind != "" {
-		fmt.Println("ended:", application(kind))
-		return
+	case "many":
+		first, _ := strconv.Atoi(arg)
+		fmt.Println("ended:", manySockets(loadSockets, first))
+	case "reconcile":
+		fmt.Println(reconcileApart(arg))
+	case "reconcile without ptrace":
+		fmt.Println(withoutPtrace())
+	default:
+		fmt.Println("ended:", application(kind, arg))
 	}
-	os.Exit(lab.RunMain(m))
 }
 
-// application opens a socket ("udp4", "udp6", "tcp4", "tcp6"; IPv6 ones connect to IPv4 addresses in their v4-mapped
-// form) and makes the calls that it reads, a line a call. It answers each with a line: "ok", what came, or the error's name.
-func application(kind string) error {
-	var port int
-	if _, err := fmt.Sscanf(os.Args[len(os.Args)-1], "%d", &port); err != nil {
-		return err
-	}
+// application opens a socket ("udp4", "udp6", "tcp4", "tcp6", perhaps " reuseport"; IPv6 ones connect to IPv4 addresses in
+// their v4-mapped form), bound to a port or an address and port, and makes the calls that it reads, a line a call. It
+// answers each with a line: "ok", what came, or the error's name. " inherited" has one already.
+func application(kind, arg string) error {
+	kind, option, _ := strings.Cut(kind, " ")
 	family, how := unix.AF_INET, unix.SOCK_DGRAM
 	if strings.HasSuffix(kind, "6") {
 		family = unix.AF_INET6
@@ -224,33 +243,159 @@ func application(kind string) error {
 	if strings.HasPrefix(kind, "tcp") {
 		how = unix.SOCK_STREAM
 	}
-	fd, err := unix.Socket(family, how, 0)
-	if err != nil {
-		return err
-	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
-		return err
-	}
-	if port != 0 {
-		if err := unix.Bind(fd, appAddr(family, netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(port)))); err != nil {
+	a := &caller{kind: kind, family: family, fd: 3}
+	if option != "inherited" {
+		var err error
+		if a.fd, err = unix.Socket(family, how, 0); err != nil {
 			return err
+		}
+		share := map[bool]int{false: unix.SO_REUSEADDR, true: unix.SO_REUSEPORT}[option == "reuseport"]
+		if err := unix.SetsockoptInt(a.fd, unix.SOL_SOCKET, share, 1); err != nil {
+			return err
+		}
+		at, err := netip.ParseAddrPort(arg)
+		if port, isPort := strconv.Atoi(arg); isPort == nil {
+			at, err = netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(port)), nil
+		}
+		if err != nil {
+			return err
+		}
+		if at.Port() != 0 {
+			if err := unix.Bind(a.fd, appAddr(family, at)); err != nil {
+				return err
+			}
 		}
 	}
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 		call, arg, _ := strings.Cut(in.Text(), " ")
-		fmt.Println(do(fd, family, call, arg))
+		fmt.Println(a.call(call, arg))
 	}
 	return nil
 }
 
+// caller is an application.
+type caller struct {
+	kind       string
+	family, fd int
+	flying     [2]int // the ends on which its socket flies
+}
+
+func say(err error) string {
+	if errno := unix.Errno(0); errors.As(err, &errno) {
+		return unix.ErrnoName(errno)
+	}
+	if err != nil {
+		return err.Error()
+	}
+	return "ok"
+}
+
+// call makes a call that is about the descriptor, or else one of do.
+func (a *caller) call(call, arg string) string {
+	switch call {
+	case "cookie":
+		cookie, err := unix.GetsockoptUint64(a.fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+		if err != nil {
+			return say(err)
+		}
+		return fmt.Sprint(cookie)
+	case "dup":
+		fd, err := unix.FcntlInt(uintptr(a.fd), unix.F_DUPFD, 100+a.fd)
+		if err == nil {
+			unix.Close(a.fd)
+			a.fd = fd
+		}
+		return say(err)
+	case "handover": // another process goes on with it
+		exe, err := os.Executable()
+		if err != nil {
+			return say(err)
+		}
+		next := exec.Command(exe, "0")
+		next.Env = append(os.Environ(), childEnv+"="+a.kind+" inherited")
+		next.Stdin, next.Stdout, next.Stderr = os.Stdin, os.Stdout, os.Stderr
+		next.ExtraFiles = []*os.File{os.NewFile(uintptr(a.fd), "socket")}
+		if err := next.Start(); err != nil {
+			return say(err)
+		}
+		fmt.Println("ok")
+		os.Exit(0)
+	case "fly":
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
+		if err == nil {
+			err = unix.Sendmsg(pair[0], []byte{1}, unix.UnixRights(a.fd), nil, 0)
+			unix.Close(a.fd)
+		}
+		a.flying = pair
+		return say(err)
+	case "land":
+		oob := make([]byte, 64)
+		_, n, _, _, err := unix.Recvmsg(a.flying[1], make([]byte, 1), oob, 0)
+		if err != nil {
+			return say(err)
+		}
+		messages, err := unix.ParseSocketControlMessage(oob[:n])
+		if err != nil {
+			return say(err)
+		}
+		fds, err := unix.ParseUnixRights(&messages[0])
+		if err == nil {
+			a.fd = fds[0]
+		}
+		return say(err)
+	case "hold":
+		return say(hold(a.fd))
+	}
+	return do(a.fd, a.family, call, arg)
+}
+
+// hold has a thread hold the socket's lock for ever: by a corked datagram from a page that nobody delivers.
+func hold(fd int) error {
+	uffd, _, errno := unix.Syscall(unix.SYS_USERFAULTFD, unix.O_CLOEXEC, 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	size := os.Getpagesize()
+	page, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return err
+	}
+	const (
+		uffdioAPI      = 0xc018aa3f
+		uffdioRegister = 0xc020aa00
+		modeMissing    = 1
+	)
+	api := [3]uint64{0xaa, 0, 0}
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uffd, uffdioAPI, uintptr(unsafe.Pointer(&api))); errno != 0 {
+		return errno
+	}
+	at := uintptr(unsafe.Pointer(&page[0]))
+	register := [4]uint64{uint64(at), uint64(size), modeMissing, 0}
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uffd, uffdioRegister, uintptr(unsafe.Pointer(&register))); errno != 0 {
+		return errno
+	}
+	started := make(chan int)
+	go func() {
+		runtime.LockOSThread()
+		started <- unix.Gettid()
+		_, _, _ = unix.Syscall6(unix.SYS_SENDTO, uintptr(fd), at, 100, unix.MSG_MORE, 0, 0)
+	}()
+	tid := <-started
+	for range 10000 { // until the page is missed
+		stack, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/wchan", tid))
+		if err != nil {
+			return err
+		}
+		if strings.Contains(string(stack), "userfault") {
+			return nil
+		}
+		runtime.Gosched()
+	}
+	return errors.New("the page was not missed")
+}
+
 func do(fd, family int, call, arg string) string {
 	buf := make([]byte, 4096)
-	say := func(err error) string {
-		if err != nil {
-			return unix.ErrnoName(err.(unix.Errno))
-		}
-		return "ok"
-	}
 	wait := unix.Timeval{Sec: 10}
 	switch call {
 	case "connect":
@@ -309,28 +454,46 @@ func appAddr(family int, ap netip.AddrPort) unix.Sockaddr {
 
 // app is such a process.
 type app struct {
-	t   testing.TB
-	in  *os.File
-	out *bufio.Scanner
+	t       testing.TB
+	in      *os.File
+	out     *bufio.Scanner
+	process *os.Process
+	wait    func() error
 }
 
 // open starts one on a machine. With a port, its socket is bound to it.
 func open(t testing.TB, m clients.Machine, kind string, port int) *app {
 	t.Helper()
+	return openKind(t, m, kind, strconv.Itoa(port))
+}
+
+func openKind(t testing.TB, m clients.Machine, kind, arg string) *app {
+	t.Helper()
 	exe, err := os.Executable()
 	must(t, err)
-	cmd := m.Command(t.Context(), exe, fmt.Sprint(port))
+	cmd := m.Command(t.Context(), exe, arg)
 	cmd.Env = append(os.Environ(), childEnv+"="+kind)
 	cmd.Stderr = os.Stderr
 	r, w, err := os.Pipe()
 	must(t, err)
 	cmd.Stdin = r
-	out, err := cmd.StdoutPipe()
+	out, answers, err := os.Pipe()
 	must(t, err)
+	cmd.Stdout = answers
 	must(t, cmd.Start())
 	r.Close()
-	t.Cleanup(func() { w.Close(); _ = cmd.Wait() })
-	return &app{t, w, bufio.NewScanner(out)}
+	answers.Close()
+	a := &app{t, w, bufio.NewScanner(out), cmd.Process, sync.OnceValue(cmd.Wait)}
+	t.Cleanup(func() { a.quit(); out.Close() })
+	return a
+}
+
+// quit ends the process, and waits for that.
+func (a *app) quit() {
+	a.in.Close()
+	_ = a.wait()
+	for a.out.Scan() { // one that goes on with its socket
+	}
 }
 
 // begin makes the application call; end is what it says.

@@ -7,9 +7,11 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/moby/sys/capability"
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/kernel/privileges"
 	"github.com/firsthop/firsthop/runtime/netns"
 )
 
@@ -155,10 +157,26 @@ func (r *Reconciler) own(ctx context.Context, f found, lost []*candidate) error 
 		}
 	}
 	r.lookEverywhere(ctx, f, &look, move)
-	if look.refused != nil && len(move) > 0 {
+	if len(move) == 0 || r.cannotMove != nil {
+		return nil
+	}
+	if look.refused == nil {
+		look.refused = mayLook()
+	}
+	if look.refused != nil {
 		r.refused(look.refused)
 	}
 	return nil
+}
+
+// mayLook says what keeps this process from seeing who holds sockets, nil: nothing. Processes of which not even the network
+// namespace may be seen are not looked through at all.
+func mayLook() error {
+	p, err := privileges.Read()
+	if err != nil || p.Has(capability.CAP_SYS_PTRACE) {
+		return nil
+	}
+	return privileges.Refused("look for", "the processes that hold sockets", unix.EPERM, capability.CAP_SYS_PTRACE)
 }
 
 // lookEverywhere looks for holders among all processes: a socket may be of another network namespace than its process. It

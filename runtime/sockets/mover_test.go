@@ -1,0 +1,339 @@
+package sockets
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/kernel/privileges"
+	"github.com/firsthop/firsthop/runtime/netns"
+	"github.com/firsthop/firsthop/test/clients"
+	"github.com/firsthop/firsthop/test/lab"
+)
+
+// Whoever holds a socket when it is to be moved: what was found earlier may be wrong by then.
+func TestMoveFindsTheHolder(t *testing.T) {
+	for what, calls := range map[string][]string{
+		"its descriptor has another number": {"dup"},
+		"another process has inherited it":  {"handover"},
+		"both, several times":               {"handover", "dup", "handover"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			n := newNode(t)
+			r := n.reconciler()
+			a := open(t, n.addPod(1), "udp4", 0)
+			a.connects(vip4)
+			r.lead(1)
+			if st := r.step(0); st.Moved != 1 {
+				t.Fatalf("%+v", st)
+			}
+			for _, call := range calls {
+				a.want("ok", "%s", call)
+			}
+			r.lead(0)
+			r.step(0)
+			if st := r.step(0); st.Moved != 2 || st.EndedUDP != 0 {
+				t.Errorf("%+v: want it moved once more", st)
+			}
+			a.want(vip4, "peer")
+			if got := a.exchange(); got != name(0) {
+				t.Errorf("answered by %s", got)
+			}
+		})
+	}
+}
+
+// A socket that is on its way in a message belongs to nobody.
+func TestMoveOfASocketInFlight(t *testing.T) {
+	n := newNode(t)
+	r := n.reconciler()
+	a := open(t, n.l, "udp4", 0)
+	a.connects(vip4)
+	a.want("ok", "fly")
+	r.lead(1)
+	if st := r.step(0); st.Counts != (Counts{}) {
+		t.Errorf("at once: %+v", st)
+	}
+	if st := r.step(goneTime); st.EndedUDP != 1 {
+		t.Errorf("after a second: %+v", st)
+	}
+	a.want("ok", "land")
+	a.want("ECONNABORTED", "peek")
+}
+
+// Of several sockets with one port, each is judged by its own peer.
+func TestMoveOfAReuseportGroup(t *testing.T) {
+	n := newNode(t)
+	r := n.reconciler()
+	var all []*app
+	for range 4 {
+		all = append(all, openKind(t, n.l, "udp4 reuseport", "0.0.0.0:40000"))
+	}
+	all[0].want("ok", "connect %s", vip4)
+	all[1].want("ok", "connect %s", backend4(0))
+	r.lead(1)
+	if st := r.step(0); st.Moved != 1 {
+		t.Errorf("%+v", st)
+	}
+	all[0].want(vip4, "peer")
+	if got := all[0].exchange(); got != name(1) {
+		t.Errorf("answered by %s", got)
+	}
+	all[1].want(backend4(0).String(), "peer")
+	for _, a := range all[2:] {
+		a.want("ENOTCONN", "peer")
+	}
+}
+
+// waitNowhere leads a client's socket nowhere, as programs do with one whose Service has no backend.
+func (n *node) waitNowhere(a *app, vip string) {
+	n.t.Helper()
+	at := netip.MustParseAddrPort(vip)
+	to := bpf.Nowhere(at.Addr().Is4())
+	a.want("ok", "connect %s", to)
+	var cookie uint64
+	_, err := fmt.Sscan(a.do("cookie"), &cookie)
+	must(n.t, err)
+	must(n.t, n.maps.Map(bpf.MapUDPSockRevNat).Put(
+		bpf.UDPRevNatKey{Cookie: cookie, Backend: bpf.AddressOf(to.Addr()), Port: bpf.PortOf(to.Port())},
+		bpf.UDPRevNat{Frontend: bpf.AddressOf(at.Addr()), Port: bpf.PortOf(at.Port()), Index: 1}))
+}
+
+// A socket that connected while its Service had no backend works once there is one.
+func TestMoveOfWaitingSockets(t *testing.T) {
+	n := newNode(t)
+	r := n.reconciler()
+	r.lead()
+	all := n.clientsOf([]clients.Machine{n.l, n.addPod(1)}, "udp", 0)
+	all = append(all, n.clientsOf([]clients.Machine{n.l}, "udp", 41000)...)
+	for _, c := range all {
+		n.waitNowhere(c.app, c.vip)
+		c.want(c.vip, "peer")
+	}
+	for _, later := range []time.Duration{0, goneTime, interval} {
+		if st := r.step(later); st.Counts != (Counts{}) {
+			t.Errorf("while there is no backend: %+v", st)
+		}
+	}
+	r.lead(1)
+	if st := r.step(0); st.Moved != uint64(len(all)) || st.Left != 0 {
+		t.Errorf("%+v, want %d moved", st, len(all))
+	}
+	for _, c := range all {
+		c.do("peek") // what the loopback said meanwhile, if anything
+		if got := c.exchange(); got != name(1) {
+			t.Errorf("%s: answered by %s", c.name, got)
+		}
+		c.want(c.vip, "peer")
+	}
+	before := n.ways()
+	if r.step(lateTime); n.ways() != before-len(all) {
+		t.Errorf("%d ways back were there, %d are left: want %d less", before, n.ways(), len(all))
+	}
+}
+
+// One that is bound to a loopback address can't reach any backend: it stays where it does no harm.
+func TestMoveLeavesWhatIsBoundToLoopback(t *testing.T) {
+	n := newNode(t)
+	r := n.reconciler()
+	r.lead()
+	a := openKind(t, n.addPod(1), "udp4", "127.0.0.1:40000")
+	n.waitNowhere(a, vip4)
+	r.lead(1)
+	for _, later := range []time.Duration{0, goneTime, interval} {
+		if st := r.step(later); st.Counts != (Counts{}) {
+			t.Errorf("%v later: %+v", later, st)
+		}
+	}
+	a.want(vip4, "peer")
+}
+
+func TestCopyTakesTheVerySocketOnly(t *testing.T) {
+	lab.NeedsLinux(t, 5, 6, "sockets can't be copied")
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	must(t, err)
+	defer unix.Close(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+	must(t, err)
+	var c copier
+	files := openFiles(t)
+	got, err := c.copy(holder{os.Getpid(), fd}, cookie)
+	must(t, err)
+	unix.Close(got)
+	for what, wrong := range map[string]holder{
+		"a file": {os.Getpid(), 0}, "no descriptor": {os.Getpid(), 1 << 20}, "no process": {1 << 30, fd},
+	} {
+		if _, err := c.copy(wrong, cookie); !errors.Is(err, errNoCopy) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, err := c.copy(holder{os.Getpid(), fd}, cookie+1); !errors.Is(err, errNoCopy) {
+		t.Errorf("another socket: %v", err)
+	}
+	c.close()
+	if now := openFiles(t); now != files {
+		t.Errorf("%d files are open, before it were %d", now, files)
+	}
+}
+
+func openFiles(t testing.TB) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	must(t, err)
+	return len(list)
+}
+
+func TestExplainCopy(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		err  error
+		is   []error
+	}{
+		{"a kernel without it", unix.ENOSYS, []error{ErrCannotMove, unix.ENOSYS}},
+		{"no right", unix.EPERM, []error{privileges.ErrRefused, unix.EPERM}},
+		{"the process is gone", unix.ESRCH, []error{errNoCopy}},
+		{"the descriptor is closed", unix.EBADF, []error{errNoCopy}},
+	} {
+		for _, is := range tc.is {
+			if got := explainCopy("pidfd_getfd", holder{1, 2}, tc.err); !errors.Is(got, is) {
+				t.Errorf("%s: %v", tc.name, got)
+			}
+		}
+	}
+}
+
+// withoutPtrace starts this process anew, without the right to look into others.
+func withoutPtrace() error {
+	runtime.LockOSThread() // bounding sets are a thread's own
+	if err := unix.Prctl(unix.PR_CAPBSET_DROP, unix.CAP_SYS_PTRACE, 0, 0, 0); err != nil {
+		return err
+	}
+	return errors.Join(os.Setenv(childEnv, "reconcile"), unix.Exec("/proc/self/exe", os.Args, os.Environ()))
+}
+
+// reconcileApart is a process that reconciles what a lab's node has, now and after a second, and says what came of it.
+func reconcileApart(bpffs string) string {
+	maps, err := bpf.OpenMaps(bpf.PinsBelow(bpffs), false)
+	if err != nil {
+		return err.Error()
+	}
+	n := &node{maps: maps}
+	ahead := time.Duration(0)
+	r := New(Config{Log: discard, Namespaces: netns.Config{}, Maps: func() (Maps, error) { return n.sockMaps(), nil }})
+	r.now = func() time.Time { return time.Now().Add(ahead) }
+	r.Set(dns, ports(1))
+	r.Begin()
+	r.Done(nil)
+	fmt.Println("ready")
+	var seen []Counts
+	for _, later := range []time.Duration{0, goneTime, goneTime} {
+		ahead += later
+		r.look(background)
+		seen = append(seen, r.Status().Counts)
+	}
+	return fmt.Sprintf("%+v, move error: %v", seen, r.Status().MoveError)
+}
+
+func TestMoveWithoutTheRight(t *testing.T) {
+	n := newNode(t)
+	a := open(t, n.l, "udp4", 0)
+	a.connects(vip4)
+	n.serve(1)
+	helper := openKind(t, n.l, "reconcile without ptrace", n.l.BPFFS)
+	if got := helper.end(); got != "ready" {
+		t.Fatal(got)
+	}
+	got := helper.end()
+	for _, want := range []string{"[{Moved:0 EndedUDP:0 EndedTCP:0} {Moved:0 EndedUDP:1 EndedTCP:0}", "lacks CAP_SYS_PTRACE"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%s: want %q in it", got, want)
+		}
+	}
+	a.want("ECONNABORTED", "peek")
+}
+
+// A runtime that is killed at any moment leaves each socket on a backend, old or new; the next one finds all.
+func TestMoveIsCrashSafe(t *testing.T) {
+	n := newNode(t)
+	pod := n.addPod(1)
+	var all []client
+	for range 5 {
+		all = append(all, n.clientsOf([]clients.Machine{pod}, "udp", 0)...)
+	}
+	for _, c := range all {
+		c.connects(c.vip)
+	}
+	n.serve(1)
+	for i := range 5 {
+		helper := openKind(t, n.l, "reconcile", n.l.BPFFS)
+		if got := helper.end(); got != "ready" {
+			t.Fatal(got)
+		}
+		for range i { // at different moments of its work
+			all[0].do("local")
+		}
+		must(t, helper.process.Kill())
+		for _, c := range all {
+			c.want(c.vip, "peer")
+		}
+	}
+	n.reconciler().step(0)
+	for _, c := range all {
+		if got := c.exchange(); got != name(1) {
+			t.Errorf("%s: answered by %s", c.name, got)
+		}
+	}
+}
+
+// An application that holds its socket's lock for ever keeps a thread, and nothing else.
+func TestMoveOfASocketWhoseLockIsHeld(t *testing.T) {
+	n := newNode(t)
+	pod := n.addPod(1)
+	r := n.reconciler()
+	r.crew.limit = 200 * time.Millisecond
+	var hostile []*app
+	for range workers + maxHungEach {
+		a := open(t, pod, "udp4", 0)
+		a.connects(vip4)
+		hostile = append(hostile, a)
+	}
+	others := n.clientsOf([]clients.Machine{n.l, n.addPod(2)}, "udp", 0)
+	for _, c := range others {
+		c.connects(c.vip)
+	}
+	r.lead(0, 1) // all are found
+	for _, a := range hostile {
+		if got := a.do("hold"); got != "ok" {
+			t.Skip("cannot hold the lock of a socket:", got)
+		}
+	}
+	r.lead(1)
+	r.step(0)
+	st := r.step(goneTime)
+	if st.Moved != uint64(len(others)) || st.Hung == 0 || st.Hung > maxHungEach+workers || st.Hung+st.Left != len(hostile) {
+		t.Errorf("%+v: want %d moved, and some of %d hung, the others left", st, len(others), len(hostile))
+	}
+	for _, c := range others {
+		if got := c.exchange(); got != name(1) {
+			t.Errorf("%s: answered by %s", c.name, got)
+		}
+	}
+	for _, a := range hostile {
+		must(t, a.process.Kill())
+	}
+	lab.Await(t, "the threads", func() bool { return r.Status().Hung == 0 })
+	for range 3 {
+		st = r.step(interval)
+	}
+	if st.Hung != 0 || st.Left != 0 {
+		t.Errorf("after its end: %+v", st)
+	}
+}
