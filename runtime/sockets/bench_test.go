@@ -174,12 +174,14 @@ func BenchmarkLoad(b *testing.B) {
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
 	defer func() { cancel(); must(b, <-done) }()
-	change(all...) // the first look finds all of them
-	moved := uint64(loadPods * loadSockets)
-	began := time.Now()
-	first := cpu(b)
-	waitMoved(b, r, moved)
-	b.Logf("all %d at once: %v, %v of processor time", moved, time.Since(began).Round(time.Millisecond), (cpu(b) - first).Round(time.Millisecond))
+	moved := uint64(0)
+	if seeded.Maps.Map(bpf.MapUDPSockRevNat).MaxEntries() > 2*loadPods*loadSockets { // each has two ways back for a while
+		moved = loadPods * loadSockets
+		began, first := time.Now(), cpu(b)
+		change(all...)
+		waitMoved(b, r, moved)
+		b.Logf("all %d at once: %v, %v of processor time", moved, time.Since(began).Round(time.Millisecond), (cpu(b) - first).Round(time.Millisecond))
+	}
 
 	var took []time.Duration
 	next := time.Now()
@@ -228,7 +230,9 @@ func waitMoved(b *testing.B, r *Reconciler, want uint64) {
 	b.Helper()
 	for end := time.Now().Add(20 * time.Second); r.Status().Moved < want; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			b.Fatalf("%d of %d were moved: %+v", r.Status().Moved, want, r.Status())
+			st := r.Status()
+			st.Services = nil
+			b.Fatalf("%d of %d were moved: %+v", st.Moved, want, st)
 		}
 	}
 }

@@ -120,11 +120,12 @@ func openDiag(size int) (*diag, error) {
 
 func (d *diag) close() { unix.Close(d.fd) }
 
-// ask sends a struct inet_diag_req_v2 and calls each for the sockets of the answer. Its errors are the kernel's.
-func (d *diag) ask(kind uint16, flags uint16, s *socket, proto bpf.Proto, states uint32, each func(*socket)) error {
+// ask sends a struct inet_diag_req_v2, with attributes, and calls each for the sockets of the answer. Its errors are the
+// kernel's.
+func (d *diag) ask(kind uint16, flags uint16, s *socket, proto bpf.Proto, states uint32, attributes []byte, each func(*socket)) error {
 	d.seq++
-	b := make([]byte, 0, sizeofRequest)
-	b = binary.NativeEndian.AppendUint32(b, sizeofRequest)
+	b := make([]byte, 0, sizeofRequest+len(attributes))
+	b = binary.NativeEndian.AppendUint32(b, uint32(sizeofRequest+len(attributes)))
 	b = binary.NativeEndian.AppendUint16(b, kind)
 	b = binary.NativeEndian.AppendUint16(b, unix.NLM_F_REQUEST|flags)
 	b = binary.NativeEndian.AppendUint32(b, d.seq)
@@ -132,6 +133,7 @@ func (d *diag) ask(kind uint16, flags uint16, s *socket, proto bpf.Proto, states
 	b = append(b, s.family, uint8(proto), 0, 0)
 	b = binary.NativeEndian.AppendUint32(b, states)
 	b = append(b, s.id[:]...)
+	b = append(b, attributes...)
 	if err := unix.Sendto(d.fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return os.NewSyscallError("sendto", err)
 	}
@@ -195,13 +197,11 @@ func (d *diag) parse(b []byte, flags uint16, each func(*socket)) (done bool, err
 	return false, nil
 }
 
-// dump lists the sockets of a family and protocol in some states that are connected to a port; 0: to any, or to none. A
+// dump lists the sockets of a family and protocol in some states; with a filter (connectedTo), those that it leaves. A
 // kernel without diagnostics for them gives an error that matches ErrNotSupported. Sockets that come, go or move in the
 // table meanwhile may be missed.
-func (d *diag) dump(family uint8, proto bpf.Proto, states uint32, port uint16, each func(*socket)) error {
-	filter := socket{family: family}
-	binary.BigEndian.PutUint16(filter.id[2:], port)
-	err := d.ask(unix.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP, &filter, proto, states, each)
+func (d *diag) dump(family uint8, proto bpf.Proto, states uint32, filter []byte, each func(*socket)) error {
+	err := d.ask(unix.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP, &socket{family: family}, proto, states, filter, each)
 	if errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("%w: the kernel has no diagnostics of %v sockets (CONFIG_INET_%v_DIAG)", ErrNotSupported, proto, proto)
 	}
@@ -211,12 +211,51 @@ func (d *diag) dump(family uint8, proto bpf.Proto, states uint32, port uint16, e
 	return nil
 }
 
+// Of linux/inet_diag.h: programs by which the kernel filters.
+const (
+	attrBytecode   = 1 // INET_DIAG_REQ_BYTECODE
+	opJump         = 1 // INET_DIAG_BC_JMP
+	opRemote       = 8 // INET_DIAG_BC_D_COND
+	sizeofOp       = 4 // struct inet_diag_bc_op: code, where to go from here if it is true, and if not
+	sizeofHostcond = 8 // struct inet_diag_hostcond: family, prefix length, port in host byte order; then the address
+)
+
+// connectedTo is a filter for sockets that are connected to one of some addresses, v4-mapped or not: the kernel passes over
+// others at a small part of the price of listing them.
+func connectedTo(list []netip.AddrPort) []byte {
+	size := func(a netip.AddrPort) int { return sizeofOp + sizeofHostcond + a.Addr().BitLen()/8 }
+	left := -sizeofOp // there is no jump after the last
+	for _, a := range list {
+		left += size(a) + sizeofOp
+	}
+	b := binary.NativeEndian.AppendUint16(nil, uint16(4+left)) // struct nlattr
+	b = binary.NativeEndian.AppendUint16(b, attrBytecode)
+	for i, a := range list {
+		n := size(a)
+		family := uint8(unix.AF_INET6)
+		if a.Addr().Is4() {
+			family = unix.AF_INET
+		}
+		b = append(b, opRemote, uint8(n))                           // true: to the jump behind it, or the end, where a socket is taken
+		b = binary.NativeEndian.AppendUint16(b, uint16(n+sizeofOp)) // else past that, to the next, or beyond the end
+		b = append(b, family, uint8(a.Addr().BitLen()), 0, 0)
+		b = binary.NativeEndian.AppendUint32(b, uint32(a.Port()))
+		b = append(b, a.Addr().AsSlice()...)
+		if left -= n; i < len(list)-1 {
+			b = append(b, opJump, sizeofOp)
+			b = binary.NativeEndian.AppendUint16(b, uint16(left)) // to the end
+			left -= sizeofOp
+		}
+	}
+	return b
+}
+
 // has reports whether a UDP socket, by its cookie, is connected as s says. It is wrong for one that is hidden by another
 // with the same addresses and ports. No lock is waited for but sock_diag_mutex.
 func (d *diag) has(s *socket) (bool, error) {
 	found := false
 	asked := s.swapped() // "src and dst are swapped for historical reasons" (net/ipv4/udp_diag.c, udp_dump_one)
-	err := d.ask(unix.SOCK_DIAG_BY_FAMILY, 0, &asked, bpf.UDP, allStates, func(got *socket) {
+	err := d.ask(unix.SOCK_DIAG_BY_FAMILY, 0, &asked, bpf.UDP, allStates, nil, func(got *socket) {
 		found = got.cookie() == s.cookie() && got.remote() == s.remote()
 	})
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESTALE) {
@@ -231,7 +270,7 @@ func (d *diag) has(s *socket) (bool, error) {
 // destroy makes a socket fail with ECONNABORTED. It must be the very one, by its cookie, and still connected as it was:
 // else an error that matches errMoved. It waits for the socket's lock.
 func (d *diag) destroy(s *socket, proto bpf.Proto) error {
-	return explain(d.ask(unix.SOCK_DESTROY, unix.NLM_F_ACK, s, proto, 0, func(*socket) {}), proto)
+	return explain(d.ask(unix.SOCK_DESTROY, unix.NLM_F_ACK, s, proto, 0, nil, func(*socket) {}), proto)
 }
 
 // explain says what an answer to a request to destroy means.

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -28,38 +29,58 @@ func inDiag(do func(*diag) error) error {
 // toPort7001 is the socket of the calling thread's network namespace that is connected to that port.
 func toPort7001() (s socket, err error) {
 	return s, inDiag(func(d *diag) error {
-		return d.dump(unix.AF_INET, bpf.UDP, connected(bpf.UDP), 7001, func(found *socket) { s = *found })
+		return d.dump(unix.AF_INET, bpf.UDP, connected(bpf.UDP), connectedTo([]netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:7001")}), func(found *socket) { s = *found })
 	})
 }
 
-func TestDumpListsSocketsConnectedToAPort(t *testing.T) {
+// The kernel lists those that are connected to one of several addresses, in the v4-mapped form too, or all that are
+// connected.
+func TestDumpListsConnectedSockets(t *testing.T) {
 	l := lab.New(t)
-	want := map[netip.AddrPort]bool{}
-	for _, to := range []string{"127.0.0.1:7001", "127.0.0.2:7001", "[::1]:7001", "127.0.0.1:7002"} {
-		c, err := l.DialContext(t.Context(), "udp", to)
-		must(t, err)
-		defer c.Close()
-		if at := netip.MustParseAddrPort(to); at.Port() == 7001 {
-			want[at] = true
+	all := addrPorts("127.0.0.1:7001", "127.0.0.2:7001", "[::1]:7001", "127.0.0.1:7002", "[::1]:7002")
+	must(t, l.Do(func() error {
+		for i, to := range append(all, all[0]) {
+			family := unix.AF_INET6
+			if to.Addr().Is4() && i < len(all) {
+				family = unix.AF_INET
+			}
+			fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+			must(t, err)
+			t.Cleanup(func() { unix.Close(fd) })
+			must(t, unix.Connect(fd, sockaddr(family, to)))
 		}
-	}
+		return nil
+	}))
 	pc, err := l.ListenPacket("udp", "127.0.0.1:7001") // connected with nobody
 	must(t, err)
 	defer pc.Close()
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		must(t, l.Do(func() error {
-			return inDiag(func(d *diag) error {
-				return d.dump(family, bpf.UDP, connected(bpf.UDP), 7001, func(s *socket) {
-					if !want[s.remote()] || s.cookie() == 0 || s.inode == 0 {
-						t.Errorf("family %d: to %v, cookie %d, inode %d", family, s.remote(), s.cookie(), s.inode)
-					}
-					delete(want, s.remote())
+	for _, list := range [][]netip.AddrPort{nil, all[:1], all[1:3], all[2:], addrPorts("127.0.0.3:7001", "[::2]:7001"), all} {
+		filter, want := connectedTo(list), slices.Clone(list)
+		if list == nil {
+			filter, want = nil, slices.Clone(all)
+		}
+		if slices.Contains(want, all[0]) {
+			want = append(want, all[0])
+		}
+		want = slices.DeleteFunc(want, func(a netip.AddrPort) bool { return !slices.Contains(all, a) })
+		var got []netip.AddrPort
+		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+			must(t, l.Do(func() error {
+				return inDiag(func(d *diag) error {
+					return d.dump(family, bpf.UDP, connected(bpf.UDP), filter, func(s *socket) {
+						if s.cookie() == 0 || s.inode == 0 {
+							t.Errorf("to %v: cookie %d, inode %d", s.remote(), s.cookie(), s.inode)
+						}
+						got = append(got, s.remote())
+					})
 				})
-			})
-		}))
-	}
-	if len(want) != 0 {
-		t.Errorf("not listed: %v", want)
+			}))
+		}
+		slices.SortFunc(got, netip.AddrPort.Compare)
+		slices.SortFunc(want, netip.AddrPort.Compare)
+		if !slices.Equal(got, want) {
+			t.Errorf("connected to one of %v: %v, want %v", list, got, want)
+		}
 	}
 }
 
@@ -151,7 +172,7 @@ func TestHasAsksForOneSocket(t *testing.T) {
 			must(t, err)
 			must(t, inDiag(func(d *diag) error {
 				var s socket
-				must(t, d.dump(uint8(tc.family), bpf.UDP, connected(bpf.UDP), 0, func(found *socket) {
+				must(t, d.dump(uint8(tc.family), bpf.UDP, connected(bpf.UDP), nil, func(found *socket) {
 					if found.cookie() == cookie {
 						s = *found
 					}

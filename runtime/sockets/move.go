@@ -12,8 +12,7 @@ import (
 var (
 	// errNotThere says that a socket is not connected to the backend that it was asked about.
 	errNotThere = errors.New("the socket is not connected there")
-	// errStays says that a socket was connected to its Service again, and is where it was: its client is not let in, or
-	// the table leads there after all.
+	// errStays says that a socket was connected to its Service again, and still waits: its client is not let in.
 	errStays = errors.New("the Service leads the socket where it was")
 )
 
@@ -57,6 +56,9 @@ func move(d *diag, c *copier, s socket, h holder, sure bool, backend, frontend n
 	}
 	if err != nil {
 		return fmt.Errorf("connect a udp socket to %v: %w", frontend, err)
+	}
+	if !isNowhere(backend) { // the table does not lead there
+		return nil
 	}
 	if dissolved {
 		if from, err = bound(from, fd); err != nil {

@@ -31,6 +31,8 @@ const (
 	againTime = 500 * time.Millisecond
 	// lateTime is how long the way back from a backend stays after its socket went elsewhere: for answers on their way.
 	lateTime = 10 * time.Second
+	// forgetAt is the part of a map, as a divisor, that such ways back may have; more are removed at once.
+	forgetAt = 8
 	// stayTime is when a socket that its Service led where it was is tried again.
 	stayTime = time.Minute
 	// maxTries is how often a socket is tried to be moved or ended before it is left; then at each interval.
@@ -84,12 +86,15 @@ type Reconciler struct {
 	sweeper    sweeper
 	logged     time.Time
 	unlogged   Counts
-	failed     error     // the last one to end a socket in this look
-	everywhere time.Time // when all processes were looked at
-	cannotMove error     // no socket can be; nil: some may
+	failed     error         // the last one to end a socket in this look
+	everywhere time.Time     // when all processes were looked at
+	searchCost time.Duration // of the last search
+	read       time.Time     // when all ways back were read last; zero: they are to be
+	cannotMove error         // no socket can be; nil: some may
 
 	mu     sync.Mutex // guards what follows
 	due    time.Time  // of the next look
+	all    bool       // it reads all ways back
 	status Status
 }
 
@@ -151,18 +156,20 @@ func (r *Reconciler) Begin() { r.directory.Begin() }
 func (r *Reconciler) Done(err error) {
 	switch did := r.directory.Done(err); {
 	case did.Usable: // some may be waiting
-		r.lookIn(0)
+		r.lookIn(0, true)
 	case did.Stale:
-		r.lookIn(gatherTime)
+		r.lookIn(gatherTime, true)
 	}
 }
 
 // Notify asks for a look.
-func (r *Reconciler) Notify() { r.lookIn(0) }
+func (r *Reconciler) Notify() { r.lookIn(0, true) }
 
-func (r *Reconciler) lookIn(wait time.Duration) {
+// lookIn makes the next look due in a time at the latest. all: it reads all ways back.
+func (r *Reconciler) lookIn(wait time.Duration, all bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.all = r.all || all
 	if due := r.now().Add(wait); due.Before(r.due) {
 		r.due = due
 		select {
@@ -228,7 +235,7 @@ func (r *Reconciler) reconcile(ctx context.Context) error {
 	}
 	m, err := r.cfg.Maps()
 	if err == nil {
-		err = r.read(&m)
+		err = r.update(&m)
 	}
 	if err != nil {
 		return err
@@ -253,9 +260,35 @@ func (r *Reconciler) reconcile(ctx context.Context) error {
 	return errors.Join(err, r.forget(&m))
 }
 
-// read brings the candidates up to date.
-func (r *Reconciler) read(m *Maps) error {
+// update brings the candidates up to date: by all ways back, if something was written since they were read or that was
+// long ago, else only by what was written.
+func (r *Reconciler) update(m *Maps) error {
+	r.mu.Lock()
+	all := r.all || r.now().Sub(r.read) >= interval
+	r.all = false
+	r.mu.Unlock()
 	r.generation++
+	if all {
+		r.read = r.now()
+		err := r.readAll(m)
+		if err != nil {
+			r.read = time.Time{}
+		}
+		return err
+	}
+	for t, c := range r.candidates {
+		if c.hung {
+			continue
+		}
+		if c.verdict, c.service = r.directory.Judge(c.frontend, t.proto, t.backend); c.verdict == Fresh {
+			delete(r.candidates, t)
+		}
+	}
+	return nil
+}
+
+// readAll brings the candidates up to date by all ways back.
+func (r *Reconciler) readAll(m *Maps) error {
 	now := r.now()
 	verdicts := map[pair]Verdict{} // many sockets have one Service and backend
 	judge := func(proto bpf.Proto) func(pair) Verdict {
@@ -374,7 +407,7 @@ func (r *Reconciler) missed(c *candidate, complete bool, at time.Time) {
 		return
 	}
 	c.misses++
-	c.due = at.Add(againTime)
+	c.due = at.Add(min(max(againTime, 100*r.searchCost), interval))
 	if c.misses > 1 && at.Sub(c.since) >= againTime {
 		c.settled = at
 	}
@@ -451,7 +484,7 @@ func (r *Reconciler) settle(j *job) {
 		}
 		c.unmoved = errors.Is(j.err, errNoCopy) && c.tries > 1 && c.verdict != Waiting
 	case errors.Is(j.err, errStays):
-		c.left, c.due = c.verdict != Waiting, at.Add(stayTime)
+		c.due = at.Add(stayTime)
 	case j.ends:
 		r.failed = j.err
 		c.left, c.due = true, at.Add(interval)
@@ -499,6 +532,9 @@ func (r *Reconciler) refused(err error) {
 // forget removes ways back of sockets that have been elsewhere for a while.
 func (r *Reconciler) forget(m *Maps) error {
 	old := r.now().Add(-lateTime)
+	if settled := r.settledCount(); len(m.RevNat) > 0 && settled > int(m.RevNat[0].MaxEntries())/forgetAt {
+		old = r.now() // room for new ones is worth more
+	}
 	var keys []bpf.UDPRevNatKey
 	for t, c := range r.candidates {
 		if t.proto != bpf.UDP || c.settled.IsZero() || c.settled.After(old) || c.hung {
@@ -518,6 +554,16 @@ func (r *Reconciler) forget(m *Maps) error {
 	return nil
 }
 
+// settledCount is how many ways back are of no use but for late answers.
+func (r *Reconciler) settledCount() (n int) {
+	for _, c := range r.candidates {
+		if !c.settled.IsZero() {
+			n++
+		}
+	}
+	return n
+}
+
 // plan says when the next look is due, if before the interval.
 func (r *Reconciler) plan() {
 	next := time.Time{}
@@ -534,7 +580,7 @@ func (r *Reconciler) plan() {
 		}
 	}
 	if !next.IsZero() {
-		r.lookIn(next.Sub(r.now()))
+		r.lookIn(next.Sub(r.now()), false)
 	}
 }
 

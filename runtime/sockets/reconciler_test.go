@@ -229,7 +229,7 @@ func TestReconcilerSparesUnconnectedUDP(t *testing.T) {
 		exchange(name(0))
 		r.lead(1)
 		r.step(0)
-		r.step(againTime)
+		r.step(interval)
 		exchange(name(1))
 		before := n.ways()
 		r.step(lateTime)

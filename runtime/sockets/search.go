@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/moby/sys/capability"
 	"golang.org/x/sys/unix"
@@ -14,6 +15,9 @@ import (
 	"github.com/firsthop/firsthop/kernel/privileges"
 	"github.com/firsthop/firsthop/runtime/netns"
 )
+
+// maxFilter is by how many backends the kernel is asked to filter.
+const maxFilter = 64
 
 // maxPids is how many processes of a network namespace are remembered with a socket, to enter it.
 const maxPids = 4
@@ -43,8 +47,17 @@ func (r *Reconciler) search(ctx context.Context, lost []*candidate) (complete bo
 	slices.Sort(r.cookies)
 	where, known := r.cfg.Namespaces, r.cookies
 	got := make(chan found, 1)
+	began, all := time.Now(), r.cannotMove == nil
+	var backends []netip.AddrPort
+	for _, c := range lost {
+		if !slices.Contains(backends, c.backend) {
+			if backends = append(backends, c.backend); len(backends) > maxFilter {
+				break
+			}
+		}
+	}
 	err = r.searching.run("a list of the node's sockets", searchTime, func() error {
-		f, err := listWanted(ctx, where, protos, wanted, known)
+		f, err := listWanted(ctx, where, protos, wanted, backends, all, known)
 		got <- f
 		return err
 	})
@@ -53,14 +66,20 @@ func (r *Reconciler) search(ctx context.Context, lost []*candidate) (complete bo
 		r.mu.Lock()
 		r.status.Searches++
 		r.mu.Unlock()
+		r.searchCost = time.Since(began)
 		return f.complete, errors.Join(err, r.own(ctx, f, lost))
 	default: // it hangs
 		return false, err
 	}
 }
 
-// listWanted lists the sockets of the network namespaces until all wanted ones were met.
-func listWanted(ctx context.Context, where netns.Config, protos map[bpf.Proto]bool, wanted map[uint64]bool, known []uint64) (f found, err error) {
+// listWanted lists the sockets of the network namespaces that are connected to backends, until all wanted ones were met.
+// With all it also lists the other known ones of those namespaces: they will be wanted in their turn.
+func listWanted(ctx context.Context, where netns.Config, protos map[bpf.Proto]bool, wanted map[uint64]bool, backends []netip.AddrPort, all bool, known []uint64) (f found, err error) {
+	var filter []byte
+	if len(backends) <= maxFilter {
+		filter = connectedTo(backends)
+	}
 	where.EveryPid = true
 	list, listErr := where.List()
 	for _, n := range list {
@@ -70,22 +89,24 @@ func listWanted(ctx context.Context, where netns.Config, protos map[bpf.Proto]bo
 	var failed error
 	visited := where.Visit(ctx, list, func(n netns.Namespace) bool {
 		here := listed{netns: n}
-		met := 0
 		for proto := range protos {
-			failed = errors.Join(failed, listHere(proto, connected(proto), func(s *socket) {
-				cookie := s.cookie()
-				if wanted[cookie] {
-					met++
-				} else if _, is := slices.BinarySearch(known, cookie); !is {
-					return
+			failed = errors.Join(failed, listHere(proto, connected(proto), filter, func(s *socket) {
+				if wanted[s.cookie()] {
+					here.sockets = append(here.sockets, *s)
 				}
-				here.sockets = append(here.sockets, *s)
 			}))
 		}
-		if met > 0 {
+		if len(here.sockets) > 0 {
+			left -= len(here.sockets)
+			if all && protos[bpf.UDP] {
+				failed = errors.Join(failed, listHere(bpf.UDP, connected(bpf.UDP), nil, func(s *socket) {
+					if _, is := slices.BinarySearch(known, s.cookie()); is && !wanted[s.cookie()] {
+						here.sockets = append(here.sockets, *s)
+					}
+				}))
+			}
 			f.spaces = append(f.spaces, here)
 		}
-		left -= met
 		return left > 0 && !errors.Is(failed, ErrNotSupported)
 	})
 	err = errors.Join(listErr, failed, visited)
@@ -94,7 +115,7 @@ func listWanted(ctx context.Context, where netns.Config, protos map[bpf.Proto]bo
 }
 
 // listHere lists the sockets of a protocol in the calling thread's network namespace.
-func listHere(proto bpf.Proto, states uint32, each func(*socket)) error {
+func listHere(proto bpf.Proto, states uint32, filter []byte, each func(*socket)) error {
 	var families []uint8
 	for six, family := range map[bool]uint8{false: unix.AF_INET, true: unix.AF_INET6} {
 		if inUse(proto, six) {
@@ -110,7 +131,7 @@ func listHere(proto bpf.Proto, states uint32, each func(*socket)) error {
 	}
 	defer d.close()
 	for _, family := range families {
-		if err := d.dump(family, proto, states, 0, each); err != nil {
+		if err := d.dump(family, proto, states, filter, each); err != nil {
 			return err
 		}
 	}

@@ -145,7 +145,7 @@ func liveCookies(ctx context.Context, where netns.Config) ([]uint64, error) {
 	var live []uint64
 	var failed error
 	err = where.Visit(ctx, list, func(netns.Namespace) bool {
-		failed = listHere(bpf.UDP, allStates, func(s *socket) { live = append(live, s.cookie()) })
+		failed = listHere(bpf.UDP, allStates, nil, func(s *socket) { live = append(live, s.cookie()) })
 		return failed == nil
 	})
 	if err = errors.Join(failed, err); err != nil {
