@@ -228,7 +228,12 @@ func entries(b *testing.B, m *ebpf.Map) (count int) {
 
 func waitMoved(b *testing.B, r *Reconciler, want uint64) {
 	b.Helper()
-	for end := time.Now().Add(20 * time.Second); r.Status().Moved < want; time.Sleep(5 * time.Millisecond) {
+	moved := func() uint64 {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.status.Moved
+	}
+	for end := time.Now().Add(20 * time.Second); moved() < want; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			st := r.Status()
 			st.Services = nil

@@ -27,7 +27,8 @@ const (
 
 // State bits of a dump. A connected UDP socket is in the state "established" too.
 const (
-	stateEstablished = 1 << 1
+	tcpEstablished   = 1 // TCP_ESTABLISHED of net/tcp_states.h
+	stateEstablished = 1 << tcpEstablished
 	stateSynSent     = 1 << 2
 	stateFinWait1    = 1 << 4
 	stateFinWait2    = 1 << 5
@@ -46,6 +47,7 @@ func connected(p bpf.Proto) uint32 {
 // socket is one as the kernel describes it.
 type socket struct {
 	family uint8
+	state  uint8              // tcpEstablished: it is connected
 	id     [sizeofSockID]byte // struct inet_diag_sockid: what names it to the kernel
 	inode  uint32             // of its file; 0: it has none
 }
@@ -187,7 +189,7 @@ func (d *diag) parse(b []byte, flags uint16, each func(*socket)) (done bool, err
 			if len(body) < sizeofMessage {
 				return true, errMalformed
 			}
-			s := socket{family: body[0], id: [sizeofSockID]byte(body[4:]), inode: binary.NativeEndian.Uint32(body[atInode:])}
+			s := socket{family: body[0], state: body[1], id: [sizeofSockID]byte(body[4:]), inode: binary.NativeEndian.Uint32(body[atInode:])}
 			each(&s)
 			if flags&unix.NLM_F_DUMP == 0 {
 				return true, nil

@@ -12,6 +12,9 @@ import (
 var (
 	// errNotThere says that a socket is not connected to the backend that it was asked about.
 	errNotThere = errors.New("the socket is not connected there")
+	// errBound says that a socket which waits can't reach the Service from where it is bound: it waits on, and its way
+	// back is gone.
+	errBound = errors.New("the socket can't reach a backend from its own address")
 	// errStays says that a socket was connected to its Service again, and still waits: its client is not let in.
 	errStays = errors.New("the Service leads the socket where it was")
 )
@@ -52,7 +55,9 @@ func move(d *diag, c *copier, s socket, h holder, sure bool, backend, frontend n
 	}
 	err = unix.Connect(fd, sockaddr(family, frontend))
 	if err != nil && dissolved {
-		_ = unix.Connect(fd, sockaddr(family, backend)) // an application's send must not fail for want of a peer
+		// An application's send must not fail for want of a peer. The programs take that for a connect to nowhere
+		// itself, and forget the way back.
+		return errors.Join(errBound, unix.Connect(fd, sockaddr(family, backend)))
 	}
 	if err != nil {
 		return fmt.Errorf("connect a udp socket to %v: %w", frontend, err)

@@ -228,6 +228,7 @@ func reconcileApart(bpffs string) string {
 	n := &node{maps: maps}
 	ahead := time.Duration(0)
 	r := New(Config{Log: discard, Namespaces: netns.Config{}, Maps: func() (Maps, error) { return n.sockMaps(), nil }})
+	r.pause = func(time.Duration) time.Duration { return 0 }
 	r.now = func() time.Time { return time.Now().Add(ahead) }
 	r.Set(dns, ports(1))
 	r.Begin()

@@ -35,12 +35,17 @@ const (
 	forgetAt = 8
 	// stayTime is when a socket that its Service led where it was is tried again.
 	stayTime = time.Minute
+	// boundTime is when one that is bound to a loopback address is: each time it has no peer for an instant.
+	boundTime = time.Hour
 	// maxTries is how often a socket is tried to be moved or ended before it is left; then at each interval.
 	maxTries = 8
 	// share is the part of a processor that looks take, at most, unless sockets would stay on dead backends for
 	// longer than maxPause.
 	share    = 20
 	maxPause = 500 * time.Millisecond
+	// searchPause is how long sockets are not looked for that were never found, after that was done; longer where it takes
+	// longer than a tenth of that: the kernel walks through all sockets of the machine for each network namespace.
+	searchPause = 700 * time.Millisecond
 	// searchTime bounds a look through all network namespaces and processes.
 	searchTime = 10 * time.Second
 	// logInterval is how often what was done is logged.
@@ -73,7 +78,8 @@ type Reconciler struct {
 	cfg       Config
 	directory *Directory
 	wake      chan struct{}
-	now       func() time.Time // of tests
+	now       func() time.Time // tests have their own, as the next
+	pause     func(took time.Duration) time.Duration
 
 	// Of the goroutine of Run.
 	candidates map[target]*candidate
@@ -86,11 +92,12 @@ type Reconciler struct {
 	sweeper    sweeper
 	logged     time.Time
 	unlogged   Counts
-	failed     error         // the last one to end a socket in this look
-	everywhere time.Time     // when all processes were looked at
-	searchCost time.Duration // of the last search
-	read       time.Time     // when all ways back were read last; zero: they are to be
-	cannotMove error         // no socket can be; nil: some may
+	restore    []*candidate // whose way back is to be written again
+	failed     error        // the last one to end a socket in this look
+	everywhere time.Time    // when all processes were looked at
+	nextSearch time.Time    // before that no sockets are looked for that were never found
+	read       time.Time    // when all ways back were read last; zero: they are to be
+	cannotMove error        // no socket can be; nil: some may
 
 	mu     sync.Mutex // guards what follows
 	due    time.Time  // of the next look
@@ -129,7 +136,7 @@ func New(cfg Config) *Reconciler {
 	return &Reconciler{
 		cfg: cfg, directory: NewDirectory(cfg.TCP), wake: make(chan struct{}, 1),
 		cannotMove: cannotMove(&cfg), candidates: map[target]*candidate{}, owners: map[uint64]*owner{}, held: map[holder]uint64{}, crew: newCrew(),
-		due: time.Now().Add(interval), now: time.Now, status: Status{services: map[types.NamespacedName]Counts{}},
+		due: time.Now().Add(interval), now: time.Now, pause: pauseAfter, status: Status{services: map[types.NamespacedName]Counts{}},
 	}
 }
 
@@ -372,32 +379,42 @@ func (r *Reconciler) dueNow() (due []*candidate) {
 }
 
 // locate finds out where candidates' sockets are, and returns those that are connected as the way back says, as far as is
-// known: what was found earlier is asked again before it is used.
+// known: what was found earlier is asked again before it is used. Those that were never found are looked for, if that was
+// not done just now; most of them are closed.
 func (r *Reconciler) locate(ctx context.Context, due []*candidate) ([]*candidate, error) {
-	var lost []*candidate
-	for _, c := range due {
-		o := r.owners[c.cookie]
-		if move, _ := r.wants(c); o == nil || move && o.holder.pid == 0 || c.misses > 0 {
-			lost = append(lost, c)
-		}
-	}
-	if len(lost) == 0 {
-		return due, nil
-	}
-	complete, err := r.search(ctx, lost)
-	if ctx.Err() != nil {
-		return nil, nil
-	}
 	at := r.now()
-	return slices.DeleteFunc(due, func(c *candidate) bool {
-		o := r.owners[c.cookie]
-		if o != nil && (o.seen != r.generation || o.socket.remote() == c.backend) {
-			c.misses = 0
-			return false
+	lost := map[*candidate]bool{}
+	for _, c := range due {
+		if r.owners[c.cookie] == nil || c.misses > 0 {
+			lost[c] = true
 		}
-		r.missed(c, complete || o != nil, at)
-		return true
-	}), err
+	}
+	if at.Before(r.nextSearch) {
+		for c := range lost {
+			c.due = r.nextSearch
+		}
+		due = slices.DeleteFunc(due, func(c *candidate) bool { return lost[c] })
+		clear(lost)
+	}
+	var err error
+	if len(lost) > 0 {
+		complete, searchErr := r.search(ctx, lost)
+		if ctx.Err() != nil {
+			return nil, nil
+		}
+		err = searchErr
+		due = slices.DeleteFunc(due, func(c *candidate) bool {
+			o := r.owners[c.cookie]
+			if !lost[c] || o != nil && o.socket.remote() == c.backend {
+				c.misses = 0
+				return false
+			}
+			r.missed(c, complete || o != nil, at)
+			return true
+		})
+	}
+	r.findHolders(ctx, due)
+	return due, err
 }
 
 // missed notes that a candidate's socket was not found on its backend; complete: nor could it have been overlooked.
@@ -407,8 +424,8 @@ func (r *Reconciler) missed(c *candidate, complete bool, at time.Time) {
 		return
 	}
 	c.misses++
-	c.due = at.Add(min(max(againTime, 100*r.searchCost), interval))
-	if c.misses > 1 && at.Sub(c.since) >= againTime {
+	c.due = at.Add(againTime)
+	if c.misses > 1 {
 		c.settled = at
 	}
 }
@@ -477,12 +494,20 @@ func (r *Reconciler) settle(j *job) {
 		r.count(c, Counts{Moved: 1})
 		r.moved()
 	case errors.Is(j.err, errNotThere), errors.Is(j.err, errMoved), errors.Is(j.err, errNoCopy):
-		r.disown(c.cookie) // it is looked for again, at once
-		c.due = at
+		if o := r.owners[c.cookie]; o != nil && errors.Is(j.err, errNoCopy) {
+			delete(r.held, o.holder)
+			o.holder = holder{}
+		} else {
+			r.disown(c.cookie)
+		}
+		c.due = at // it is looked for again
 		if c.tries++; c.tries >= maxTries {
 			c.tries, c.left, c.due = 0, true, at.Add(interval)
 		}
 		c.unmoved = errors.Is(j.err, errNoCopy) && c.tries > 1 && c.verdict != Waiting
+	case errors.Is(j.err, errBound):
+		c.due = at.Add(boundTime)
+		r.restore = append(r.restore, c)
 	case errors.Is(j.err, errStays):
 		c.due = at.Add(stayTime)
 	case j.ends:
@@ -531,6 +556,14 @@ func (r *Reconciler) refused(err error) {
 
 // forget removes ways back of sockets that have been elsewhere for a while.
 func (r *Reconciler) forget(m *Maps) error {
+	for _, c := range r.restore {
+		key := bpf.UDPRevNatKey{Cookie: c.cookie, Backend: bpf.AddressOf(c.backend.Addr()), Port: bpf.PortOf(c.backend.Port())}
+		value := bpf.UDPRevNat{Frontend: bpf.AddressOf(c.frontend.Addr()), Port: bpf.PortOf(c.frontend.Port())}
+		if err := m.RevNat[0].Put(&key, &value); err != nil {
+			return err
+		}
+	}
+	r.restore = nil
 	old := r.now().Add(-lateTime)
 	if settled := r.settledCount(); len(m.RevNat) > 0 && settled > int(m.RevNat[0].MaxEntries())/forgetAt {
 		old = r.now() // room for new ones is worth more

@@ -271,7 +271,7 @@ func TestReconcilerFindsSocketsThatHideEachOther(t *testing.T) {
 			r.step(0)
 			st := r.step(goneTime)
 			for range 2 * len(all) {
-				st = r.step(0)
+				st = r.step(time.Second)
 			}
 			if st.Moved+st.EndedUDP != uint64(len(all)) || forbid != (st.Moved == 0) {
 				t.Errorf("%+v, want %d", st, len(all))

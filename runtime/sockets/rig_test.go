@@ -127,7 +127,9 @@ func (n *node) reconciler(options ...func(*Config)) *rig {
 		o(&cfg)
 	}
 	r.Reconciler = New(cfg)
-	r.Reconciler.now = func() time.Time { return time.Now().Add(r.ahead) }
+	began := time.Now()
+	r.Reconciler.now = func() time.Time { return began.Add(r.ahead) }
+	r.Reconciler.pause = func(time.Duration) time.Duration { return 0 }
 	r.tell(n.served...)
 	return r
 }

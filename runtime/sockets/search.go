@@ -3,6 +3,7 @@ package sockets
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -19,72 +20,62 @@ import (
 // maxFilter is by how many backends the kernel is asked to filter.
 const maxFilter = 64
 
-// maxPids is how many processes of a network namespace are remembered with a socket, to enter it.
-const maxPids = 4
-
 // listed are sockets of one network namespace.
 type listed struct {
-	netns   netns.Namespace // with all of its processes
-	sockets []socket        // those that were led to a backend, wanted or not: the next look may want them
+	netns   netns.Namespace
+	sockets []socket
 }
 
 // found is what a search saw.
 type found struct {
-	spaces   []listed // that have wanted sockets
-	pids     []int    // of all processes
-	complete bool     // all namespaces that could be found were looked at, or all wanted sockets were met
+	spaces   []listed
+	complete bool // all namespaces that could be found were looked at, or all wanted sockets were met
 }
 
-// search looks for the sockets of candidates in all network namespaces, and for processes that hold them. Whatever it
-// finds is in r.owners, of the present generation. complete: what was not found is not there.
-func (r *Reconciler) search(ctx context.Context, lost []*candidate) (complete bool, err error) {
+// search looks for the sockets of candidates in all network namespaces. What it finds is in r.owners, of the present
+// generation. complete: what was not found is not there.
+func (r *Reconciler) search(ctx context.Context, lost map[*candidate]bool) (complete bool, err error) {
 	wanted := map[uint64]bool{}
 	protos := map[bpf.Proto]bool{}
-	for _, c := range lost {
-		wanted[c.cookie], protos[c.proto] = true, true
+	backends := map[netip.AddrPort]bool{}
+	for c := range lost {
+		wanted[c.cookie], protos[c.proto], backends[c.backend] = true, true, true
 		r.disown(c.cookie)
 	}
-	slices.Sort(r.cookies)
-	where, known := r.cfg.Namespaces, r.cookies
-	got := make(chan found, 1)
-	began, all := time.Now(), r.cannotMove == nil
-	var backends []netip.AddrPort
-	for _, c := range lost {
-		if !slices.Contains(backends, c.backend) {
-			if backends = append(backends, c.backend); len(backends) > maxFilter {
-				break
-			}
-		}
+	var filter []byte
+	if len(backends) <= maxFilter {
+		filter = connectedTo(slices.Collect(maps.Keys(backends)))
 	}
+	where := r.cfg.Namespaces
+	got := make(chan found, 1)
+	began := time.Now()
 	err = r.searching.run("a list of the node's sockets", searchTime, func() error {
-		f, err := listWanted(ctx, where, protos, wanted, backends, all, known)
+		f, err := listWanted(ctx, where, protos, wanted, filter)
 		got <- f
 		return err
 	})
+	r.nextSearch = r.now().Add(r.pause(time.Since(began)))
+	r.mu.Lock()
+	r.status.Searches++
+	r.mu.Unlock()
 	select {
 	case f := <-got:
-		r.mu.Lock()
-		r.status.Searches++
-		r.mu.Unlock()
-		r.searchCost = time.Since(began)
-		return f.complete, errors.Join(err, r.own(ctx, f, lost))
+		for _, space := range f.spaces {
+			r.own(&space)
+		}
+		return f.complete, err
 	default: // it hangs
 		return false, err
 	}
 }
 
-// listWanted lists the sockets of the network namespaces that are connected to backends, until all wanted ones were met.
-// With all it also lists the other known ones of those namespaces: they will be wanted in their turn.
-func listWanted(ctx context.Context, where netns.Config, protos map[bpf.Proto]bool, wanted map[uint64]bool, backends []netip.AddrPort, all bool, known []uint64) (f found, err error) {
-	var filter []byte
-	if len(backends) <= maxFilter {
-		filter = connectedTo(backends)
-	}
-	where.EveryPid = true
+// pauseAfter is how long sockets are not looked for again after that took a time.
+func pauseAfter(took time.Duration) time.Duration { return max(min(share*took, searchPause), 10*took) }
+
+// listWanted lists those of wanted sockets that are connected, in all network namespaces or until all were met. The kernel
+// leaves out what does not pass the filter.
+func listWanted(ctx context.Context, where netns.Config, protos map[bpf.Proto]bool, wanted map[uint64]bool, filter []byte) (f found, err error) {
 	list, listErr := where.List()
-	for _, n := range list {
-		f.pids = append(f.pids, n.Pids...)
-	}
 	left := len(wanted)
 	var failed error
 	visited := where.Visit(ctx, list, func(n netns.Namespace) bool {
@@ -98,13 +89,6 @@ func listWanted(ctx context.Context, where netns.Config, protos map[bpf.Proto]bo
 		}
 		if len(here.sockets) > 0 {
 			left -= len(here.sockets)
-			if all && protos[bpf.UDP] {
-				failed = errors.Join(failed, listHere(bpf.UDP, connected(bpf.UDP), nil, func(s *socket) {
-					if _, is := slices.BinarySearch(known, s.cookie()); is && !wanted[s.cookie()] {
-						here.sockets = append(here.sockets, *s)
-					}
-				}))
-			}
 			f.spaces = append(f.spaces, here)
 		}
 		return left > 0 && !errors.Is(failed, ErrNotSupported)
@@ -112,6 +96,19 @@ func listWanted(ctx context.Context, where netns.Config, protos map[bpf.Proto]bo
 	err = errors.Join(listErr, failed, visited)
 	f.complete = left <= 0 || err == nil
 	return f, err
+}
+
+// own takes note of where sockets are.
+func (r *Reconciler) own(space *listed) {
+	for i := range space.sockets {
+		s := &space.sockets[i]
+		o := r.owners[s.cookie()]
+		if o == nil {
+			o = &owner{}
+			r.owners[s.cookie()] = o
+		}
+		o.netns, o.socket, o.seen = space.netns, *s, r.generation
+	}
 }
 
 // listHere lists the sockets of a protocol in the calling thread's network namespace.
@@ -138,48 +135,56 @@ func listHere(proto bpf.Proto, states uint32, filter []byte, each func(*socket))
 	return nil
 }
 
-// own takes sockets that were found, and looks for who holds those that may be moved.
-func (r *Reconciler) own(ctx context.Context, f found, lost []*candidate) error {
-	move := map[uint64]bool{} // whose holder is needed now
-	for _, c := range lost {
-		if m, _ := r.wants(c); m {
-			move[c.cookie] = true
+// findHolders looks for who holds those sockets of candidates that may be moved, among the processes of their network
+// namespaces; and, while at it, all others there that may have to be moved one day.
+func (r *Reconciler) findHolders(ctx context.Context, due []*candidate) {
+	need := map[uint64]map[uint64]bool{} // cookies by network namespace
+	for _, c := range due {
+		o := r.owners[c.cookie]
+		if move, _ := r.wants(c); move && o.holder.pid == 0 && o.socket.inode != 0 {
+			if need[o.netns.Inode] == nil {
+				need[o.netns.Inode] = map[uint64]bool{}
+			}
+			need[o.netns.Inode][c.cookie] = true
 		}
 	}
-	look := finder{proc: procOf(r.cfg.Namespaces), held: r.held, found: func(cookie uint64, h holder) {
-		if o := r.owners[cookie]; o != nil {
-			o.holder = h
-			r.held[h] = cookie
-			delete(move, cookie)
-		}
+	if len(need) == 0 {
+		return
+	}
+	where := r.cfg.Namespaces
+	where.EveryPid = true
+	list, err := where.List()
+	missing := map[uint64]bool{}
+	look := finder{proc: procOf(where), held: r.held, refused: err, found: func(cookie uint64, h holder) {
+		r.owners[cookie].holder, r.held[h] = h, cookie
+		delete(missing, cookie)
 	}}
-	for _, space := range f.spaces {
-		n := space.netns
-		pids := n.Pids
-		n.Pids = slices.Clip(n.Pids[:min(len(n.Pids), maxPids)])
-		need := false
-		look.wanted = map[uint32]uint64{}
-		for i := range space.sockets {
-			s := &space.sockets[i]
-			cookie := s.cookie()
-			o := r.owners[cookie]
-			if o == nil {
-				o = &owner{}
-				r.owners[cookie] = o
+	if !errors.Is(err, privileges.ErrRefused) {
+		look.refused = nil
+	}
+	var all []int
+	pids := map[uint64][]int{}
+	for _, n := range list {
+		pids[n.Inode] = n.Pids
+		all = append(all, n.Pids...)
+	}
+	inodes := map[uint64]map[uint32]uint64{}
+	for cookie, o := range r.owners {
+		if need[o.netns.Inode] != nil && o.holder.pid == 0 && o.socket.inode != 0 {
+			if inodes[o.netns.Inode] == nil {
+				inodes[o.netns.Inode] = map[uint32]uint64{}
 			}
-			o.netns, o.socket, o.seen = n, *s, r.generation
-			if o.holder.pid == 0 && s.inode != 0 {
-				look.wanted[s.inode] = cookie
-				need = need || move[cookie]
-			}
-		}
-		if need && r.cannotMove == nil {
-			look.look(ctx, pids)
+			inodes[o.netns.Inode][o.socket.inode] = cookie
 		}
 	}
-	r.lookEverywhere(ctx, f, &look, move)
-	if len(move) == 0 || r.cannotMove != nil {
-		return nil
+	for netns, cookies := range need {
+		maps.Copy(missing, cookies)
+		look.wanted = inodes[netns]
+		look.look(ctx, pids[netns])
+	}
+	r.lookEverywhere(ctx, all, &look, missing)
+	if len(missing) == 0 {
+		return
 	}
 	if look.refused == nil {
 		look.refused = mayLook()
@@ -187,7 +192,20 @@ func (r *Reconciler) own(ctx context.Context, f found, lost []*candidate) error 
 	if look.refused != nil {
 		r.refused(look.refused)
 	}
-	return nil
+}
+
+// lookEverywhere looks for holders among all processes: a socket may be of another network namespace than its process. It
+// takes its time, so not each time.
+func (r *Reconciler) lookEverywhere(ctx context.Context, pids []int, look *finder, missing map[uint64]bool) {
+	if len(missing) == 0 || r.now().Sub(r.everywhere) < interval {
+		return
+	}
+	r.everywhere = r.now()
+	look.wanted = map[uint32]uint64{}
+	for cookie := range missing {
+		look.wanted[r.owners[cookie].socket.inode] = cookie
+	}
+	look.look(ctx, pids)
 }
 
 // mayLook says what keeps this process from seeing who holds sockets, nil: nothing. Processes of which not even the network
@@ -198,22 +216,6 @@ func mayLook() error {
 		return nil
 	}
 	return privileges.Refused("look for", "the processes that hold sockets", unix.EPERM, capability.CAP_SYS_PTRACE)
-}
-
-// lookEverywhere looks for holders among all processes: a socket may be of another network namespace than its process. It
-// takes its time, so not each time.
-func (r *Reconciler) lookEverywhere(ctx context.Context, f found, look *finder, move map[uint64]bool) {
-	if len(move) == 0 || r.cannotMove != nil || r.now().Sub(r.everywhere) < interval {
-		return
-	}
-	r.everywhere = r.now()
-	look.wanted = map[uint32]uint64{}
-	for cookie := range move {
-		if o := r.owners[cookie]; o != nil && o.socket.inode != 0 {
-			look.wanted[o.socket.inode] = cookie
-		}
-	}
-	look.look(ctx, f.pids)
 }
 
 func procOf(c netns.Config) string {

@@ -54,7 +54,7 @@ func (r *Reconciler) sweep(ctx context.Context) {
 	s.due = at.Add(sweepInterval)
 	swept := 0
 	if err == nil {
-		swept, err = s.sweep(ctx, &m, r.cfg.Namespaces)
+		swept, err = s.sweep(ctx, &m, r.cfg.Namespaces, r.own)
 	}
 	s.check = r.now().Add(max(usageInterval, share*r.now().Sub(at)))
 	if ctx.Err() != nil {
@@ -92,8 +92,9 @@ func (s *sweeper) filling(m *Maps) (bool, error) {
 	return false, nil
 }
 
-// sweep removes the entries of sockets that were closed by the last sweep, and are.
-func (s *sweeper) sweep(ctx context.Context, m *Maps, where netns.Config) (int, error) {
+// sweep removes the entries of sockets that were closed by the last sweep, and are. Connected ones that have entries are
+// told to own.
+func (s *sweeper) sweep(ctx context.Context, m *Maps, where netns.Config, own func(*listed)) (int, error) {
 	if m.Usage != nil {
 		added, err := readUsage(m.Usage)
 		if err != nil {
@@ -105,18 +106,26 @@ func (s *sweeper) sweep(ctx context.Context, m *Maps, where netns.Config) (int, 
 	if err != nil {
 		return 0, err
 	}
-	got := make(chan []uint64, 1)
+	type result struct {
+		live   []uint64
+		spaces []listed
+	}
+	got := make(chan result, 1)
 	err = s.busy.run("a list of the node's sockets", searchTime, func() error {
-		live, err := liveCookies(ctx, where)
-		got <- live
+		live, spaces, err := listLive(ctx, where, cookies)
+		got <- result{live, spaces}
 		return err
 	})
 	if err != nil {
 		s.suspects = nil
 		return 0, err
 	}
-	live := <-got
-	closed := slices.DeleteFunc(cookies, func(cookie uint64) bool {
+	seen := <-got
+	live := seen.live
+	for i := range seen.spaces {
+		own(&seen.spaces[i])
+	}
+	closed := slices.DeleteFunc(slices.Clone(cookies), func(cookie uint64) bool {
 		_, is := slices.BinarySearch(live, cookie)
 		return is
 	})
@@ -135,24 +144,30 @@ func (s *sweeper) sweep(ctx context.Context, m *Maps, where netns.Config) (int, 
 	return removeOf(m, closed)
 }
 
-// liveCookies are those of all UDP sockets of the node, sorted. Where a network namespace could not be looked into, it is
-// an error: an entry may be of a socket there.
-func liveCookies(ctx context.Context, where netns.Config) ([]uint64, error) {
+// listLive lists all UDP sockets of the node: their cookies, sorted, and those that are connected and known. Where a network
+// namespace could not be looked into, it is an error: an entry may be of a socket there.
+func listLive(ctx context.Context, where netns.Config, known []uint64) (live []uint64, spaces []listed, err error) {
 	list, err := where.List()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var live []uint64
 	var failed error
-	err = where.Visit(ctx, list, func(netns.Namespace) bool {
-		failed = listHere(bpf.UDP, allStates, nil, func(s *socket) { live = append(live, s.cookie()) })
+	err = where.Visit(ctx, list, func(n netns.Namespace) bool {
+		here := listed{netns: n}
+		failed = listHere(bpf.UDP, allStates, nil, func(s *socket) {
+			live = append(live, s.cookie())
+			if _, is := slices.BinarySearch(known, s.cookie()); is && s.state == tcpEstablished {
+				here.sockets = append(here.sockets, *s)
+			}
+		})
+		spaces = append(spaces, here)
 		return failed == nil
 	})
 	if err = errors.Join(failed, err); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	slices.Sort(live)
-	return live, nil
+	return live, spaces, nil
 }
 
 // cookiesOf are the cookies that are in the maps of UDP sockets, sorted, each once.
@@ -212,7 +227,7 @@ func removeWhere[K, V any](m *ebpf.Map, batch bool, which func(*K, *V) bool) (in
 func (r *Reconciler) dropOwners() {
 	slices.Sort(r.cookies)
 	for cookie, o := range r.owners {
-		if _, is := slices.BinarySearch(r.cookies, cookie); !is && o.socket.family != 0 {
+		if _, is := slices.BinarySearch(r.cookies, cookie); !is && o.seen != r.generation {
 			r.disown(cookie)
 		}
 	}
