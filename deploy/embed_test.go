@@ -161,7 +161,7 @@ func TestRenderPodMonitor(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := daemonSet(t, rendered(t, "daemonset.yaml", monitored)).Spec.Template.Spec.Containers[0]
-	if len(c.Ports) != 1 || len(m.Spec.PodMetricsEndpoints) != 1 || c.Ports[0].Name != m.Spec.PodMetricsEndpoints[0].Port || c.Args[1] != "--metrics-bind-address=[::]:10266" {
+	if len(c.Ports) != 1 || len(m.Spec.PodMetricsEndpoints) != 1 || c.Ports[0].Name != m.Spec.PodMetricsEndpoints[0].Port || c.Args[1] != "--metrics-bind-address=[::]:10266,127.0.0.1:10249" {
 		t.Errorf("%+v, %+v, %q", m, c.Ports, c.Args)
 	}
 }

@@ -61,9 +61,9 @@ type Config struct {
 	// a client then needs no timeout to notice. UDP sockets are moved or ended always.
 	EndTCP bool
 
-	// Where to listen; "" for not at all.
-	HealthAddr  string // /healthz and /livez, for load balancers: ":10256"
-	MetricsAddr string // "127.0.0.1:10249"
+	// Where to listen; empty for not at all.
+	HealthAddr   string   // /healthz and /livez, for load balancers: ":10256"
+	MetricsAddrs []string // /metrics, /proxyMode, /healthz and /livez: "127.0.0.1:10249"
 
 	// ServiceMetrics has two counters for each Service port in /metrics.
 	ServiceMetrics bool

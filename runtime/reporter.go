@@ -76,7 +76,10 @@ func (o *reporter) serve(ctx context.Context) {
 		}
 	}
 	serve("/healthz and /livez", o.run.cfg.HealthAddr, o.proxy.Handler())
-	serve("/metrics", o.run.cfg.MetricsAddr, o.metricsPort())
+	port := o.metricsPort()
+	for _, addr := range o.run.cfg.MetricsAddrs {
+		serve("/metrics", addr, port)
+	}
 	if o.node != nil {
 		group.Go(func() { o.node.Run(ctx) })
 	}

@@ -110,6 +110,7 @@ func TestSettingsThatAreBadAreNamedAndChangeNothing(t *testing.T) {
 		{"a metrics address with a name", `run --metrics-bind-address example.org:10249`, `"example.org" is not an IP address`},
 		{"a metrics address without brackets", `run --metrics-bind-address ::1:10249`, `needs brackets`},
 		{"one port for two servers", `run --healthz-bind-address :10249`, `are the same port`},
+		{"one port for two of metrics", `run --metrics-bind-address :10266,127.0.0.1:10266`, `--metrics-bind-address 127.0.0.1:10266: another one has the same port`},
 		{"a negative number of connections", `run --conntrack-min -1`, `--conntrack-min -1: want 0 to 2147483647`},
 		{"a number of connections that is none", `run --conntrack-max-per-core many`, `--conntrack-max-per-core "many": want a whole number`},
 		{"a timeout of conntrack below a second", `run --conntrack-udp-timeout 5ms`, `--conntrack-udp-timeout 5ms: want 0, or at least 1s`},

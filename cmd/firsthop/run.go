@@ -39,7 +39,7 @@ it the settings that init has (scope, udp, directories).`,
 			&cli.StringSliceFlag{Name: "nodeport-addresses", Usage: "serve node ports on these `CIDRS` only; primary stands for the node's own addresses, localhost for loopback, all for all; comma-separated, repeatable (default: every address of the host)", EnvVars: envVar("nodeport-addresses")},
 			&cli.StringSliceFlag{Name: "service-cidr", Usage: "refuse connections to addresses of these `CIDRS` that no Service has, or none; comma-separated, repeatable (default: the API's ServiceCIDRs, since Kubernetes 1.33)", EnvVars: envVar("service-cidr")},
 			stringFlag("healthz-bind-address", ":10256", "`ADDRESS` of /healthz and /livez, or off", ""),
-			stringFlag("metrics-bind-address", "127.0.0.1:10249", "`ADDRESS` of /metrics, or off", ""),
+			&cli.StringSliceFlag{Name: "metrics-bind-address", Value: cli.NewStringSlice("127.0.0.1:10249"), Usage: "`ADDRESS` of /metrics and /proxyMode, or off; comma-separated, repeatable", EnvVars: envVar("metrics-bind-address")},
 			stringFlag("scope", string(bootstrap.ScopeAll), "whose connections are served: all, host (not pods) or off", ""),
 			boolFlag("udp", true, "serve UDP too"),
 			boolFlag("service-metrics", false, "two counters for each Service port in /metrics"),
@@ -98,7 +98,7 @@ func runConfig(c *call) (cfg runtime.Config, err error) {
 	if cfg.Conntrack, err = conntrackConfig(c.Context); err != nil {
 		return cfg, err
 	}
-	if cfg.HealthAddr, cfg.MetricsAddr, err = listenAddrs(c.Context); err != nil {
+	if cfg.HealthAddr, cfg.MetricsAddrs, err = listenAddrs(c.Context); err != nil {
 		return cfg, err
 	}
 	if socket := c.env.getenv("NOTIFY_SOCKET"); socket != "" {
@@ -115,17 +115,26 @@ func runConfig(c *call) (cfg runtime.Config, err error) {
 }
 
 // listenAddrs are the addresses to listen on, empty for none.
-func listenAddrs(c *cli.Context) (healthz, metrics string, err error) {
+func listenAddrs(c *cli.Context) (healthz string, metrics []string, err error) {
 	const healthzFlag, metricsFlag = "healthz-bind-address", "metrics-bind-address"
 	if healthz, err = listenAddr(healthzFlag, c.String(healthzFlag)); err != nil {
-		return "", "", err
+		return "", nil, err
 	}
-	if metrics, err = listenAddr(metricsFlag, c.String(metricsFlag)); err != nil {
-		return "", "", err
-	}
-	if samePort(healthz, metrics) {
-		return "", "", usagef("--%s %s and --%s %s are the same port: give two, or %s for one (the metrics port answers /healthz and /livez too)",
-			healthzFlag, healthz, metricsFlag, metrics, off)
+	for _, text := range atCommas(c.StringSlice(metricsFlag)) {
+		addr, err := listenAddr(metricsFlag, text)
+		if err != nil {
+			return "", nil, err
+		}
+		if samePort(healthz, addr) {
+			return "", nil, usagef("--%s %s and --%s %s are the same port: give two, or %s for one (the metrics port answers /healthz and /livez too)",
+				healthzFlag, healthz, metricsFlag, addr, off)
+		}
+		if slices.ContainsFunc(metrics, func(other string) bool { return samePort(other, addr) }) {
+			return "", nil, usagef("--%s %s: another one has the same port", metricsFlag, addr)
+		}
+		if addr != "" {
+			metrics = append(metrics, addr)
+		}
 	}
 	return healthz, metrics, nil
 }
