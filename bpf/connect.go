@@ -59,6 +59,9 @@ const noNetns = 1<<64 - 1
 // with the same Build do the same.
 func (b Balancer) settings(m *Maps, f Features) Settings {
 	s := Settings{HostNetns: b.HostNetns, RevNatMask: m.Map(MapSockRevNat).MaxEntries() - 1}
+	if m.outgrown != nil {
+		s.OutgrownMask = m.outgrown.Map(MapSockRevNat).MaxEntries() - 1
+	}
 	if b.HostNetns == 0 || !f.NetnsCookie {
 		s.HostNetns = noNetns
 	}
@@ -120,10 +123,24 @@ func loadPrograms(m *Maps, b Balancer, f Features, hooks []Hook) (map[string]*eb
 		return nil, fmt.Errorf("set the programs' settings: %w", err)
 	}
 	replace := map[string]*ebpf.Map{}
-	for name, bm := range m.byName {
-		if want := spec.Maps[name.Info().Kernel]; want != nil {
+	use := func(kernel string, bm *ebpf.Map) {
+		if want := spec.Maps[kernel]; want != nil {
 			want.MaxEntries = bm.MaxEntries()
-			replace[want.Name] = bm
+			replace[kernel] = bm
+		}
+	}
+	for name, bm := range m.byName {
+		use(name.Info().Kernel, bm)
+	}
+	outgrown := m
+	if m.outgrown != nil {
+		outgrown = m.outgrown
+	}
+	for name, kernel := range outgrownMaps {
+		if bm := outgrown.Map(name); bm != nil {
+			use(kernel, bm)
+		} else {
+			use(kernel, m.Map(name)) // a former version made the table that grows
 		}
 	}
 	wanted := map[string]*ebpf.ProgramSpec{}

@@ -30,6 +30,9 @@ const (
 	connectMapFhUdpRevNat     = "fh_udp_rev_nat"
 	connectMapFhUdpSock       = "fh_udp_sock"
 	connectMapFhWorkload      = "fh_workload"
+	connectMapOutgrownAffin   = "outgrown_affin"
+	connectMapOutgrownTcp     = "outgrown_tcp"
+	connectMapOutgrownUdp     = "outgrown_udp"
 	connectProgFhConnect4     = "fh_connect4"
 	connectProgFhConnect6     = "fh_connect6"
 	connectProgFhGetpeername4 = "fh_getpeername4"
@@ -111,6 +114,9 @@ type connectMapSpecs struct {
 	FhUdpRevNat   *ebpf.MapSpec `ebpf:"fh_udp_rev_nat"`
 	FhUdpSock     *ebpf.MapSpec `ebpf:"fh_udp_sock"`
 	FhWorkload    *ebpf.MapSpec `ebpf:"fh_workload"`
+	OutgrownAffin *ebpf.MapSpec `ebpf:"outgrown_affin"`
+	OutgrownTcp   *ebpf.MapSpec `ebpf:"outgrown_tcp"`
+	OutgrownUdp   *ebpf.MapSpec `ebpf:"outgrown_udp"`
 }
 
 // connectVariableSpecs contains global variables before they are loaded into the kernel.
@@ -154,6 +160,9 @@ type connectMaps struct {
 	FhUdpRevNat   *ebpf.Map `ebpf:"fh_udp_rev_nat"`
 	FhUdpSock     *ebpf.Map `ebpf:"fh_udp_sock"`
 	FhWorkload    *ebpf.Map `ebpf:"fh_workload"`
+	OutgrownAffin *ebpf.Map `ebpf:"outgrown_affin"`
+	OutgrownTcp   *ebpf.Map `ebpf:"outgrown_tcp"`
+	OutgrownUdp   *ebpf.Map `ebpf:"outgrown_udp"`
 }
 
 func (m *connectMaps) Close() error {
@@ -172,6 +181,9 @@ func (m *connectMaps) Close() error {
 		m.FhUdpRevNat,
 		m.FhUdpSock,
 		m.FhWorkload,
+		m.OutgrownAffin,
+		m.OutgrownTcp,
+		m.OutgrownUdp,
 	)
 }
 

@@ -117,7 +117,7 @@ func (m *Maps) Repin(pins Pins, name MapName) error {
 }
 
 // ReleaseTable closes the maps that Grow exchanges: what has grown out of them
-// uses them no more. Those that all generations share stay open.
+// uses them no more. Those of which there is one for all generations stay open.
 func (m *Maps) ReleaseTable() error {
 	var errs []error
 	for _, info := range mapTable {

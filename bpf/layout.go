@@ -369,10 +369,12 @@ type Meta struct {
 
 // Settings are struct config of lib/config.h.
 type Settings struct {
-	Build      uint64
-	HostNetns  uint64
-	Flags      SettingsFlags
-	RevNatMask uint32
+	Build        uint64
+	HostNetns    uint64
+	Flags        SettingsFlags
+	RevNatMask   uint32
+	OutgrownMask uint32 // 0: no map of sockets grows
+	Pad          uint32
 }
 
 // SettingsFlags are enum config_flags of lib/config.h.

@@ -85,20 +85,28 @@ var mapTable = []MapInfo{
 	{Name: MapControl, Set: setWorkload, Kernel: "fh_control", Key: uint32(0), Value: Control(0), Objects: connect, Later: true},
 	{Name: MapWorkload, Set: setWorkload, Kernel: "fh_workload", Key: uint64(0), Value: Workload{}, Objects: connect, Later: true},
 	{Name: MapSockRevNat, Set: setSock, Kernel: "fh_sock_rev_nat", Key: uint32(0), Value: SockRevNat{}, Objects: connect,
-		PerSocket: true, Former: "peer"},
+		PerSocket: true, Former: "peer", Entries: func(s Sizes) uint32 { return s.TCPSockets }},
 	{Name: MapUDPRevNat, Set: setSock, Kernel: "fh_udp_rev_nat", Key: UDPRevNatKey{}, Value: UDPRevNat{}, Objects: connect,
 		PerSocket: true, Former: "reverse"},
 	{Name: MapSockAffinity, Set: setSock, Kernel: "fh_sock_affin", Key: SockAffinityKey{}, Value: SockAffinity{}, Objects: connect,
 		PerSocket: true, Former: "flow"},
 	{Name: MapUDPSockRevNat, Set: setSock, Kernel: "fh_udp_sock", Key: UDPRevNatKey{}, Value: UDPRevNat{}, Objects: connect,
-		PerSocket: true, Later: true},
+		PerSocket: true, Later: true, Entries: func(s Sizes) uint32 { return s.UDPSockets }},
 	{Name: MapUDPSockAffinity, Set: setSock, Kernel: "fh_udp_affin", Key: SockAffinityKey{}, Value: SockAffinity{}, Objects: connect,
-		PerSocket: true, Later: true},
+		PerSocket: true, Later: true, Entries: func(s Sizes) uint32 { return s.UDPSessions }},
 	{Name: MapSockUsage, Set: setSock, Kernel: "fh_sock_usage", Key: uint32(0), Value: SockUsage{}, Objects: connect, Later: true},
 }
 
 // connect is the object of the connect-time load balancer.
 var connect = []string{"connect"}
+
+// outgrownMaps are the names in objects of the maps that maps of sockets take the place of (lib/outgrown_maps.h). They
+// are in no table: what they were is unpinned as soon as nothing is there alone.
+var outgrownMaps = map[MapName]string{
+	MapSockRevNat:      "outgrown_tcp",
+	MapUDPSockRevNat:   "outgrown_udp",
+	MapUDPSockAffinity: "outgrown_affin",
+}
 
 // MapTable lists all maps in the order in which they are created.
 func MapTable() []MapInfo { return slices.Clone(mapTable) }

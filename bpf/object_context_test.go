@@ -8,11 +8,12 @@ import (
 )
 
 // Before 5.8 the verifier takes no load of less than four bytes from some fields of the context (user_port, protocol), and
-// the compiler narrows what it may. The register that holds the context is followed in the order of the code: it is saved
-// at the top and never given another meaning.
+// the compiler narrows what it may. The registers, and the places on the stack, that hold the context are followed in the
+// order of the code: they are saved at the top and never given another meaning.
 func TestProgramsReadTheContextInWholeWords(t *testing.T) {
 	eachProgram(t, allFeatures(), func(t *testing.T, p *ebpf.ProgramSpec) {
 		context := map[asm.Register]bool{asm.R1: true}
+		spilled := map[int16]bool{} // by the offset from the frame pointer
 		loads := 0
 		for it := p.Instructions.Iterate(); it.Next(); {
 			ins, op := it.Ins, it.Ins.OpCode
@@ -32,6 +33,14 @@ func TestProgramsReadTheContextInWholeWords(t *testing.T) {
 					t.Errorf("at %d: %v: looks as a load of the context's socket, which may be replaced", it.Offset, ins)
 				}
 				delete(context, ins.Dst)
+				if ins.Src == asm.RFP && spilled[ins.Offset] && op.Size() == asm.DWord {
+					context[ins.Dst] = true
+				}
+			case op.Class().IsStore() && op.Mode() == asm.MemMode && ins.Dst == asm.RFP:
+				delete(spilled, ins.Offset)
+				if context[ins.Src] && op.Class() == asm.StXClass && op.Size() == asm.DWord {
+					spilled[ins.Offset] = true
+				}
 			case op.Class().IsALU() && op.ALUOp() == asm.Mov && op.Source() == asm.RegSource && context[ins.Src]:
 				context[ins.Dst] = true
 			case op.Class().IsALU(), op.Class().IsLoad():

@@ -28,6 +28,11 @@ type Sizes struct {
 	Services     uint32 // service indexes
 	Backends     uint32 // slots over all sets, two sets of a Service during a change
 	SourceRanges uint32 // source ranges, and those of the Service range
+
+	// What programs remember of sockets: see NodeSizes.
+	UDPSockets  uint32 // pairs of a UDP socket and a backend that it was led to
+	UDPSessions uint32 // pairs of an unconnected UDP socket and a Service whose backend it keeps
+	TCPSockets  uint32 // TCP sockets that connected last; a power of two
 }
 
 // MaxEntries bounds each of the sizes, whether a flag asks for it or a table
@@ -64,10 +69,13 @@ func (i MapInfo) entries(s Sizes) uint32 {
 
 // Maps are the open maps of a NAT table. Not safe for concurrent use.
 type Maps struct {
-	byName  map[MapName]*ebpf.Map
-	known   map[ebpf.MapID]bool // see ids
-	pinned  []string            // pins that EnsureMaps made
-	Created []MapName           // those that EnsureMaps created, in order
+	byName map[MapName]*ebpf.Map
+	known  map[ebpf.MapID]bool // see ids
+
+	outgrown *Maps // those whose sockets are not all in these yet; nil: there are none
+
+	pinned  []string  // pins that EnsureMaps made
+	Created []MapName // those that EnsureMaps created, in order
 }
 
 // Map is an open map of the table; nil if a former version made the table, which didn't have it.
@@ -330,7 +338,7 @@ func (m *Maps) create(names []MapName, specs map[MapName]*ebpf.MapSpec) error {
 	var group errgroup.Group
 	for i, name := range names {
 		group.Go(func() (err error) {
-			if created[i], err = ebpf.NewMap(specs[name]); err != nil {
+			if created[i], err = createMap(name.Info(), specs[name]); err != nil {
 				return fmt.Errorf("create map %s with %d entries: %w", specs[name].Name, specs[name].MaxEntries, explainMemory(err))
 			}
 			return nil
@@ -343,6 +351,25 @@ func (m *Maps) create(names []MapName, specs map[MapName]*ebpf.MapSpec) error {
 		}
 	}
 	return err
+}
+
+// createMap creates a map. One of sockets, whose size is a guess (NodeSizes), gets the least size where there is no memory
+// for more: a node without it would not be served at all.
+func createMap(info MapInfo, spec *ebpf.MapSpec) (*ebpf.Map, error) {
+	m, err := ebpf.NewMap(spec)
+	if !errors.Is(err, unix.ENOMEM) && !errors.Is(err, unix.EPERM) || !info.PerSocket || info.Entries == nil {
+		return m, err
+	}
+	object, parseErr := parsedMaps()
+	if parseErr != nil {
+		return nil, err
+	}
+	least := object.Maps[info.Kernel].MaxEntries
+	if spec.MaxEntries <= least {
+		return nil, err
+	}
+	spec.MaxEntries = least
+	return ebpf.NewMap(spec)
 }
 
 // explainMemory says whose memory it is that isn't enough, where the kernel

@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -39,6 +41,8 @@ func child(mode string, args []string) int {
 		err = childInit(os.Stdin, os.Stdout)
 	case "connects":
 		err = childConnects(args[0], os.Stdin, os.Stdout)
+	case "names":
+		err = childNames(args[0], args[1], os.Stdin, os.Stdout)
 	case "udp":
 		err = childUDP(args[0], os.Stdin, os.Stdout)
 	default:
@@ -97,6 +101,156 @@ func childUDP(to string, in io.Reader, out io.Writer) error {
 		fmt.Fprintln(out, r.Server, netip.AddrPortFrom(from.Addr().Unmap(), from.Port()))
 	}
 	return nil
+}
+
+// named is what a child saw of its sockets.
+type named struct {
+	Made  int            // sockets that connected
+	Asked int            // sessions' datagrams that were answered
+	Wrong map[string]int // what was not as it should be, and how often
+}
+
+// childNames makes connected sockets until its input ends, by a Service of UDP and one of TCP, and asks each for its peer
+// at once and, some of them, as long as the child lives. It also has unconnected sockets that send all the time.
+func childNames(udp, tcp string, in io.Reader, out io.Writer) error {
+	var (
+		mu    sync.Mutex
+		r     = named{Wrong: map[string]int{}}
+		ended = make(chan struct{})
+		group sync.WaitGroup
+		ready = make(chan struct{}, 16)
+	)
+	wrong := func(format string, args ...any) {
+		mu.Lock()
+		defer mu.Unlock()
+		r.Wrong[fmt.Sprintf(format, args...)]++
+	}
+	connects := func(network, vip string) {
+		defer group.Done()
+		var kept []net.Conn
+		defer func() {
+			for _, c := range kept {
+				c.Close()
+			}
+		}()
+		check := func(c net.Conn, when string) {
+			if is := peerOf(c); is != vip {
+				wrong("%s: the peer of %s is %s %s", network, vip, is, when)
+			}
+		}
+		for i := 0; ; i++ {
+			c, err := net.Dial(network, vip)
+			if err != nil {
+				wrong("%s: %s", network, err)
+			} else {
+				mu.Lock()
+				r.Made++
+				mu.Unlock()
+				check(c, "at once")
+				if i%16 == 0 && len(kept) < 200 {
+					kept = append(kept, c)
+				} else {
+					c.Close()
+				}
+			}
+			if i == 0 {
+				ready <- struct{}{}
+			}
+			if i%64 == 0 {
+				for _, c := range kept {
+					check(c, "later")
+				}
+			}
+			select {
+			case <-ended:
+				for _, c := range kept {
+					check(c, "at the end")
+				}
+				return
+			default:
+			}
+		}
+	}
+	talks := func() {
+		defer group.Done()
+		conn, err := net.ListenUDP("udp", nil)
+		if err != nil {
+			wrong("listen: %s", err)
+			return
+		}
+		defer conn.Close()
+		server, buf := "", make([]byte, 1<<12)
+		for i := 0; ; i++ {
+			select {
+			case <-ended:
+				return
+			default:
+			}
+			if _, err := conn.WriteToUDPAddrPort([]byte("hello\n"), netip.MustParseAddrPort(udp)); err != nil {
+				wrong("send: %s", err)
+				continue
+			}
+			size, from, err := conn.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				wrong("receive: %s", err)
+				continue
+			}
+			reply, err := standin.ParseReply(buf[:size])
+			switch from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port()); {
+			case err != nil:
+				wrong("parse: %s", err)
+			case from.String() != udp:
+				wrong("the answer of %s came from %s", udp, from)
+			case server != "" && reply.Server != server:
+				wrong("a session changed its backend")
+			}
+			server = reply.Server
+			mu.Lock()
+			r.Asked++
+			mu.Unlock()
+			if i == 0 {
+				ready <- struct{}{}
+			}
+		}
+	}
+	group.Add(7)
+	for range 2 {
+		go connects("udp", udp)
+	}
+	go connects("tcp", tcp)
+	for range 4 {
+		go talks()
+	}
+	for range 7 {
+		<-ready
+	}
+	fmt.Fprintln(out, "begins")
+	_, _ = io.Copy(io.Discard, in)
+	close(ended)
+	group.Wait()
+	return json.NewEncoder(out).Encode(r)
+}
+
+// peerOf asks the kernel for a socket's peer: the library has what it connected to.
+func peerOf(c net.Conn) (peer string) {
+	raw, err := c.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return err.Error()
+	}
+	err = raw.Control(func(fd uintptr) {
+		switch sa, err := unix.Getpeername(int(fd)); sa := sa.(type) {
+		case *unix.SockaddrInet4:
+			peer = netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port)).String()
+		case *unix.SockaddrInet6:
+			peer = netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port)).String()
+		default:
+			peer = fmt.Sprint(err)
+		}
+	})
+	if err != nil {
+		return err.Error()
+	}
+	return peer
 }
 
 // slice is what a child took for a number of connects.

@@ -1,6 +1,10 @@
 package natinit
 
 import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"os"
@@ -228,5 +232,117 @@ func TestGrowTakesRangesAlong(t *testing.T) {
 	}
 	if s := mustReadMaps(t, grown, f); !s.SourceRanges[key] || len(s.Frontends) == 0 {
 		t.Errorf("%+v", s)
+	}
+}
+
+// watched starts a child that makes sockets and asks for their names; the returned function ends it.
+func (n *node) watched(t *testing.T) (end func() named) {
+	t.Helper()
+	exe, err := os.Executable()
+	must(t, err)
+	cmd := n.l.Command(t.Context(), exe, dns4, vip4)
+	cmd.Env = append(os.Environ(), childEnv+"=names")
+	in, err := cmd.StdinPipe()
+	must(t, err)
+	stdout, err := cmd.StdoutPipe()
+	must(t, err)
+	cmd.Stderr = os.Stderr
+	must(t, cmd.Start())
+	out := bufio.NewReader(stdout)
+	if line, err := out.ReadString('\n'); line != "begins\n" {
+		t.Fatalf("the child says %q, %v", line, err)
+	}
+	return func() (r named) {
+		t.Helper()
+		must(t, in.Close())
+		must(t, json.NewDecoder(out).Decode(&r))
+		must(t, cmd.Wait())
+		return r
+	}
+}
+
+// TestGrowKeepsSockets: while the maps of sockets grow, each socket has its Service's name and each session its backend at
+// every instant.
+func TestGrowKeepsSockets(t *testing.T) {
+	for name, f := range map[string]bpf.Features{"with everything": allFeatures(), "without bpf_link": without(func(f *bpf.Features) { f.Link = false })} {
+		t.Run(name, func(t *testing.T) {
+			if !f.GetPeername {
+				t.Skip("needs the hook getpeername")
+			}
+			n := newNode(t)
+			n.up(t, f, bpf.Balancer{UDP: true}, services(0, 1, 2))
+			end := n.watched(t)
+			cfg := n.open(t, f)
+			for range 3 {
+				sizes := bpf.Sizes{
+					UDPSockets:  2 * cfg.Maps.Map(bpf.MapUDPSockRevNat).MaxEntries(),
+					UDPSessions: 2 * cfg.Maps.Map(bpf.MapUDPSockAffinity).MaxEntries(),
+					TCPSockets:  2 * cfg.Maps.Map(bpf.MapSockRevNat).MaxEntries(),
+				}
+				grown, err := Grow(cfg.Config, cfg.Balancer, sizes)
+				must(t, err)
+				must(t, cfg.Maps.Close())
+				cfg.Maps = grown
+				if got := grown.Map(bpf.MapUDPSockRevNat).MaxEntries(); got != sizes.UDPSockets {
+					t.Errorf("grew to %d entries, want %d", got, sizes.UDPSockets)
+				}
+			}
+			must(t, cfg.Maps.Close())
+			r := end()
+			t.Logf("%d sockets, %d datagrams", r.Made, r.Asked)
+			if len(r.Wrong) > 0 {
+				t.Errorf("not as it should be: %v", r.Wrong)
+			}
+			again, err := n.begin(f, bpf.Balancer{UDP: true}, services(0, 1, 2))
+			must(t, err)
+			if again.changed() {
+				t.Errorf("attached anew: %+v", again.attached.Hooks)
+			}
+			again.commit(t)
+		})
+	}
+}
+
+// TestGrowThatIsKilledKeepsSockets: wherever it ends, the next init finds what programs have noted.
+func TestGrowThatIsKilledKeepsSockets(t *testing.T) {
+	for _, installed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("pins installed %v", installed), func(t *testing.T) {
+			f := allFeatures()
+			n := newNode(t)
+			n.up(t, f, bpf.Balancer{UDP: true}, services(0))
+			cfg := n.open(t, f)
+			grown, err := cfg.Maps.Grow(bpf.Sizes{UDPSockets: 1 << 21, TCPSockets: 1 << 19})
+			must(t, err)
+			must(t, grown.Stage(n.pins))
+			if !grown.Outgrow(cfg.Maps) {
+				t.Fatal("nothing of sockets grows")
+			}
+			key := func(cookie uint64) bpf.UDPRevNatKey { return bpf.UDPRevNatKey{Cookie: cookie} }
+			must(t, cfg.Maps.Map(bpf.MapUDPSockRevNat).Put(key(1), bpf.UDPRevNat{Index: 1}))
+			must(t, cfg.Maps.Map(bpf.MapSockRevNat).Put(uint32(1), bpf.SockRevNat{Cookie: 1}))
+			a, err := attach.Attach(n.attachConfig(grown, f, bpf.Balancer{UDP: true}))
+			must(t, err)
+			must(t, grown.Map(bpf.MapUDPSockRevNat).Put(key(2), bpf.UDPRevNat{Index: 2}))
+			must(t, grown.Map(bpf.MapSockRevNat).Put(uint32(2), bpf.SockRevNat{Cookie: 2}))
+			if installed {
+				must(t, grown.Install(n.pins, cfg.Maps))
+			}
+			must(t, a.Close())
+			must(t, grown.Close())
+			must(t, cfg.Maps.Close())
+
+			n.up(t, f, bpf.Balancer{UDP: true}, services(0))
+			cfg = n.open(t, f)
+			defer cfg.Maps.Close()
+			for i := range uint32(2) {
+				var v bpf.UDPRevNat
+				var r bpf.SockRevNat
+				err := errors.Join(cfg.Maps.Map(bpf.MapUDPSockRevNat).Lookup(key(uint64(i+1)), &v), cfg.Maps.Map(bpf.MapSockRevNat).Lookup(i+1, &r))
+				if err != nil || v.Index != i+1 || r.Cookie != uint64(i+1) {
+					t.Errorf("socket %d: %+v, %+v, %v", i+1, v, r, err)
+				}
+			}
+			n.checkWay(t, f, goClient(t), waysToVIP()[0])
+		})
 	}
 }

@@ -8,13 +8,14 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
+	"github.com/firsthop/firsthop/kernel/memory"
 	"github.com/firsthop/firsthop/natinit/attach"
 )
 
 // SeedConfig says what the table is to hold after the init stage.
 type SeedConfig struct {
 	Pins     bpf.Pins
-	Sizes    bpf.Sizes // of maps that don't exist yet
+	Sizes    bpf.Sizes // of maps that don't exist yet; those of sockets that are not given fit the node
 	Features bpf.Features
 
 	// Services are to be in the table. One that the runtime wrote already keeps
@@ -77,12 +78,17 @@ func Seed(cfg SeedConfig) (*Seeded, error) {
 	if err := repinMaps(cfg.Pins); err != nil {
 		return nil, attach.ExplainRights(err)
 	}
-	maps, err := bpf.EnsureMaps(cfg.Pins, cfg.Sizes)
+	limit, _ := memory.Limit("")
+	maps, err := bpf.EnsureMaps(cfg.Pins, bpf.NodeSizes(cfg.Sizes, memory.Total(""), limit))
 	if err != nil {
 		return nil, attach.ExplainRights(err)
 	}
 	s := &Seeded{Maps: maps, pins: cfg.Pins}
-	if err := s.write(cfg); err != nil {
+	err = recoverSockets(cfg.Pins, maps, cfg.Features)
+	if err == nil {
+		err = s.write(cfg)
+	}
+	if err != nil {
 		undo := maps.Discard(cfg.Pins)
 		return nil, errors.Join(attach.ExplainRights(err), undo, maps.Close())
 	}

@@ -20,7 +20,7 @@ func (r *run) followConntrack(ctx context.Context) {
 	if len(settings) == 0 {
 		return
 	}
-	at := sysctl.Settings{Proc: r.cfg.Proc}
+	at := sysctl.Of(r.cfg.HostRoot)
 	tick := time.NewTicker(conntrackInterval)
 	defer tick.Stop()
 	done := false

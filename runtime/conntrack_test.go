@@ -1,11 +1,17 @@
 package runtime
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/mounts/ns"
 	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/natinit/sysctl"
 	"github.com/firsthop/firsthop/test/lab"
@@ -54,6 +60,44 @@ func TestSetConntrack(t *testing.T) {
 	// What is for the whole machine is not for a namespace to change, and that is said.
 	if text := said.String(); !strings.Contains(text, "only the machine's first network namespace may change") || strings.Contains(text, "WARN") || strings.Count(text, "changed a setting") != 2 {
 		t.Errorf("the log says\n%s", text)
+	}
+}
+
+// A container of the host's PID namespace has a /proc/sys of its own that is read-only, and the host's own to go through.
+func TestSetConntrackFromAContainer(t *testing.T) {
+	l := lab.New(t)
+	const name = "net/netfilter/nf_conntrack_tcp_timeout_close_wait"
+	if !sysctl.Of("").ConntrackLoaded() {
+		t.Skip("needs netfilter's connection tracking: modprobe nf_conntrack")
+	}
+	log, said := lab.NewLog()
+	cfg := &Config{
+		Log: log, RunDir: l.RunDir, HostRoot: fmt.Sprintf("/proc/%d/root", os.Getpid()), Proc: "/proc",
+		Conntrack: sysctl.Conntrack{TCPCloseWait: sysctl.Timeout{Duration: time.Hour}},
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // it looks once before it waits
+	err := ns.Do(func() error {
+		if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+			return err
+		}
+		if err := errors.Join(
+			unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
+			unix.Mount("/proc/sys", "/proc/sys", "", unix.MS_BIND, ""),
+			unix.Mount("", "/proc/sys", "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""),
+		); err != nil {
+			return err
+		}
+		return l.Do(func() error {
+			(&run{cfg: cfg}).followConntrack(ctx)
+			if v, err := sysctl.Of("").Read(name); err != nil || v != 3600 {
+				t.Errorf("it is %d s (%v):\n%s", v, err, said)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -87,7 +87,7 @@ func (d *doctor) changes(context.Context) Finding {
 			return fail(runInit, "what is attached was never proven: the run that attached it was killed")
 		}
 		entries += len(l.Entries())
-		for _, s := range settingsIn(l, d.Proc) {
+		for _, s := range settingsIn(l, d.HostRoot) {
 			settings = append(settings, s.String())
 		}
 	}

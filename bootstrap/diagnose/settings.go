@@ -23,8 +23,8 @@ func (s KernelSetting) String() string {
 }
 
 // settingsIn are the settings of the kernel that a journal lists, as they are now.
-func settingsIn(j *instance.Journal, proc string) (out []KernelSetting) {
-	at := sysctl.Settings{Proc: proc}
+func settingsIn(j *instance.Journal, root string) (out []KernelSetting) {
+	at := sysctl.Of(root)
 	for _, e := range sysctl.Recorded(j) {
 		now, mine, err := at.Mine(e)
 		if err != nil { // the kernel has it no more

@@ -52,7 +52,7 @@ func ReadStatus(d bootstrap.Dirs, rt RuntimeView) (*Status, error) {
 		st.note("directories", errors.New(w))
 	}
 	if j, err := instance.OpenJournal(n.RunDir, false); err == nil { // doctor says what is wrong with it
-		st.Settings = settingsIn(j, n.Proc)
+		st.Settings = settingsIn(j, n.HostRoot)
 	}
 	st.problem("bpffs", n.mount.Err())
 	st.problem("cgroup", n.cgroup.Err())

@@ -104,7 +104,7 @@ func (u *uninstaller) removeUnits(ctx context.Context) error {
 	return nil
 }
 
-func (u *uninstaller) settings() sysctl.Settings { return sysctl.Settings{Proc: u.Proc} }
+func (u *uninstaller) settings() sysctl.Settings { return sysctl.Of(u.HostRoot) }
 
 // findSettings finds those that are still as we have set them. They are those of the network namespace that this runs in.
 func (u *uninstaller) findSettings(context.Context) error {

@@ -15,8 +15,11 @@ struct config {
 	__u64 host_netns;   /* cookie of the host's network namespace, for CONFIG_HOST_SCOPE */
 	__u32 flags;        /* enum config_flags */
 	__u32 rev_nat_mask; /* entries of fh_sock_rev_nat minus one; entries are a power of two */
+
+	__u32 outgrown_mask; /* the same of outgrown_tcp; 0: no map of sockets grows now (outgrown_maps.h) */
+	__u32 pad;
 };
-_Static_assert(sizeof(struct config) == 24, "layout");
+_Static_assert(sizeof(struct config) == 32, "layout");
 
 const volatile struct config settings;
 

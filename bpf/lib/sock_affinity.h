@@ -3,6 +3,7 @@
 #define FIRSTHOP_LIB_SOCK_AFFINITY_H
 
 #include "lb.h"
+#include "outgrown_maps.h"
 #include "sock_affinity_maps.h"
 #include "sock_usage.h"
 
@@ -10,6 +11,8 @@ static __always_inline struct sock_affinity *sock_affinity_lookup(const struct s
 {
 	struct sock_affinity *a = bpf_map_lookup_elem(&fh_udp_affin, key);
 
+	if (!a && growing())
+		a = bpf_map_lookup_elem(&outgrown_affin, key);
 	return a ? a : bpf_map_lookup_elem(&fh_sock_affin, key);
 }
 

@@ -9,6 +9,7 @@
 #include "config.h"
 #include "lb_maps.h"
 #include "lookup.h"
+#include "outgrown_maps.h"
 #include "sock_rev_nat_maps.h"
 #include "sock_usage.h"
 
@@ -17,6 +18,13 @@ static __always_inline struct sock_rev_nat *rev_nat_slot(__u64 cookie)
 	__u32 at = (__u32)cookie & settings.rev_nat_mask;
 
 	return bpf_map_lookup_elem(&fh_sock_rev_nat, &at);
+}
+
+static __always_inline struct sock_rev_nat *outgrown_slot(__u64 cookie)
+{
+	__u32 at = (__u32)cookie & settings.outgrown_mask;
+
+	return bpf_map_lookup_elem(&outgrown_tcp, &at);
 }
 
 /*
@@ -28,6 +36,8 @@ static __always_inline bool bypasses(__u64 cookie)
 {
 	struct sock_rev_nat *r = rev_nat_slot(cookie);
 
+	if (growing() && r && r->cookie != cookie)
+		r = outgrown_slot(cookie);
 	return r && r->cookie == cookie && !r->backend_port;
 }
 
@@ -91,7 +101,8 @@ static __always_inline bool udp_rev_nat_has(const struct lookup *l, const struct
 {
 	struct udp_rev_nat_key key = {.cookie = l->cookie, .backend = be->addr, .port = be->port};
 
-	return bpf_map_lookup_elem(&fh_udp_sock, &key) || bpf_map_lookup_elem(&fh_udp_rev_nat, &key);
+	return bpf_map_lookup_elem(&fh_udp_sock, &key) || (growing() && bpf_map_lookup_elem(&outgrown_udp, &key)) ||
+	       bpf_map_lookup_elem(&fh_udp_rev_nat, &key);
 }
 
 /* Forgets that a UDP socket asked for a frontend when it came to *l: it asks for that itself now. */
@@ -101,13 +112,14 @@ static __always_inline void udp_rev_nat_forget(const struct lookup *l)
 
 	if (bpf_map_lookup_elem(&fh_udp_sock, &key))
 		bpf_map_delete_elem(&fh_udp_sock, &key);
+	if (growing() && bpf_map_lookup_elem(&outgrown_udp, &key))
+		bpf_map_delete_elem(&outgrown_udp, &key);
 	if (bpf_map_lookup_elem(&fh_udp_rev_nat, &key))
 		bpf_map_delete_elem(&fh_udp_rev_nat, &key);
 }
 
-static __always_inline bool tcp_rev_nat_lookup(struct lookup *l)
+static __always_inline bool slot_lookup(struct lookup *l, struct sock_rev_nat *r)
 {
-	struct sock_rev_nat *r = rev_nat_slot(l->cookie);
 	struct address frontend, backend;
 	__be16 frontend_port, backend_port;
 	__u64 owner;
@@ -128,11 +140,18 @@ static __always_inline bool tcp_rev_nat_lookup(struct lookup *l)
 	return true;
 }
 
+static __always_inline bool tcp_rev_nat_lookup(struct lookup *l)
+{
+	return slot_lookup(l, rev_nat_slot(l->cookie)) || (growing() && slot_lookup(l, outgrown_slot(l->cookie)));
+}
+
 static __always_inline bool udp_rev_nat_lookup(struct lookup *l)
 {
 	struct udp_rev_nat_key key = {.cookie = l->cookie, .backend = l->addr, .port = l->port};
 	struct udp_rev_nat *r = bpf_map_lookup_elem(&fh_udp_sock, &key);
 
+	if (!r && growing())
+		r = bpf_map_lookup_elem(&outgrown_udp, &key);
 	if (!r)
 		r = bpf_map_lookup_elem(&fh_udp_rev_nat, &key);
 	if (!r)

@@ -17,7 +17,7 @@ type Applied struct {
 }
 
 // Apply carries a plan out up to, but without, the removal of what it replaced.
-// It waits for nothing but what leave says. On an error everything is taken back, and the table is as it was.
+// It waits for nothing but what leave and replacesAtNodes say. On an error everything is taken back, and the table is as it was.
 func Apply(store Store, plan *Plan) (*Applied, error) {
 	a := &Applied{store: store, plan: plan}
 	if err := a.write(); err != nil {
@@ -59,6 +59,11 @@ func (a *Applied) write() error {
 	if keys, values := split(added); len(keys) > 0 {
 		if err := s.PutFrontends(keys, values); err != nil {
 			return fmt.Errorf("write %d frontends: %w", len(keys), err)
+		}
+	}
+	if p.replacesAtNodes() {
+		if err := s.Synchronize(); err != nil {
+			return err
 		}
 	}
 	if keys, _ := split(p.Deletes); len(keys) > 0 {

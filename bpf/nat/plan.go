@@ -67,6 +67,13 @@ func (p *Plan) AddsFrontends() bool {
 	return slices.ContainsFunc(p.Puts, func(put FrontendPut) bool { return put.Former == nil })
 }
 
+// replacesAtNodes reports whether frontends come, and something goes that programs
+// look for after them: what serves node ports at the addresses of other nodes. A
+// program that missed a frontend before it came has to find that.
+func (p *Plan) replacesAtNodes() bool {
+	return p.AddsFrontends() && slices.ContainsFunc(p.Deletes, func(d FrontendPut) bool { return d.Key.Nodes != 0 })
+}
+
 // HasDeferred reports whether there is anything to do, or to wait for, after the plan was applied.
 func (p *Plan) HasDeferred() bool {
 	return len(p.Deletes)+len(p.DeferredStates)+len(p.OldSourceRanges)+len(p.OldSets)+len(p.Vacated) > 0

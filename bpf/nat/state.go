@@ -15,11 +15,12 @@
 //  2. states: each flips one service from its old set to its new one
 //  3. frontends that change, each by one store (see ChangeFrontends)
 //  4. frontends of new services, then the marks of their VIPs and of nodes
-//  5. frontends that go, marks first
+//  5. frontends that go, marks first; after one RCU grace period where what goes
+//     is looked for after what came (Plan.replacesAtNodes)
 //  6. after one RCU grace period, what programs may have used until then: states
 //     that no frontend points to, source ranges, old sets
 //
-// A plan never waits, whatever it changes, and many share the grace period of
+// A plan hardly ever waits, whatever it changes, and many share the grace period of
 // step 6. Until that is over, an index without frontends has no new owner
 // (Planner.Released), and no frontend comes that may get the memory of one that
 // went (Plan.AddsFrontends).

@@ -46,6 +46,13 @@ const (
 // Settings are those below the /proc of a host.
 type Settings struct{ Proc string }
 
+// Of returns the settings of the host whose files have the prefix root, "" where they
+// are ours. The host's own mount of /proc is gone through: a container that sees the
+// host's processes in its /proc still has a read-only /proc/sys there (readonlyPaths
+// of the OCI runtime specification). Whatever the mount, settings of a network namespace
+// are those of the thread that opens them.
+func Of(root string) Settings { return Settings{Proc: root + "/proc"} }
+
 func (s Settings) path(name string) string { return s.Proc + "/sys/" + name }
 
 // Target is how a setting is called in the journal: its path on the host.

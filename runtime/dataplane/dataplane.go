@@ -239,6 +239,9 @@ func (d *Dataplane) adopt(j *instance.Journal) error {
 	if err := seeded.Commit(); err != nil {
 		d.log.Warn("left-over backends are still in the table", "err", err)
 	}
+	if err := d.maps.AbsorbOverflow(d.features); err != nil {
+		d.log.Warn("UDP sockets of before may be forgotten when many others come", "err", err)
+	}
 	return nil
 }
 
@@ -313,6 +316,50 @@ func (d *Dataplane) growLocked(j *instance.Journal, short writer.Short) (*nat.Ke
 	if err != nil {
 		return nil, err
 	}
+	return d.growTo(j, sizes)
+}
+
+// GrowSockets doubles the maps of sockets that are given, up to their bounds, while sockets come and go: no program forgets
+// one meanwhile. The maps that Maps gives are others afterwards; those that it gave before stay open until the next growth.
+// What has to grow for the table itself is for Grow.
+//
+// It must not run beside who removes entries of these maps.
+func (d *Dataplane) GrowSockets(ctx context.Context, full ...bpf.MapName) error {
+	ctx, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	return d.locked(ctx, func(j *instance.Journal) error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		var sizes bpf.Sizes
+		for _, name := range full {
+			m := d.maps.Map(name)
+			if m == nil {
+				continue
+			}
+			switch twice := 2 * m.MaxEntries(); name {
+			case bpf.MapUDPSockRevNat:
+				sizes.UDPSockets = min(twice, bpf.MaxUDPSockets)
+			case bpf.MapUDPSockAffinity:
+				sizes.UDPSessions = min(twice, bpf.MaxUDPSockets)
+			case bpf.MapSockRevNat:
+				sizes.TCPSockets = min(twice, bpf.MaxTCPSockets)
+			}
+		}
+		if !d.wouldGrow(sizes) {
+			return nil
+		}
+		_, err := d.growTo(j, sizes)
+		return err
+	})
+}
+
+// wouldGrow reports whether a map of sockets is smaller than is asked for.
+func (d *Dataplane) wouldGrow(sizes bpf.Sizes) bool {
+	return sizes.UDPSockets > d.maps.Map(bpf.MapUDPSockRevNat).MaxEntries() || sizes.UDPSessions > d.maps.Map(bpf.MapUDPSockAffinity).MaxEntries() ||
+		sizes.TCPSockets > d.maps.Map(bpf.MapSockRevNat).MaxEntries()
+}
+
+func (d *Dataplane) growTo(j *instance.Journal, sizes bpf.Sizes) (*nat.Kernel, error) {
 	grown, err := natinit.Grow(d.attachConfig(j), d.programs(), sizes)
 	if grown == d.maps {
 		return nil, err
@@ -328,7 +375,8 @@ func (d *Dataplane) growLocked(j *instance.Journal, short writer.Short) (*nat.Ke
 	d.former = append(d.former, d.maps) // a write may still be on its way; closed at the end
 	d.maps, d.store = grown, nat.NewKernel(grown, d.features)
 	d.present.Store(grown)
-	d.log.Info("the table has more capacity", "frontends", sizes.Frontends, "services", sizes.Services, "backends", sizes.Backends, "ranges", sizes.SourceRanges)
+	d.log.Info("the table has more capacity", "frontends", sizes.Frontends, "services", sizes.Services, "backends", sizes.Backends, "ranges", sizes.SourceRanges,
+		"udp_sockets", sizes.UDPSockets, "udp_sessions", sizes.UDPSessions, "tcp_sockets", sizes.TCPSockets)
 	if err := d.attach(j); err != nil { // all are as they should be; this opens them
 		d.log.Warn("cannot verify the programs of the larger table", "err", err)
 	}
@@ -368,7 +416,7 @@ func (d *Dataplane) larger(short writer.Short) (bpf.Sizes, error) {
 // Store is what to write to, until Grow.
 func (d *Dataplane) Store() *nat.Kernel { return d.store }
 
-// Maps are those of the table, until it grows. Those of sockets and workloads never change, whatever the table grows to.
+// Maps are those of the table now: Grow and GrowSockets exchange them, but for those of workloads. Any goroutine may call it.
 func (d *Dataplane) Maps() *bpf.Maps { return d.present.Load() }
 
 // Features are those of the kernel.

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"errors"
 	"io"
 	"log/slog"
 	"net/netip"
@@ -107,5 +108,76 @@ func TestGrowClosesFormerMaps(t *testing.T) {
 	}
 	if after := len(openMaps(t)); after != before {
 		t.Errorf("%d maps are open after the end, %d were before", after, before)
+	}
+}
+
+// TestGrowSocketsDoublesWhatIsAskedFor up to the bounds, and keeps what the former version's maps had.
+func TestGrowSocketsDoublesWhatIsAskedFor(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	l := lab.New(t)
+	seeded, err := natinit.Seed(natinit.SeedConfig{
+		Pins: bpf.PinsBelow(l.BPFFS), Features: bpf.Features(lab.KernelFeatures()),
+		Sizes: bpf.Sizes{Frontends: 64, Services: 2048, Backends: 64, UDPSockets: 1024, UDPSessions: bpf.MaxUDPSockets, TCPSockets: 1024},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := bpf.UDPRevNatKey{Cookie: 1, Port: bpf.PortOf(1)}
+	if err := seeded.Maps.Map(bpf.MapUDPRevNat).Put(old, bpf.UDPRevNat{Index: 7}); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(seeded.Commit(), seeded.Close()); err != nil {
+		t.Fatal(err)
+	}
+	d := openDataplane(t, Config{
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), BPFFS: l.BPFFS, Cgroup: l.Cgroup, Proc: "/proc", RunDir: l.RunDir, Journal: journalOf(l.RunDir),
+		Scope: natinit.ScopeAll, UDP: true, IgnoreKernelVersion: true,
+	})
+	defer d.Close()
+	for i := range uint64(700) {
+		if err := d.Maps().Map(bpf.MapUDPSockRevNat).Put(bpf.UDPRevNatKey{Cookie: 100 + i}, bpf.UDPRevNat{Index: uint32(i)}); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Maps().Map(bpf.MapSockRevNat).Put(uint32(100+i), bpf.SockRevNat{Cookie: 4*1024 + 100 + i}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sizes := func() [3]uint32 {
+		m := d.Maps()
+		return [3]uint32{m.Map(bpf.MapUDPSockRevNat).MaxEntries(), m.Map(bpf.MapUDPSockAffinity).MaxEntries(), m.Map(bpf.MapSockRevNat).MaxEntries()}
+	}
+	for _, step := range []struct {
+		full []bpf.MapName
+		want [3]uint32
+	}{
+		{nil, [3]uint32{1024, bpf.MaxUDPSockets, 1024}},
+		{[]bpf.MapName{bpf.MapUDPSockRevNat}, [3]uint32{2048, bpf.MaxUDPSockets, 1024}},
+		{[]bpf.MapName{bpf.MapUDPSockAffinity}, [3]uint32{2048, bpf.MaxUDPSockets, 1024}},
+		{[]bpf.MapName{bpf.MapSockRevNat, bpf.MapUDPSockRevNat}, [3]uint32{4096, bpf.MaxUDPSockets, 2048}},
+	} {
+		if err := d.GrowSockets(t.Context(), step.full...); err != nil {
+			t.Fatal(err)
+		}
+		if got := sizes(); got != step.want {
+			t.Errorf("after %v: %v, want %v", step.full, got, step.want)
+		}
+		if err := d.Attached(); err != nil {
+			t.Error(err)
+		}
+	}
+	m := d.Maps()
+	var v bpf.UDPRevNat
+	if err := m.Map(bpf.MapUDPSockRevNat).Lookup(old, &v); err != nil || v.Index != 7 {
+		t.Errorf("what the former version noted is %+v, %v", v, err)
+	}
+	for i := range uint64(700) {
+		var r bpf.SockRevNat
+		cookie := 4*1024 + 100 + i
+		err := errors.Join(m.Map(bpf.MapUDPSockRevNat).Lookup(bpf.UDPRevNatKey{Cookie: 100 + i}, &v), m.Map(bpf.MapSockRevNat).Lookup(uint32(cookie)&2047, &r))
+		if err != nil || v.Index != uint32(i) || r.Cookie != cookie {
+			t.Fatalf("socket %d: %+v, %+v, %v", i, v, r, err)
+		}
 	}
 }

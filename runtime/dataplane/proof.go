@@ -20,7 +20,11 @@ const proofTime = time.Second
 // proveOne connects to the API service for real. It counts as soon as it is
 // translated, no matter who answers.
 func (d *Dataplane) proveOne(ctx context.Context, vip netip.AddrPort) error {
-	p := proof.Prover{Sockets: d.sockets(), Asked: proof.Translated}.Once(ctx, vip, proofTime)
+	sockets := d.sockets()
+	p := proof.Prover{Sockets: sockets, Asked: proof.Translated}.Once(ctx, vip, proofTime)
+	if now := d.sockets(); !p.OK && now != sockets { // the programs write to another map since it has grown
+		p = proof.Prover{Sockets: now, Asked: proof.Translated}.Once(ctx, vip, proofTime)
+	}
 	if !p.OK {
 		return fmt.Errorf("a connection to %s was not translated (it ended with: %s): is this process below %s? `firsthop doctor` says more", vip, p.Reason, d.CgroupPath())
 	}

@@ -174,8 +174,13 @@ func (c *crowd) attach() {
 // echoes starts servers of a kind, and gives their addresses.
 func (c *crowd) echoes(kind, prefix string, n int) (out []string) {
 	c.t.Helper()
+	return c.echoesAt(kind, prefix, n, 8080)
+}
+
+func (c *crowd) echoesAt(kind, prefix string, n, port int) (out []string) {
+	c.t.Helper()
 	for i := range n {
-		addr := netip.MustParseAddrPort(fmt.Sprintf("%s.%d:8080", prefix, i+1))
+		addr := netip.MustParseAddrPort(fmt.Sprintf("%s.%d:%d", prefix, i+1, port))
 		if err := c.lab.AddAddr(addr.Addr().String() + "/32"); err != nil {
 			c.t.Fatal(err)
 		}
