@@ -87,7 +87,7 @@ func Ensure(ctx context.Context, cfg Config) (Programs, error) {
 	if p.missing() == nil {
 		return p, nil
 	}
-	unlock, err := lock(filepath.Join(cfg.Cache, "lock"))
+	unlock, err := Lock(filepath.Join(cfg.Cache, "lock"))
 	if err != nil {
 		return Programs{}, err
 	}
@@ -199,8 +199,8 @@ func goCommandWith(ctx context.Context, p *progress, dir string, args ...string)
 	return strings.TrimSpace(string(out)), nil
 }
 
-// lock waits for a file lock, which ends with the process at the latest.
-func lock(path string) (unlock func(), err error) {
+// Lock waits for a file lock, which ends with the process at the latest.
+func Lock(path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, err

@@ -49,13 +49,13 @@ func TestAFailureOfGoIsShown(t *testing.T) {
 
 func TestALockWaitsForAnother(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
-	unlock, err := lock(path)
+	unlock, err := Lock(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := make(chan error, 1)
 	go func() {
-		unlock, err := lock(path)
+		unlock, err := Lock(path)
 		if err == nil {
 			unlock()
 		}

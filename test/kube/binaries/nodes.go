@@ -43,7 +43,7 @@ func EnsureNodes(ctx context.Context, cfg Config) (dir, version string, err erro
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", "", err
 	}
-	unlock, err := lock(filepath.Join(cfg.Cache, "lock"))
+	unlock, err := Lock(filepath.Join(cfg.Cache, "lock"))
 	if err != nil {
 		return "", "", err
 	}

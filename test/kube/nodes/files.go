@@ -65,6 +65,14 @@ func makeFiles(ctx context.Context, log io.Writer) (f files, err error) {
 	if err != nil {
 		return f, err
 	}
+	if err := os.MkdirAll(filepath.Join(cache, "nodes"), 0o755); err != nil {
+		return f, err
+	}
+	unlock, err := binaries.Lock(filepath.Join(cache, "nodes/lock"))
+	if err != nil {
+		return f, err
+	}
+	defer unlock()
 	if f.root, err = ensureRoot(ctx, cache, log); err != nil {
 		return f, err
 	}
