@@ -128,6 +128,8 @@ func (b boot) start() error {
 	m.mount("overlay", "", 0, fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", b.Lower, filepath.Join(b.Disk, "upper"), filepath.Join(b.Disk, "work")))
 	m.mount("proc", "proc", noExec, "")
 	m.mount("sysfs", "sys", noExec, "")
+	// systemd mounts it on a machine, and leaves it alone where it is told that it has none.
+	m.mount("bpf", "sys/fs/bpf", noExec, "mode=700")
 	m.mount("tmpfs", "run", unix.MS_NOSUID|unix.MS_NODEV, "mode=755")
 	m.mount("tmpfs", "tmp", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777")
 	b.devices(m)

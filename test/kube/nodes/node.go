@@ -47,7 +47,7 @@ func (n *Node) Boot() {
 	if n.running() {
 		n.c.t.Fatalf("boot %s: it has power", n.Name)
 	}
-	l, err := lab.Create(lab.WithoutBPFFS(), lab.WithCgroupsV1()) // systemd mounts a bpffs
+	l, err := lab.Create(lab.WithoutBPFFS(), lab.WithCgroupsV1()) // the node has a bpffs of its own
 	n.c.must(err)
 	n.lab = l
 	// What a lab has for its many clients would have them use ports of the node's servers.
