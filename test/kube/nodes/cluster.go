@@ -1,6 +1,7 @@
 package nodes
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/test/lab"
 )
@@ -191,6 +193,24 @@ func (c *Cluster) plug(n *Node) error {
 	})
 }
 
+// unplug removes the hub's interface to a node, if it is there.
+func (c *Cluster) unplug(n *Node) error {
+	return c.hub.Link(func(hub *netlink.Handle) error {
+		link, err := hub.LinkByName(n.port)
+		var notFound netlink.LinkNotFoundError
+		if errors.As(err, &notFound) {
+			return nil
+		}
+		if err == nil {
+			err = hub.LinkDel(link)
+		}
+		if errors.Is(err, unix.ENODEV) { // the kernel was faster
+			return nil
+		}
+		return err
+	})
+}
+
 // setUp gives an interface its addresses and sets it up.
 func setUp(nl *netlink.Handle, name string, addrs ...string) error {
 	link, err := nl.LinkByName(name)
@@ -220,7 +240,7 @@ func (c *Cluster) must(err error) {
 // report says what a failed test's nodes look like.
 func (c *Cluster) report() {
 	for _, n := range c.nodes {
-		if !n.running() {
+		if n.pid == 0 {
 			c.t.Logf("%s has no power", n.Name)
 			continue
 		}

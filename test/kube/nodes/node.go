@@ -59,14 +59,14 @@ func (n *Node) Boot() {
 	console, err := os.Create(filepath.Join(n.disk, "console"))
 	n.c.must(err)
 	defer console.Close()
-	n.init = n.command(context.Background(), "unshare", "--cgroup", "--mount", "--uts", "--ipc", "--pid", "--fork",
-		"--kill-child=SIGKILL", "/proc/self/exe")
 	exe, err := os.Executable()
 	n.c.must(err)
-	n.init.Args[len(n.init.Args)-1] = exe
-	n.init.Env = append(os.Environ(), bootEnv+"="+string(spec))
-	n.init.Stdout, n.init.Stderr = console, console
-	n.c.must(n.init.Start())
+	first := n.command(context.Background(), "unshare", "--cgroup", "--mount", "--uts", "--ipc", "--pid", "--fork",
+		"--kill-child=SIGKILL", exe)
+	first.Env = append(os.Environ(), bootEnv+"="+string(spec))
+	first.Stdout, first.Stderr = console, console
+	n.c.must(first.Start())
+	n.init = first
 	n.await("systemd starts containerd", func() error {
 		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", n.init.Process.Pid, n.init.Process.Pid))
 		if err != nil {
@@ -180,9 +180,15 @@ func (n *Node) Cut() {
 	if !n.running() {
 		return
 	}
-	_ = n.init.Process.Kill() // the node's first process dies with it, and all others with that
-	_ = n.init.Wait()
+	if n.init != nil {
+		_ = n.init.Process.Kill() // the node's first process dies with it, and all others with that
+		_ = n.init.Wait()
+	}
 	if err := n.lab.Close(); err != nil {
+		n.c.t.Error("cut the power:", err)
+	}
+	// The kernel would remove it some time after the namespace of its other end.
+	if err := n.c.unplug(n); err != nil {
 		n.c.t.Error("cut the power:", err)
 	}
 	n.lab, n.init, n.pid = nil, nil, 0
