@@ -52,7 +52,7 @@ func TestWorkerJoins(t *testing.T) {
 	worker.Kubeadm("join")
 	awaitDaemonSet(n, "firsthop")
 	awaitDaemonSet(n, "echo")
-	worker.Await("the Service is served on the new node", "timeout 5 bash -c '</dev/tcp/10.96.7.7/7'")
+	awaitEcho(worker)
 	onWorker := worker.Load(loadOfEcho...)
 	onWorker.Await(1000)
 	load.Await(100)

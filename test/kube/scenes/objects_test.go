@@ -31,10 +31,13 @@ func deployEcho(n *nodes.Node) {
 	n.Put("/root/echo.yaml", echoYAML)
 	n.Sh("kubectl apply -f /root/echo.yaml")
 	awaitDaemonSet(n, "echo")
-	// That a pod is ready comes to the runtime a moment later.
-	load := n.Load("echo=" + echoAddr)
-	load.Await(1)
-	load.Stop()
+	awaitEcho(n)
+}
+
+// awaitEcho waits until deployEcho's Service is served on a node: a moment after its pods are ready, and after the runtime
+// runs there.
+func awaitEcho(n *nodes.Node) {
+	n.Await("the Service is served", "timeout 5 bash -c '</dev/tcp/10.96.7.7/7'")
 }
 
 const echoYAML = `apiVersion: apps/v1
