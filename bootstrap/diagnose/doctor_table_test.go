@@ -34,6 +34,9 @@ func richTable(t *testing.T) *nat.State {
 	if err := p.SetServiceRanges([]netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}, []netip.Prefix{netip.MustParsePrefix("10.96.0.9/32")}); err != nil {
 		t.Fatal(err)
 	}
+	if err := p.SetNodes([]netip.Addr{netip.MustParseAddr("192.0.2.6")}); err != nil {
+		t.Fatal(err)
+	}
 	return p.State()
 }
 
@@ -74,6 +77,9 @@ func TestInspectTable(t *testing.T) {
 		{"a mark without a frontend", func(s *nat.State) {
 			s.Frontends[bpf.VIPKeyOf(netip.MustParseAddr("10.96.0.9"))] = bpf.Frontend{Flags: bpf.FrontendVIP}
 		}, false, "its ports are refused"},
+		{"a node's address that is marked as a Service's", func(s *nat.State) {
+			s.Frontends[bpf.NodeKeyOf(netip.MustParseAddr("192.0.2.7"))] = bpf.Frontend{Flags: bpf.FrontendVIP}
+		}, true, "node/192.0.2.7"},
 		{"words without a frontend", func(s *nat.State) { delete(s.Frontends, key("10.96.0.5:80")) }, false, "have no frontend"},
 		{"a set that no service state leads to", func(s *nat.State) { s.Sets[99999] = map[uint32]bpf.Backend{} }, false, "set 99999"},
 		{"source ranges of nobody's", func(s *nat.State) {

@@ -232,10 +232,13 @@ func TestLookupSaysWhatAConnectDoes(t *testing.T) {
 	limited.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{limited.Frontends[0]: bpf.FrontendSourceRange}
 	limited.SourceRanges = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/24")}
 	nodePort := service("tcp/10.96.0.24:80", "127.0.0.1:8080")
-	nodePort.Frontends = append(nodePort.Frontends, bpf.LoopbackKey(true, 30080, bpf.TCP))
+	nodePort.Frontends = append(nodePort.Frontends, bpf.LoopbackKey(true, 30080, bpf.TCP), bpf.NodePortKey(true, 30080, bpf.TCP))
 	indexes := n.put(web, kept, local, limited, nodePort, service("tcp/10.96.0.25:80"), service("udp/10.96.0.26:53", "127.0.0.1:53"), service("sctp/10.96.0.27:99", "127.0.0.1:99"))
 	n.asRuntime(synced(8), admin.Service{Index: indexes[0], Namespace: "default", Name: "web", Port: "http", Proto: "tcp", Family: "IPv4"})
 
+	n.edit(func(maps *bpf.Maps) error {
+		return maps.Map(bpf.MapFrontend).Put(bpf.NodeKeyOf(netip.MustParseAddr("192.0.2.77")), bpf.Frontend{Flags: bpf.FrontendNode})
+	})
 	inPod, inNode, outside := pod.Command(t.Context(), "sleep", "600"), n.Command(t.Context(), "sleep", "600"), os.Getpid()
 	for _, cmd := range []*lab.Cmd{inPod, inNode} {
 		if err := cmd.Start(); err != nil {
@@ -272,6 +275,9 @@ func TestLookupSaysWhatAConnectDoes(t *testing.T) {
 		{"a client that source ranges keep out", []string{"10.96.0.23:80"}, nat.Dropped, []string{"in none of the source ranges", "10.9.0.0/24", "limited"}, "connect EHOSTUNREACH"},
 		{"a client that they let in", []string{"10.96.0.23:80", "--pid", fmt.Sprint(inPod.Process.Pid)}, nat.Translated, []string{"let 10.9.0.5 in"}, "-"},
 		{"a node port on loopback", []string{"127.0.0.7:30080"}, nat.Translated, []string{"tcp/loopback:30080"}, "one"},
+		{"a node port at another node", []string{"192.0.2.77:30080"}, nat.Translated,
+			[]string{"tcp/nodes-ipv4:30080, a node port at the addresses of other nodes", "192.0.2.77 is an address of another node"}, "one"},
+		{"another port at another node", []string{"192.0.2.77:30081"}, diagnose.LeftAlone, []string{"the address is another node's", "no Service is served there"}, "-"},
 		{"a node port on loopback of a pod", []string{"127.0.0.7:30080", "--pid", fmt.Sprint(inPod.Process.Pid)}, diagnose.LeftAlone, []string{"in the host's network namespace only"}, "-"},
 		{"UDP that is not served", []string{"--udp", "10.96.0.26:53"}, diagnose.LeftAlone, []string{"--udp=false"}, "-"},
 		{"SCTP", []string{"10.96.0.27:99", "--proto", "sctp"}, diagnose.LeftAlone, []string{"SCTP sockets never reach"}, "-"},
