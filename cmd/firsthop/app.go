@@ -14,7 +14,7 @@ const description = `firsthop makes one thing true before anything else on a nod
 connection to the kubernetes Service IP reaches a live API server.
 
 Nouns read (check, status, doctor, discover, nat, units), verbs change (init, run,
-install, uninstall).
+install, uninstall). cluster is about all nodes at once.
 
 Exit codes: 0 done, 1 internal error, missing rights or a refusal, 2 bpffs,
 3 cgroup2, 4 seed or attach, 5 kernel not supported and no kube-proxy to fall
@@ -44,6 +44,7 @@ func newApp(e env) *cli.App {
 			unitsCommand(e),
 			installCommand(e),
 			uninstallCommand(e),
+			clusterCommand(e),
 			versionCommand(e),
 			completionCommand(e),
 		},

@@ -70,6 +70,7 @@ func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 
 // run is the program: it returns its exit code.
 func run(ctx context.Context, e env, args []string) int {
+	args = asPlugin(args)
 	if len(args) == 2 && args[1] == proof.ChildCommand {
 		if err := proof.RunChild(e.stdin, e.stdout); err != nil {
 			fmt.Fprintln(e.stderr, "firsthop:", err)

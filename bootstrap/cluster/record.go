@@ -1,0 +1,78 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+
+	"github.com/firsthop/firsthop/deploy"
+)
+
+// RecordName is the name of the ConfigMap that says what was given to install, and what was there before.
+const RecordName = "firsthop-cluster"
+
+// record is its content.
+type record struct {
+	Version string        // of the program that wrote it
+	Values  deploy.Values // that were applied
+	// Former has every object that install has written: null where there was none, else what it was.
+	Former map[string]object
+}
+
+func recordObject(namespace string, r record) (object, error) {
+	values, err := json.Marshal(r.Values)
+	if err != nil {
+		return nil, err
+	}
+	former, err := json.Marshal(r.Former) // sorted, so the same each time
+	if err != nil {
+		return nil, err
+	}
+	return object{
+		"apiVersion": "v1", "kind": "ConfigMap",
+		"metadata": map[string]any{"name": RecordName, "namespace": namespace, "labels": map[string]any{"app.kubernetes.io/name": "firsthop"}},
+		"data":     map[string]any{"version": r.Version, "values": string(values), "former": string(former)},
+	}, nil
+}
+
+// readRecord reads it, nil: there is none.
+func (c *client) readRecord(ctx context.Context, namespace string) (*record, error) {
+	o, err := c.read(ctx, namespace, object{"kind": "ConfigMap", "metadata": map[string]any{"name": RecordName}})
+	if err != nil || o == nil {
+		return nil, err
+	}
+	data, _ := o["data"].(map[string]any)
+	text := func(name string) []byte { s, _ := data[name].(string); return []byte(s) }
+	r := &record{Version: string(text("version")), Former: map[string]object{}}
+	if err := json.Unmarshal(text("values"), &r.Values); err != nil {
+		return nil, fmt.Errorf("ConfigMap %s/%s: values: %w", namespace, RecordName, err)
+	}
+	if err := json.Unmarshal(text("former"), &r.Former); err != nil {
+		return nil, fmt.Errorf("ConfigMap %s/%s: former: %w", namespace, RecordName, err)
+	}
+	return r, nil
+}
+
+// restore makes an object what it was before, or removes it.
+func (c *client) restore(ctx context.Context, namespace string, o, former object) error {
+	p, err := o.path(namespace)
+	if err != nil {
+		return err
+	}
+	if former == nil {
+		return c.remove(ctx, p, nil)
+	}
+	now, err := c.read(ctx, namespace, o)
+	if err != nil {
+		return err
+	}
+	back := former.content()
+	method, at := http.MethodPut, p
+	if now == nil {
+		method, at = http.MethodPost, p[:len(p)-len(o.name())-1]
+	} else {
+		back.meta()["resourceVersion"] = now.version()
+	}
+	return c.do(ctx, request{method: method, path: at, kind: "application/json", body: back})
+}
