@@ -80,6 +80,7 @@ func (r *run) followSockets() {
 	r.sockets = sockets.New(sockets.Config{
 		Log: r.cfg.Log, Maps: r.sockMaps, Namespaces: r.namespaces(), TCP: r.cfg.EndTCP, Attached: r.data.Attached, Out: r.outOfTable,
 	})
+	r.sockets.SetAPI(r.loop.APIAddrs())
 }
 
 // sockMaps are the maps in which programs remember sockets.

@@ -32,6 +32,7 @@ type job struct {
 	netns uint64
 	do    func() error
 
+	socket  socket // as it is after it was moved
 	err     error
 	done    atomic.Bool
 	begun   atomic.Int64 // Unix time in ns; 0: not yet

@@ -28,52 +28,54 @@ var (
 //
 // With sure the kernel has listed the socket so just now: it can't be asked for one that another hides, which has the same
 // addresses and ports.
-func move(d *diag, c *copier, s socket, h holder, sure bool, backend, frontend netip.AddrPort) error {
+//
+// It returns the socket with its local address of now.
+func move(d *diag, c *copier, s socket, h holder, sure bool, backend, frontend netip.AddrPort) (socket, error) {
 	from := s.to(backend)
 	if !sure {
 		switch there, err := d.has(&from); {
 		case err != nil:
-			return err
+			return s, err
 		case !there:
-			return errNotThere
+			return s, errNotThere
 		}
 	}
 	fd, err := c.copy(h, s.cookie())
 	if err != nil {
-		return err
+		return s, err
 	}
 	defer unix.Close(fd)
 	family, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
 	if err != nil || family != int(s.family) { // IPV6_ADDRFORM made another of it
-		return errNotThere
+		return s, errNotThere
 	}
 	dissolved := isNowhere(backend) && s.local().Addr().IsLoopback()
 	if dissolved { // no packet leaves from a loopback address
 		if err := disconnect(fd); err != nil {
-			return fmt.Errorf("dissolve the connection of a udp socket: %w", err)
+			return s, fmt.Errorf("dissolve the connection of a udp socket: %w", err)
 		}
 	}
 	err = unix.Connect(fd, sockaddr(family, frontend))
 	if err != nil && dissolved {
 		// An application's send must not fail for want of a peer. The programs take that for a connect to nowhere
 		// itself, and forget the way back.
-		return errors.Join(errBound, unix.Connect(fd, sockaddr(family, backend)))
+		return s, errors.Join(errBound, unix.Connect(fd, sockaddr(family, backend)))
 	}
 	if err != nil {
-		return fmt.Errorf("connect a udp socket to %v: %w", frontend, err)
+		return s, fmt.Errorf("connect a udp socket to %v: %w", frontend, err)
 	}
 	if !isNowhere(backend) { // the table does not lead there
-		return nil
+		return s, nil
 	}
 	if dissolved {
 		if from, err = bound(from, fd); err != nil {
-			return err
+			return s, err
 		}
 	}
 	if there, err := d.has(&from); err != nil || there {
-		return errors.Join(err, errStays)
+		return from, errors.Join(err, errStays)
 	}
-	return nil
+	return from, nil
 }
 
 // sockaddr is an address for a socket of a family: IPv4 is v4-mapped for AF_INET6.

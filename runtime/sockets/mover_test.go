@@ -338,3 +338,48 @@ func TestMoveOfASocketWhoseLockIsHeld(t *testing.T) {
 		t.Errorf("after its end: %+v", st)
 	}
 }
+
+// From no backend to one and back, by the programs alone.
+func TestMoveByThePrograms(t *testing.T) {
+	n := newNode(t)
+	r := n.reconciler()
+	r.lead()
+	all := n.clientsOf([]clients.Machine{n.l, n.addPod(1)}, "udp", 0)
+	for _, c := range all {
+		c.want("ok", "connect %s", c.vip)
+		c.want(c.vip, "peer")
+	}
+	r.step(0)
+	r.lead(1)
+	if st := r.step(0); st.Moved != uint64(len(all)) {
+		t.Fatalf("a backend came: %+v", st)
+	}
+	for _, c := range all {
+		if got := c.exchange(); got != name(1) {
+			t.Errorf("%s: answered by %s", c.name, got)
+		}
+	}
+	r.lead()
+	if st := r.step(0); st.Moved != uint64(len(all)) {
+		t.Errorf("within a second after it went: %+v", st)
+	}
+	if st := r.step(goneTime); st.Moved != uint64(2*len(all)) || st.EndedUDP != 0 {
+		t.Errorf("a second later: %+v: want all led nowhere", st)
+	}
+	for _, c := range all {
+		c.want(c.vip, "peer")
+		c.do("send") // to the discard port, where nobody is
+	}
+	r.step(lateTime)
+	r.lead(0)
+	if st := r.step(0); st.Moved != uint64(3*len(all)) {
+		t.Errorf("another came: %+v", st)
+	}
+	for _, c := range all {
+		c.do("peek") // what the loopback said
+		if got := c.exchange(); got != name(0) {
+			t.Errorf("%s: answered by %s", c.name, got)
+		}
+		c.want(c.vip, "peer")
+	}
+}

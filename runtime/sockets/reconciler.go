@@ -461,7 +461,8 @@ func (r *Reconciler) act(ctx context.Context, due []*candidate) error {
 			j.at.due = r.now().Add(againTime)
 			return true
 		}
-		j.do = pool.job(j.at.target, j.at.frontend, *r.owners[j.at.cookie], r.owners[j.at.cookie].seen == r.generation, j.ends)
+		o := r.owners[j.at.cookie]
+		j.do = pool.job(j, j.at.target, j.at.frontend, *o, o.seen == r.generation)
 		return false
 	})
 	for _, j := range r.crew.work(ctx, jobs) {
@@ -491,6 +492,9 @@ func (r *Reconciler) settle(j *job) {
 		r.count(c, Counts{EndedUDP: one(c.proto == bpf.UDP), EndedTCP: one(c.proto == bpf.TCP)})
 	case j.err == nil:
 		c.settled = at
+		if o := r.owners[c.cookie]; o != nil {
+			o.socket = j.socket
+		}
 		r.count(c, Counts{Moved: 1})
 		r.moved()
 	case errors.Is(j.err, errNotThere), errors.Is(j.err, errMoved), errors.Is(j.err, errNoCopy):

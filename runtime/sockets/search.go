@@ -305,8 +305,9 @@ func (p *pool) close() {
 }
 
 // job is what is done with one socket. It shares nothing with the Reconciler: it may never end.
-func (p *pool) job(t target, frontend netip.AddrPort, o owner, sure, ends bool) func() error {
-	return func() error {
+func (p *pool) job(j *job, t target, frontend netip.AddrPort, o owner, sure bool) func() error {
+	ends := j.ends
+	return func() (err error) {
 		tools := p.take()
 		if tools == nil { // those that hang have them
 			return errOutOfTime{"other work in this network namespace"}
@@ -316,6 +317,7 @@ func (p *pool) job(t target, frontend netip.AddrPort, o owner, sure, ends bool) 
 			s := o.socket.to(t.backend)
 			return tools.destroy(&s, t.proto)
 		}
-		return move(tools.diag, &tools.copier, o.socket, o.holder, sure, t.backend, frontend)
+		j.socket, err = move(tools.diag, &tools.copier, o.socket, o.holder, sure, t.backend, frontend)
+		return err
 	}
 }
