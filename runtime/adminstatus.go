@@ -117,7 +117,7 @@ func adminSockets(s sockets.Status) admin.Sockets {
 		}
 		return err.Error()
 	}
-	if errors.Is(s.MoveError, unix.ENOSYS) { // nothing to do about it; `firsthop check` names it
+	if errors.Is(s.MoveError, unix.ENOSYS) { // Linux below 5.6: nothing is wrong, nor to be done about it
 		s.MoveError = nil
 	}
 	return admin.Sockets{

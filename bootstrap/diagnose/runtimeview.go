@@ -34,7 +34,18 @@ type RuntimeStatus struct {
 	ProofError string          `json:"proof_error,omitempty"` // why the last one did not
 	CutOff     string          `json:"cut_off,omitempty"`     // why it hears nothing of the API: the table is served as it was last known
 	Servers    []RuntimeServer `json:"api_servers,omitempty"` // as it sees them
+	Sockets    RuntimeSockets  `json:"sockets,omitzero"`      // on backends that went: what became of them since its start
 	Claims     []string        `json:"claims,omitempty"`      // of Problems, claims of Services on addresses of API servers
+}
+
+// RuntimeSockets counts sockets whose Service lost their backend.
+type RuntimeSockets struct {
+	Moved    uint64 `json:"moved"` // connected UDP sockets that continue with another backend
+	EndedUDP uint64 `json:"ended_udp"`
+	EndedTCP uint64 `json:"ended_tcp"`
+	Left     int    `json:"left"`  // now: could be neither moved nor ended
+	Hung     int    `json:"hung"`  // now: their application holds their lock
+	Swept    uint64 `json:"swept"` // entries of closed sockets that were removed
 }
 
 // RuntimeServer is an API server as the runtime sees it.

@@ -124,7 +124,9 @@ func runtimeStatus(st *admin.Status, now time.Time) *diagnose.RuntimeStatus {
 	if st.Table.NodesErr != "" {
 		r.Troubles = append(r.Troubles, "node ports are not served at the addresses of all other nodes: "+st.Table.NodesErr)
 	}
-	r.Troubles = append(r.Troubles, socketTroubles(&st.Sockets)...)
+	k := &st.Sockets
+	r.Sockets = diagnose.RuntimeSockets{Moved: k.Moved, EndedUDP: k.EndedUDP, EndedTCP: k.EndedTCP, Left: k.Left, Hung: k.Hung, Swept: k.Swept}
+	r.Troubles = append(r.Troubles, socketTroubles(k)...)
 	if st.APIServers.SaveError != "" {
 		r.Troubles = append(r.Troubles, "the API servers' addresses can't be saved: "+st.APIServers.SaveError)
 	}

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/firsthop/firsthop/bootstrap/diagnose"
 	"github.com/firsthop/firsthop/runtime/admin"
 	"github.com/firsthop/firsthop/runtime/services"
 )
@@ -88,5 +89,16 @@ func TestRuntimeStatusHasTheRuntimesAPIServers(t *testing.T) {
 	}
 	if len(r.Claims) != 1 || !strings.HasPrefix(r.Claims[0], "evil/np: ") {
 		t.Errorf("claims: %q", r.Claims)
+	}
+}
+
+func TestRuntimeStatusCountsSockets(t *testing.T) {
+	st := &admin.Status{Sockets: admin.Sockets{Moved: 3, EndedUDP: 2, Swept: 7, Hung: 1, MoveError: "this process lacks CAP_SYS_PTRACE"}}
+	r := runtimeStatus(st, time.Now())
+	if want := (diagnose.RuntimeSockets{Moved: 3, EndedUDP: 2, Swept: 7, Hung: 1}); r.Sockets != want {
+		t.Errorf("%+v, want %+v", r.Sockets, want)
+	}
+	if got := strings.Join(r.Troubles, "; "); !strings.Contains(got, "1 sockets of backends that went cannot be moved") || !strings.Contains(got, "ended, not moved: this process lacks CAP_SYS_PTRACE") {
+		t.Errorf("troubles: %s", got)
 	}
 }

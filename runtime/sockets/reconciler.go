@@ -73,7 +73,7 @@ type Config struct {
 // Reconciler compares the sockets that were led to backends with what their Services have, and moves or ends those that
 // are where they should not be.
 //
-// Set, Begin, Done, SetAPI, Notify and Status may be called by any goroutine, and don't wait for the kernel.
+// Set, Begin, Done, SetAPI and Status may be called by any goroutine, and don't wait for the kernel.
 type Reconciler struct {
 	cfg       Config
 	directory *Directory
@@ -168,9 +168,6 @@ func (r *Reconciler) Done(err error) {
 		r.lookIn(gatherTime, true)
 	}
 }
-
-// Notify asks for a look.
-func (r *Reconciler) Notify() { r.lookIn(0, true) }
 
 // lookIn makes the next look due in a time at the latest. all: it reads all ways back.
 func (r *Reconciler) lookIn(wait time.Duration, all bool) {
