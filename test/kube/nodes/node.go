@@ -72,9 +72,14 @@ func (n *Node) Boot() {
 		if err != nil {
 			return err
 		}
-		if n.pid, err = strconv.Atoi(strings.TrimSpace(string(children))); err != nil {
+		pid, err := strconv.Atoi(strings.TrimSpace(string(children)))
+		if err != nil {
+			if n.pid != 0 {
+				n.c.t.Fatalf("%s: systemd ended while it started: are there enough instances of inotify (fs.inotify.max_user_instances)?", n.Name)
+			}
 			return fmt.Errorf("no first process: %w", err)
 		}
+		n.pid = pid
 		_, err = n.Try("systemctl is-active containerd")
 		return err
 	})
