@@ -174,7 +174,7 @@ func (ts TableService) matches(word string) bool {
 		ap = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 		return ts.hasAddress(func(a netip.AddrPort) bool { return a == ap })
 	}
-	full := withoutFamily(ts.Name)
+	full, _, _ := strings.Cut(withoutFamily(ts.Name), " at node ")
 	service, _, _ := strings.Cut(full, ":")
 	_, name, _ := strings.Cut(full, "/")
 	_, bare, _ := strings.Cut(service, "/")
