@@ -3,6 +3,7 @@ package runtime
 import (
 	"context"
 	"net/netip"
+	gosync "sync"
 
 	"github.com/cilium/ebpf"
 	"k8s.io/apimachinery/pkg/types"
@@ -36,6 +37,8 @@ type run struct {
 	clients   watch.Clients
 	reporter  *reporter
 	instance  runtimeLock
+
+	growing gosync.Mutex // the writer gets the tables in the order in which they grew
 }
 
 func newRun(cfg *Config, d *dataplane.Dataplane) (*run, error) {
@@ -54,8 +57,22 @@ func newRun(cfg *Config, d *dataplane.Dataplane) (*run, error) {
 }
 
 func (r *run) grow(ctx context.Context, short writer.Short) error {
+	r.growing.Lock()
+	defer r.growing.Unlock()
 	store, err := r.data.Grow(ctx, short)
 	if err != nil {
+		return err
+	}
+	r.writer.SetStore(store)
+	return nil
+}
+
+// growSockets makes maps of sockets larger. The writer continues with the handles of the table that has them.
+func (r *run) growSockets(ctx context.Context, full ...bpf.MapName) error {
+	r.growing.Lock()
+	defer r.growing.Unlock()
+	store, err := r.data.GrowSockets(ctx, full...)
+	if err != nil || store == nil {
 		return err
 	}
 	r.writer.SetStore(store)
@@ -79,6 +96,7 @@ func (r *run) followPods() {
 func (r *run) followSockets() {
 	r.sockets = sockets.New(sockets.Config{
 		Log: r.cfg.Log, Maps: r.sockMaps, Namespaces: r.namespaces(), TCP: r.cfg.EndTCP, Attached: r.data.Attached, Out: r.outOfTable,
+		Grow: r.growSockets,
 	})
 	r.sockets.SetAPI(r.loop.APIAddrs())
 }

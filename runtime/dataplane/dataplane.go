@@ -323,11 +323,13 @@ func (d *Dataplane) growLocked(j *instance.Journal, short writer.Short) (*nat.Ke
 // one meanwhile. The maps that Maps gives are others afterwards; those that it gave before stay open until the next growth.
 // What has to grow for the table itself is for Grow.
 //
-// It must not run beside who removes entries of these maps.
-func (d *Dataplane) GrowSockets(ctx context.Context, full ...bpf.MapName) error {
+// What others remove from a map while it is copied may be in the larger one.
+//
+// It returns what to write to from now on; nil: nothing grew.
+func (d *Dataplane) GrowSockets(ctx context.Context, full ...bpf.MapName) (store *nat.Kernel, err error) {
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
-	return d.locked(ctx, func(j *instance.Journal) error {
+	err = d.locked(ctx, func(j *instance.Journal) error {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		var sizes bpf.Sizes
@@ -348,9 +350,10 @@ func (d *Dataplane) GrowSockets(ctx context.Context, full ...bpf.MapName) error 
 		if !d.wouldGrow(sizes) {
 			return nil
 		}
-		_, err := d.growTo(j, sizes)
+		store, err = d.growTo(j, sizes)
 		return err
 	})
+	return store, err
 }
 
 // wouldGrow reports whether a map of sockets is smaller than is asked for.

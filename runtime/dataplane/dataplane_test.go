@@ -157,7 +157,7 @@ func TestGrowSocketsDoublesWhatIsAskedFor(t *testing.T) {
 		{[]bpf.MapName{bpf.MapUDPSockAffinity}, [3]uint32{2048, bpf.MaxUDPSockets, 1024}},
 		{[]bpf.MapName{bpf.MapSockRevNat, bpf.MapUDPSockRevNat}, [3]uint32{4096, bpf.MaxUDPSockets, 2048}},
 	} {
-		if err := d.GrowSockets(t.Context(), step.full...); err != nil {
+		if _, err := d.GrowSockets(t.Context(), step.full...); err != nil {
 			t.Fatal(err)
 		}
 		if got := sizes(); got != step.want {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -66,6 +67,8 @@ type Config struct {
 	Attached func() error
 	// Out are the Services that are not in the table as they are wanted: their sockets stay as they are. nil: none.
 	Out func() map[types.NamespacedName]bool
+	// Grow makes maps larger of which living sockets take more than three quarters; nil: nobody does.
+	Grow func(context.Context, ...bpf.MapName) error
 	// Forbid keeps sockets from being moved, as on a kernel that can't.
 	Forbid bool
 }
@@ -90,6 +93,8 @@ type Reconciler struct {
 	crew       *crew
 	searching  guard
 	sweeper    sweeper
+	growing    atomic.Bool // a growth is at work
+	growDue    time.Time   // no growth before
 	logged     time.Time
 	unlogged   Counts
 	restore    []*candidate // whose way back is to be written again

@@ -30,6 +30,7 @@ type sweeper struct {
 	check    time.Time        // of the next look at how many were added
 	added    [2]bpf.SockUsage // at the last sweep
 	suspects []uint64         // cookies that no namespace had then, sorted
+	live     []uint64         // those that namespaces have, sorted; only during a sweep
 }
 
 // next is when there is something to do.
@@ -63,6 +64,10 @@ func (r *Reconciler) sweep(ctx context.Context) {
 	if len(s.suspects) > 0 && err == nil { // the second look
 		s.due = at.Add(sweepInterval / 2)
 	}
+	if err == nil {
+		r.grow(ctx, &m, s.live)
+	}
+	s.live = nil
 	r.dropOwners()
 	r.mu.Lock()
 	st := &r.status
@@ -122,6 +127,7 @@ func (s *sweeper) sweep(ctx context.Context, m *Maps, where netns.Config, own fu
 	}
 	seen := <-got
 	live := seen.live
+	s.live = live
 	for i := range seen.spaces {
 		own(&seen.spaces[i])
 	}
