@@ -21,6 +21,7 @@ const (
 	connectMapFhControl       = "fh_control"
 	connectMapFhCounter       = "fh_counter"
 	connectMapFhFrontend      = "fh_frontend"
+	connectMapFhNodePorts     = "fh_node_ports"
 	connectMapFhService       = "fh_service"
 	connectMapFhSockAffin     = "fh_sock_affin"
 	connectMapFhSockRevNat    = "fh_sock_rev_nat"
@@ -105,6 +106,7 @@ type connectMapSpecs struct {
 	FhControl     *ebpf.MapSpec `ebpf:"fh_control"`
 	FhCounter     *ebpf.MapSpec `ebpf:"fh_counter"`
 	FhFrontend    *ebpf.MapSpec `ebpf:"fh_frontend"`
+	FhNodePorts   *ebpf.MapSpec `ebpf:"fh_node_ports"`
 	FhService     *ebpf.MapSpec `ebpf:"fh_service"`
 	FhSockAffin   *ebpf.MapSpec `ebpf:"fh_sock_affin"`
 	FhSockRevNat  *ebpf.MapSpec `ebpf:"fh_sock_rev_nat"`
@@ -151,6 +153,7 @@ type connectMaps struct {
 	FhControl     *ebpf.Map `ebpf:"fh_control"`
 	FhCounter     *ebpf.Map `ebpf:"fh_counter"`
 	FhFrontend    *ebpf.Map `ebpf:"fh_frontend"`
+	FhNodePorts   *ebpf.Map `ebpf:"fh_node_ports"`
 	FhService     *ebpf.Map `ebpf:"fh_service"`
 	FhSockAffin   *ebpf.Map `ebpf:"fh_sock_affin"`
 	FhSockRevNat  *ebpf.Map `ebpf:"fh_sock_rev_nat"`
@@ -172,6 +175,7 @@ func (m *connectMaps) Close() error {
 		m.FhControl,
 		m.FhCounter,
 		m.FhFrontend,
+		m.FhNodePorts,
 		m.FhService,
 		m.FhSockAffin,
 		m.FhSockRevNat,

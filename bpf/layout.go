@@ -101,6 +101,10 @@ func NodePortKey(is4 bool, port uint16, p Proto) FrontendKey {
 	return FrontendKey{Addr: AddressOf(addr), Port: PortOf(port), Proto: p, Nodes: 1}
 }
 
+// NodePortBlock is the bit of the map MapNodePorts that a node port of
+// NodePortKey has: programs ask for it only where that is set.
+func NodePortBlock(port uint16) uint64 { return 1 << (port / 1024) }
+
 // AtNodes reports whether a key is one of NodePortKey.
 func (k FrontendKey) AtNodes() bool { return k.Nodes != 0 && k.Proto != 0 }
 
@@ -253,7 +257,7 @@ type UDPRevNatKey struct {
 type UDPRevNat struct {
 	Frontend Address
 	Port     Port
-	Pad      uint16
+	Writer   uint16 // low bits of Settings.Build of the program that wrote it; 0: of a former version
 	Index    uint32
 }
 

@@ -126,6 +126,7 @@ func TestMapTableHasTheLayoutOfTheHeaders(t *testing.T) {
 	}{
 		MapMeta:            {array, 0, 1},
 		MapFrontend:        {hash, 1, 131072},
+		MapNodePorts:       {array, 0, 1},
 		MapService:         {array, 0, 131072},
 		MapBackend:         {hash, 1, 131072},
 		MapCounter:         {array, 0, 65536},

@@ -31,6 +31,7 @@ type MapName string
 const (
 	MapMeta        MapName = "meta"
 	MapFrontend    MapName = "frontend"
+	MapNodePorts   MapName = "node_ports"
 	MapService     MapName = "service"
 	MapBackend     MapName = "backend"
 	MapCounter     MapName = "counter"
@@ -73,6 +74,7 @@ var mapTable = []MapInfo{
 	{Name: MapMeta, Set: setLB, Kernel: "fh_meta", Key: uint32(0), Value: Meta{}},
 	{Name: MapFrontend, Set: setLB, Kernel: "fh_frontend", Key: FrontendKey{}, Value: Frontend{}, Objects: connect,
 		Entries: func(s Sizes) uint32 { return s.Frontends }},
+	{Name: MapNodePorts, Set: setLB, Kernel: "fh_node_ports", Key: uint32(0), Value: uint64(0), Objects: connect, Later: true},
 	{Name: MapService, Set: setLB, Kernel: "fh_service", Key: uint32(0), Value: ServiceState(0), Objects: connect,
 		Entries: func(s Sizes) uint32 { return 2 * s.Services }},
 	{Name: MapBackend, Set: setLB, Kernel: "fh_backend", Key: BackendKey{}, Value: Backend{}, Objects: connect,

@@ -22,6 +22,7 @@ const (
 	mapsMapFhCounter     = "fh_counter"
 	mapsMapFhFrontend    = "fh_frontend"
 	mapsMapFhMeta        = "fh_meta"
+	mapsMapFhNodePorts   = "fh_node_ports"
 	mapsMapFhService     = "fh_service"
 	mapsMapFhSockAffin   = "fh_sock_affin"
 	mapsMapFhSockRevNat  = "fh_sock_rev_nat"
@@ -87,6 +88,7 @@ type mapsMapSpecs struct {
 	FhCounter     *ebpf.MapSpec `ebpf:"fh_counter"`
 	FhFrontend    *ebpf.MapSpec `ebpf:"fh_frontend"`
 	FhMeta        *ebpf.MapSpec `ebpf:"fh_meta"`
+	FhNodePorts   *ebpf.MapSpec `ebpf:"fh_node_ports"`
 	FhService     *ebpf.MapSpec `ebpf:"fh_service"`
 	FhSockAffin   *ebpf.MapSpec `ebpf:"fh_sock_affin"`
 	FhSockRevNat  *ebpf.MapSpec `ebpf:"fh_sock_rev_nat"`
@@ -130,6 +132,7 @@ type mapsMaps struct {
 	FhCounter     *ebpf.Map `ebpf:"fh_counter"`
 	FhFrontend    *ebpf.Map `ebpf:"fh_frontend"`
 	FhMeta        *ebpf.Map `ebpf:"fh_meta"`
+	FhNodePorts   *ebpf.Map `ebpf:"fh_node_ports"`
 	FhService     *ebpf.Map `ebpf:"fh_service"`
 	FhSockAffin   *ebpf.Map `ebpf:"fh_sock_affin"`
 	FhSockRevNat  *ebpf.Map `ebpf:"fh_sock_rev_nat"`
@@ -149,6 +152,7 @@ func (m *mapsMaps) Close() error {
 		m.FhCounter,
 		m.FhFrontend,
 		m.FhMeta,
+		m.FhNodePorts,
 		m.FhService,
 		m.FhSockAffin,
 		m.FhSockRevNat,

@@ -226,6 +226,12 @@ func (m *Maps) complete(pins Pins, missing []MapName, specs map[MapName]*ebpf.Ma
 		return err
 	}
 	m.Created = missing
+	if slices.Contains(missing, MapNodePorts) && !slices.Contains(missing, MapFrontend) {
+		// There may be node ports already: ask for all.
+		if err := m.Map(MapNodePorts).Put(uint32(0), ^uint64(0)); err != nil {
+			return fmt.Errorf("write node ports: %w", err)
+		}
+	}
 	for _, name := range MapNames() {
 		if name.Info().Former == "" && !slices.Contains(missing, name) {
 			continue // was opened by its one pin

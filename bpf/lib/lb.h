@@ -57,12 +57,22 @@ static __always_inline bool read_frontend(const struct frontend *entry, struct f
 	return entry;
 }
 
+/* Whether a port may be a node port at other nodes. */
+static __always_inline bool maybe_node_port(__be16 port)
+{
+	__u32 zero = 0;
+	volatile __u64 *blocks = bpf_map_lookup_elem(&fh_node_ports, &zero);
+
+	return blocks && *blocks >> (bpf_htons(port) >> 10) & 1;
+}
+
 /*
  * The frontend that *l asks for, copied to *fe; false: not ours. *fe is zero then, and
  * no pointer is NULL: below 5.16 the verifier forgets which one was, once it is on the stack. A hit is one
- * lookup. A miss is two if the address is loopback, where all addresses of a
- * family have one entry for a node port, and three otherwise: it may be a VIP that doesn't serve this
- * port, or another node, where a fourth says whether it is a node port.
+ * lookup. A miss is two: the address may be loopback, where all addresses of a
+ * family have one entry for a node port, or a VIP that doesn't serve this
+ * port. For ports like those of node ports it is three, as it may be an address of another node, where a
+ * fourth says whether it is a node port.
  */
 static __always_inline bool find_frontend(struct lookup *l, struct frontend *fe)
 {
@@ -83,7 +93,7 @@ static __always_inline bool find_frontend(struct lookup *l, struct frontend *fe)
 	if (entry)
 		return read_frontend(entry, fe);
 	key.nodes = 1;
-	if (!bpf_map_lookup_elem(&fh_frontend, &key))
+	if (!maybe_node_port(l->port) || !bpf_map_lookup_elem(&fh_frontend, &key))
 		return read_frontend(0, fe);
 	key.addr.word[0] = 0;
 	key.addr.word[1] = 0;

@@ -58,16 +58,22 @@ static __always_inline void tcp_rev_nat_update(const struct lookup *l, const str
 	bpf_spin_unlock(&r->lock);
 }
 
+static __always_inline __u16 writer(void)
+{
+	return (__u16)settings.build;
+}
+
 static __always_inline bool same_udp_rev_nat(const struct udp_rev_nat *a, const struct udp_rev_nat *b)
 {
-	return a->port == b->port && a->index == b->index && same_address(&a->frontend, &b->frontend);
+	return a->port == b->port && a->writer == b->writer && a->index == b->index &&
+	       same_address(&a->frontend, &b->frontend);
 }
 
 /* Writes only what is new: a datagram costs a lookup, which also keeps an LRU entry young. */
 static __always_inline void udp_rev_nat_update(const struct lookup *l, __u32 index, const struct backend *be)
 {
 	struct udp_rev_nat_key key = {.cookie = l->cookie, .backend = be->addr, .port = be->port};
-	struct udp_rev_nat value = {.frontend = l->addr, .port = l->port, .index = index};
+	struct udp_rev_nat value = {.frontend = l->addr, .port = l->port, .writer = writer(), .index = index};
 	struct udp_rev_nat *old = bpf_map_lookup_elem(&fh_udp_sock, &key);
 
 	if (old && same_udp_rev_nat(old, &value))
@@ -105,16 +111,23 @@ static __always_inline bool udp_rev_nat_has(const struct lookup *l, const struct
 	       bpf_map_lookup_elem(&fh_udp_rev_nat, &key);
 }
 
-/* Forgets that a UDP socket asked for a frontend when it came to *l: it asks for that itself now. */
+/*
+ * Forgets that a UDP socket asked for a frontend when it came to *l: it asks for that itself now. Not what another program
+ * has noted: without links (Linux 5.8), two generations of programs are attached while they are exchanged. Then the
+ * first one has replaced the frontend in this very call, and this one sees the backend.
+ */
 static __always_inline void udp_rev_nat_forget(const struct lookup *l)
 {
 	struct udp_rev_nat_key key = {.cookie = l->cookie, .backend = l->addr, .port = l->port};
+	struct udp_rev_nat *r = bpf_map_lookup_elem(&fh_udp_sock, &key);
 
-	if (bpf_map_lookup_elem(&fh_udp_sock, &key))
+	if (r && r->writer == writer())
 		bpf_map_delete_elem(&fh_udp_sock, &key);
-	if (growing() && bpf_map_lookup_elem(&outgrown_udp, &key))
+	r = growing() ? bpf_map_lookup_elem(&outgrown_udp, &key) : 0;
+	if (r && r->writer == writer())
 		bpf_map_delete_elem(&outgrown_udp, &key);
-	if (bpf_map_lookup_elem(&fh_udp_rev_nat, &key))
+	r = bpf_map_lookup_elem(&fh_udp_rev_nat, &key);
+	if (r && r->writer == writer())
 		bpf_map_delete_elem(&fh_udp_rev_nat, &key);
 }
 

@@ -44,9 +44,9 @@ _Static_assert(sizeof(struct udp_rev_nat_key) == 32, "layout");
 
 struct udp_rev_nat {
 	struct address frontend;
-	__be16 port; /* network byte order */
-	__u16 pad;   /* always 0 */
-	__u32 index; /* of the service */
+	__be16 port;  /* network byte order */
+	__u16 writer; /* the low bits of settings.build of the program that wrote it: see udp_rev_nat_forget() */
+	__u32 index;  /* of the service */
 };
 _Static_assert(sizeof(struct udp_rev_nat) == 24, "layout");
 

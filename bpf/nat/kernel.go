@@ -112,9 +112,37 @@ func (k *Kernel) DeleteBackends(keys []bpf.BackendKey) error {
 	return remove(k.maps.Map(bpf.MapBackend), keys)
 }
 
-// PutFrontends implements Store.
+// PutFrontends implements Store. Programs look for node ports at other nodes when it
+// has told them to, which is before there are any.
 func (k *Kernel) PutFrontends(keys []bpf.FrontendKey, values []bpf.Frontend) error {
+	if err := k.putNodePorts(keys); err != nil {
+		return err
+	}
 	return put(k.maps.Map(bpf.MapFrontend), k.batch, keys, values)
+}
+
+// putNodePorts sets the bits of node ports at other nodes.
+func (k *Kernel) putNodePorts(keys []bpf.FrontendKey) error {
+	var add, blocks uint64
+	for _, key := range keys {
+		if key.AtNodes() {
+			add |= bpf.NodePortBlock(key.Port.Uint16())
+		}
+	}
+	m := k.maps.Map(bpf.MapNodePorts)
+	if add == 0 || m == nil {
+		return nil
+	}
+	if err := m.Lookup(uint32(0), &blocks); err != nil {
+		return fmt.Errorf("read node ports: %w", err)
+	}
+	if blocks&add == add {
+		return nil
+	}
+	if err := m.Put(uint32(0), blocks|add); err != nil {
+		return fmt.Errorf("write node ports: %w", err)
+	}
+	return nil
 }
 
 // DeleteFrontends implements Store.
