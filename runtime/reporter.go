@@ -50,7 +50,7 @@ func newReporter(r *run) *reporter {
 	m := metrics.New(metrics.Config{
 		Version: r.cfg.Version, Log: r.cfg.Log,
 		Table: r.writer.Status, Watches: r.watcher.Status, APIServers: r.monitor.Status, Dialer: r.dialer.Status,
-		Problems: r.problemsByReason, Unserved: func() []health.Unserved { return o.checks.Unserved() },
+		SocketMaps: r.data.SocketMaps, Problems: r.problemsByReason, Unserved: func() []health.Unserved { return o.checks.Unserved() },
 		Counters: func(each func(uint32, bpf.Counters)) error {
 			return metrics.ReadCounters(r.data.Counters(), r.data.Features().Batch, r.writer.Indexes)(each)
 		},

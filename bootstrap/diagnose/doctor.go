@@ -61,6 +61,7 @@ var checks = []struct {
 	{"others", (*doctor).others},
 	{"table", (*doctor).table},
 	{"room", (*doctor).room},
+	{"sockets", (*doctor).sockets},
 	{"backends", (*doctor).backends},
 	{"proof", (*doctor).proof},
 	{"init", (*doctor).lastInit},

@@ -270,6 +270,39 @@ func (d *doctor) room(context.Context) Finding {
 	return ok("there is room: %s", strings.Join(seen, ", "))
 }
 
+// sockets looks at the maps in which programs remember sockets. One that forgets what was used longest ago may be full.
+func (d *doctor) sockets(context.Context) Finding {
+	if d.state == nil {
+		return unseen("the maps of sockets", d.mapsErr)
+	}
+	usage, err := d.maps.Usage(bpf.Features{Batch: true})
+	if err != nil { // before Linux 5.6
+		usage, err = d.maps.Usage(bpf.Features{})
+	}
+	if err != nil {
+		return unseen("the maps of sockets", err)
+	}
+	var full, overflowed, seen []string
+	for _, u := range usage {
+		text := fmt.Sprintf("%d of %d %s", u.Used, u.Size, u.Map)
+		seen = append(seen, text)
+		if u.Used*100 > u.Size*nearlyFull && !u.LRU {
+			full = append(full, text)
+		}
+		if u.Overflowed > 0 {
+			overflowed = append(overflowed, fmt.Sprintf("%d of %d new entries of %s", u.Overflowed, u.Inserted+u.Overflowed, u.Map))
+		}
+	}
+	seen = append(seen, overflowed...)
+	switch {
+	case len(full) > 0:
+		return warn("let the runtime run: it removes what closed sockets have left, and gives such maps more room", "maps of sockets are nearly full: %s", strings.Join(full, ", ")).because(seen...)
+	case len(overflowed) > 0:
+		return ok("there is room for sockets now; there was none for %s, of which the oldest may be forgotten", strings.Join(overflowed, " and for ")).because(seen...)
+	}
+	return ok("there is room: %s", strings.Join(seen, ", "))
+}
+
 func (d *doctor) backends(ctx context.Context) Finding {
 	if d.state == nil {
 		return unseen("the table", d.mapsErr)

@@ -220,6 +220,17 @@ func TestDoctorEveryCheckCanFail(t *testing.T) {
 			}
 			n.put(svc)
 		}, nil, "room", warn, "frontends", "--max-frontends"},
+		{"a map of sockets that is nearly full", func(n *node) {
+			n.edit(func(maps *bpf.Maps) error {
+				m := maps.Map(bpf.MapUDPSockAffinity)
+				for i := range uint64(m.MaxEntries()) * 95 / 100 {
+					if err := m.Put(bpf.SockAffinityKey{Cookie: i}, bpf.SockAffinity{}); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}, nil, "sockets", warn, "udp_sock_affinity", "let the runtime run"},
 		{"an API service without a backend", func(n *node) {
 			for at := range n.table().ServiceStates {
 				put(bpf.MapService, at, bpf.ServiceState(0))(n)

@@ -71,6 +71,12 @@ type Dataplane struct {
 	present atomic.Pointer[bpf.Maps] // maps, for who must not wait while the table grows or programs are attached
 	former  []*bpf.Maps              // that the table has grown out of
 
+	usage struct { // of the maps of sockets
+		sync.Mutex
+		list []bpf.MapUsage
+		at   time.Time
+	}
+
 	seen seen // what is attached and pinned, for the guard
 }
 
@@ -430,6 +436,24 @@ func (d *Dataplane) Cookie() (uint64, error) { return d.cookies.Cookie() }
 
 // Dir is the table's directory.
 func (d *Dataplane) Dir() string { return d.pins.Dir }
+
+// usageInterval is how long counts of the entries of maps are used: a page of metrics does not count them again.
+const usageInterval = 30 * time.Second
+
+// SocketMaps tells how full the maps of sockets are, at most half a minute ago. Any goroutine may call it.
+func (d *Dataplane) SocketMaps() ([]bpf.MapUsage, error) {
+	d.usage.Lock()
+	defer d.usage.Unlock()
+	if d.usage.list != nil && time.Since(d.usage.at) < usageInterval {
+		return d.usage.list, nil
+	}
+	list, err := d.Maps().Usage(d.features)
+	if err != nil {
+		return nil, err
+	}
+	d.usage.list, d.usage.at = list, time.Now()
+	return list, nil
+}
 
 // Counters is the map that has them now.
 func (d *Dataplane) Counters() *ebpf.Map {

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/runtime/apihealth"
 	"github.com/firsthop/firsthop/runtime/watch"
@@ -25,6 +26,9 @@ func truth(b bool) float64 {
 func (m *Metrics) parts(p *Page) {
 	if m.cfg.Table != nil {
 		writeTable(p, m.cfg.Table())
+	}
+	if m.cfg.SocketMaps != nil {
+		m.socketMaps(p)
 	}
 	if m.cfg.Watches != nil {
 		writeWatches(p, m.cfg.Watches())
@@ -133,4 +137,32 @@ func writeDialer(p *Page, st apihealth.DialerStatus) {
 		add(float64(st.Direct), Label{"way", "direct"})
 		add(float64(st.Failed), Label{"way", "none"})
 	})
+}
+
+// socketMaps writes how full the maps are in which programs remember sockets.
+func (m *Metrics) socketMaps(p *Page) {
+	list, err := m.cfg.SocketMaps()
+	if err != nil {
+		if m.cfg.Log != nil {
+			m.cfg.Log.Warn("cannot read the maps of sockets", "err", err)
+		}
+		return
+	}
+	each := func(counted bool, value func(*bpf.MapUsage) float64) func(adder) {
+		return func(add adder) {
+			for i := range list {
+				if list[i].Counted || !counted {
+					add(value(&list[i]), Label{"map", string(list[i].Map)})
+				}
+			}
+		}
+	}
+	p.Gauges("firsthop_socket_map_entries", "Entries in the maps in which programs remember sockets, clients and pods.",
+		each(false, func(u *bpf.MapUsage) float64 { return float64(u.Used) }))
+	p.Gauges("firsthop_socket_map_entries_limit", "For how many entries these maps have room.",
+		each(false, func(u *bpf.MapUsage) float64 { return float64(u.Size) }))
+	p.Counters("firsthop_socket_map_inserts_total", "New entries that programs added to these maps.",
+		each(true, func(u *bpf.MapUsage) float64 { return float64(u.Inserted) }))
+	p.Counters("firsthop_socket_map_overflows_total", "New entries that a map had no room for, and that went to one that forgets what was used longest ago.",
+		each(true, func(u *bpf.MapUsage) float64 { return float64(u.Overflowed) }))
 }

@@ -13,6 +13,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/runtime/apihealth"
 	"github.com/firsthop/firsthop/runtime/health"
 	"github.com/firsthop/firsthop/runtime/services"
@@ -39,6 +40,9 @@ type Config struct {
 	// NoLocal is how many Service ports have no local endpoint where a Local policy wants one.
 	NoLocal func() (internal, external int)
 	Sockets func() sockets.Status
+
+	// SocketMaps are the maps in which programs remember sockets, clients and pods (bpf.Maps.Usage).
+	SocketMaps func() ([]bpf.MapUsage, error)
 
 	// Counters are those of the kernel. See ReadCounters.
 	Counters CounterReader

@@ -55,6 +55,12 @@ func whole() Config {
 				Counters: apihealth.Counters{Probes: 29, Failures: 31, Changes: 37, SaveErrors: 41},
 			}
 		},
+		SocketMaps: func() ([]bpf.MapUsage, error) {
+			return []bpf.MapUsage{
+				{Map: bpf.MapUDPSockRevNat, Used: 101, Size: 103, Counted: true, Inserted: 107, Overflowed: 109},
+				{Map: bpf.MapUDPRevNat, Used: 113, Size: 127, LRU: true},
+			}, nil
+		},
 		Dialer:   func() apihealth.DialerStatus { return apihealth.DialerStatus{Configured: 43, Direct: 47, Failed: 53} },
 		Unserved: func() []health.Unserved { return make([]health.Unserved, 2) },
 		Problems: func() map[services.Reason]int { return map[services.Reason]int{services.BadAddress: 59} },
@@ -93,6 +99,12 @@ func TestPage(t *testing.T) {
 		{"firsthop_table_entries_limit", []string{"kind", "frontends"}, 100},
 		{"firsthop_table_entries_limit", []string{"kind", "backends"}, 200},
 		{"firsthop_table_entries_limit", []string{"kind", "source_ranges"}, 300},
+		{"firsthop_socket_map_entries", []string{"map", "udp_sock_rev_nat"}, 101},
+		{"firsthop_socket_map_entries_limit", []string{"map", "udp_sock_rev_nat"}, 103},
+		{"firsthop_socket_map_inserts_total", []string{"map", "udp_sock_rev_nat"}, 107},
+		{"firsthop_socket_map_overflows_total", []string{"map", "udp_sock_rev_nat"}, 109},
+		{"firsthop_socket_map_entries", []string{"map", "udp_rev_nat"}, 113},
+		{"firsthop_socket_map_entries_limit", []string{"map", "udp_rev_nat"}, 127},
 		{"firsthop_table_flushes_total", nil, 13},
 		{"firsthop_table_repairs_total", nil, 17},
 		{"firsthop_table_reloads_total", nil, 19},
