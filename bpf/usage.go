@@ -21,9 +21,6 @@ type MapUsage struct {
 	LRU bool `json:"lru,omitempty"` // it forgets what was used longest ago, so that it may well be full
 }
 
-// NearlyFull reports whether more than three quarters are used, so that it is time to sweep or grow.
-func (u MapUsage) NearlyFull() bool { return u.Used > u.Size/4*3 }
-
 // usages are the maps of Usage, and where SockUsage has their counters; -1: nowhere.
 var usages = []struct {
 	name  MapName
