@@ -37,9 +37,10 @@
 //     commits 5d77dca82839 and c1e64e298b8c). So are all whose Service is gone, and,
 //     where that is asked for, TCP connections.
 //
-// A socket can't be moved below Linux 5.6, without CAP_SYS_PTRACE or the host's
-// PID namespace, when no process holds it (it is on its way in a message), or when
-// its network has no way to the new backend.
+// A socket can't be moved below Linux 5.6, without CAP_SYS_PTRACE (and CAP_DAC_READ_SEARCH
+// where its process is of another user) or the host's PID namespace, when no
+// process holds it (it is on its way in a message), or when its network has no way
+// to the new backend.
 //
 // A socket that connected to the backend's own address has no way back, and is
 // left alone. An unconnected UDP socket needs none of this: its next datagram

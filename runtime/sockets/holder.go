@@ -79,7 +79,8 @@ func (f *finder) process(pid int) {
 
 func (f *finder) note(path string, err error) {
 	if f.refused == nil && (errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM)) {
-		f.refused = privileges.Refused("look through", path, err, unix.CAP_SYS_PTRACE)
+		// A process of another user keeps root from its descriptors by their mode alone.
+		f.refused = privileges.Refused("look through", path, err, unix.CAP_SYS_PTRACE, unix.CAP_DAC_READ_SEARCH)
 	}
 }
 

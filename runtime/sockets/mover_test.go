@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/kernel/privileges"
+	"github.com/firsthop/firsthop/mounts/ns"
 	"github.com/firsthop/firsthop/runtime/netns"
 	"github.com/firsthop/firsthop/test/clients"
 	"github.com/firsthop/firsthop/test/lab"
@@ -259,6 +262,44 @@ func TestMoveWithoutTheRight(t *testing.T) {
 		}
 	}
 	a.want("ECONNABORTED", "peek")
+}
+
+// Root of a container, without the rights that override modes of files: the descriptors of other users' processes are
+// closed to it, whatever CAP_SYS_PTRACE allows.
+func TestLookThroughOtherUsersProcesses(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	cmd := exec.Command("sleep", "60")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}, Pdeathsig: unix.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	for _, tc := range []struct {
+		rights []int
+		want   string
+	}{
+		{[]int{unix.CAP_SYS_PTRACE}, "lacks CAP_DAC_READ_SEARCH ("},
+		{[]int{unix.CAP_SYS_PTRACE, unix.CAP_DAC_READ_SEARCH}, ""},
+	} {
+		err := ns.Do(func() error {
+			header, data := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, [2]unix.CapUserData{}
+			for _, c := range tc.rights {
+				data[c/32].Effective |= 1 << (c % 32)
+				data[c/32].Permitted |= 1 << (c % 32)
+			}
+			if err := unix.Capset(&header, &data[0]); err != nil {
+				return err
+			}
+			look := finder{proc: "/proc", wanted: map[uint32]uint64{1: 1}}
+			look.process(cmd.Process.Pid)
+			return look.refused
+		})
+		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("with %v: %v, want %q", tc.rights, err, tc.want)
+		}
+	}
 }
 
 // A runtime that is killed at any moment leaves each socket on a backend, old or new; the next one finds all.
