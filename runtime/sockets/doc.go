@@ -64,7 +64,12 @@
 // A look reads the ways back in batches. Only if some are stale are sockets asked
 // for: those that were found before by their addresses, others by lists of all
 // network namespaces and the descriptors of the processes in those that have them.
-// See bench_test.go for figures.
+//
+// Processor time on a small virtual machine (bench_test.go): 20 ms to read 60,000
+// ways back (6 ms for 16,384), 7 µs to move a socket, 10 µs a descriptor to look
+// through the first time; with 60,000 connected sockets, of which 600 lose their
+// backend each second while as many others come and go, 5% to 6% of a processor, half
+// of it to read.
 //
 // # What it can't reach
 //
