@@ -34,7 +34,7 @@ type Verdict struct {
 func (s *State) Lookup(key bpf.FrontendKey) Verdict {
 	v := Verdict{Kind: NotOurs, Frontend: key}
 	fe, ok := s.Frontends[key]
-	if addr := key.Addr.Addr(); !ok && addr.IsLoopback() {
+	if addr := key.Addr.Addr(); !ok && (addr.IsLoopback() || addr.IsUnspecified()) {
 		v.Frontend = bpf.LoopbackKey(addr.Is4(), key.Port.Uint16(), key.Proto)
 		fe, ok = s.Frontends[v.Frontend]
 	} else if !ok {
