@@ -93,8 +93,8 @@ type Reconciler struct {
 	crew       *crew
 	searching  guard
 	sweeper    sweeper
-	growing    atomic.Bool // a growth is at work
-	growDue    time.Time   // no growth before
+	growing    atomic.Bool  // a growth is at work
+	growDue    atomic.Int64 // no growth before, after one that failed; nanoseconds of the Unix time
 	logged     time.Time
 	unlogged   Counts
 	restore    []*candidate // whose way back is to be written again
