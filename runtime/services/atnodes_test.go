@@ -45,7 +45,7 @@ func TestNodePortsAtOtherNodes(t *testing.T) {
 		{"another protocol", pod, "192.168.0.12:3001/udp", "not ours"},
 		{"no node's address", pod, "192.168.0.14:3001/tcp", "not ours"},
 		{"our own address", pod, "192.168.0.2:3001/tcp", "10.180.0.1:8080 10.180.2.1:8080 10.180.2.2:8080"},
-		{"the unspecified address", pod, "0.0.0.0:3001/tcp", "not ours"},
+		{"the unspecified address is loopback", onNode, "0.0.0.0:3001/tcp", "10.180.0.1:8080 10.180.2.1:8080 10.180.2.2:8080"},
 	}.run(t, cluster3(cluster...))
 	tries{
 		{"Local: that node's endpoints", pod, "192.168.0.12:3001/tcp", "10.180.2.1:8080 10.180.2.2:8080"},

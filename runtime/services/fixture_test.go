@@ -214,7 +214,7 @@ func reach(t testing.TB, table *Table, from, to string) string {
 	}
 	dst := netip.MustParseAddrPort(addr)
 	key := bpf.FrontendKeyOf(dst, pr)
-	if dst.Addr().IsLoopback() {
+	if dst.Addr().IsLoopback() || dst.Addr().IsUnspecified() {
 		key = bpf.LoopbackKey(dst.Addr().Is4(), dst.Port(), pr)
 	}
 	got, known := judge(table, netip.MustParseAddr(from), key)
