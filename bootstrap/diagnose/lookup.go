@@ -93,6 +93,9 @@ func LookUp(d bootstrap.Dirs, rt RuntimeView, req LookupRequest) (*Lookup, error
 		return nil, err
 	}
 	l.decide()
+	if nothing := l.Result == nat.Refused || l.Result == nat.Dropped; nothing && l.key.Proto == bpf.UDP {
+		l.because("UDP calls succeed all the same, and lead nowhere (%s) until there is a backend", bpf.Nowhere(l.key.Addr.Addr().Is4()))
+	}
 	return l.Lookup, nil
 }
 

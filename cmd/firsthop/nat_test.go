@@ -210,6 +210,17 @@ func TestStatusIsAboutTheAPI(t *testing.T) {
 	n.run("status").exits(bootstrap.ExitProof).says("service tcp/"+vip4+" tcp/10.96.0.20:80 has no backend", "default/kubernetes:https")
 }
 
+// An application is not told what the table says.
+func TestLookupSaysThatUDPLeadsNowhere(t *testing.T) {
+	n := newNode(t)
+	n.serving()
+	n.init()
+	n.put(service("udp/10.96.0.26:53"), service("udp/[fd00:96::26]:53"))
+	for addr, nowhere := range map[string]string{"10.96.0.26:53": "127.0.0.9:9", "[fd00:96::26]:53": "[::1]:9"} {
+		n.run("nat", "lookup", "--udp", addr).exits(0).says("refused", "has no backend", "lead nowhere ("+nowhere+")")
+	}
+}
+
 // TestLookupSaysWhatAConnectDoes asks for each case, and holds the answer against a real connect where one can be made.
 func TestLookupSaysWhatAConnectDoes(t *testing.T) {
 	lab.NeedsLinux(t, 6, 1, "refused and dropped are told apart")
