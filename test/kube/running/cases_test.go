@@ -35,10 +35,10 @@ const (
 )
 
 var outcomes = map[string]string{
-	"connect ECONNREFUSED": refused, "send ECONNREFUSED": refused,
+	"connect ECONNREFUSED": refused, "send ECONNREFUSED": refused, "recv ECONNREFUSED": refused, // the latter by ICMP, as with kube-proxy
 	"connect EHOSTUNREACH": dropped, "send EHOSTUNREACH": dropped,
 	"connect ENETUNREACH": unserved, "send ENETUNREACH": unserved,
-	"recv timeout": unserved, // UDP isn't told of a net that is unreachable: udp(7)
+	"recv timeout": unserved, // an unconnected UDP socket isn't told of a port or net that is unreachable: udp(7)
 }
 
 // look is what clients of a kind shall see at a frontend, in each family.

@@ -110,6 +110,9 @@ func (ch *churned) usable(family int, absent bool) (usable map[string]bool, othe
 	if local := choose(every, ours); len(local) > 0 || len(all) == 0 {
 		return local, refused
 	}
+	if ch.svc.Spec.Ports[0].Protocol == corev1.ProtocolUDP {
+		return nil, refused // both lead nowhere
+	}
 	return nil, dropped
 }
 

@@ -70,9 +70,9 @@ func rows() []row {
 				udp("pod", "cluster:80", refused), tcp("pod", "cluster:444", refused), tcp("node", "cluster:81", refused),
 			}},
 		}},
-		{"a UDP Service without endpoints refuses the connect and the datagram", []step{
+		{"a UDP Service without endpoints leads nowhere, and refuses as the ICMP of kube-proxy does", []step{
 			{func(w *world) { w.svc.Spec.Ports = []corev1.ServicePort{sp("dns", corev1.ProtocolUDP, 53, 53)} }, []look{
-				udp("pod", "cluster:53", refused), {"pod", "udp-loose", "cluster:53", refused}, {"node", "udp-loose", "cluster:53", refused},
+				udp("pod", "cluster:53", refused), {"pod", "udp-loose", "cluster:53", unserved}, {"node", "udp-loose", "cluster:53", unserved},
 			}},
 		}},
 		{"a NodePort is served over UDP too, on the node's addresses and on loopback", []step{
