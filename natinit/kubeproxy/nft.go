@@ -177,7 +177,7 @@ func readServiceMap(fam family, f *frontends) error {
 		answer, err := askNft(fam, unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP, table, set)
 		for _, m := range answer {
 			for _, element := range attributes(attribute(m, unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
-				addr, proto, ok := parseServiceKey(attribute(attribute(element.Value, unix.NFTA_SET_ELEM_KEY), unix.NFTA_DATA_VALUE), fam)
+				addr, proto, ok := parseServiceKey(attribute(attribute(element.Data, unix.NFTA_SET_ELEM_KEY), unix.NFTA_DATA_VALUE), fam)
 				if !ok {
 					f.markIncomplete(fam)
 				} else if proto == unix.IPPROTO_TCP {

@@ -3,11 +3,10 @@ package kubeproxy
 import (
 	"encoding/binary"
 	"net/netip"
-	"syscall"
 
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/xt"
-	"github.com/vishvananda/netlink/nl"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -43,7 +42,7 @@ func parseNftRule(expressions []byte, fam family) rule {
 	var r rule
 	registers := make(map[uint32]field, 1)
 	for _, e := range attributes(expressions) {
-		name, data := unix.ByteSliceToString(attribute(e.Value, unix.NFTA_EXPR_NAME)), attribute(e.Value, unix.NFTA_EXPR_DATA)
+		name, data := unix.ByteSliceToString(attribute(e.Data, unix.NFTA_EXPR_NAME)), attribute(e.Data, unix.NFTA_EXPR_DATA)
 		read := func(into expr.Any) bool {
 			err := expr.Unmarshal(fam.nfproto, data, into)
 			r.odd = r.odd || err != nil
@@ -142,16 +141,16 @@ func (r *rule) matchPorts(src, dst [2]uint16, more bool) {
 }
 
 // attributes are those of a netlink message; none if one is cut off.
-func attributes(b []byte) []syscall.NetlinkRouteAttr {
-	attrs, _ := nl.ParseRouteAttr(b)
+func attributes(b []byte) []netlink.Attribute {
+	attrs, _ := netlink.UnmarshalAttributes(b)
 	return attrs
 }
 
 // attribute finds the first of a type; nil when it isn't there.
 func attribute(b []byte, kind uint16) []byte {
 	for _, a := range attributes(b) {
-		if a.Attr.Type&nl.NLA_TYPE_MASK == kind {
-			return a.Value
+		if a.Type&^(netlink.Nested|netlink.NetByteOrder) == kind {
+			return a.Data
 		}
 	}
 	return nil

@@ -106,6 +106,7 @@ func FuzzNftRule(f *testing.F) {
 	f.Add(join(payload(1, 16, 4), equal(10, 96, 0, 1), match("tcp", tcpMatch(443, 443, 0)), jumpTo("KUBE-SVC-A")))
 	f.Add(join(payload(1, 24, 16), equal(make([]byte, 16)...), jumpTo("")))
 	f.Add([]byte{4, 0, 1, 0, 3, 0})
+	f.Add([]byte{9, 0, 3, 4, 0, 1, 0, 3, 26}) // the last one ends without its padding
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, fam := range []family{ip4, ip6} {
 			if r := parseNftRule(b, fam); r.addr.IsValid() && r.addr.BitLen() != 8*fam.addrLen {
