@@ -1,6 +1,7 @@
 package natinit
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"net/netip"
@@ -291,8 +292,14 @@ func fillSockets(t testing.TB, maps *bpf.Maps, name bpf.MapName, key any) {
 func removeAll(t testing.TB, maps *bpf.Maps, name bpf.MapName) {
 	t.Helper()
 	m := maps.Map(name)
-	key := make([]byte, m.KeySize())
-	for m.NextKey(nil, &key) == nil {
-		must(t, m.Delete(key))
+	var keys [][]byte // first: a search for the first key passes all places that are empty by now
+	key, value := make([]byte, m.KeySize()), make([]byte, m.ValueSize())
+	it := m.Iterate()
+	for it.Next(&key, &value) {
+		keys = append(keys, bytes.Clone(key))
+	}
+	must(t, it.Err())
+	for _, k := range keys {
+		must(t, m.Delete(k))
 	}
 }
