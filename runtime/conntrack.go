@@ -14,7 +14,7 @@ const conntrackInterval = 10 * time.Second
 
 // followConntrack sets connection tracking as kube-proxy does, once it is loaded,
 // and again where it was unloaded meanwhile. What others set after that stays.
-// docs/decisions/0020 says why.
+// docs/decisions/0019 says why.
 func (r *run) followConntrack(ctx context.Context) {
 	settings := r.cfg.Conntrack.Settings(sysctl.CPUs(r.cfg.HostRoot))
 	if len(settings) == 0 {
