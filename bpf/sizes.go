@@ -1,6 +1,6 @@
 package bpf
 
-// The bounds of NodeSizes, and of maps of sockets that grow. Whoever uses more of a node than this has more sockets than
+// The bounds of NodeSizes, and of maps of sockets that grow. A node that needs more than this has more sockets than
 // the kernel's own defaults are for: /proc/sys/net/netfilter/nf_conntrack_max ends at 262,144.
 const (
 	MinUDPSockets = 1 << 16

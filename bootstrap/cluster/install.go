@@ -32,7 +32,7 @@ type Config struct {
 	DryRun bool
 	// Patience is how long one node may take, and one batch of nodes.
 	Patience time.Duration
-	// Progress is told of every step as it ends. nil: nobody is.
+	// Progress is called for every step as it ends; nil: it is not called.
 	Progress func(Step)
 }
 

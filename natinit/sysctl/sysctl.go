@@ -24,7 +24,7 @@ type Setting struct {
 	// by somebody, and stays, unless Given or AtLeast.
 	Default uint64
 	Given   bool // an administrator asked for this very value: whatever is there is replaced
-	AtLeast bool // a lower value is raised, whoever set it; a higher one stays
+	AtLeast bool // a lower value is raised, an administrator's too; a higher one stays
 
 	// Unit is of what the kernel makes multiples when it is written; 0: it takes the value as it is.
 	Unit uint64
