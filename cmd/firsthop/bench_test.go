@@ -1,11 +1,14 @@
 package main
 
 import (
+	"flag"
+	"math"
 	"net"
 	"net/netip"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -39,14 +42,10 @@ func BenchmarkInit(b *testing.B) {
 				var first, again, connect, memory []float64
 				for b.Loop() {
 					l := lab.New(b)
-					accept(b, l, server4)
-					accept(b, l, server6)
-					client := clients.StartFirstConnect(b, l, client, families.try)
-					start := monotonic(b)
-					took, peak := timeInit(b, l, where.inside, families.vips, families.backends)
-					connect = append(connect, ms(client.Wait().Monotonic-start))
+					answered, took, peak := firstConnect(b, l, firsthop, where.inside, families.vips, families.backends, families.try)
+					connect = append(connect, answered)
 					first, memory = append(first, took), append(memory, peak)
-					took, _ = timeInit(b, l, where.inside, families.vips, families.backends)
+					took, _ = timeInit(b, l, firsthop, where.inside, families.vips, families.backends)
 					again = append(again, took)
 					if b.N == 0 || len(first) == 1 {
 						b.ReportMetric(mapMiB(b, filepath.Join(l.BPFFS, "firsthop", "maps")), "maps-MiB")
@@ -65,6 +64,54 @@ func BenchmarkInit(b *testing.B) {
 	}
 }
 
+var beside = flag.String("beside", "", "two programs, as OLD,NEW: BenchmarkInitBeside compares them")
+
+// BenchmarkInitBeside runs two versions of the program in turn, each time on a fresh node, and reports the differences
+// of the pairs from exec to the first answered connection: their median, and a 95% interval for it.
+//
+//	go test ./cmd/firsthop -run '^$' -bench InitBeside -benchtime 200x -beside OLD,NEW
+func BenchmarkInitBeside(b *testing.B) {
+	former, present, given := strings.Cut(*beside, ",")
+	if !given {
+		b.Skip("-beside OLD,NEW is not given")
+	}
+	var differences, ratios, olds []float64
+	for i := 0; b.Loop(); i++ {
+		var took [2]float64
+		programs := []string{former, present}
+		for j := range programs {
+			which := (i + j) % 2 // each is first as often as the other
+			l := lab.New(b)
+			took[which], _, _ = firstConnect(b, l, programs[which], true, vip4, server4, vip4)
+			if err := l.Close(); err != nil {
+				b.Fatal(err)
+			}
+		}
+		olds = append(olds, took[0])
+		differences, ratios = append(differences, took[1]-took[0]), append(ratios, took[1]/took[0])
+	}
+	b.ReportMetric(0, "ns/op")
+	report(b, olds, "ms-old")
+	report(b, ratios, "new/old")
+	report(b, differences, "ms-more")
+	n := float64(len(differences)) // of a median, by the binomial distribution's normal approximation
+	spread := 1.96 * math.Sqrt(n) / 2
+	b.ReportMetric(differences[max(0, int(n/2-spread))], "ms-more-low")
+	b.ReportMetric(differences[min(len(differences)-1, int(n/2+spread))], "ms-more-high")
+}
+
+// firstConnect is how many milliseconds after a program's exec a client was answered through the Service address, and
+// what timeInit gives.
+func firstConnect(b *testing.B, l *lab.Lab, program string, inside bool, vips, servers, try string) (answered, took, peak float64) {
+	b.Helper()
+	accept(b, l, server4)
+	accept(b, l, server6)
+	client := clients.StartFirstConnect(b, l, client, try)
+	start := monotonic(b)
+	took, peak = timeInit(b, l, program, inside, vips, servers)
+	return ms(client.Wait().Monotonic - start), took, peak
+}
+
 // report gives the median and the spread of a sample.
 func report(b *testing.B, sample []float64, unit string) {
 	slices.Sort(sample)
@@ -73,17 +120,17 @@ func report(b *testing.B, sample []float64, unit string) {
 }
 
 // timeInit gives milliseconds from exec to exit and the peak of resident memory in MiB.
-func timeInit(b *testing.B, l *lab.Lab, inside bool, vips, servers string) (took, peak float64) {
+func timeInit(b *testing.B, l *lab.Lab, program string, inside bool, vips, servers string) (took, peak float64) {
 	b.Helper()
 	args := append([]string{"init", "--persist", "off", "--service-ips", vips, "--endpoints", servers}, l.Flags()...)
 	var cmd *exec.Cmd
 	start := time.Now()
 	var run func() ([]byte, error)
 	if inside {
-		c := l.Command(b.Context(), firsthop, args...)
+		c := l.Command(b.Context(), program, args...)
 		cmd, run = c.Cmd, c.CombinedOutput
 	} else {
-		cmd = exec.Command(firsthop, args...)
+		cmd = exec.Command(program, args...)
 		run = func() (out []byte, err error) {
 			err = l.Do(func() error { out, err = cmd.CombinedOutput(); return err })
 			return out, err
