@@ -229,16 +229,6 @@ func removeWhere[K, V any](m *ebpf.Map, batch bool, which func(*K, *V) bool) (in
 	return remove(m, batch, keys)
 }
 
-// dropOwners forgets where sockets were found that have no way back any more.
-func (r *Reconciler) dropOwners() {
-	slices.Sort(r.cookies)
-	for cookie, o := range r.owners {
-		if _, is := slices.BinarySearch(r.cookies, cookie); !is && o.seen != r.generation {
-			r.disown(cookie)
-		}
-	}
-}
-
 // readUsage reads how many entries programs ever added: ways back, kept backends.
 func readUsage(m *ebpf.Map) (added [2]bpf.SockUsage, err error) {
 	for _, i := range []uint32{bpf.SockUsageRevNat, bpf.SockUsageAffinity} {

@@ -1,13 +1,8 @@
 package sockets
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -17,80 +12,6 @@ import (
 // holder is a process and its descriptor of a socket. It is a hint: both numbers may be others' by the time that they are
 // used.
 type holder struct{ pid, fd int }
-
-// finder looks for who holds sockets.
-type finder struct {
-	proc string
-	// held are the descriptors that are known already, and not read again.
-	held map[holder]uint64
-	// wanted are sockets by the inode of their file.
-	wanted map[uint32]uint64
-	found  func(cookie uint64, h holder)
-	// refused is why processes could not be looked at; nil: all could.
-	refused error
-}
-
-// look goes through processes until all wanted sockets are found.
-func (f *finder) look(ctx context.Context, pids []int) {
-	for _, pid := range pids {
-		if len(f.wanted) == 0 || ctx.Err() != nil {
-			return
-		}
-		f.process(pid)
-	}
-}
-
-func (f *finder) process(pid int) {
-	path := filepath.Join(f.proc, strconv.Itoa(pid), "fd")
-	dir, err := os.Open(path)
-	if err != nil {
-		f.note(path, err)
-		return
-	}
-	defer dir.Close()
-	link := make([]byte, 64)
-	for len(f.wanted) > 0 {
-		names, err := dir.Readdirnames(1024)
-		for _, name := range names {
-			fd, _ := strconv.Atoi(name)
-			h := holder{pid, fd}
-			if _, known := f.held[h]; known {
-				continue
-			}
-			n, err := unix.Readlinkat(int(dir.Fd()), name, link)
-			if err != nil {
-				f.note(path, err)
-				continue
-			}
-			inode, ok := socketInode(link[:n])
-			if !ok {
-				continue
-			}
-			if cookie, is := f.wanted[inode]; is {
-				delete(f.wanted, inode)
-				f.found(cookie, h)
-			}
-		}
-		if err != nil || len(names) == 0 {
-			return
-		}
-	}
-}
-
-func (f *finder) note(path string, err error) {
-	if f.refused == nil && (errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM)) {
-		// A process of another user keeps root from its descriptors by their mode alone.
-		f.refused = privileges.Refused("look through", path, err, unix.CAP_SYS_PTRACE, unix.CAP_DAC_READ_SEARCH)
-	}
-}
-
-// socketInode reads "socket:[123]".
-func socketInode(link []byte) (uint32, bool) {
-	s, ok := strings.CutPrefix(string(link), "socket:[")
-	s, closed := strings.CutSuffix(s, "]")
-	n, err := strconv.ParseUint(s, 10, 32)
-	return uint32(n), ok && closed && err == nil
-}
 
 // errNoCopy says that the socket could not be copied: nobody holds it where we looked.
 var errNoCopy = errors.New("no process is known that holds the socket")

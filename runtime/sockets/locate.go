@@ -1,0 +1,222 @@
+package sockets
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/runtime/netns"
+)
+
+const (
+	// againTime is when a socket that was not found on a stale backend is looked for once more: it may have been
+	// connecting while the table changed.
+	againTime = 500 * time.Millisecond
+	// searchPause is how long sockets are not looked for that were never found, after that was done; longer where it takes
+	// longer than a tenth of that: the kernel walks through all sockets of the machine for each network namespace.
+	searchPause = 700 * time.Millisecond
+	// searchTime bounds a look through all network namespaces and processes.
+	searchTime = 10 * time.Second
+)
+
+// maxFilter is by how many backends the kernel is asked to filter.
+const maxFilter = 64
+
+// owner is where a socket was found.
+type owner struct {
+	netns  netns.Namespace
+	socket socket
+	holder holder // pid 0: none was found
+	seen   uint64 // the generation in which the kernel listed it
+}
+
+// locate finds out where candidates' sockets are, and returns those that are connected as the way back says, as far as is
+// known: what was found earlier is asked again before it is used. Those that were never found are looked for, if that was
+// not done just now; most of them are closed.
+func (r *Reconciler) locate(ctx context.Context, due []*candidate) ([]*candidate, error) {
+	at := r.now()
+	lost := map[*candidate]bool{}
+	for _, c := range due {
+		if r.owners[c.cookie] == nil || c.misses > 0 {
+			lost[c] = true
+		}
+	}
+	if at.Before(r.nextSearch) {
+		for c := range lost {
+			c.due = r.nextSearch
+		}
+		due = slices.DeleteFunc(due, func(c *candidate) bool { return lost[c] })
+		clear(lost)
+	}
+	var err error
+	if len(lost) > 0 {
+		complete, searchErr := r.search(ctx, lost)
+		if ctx.Err() != nil {
+			return nil, nil
+		}
+		err = searchErr
+		due = slices.DeleteFunc(due, func(c *candidate) bool {
+			o := r.owners[c.cookie]
+			if !lost[c] || o != nil && o.socket.remote() == c.backend {
+				c.misses = 0
+				return false
+			}
+			r.missed(c, complete || o != nil, at)
+			return true
+		})
+	}
+	r.findHolders(ctx, due)
+	return due, err
+}
+
+// missed notes that a candidate's socket was not found on its backend; complete: nor could it have been overlooked.
+func (r *Reconciler) missed(c *candidate, complete bool, at time.Time) {
+	if !complete {
+		c.due = at.Add(interval)
+		return
+	}
+	c.misses++
+	c.due = at.Add(againTime)
+	if c.misses > 1 {
+		c.settled = at
+	}
+}
+
+// listed are sockets of one network namespace.
+type listed struct {
+	netns   netns.Namespace
+	sockets []socket
+}
+
+// found is what a search saw.
+type found struct {
+	spaces   []listed
+	complete bool // all namespaces that could be found were looked at, or all wanted sockets were met
+}
+
+// search looks for the sockets of candidates in all network namespaces. What it finds is in r.owners, of the present
+// generation. complete: what was not found is not there.
+func (r *Reconciler) search(ctx context.Context, lost map[*candidate]bool) (complete bool, err error) {
+	wanted := map[uint64]bool{}
+	protos := map[bpf.Proto]bool{}
+	backends := map[netip.AddrPort]bool{}
+	for c := range lost {
+		wanted[c.cookie], protos[c.proto], backends[c.backend] = true, true, true
+		r.disown(c.cookie)
+	}
+	var filter []byte
+	if len(backends) <= maxFilter {
+		filter = connectedTo(slices.Collect(maps.Keys(backends)))
+	}
+	where := r.cfg.Namespaces
+	got := make(chan found, 1)
+	began := time.Now()
+	err = r.searching.run("a list of the node's sockets", searchTime, func() error {
+		f, err := listWanted(ctx, where, protos, wanted, filter)
+		got <- f
+		return err
+	})
+	r.nextSearch = r.now().Add(r.pause(time.Since(began)))
+	r.mu.Lock()
+	r.status.Searches++
+	r.mu.Unlock()
+	select {
+	case f := <-got:
+		for _, space := range f.spaces {
+			r.own(&space)
+		}
+		return f.complete, err
+	default: // it hangs
+		return false, err
+	}
+}
+
+// pauseAfter is how long sockets are not looked for again after that took a time.
+func pauseAfter(took time.Duration) time.Duration { return max(min(share*took, searchPause), 10*took) }
+
+// listWanted lists those of wanted sockets that are connected, in all network namespaces or until all were met. The kernel
+// leaves out what does not pass the filter.
+func listWanted(ctx context.Context, where netns.Config, protos map[bpf.Proto]bool, wanted map[uint64]bool, filter []byte) (f found, err error) {
+	list, listErr := where.List()
+	left := len(wanted)
+	var failed error
+	visited := where.Visit(ctx, list, func(n netns.Namespace) bool {
+		here := listed{netns: n}
+		for proto := range protos {
+			failed = errors.Join(failed, listHere(proto, connected(proto), filter, func(s *socket) {
+				if wanted[s.cookie()] {
+					here.sockets = append(here.sockets, *s)
+				}
+			}))
+		}
+		if len(here.sockets) > 0 {
+			left -= len(here.sockets)
+			f.spaces = append(f.spaces, here)
+		}
+		return left > 0 && !errors.Is(failed, ErrNotSupported)
+	})
+	err = errors.Join(listErr, failed, visited)
+	f.complete = left <= 0 || err == nil
+	return f, err
+}
+
+// listHere lists the sockets of a protocol in the calling thread's network namespace.
+func listHere(proto bpf.Proto, states uint32, filter []byte, each func(*socket)) error {
+	var families []uint8
+	for six, family := range map[bool]uint8{false: unix.AF_INET, true: unix.AF_INET6} {
+		if inUse(proto, six) {
+			families = append(families, family)
+		}
+	}
+	if len(families) == 0 {
+		return nil
+	}
+	d, err := openDiag(maxAnswer)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	for _, family := range families {
+		if err := d.dump(family, proto, states, filter, each); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// own takes note of where sockets are.
+func (r *Reconciler) own(space *listed) {
+	for i := range space.sockets {
+		s := &space.sockets[i]
+		o := r.owners[s.cookie()]
+		if o == nil {
+			o = &owner{}
+			r.owners[s.cookie()] = o
+		}
+		o.netns, o.socket, o.seen = space.netns, *s, r.generation
+	}
+}
+
+// disown forgets where a socket was found.
+func (r *Reconciler) disown(cookie uint64) {
+	if o := r.owners[cookie]; o != nil {
+		delete(r.held, o.holder)
+		delete(r.owners, cookie)
+	}
+}
+
+// dropOwners forgets where sockets were found that have no way back any more.
+func (r *Reconciler) dropOwners() {
+	slices.Sort(r.cookies)
+	for cookie, o := range r.owners {
+		if _, is := slices.BinarySearch(r.cookies, cookie); !is && o.seen != r.generation {
+			r.disown(cookie)
+		}
+	}
+}
