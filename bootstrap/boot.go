@@ -7,8 +7,8 @@ import (
 	"strings"
 
 	"github.com/firsthop/firsthop/mounts/hostfs"
-	"github.com/firsthop/firsthop/natinit/nodeconf"
 	"github.com/firsthop/firsthop/units"
+	"github.com/firsthop/firsthop/units/unitfile"
 )
 
 // ReadUnits says what starts firsthop at boot, and what an Install with the same
@@ -55,18 +55,15 @@ const bootUnit = "/etc/systemd/system/firsthop-init.service"
 // that were chosen for this node, which are no deviation. nil: there is no such
 // unit, or it can't be told.
 func InstalledArgs(root string) []string {
-	host := hostfs.FS{Root: root}
-	unit, err := host.ReadTrusted(bootUnit)
+	unit, err := hostfs.FS{Root: root}.ReadTrusted(bootUnit)
 	if err != nil {
 		return nil
 	}
-	for line := range strings.Lines(string(unit)) {
-		command, is := strings.CutPrefix(strings.TrimSpace(line), "ExecStart=")
-		if !is || strings.ContainsAny(command, "$%") { // systemd would replace something
+	for _, o := range unitfile.Parse(string(unit)) {
+		if o.Key != "ExecStart" || strings.ContainsAny(o.Value, "$%") { // systemd would replace something
 			continue
 		}
-		args := nodeconf.SplitArgs(host, command, nil)
-		if len(args) > 2 && args[1] == "init" && args[2] == "--boot" {
+		if args := unitfile.Words(o.Value); len(args) > 2 && args[1] == "init" && args[2] == "--boot" {
 			return args[1:]
 		}
 	}

@@ -6,6 +6,9 @@ import (
 	"io/fs"
 	"strings"
 
+	"mvdan.cc/sh/v3/expand"
+	"mvdan.cc/sh/v3/syntax"
+
 	"github.com/firsthop/firsthop/mounts/hostfs"
 )
 
@@ -77,73 +80,31 @@ func readDistribution(root string) (Distribution, error) {
 func ParseOSRelease(text string) (map[string]string, error) {
 	values := make(map[string]string)
 	var errs []error
+	parser := syntax.NewParser(syntax.Variant(syntax.LangPOSIX))
 	for i, line := range strings.Split(text, "\n") {
-		line = strings.TrimSpace(line)
-		if line == "" || line[0] == '#' {
-			continue
-		}
-		name, quoted, ok := strings.Cut(line, "=")
-		if !ok || !isName(name) {
-			errs = append(errs, fmt.Errorf("line %d: want NAME=value, have %.60q", i+1, line))
-			continue
-		}
-		value, err := unquote(quoted)
+		name, value, err := assignment(parser, strings.TrimSpace(line))
 		if err != nil {
 			errs = append(errs, fmt.Errorf("line %d: %v in %.60q", i+1, err, line))
-			continue
+		} else if name != "" {
+			values[name] = value // a later line wins, as in a shell
 		}
-		values[name] = value // a later line wins, as in a shell
 	}
 	return values, errors.Join(errs...)
 }
 
-func isName(s string) bool {
-	for i, c := range []byte(s) {
-		letter := c == '_' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z'
-		if !letter && (i == 0 || c < '0' || c > '9') {
-			return false
-		}
+// assignment reads a line; name is empty where it has nothing but a comment.
+func assignment(parser *syntax.Parser, line string) (name, value string, err error) {
+	file, err := parser.Parse(strings.NewReader(line), "")
+	if err != nil || len(file.Stmts) == 0 {
+		return "", "", err
 	}
-	return s != ""
-}
-
-// unquote takes the quotes off a shell word. In double quotes a backslash
-// escapes only " $ ` and itself; in single quotes nothing does.
-func unquote(s string) (string, error) {
-	var out strings.Builder
-	var quote byte
-	for i := 0; i < len(s); i++ {
-		c := s[i]
-		switch {
-		case quote == '\'':
-			if c == '\'' {
-				quote = 0
-			} else {
-				out.WriteByte(c)
-			}
-		case c == '\\':
-			if i++; i == len(s) {
-				return "", errors.New("a backslash at the end")
-			}
-			if quote == '"' && !strings.ContainsRune("\"$`\\", rune(s[i])) {
-				out.WriteByte('\\')
-			}
-			out.WriteByte(s[i])
-		case quote == '"' && c == '"':
-			quote = 0
-		case quote == 0 && (c == '"' || c == '\''):
-			quote = c
-		case quote == 0 && (c == ' ' || c == '\t'):
-			if rest := strings.TrimSpace(s[i:]); rest != "" && rest[0] != '#' {
-				return "", errors.New("a blank outside quotes")
-			}
-			return out.String(), nil
-		default:
-			out.WriteByte(c)
-		}
+	call, ok := file.Stmts[0].Cmd.(*syntax.CallExpr)
+	if !ok || len(file.Stmts) > 1 || len(call.Args) > 0 || len(call.Assigns) != 1 || strings.HasSuffix(line, `\`) || strings.Contains(line, "{") { // braces would be expanded
+		return "", "", errors.New("want NAME=value")
 	}
-	if quote != 0 {
-		return "", errors.New("a quote that is not closed")
+	var words []string
+	if v := call.Assigns[0].Value; v != nil {
+		words, err = expand.Fields(nil, v)
 	}
-	return out.String(), nil
+	return call.Assigns[0].Name.Value, strings.Join(words, " "), err
 }

@@ -35,7 +35,7 @@ var arrows = map[string][]string{
 }
 
 // groundFloor are the leaf packages that every layer may import. They import nothing of ours but each other.
-var groundFloor = []string{"kernel/memory", "kernel/privileges", "mounts/hostfs", "mounts/ns", "natinit/instance"}
+var groundFloor = []string{"kernel/memory", "kernel/privileges", "mounts/hostfs", "mounts/ns", "natinit/instance", "units/unitfile"}
 
 // testSupport holds the packages that tests may import and the product may not.
 const testSupport = "test"

@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/coreos/go-systemd/v22/unit"
+	"github.com/firsthop/firsthop/units/unitfile"
 )
 
 // systemDir is where units of the administrator are, and ours.
@@ -172,8 +172,8 @@ func (m *files) Disable(_ context.Context, name string) error {
 // what is no unit name is left out, as systemctl does with a warning.
 func installSection(data []byte) []string {
 	var dirs []string
-	for _, o := range parseUnit(data) {
-		suffix := map[string]string{"WantedBy": ".wants", "RequiredBy": ".requires"}[o.Name]
+	for _, o := range unitfile.Parse(string(data)) {
+		suffix := map[string]string{"WantedBy": ".wants", "RequiredBy": ".requires"}[o.Key]
 		if o.Section != "Install" || suffix == "" {
 			continue
 		}
@@ -187,32 +187,4 @@ func installSection(data []byte) []string {
 		}
 	}
 	return dirs
-}
-
-// parseUnit reads the directives of a unit file as systemd.syntax(7) has
-// them. go-systemd's reader is not used, because it refuses lines of more than
-// 2048 bytes: systemd takes a megabyte, and arguments can be long.
-func parseUnit(data []byte) []*unit.UnitOption {
-	var opts []*unit.UnitOption
-	section, pending := "", ""
-	for raw := range strings.Lines(string(data)) {
-		line := strings.TrimSpace(raw)
-		if line == "" && pending == "" || strings.HasPrefix(line, "#") || strings.HasPrefix(line, ";") {
-			continue // a comment does not end a continued line either
-		}
-		line = pending + line
-		pending = ""
-		if rest, ok := strings.CutSuffix(line, `\`); ok {
-			pending = rest + " "
-			continue
-		}
-		if strings.HasPrefix(line, "[") && strings.HasSuffix(line, "]") {
-			section = line[1 : len(line)-1]
-			continue
-		}
-		if name, value, ok := strings.Cut(line, "="); ok {
-			opts = append(opts, unit.NewUnitOption(section, strings.TrimSpace(name), strings.TrimSpace(value)))
-		}
-	}
-	return opts
 }

@@ -1,6 +1,10 @@
 package units
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/firsthop/firsthop/units/unitfile"
+)
 
 // namespacing are the directives that give a service a mount namespace of its
 // own, in which its mounts would stay: exec_needs_mount_namespace() in
@@ -40,10 +44,10 @@ func impliesMountNamespace(name string) bool {
 // namespacingIn lists such directives in a drop-in, unless they are switched off.
 func namespacingIn(data []byte) []string {
 	var found []string
-	for _, o := range parseUnit(data) {
+	for _, o := range unitfile.Parse(string(data)) {
 		off := o.Value == "" || o.Value == "no" || o.Value == "false" || o.Value == "off" || o.Value == "0"
-		if !off && impliesMountNamespace(o.Name) {
-			found = append(found, o.Name+"="+o.Value)
+		if !off && impliesMountNamespace(o.Key) {
+			found = append(found, o.Key+"="+o.Value)
 		}
 	}
 	return found

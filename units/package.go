@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/firsthop/firsthop/natinit/instance"
+	"github.com/firsthop/firsthop/units/unitfile"
 )
 
 // PackageProgram is where a package (.deb, .rpm) has the program: /opt is not
@@ -134,19 +135,13 @@ func (p *planner) staysEnabled() (string, error) {
 // programOf returns the path of the program that a service starts, "" if there
 // is none.
 func programOf(data []byte) string {
-	for _, o := range parseUnit(data) {
-		if o.Section != "Service" || o.Name != "ExecStart" {
+	for _, o := range unitfile.Parse(string(data)) {
+		if o.Section != "Service" || o.Key != "ExecStart" {
 			continue
 		}
-		// What may stand before it, and around it: systemd.service(5), "Command lines".
-		word := strings.TrimLeft(o.Value, "@-:+!|")
-		if quoted, ok := strings.CutPrefix(word, `"`); ok {
-			word, _, _ = strings.Cut(quoted, `"`)
-		} else {
-			word, _, _ = strings.Cut(word, " ")
-		}
-		if path.IsAbs(word) {
-			return word
+		// What may stand before it: systemd.service(5), "Command lines".
+		if words := unitfile.Words(o.Value); len(words) > 0 && path.IsAbs(strings.TrimLeft(words[0], "@-:+!|")) {
+			return strings.TrimLeft(words[0], "@-:+!|")
 		}
 	}
 	return ""

@@ -3,21 +3,23 @@ package nodeconf
 import (
 	"cmp"
 	"strings"
+
+	systemd "github.com/coreos/go-systemd/v22/unit"
 )
 
 // specifiers replaces what a unit file writes with a percent sign
 // (systemd.unit(5), "Specifiers"), for a unit of the system manager.
 type specifiers map[byte]string
 
-func newSpecifiers(fs FS, unit string) specifiers {
-	name, _, _ := strings.Cut(unit, ".service")
+func newSpecifiers(fs FS, service string) specifiers {
+	name, _, _ := strings.Cut(service, ".service")
 	prefix, instance, _ := strings.Cut(name, "@")
 	last := prefix[strings.LastIndexByte(prefix, '-')+1:]
 	s := specifiers{
-		'%': "%", 'n': name + ".service", 'N': name, 'p': prefix, 'P': unescapeUnit(prefix), 'i': instance, 'I': unescapeUnit(instance),
-		'j': last, 'J': unescapeUnit(last), 't': "/run", 'S': "/var/lib", 'C': "/var/cache", 'L': "/var/log", 'E': "/etc",
+		'%': "%", 'n': name + ".service", 'N': name, 'p': prefix, 'P': systemd.UnitNameUnescape(prefix), 'i': instance, 'I': systemd.UnitNameUnescape(instance),
+		'j': last, 'J': systemd.UnitNameUnescape(last), 't': "/run", 'S': "/var/lib", 'C': "/var/cache", 'L': "/var/log", 'E': "/etc",
 		'T': "/tmp", 'V': "/var/tmp", 'h': "/root", 's': "/bin/sh", 'u': "root", 'U': "0", 'g': "root", 'G': "0",
-		'f': "/" + unescapeUnit(cmp.Or(instance, prefix)),
+		'f': "/" + systemd.UnitNameUnescape(cmp.Or(instance, prefix)),
 	}
 	for c, file := range map[byte]string{'H': "/etc/hostname", 'm': "/etc/machine-id"} {
 		if b, err := fs.ReadFile(file); err == nil {
@@ -46,22 +48,6 @@ func (s specifiers) in(w string) string {
 			}
 		}
 		out.WriteByte(w[i])
-	}
-	return out.String()
-}
-
-// unescapeUnit undoes systemd-escape: a dash is a slash, \x2d a dash.
-func unescapeUnit(s string) string {
-	var out strings.Builder
-	for i := 0; i < len(s); i++ {
-		switch {
-		case s[i] == '-':
-			out.WriteByte('/')
-		case s[i] == '\\' && i+1 < len(s):
-			i += cUnescape(s[i+1:], &out)
-		default:
-			out.WriteByte(s[i])
-		}
 	}
 	return out.String()
 }

@@ -6,6 +6,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/firsthop/firsthop/units/unitfile"
 )
 
 // UnitDirs is where the system manager looks for units, the strongest first
@@ -146,12 +148,12 @@ func dropIns(host FS, name string) []string {
 
 // apply adds the settings of a file. An empty assignment resets a list.
 func (u *unit) apply(p, text string) {
-	for _, s := range parseUnit(text) {
-		if s.section != "Service" {
+	for _, s := range unitfile.Parse(text) {
+		if s.Section != "Service" {
 			continue
 		}
 		var list *[]string
-		switch s.key {
+		switch s.Key {
 		case "ExecStart":
 			list, u.path = &u.exec, p
 		case "Environment":
@@ -163,11 +165,11 @@ func (u *unit) apply(p, text string) {
 		default:
 			continue
 		}
-		if s.value == "" {
+		if s.Value == "" {
 			*list = nil
 			continue
 		}
-		*list = append(*list, s.value)
+		*list = append(*list, s.Value)
 	}
 }
 
@@ -176,7 +178,7 @@ func (u *unit) apply(p, text string) {
 func (u *unit) environment(host FS, expand specifiers) map[string]string {
 	env := map[string]string{}
 	for _, line := range u.env {
-		for _, w := range splitUnit(line) {
+		for _, w := range unitfile.Words(line) {
 			if name, value, ok := strings.Cut(expand.in(w), "="); ok && isVariable(name) {
 				env[name] = value
 			}
@@ -191,7 +193,7 @@ func (u *unit) environment(host FS, expand specifiers) map[string]string {
 		}
 	}
 	for _, line := range u.unset {
-		for _, w := range splitUnit(line) {
+		for _, w := range unitfile.Words(line) {
 			name, value, pair := strings.Cut(expand.in(w), "=")
 			if !pair || env[name] == value {
 				delete(env, name)

@@ -3,6 +3,8 @@ package nodeconf
 import (
 	"strings"
 	"testing"
+
+	"github.com/firsthop/firsthop/units/unitfile"
 )
 
 func TestLoadUnitMergesAsSystemdDoes(t *testing.T) {
@@ -71,7 +73,7 @@ func FuzzUnit(f *testing.F) {
 				t.Fatalf("a command without words: %+v", c)
 			}
 		}
-		for _, w := range splitUnit(in) {
+		for _, w := range unitfile.Words(in) {
 			expandWord(w, map[string]string{"A": in})
 		}
 	})

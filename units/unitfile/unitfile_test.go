@@ -1,4 +1,4 @@
-package nodeconf
+package unitfile
 
 import (
 	"runtime"
@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestParseUnit(t *testing.T) {
+func TestParse(t *testing.T) {
 	for sentence, tc := range map[string]struct{ text, want string }{
 		"a continued line becomes one with blanks":                    {"[Service]\nExecStart=/bin/k \\\n  --a \\\n  --b\n", "Service.ExecStart=/bin/k    --a    --b"},
 		"a comment inside of a continued line is left out":            {"[Service]\nExecStart=/bin/k \\\n# --a \\\n; x\n  --b\n", "Service.ExecStart=/bin/k    --b"},
@@ -18,8 +18,8 @@ func TestParseUnit(t *testing.T) {
 		"a value may have equals signs":                               {"[Unit]\n[Service]\nE=A=--b=c\n", "Service.E=A=--b=c"},
 	} {
 		var got []string
-		for _, s := range parseUnit(tc.text) {
-			got = append(got, s.section+"."+s.key+"="+s.value)
+		for _, s := range Parse(tc.text) {
+			got = append(got, s.Section+"."+s.Key+"="+s.Value)
 		}
 		if s := strings.Join(got, "\n"); s != tc.want {
 			t.Errorf("%s:\n%q, want\n%q", sentence, s, tc.want)
@@ -28,13 +28,13 @@ func TestParseUnit(t *testing.T) {
 }
 
 // A line that goes on and on costs no more than its length: a damaged unit must not hold a start up.
-func TestParseUnitIsLinear(t *testing.T) {
+func TestParseIsLinear(t *testing.T) {
 	text := "[Service]\nExecStart=" + strings.Repeat("\\\n", 20_000) + "x\n"
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	got := parseUnit(text)
+	got := Parse(text)
 	runtime.ReadMemStats(&after)
-	if len(got) != 1 || got[0].key != "ExecStart" || got[0].value != "x" {
+	if len(got) != 1 || got[0].Key != "ExecStart" || got[0].Value != "x" {
 		t.Errorf("it is read as %.3v", got)
 	}
 	if n := after.TotalAlloc - before.TotalAlloc; n > 16<<20 {
