@@ -6,7 +6,7 @@
 // It executes nothing, follows no network address, and judges nothing: what
 // the flags mean is the caller's business (natinit/apiserver).
 //
-//   - unitfile.go, unitload.go: unit files, their search path and drop-ins.
+//   - unitload.go: units, their search path and drop-ins (units/unitfile parses the files).
 //   - exec.go, specifier.go: ExecStart= to an argument list.
 //   - envfile.go: EnvironmentFile=.
 //   - shell.go: what scripts of services assign and run, as package mvdan.cc/sh reads them.
