@@ -51,7 +51,8 @@ func (r *Reconciler) act(ctx context.Context, due []*candidate) error {
 			return true
 		}
 		o := r.owners[j.at.cookie]
-		j.do = pool.job(j, j.at.target, j.at.frontend, *o, o.seen == r.generation)
+		j.tenant = pool.tenant
+		j.do = pool.job(j, j.at.target, j.at.frontend, *o, r.listedThere(j.at))
 		return false
 	})
 	for _, j := range r.crew.work(ctx, jobs) {
@@ -66,6 +67,12 @@ func (r *Reconciler) act(ctx context.Context, due []*candidate) error {
 		}
 	}
 	return err
+}
+
+// listedThere reports whether the kernel has listed a candidate's socket in this look, and connected as the way back says.
+func (r *Reconciler) listedThere(c *candidate) bool {
+	o := r.owners[c.cookie]
+	return o.seen == r.generation && o.socket.remote() == c.backend
 }
 
 // settle takes the result of a job.

@@ -10,44 +10,72 @@ import (
 const (
 	// workers is how many sockets are worked on at a time.
 	workers = 4
-	// jobTime is how long one may take: it is a matter of microseconds, unless its application holds its lock.
-	jobTime = time.Second
-	// maxHung bounds how many threads may wait for locks of sockets, on the node and for the sockets of one network
-	// namespace: one tenant's must not use up those for all others.
-	maxHung, maxHungEach = 64, 2
+	// jobTime is how long one may take before it counts as hung: it is a matter of microseconds, unless its application
+	// holds its lock.
+	jobTime = 200 * time.Millisecond
+	// jobMean is how long those of one tenant may take on average, beside one that takes jobTime: the others are skipped.
+	// An application can hold each lock for a little less than jobTime.
+	jobMean = time.Millisecond
+	// maxHung bounds how many threads may wait for locks of sockets: on the node, for the sockets of one network namespace,
+	// and for those of all foreign ones: one tenant's must not use up those for all others.
+	maxHung, maxHungEach, maxHungForeign = 64, 2, 16
 )
+
+// tenant is whose sockets they are, as far as that limits what they may cost others: a network namespace by its inode, or
+// foreign.
+type tenant uint64
+
+// foreign are all network namespaces together that belong to another user namespace than this process's: who may make one
+// user namespace, may make thousands of them with a network namespace each.
+const foreign tenant = 0
 
 // crew works on sockets, in threads that may never come back. Its methods are for one goroutine.
 type crew struct {
 	limit time.Duration // of a job
+	epoch time.Time     // times are since then, by a clock that nobody sets
+	back  func()        // a job that was given up is over
 
-	mu     sync.Mutex
-	hung   map[*job]bool
-	netnss map[uint64]int // how many of them are of a network namespace
-	late   []*job         // that came back
+	mu      sync.Mutex
+	hung    map[*job]bool
+	tenants map[tenant]int    // how many of them are whose
+	spent   map[tenant]*spent // by the jobs of this work
+	late    []*job            // that came back
+}
+
+type spent struct {
+	jobs int
+	time time.Duration
 }
 
 // job is something to be done with one socket.
 type job struct {
-	netns uint64
-	do    func() error
+	netns  uint64
+	tenant tenant
+	do     func() error
 
 	socket  socket // as it is after it was moved
 	err     error
 	done    atomic.Bool
-	begun   atomic.Int64 // Unix time in ns; 0: not yet
-	skipped bool         // not done: too much hangs
+	begun   atomic.Int64 // since the crew's epoch; 0: not yet
+	skipped bool         // not done: too much hangs, or its tenant's took too long
 	at      *candidate   // what it is for
 	ends    bool         // it ends the socket
 }
 
-func newCrew() *crew { return &crew{limit: jobTime, hung: map[*job]bool{}, netnss: map[uint64]int{}} }
+func newCrew() *crew {
+	return &crew{limit: jobTime, epoch: time.Now().Add(-1), back: func() {}, hung: map[*job]bool{}, tenants: map[tenant]int{}}
+}
 
-// mayHang reports whether another socket of a network namespace may be worked on.
-func (c *crew) mayHang(netns uint64) bool {
+// may reports whether another socket of a tenant may be worked on.
+func (c *crew) may(t tenant) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.hung) < maxHung && c.netnss[netns] < maxHungEach
+	most := maxHungEach
+	if t == foreign {
+		most = maxHungForeign
+	}
+	s := c.spent[t]
+	return len(c.hung) < maxHung && c.tenants[t] < most && (s == nil || s.time <= c.limit+time.Duration(s.jobs)*jobMean)
 }
 
 // hanging is how many jobs hang.
@@ -69,6 +97,9 @@ func (c *crew) returned() []*job {
 // work does jobs, in any order, and returns those that hang: their results come by returned, if ever. After the context's
 // end the rest is skipped.
 func (c *crew) work(ctx context.Context, jobs []*job) (hung []*job) {
+	c.mu.Lock()
+	c.spent = map[tenant]*spent{}
+	c.mu.Unlock()
 	var next atomic.Int64
 	finished := make(chan *job, len(jobs))
 	worker := func() {
@@ -78,8 +109,8 @@ func (c *crew) work(ctx context.Context, jobs []*job) (hung []*job) {
 				return
 			}
 			j := jobs[i]
-			if j.skipped = ctx.Err() != nil || !c.mayHang(j.netns); !j.skipped {
-				j.begun.Store(time.Now().UnixNano())
+			if j.skipped = ctx.Err() != nil || !c.may(j.tenant); !j.skipped {
+				j.begun.Store(int64(time.Since(c.epoch)))
 				j.err = j.do()
 			}
 			late := c.finish(j)
@@ -118,17 +149,32 @@ func (c *crew) work(ctx context.Context, jobs []*job) (hung []*job) {
 // finish notes that a job is over, and reports whether it had been given up.
 func (c *crew) finish(j *job) (late bool) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	j.done.Store(true)
-	if !c.hung[j] {
-		return false
+	if late = c.hung[j]; late {
+		delete(c.hung, j)
+		if c.tenants[j.tenant]--; c.tenants[j.tenant] == 0 {
+			delete(c.tenants, j.tenant)
+		}
+		c.late = append(c.late, j)
+	} else if !j.skipped {
+		c.spend(j)
 	}
-	delete(c.hung, j)
-	if c.netnss[j.netns]--; c.netnss[j.netns] == 0 {
-		delete(c.netnss, j.netns)
+	c.mu.Unlock()
+	if late {
+		c.back()
 	}
-	c.late = append(c.late, j)
-	return true
+	return late
+}
+
+// spend counts what a job has taken by now.
+func (c *crew) spend(j *job) {
+	s := c.spent[j.tenant]
+	if s == nil {
+		s = &spent{}
+		c.spent[j.tenant] = s
+	}
+	s.jobs++
+	s.time += time.Since(c.epoch) - time.Duration(j.begun.Load())
 }
 
 // giveUp counts a job as hung if it takes too long.
@@ -136,40 +182,11 @@ func (c *crew) giveUp(j *job) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	begun := j.begun.Load()
-	if begun == 0 || j.done.Load() || time.Since(time.Unix(0, begun)) < c.limit {
+	if begun == 0 || j.done.Load() || time.Since(c.epoch)-time.Duration(begun) < c.limit {
 		return false
 	}
 	c.hung[j] = true
-	c.netnss[j.netns]++
+	c.tenants[j.tenant]++
+	c.spend(j)
 	return true
-}
-
-// outOfTime says that something is still at work.
-type errOutOfTime struct{ what string }
-
-func (e errOutOfTime) Error() string {
-	return e.what + " hangs: an application holds the lock of a socket, and before Linux 6.9 all diagnostics of sockets wait for it"
-}
-
-// guard runs do, which may hang, and returns when it has, or after a time with an error of type errOutOfTime. Until do
-// has returned, guard runs nothing else and gives that error at once.
-type guard struct{ busy atomic.Bool }
-
-func (g *guard) run(what string, limit time.Duration, do func() error) error {
-	if !g.busy.CompareAndSwap(false, true) {
-		return errOutOfTime{what}
-	}
-	done := make(chan error, 1)
-	go func() {
-		defer g.busy.Store(false)
-		done <- do()
-	}()
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
-	select {
-	case err := <-done:
-		return err
-	case <-timer.C:
-		return errOutOfTime{what}
-	}
 }

@@ -49,15 +49,20 @@
 //
 // # Whom it trusts
 //
-// Process and socket may be a hostile tenant's. A copy is used only if its cookie
-// is that of the socket, and the kernel was asked right before whether it is
-// connected as it was. Who holds a socket's lock for ever, by a corked send
-// of a page that is never delivered, keeps any thread that connects or ends this
-// socket waiting, and it can't be killed: such work is done by a few threads of its
-// own, is given up after a second and counted (Status.Hung), and no network
-// namespace may have more than two of them. Before Linux 6.9 SOCK_DESTROY of such a
-// socket stops all socket diagnostics of the machine, so lists of sockets have a
-// limit, too.
+// Process and socket may be a hostile tenant's.
+//
+//   - A copy is used only if its cookie is that of the socket, and the kernel was asked right before whether it is
+//     connected as it was. Until then a descriptor may be of anything, so nothing else is done with it.
+//   - An application can hold its socket's lock as long as it likes, by a corked send of a page that is never delivered. Each
+//     thread that connects or ends this socket waits then, and can't be killed. So threads of their own do that (crew.go):
+//     what takes longer than 200 ms is given up and counted (Status.Hung), no network namespace may have more than two of
+//     those, nor all of foreign user namespaces together more than 16, and sockets of a tenant whose others are slow
+//     are skipped for a second.
+//   - A tenant can have any number of processes and descriptors. They are looked through for 200 ms, then beside the
+//     looks, for 10 seconds at most (finder.go).
+//   - It can have any number of sockets and network namespaces, too: a list of them that takes longer than a look is used
+//     by a later one (locate.go). Before Linux 6.9 SOCK_DESTROY of a socket whose lock is held stops all socket
+//     diagnostics of the machine; then no socket is found, and Status.Error says so.
 //
 // # What it costs
 //
@@ -75,7 +80,8 @@
 //
 // Connections by MPTCP, whose subflows are sockets with cookies of their own.
 // Sockets of network namespaces that no process is in and that nothing in
-// /run/netns leads to; their ways back are removed by sweeps, too. One that was
-// led to the backend, then connected to the backend's own address, is taken for
-// one that still is led.
+// /run/netns leads to; their ways back are removed by sweeps, too. Sockets that only
+// a thread with a descriptor table of its own holds are ended, not moved. A UDP socket that was led to a
+// backend, then connected to that backend's own address after the programs were
+// exchanged for others, is taken for one that still is led.
 package sockets

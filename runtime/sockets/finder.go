@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/moby/sys/capability"
 	"golang.org/x/sys/unix"
@@ -16,29 +19,49 @@ import (
 	"github.com/firsthop/firsthop/runtime/netns"
 )
 
+const (
+	// quickTime bounds how long the processes of one network namespace are looked through while sockets of others wait, and
+	// quickTotal those of all. Who needs longer is looked for beside the looks (seek): a tenant may have as many
+	// processes and descriptors as it likes.
+	quickTime, quickTotal = 200 * time.Millisecond, time.Second
+	// seekTime bounds that, and seekShare, a divisor, what one network namespace may have of it.
+	seekTime  = 10 * time.Second
+	seekShare = 5
+)
+
 // finder looks for who holds sockets.
 type finder struct {
 	proc string
-	// held are the descriptors that are known already, and not read again.
+	// held are the descriptors that are known already, and read again only if sockets are still wanted after all others:
+	// the number of one that was closed is used again.
 	held map[holder]uint64
 	// wanted are sockets by the inode of their file.
 	wanted map[uint32]uint64
 	found  func(cookie uint64, h holder)
 	// refused is why processes could not be looked at; nil: all could.
 	refused error
+	until   time.Time // when to end; zero: never
+	ended   bool      // it had to
 }
 
 // look goes through processes until all wanted sockets are found.
 func (f *finder) look(ctx context.Context, pids []int) {
-	for _, pid := range pids {
-		if len(f.wanted) == 0 || ctx.Err() != nil {
+	f.ended = false
+	for _, known := range []bool{false, true} {
+		if known && len(f.held) == 0 {
 			return
 		}
-		f.process(pid)
+		for _, pid := range pids {
+			if len(f.wanted) == 0 || f.ended || ctx.Err() != nil {
+				return
+			}
+			f.process(pid, known)
+		}
 	}
 }
 
-func (f *finder) process(pid int) {
+// process looks through those descriptors of a process that are known, or not.
+func (f *finder) process(pid int, known bool) {
 	path := filepath.Join(f.proc, strconv.Itoa(pid), "fd")
 	dir, err := os.Open(path)
 	if err != nil {
@@ -50,9 +73,12 @@ func (f *finder) process(pid int) {
 	for len(f.wanted) > 0 {
 		names, err := dir.Readdirnames(1024)
 		for _, name := range names {
+			if f.ended = !f.until.IsZero() && !time.Now().Before(f.until); f.ended {
+				return
+			}
 			fd, _ := strconv.Atoi(name)
 			h := holder{pid, fd}
-			if _, known := f.held[h]; known {
+			if _, is := f.held[h]; is != known {
 				continue
 			}
 			n, err := unix.Readlinkat(int(dir.Fd()), name, link)
@@ -90,77 +116,171 @@ func socketInode(link []byte) (uint32, bool) {
 	return uint32(n), ok && closed && err == nil
 }
 
+// needsHolder reports whether a candidate's socket could be moved if it were known who holds it, and that is worth a look.
+func (r *Reconciler) needsHolder(c *candidate, at time.Time) bool {
+	o := r.owners[c.cookie]
+	move, _ := r.wants(c)
+	return move && o.holder.pid == 0 && o.socket.inode != 0 && at.Sub(o.sought) >= interval
+}
+
 // findHolders looks for who holds those sockets of candidates that may be moved, among the processes of their network
-// namespaces; and, while at it, all others there that may have to be moved one day.
-func (r *Reconciler) findHolders(ctx context.Context, due []*candidate) {
-	need := map[uint64]map[uint64]bool{} // cookies by network namespace
+// namespaces; and, while at it, all others there that may have to be moved one day. It returns the candidates without
+// those of which that is not known yet.
+func (r *Reconciler) findHolders(ctx context.Context, due []*candidate) []*candidate {
+	at := r.now()
+	need := map[uint64]map[uint64]*owner{} // by network namespace and cookie
 	for _, c := range due {
-		o := r.owners[c.cookie]
-		if move, _ := r.wants(c); move && o.holder.pid == 0 && o.socket.inode != 0 {
+		if o := r.owners[c.cookie]; r.needsHolder(c, at) {
 			if need[o.netns.Inode] == nil {
-				need[o.netns.Inode] = map[uint64]bool{}
+				need[o.netns.Inode] = map[uint64]*owner{}
 			}
-			need[o.netns.Inode][c.cookie] = true
+			need[o.netns.Inode][c.cookie] = o
 		}
 	}
 	if len(need) == 0 {
-		return
+		return due
 	}
 	where := r.cfg.Namespaces
 	where.EveryPid = true
 	list, err := where.List()
-	missing := map[uint64]bool{}
-	look := finder{proc: procOf(where), held: r.held, refused: err, found: func(cookie uint64, h holder) {
-		r.owners[cookie].holder, r.held[h] = h, cookie
-		delete(missing, cookie)
-	}}
 	if !errors.Is(err, privileges.ErrRefused) {
-		look.refused = nil
+		err = nil
 	}
-	var all []int
+	r.seekQuickly(ctx, list, need)
+	r.seek(ctx, list, need, err)
+	return slices.DeleteFunc(due, func(c *candidate) bool {
+		o := r.owners[c.cookie]
+		if !r.needsHolder(c, at) {
+			return false
+		}
+		if at.Sub(o.needed) >= seekTime {
+			o.sought, o.needed = at, time.Time{}
+			return false
+		}
+		c.left, c.due = true, at.Add(againTime)
+		return true
+	})
+}
+
+// seekQuickly looks for holders in the network namespaces of their sockets, once.
+func (r *Reconciler) seekQuickly(ctx context.Context, list []netns.Namespace, need map[uint64]map[uint64]*owner) {
+	began := time.Now()
 	pids := map[uint64][]int{}
 	for _, n := range list {
 		pids[n.Inode] = n.Pids
-		all = append(all, n.Pids...)
 	}
-	inodes := map[uint64]map[uint32]uint64{}
-	for cookie, o := range r.owners {
-		if need[o.netns.Inode] != nil && o.holder.pid == 0 && o.socket.inode != 0 {
-			if inodes[o.netns.Inode] == nil {
-				inodes[o.netns.Inode] = map[uint32]uint64{}
-			}
-			inodes[o.netns.Inode][o.socket.inode] = cookie
+	wanted := r.wantedIn(need)
+	for inode, owners := range need {
+		if at, is := r.slow[inode]; is && r.now().Sub(at) >= interval {
+			delete(r.slow, inode)
 		}
-	}
-	for netns, cookies := range need {
-		maps.Copy(missing, cookies)
-		look.wanted = inodes[netns]
-		look.look(ctx, pids[netns])
-	}
-	r.lookEverywhere(ctx, all, &look, missing)
-	if len(missing) == 0 {
-		return
-	}
-	if look.refused == nil {
-		look.refused = mayLook()
-	}
-	if look.refused != nil {
-		r.refused(look.refused)
+		anew := false
+		for _, o := range owners {
+			if o.needed.IsZero() {
+				o.needed, anew = r.now(), true
+			}
+		}
+		if _, slow := r.slow[inode]; slow || !anew || time.Since(began) >= quickTotal {
+			continue
+		}
+		look := finder{proc: procOf(r.cfg.Namespaces), held: r.held, wanted: wanted[inode], found: r.hold, until: time.Now().Add(r.quickTime)}
+		if look.look(ctx, pids[inode]); look.ended {
+			r.slow[inode] = r.now()
+		}
 	}
 }
 
-// lookEverywhere looks for holders among all processes: a socket may be of another network namespace than its process. It
-// takes its time, so not each time.
-func (r *Reconciler) lookEverywhere(ctx context.Context, pids []int, look *finder, missing map[uint64]bool) {
-	if len(missing) == 0 || r.now().Sub(r.everywhere) < interval {
+// wantedIn are the sockets of some network namespaces whose holders are not known, by the inode of their file.
+func (r *Reconciler) wantedIn(need map[uint64]map[uint64]*owner) map[uint64]map[uint32]uint64 {
+	wanted := map[uint64]map[uint32]uint64{}
+	for cookie, o := range r.owners {
+		if need[o.netns.Inode] == nil || o.holder.pid != 0 || o.socket.inode == 0 || r.now().Sub(o.sought) < interval {
+			continue
+		}
+		if wanted[o.netns.Inode] == nil {
+			wanted[o.netns.Inode] = map[uint32]uint64{}
+		}
+		wanted[o.netns.Inode][o.socket.inode] = cookie
+	}
+	return wanted
+}
+
+// hold takes note of who holds a socket.
+func (r *Reconciler) hold(cookie uint64, h holder) {
+	if o := r.owners[cookie]; o != nil {
+		o.holder, o.needed, r.held[h] = h, time.Time{}, cookie
+	}
+}
+
+// held is what was found beside the looks.
+type held struct {
+	by      map[uint64]holder // sockets by cookie
+	unheld  []uint64          // those that were not found
+	refused error             // why not all processes could be looked at
+}
+
+// seek looks for holders beside the looks: first among the processes of their sockets' network namespaces, then among
+// all, as a socket may be of another network namespace than its process.
+func (r *Reconciler) seek(ctx context.Context, list []netns.Namespace, need map[uint64]map[uint64]*owner, refused error) {
+	wanted := map[uint32]uint64{}
+	for _, owners := range need {
+		for cookie, o := range owners {
+			if o.holder.pid == 0 {
+				wanted[o.socket.inode] = cookie
+			}
+		}
+	}
+	if len(wanted) == 0 || r.seeking.underWay() || r.now().Before(r.nextSeek) {
 		return
 	}
-	r.everywhere = r.now()
-	look.wanted = map[uint32]uint64{}
-	for cookie := range missing {
-		look.wanted[r.owners[cookie].socket.inode] = cookie
+	rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	slices.SortStableFunc(list, func(a, b netns.Namespace) int { return len(need[b.Inode]) - len(need[a.Inode]) })
+	proc, until := procOf(r.cfg.Namespaces), time.Now().Add(seekTime)
+	got, done, _ := r.seeking.run(r.patience, func() held {
+		h := held{by: map[uint64]holder{}}
+		look := finder{proc: proc, wanted: wanted, found: func(cookie uint64, by holder) { h.by[cookie] = by }, refused: refused}
+		for _, n := range list {
+			if look.until = time.Now().Add(seekTime / seekShare); look.until.After(until) {
+				look.until = until
+			}
+			look.look(ctx, n.Pids)
+		}
+		h.unheld, h.refused = slices.Collect(maps.Values(wanted)), look.refused
+		return h
+	})
+	if done {
+		r.took(got)
 	}
-	look.look(ctx, pids)
+}
+
+// takeHolders takes what a search beside the looks has found.
+func (r *Reconciler) takeHolders() {
+	if got, done := r.seeking.take(); done {
+		r.took(got)
+	}
+}
+
+// took takes the result of seek.
+func (r *Reconciler) took(got held) {
+	at := r.now()
+	r.nextSeek = at.Add(min(r.pause(r.seeking.took()), seekTime))
+	for cookie, h := range got.by {
+		r.hold(cookie, h)
+	}
+	for _, cookie := range got.unheld {
+		if o := r.owners[cookie]; o != nil {
+			o.sought, o.needed = at, time.Time{}
+		}
+	}
+	if len(got.unheld) == 0 {
+		return
+	}
+	if got.refused == nil {
+		got.refused = mayLook()
+	}
+	if got.refused != nil {
+		r.refused(got.refused)
+	}
 }
 
 // mayLook says what keeps this process from seeing who holds sockets, nil: nothing. Processes of which not even the network

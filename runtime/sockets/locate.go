@@ -21,7 +21,7 @@ const (
 	// searchPause is how long sockets are not looked for that were never found, after that was done; longer where it takes
 	// longer than a tenth of that: the kernel walks through all sockets of the machine for each network namespace.
 	searchPause = 700 * time.Millisecond
-	// searchTime bounds a look through all network namespaces and processes.
+	// searchTime is how long a list of all sockets may take before it is said that it hangs.
 	searchTime = 10 * time.Second
 )
 
@@ -34,6 +34,9 @@ type owner struct {
 	socket socket
 	holder holder // pid 0: none was found
 	seen   uint64 // the generation in which the kernel listed it
+
+	needed time.Time // a holder was looked for, and is not known yet
+	sought time.Time // the last time that none was found
 }
 
 // locate finds out where candidates' sockets are, and returns those that are connected as the way back says, as far as is
@@ -47,32 +50,32 @@ func (r *Reconciler) locate(ctx context.Context, due []*candidate) ([]*candidate
 			lost[c] = true
 		}
 	}
-	if at.Before(r.nextSearch) {
+	var err error
+	switch {
+	case len(lost) == 0:
+	case r.searching.underWay():
+		for c := range lost {
+			c.due = at.Add(againTime)
+		}
+	case at.Before(r.nextSearch):
 		for c := range lost {
 			c.due = r.nextSearch
 		}
-		due = slices.DeleteFunc(due, func(c *candidate) bool { return lost[c] })
-		clear(lost)
-	}
-	var err error
-	if len(lost) > 0 {
-		complete, searchErr := r.search(ctx, lost)
-		if ctx.Err() != nil {
-			return nil, nil
-		}
-		err = searchErr
-		due = slices.DeleteFunc(due, func(c *candidate) bool {
-			o := r.owners[c.cookie]
-			if !lost[c] || o != nil && o.socket.remote() == c.backend {
-				c.misses = 0
-				return false
+	default:
+		err = r.search(ctx, lost)
+		for c := range lost {
+			if r.lost[c] { // not known yet
+				c.due = at.Add(againTime)
+			} else if c.misses == 0 && r.owners[c.cookie] != nil {
+				delete(lost, c)
 			}
-			r.missed(c, complete || o != nil, at)
-			return true
-		})
+		}
 	}
-	r.findHolders(ctx, due)
-	return due, err
+	if ctx.Err() != nil {
+		return nil, nil
+	}
+	due = slices.DeleteFunc(due, func(c *candidate) bool { return lost[c] })
+	return r.findHolders(ctx, due), errors.Join(err, r.searching.hangs(listing, searchTime))
 }
 
 // missed notes that a candidate's socket was not found on its backend; complete: nor could it have been overlooked.
@@ -98,43 +101,65 @@ type listed struct {
 type found struct {
 	spaces   []listed
 	complete bool // all namespaces that could be found were looked at, or all wanted sockets were met
+	err      error
 }
 
-// search looks for the sockets of candidates in all network namespaces. What it finds is in r.owners, of the present
-// generation. complete: what was not found is not there.
-func (r *Reconciler) search(ctx context.Context, lost map[*candidate]bool) (complete bool, err error) {
+// listing is what a search and a sweep are, in errors.
+const listing = "a list of the node's sockets"
+
+// search looks for the sockets of candidates in all network namespaces. What it finds is in r.owners; r.lost are the
+// candidates of a search that is not over.
+func (r *Reconciler) search(ctx context.Context, lost map[*candidate]bool) error {
 	wanted := map[uint64]bool{}
 	protos := map[bpf.Proto]bool{}
 	backends := map[netip.AddrPort]bool{}
 	for c := range lost {
 		wanted[c.cookie], protos[c.proto], backends[c.backend] = true, true, true
-		r.disown(c.cookie)
 	}
 	var filter []byte
 	if len(backends) <= maxFilter {
 		filter = connectedTo(slices.Collect(maps.Keys(backends)))
 	}
 	where := r.cfg.Namespaces
-	got := make(chan found, 1)
-	began := time.Now()
-	err = r.searching.run("a list of the node's sockets", searchTime, func() error {
-		f, err := listWanted(ctx, where, protos, wanted, filter)
-		got <- f
-		return err
-	})
-	r.nextSearch = r.now().Add(r.pause(time.Since(began)))
+	r.lost = maps.Clone(lost)
+	f, done, _ := r.searching.run(r.patience, func() found { return listWanted(ctx, where, protos, wanted, filter) })
 	r.mu.Lock()
 	r.status.Searches++
 	r.mu.Unlock()
-	select {
-	case f := <-got:
-		for _, space := range f.spaces {
-			r.own(&space)
-		}
-		return f.complete, err
-	default: // it hangs
-		return false, err
+	if !done || ctx.Err() != nil {
+		return nil
 	}
+	return r.searched(&f, r.generation)
+}
+
+// takeSearch takes the result of a search that took longer than a look.
+func (r *Reconciler) takeSearch() error {
+	if f, done := r.searching.take(); done {
+		return r.searched(&f, r.generation-1)
+	}
+	return nil
+}
+
+// searched takes the result of a search, of sockets as they were in a generation.
+func (r *Reconciler) searched(f *found, generation uint64) error {
+	at := r.now()
+	r.nextSearch = at.Add(r.pause(r.searching.took()))
+	for c := range r.lost {
+		r.disown(c.cookie)
+	}
+	for _, space := range f.spaces {
+		r.own(&space, generation)
+	}
+	for c := range r.lost {
+		o := r.owners[c.cookie]
+		if o != nil && o.socket.remote() == c.backend {
+			c.misses = 0
+		} else {
+			r.missed(c, f.complete || o != nil, at)
+		}
+	}
+	r.lost = nil
+	return f.err
 }
 
 // pauseAfter is how long sockets are not looked for again after that took a time.
@@ -142,7 +167,7 @@ func pauseAfter(took time.Duration) time.Duration { return max(min(share*took, s
 
 // listWanted lists those of wanted sockets that are connected, in all network namespaces or until all were met. The kernel
 // leaves out what does not pass the filter.
-func listWanted(ctx context.Context, where netns.Config, protos map[bpf.Proto]bool, wanted map[uint64]bool, filter []byte) (f found, err error) {
+func listWanted(ctx context.Context, where netns.Config, protos map[bpf.Proto]bool, wanted map[uint64]bool, filter []byte) (f found) {
 	list, listErr := where.List()
 	left := len(wanted)
 	var failed error
@@ -161,9 +186,9 @@ func listWanted(ctx context.Context, where netns.Config, protos map[bpf.Proto]bo
 		}
 		return left > 0 && !errors.Is(failed, ErrNotSupported)
 	})
-	err = errors.Join(listErr, failed, visited)
-	f.complete = left <= 0 || err == nil
-	return f, err
+	f.err = errors.Join(listErr, failed, visited)
+	f.complete = left <= 0 || f.err == nil
+	return f
 }
 
 // listHere lists the sockets of a protocol in the calling thread's network namespace.
@@ -190,8 +215,8 @@ func listHere(proto bpf.Proto, states uint32, filter []byte, each func(*socket))
 	return nil
 }
 
-// own takes note of where sockets are.
-func (r *Reconciler) own(space *listed) {
+// own takes note of where sockets are, or were in a generation.
+func (r *Reconciler) own(space *listed, generation uint64) {
 	for i := range space.sockets {
 		s := &space.sockets[i]
 		o := r.owners[s.cookie()]
@@ -199,7 +224,7 @@ func (r *Reconciler) own(space *listed) {
 			o = &owner{}
 			r.owners[s.cookie()] = o
 		}
-		o.netns, o.socket, o.seen = space.netns, *s, r.generation
+		o.netns, o.socket, o.seen = space.netns, *s, generation
 	}
 }
 

@@ -54,6 +54,28 @@ func TestMoveFindsTheHolder(t *testing.T) {
 	}
 }
 
+// The number of a descriptor that was closed is used again, at once.
+func TestMoveFindsTheHolderByANumberThatAnotherSocketHad(t *testing.T) {
+	n := newNode(t)
+	r := n.reconciler()
+	a := open(t, n.addPod(1), "udp4", 0)
+	a.connects(vip4)
+	r.lead(1)
+	if st := r.step(0); st.Moved != 1 {
+		t.Fatalf("%+v", st)
+	}
+	a.want("ok", "reopen")
+	a.connects(vip4)
+	r.lead(0)
+	r.step(0)
+	if st := r.step(goneTime); st.Moved != 2 || st.EndedUDP != 0 {
+		t.Errorf("%+v: want it moved, too", st)
+	}
+	if got := a.exchange(); got != name(0) {
+		t.Errorf("answered by %s", got)
+	}
+}
+
 // A socket that is on its way in a message belongs to nobody.
 func TestMoveOfASocketInFlight(t *testing.T) {
 	n := newNode(t)
@@ -102,12 +124,18 @@ func (n *node) waitNowhere(a *app, vip string) {
 	at := netip.MustParseAddrPort(vip)
 	to := bpf.Nowhere(at.Addr().Is4())
 	a.want("ok", "connect %s", to)
+	n.noteWay(a, to, at)
+}
+
+// noteWay writes a way back of a client's socket.
+func (n *node) noteWay(a *app, backend, frontend netip.AddrPort) {
+	n.t.Helper()
 	var cookie uint64
 	_, err := fmt.Sscan(a.do("cookie"), &cookie)
 	must(n.t, err)
 	must(n.t, n.maps.Map(bpf.MapUDPSockRevNat).Put(
-		bpf.UDPRevNatKey{Cookie: cookie, Backend: bpf.AddressOf(to.Addr()), Port: bpf.PortOf(to.Port())},
-		bpf.UDPRevNat{Frontend: bpf.AddressOf(at.Addr()), Port: bpf.PortOf(at.Port()), Index: 1}))
+		bpf.UDPRevNatKey{Cookie: cookie, Backend: bpf.AddressOf(backend.Addr()), Port: bpf.PortOf(backend.Port())},
+		bpf.UDPRevNat{Frontend: bpf.AddressOf(frontend.Addr()), Port: bpf.PortOf(frontend.Port()), Index: 1}))
 }
 
 // A socket that connected while its Service had no backend works once there is one.
@@ -233,6 +261,7 @@ func reconcileApart(bpffs string) string {
 	r := New(Config{Log: discard, Namespaces: netns.Config{}, Maps: func() (Maps, error) { return n.sockMaps(), nil }})
 	r.pause = func(time.Duration) time.Duration { return 0 }
 	r.now = func() time.Time { return time.Now().Add(ahead) }
+	r.patience, r.quickTime = time.Minute, time.Minute
 	r.Set(dns, ports(1))
 	r.Begin()
 	r.Done(nil)
@@ -293,7 +322,7 @@ func TestLookThroughOtherUsersProcesses(t *testing.T) {
 				return err
 			}
 			look := finder{proc: "/proc", wanted: map[uint32]uint64{1: 1}}
-			look.process(cmd.Process.Pid)
+			look.process(cmd.Process.Pid, false)
 			return look.refused
 		})
 		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {

@@ -68,7 +68,13 @@ type Reconciler struct {
 	cookies    []uint64          // of UDP sockets with a way back, as the last look found them
 	generation uint64
 	crew       *crew
-	searching  guard
+	searching  errand[found]
+	lost       map[*candidate]bool // that it is for
+	seeking    errand[held]        // of holders
+	nextSeek   time.Time
+	slow       map[uint64]time.Time // network namespaces whose processes took too long to look through, and when
+	patience   time.Duration        // tests have their own, as the next
+	quickTime  time.Duration
 	sweeper    sweeper
 	growing    atomic.Bool  // a growth is at work
 	growDue    atomic.Int64 // no growth before, after one that failed; nanoseconds of the Unix time
@@ -76,7 +82,6 @@ type Reconciler struct {
 	unlogged   Counts
 	restore    []*candidate // whose way back is to be written again
 	failed     error        // the last one to end a socket in this look
-	everywhere time.Time    // when all processes were looked at
 	nextSearch time.Time    // before that no sockets are looked for that were never found
 	read       time.Time    // when all ways back were read last; zero: they are to be
 	cannotMove error        // no socket can be; nil: some may
@@ -89,11 +94,14 @@ type Reconciler struct {
 
 // New makes a Reconciler that works while Run does.
 func New(cfg Config) *Reconciler {
-	return &Reconciler{
+	r := &Reconciler{
 		cfg: cfg, directory: NewDirectory(cfg.TCP), wake: make(chan struct{}, 1),
 		cannotMove: cannotMove(&cfg), candidates: map[target]*candidate{}, owners: map[uint64]*owner{}, held: map[holder]uint64{}, crew: newCrew(),
+		slow: map[uint64]time.Time{}, patience: patience, quickTime: quickTime,
 		due: time.Now().Add(interval), now: time.Now, pause: pauseAfter, status: Status{services: map[types.NamespacedName]Counts{}},
 	}
+	r.crew.back = func() { r.lookIn(0, false) }
+	return r
 }
 
 // cannotMove says why no socket can be moved, nil: some may.
@@ -204,11 +212,14 @@ func (r *Reconciler) reconcile(ctx context.Context) error {
 		j.at.hung = false
 		r.settle(j)
 	}
+	err = r.takeSearch()
+	r.takeHolders()
 	due := r.dueNow()
 	if len(due) == 0 {
-		return r.forget(&m)
+		return errors.Join(err, r.forget(&m))
 	}
-	due, err = r.locate(ctx, due)
+	due, locateErr := r.locate(ctx, due)
+	err = errors.Join(err, locateErr)
 	if ctx.Err() == nil && len(due) > 0 {
 		r.failed = nil
 		err = errors.Join(err, r.act(ctx, due))
@@ -237,5 +248,8 @@ func (r *Reconciler) plan() {
 	}
 	if !next.IsZero() {
 		r.lookIn(next.Sub(r.now()), false)
+	}
+	if r.searching.underWay() || r.seeking.underWay() {
+		r.lookIn(againTime, false)
 	}
 }

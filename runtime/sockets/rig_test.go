@@ -130,6 +130,7 @@ func (n *node) reconciler(options ...func(*Config)) *rig {
 	began := time.Now()
 	r.Reconciler.now = func() time.Time { return began.Add(r.ahead) }
 	r.Reconciler.pause = func(time.Duration) time.Duration { return 0 }
+	r.Reconciler.patience, r.Reconciler.quickTime = time.Minute, time.Minute
 	r.tell(n.served...)
 	return r
 }
@@ -306,6 +307,13 @@ func (a *caller) call(call, arg string) string {
 		if err == nil {
 			unix.Close(a.fd)
 			a.fd = fd
+		}
+		return say(err)
+	case "reopen": // another socket has its number
+		fd, err := unix.Socket(a.family, unix.SOCK_DGRAM, 0)
+		if err == nil {
+			err = unix.Dup3(fd, a.fd, 0)
+			unix.Close(fd)
 		}
 		return say(err)
 	case "handover": // another process goes on with it

@@ -25,12 +25,11 @@ const (
 // sweeper removes the entries of closed sockets. A socket counts as closed that no network namespace had in two sweeps:
 // while it is bound to no port, as between a connection that was dissolved and the next one, the kernel lists it nowhere.
 type sweeper struct {
-	busy     guard
+	listing  errand[sockets]
 	due      time.Time        // of the next sweep
 	check    time.Time        // of the next look at how many were added
 	added    [2]bpf.SockUsage // at the last sweep
 	suspects []uint64         // cookies that no namespace had then, sorted
-	live     []uint64         // those that namespaces have, sorted; only during a sweep
 }
 
 // next is when there is something to do.
@@ -41,38 +40,57 @@ func (s *sweeper) next() time.Time {
 	return s.due
 }
 
-// sweep removes entries of closed sockets, if it is time to.
+// sweep removes entries of closed sockets, if it is time to. A list of all sockets that takes its time is waited for by
+// later calls.
 func (r *Reconciler) sweep(ctx context.Context) {
 	s, at := &r.sweeper, r.now()
 	s.check = at.Add(usageInterval)
 	m, err := r.cfg.Maps()
-	if err == nil {
+	all, done := s.listing.take()
+	if s.listing.underWay() {
+		if err = s.listing.hangs(listing, searchTime); err != nil {
+			r.swept(0, err)
+		}
+		return
+	}
+	if !done && err == nil {
 		var full bool
 		if full, err = s.filling(&m); err == nil && !full && at.Before(s.due) {
 			return
 		}
+		if err == nil {
+			s.due = at.Add(sweepInterval)
+			all, done, err = s.list(ctx, &m, r.cfg.Namespaces, r.patience)
+		}
 	}
-	s.due = at.Add(sweepInterval)
-	swept := 0
-	if err == nil {
-		swept, err = s.sweep(ctx, &m, r.cfg.Namespaces, r.own)
-	}
-	s.check = r.now().Add(max(usageInterval, share*r.now().Sub(at)))
-	if ctx.Err() != nil {
+	if err == nil && !done || ctx.Err() != nil {
 		return
 	}
+	s.due = at.Add(sweepInterval)
+	n := 0
+	if err == nil {
+		for i := range all.spaces {
+			r.own(&all.spaces[i], r.generation)
+		}
+		n, err = s.remove(&m, &all)
+	}
+	s.check = r.now().Add(max(usageInterval, share*max(s.listing.took(), r.now().Sub(at))))
 	if len(s.suspects) > 0 && err == nil { // the second look
 		s.due = at.Add(sweepInterval / 2)
 	}
 	if err == nil {
-		r.grow(ctx, &m, s.live)
+		r.grow(ctx, &m, all.live)
 	}
-	s.live = nil
 	r.dropOwners()
+	r.swept(n, err)
+}
+
+// swept takes the result of a sweep.
+func (r *Reconciler) swept(n int, err error) {
 	r.mu.Lock()
 	st := &r.status
-	st.Swept += uint64(swept)
-	changed := err != nil && (st.SweepError == nil || st.SweepError.Error() != err.Error())
+	st.Swept += uint64(n)
+	changed := err != nil && st.SweepError == nil
 	st.LastSweep, st.SweepError = r.now(), err
 	r.mu.Unlock()
 	if changed {
@@ -97,42 +115,37 @@ func (s *sweeper) filling(m *Maps) (bool, error) {
 	return false, nil
 }
 
-// sweep removes the entries of sockets that were closed by the last sweep, and are. Connected ones that have entries are
-// told to own.
-func (s *sweeper) sweep(ctx context.Context, m *Maps, where netns.Config, own func(*listed)) (int, error) {
+// sockets are the UDP sockets of the node.
+type sockets struct {
+	known  []uint64 // cookies that maps had entries of before, sorted
+	live   []uint64 // cookies of all, sorted
+	spaces []listed // those that are connected and known
+	err    error
+}
+
+// list lists all sockets. It waits for a time only, done: it is over.
+func (s *sweeper) list(ctx context.Context, m *Maps, where netns.Config, wait time.Duration) (all sockets, done bool, err error) {
 	if m.Usage != nil {
-		added, err := readUsage(m.Usage)
-		if err != nil {
-			return 0, err
+		if s.added, err = readUsage(m.Usage); err != nil {
+			return all, false, err
 		}
-		s.added = added
 	}
-	cookies, err := cookiesOf(m) // first: a socket that is born after this is in no entry that was read
+	known, err := cookiesOf(m) // first: a socket that is born after this is in no entry that was read
 	if err != nil {
-		return 0, err
+		return all, false, err
 	}
-	type result struct {
-		live   []uint64
-		spaces []listed
-	}
-	got := make(chan result, 1)
-	err = s.busy.run("a list of the node's sockets", searchTime, func() error {
-		live, spaces, err := listLive(ctx, where, cookies)
-		got <- result{live, spaces}
-		return err
-	})
-	if err != nil {
+	all, done, _ = s.listing.run(wait, func() sockets { return listLive(ctx, where, known) })
+	return all, done, nil
+}
+
+// remove removes the entries of sockets that were closed by the last sweep, and are.
+func (s *sweeper) remove(m *Maps, all *sockets) (int, error) {
+	if all.err != nil {
 		s.suspects = nil
-		return 0, err
+		return 0, all.err
 	}
-	seen := <-got
-	live := seen.live
-	s.live = live
-	for i := range seen.spaces {
-		own(&seen.spaces[i])
-	}
-	closed := slices.DeleteFunc(slices.Clone(cookies), func(cookie uint64) bool {
-		_, is := slices.BinarySearch(live, cookie)
+	closed := slices.DeleteFunc(slices.Clone(all.known), func(cookie uint64) bool {
+		_, is := slices.BinarySearch(all.live, cookie)
 		return is
 	})
 	former := s.suspects
@@ -150,30 +163,31 @@ func (s *sweeper) sweep(ctx context.Context, m *Maps, where netns.Config, own fu
 	return removeOf(m, closed)
 }
 
-// listLive lists all UDP sockets of the node: their cookies, sorted, and those that are connected and known. Where a network
-// namespace could not be looked into, it is an error: an entry may be of a socket there.
-func listLive(ctx context.Context, where netns.Config, known []uint64) (live []uint64, spaces []listed, err error) {
+// listLive lists all UDP sockets of the node. Where a network namespace could not be looked into, it is an error: an entry
+// may be of a socket there.
+func listLive(ctx context.Context, where netns.Config, known []uint64) sockets {
 	list, err := where.List()
 	if err != nil {
-		return nil, nil, err
+		return sockets{err: err}
 	}
+	all := sockets{known: known}
 	var failed error
 	err = where.Visit(ctx, list, func(n netns.Namespace) bool {
 		here := listed{netns: n}
 		failed = listHere(bpf.UDP, allStates, nil, func(s *socket) {
-			live = append(live, s.cookie())
+			all.live = append(all.live, s.cookie())
 			if _, is := slices.BinarySearch(known, s.cookie()); is && s.state == tcpEstablished {
 				here.sockets = append(here.sockets, *s)
 			}
 		})
-		spaces = append(spaces, here)
+		all.spaces = append(all.spaces, here)
 		return failed == nil
 	})
 	if err = errors.Join(failed, err); err != nil {
-		return nil, nil, err
+		return sockets{err: err}
 	}
-	slices.Sort(live)
-	return live, spaces, nil
+	slices.Sort(all.live)
+	return all
 }
 
 // cookiesOf are the cookies that are in the maps of UDP sockets, sorted, each once.

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/firsthop/firsthop/runtime/netns"
 )
 
@@ -22,6 +24,7 @@ func (t *tools) close() {
 
 // pool are the tools for a network namespace.
 type pool struct {
+	tenant tenant
 	mu     sync.Mutex
 	closed bool
 	free   []*tools
@@ -39,7 +42,7 @@ func (r *Reconciler) open(ctx context.Context, jobs []*job) (map[uint64]*pool, e
 	pools := map[uint64]*pool{}
 	var failed error
 	err := r.cfg.Namespaces.Visit(ctx, list, func(n netns.Namespace) bool {
-		p := &pool{}
+		p := &pool{tenant: tenantHere(n.Inode)}
 		for range min(workers, counts[n.Inode]) {
 			d, err := openDiag(smallAnswer)
 			if err != nil {
@@ -86,6 +89,29 @@ func (p *pool) close() {
 		t.close()
 	}
 	p.free = nil
+}
+
+// tenantHere says whose the calling thread's network namespace is, which has this inode.
+func tenantHere(netns uint64) tenant {
+	const getUserNS = 0xb701 // NS_GET_USERNS of linux/nsfs.h, Linux 4.9
+	file, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return tenant(netns)
+	}
+	defer unix.Close(file)
+	owner, err := unix.IoctlRetInt(file, getUserNS)
+	if errors.Is(err, unix.EPERM) { // one that is not this process's, nor below
+		return foreign
+	}
+	if err != nil {
+		return tenant(netns)
+	}
+	defer unix.Close(owner)
+	var its, ours unix.Stat_t
+	if unix.Fstat(owner, &its) == nil && unix.Stat("/proc/self/ns/user", &ours) == nil && its.Ino != ours.Ino {
+		return foreign
+	}
+	return tenant(netns)
 }
 
 // job is what is done with one socket. It shares nothing with the Reconciler: it may never end.
