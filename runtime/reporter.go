@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/natinit/apiserver/query"
 	"github.com/firsthop/firsthop/runtime/admin"
 	"github.com/firsthop/firsthop/runtime/dataplane"
 	"github.com/firsthop/firsthop/runtime/health"
@@ -58,7 +59,7 @@ func newReporter(r *run) *reporter {
 		Sockets: func() sockets.Status { return r.sockets.Status() }, // made when the table is taken over
 	})
 	o.metrics = m
-	o.proxy = health.NewProxy(health.ProxyConfig{Waiting: r.loop.Liveness().Late, Applied: r.loop.Liveness().Applied, Serving: r.data.Attached, Answered: m.Answered})
+	o.proxy = health.NewProxy(health.ProxyConfig{Waiting: r.loop.Liveness().Late, Applied: r.loop.Liveness().Applied, Serving: r.data.Attached, Proven: o.notProven, Answered: m.Answered})
 	o.checks = health.NewServices(health.ServicesConfig{Healthy: o.proxy.Healthy, Log: r.cfg.Log, Holder: health.Holder})
 	if r.cfg.NodeStatus {
 		o.node = nodestatus.New(nodestatus.Config{NodeName: r.cfg.NodeName, Client: r.clients.Core, Log: r.cfg.Log})
@@ -104,7 +105,7 @@ func (o *reporter) metricsPort() http.Handler {
 func (o *reporter) proveAgain(ctx context.Context) {
 	tick := time.NewTicker(firstProofInterval)
 	defer tick.Stop()
-	notified, tried := "", false
+	notified, tried, seen := "", false, newSteady()
 	for {
 		addrs := o.run.loop.APIAddrs()
 		err := o.run.data.Prove(ctx, addrs)
@@ -121,6 +122,9 @@ func (o *reporter) proveAgain(ctx context.Context) {
 			}
 		}
 		rep := o.report()
+		if text := seen.take(time.Now(), apiServersSeen(o.run.monitor.Status())); text != "" {
+			rep.Message += query.APIServersMark + text
+		}
 		if o.node != nil {
 			o.node.Set(rep)
 		}
@@ -167,6 +171,22 @@ func (o *reporter) provenNow() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.proof == nil
+}
+
+// errNoProof is why nothing is proven before the first proof.
+var errNoProof = errors.New("no connection was tried yet")
+
+// notProven is why it is not proven that connections are served; nil: it is, or not enough proofs failed in a row.
+func (o *reporter) notProven() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case o.at.IsZero() && o.proof == nil:
+		return errNoProof
+	case o.at.IsZero() || o.fails >= failsUntilFallback:
+		return o.proof
+	}
+	return nil
 }
 
 // trouble is what is wrong with what the dataplane depends on, nil: nothing.

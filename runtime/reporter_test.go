@@ -43,6 +43,24 @@ func TestNodeReport(t *testing.T) {
 	}
 }
 
+func TestReporterNotProven(t *testing.T) {
+	failed, now := errors.New("connection refused"), time.Now()
+	for name, tc := range map[string]struct {
+		o    *reporter
+		want error
+	}{
+		"before the first proof":       {&reporter{}, errNoProof},
+		"the first one failed":         {&reporter{proof: failed, fails: 1}, failed},
+		"it succeeded":                 {&reporter{at: now}, nil},
+		"one failed since":             {&reporter{at: now, proof: failed, fails: 1}, nil},
+		"as many failed as say enough": {&reporter{at: now, proof: failed, fails: failsUntilFallback}, failed},
+	} {
+		if got := tc.o.notProven(); !errors.Is(got, tc.want) {
+			t.Errorf("%s: got %v, want %v", name, got, tc.want)
+		}
+	}
+}
+
 // What kube-proxy's tools and Kubernetes' e2e suite ask for at the metrics port: "should check kube-proxy urls" wants
 // 200 from /proxyMode.
 func TestReporterMetricsPort(t *testing.T) {

@@ -2,6 +2,7 @@ package health
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"strconv"
@@ -36,15 +37,18 @@ type ProxyConfig struct {
 	Applied func() time.Time
 	// Serving says why connections are not served at all, nil: they are. As Waiting. nil: they always are.
 	Serving func() error
+	// Proven says why it is not proven that connections are served, nil: it is. As Waiting. nil: nobody asks /readyz.
+	Proven func() error
 	// Timeout is for how long a change may wait. 0: DefaultTimeout.
 	Timeout time.Duration
-	// Answered is called after each answer; it may be nil. The path is "/healthz" or "/livez".
+	// Answered is called after each answer of "/healthz" or "/livez"; it may be nil.
 	Answered func(path string, code int)
 	// Clock is nil for time.Now.
 	Clock func() time.Time
 }
 
-// Proxy knows whether this service proxy keeps up, and answers /healthz and /livez.
+// Proxy knows whether this service proxy keeps up, and answers /healthz, /livez and, unlike kube-proxy, /readyz: whether
+// every Service is served, and connections are proven to be.
 //
 // It is healthy before the first changes were applied: they may have to wait for API servers, while what was in the
 // table before is served. It is unhealthy when a change has been waiting for longer than Timeout.
@@ -124,8 +128,11 @@ func (p *Proxy) Handler() http.Handler {
 	return mux
 }
 
-// Register adds /healthz and /livez to a mux.
+// Register adds /healthz, /livez and /readyz to a mux.
 func (p *Proxy) Register(mux *http.ServeMux) {
+	if p.cfg.Proven != nil {
+		mux.HandleFunc("/readyz", p.serveReady)
+	}
 	mux.HandleFunc("/livez", func(w http.ResponseWriter, _ *http.Request) {
 		r := p.report()
 		p.answer(w, "/livez", r, r.Healthy)
@@ -136,6 +143,26 @@ func (p *Proxy) Register(mux *http.ServeMux) {
 		r.NodeEligible = &eligible
 		p.answer(w, "/healthz", r, r.Healthy && eligible)
 	})
+}
+
+// ErrNoServices is why a node is not ready before the first changes were applied.
+var ErrNoServices = errors.New("not all Services are known yet")
+
+// serveReady answers the kubelet's readiness probe: a roll-out waits for a node that is not ready.
+func (p *Proxy) serveReady(w http.ResponseWriter, _ *http.Request) {
+	r := p.report()
+	err := p.cfg.Proven()
+	if p.cfg.Applied().IsZero() {
+		err = ErrNoServices
+	}
+	if err != nil && r.Reason == "" {
+		r.Reason = err.Error()
+	}
+	code := http.StatusOK
+	if err != nil || !r.Healthy {
+		code = http.StatusServiceUnavailable
+	}
+	answer(w, code, r)
 }
 
 // ServeProxyMode answers /proxyMode, which kube-proxy has on its metrics port.

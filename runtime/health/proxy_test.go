@@ -17,6 +17,34 @@ var start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 func ago(d time.Duration) time.Time { return start.Add(-d) }
 
+func TestProxyReadyz(t *testing.T) {
+	failed := errors.New("connection refused")
+	for _, tc := range []struct {
+		name             string
+		waiting, applied time.Time
+		proven, serving  error
+		code             int
+		reason           any
+	}{
+		{"nothing was applied yet", time.Time{}, time.Time{}, nil, nil, 503, ErrNoServices.Error()},
+		{"applied and proven", time.Time{}, ago(1), nil, nil, 200, nil},
+		{"not proven", time.Time{}, ago(1), failed, nil, 503, failed.Error()},
+		{"not attached", time.Time{}, ago(1), nil, failed, 503, failed.Error()},
+		{"a change waits for too long", ago(time.Hour), ago(time.Hour), nil, nil, 503, nil},
+	} {
+		p := NewProxy(ProxyConfig{
+			Waiting: func() time.Time { return tc.waiting }, Applied: func() time.Time { return tc.applied }, Clock: func() time.Time { return start },
+			Proven: func() error { return tc.proven }, Serving: func() error { return tc.serving },
+		})
+		server := httptest.NewServer(p.Handler())
+		a := ask(t, server.URL+"/readyz")
+		server.Close()
+		if a.err != nil || a.code != tc.code || a.body["reason"] != tc.reason {
+			t.Errorf("%s: %d %v (%v), want %d, %v", tc.name, a.code, a.body, a.err, tc.code, tc.reason)
+		}
+	}
+}
+
 func TestProxyLivezAndHealthz(t *testing.T) {
 	stays := &corev1.Node{}
 	deleted := &corev1.Node{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &metav1.Time{Time: start}}}

@@ -17,6 +17,8 @@ const (
 	NodeLabel = "firsthop.io/proxy"
 	// NodeCondition is the type of the condition that says whether they are.
 	NodeCondition = "FirsthopReady"
+	// APIServersMark is in the condition's message before how the API servers look from the node.
+	APIServersMark = "; API servers: "
 )
 
 // Marks are what a Node object says of firsthop.
