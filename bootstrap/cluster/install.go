@@ -24,8 +24,8 @@ type Config struct {
 	REST    *rest.Config
 	Version string
 	Values  deploy.Values
-	// LeaveOut are nodes that are not to be served.
-	LeaveOut []string
+	// LeaveOut are nodes that are not to be served. An install remembers them, until one has them in Include.
+	LeaveOut, Include []string
 	// Force takes over fields of our objects that somebody else has set (install), or undoes where nothing else serves
 	// Service addresses (uninstall).
 	Force  bool
@@ -183,6 +183,14 @@ func (w *work) mayInstall(objects []object, ds object) error {
 		w.say("look", diagnose.OK, "API server of the ConfigMap kubernetes-services-endpoint: %s", f.ServicesEndpoint)
 	}
 	reasons := w.reasons(f)
+	if err := w.recallLeftOut(f); err != nil {
+		return err
+	}
+	for _, n := range f.Nodes {
+		if n.Unreachable && !slices.Contains(w.LeaveOut, n.Name) {
+			reasons = append(reasons, fmt.Sprintf("node %s is unreachable (its kubelet says nothing): bring it back, or --leave-out %s", n.Name, n.Name))
+		}
+	}
 	if len(reasons) == 0 && len(f.Nodes) > 0 { // what the API server itself refuses: PodSecurity, webhooks, fields of others
 		pod, err := oncePod(ds, Namespace, f.Nodes[0].Name, preflightCommands)
 		if err != nil {
@@ -239,17 +247,41 @@ func (w *work) reasons(f *Facts) (out []string) {
 	if len(f.Nodes) == 0 {
 		out = append(out, "the cluster has no node with Linux")
 	}
-	for _, name := range w.LeaveOut {
-		if !slices.ContainsFunc(f.Nodes, func(n Node) bool { return n.Name == name }) {
-			out = append(out, "--leave-out "+name+": there is no such node")
+	for _, list := range []struct {
+		flag  string
+		names []string
+	}{{"--leave-out", w.LeaveOut}, {"--include", w.Include}} {
+		for _, name := range list.names {
+			if !f.has(name) {
+				out = append(out, list.flag+" "+name+": there is no such node")
+			}
 		}
 	}
-	for _, n := range f.Nodes {
-		if n.Unreachable && !slices.Contains(w.LeaveOut, n.Name) {
-			out = append(out, fmt.Sprintf("node %s is unreachable (its kubelet says nothing): bring it back, or --leave-out %s", n.Name, n.Name))
+	for _, name := range w.Include {
+		if slices.Contains(w.LeaveOut, name) {
+			out = append(out, "node "+name+" is to be left out and included")
 		}
 	}
 	return out
+}
+
+func (f *Facts) has(node string) bool {
+	return slices.ContainsFunc(f.Nodes, func(n Node) bool { return n.Name == node })
+}
+
+// recallLeftOut adds the nodes that former installs left out, as long as they are there and not to be included.
+func (w *work) recallLeftOut(f *Facts) error {
+	r, err := w.readRecord(w.ctx, Namespace)
+	if err != nil || r == nil {
+		return err
+	}
+	for _, name := range r.LeftOut {
+		if f.has(name) && !slices.Contains(w.Include, name) && !slices.Contains(w.LeaveOut, name) {
+			w.LeaveOut = append(w.LeaveOut, name)
+			w.say("look", diagnose.OK, "node %s is left out, as before; --include %s brings it in", name, name)
+		}
+	}
+	return nil
 }
 
 // planInstall says what would be written.
@@ -385,6 +417,7 @@ func (w *work) record(objects []object) error {
 		r = &record{Former: map[string]object{}}
 	}
 	r.Version, r.Values = w.Version, w.Values
+	r.LeftOut = slices.Compact(slices.Sorted(slices.Values(w.LeaveOut)))
 	for _, o := range objects {
 		if _, noted := r.Former[o.String()]; noted {
 			continue

@@ -40,10 +40,11 @@ type Node struct {
 	Kernel       string `json:"kernel"`
 	System       string `json:"system"`
 	ControlPlane bool   `json:"control_plane"`
-	Unreachable  bool   `json:"unreachable"`       // its kubelet says nothing
-	KubeProxy    bool   `json:"kube_proxy"`        // a pod of kube-proxy's runs on it
-	Rollout      string `json:"rollout,omitempty"` // value of RolloutLabel
-	Mode         string `json:"mode,omitempty"`    // what the node's runtime says: active, fallback
+	Unreachable  bool   `json:"unreachable"`           // its kubelet says nothing
+	KubeProxy    bool   `json:"kube_proxy"`            // a pod of kube-proxy's runs on it
+	Rollout      string `json:"rollout,omitempty"`     // value of RolloutLabel
+	Mode         string `json:"mode,omitempty"`        // what the node's runtime says: active, fallback
+	APIServers   string `json:"api_servers,omitempty"` // as the node sees them: how many of them are ready, and which are not
 	ConnectTime  Proven `json:"connect_time"`
 	PacketPath   Served `json:"packet_path"`
 }
@@ -120,6 +121,7 @@ func nodeOf(n *corev1.Node) Node {
 		case cond.Type == corev1.NodeReady && cond.Status == corev1.ConditionUnknown:
 			node.Unreachable = true
 		case string(cond.Type) == query.NodeCondition:
+			cond.Message, node.APIServers, _ = strings.Cut(cond.Message, query.APIServersMark)
 			node.ConnectTime = Proven{
 				Proven: cond.Status == corev1.ConditionTrue && node.Mode == "active",
 				Reason: cond.Reason, Message: cond.Message, Said: cond.LastHeartbeatTime.UTC().Format("2006-01-02T15:04:05Z"),

@@ -185,7 +185,7 @@ func (c *client) awaitOnce(ctx context.Context, namespace string, nodes []string
 func stateOf(pods []corev1.Pod, node string) string {
 	for i := range pods {
 		if p := &pods[i]; p.Spec.NodeName == node {
-			if why := waitingFor(p); why != "" {
+			if why, _ := waitingFor(p); why != "" {
 				return " Its pod waits: " + why
 			}
 			return " Its pod is " + string(p.Status.Phase)
@@ -194,11 +194,26 @@ func stateOf(pods []corev1.Pod, node string) string {
 	return ""
 }
 
-// waitingFor is why a pod's first container that waits does so.
-func waitingFor(p *corev1.Pod) string {
+// waitingFor is why a pod's first container that waits does so, and the container's name.
+func waitingFor(p *corev1.Pod) (why, container string) {
 	for _, s := range append(slices.Clone(p.Status.InitContainerStatuses), p.Status.ContainerStatuses...) {
 		if w := s.State.Waiting; w != nil && w.Reason != "" && w.Reason != "PodInitializing" && w.Reason != "ContainerCreating" {
-			return strings.TrimSpace(w.Reason + ": " + w.Message)
+			return strings.TrimSpace(w.Reason + ": " + w.Message), s.Name
+		}
+	}
+	return "", ""
+}
+
+// unready is a pod's first container that is not done, "": there is none.
+func unready(p *corev1.Pod) string {
+	for _, s := range p.Status.InitContainerStatuses {
+		if t := s.State.Terminated; t == nil || t.ExitCode != 0 {
+			return s.Name
+		}
+	}
+	for _, s := range p.Status.ContainerStatuses {
+		if !s.Ready {
+			return s.Name
 		}
 	}
 	return ""
@@ -211,15 +226,17 @@ var hopeless = []string{
 }
 
 func isHopeless(p *corev1.Pod) bool {
-	why, _, _ := strings.Cut(waitingFor(p), ":")
-	return slices.Contains(hopeless, why)
+	why, _ := waitingFor(p)
+	reason, _, _ := strings.Cut(why, ":")
+	return slices.Contains(hopeless, reason)
 }
 
 // resultOf reads the result of a pod. over: it has one.
 func (c *client) resultOf(ctx context.Context, namespace string, p *corev1.Pod, commands map[string][]string) (r onNode, over bool) {
 	r = onNode{node: p.Spec.NodeName, exit: map[string]int{}, output: map[string]string{}}
 	if isHopeless(p) {
-		r.err = fmt.Errorf("its pod can't start: %s", waitingFor(p))
+		why, _ := waitingFor(p)
+		r.err = fmt.Errorf("its pod can't start: %s", why)
 		return r, true
 	}
 	if p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -16,12 +17,17 @@ const RecordName = "firsthop-cluster"
 type record struct {
 	Version string        // of the program that wrote it
 	Values  deploy.Values // that were applied
+	LeftOut []string      // nodes that get no pod, until they are included
 	// Former has every object that install has written: null where there was none, else what it was.
 	Former map[string]object
 }
 
 func recordObject(namespace string, r record) (object, error) {
 	values, err := json.Marshal(r.Values)
+	if err != nil {
+		return nil, err
+	}
+	leftOut, err := json.Marshal(r.LeftOut)
 	if err != nil {
 		return nil, err
 	}
@@ -32,7 +38,7 @@ func recordObject(namespace string, r record) (object, error) {
 	return object{
 		"apiVersion": "v1", "kind": "ConfigMap",
 		"metadata": map[string]any{"name": RecordName, "namespace": namespace, "labels": map[string]any{"app.kubernetes.io/name": "firsthop"}},
-		"data":     map[string]any{"version": r.Version, "values": string(values), "former": string(former)},
+		"data":     map[string]any{"version": r.Version, "values": string(values), "leftOut": string(leftOut), "former": string(former)},
 	}, nil
 }
 
@@ -43,12 +49,15 @@ func (c *client) readRecord(ctx context.Context, namespace string) (*record, err
 		return nil, err
 	}
 	data, _ := o["data"].(map[string]any)
-	text := func(name string) []byte { s, _ := data[name].(string); return []byte(s) }
-	r := &record{Version: string(text("version")), Former: map[string]object{}}
-	if err := json.Unmarshal(text("values"), &r.Values); err != nil {
+	text := func(name, otherwise string) []byte { s, _ := data[name].(string); return []byte(cmp.Or(s, otherwise)) }
+	r := &record{Version: string(text("version", "")), Former: map[string]object{}}
+	if err := json.Unmarshal(text("values", ""), &r.Values); err != nil {
 		return nil, fmt.Errorf("ConfigMap %s/%s: values: %w", namespace, RecordName, err)
 	}
-	if err := json.Unmarshal(text("former"), &r.Former); err != nil {
+	if err := json.Unmarshal(text("leftOut", "[]"), &r.LeftOut); err != nil {
+		return nil, fmt.Errorf("ConfigMap %s/%s: leftOut: %w", namespace, RecordName, err)
+	}
+	if err := json.Unmarshal(text("former", ""), &r.Former); err != nil {
 		return nil, fmt.Errorf("ConfigMap %s/%s: former: %w", namespace, RecordName, err)
 	}
 	return r, nil

@@ -157,7 +157,7 @@ type progress struct {
 	failed string // why it will not be
 	waits  string
 	pod    *corev1.Pod
-	in     string // the container that failed
+	in     string // the container that failed, or that is awaited
 }
 
 // await waits until nodes have proven that they serve, with a pod of the present template. The first that fails ends it.
@@ -187,6 +187,10 @@ func (w *work) await(nodes []string) error {
 		}
 		if time.Now().After(end) {
 			w.rep.Next = []string{"run it again: it continues where it stopped"}
+			if i := slices.IndexFunc(nodes, func(name string) bool { s := states[name]; return !s.done && s.pod != nil }); i >= 0 {
+				w.showLog(states[nodes[i]])
+				w.rep.Next = append(w.rep.Next, logsCommand(states[nodes[i]].pod))
+			}
 			return w.stop(bootstrap.ExitProof, "no proof within %v from %s; nodes that wait for their turn are as they were", w.Patience, strings.Join(waiting, ", "))
 		}
 		if err := wait(w.ctx, pollPause); err != nil {
@@ -261,20 +265,28 @@ func progressOf(p *corev1.Pod, set *appsv1.DaemonSet, n Node) progress {
 	}
 	switch {
 	case isHopeless(p):
-		s.failed = "its pod can't start: " + waitingFor(p)
+		why, in := waitingFor(p)
+		s.failed, s.in = "its pod can't start: "+why, in
 	case !isReady(p):
-		s.waits = "its pod is " + strings.TrimSpace(string(p.Status.Phase)+" "+waitingFor(p))
+		s.waits, s.in = "its pod is "+stateOfPod(p), unready(p)
 	case n.ConnectTime.Proven:
 		s.done = true
 	case n.ConnectTime.Reason == "ProofFailed":
+		s.in = ourName
 		if said, err := time.Parse(time.RFC3339, n.ConnectTime.Said); err == nil && said.After(startOf(p)) {
-			s.failed, s.in = "it is not served: "+n.ConnectTime.Message, ourName
+			s.failed = "it is not served: " + n.ConnectTime.Message
 		}
 		s.waits = n.ConnectTime.Message
 	default:
-		s.waits = n.ConnectTime.Message
+		s.waits, s.in = n.ConnectTime.Message, ourName
 	}
 	return s
+}
+
+// stateOfPod is its phase, and what it waits for.
+func stateOfPod(p *corev1.Pod) string {
+	why, _ := waitingFor(p)
+	return strings.TrimSpace(string(p.Status.Phase) + " " + why)
 }
 
 func startOf(p *corev1.Pod) time.Time {
@@ -295,21 +307,31 @@ const lastLog = 15
 
 // broken ends a roll-out at a node that fails.
 func (w *work) broken(name string, s progress) error {
-	if s.in != "" {
-		text := strings.TrimSpace(w.log(w.ctx, Namespace, s.pod.Name, s.in, false))
-		if text == "" {
-			text = strings.TrimSpace(w.log(w.ctx, Namespace, s.pod.Name, s.in, true))
-		}
-		if text != "" {
-			lines := strings.Split(text, "\n")
-			w.rep.Log = lines[max(0, len(lines)-lastLog):]
-		}
-	}
+	w.showLog(s)
 	w.rep.Next = []string{
-		fmt.Sprintf("kubectl -n %s logs %s --all-containers --prefix", Namespace, s.pod.Name),
+		logsCommand(s.pod),
 		"firsthop cluster install                 again, when it is repaired: it continues where it stopped",
 		"firsthop cluster install --leave-out " + name + "   without this node",
 		"firsthop cluster uninstall               undoes all of it",
 	}
 	return w.stop(bootstrap.ExitProof, "node %s fails, and the roll-out stops there: %s", name, s.failed)
+}
+
+// showLog puts the end of a pod's log into the report: of the container that failed or is awaited, or of the one before it.
+func (w *work) showLog(s progress) {
+	if s.in == "" {
+		return
+	}
+	text := strings.TrimSpace(w.log(w.ctx, Namespace, s.pod.Name, s.in, false))
+	if text == "" {
+		text = strings.TrimSpace(w.log(w.ctx, Namespace, s.pod.Name, s.in, true))
+	}
+	if text != "" {
+		lines := strings.Split(text, "\n")
+		w.rep.Log = lines[max(0, len(lines)-lastLog):]
+	}
+}
+
+func logsCommand(p *corev1.Pod) string {
+	return fmt.Sprintf("kubectl -n %s logs %s --all-containers --prefix", Namespace, p.Name)
 }

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -68,14 +69,14 @@ func ReadStatus(ctx context.Context, cfg Config) (*Status, error) {
 		return nil, err
 	}
 	for _, n := range f.Nodes {
-		st.Nodes = append(st.Nodes, statusOf(n, pods[n.Name], st.Installed))
+		st.Nodes = append(st.Nodes, statusOf(n, pods[n.Name], st.Installed, r != nil && slices.Contains(r.LeftOut, n.Name)))
 	}
 	st.judge()
 	st.oddities(sets.Items, r)
 	return st, nil
 }
 
-func statusOf(n Node, p *corev1.Pod, installed bool) NodeStatus {
+func statusOf(n Node, p *corev1.Pod, installed, leftOut bool) NodeStatus {
 	s := NodeStatus{Node: n, Grade: diagnose.OK, Reason: n.ConnectTime.Message}
 	if p != nil {
 		for _, c := range p.Spec.InitContainers {
@@ -85,19 +86,23 @@ func statusOf(n Node, p *corev1.Pod, installed bool) NodeStatus {
 	switch {
 	case n.Rollout == Unsupported:
 		s.Grade, s.Reason = diagnose.Skip, "left out: its kernel is not supported"
+	case leftOut:
+		s.Grade, s.Reason = diagnose.Skip, "left out; firsthop cluster install --include "+n.Name+" brings it in"
 	case n.Rollout != "":
-		s.Grade, s.Reason = diagnose.Skip, "left out, or not yet its turn: "+RolloutLabel+"="+n.Rollout
+		s.Grade, s.Reason = diagnose.Skip, "not yet its turn ("+RolloutLabel+"="+n.Rollout+"): firsthop cluster install continues"
 	case n.ConnectTime.Proven && p == nil && installed:
 		s.Grade, s.Reason = diagnose.Warn, "served, but there is no pod of the DaemonSet: nothing follows changes"
 	case n.ConnectTime.Proven && p != nil && !isReady(p):
-		s.Grade, s.Reason = diagnose.Warn, "served, but its pod is not ready: "+strings.TrimSpace(string(p.Status.Phase)+" "+waitingFor(p))
+		s.Grade, s.Reason = diagnose.Warn, "served, but its pod is not ready: "+stateOfPod(p)
 	case n.ConnectTime.Proven:
 	case !installed && p == nil && n.Mode == "":
 		s.Grade, s.Reason = diagnose.Skip, "firsthop is not there"
 	default:
 		s.Grade = diagnose.Fail
-		if p != nil && waitingFor(p) != "" {
-			s.Reason = "its pod waits: " + waitingFor(p)
+		if p != nil {
+			if why, _ := waitingFor(p); why != "" {
+				s.Reason = "its pod waits: " + why
+			}
 		}
 	}
 	return s
@@ -140,6 +145,11 @@ func (s *Status) oddities(sets []object, r *record) {
 		odd("%d Services need kube-proxy for node ports, load balancers or external IPs: %s", len(s.Cluster.FromOutside), few(s.Cluster.FromOutside))
 		if len(without) > 0 && (s.Cluster.KubeProxy == "none" || strings.HasPrefix(s.Cluster.KubeProxy, "DaemonSet")) {
 			odd("no kube-proxy runs on %s: packets from outside are lost there", few(without))
+		}
+	}
+	for _, n := range s.Nodes {
+		if _, not, some := strings.Cut(n.APIServers, ", not "); some {
+			odd("node %s sees %s: API server %s is not ready there", n.Name, n.APIServers[:strings.Index(n.APIServers, ", not ")], not)
 		}
 	}
 	if s.Cluster.Replaces != "" && s.Installed {

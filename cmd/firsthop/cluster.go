@@ -82,7 +82,8 @@ for packets from outside of the cluster.`,
 			&cli.StringFlag{Name: "service-ips", Usage: "Service `ADDRESSES` of the API for every node: ip:port, comma-separated [$" + apiserver.VarServices + "]"},
 			&cli.StringFlag{Name: "endpoints", Usage: "API server `ADDRESSES` for every node: ip:port, comma-separated [$" + apiserver.VarEndpoints + "]"},
 			&cli.BoolFlag{Name: "old-kernels", Usage: "there are nodes with Linux below 5.11: adds CAP_SYS_RESOURCE"},
-			leaveOutFlag("`NODE` that gets no pod, and a label that says so; repeatable"),
+			leaveOutFlag("`NODE` that gets no pod, now and by later installs; repeatable"),
+			&cli.StringSliceFlag{Name: "include", Usage: "`NODE` that was left out, and is to be served; repeatable"},
 			&cli.BoolFlag{Name: "force", Usage: "take over fields of firsthop's objects that somebody else has set"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "look, and ask the API server what would change; change nothing"},
 			&cli.BoolFlag{Name: "print", Usage: "print the objects as YAML, and ask no API server"},
@@ -159,7 +160,7 @@ func clusterSubcommand(e env, cmd *cli.Command, do func(*call) error) *cli.Comma
 // clusterConfig has the credentials, and shows progress to people.
 func clusterConfig(k *call) (cfg cluster.Config, err error) {
 	cfg = cluster.Config{
-		Version: version, LeaveOut: k.StringSlice("leave-out"), Force: k.Bool("force"), DryRun: k.Bool("dry-run"), Patience: k.Duration("wait"),
+		Version: version, LeaveOut: k.StringSlice("leave-out"), Include: k.StringSlice("include"), Force: k.Bool("force"), DryRun: k.Bool("dry-run"), Patience: k.Duration("wait"),
 	}
 	if !k.out.json {
 		cfg.Progress = func(s cluster.Step) {
@@ -311,7 +312,7 @@ func clusterStatusText(p *printer, st *cluster.Status) {
 	p.verdict(st.Result, "%s\n", st.Sentence)
 	p.linef("cluster     Kubernetes %s, provider %s", st.Cluster.Kubernetes, st.Cluster.Provider)
 	p.linef("kube-proxy  %s", st.Cluster.KubeProxy)
-	rows := [][]string{{"NODE", "STATE", "KERNEL", "VERSION", "MODE", "SAID", "KUBE-PROXY", "WHY"}}
+	rows := [][]string{{"NODE", "STATE", "KERNEL", "VERSION", "MODE", "SAID", "API-SERVERS", "KUBE-PROXY", "WHY"}}
 	for _, n := range st.Nodes {
 		_, tag, _ := strings.Cut(filepath.Base(n.Image), ":")
 		said := "-"
@@ -322,11 +323,12 @@ func clusterStatusText(p *printer, st *cluster.Status) {
 		if n.Node.KubeProxy {
 			proxy = "yes"
 		}
+		ready, _, _ := strings.Cut(n.APIServers, " ready")
 		why := n.Reason
 		if n.Grade == diagnose.OK {
 			why = "proven"
 		}
-		rows = append(rows, []string{n.Name, string(n.Grade), n.Kernel, orDash(tag), orDash(n.Mode), said, proxy, why})
+		rows = append(rows, []string{n.Name, string(n.Grade), n.Kernel, orDash(tag), orDash(n.Mode), said, orDash(ready), proxy, why})
 	}
 	p.linef("")
 	p.table(rows)

@@ -17,6 +17,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
@@ -206,7 +207,13 @@ func TestInstallStatusUninstall(t *testing.T) {
 	if st, err = installer.ReadStatus(t.Context(), b.config(nil)); err != nil || st.ExitCode != 6 || st.Nodes[2].Grade != diagnose.Fail {
 		t.Errorf("%v: %+v", err, st)
 	}
-	b.must(b.p.mark(t.Context(), "w2", "True", "Serving", "ok"))
+	b.must(b.p.mark(t.Context(), "w2", "True", "Serving", "ok; API servers: 1 of 2 ready, not 192.0.2.12:6443"))
+	if st, err = installer.ReadStatus(t.Context(), b.config(nil)); err != nil || st.ExitCode != 0 || st.Nodes[2].ConnectTime.Message != "ok" || !strings.HasPrefix(st.Nodes[2].APIServers, "1 of 2 ready") {
+		t.Errorf("%v: %+v", err, st)
+	}
+	if text := strings.Join(st.Oddities, "\n"); !strings.Contains(text, "node w2 sees 1 of 2 ready: API server 192.0.2.12:6443 is not ready there") {
+		t.Errorf("%s", text)
+	}
 
 	t.Run("an upgrade reaches one node first", func(t *testing.T) {
 		b := b.on(t)
@@ -249,11 +256,25 @@ func TestInstallStopsAtTheFirstFailure(t *testing.T) {
 		b := b.on(t)
 		rep := b.install(diagnose.Warn, func(c *installer.Config) { c.LeaveOut = []string{"w1"} })
 		b.says(rep, "2 of 3 nodes serve every Service at connect time, and have proven it; 1 are left out")
-	})
-	t.Run("repaired", func(t *testing.T) {
-		b := b.on(t)
 		b.p.set("w1", part{kubeProxy: true})
+		b.p.served()
+		b.says(b.install(diagnose.Warn, nil), "node w1 is left out, as before; --include w1 brings it in", "2 of 3 nodes")
+		if order := b.p.served(); len(order) > 0 {
+			t.Errorf("pods came to %q", order)
+		}
+		st, err := installer.ReadStatus(t.Context(), b.config(nil))
+		b.must(err)
+		if n := st.Nodes[1]; n.Name != "w1" || n.Grade != diagnose.Skip || !strings.Contains(n.Reason, "--include w1") {
+			t.Errorf("%+v", n)
+		}
+	})
+	t.Run("included again", func(t *testing.T) {
+		b := b.on(t)
+		include := func(c *installer.Config) { c.Include = []string{"w1"} }
+		b.says(b.install(diagnose.OK, include), "3 of 3 nodes")
 		b.says(b.install(diagnose.OK, nil), "3 of 3 nodes")
+		b.says(b.install(diagnose.Fail, func(c *installer.Config) { c.Include = []string{"w9"} }), "--include w9: there is no such node")
+		b.says(b.install(diagnose.Fail, func(c *installer.Config) { c.Include, c.LeaveOut = []string{"w1"}, []string{"w1"} }), "node w1 is to be left out and included")
 	})
 }
 
@@ -310,6 +331,27 @@ func TestRefusals(t *testing.T) {
 	refused("Antrea", configMap("antrea-config", "antrea-agent.conf", "antreaProxy:\n  proxyAll: true\n"), nil, "Antrea")
 	refused("Calico's eBPF", daemonSet("calico-node", corev1.Container{Env: []corev1.EnvVar{{Name: "FELIX_BPFENABLED", Value: "true"}}}), nil, "Calico's eBPF dataplane")
 	refused("kube-router", daemonSet("kube-router", corev1.Container{Args: []string{"--run-router=true"}}), nil, "kube-router (DaemonSet kube-system/kube-router)")
+	custom := func(group, version, plural, kind, spec string) func(*bed) func() {
+		return func(b *bed) func() {
+			name := plural + "." + group
+			rest := client.CoreV1().RESTClient()
+			b.must(rest.Post().AbsPath("/apis/apiextensions.k8s.io/v1/customresourcedefinitions").SetHeader("Content-Type", "application/json").Body([]byte(`{"apiVersion":"apiextensions.k8s.io/v1","kind":"CustomResourceDefinition",
+				"metadata":{"name":"` + name + `"},"spec":{"group":"` + group + `","scope":"Cluster","names":{"plural":"` + plural + `","kind":"` + kind + `"},
+				"versions":[{"name":"` + version + `","served":true,"storage":true,"schema":{"openAPIV3Schema":{"type":"object","x-kubernetes-preserve-unknown-fields":true}}}]}}`)).Do(b.Context()).Error())
+			lab.Await(b, "the resource to be served", func() bool {
+				return rest.Post().AbsPath("/apis/"+group+"/"+version+"/"+plural).SetHeader("Content-Type", "application/json").Body([]byte(`{"apiVersion":"`+group+`/`+version+`","kind":"`+kind+`","metadata":{"name":"default"},"spec":`+spec+`}`)).Do(b.Context()).Error() == nil
+			})
+			return func() {
+				b.must(rest.Delete().AbsPath("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/" + name).Do(context.Background()).Error())
+				lab.Await(b, "the resource to be gone", func() bool {
+					return rest.Get().AbsPath("/apis/"+group+"/"+version+"/"+plural).Do(context.Background()).Error() != nil
+				})
+			}
+		}
+	}
+	refused("Calico's eBPF, by Felix's configuration", custom("crd.projectcalico.org", "v1", "felixconfigurations", "FelixConfiguration", `{"bpfEnabled":true}`), nil, "FelixConfiguration default: bpfEnabled: true")
+	refused("Calico's eBPF, by the operator's", custom("operator.tigera.io", "v1", "installations", "Installation", `{"calicoNetwork":{"linuxDataplane":"BPF"}}`), nil, "Installation default: linuxDataplane: BPF")
+	refused("GKE Dataplane V2", daemonSet("anetd", corev1.Container{}), nil, "GKE Dataplane V2")
 	refused("OVN", daemonSet("ovnkube-node", corev1.Container{}), nil, "OVN-Kubernetes")
 	refused("a node that fails its check", node("w2", part{kubeProxy: true, check: 7, says: "no address"}), nil, "kernel: no address", "--leave-out NODE")
 	refused("a runtime of the host's own", node("w2", part{kubeProxy: true, hostRuntime: true}), nil, "a runtime of the host's own serves it")
@@ -370,6 +412,58 @@ func TestRefusals(t *testing.T) {
 		b.p.addNode("w4", part{}, corev1.ConditionUnknown)
 		b.says(b.install(diagnose.Fail, nil), "node w4 is unreachable", "--leave-out w4")
 	})
+}
+
+// TestInstallNeedsEachRight: a user who has all rights but one is told of that one, for each of those that install names to
+// a user without any.
+func TestInstallNeedsEachRight(t *testing.T) {
+	b := newBed(t)
+	as := func(id cluster.Identity) func(*installer.Config) {
+		return func(c *installer.Config) { c.REST = b.c.RESTConfig(id, b.c.Servers[0]) }
+	}
+	all := b.install(diagnose.Fail, as(b.c.ServiceAccount("default", "nobody"))).Refusals
+	if len(all) < 10 {
+		t.Fatalf("a user without rights lacks only %q", all)
+	}
+	roles := b.c.Client.RbacV1().ClusterRoles()
+	_, err := roles.Create(t.Context(), &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "almost"}}, metav1.CreateOptions{})
+	b.must(err)
+	almost := as(b.c.ServiceAccount("default", "almost", "almost"))
+	grant := func(texts []string) {
+		role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "almost"}}
+		for _, text := range texts {
+			role.Rules = append(role.Rules, ruleOf(text))
+		}
+		_, err := roles.Update(t.Context(), role, metav1.UpdateOptions{})
+		b.must(err)
+	}
+	for i, lacking := range all {
+		grant(slices.Delete(slices.Clone(all), i, i+1))
+		var said []string
+		lab.Await(b, "the authorizer to know the rights but: "+lacking, func() bool {
+			rep, err := installer.Install(t.Context(), b.config(almost))
+			b.must(err)
+			said = rep.Refusals
+			return slices.Equal(said, []string{lacking})
+		})
+	}
+	// Who grants rights must have them: the API server says so at the dry run.
+	grant(all)
+	lab.Await(b, "the authorizer to know all rights", func() bool {
+		rep, err := installer.Install(t.Context(), b.config(almost))
+		b.must(err)
+		text := strings.Join(rep.Refusals, "\n")
+		return rep.Result == diagnose.Fail && !strings.Contains(text, "lacks a right") && strings.Contains(text, "apply ClusterRole firsthop") && strings.Contains(text, "attempting to grant RBAC permissions")
+	})
+}
+
+// ruleOf grants what a refusal names: "this user lacks a right: create, get daemonsets.apps in namespace kube-system".
+func ruleOf(refusal string) rbacv1.PolicyRule {
+	_, text, _ := strings.Cut(refusal, ": ")
+	text, _, _ = strings.Cut(text, " in namespace ")
+	at := strings.LastIndex(text, " ")
+	resource, group, _ := strings.Cut(text[at+1:], ".")
+	return rbacv1.PolicyRule{Verbs: strings.Split(text[:at], ", "), APIGroups: []string{group}, Resources: []string{resource}}
 }
 
 // cutter ends a command at one of its requests, before or after that took effect.
