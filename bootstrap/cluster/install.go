@@ -159,7 +159,7 @@ func (w *work) install() error {
 
 // mayInstall looks, and refuses with all reasons at once. Nothing is written.
 func (w *work) mayInstall(objects []object, ds object) error {
-	missing, err := w.missing(w.ctx, append(readRights(Namespace), installRights(Namespace)...))
+	missing, err := w.missing(w.ctx, installRights(Namespace))
 	if err != nil {
 		return fmt.Errorf("ask for the rights of this user: %w", err)
 	}

@@ -260,31 +260,52 @@ func (c *client) cilium(ctx context.Context) (string, error) {
 	return "", nil
 }
 
-func (c *client) calico(ctx context.Context) (string, error) {
-	var felix struct {
-		Spec struct {
-			BPFEnabled *bool `json:"bpfEnabled"`
-		} `json:"spec"`
+// calicoResources are custom resources that say whether Calico serves Services. Where a cluster has their group, reading them
+// takes a right.
+var calicoResources = []struct{ group, resource string }{
+	{"crd.projectcalico.org", "felixconfigurations"}, {"operator.tigera.io", "installations"},
+}
+
+// dataplaneRights are those of a look that depend on what the cluster has.
+func (c *client) dataplaneRights(ctx context.Context) (rights []right, err error) {
+	for _, r := range calicoResources {
+		there, err := c.optional(ctx, "/apis/"+r.group, nil) // everybody may ask for that
+		if err != nil {
+			return nil, fmt.Errorf("ask for the API group %s: %w", r.group, err)
+		}
+		if there {
+			rights = append(rights, right{r.group, r.resource, "", "", []string{"get"}})
+		}
 	}
-	there, err := c.optional(ctx, "/apis/crd.projectcalico.org/v1/felixconfigurations/default", &felix)
+	return rights, nil
+}
+
+func (c *client) calico(ctx context.Context) (string, error) {
+	rights, err := c.dataplaneRights(ctx)
 	if err != nil {
 		return "", err
 	}
-	if there && felix.Spec.BPFEnabled != nil && *felix.Spec.BPFEnabled {
-		return "Calico's eBPF dataplane (FelixConfiguration default: bpfEnabled: true)", nil
+	for _, r := range rights {
+		var o struct {
+			Kind string `json:"kind"`
+			Spec struct {
+				BPFEnabled    bool `json:"bpfEnabled"`
+				CalicoNetwork struct {
+					LinuxDataplane string `json:"linuxDataplane"`
+				} `json:"calicoNetwork"`
+			} `json:"spec"`
+		}
+		if _, err := c.optional(ctx, "/apis/"+r.group+"/v1/"+r.resource+"/default", &o); err != nil {
+			return "", err
+		}
+		switch {
+		case o.Spec.BPFEnabled:
+			return "Calico's eBPF dataplane (" + o.Kind + " default: bpfEnabled: true)", nil
+		case o.Spec.CalicoNetwork.LinuxDataplane == "BPF":
+			return "Calico's eBPF dataplane (" + o.Kind + " default: linuxDataplane: BPF)", nil
+		}
 	}
-	var installation struct {
-		Spec struct {
-			CalicoNetwork struct {
-				LinuxDataplane string `json:"linuxDataplane"`
-			} `json:"calicoNetwork"`
-		} `json:"spec"`
-	}
-	there, err = c.optional(ctx, "/apis/operator.tigera.io/v1/installations/default", &installation)
-	if there && installation.Spec.CalicoNetwork.LinuxDataplane == "BPF" {
-		return "Calico's eBPF dataplane (Installation default: linuxDataplane: BPF)", nil
-	}
-	return "", err
+	return "", nil
 }
 
 func (c *client) antrea(ctx context.Context) (string, error) {

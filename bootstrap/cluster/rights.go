@@ -73,8 +73,32 @@ func uninstallRights(namespace string) []right {
 	return append(rights, right{"", "nodes", "status", "", []string{"patch"}})
 }
 
-// missing are the rights of a list that the user has not.
+// merged has one right for each resource, with all verbs.
+func merged(rights []right) (out []right) {
+	for _, r := range rights {
+		i := slices.IndexFunc(out, func(o right) bool {
+			return o.group == r.group && o.resource == r.resource && o.subresource == r.subresource && o.namespace == r.namespace
+		})
+		if i < 0 {
+			i = len(out)
+			out = append(out, right{r.group, r.resource, r.subresource, r.namespace, nil})
+		}
+		for _, verb := range r.verbs {
+			if !slices.Contains(out[i].verbs, verb) {
+				out[i].verbs = append(out[i].verbs, verb)
+			}
+		}
+	}
+	return out
+}
+
+// missing are the rights of a list, and of every look at the cluster, that the user has not.
 func (c *client) missing(ctx context.Context, rights []right) ([]string, error) {
+	more, err := c.dataplaneRights(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rights = merged(slices.Concat(readRights(Namespace), more, rights))
 	denied := make([]right, len(rights))
 	var mu sync.Mutex
 	group, ctx := errgroup.WithContext(ctx)

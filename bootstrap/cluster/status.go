@@ -38,7 +38,7 @@ func ReadStatus(ctx context.Context, cfg Config) (*Status, error) {
 	if err != nil {
 		return nil, err
 	}
-	missing, err := w.missing(ctx, readRights(Namespace))
+	missing, err := w.missing(ctx, nil)
 	if err != nil {
 		return nil, err
 	}

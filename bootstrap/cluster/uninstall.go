@@ -27,7 +27,7 @@ func Uninstall(ctx context.Context, cfg Config) (*Report, error) {
 }
 
 func (w *work) uninstall() error {
-	missing, err := w.missing(w.ctx, append(readRights(Namespace), uninstallRights(Namespace)...))
+	missing, err := w.missing(w.ctx, uninstallRights(Namespace))
 	if err != nil {
 		return fmt.Errorf("ask for the rights of this user: %w", err)
 	}

@@ -326,7 +326,7 @@ func TestRefusals(t *testing.T) {
 	}
 	refused("a user without rights is told of all at once", nil, func(c *installer.Config) {
 		c.REST = b.c.RESTConfig(nobody, b.c.Servers[0])
-	}, "lacks a right: list nodes", "patch nodes", "create, get, patch daemonsets.apps in namespace kube-system", "create, get, patch clusterroles.rbac.authorization.k8s.io", "get pods/log")
+	}, "lacks a right: list, patch nodes", "create, get, patch daemonsets.apps in namespace kube-system", "create, get, patch clusterroles.rbac.authorization.k8s.io", "get pods/log")
 	refused("Cilium", configMap("cilium-config", "kube-proxy-replacement", "true"), nil, "Cilium (ConfigMap kube-system/cilium-config")
 	refused("Antrea", configMap("antrea-config", "antrea-agent.conf", "antreaProxy:\n  proxyAll: true\n"), nil, "Antrea")
 	refused("Calico's eBPF", daemonSet("calico-node", corev1.Container{Env: []corev1.EnvVar{{Name: "FELIX_BPFENABLED", Value: "true"}}}), nil, "Calico's eBPF dataplane")
