@@ -209,6 +209,18 @@ func TestSelectNode(t *testing.T) {
 	}
 }
 
+// A kubelet writes the addresses of its own Node: it must not fill the tables of all nodes.
+func TestSelectNodeBoundsHowManyCount(t *testing.T) {
+	var list []netip.Addr
+	for i := range 1000 {
+		a := netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)})
+		list = append(list, a, a)
+	}
+	if got := (NodePortAddresses{}).SelectNode(list); len(got) != maxNodeAddrs || got[0] != list[0] || got[maxNodeAddrs-1] != list[2*maxNodeAddrs-1] {
+		t.Errorf("%d addresses: %v, want the first %d", len(got), got, maxNodeAddrs)
+	}
+}
+
 func TestClusterIPOfTheHostIsLeft(t *testing.T) {
 	node := thisNode()
 	node.Interfaces = map[netip.Addr]string{}

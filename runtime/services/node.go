@@ -149,18 +149,24 @@ func (n NodePortAddresses) Select(hostAddrs, nodeIPs []netip.Addr) []netip.Addr 
 	return Node{NodePortAddrs: out}.normal().NodePortAddrs
 }
 
+// maxNodeAddrs is how many addresses of one Node object count. Each kubelet writes
+// those of its own Node: one of them must not fill the tables of all nodes.
+const maxNodeAddrs = 32
+
 // SelectNode picks from the addresses of a Node object (NodeIPs) those at which
 // node ports are served for clients of other nodes: by the same rules, but for
-// what is no address of a single host.
+// what is no address of a single host, and the first 32 at most.
 func (n NodePortAddresses) SelectNode(nodeIPs []netip.Addr) []netip.Addr {
 	var out []netip.Addr
 	for _, a := range nodeIPs {
 		a = a.Unmap().WithZone("")
-		if !a.IsValid() || own(a) || linkLocal(a) && !n.selects(a) {
+		if !a.IsValid() || own(a) || linkLocal(a) && !n.selects(a) || slices.Contains(out, a) {
 			continue
 		}
 		if n.Primary && a == primary(nodeIPs, a.Is4()) || n.selects(a) {
-			out = append(out, a)
+			if out = append(out, a); len(out) == maxNodeAddrs {
+				break
+			}
 		}
 	}
 	return sortedAddrs(out)
