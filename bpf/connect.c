@@ -173,7 +173,51 @@ static __always_inline void nowhere_of(const struct address *addr, struct backen
 }
 
 /*
- * What nothing serves. The application sees ECONNREFUSED where kube-proxy answers with RST, and
+ * Whether a socket with a loopback address of its own waits nowhere: it may have that address because it was led there,
+ * and waits until the runtime moves it.
+ */
+static __always_inline bool waits_nowhere(const struct lookup *l)
+{
+	struct backend nowhere;
+
+	nowhere_of(&l->addr, &nowhere);
+	return l->proto == IPPROTO_UDP && udp_rev_nat_has(l, &nowhere);
+}
+
+/*
+ * What becomes of a socket with a loopback address of its own, and a backend that it can't reach, as that is neither
+ * loopback nor at the address of the socket's network namespace.
+ * It is left alone: with IPv4, the kernel refuses such a source at once
+ * (EINVAL, __mkroute_output), but where route_localnet is set kube-proxy may
+ * serve it, at a loopback address that another process listens on. With IPv6, the kernel would send, and the
+ * sender would wait for an answer that can't come.
+ */
+static __always_inline enum verdict from_loopback(const struct lookup *l)
+{
+	if (waits_nowhere(l) || (!is_v4(&l->addr) && !is_loopback(&l->addr)))
+		return VERDICT_DROP;
+	return VERDICT_PASS;
+}
+
+/* Chooses a backend for what admit() lets in, copied to *to, or says why there is none. */
+static __always_inline enum verdict choose(bool datagram, const struct lookup *l, const struct frontend *fe,
+                                           struct backend *to)
+{
+	if (datagram)
+		datagram_backend(l, fe, to);
+	else
+		choose_backend(fe, l->netns, to);
+	if (!to->id)
+		return has_backends_elsewhere(fe) ? VERDICT_DROP : VERDICT_REFUSE;
+	if (unlikely(is_loopback(&l->src)) && !reached_from_loopback(l, &to->addr))
+		return from_loopback(l);
+	return VERDICT_TRANSLATE;
+}
+
+/*
+ * Sends a connection, or a datagram of an unconnected UDP socket, to a backend.
+ *
+ * What nothing serves: the application sees ECONNREFUSED where kube-proxy answers with RST, and
  * EHOSTUNREACH where it drops the packet: a connect can't wait for that. A
  * kernel without bpf_set_retval knows but EPERM (cilium/cilium#45184 on why that misleads).
  *
@@ -181,77 +225,35 @@ static __always_inline void nowhere_of(const struct address *addr, struct backen
  * once there is a backend. The runtime finds sockets that were connected by their way back, and moves
  * them. A datagram notes none, so as not to hide that of its socket's connect().
  * A socket that is bound to a device would send by that even to a loopback address, so it is refused.
+ *
+ * All ways to an end meet in one: the verifier, and with it the start, takes time for each copy of it.
  */
-static __always_inline int refuse(struct bpf_sock_addr *ctx, bool v4, bool datagram, const struct lookup *l,
-                                  __u32 index, int error)
-{
-	struct backend nowhere;
-
-	count_refused(index);
-	if (l->proto != IPPROTO_UDP || on_device(ctx)) {
-		bpf_set_retval(error);
-		return REJECT;
-	}
-	nowhere_of(&l->addr, &nowhere);
-	if (!datagram)
-		udp_rev_nat_update(l, index, &nowhere);
-	write_address(ctx, v4, &nowhere.addr, nowhere.port);
-	return PROCEED;
-}
-
-/*
- * A socket with a loopback address of its own, and a backend that it can't reach, as that is neither
- * loopback nor at the address of the socket's network namespace.
- * It is left alone: with IPv4, the kernel refuses such a source at once
- * (EINVAL, __mkroute_output), but where route_localnet is set kube-proxy may
- * serve it, at a loopback address whoever listens there. With IPv6, the kernel would send, and the
- * sender would wait for an answer that can't come. A UDP socket
- * may have that address because it was led nowhere: it waits there until the runtime moves it.
- */
-static __always_inline int from_loopback(struct bpf_sock_addr *ctx, bool v4, bool datagram, struct lookup *l,
-                                         __u32 index)
-{
-	struct backend nowhere;
-	bool waits = false;
-
-	if (l->proto == IPPROTO_UDP) {
-		nowhere_of(&l->addr, &nowhere);
-		waits = udp_rev_nat_has(l, &nowhere);
-	}
-	if (waits || (!l->loopback && !is_v4(&l->addr)))
-		return refuse(ctx, v4, datagram, l, index, -EHOSTUNREACH);
-	return pass(ctx, v4, datagram, l);
-}
-
-/* Sends a connection, or a datagram of an unconnected UDP socket, to a backend. */
 static __always_inline int to_backend(struct bpf_sock_addr *ctx, bool v4, bool datagram)
 {
 	struct lookup l = {.port = read_port(ctx), .proto = protocol(ctx)};
 	struct frontend fe;
-	struct backend *be;
+	struct backend to = {};
+	enum verdict verdict;
 
 	if (datagram ? l.proto != IPPROTO_UDP : !l.proto)
 		return PROCEED;
 	read_address(ctx, v4, &l.addr);
-	switch (admit(ctx, v4, datagram, &l, &fe)) {
-	case VERDICT_PASS:
+	verdict = admit(ctx, v4, datagram, &l, &fe);
+	if (verdict == VERDICT_TRANSLATE)
+		verdict = choose(datagram, &l, &fe, &to);
+	if (verdict == VERDICT_PASS)
 		return pass(ctx, v4, datagram, &l);
-	case VERDICT_REFUSE:
-		return refuse(ctx, v4, datagram, &l, fe.index, -ECONNREFUSED);
-	case VERDICT_DROP:
-		return refuse(ctx, v4, datagram, &l, fe.index, -EHOSTUNREACH);
-	case VERDICT_TRANSLATE:
-		break;
+	count(fe.index, verdict == VERDICT_TRANSLATE);
+	if (verdict != VERDICT_TRANSLATE) {
+		if (l.proto != IPPROTO_UDP || on_device(ctx)) {
+			bpf_set_retval(verdict == VERDICT_DROP ? -EHOSTUNREACH : -ECONNREFUSED);
+			return REJECT;
+		}
+		nowhere_of(&l.addr, &to);
 	}
-	be = datagram ? datagram_backend(&l, &fe) : choose_backend(&fe, l.netns);
-	if (!be)
-		return refuse(ctx, v4, datagram, &l, fe.index,
-		              has_backends_elsewhere(&fe) ? -EHOSTUNREACH : -ECONNREFUSED);
-	if (unlikely(is_loopback(&l.src)) && !reached_from_loopback(&l, &be->addr))
-		return from_loopback(ctx, v4, datagram, &l, fe.index);
-	rev_nat_update(&l, fe.index, be);
-	count_translated(fe.index);
-	write_address(ctx, v4, &be->addr, be->port);
+	if (verdict == VERDICT_TRANSLATE || !datagram)
+		rev_nat_update(&l, fe.index, &to);
+	write_address(ctx, v4, &to.addr, to.port);
 	return PROCEED;
 }
 

@@ -8,25 +8,14 @@
 #include "lb_maps.h"
 #include "lookup.h"
 
-static __always_inline struct counters *counters_of(__u32 index)
+/* Counts what was asked of a service: translated, or refused. */
+static __always_inline void count(__u32 index, bool translated)
 {
-	return bpf_map_lookup_elem(&fh_counter, &index);
-}
-
-static __always_inline void count_translated(__u32 index)
-{
-	struct counters *c = counters_of(index);
+	__u64 at = index;
+	struct counters *c = bpf_map_lookup_elem(&fh_counter, &at);
 
 	if (c)
-		__sync_fetch_and_add(&c->translated, 1);
-}
-
-static __always_inline void count_refused(__u32 index)
-{
-	struct counters *c = counters_of(index);
-
-	if (c)
-		__sync_fetch_and_add(&c->refused, 1);
+		__sync_fetch_and_add(translated ? &c->translated : &c->refused, 1);
 }
 
 /*
@@ -60,7 +49,7 @@ static __always_inline bool read_frontend(const struct frontend *entry, struct f
 /* Whether a port may be a node port at other nodes. */
 static __always_inline bool maybe_node_port(__be16 port)
 {
-	__u32 zero = 0;
+	__u64 zero = 0;
 	volatile __u64 *blocks = bpf_map_lookup_elem(&fh_node_ports, &zero);
 
 	return blocks && *blocks >> (bpf_htons(port) >> 10) & 1;
@@ -76,37 +65,34 @@ static __always_inline bool maybe_node_port(__be16 port)
  */
 static __always_inline bool find_frontend(struct lookup *l, struct frontend *fe)
 {
-	struct frontend_key key = {.addr = l->addr, .port = l->port, .proto = l->proto};
-	struct frontend *entry = bpf_map_lookup_elem(&fh_frontend, &key);
+	__u64 low4 = bpf_htonl(0xffff), asked = FRONTEND_KEY(l->port, l->proto, 0);
+	__u64 key[3] = {half(&l->addr, 0), half(&l->addr, 1), asked};
+	struct frontend *entry = bpf_map_lookup_elem(&fh_frontend, key);
 
 	l->loopback = false;
 	if (entry)
 		return read_frontend(entry, fe);
 	l->loopback = to_loopback(&l->addr);
 	if (l->loopback) {
-		key.addr.word[3] = bpf_htonl(0x7f000000);
-		return read_frontend(bpf_map_lookup_elem(&fh_frontend, &key), fe);
+		key[1] = (__u32)key[1] | (__u64)bpf_htonl(0x7f000000) << 32;
+		return read_frontend(bpf_map_lookup_elem(&fh_frontend, key), fe);
 	}
-	key.port = 0;
-	key.proto = 0;
-	entry = bpf_map_lookup_elem(&fh_frontend, &key);
+	key[2] = 0;
+	entry = bpf_map_lookup_elem(&fh_frontend, key);
 	if (entry)
 		return read_frontend(entry, fe);
-	key.nodes = 1;
-	if (!maybe_node_port(l->port) || !bpf_map_lookup_elem(&fh_frontend, &key))
+	key[2] = FRONTEND_KEY(0, 0, 1);
+	if (!maybe_node_port(l->port) || !bpf_map_lookup_elem(&fh_frontend, key))
 		return read_frontend(0, fe);
-	key.addr.word[0] = 0;
-	key.addr.word[1] = 0;
-	key.addr.word[2] = is_v4(&l->addr) ? bpf_htonl(0xffff) : 0;
-	key.addr.word[3] = 0;
-	key.port = l->port;
-	key.proto = l->proto;
-	return read_frontend(bpf_map_lookup_elem(&fh_frontend, &key), fe);
+	key[0] = 0;
+	key[1] = is_v4(&l->addr) ? low4 : 0;
+	key[2] = asked | FRONTEND_KEY(0, 0, 1);
+	return read_frontend(bpf_map_lookup_elem(&fh_frontend, key), fe);
 }
 
 static __always_inline service_state read_state(const struct frontend *fe)
 {
-	__u32 at = fe->index * 2 + !!(fe->flags & FRONTEND_LOCAL_POLICY);
+	__u64 at = fe->index * 2 + !!(fe->flags & FRONTEND_LOCAL_POLICY);
 	volatile service_state *s = bpf_map_lookup_elem(&fh_service, &at);
 
 	return s ? *s : 0;
@@ -114,26 +100,38 @@ static __always_inline service_state read_state(const struct frontend *fe)
 
 static __always_inline struct backend *backend_at(__u32 set, __u32 slot)
 {
-	struct backend_key key = {.set = set, .slot = slot};
+	__u64 key = (__u64)slot << 32 | set;
 
 	return bpf_map_lookup_elem(&fh_backend, &key);
 }
 
-static __always_inline struct backend *random_backend(service_state s)
+/*
+ * Functions that choose a backend copy it to *to, which is zero before, and leave that alone where there is none: whether
+ * it has an id tells. With pointers, the verifier goes through what follows once for each place that one came from.
+ */
+static __always_inline void copy_backend(__u32 set, __u32 slot, struct backend *to)
+{
+	const struct backend *be = backend_at(set, slot);
+
+	if (be)
+		*to = *be;
+}
+
+static __always_inline void random_backend(service_state s, struct backend *to)
 {
 	__u32 count = STATE_COUNT(s), slot = 0;
 
 	if (count == 0)
-		return 0;
+		return;
 	if (count > 1) /* scales 32 random bits to 0..count-1 without a division */
 		slot = ((__u64)bpf_get_prandom_u32() * count) >> 32;
-	return backend_at(STATE_SET(s), slot);
+	copy_backend(STATE_SET(s), slot, to);
 }
 
-/* The backend that has this id in a set; NULL: it is not there, or not any more. */
-static __always_inline struct backend *member_of(service_state s, __u32 id)
+/* The backend that has this id in a set, if it is there still. */
+static __always_inline void member_of(service_state s, __u32 id, struct backend *to)
 {
-	return backend_at(STATE_SET(s), id | BACKEND_MEMBER);
+	copy_backend(STATE_SET(s), id | BACKEND_MEMBER, to);
 }
 
 static __always_inline __u32 seconds(void)
@@ -157,65 +155,61 @@ static __always_inline bool keeps_clients(service_state s)
 }
 
 /*
- * The backend that a client keeps for a service; NULL: none, or not any more.
+ * The backend that a client keeps for a service, if there is one, and it is there still.
  * Time is that of the client's last connection, as kube-proxy's is.
  */
-static __always_inline struct backend *kept_backend(struct affinity_key *key, service_state s, __u32 now)
+static __always_inline void kept_backend(const __u64 *key, service_state s, __u32 now, struct backend *to)
 {
 	volatile affinity *old = bpf_map_lookup_elem(&fh_affinity, key);
-	struct backend *limit, *be;
+	struct backend *limit;
 	affinity a;
 
 	if (!old)
-		return 0;
+		return;
 	a = *old;
 	limit = backend_at(STATE_SET(s), SLOT_AFFINITY);
 	/* Signed: another CPU may have connected for this client in a second that has begun since. */
 	if (!limit || (__s32)(now - AFFINITY_USED(a)) > (__s32)limit->id)
-		return 0;
-	be = member_of(s, AFFINITY_ID(a));
-	if (be && AFFINITY_USED(a) != now)
+		return;
+	member_of(s, AFFINITY_ID(a), to);
+	if (to->id && AFFINITY_USED(a) != now)
 		*old = AFFINITY_OF(AFFINITY_ID(a), now);
-	return be;
 }
 
 /*
- * A backend for a new connection; NULL: the service has none. A writer
+ * A backend for a new connection, if the service has one. A writer
  * publishes a set before it flips the state and removes the old set after an
  * RCU grace period, so that a miss can only be seen by a program that was
  * held up between its two reads for longer than that. It reads again, once.
  */
-static __always_inline struct backend *choose_backend(const struct frontend *fe, __u64 client)
+static __always_inline void choose_backend(const struct frontend *fe, __u64 client, struct backend *to)
 {
-	struct affinity_key key = {.client = client, .index = fe->index};
+	__u64 key[2] = {client, fe->index};
 	service_state s = read_state(fe);
 	bool keeps = keeps_clients(s);
-	struct backend *be;
+	__u32 now = keeps ? seconds() : 0;
 	affinity new;
-	__u32 now = 0;
 
-	if (keeps) {
-		now = seconds();
-		be = kept_backend(&key, s, now);
-		if (be)
-			return be;
+	if (keeps)
+		kept_backend(key, s, now, to);
+	if (to->id)
+		return;
+	random_backend(s, to);
+	if (unlikely(!to->id))
+		random_backend(read_state(fe), to);
+	if (to->id && keeps) {
+		new = AFFINITY_OF(to->id, now);
+		bpf_map_update_elem(&fh_affinity, key, &new, BPF_ANY);
 	}
-	be = random_backend(s);
-	if (unlikely(!be))
-		be = random_backend(read_state(fe));
-	if (be && keeps) {
-		new = AFFINITY_OF(be->id, now);
-		bpf_map_update_elem(&fh_affinity, &key, &new, BPF_ANY);
-	}
-	return be;
 }
 
-/* The backend that has this id in the present set; NULL: it is not there any more. */
-static __always_inline struct backend *member_backend(const struct frontend *fe, __u32 id)
+/* The backend that has this id in the present set, if it is there still. */
+static __always_inline void member_backend(const struct frontend *fe, __u32 id, struct backend *to)
 {
 	service_state s = read_state(fe);
 
-	return STATE_COUNT(s) ? member_of(s, id) : 0;
+	if (STATE_COUNT(s))
+		member_of(s, id, to);
 }
 
 /* Whether what has no backend here has some elsewhere: such connections are dropped, not refused. */

@@ -34,6 +34,9 @@ struct frontend_key {
 };
 _Static_assert(sizeof(struct frontend_key) == 20, "layout");
 
+/* What follows the address, as programs write it: see half(). */
+#define FRONTEND_KEY(port, proto, nodes) ((port) | (__u64)(proto) << 16 | (__u64)(nodes) << 24)
+
 /* Flags of a frontend. */
 enum frontend_flags {
 	FRONTEND_VIP = 1 << 0,          /* marks an address: no service behind it, refuse */

@@ -7,7 +7,7 @@
 #include "sock_affinity_maps.h"
 #include "sock_usage.h"
 
-static __always_inline struct sock_affinity *sock_affinity_lookup(const struct sock_affinity_key *key)
+static __always_inline struct sock_affinity *sock_affinity_lookup(const __u64 *key)
 {
 	struct sock_affinity *a = bpf_map_lookup_elem(&fh_udp_affin, key);
 
@@ -16,10 +16,10 @@ static __always_inline struct sock_affinity *sock_affinity_lookup(const struct s
 	return a ? a : bpf_map_lookup_elem(&fh_sock_affin, key);
 }
 
-static __always_inline void sock_affinity_update(const struct sock_affinity_key *key, __u32 id)
+static __always_inline void sock_affinity_update(const __u64 *key, __u32 id)
 {
 	struct sock_affinity *old = bpf_map_lookup_elem(&fh_udp_affin, key);
-	struct sock_affinity new = {.id = id};
+	__u64 new = id;
 
 	if (!bpf_map_update_elem(&fh_udp_affin, key, &new, BPF_ANY)) {
 		if (!old)
@@ -35,26 +35,20 @@ static __always_inline void sock_affinity_update(const struct sock_affinity_key 
 }
 
 /* A backend for a datagram: a sticky frontend's is the one that this socket used before, while it is one. */
-static __always_inline struct backend *datagram_backend(const struct lookup *l, const struct frontend *fe)
+static __always_inline void datagram_backend(const struct lookup *l, const struct frontend *fe, struct backend *to)
 {
-	struct sock_affinity_key key = {
-		.cookie = l->cookie,
-		.index = fe->index,
-		.local_policy = !!(fe->flags & FRONTEND_LOCAL_POLICY),
-	};
-	bool sticky = fe->flags & FRONTEND_STICKY;
-	struct sock_affinity *old = sticky ? sock_affinity_lookup(&key) : 0;
-	struct backend *be;
+	__u64 key[2] = {l->cookie, fe->index | (__u64) !!(fe->flags & FRONTEND_LOCAL_POLICY) << 32};
+	struct sock_affinity *old = 0;
 
-	if (old) {
-		be = member_backend(fe, old->id);
-		if (be)
-			return be;
-	}
-	be = choose_backend(fe, l->netns);
-	if (be && sticky)
-		sock_affinity_update(&key, be->id);
-	return be;
+	if (fe->flags & FRONTEND_STICKY)
+		old = sock_affinity_lookup(key);
+	if (old)
+		member_backend(fe, old->id, to);
+	if (to->id)
+		return;
+	choose_backend(fe, l->netns, to);
+	if (to->id && fe->flags & FRONTEND_STICKY)
+		sock_affinity_update(key, to->id);
 }
 
 #endif

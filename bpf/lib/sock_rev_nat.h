@@ -15,14 +15,14 @@
 
 static __always_inline struct sock_rev_nat *rev_nat_slot(__u64 cookie)
 {
-	__u32 at = (__u32)cookie & settings.rev_nat_mask;
+	__u64 at = (__u32)cookie & settings.rev_nat_mask;
 
 	return bpf_map_lookup_elem(&fh_sock_rev_nat, &at);
 }
 
 static __always_inline struct sock_rev_nat *outgrown_slot(__u64 cookie)
 {
-	__u32 at = (__u32)cookie & settings.outgrown_mask;
+	__u64 at = (__u32)cookie & settings.outgrown_mask;
 
 	return bpf_map_lookup_elem(&outgrown_tcp, &at);
 }
@@ -58,39 +58,41 @@ static __always_inline void tcp_rev_nat_update(const struct lookup *l, const str
 	bpf_spin_unlock(&r->lock);
 }
 
-static __always_inline __u16 writer(void)
+static __always_inline __u32 writer(void)
 {
 	return (__u16)settings.build;
 }
 
-static __always_inline bool same_udp_rev_nat(const struct udp_rev_nat *a, const struct udp_rev_nat *b)
+/* A value of fh_udp_sock is as it would be written. */
+static __always_inline bool same_udp_rev_nat(const struct udp_rev_nat *old, const __u64 *new)
 {
-	return a->port == b->port && a->writer == b->writer && a->index == b->index &&
-	       same_address(&a->frontend, &b->frontend);
+	const __u64 *word = (const void *)old;
+
+	return !((word[0] ^ new[0]) | (word[1] ^ new[1]) | (word[2] ^ new[2]));
 }
 
 /* Writes only what is new: a datagram costs a lookup, which also keeps an LRU entry young. */
 static __always_inline void udp_rev_nat_update(const struct lookup *l, __u32 index, const struct backend *be)
 {
-	struct udp_rev_nat_key key = {.cookie = l->cookie, .backend = be->addr, .port = be->port};
-	struct udp_rev_nat value = {.frontend = l->addr, .port = l->port, .writer = writer(), .index = index};
-	struct udp_rev_nat *old = bpf_map_lookup_elem(&fh_udp_sock, &key);
+	__u64 key[] = {l->cookie, half(&be->addr, 0), half(&be->addr, 1), be->port};
+	__u64 value[] = {half(&l->addr, 0), half(&l->addr, 1), l->port | writer() << 16 | (__u64)index << 32};
+	struct udp_rev_nat *old = bpf_map_lookup_elem(&fh_udp_sock, key);
 
-	if (old && same_udp_rev_nat(old, &value))
+	if (old && same_udp_rev_nat(old, value))
 		return;
-	if (!bpf_map_update_elem(&fh_udp_sock, &key, &value, BPF_ANY)) {
+	if (!bpf_map_update_elem(&fh_udp_sock, key, value, BPF_ANY)) {
 		if (!old)
 			count_usage(SOCK_USAGE_REV_NAT, false);
 		return;
 	}
 	if (old) /* no memory: what it says is not true any more, and is found first */
-		bpf_map_delete_elem(&fh_udp_sock, &key);
-	old = bpf_map_lookup_elem(&fh_udp_rev_nat, &key);
-	if (old && same_udp_rev_nat(old, &value))
+		bpf_map_delete_elem(&fh_udp_sock, key);
+	old = bpf_map_lookup_elem(&fh_udp_rev_nat, key);
+	if (old && same_udp_rev_nat(old, value))
 		return;
 	if (!old)
 		count_usage(SOCK_USAGE_REV_NAT, true);
-	bpf_map_update_elem(&fh_udp_rev_nat, &key, &value, BPF_ANY);
+	bpf_map_update_elem(&fh_udp_rev_nat, key, value, BPF_ANY);
 }
 
 /* Notes that a socket which asked for *l gets a backend of the service at index. */
@@ -105,10 +107,10 @@ static __always_inline void rev_nat_update(const struct lookup *l, __u32 index, 
 /* Whether a UDP socket asked for some frontend when it came to a backend. */
 static __always_inline bool udp_rev_nat_has(const struct lookup *l, const struct backend *be)
 {
-	struct udp_rev_nat_key key = {.cookie = l->cookie, .backend = be->addr, .port = be->port};
+	__u64 key[] = {l->cookie, half(&be->addr, 0), half(&be->addr, 1), be->port};
 
-	return bpf_map_lookup_elem(&fh_udp_sock, &key) || (growing() && bpf_map_lookup_elem(&outgrown_udp, &key)) ||
-	       bpf_map_lookup_elem(&fh_udp_rev_nat, &key);
+	return bpf_map_lookup_elem(&fh_udp_sock, key) || (growing() && bpf_map_lookup_elem(&outgrown_udp, key)) ||
+	       bpf_map_lookup_elem(&fh_udp_rev_nat, key);
 }
 
 /*
@@ -118,17 +120,17 @@ static __always_inline bool udp_rev_nat_has(const struct lookup *l, const struct
  */
 static __always_inline void udp_rev_nat_forget(const struct lookup *l)
 {
-	struct udp_rev_nat_key key = {.cookie = l->cookie, .backend = l->addr, .port = l->port};
-	struct udp_rev_nat *r = bpf_map_lookup_elem(&fh_udp_sock, &key);
+	__u64 key[] = {l->cookie, half(&l->addr, 0), half(&l->addr, 1), l->port};
+	struct udp_rev_nat *r = bpf_map_lookup_elem(&fh_udp_sock, key);
 
 	if (r && r->writer == writer())
-		bpf_map_delete_elem(&fh_udp_sock, &key);
-	r = growing() ? bpf_map_lookup_elem(&outgrown_udp, &key) : 0;
+		bpf_map_delete_elem(&fh_udp_sock, key);
+	r = growing() ? bpf_map_lookup_elem(&outgrown_udp, key) : 0;
 	if (r && r->writer == writer())
-		bpf_map_delete_elem(&outgrown_udp, &key);
-	r = bpf_map_lookup_elem(&fh_udp_rev_nat, &key);
+		bpf_map_delete_elem(&outgrown_udp, key);
+	r = bpf_map_lookup_elem(&fh_udp_rev_nat, key);
 	if (r && r->writer == writer())
-		bpf_map_delete_elem(&fh_udp_rev_nat, &key);
+		bpf_map_delete_elem(&fh_udp_rev_nat, key);
 }
 
 static __always_inline bool slot_lookup(struct lookup *l, struct sock_rev_nat *r)
@@ -160,13 +162,13 @@ static __always_inline bool tcp_rev_nat_lookup(struct lookup *l)
 
 static __always_inline bool udp_rev_nat_lookup(struct lookup *l)
 {
-	struct udp_rev_nat_key key = {.cookie = l->cookie, .backend = l->addr, .port = l->port};
-	struct udp_rev_nat *r = bpf_map_lookup_elem(&fh_udp_sock, &key);
+	__u64 key[] = {l->cookie, half(&l->addr, 0), half(&l->addr, 1), l->port};
+	struct udp_rev_nat *r = bpf_map_lookup_elem(&fh_udp_sock, key);
 
 	if (!r && growing())
-		r = bpf_map_lookup_elem(&outgrown_udp, &key);
+		r = bpf_map_lookup_elem(&outgrown_udp, key);
 	if (!r)
-		r = bpf_map_lookup_elem(&fh_udp_rev_nat, &key);
+		r = bpf_map_lookup_elem(&fh_udp_rev_nat, key);
 	if (!r)
 		return false;
 	l->addr = r->frontend;

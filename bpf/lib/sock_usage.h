@@ -5,7 +5,7 @@
 #include "sock_usage_maps.h"
 
 /* Counts a new entry of the maps at, which is one of SOCK_USAGE_*. */
-static __always_inline void count_usage(__u32 at, bool overflowed)
+static __always_inline void count_usage(__u64 at, bool overflowed)
 {
 	struct sock_usage *u = bpf_map_lookup_elem(&fh_sock_usage, &at);
 

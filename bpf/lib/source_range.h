@@ -6,9 +6,9 @@
 
 static __always_inline bool in_source_range(__u32 index, const struct address *addr)
 {
-	struct source_range_key key = {.prefix_len = 160, .index = index, .addr = *addr};
+	__u64 key[] = {160 | (__u64)index << 32, half(addr, 0), half(addr, 1)};
 
-	return bpf_map_lookup_elem(&fh_source_range, &key);
+	return bpf_map_lookup_elem(&fh_source_range, key);
 }
 
 /* Whether an address that is no frontend is of the Service range, and nobody else's to serve. */

@@ -12,7 +12,7 @@
 
 static __always_inline bool opted_out(__u64 netns)
 {
-	__u32 zero = 0;
+	__u64 zero = 0;
 	__u64 *control = bpf_map_lookup_elem(&fh_control, &zero);
 	struct workload *w;
 
@@ -29,12 +29,16 @@ static __always_inline bool opted_out(__u64 netns)
  */
 static __always_inline bool source_range_allows(__u32 index, const struct lookup *l)
 {
+	struct address client = l->src;
 	struct workload *w;
 
-	if (!is_zero(&l->src) && !is_loopback(&l->src) && is_v4(&l->src) == is_v4(&l->addr))
-		return in_source_range(index, &l->src);
-	w = bpf_map_lookup_elem(&fh_workload, &l->netns);
-	return w && in_source_range(index, is_v4(&l->addr) ? &w->addr4 : &w->addr6);
+	if (is_zero(&client) || is_loopback(&client) || is_v4(&client) != is_v4(&l->addr)) {
+		w = bpf_map_lookup_elem(&fh_workload, &l->netns);
+		if (!w)
+			return false;
+		client = is_v4(&l->addr) ? w->addr4 : w->addr6;
+	}
+	return in_source_range(index, &client);
 }
 
 /* Whether a socket with a loopback address of its own reaches an address; true where that isn't known. */
