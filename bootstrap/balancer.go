@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"slices"
 
-	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
+	"github.com/firsthop/firsthop/mounts/ns"
 	"github.com/firsthop/firsthop/natinit"
 )
 
@@ -58,7 +58,5 @@ func (s *stage) elsewhere() bool {
 	if s.Own() {
 		return false
 	}
-	var host, ours unix.Stat_t
-	err := errors.Join(unix.Stat(s.Proc+"/1/ns/net", &host), unix.Stat("/proc/thread-self/ns/net", &ours))
-	return err == nil && host.Ino != ours.Ino
+	return ns.Differ(s.Proc+"/1/ns/net", "/proc/thread-self/ns/net")
 }

@@ -2,7 +2,9 @@ package kubeproxy
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
+	"os"
 	"runtime"
 	"slices"
 	"time"
@@ -74,7 +76,11 @@ func (d *Detector) Detect(ctx context.Context, addrs ...netip.AddrPort) (Presenc
 	defer runtime.UnlockOSThread()
 
 	processes := make(chan processLook, 1)
-	own := namespaceOf(d.netNS)
+	own := d.netNS
+	if here, err := os.Open(own); err == nil { // this thread's: the next goroutine's may be another
+		defer here.Close()
+		own = fmt.Sprint("/proc/self/fd/", here.Fd())
+	}
 	go func() { processes <- lookForProcesses(ctx, d.root, d.proc, own) }()
 
 	p := Presence{frontends: newFrontends(d.any, addrs)}

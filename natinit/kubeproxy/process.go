@@ -8,8 +8,7 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/firsthop/firsthop/mounts/ns"
 	"github.com/firsthop/firsthop/natinit/hostproc"
 	"github.com/firsthop/firsthop/natinit/nodeconf"
 )
@@ -57,7 +56,7 @@ type processLook struct {
 
 // lookForProcesses looks for kube-proxy's units and pods. A process of another unit or pod is not kube-proxy, whatever
 // it calls itself: every user can choose a name.
-func lookForProcesses(ctx context.Context, root, proc string, own namespace) processLook {
+func lookForProcesses(ctx context.Context, root, proc, own string) processLook {
 	look := processLook{evidence: Evidence{Source: SourceProcess, Found: Unknown}}
 	host := nodeconf.Trusted(root)
 	k3s := nodeconf.RancherCommands(host, "k3s", nodeconf.Commands(host))
@@ -88,7 +87,7 @@ func lookForProcesses(ctx context.Context, root, proc string, own namespace) pro
 		if q.Pod != "" && q.Name == "pause" || p.Embedded && withoutKubeProxy(k3s, q.Unit, procs.Args(q)) {
 			continue // the pod's own first process, or k3s that is told to run without
 		}
-		if ns := namespaceOf(filepath.Join(proc, strconv.Itoa(q.PID), "ns/net")); ns.known && own.known && ns != own {
+		if ns.Differ(filepath.Join(proc, strconv.Itoa(q.PID), "ns/net"), own) {
 			elsewhere = append(elsewhere, p.String())
 			continue
 		}
@@ -103,13 +102,13 @@ func lookForProcesses(ctx context.Context, root, proc string, own namespace) pro
 
 // judgeNames takes back a no where a process of root's in this network namespace calls itself kube-proxy: somebody may
 // have started it by hand.
-func (l *processLook) judgeNames(procs hostproc.Config, proc string, own namespace) {
+func (l *processLook) judgeNames(procs hostproc.Config, proc string, own string) {
 	named, err := procs.Named("kube-proxy")
 	if err != nil {
 		return
 	}
 	for _, q := range named {
-		if ns := namespaceOf(filepath.Join(proc, strconv.Itoa(q.PID), "ns/net")); ns.known && ns == own {
+		if same, _ := ns.Same(filepath.Join(proc, strconv.Itoa(q.PID), "ns/net"), own); same {
 			l.evidence.Found = Unknown
 			l.evidence.Detail = fmt.Sprintf("%s, pid %d, was started by no unit or pod of kube-proxy", q.Name, q.PID)
 			return
@@ -143,18 +142,4 @@ func withoutKubeProxy(k3s []nodeconf.Rancher, unit string, args []string) bool {
 	return slices.ContainsFunc(k3s, func(r nodeconf.Rancher) bool {
 		return (r.Service == "" || r.Service == unit) && r.Flags.Bool("disable-kube-proxy")
 	})
-}
-
-// namespace identifies a namespace by its inode, as namespaces(7) says.
-type namespace struct {
-	dev, ino uint64
-	known    bool
-}
-
-func namespaceOf(path string) namespace {
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		return namespace{}
-	}
-	return namespace{dev: uint64(st.Dev), ino: st.Ino, known: true}
 }

@@ -16,13 +16,13 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/bpf/objects"
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
+	"github.com/firsthop/firsthop/mounts/ns"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
@@ -161,9 +161,7 @@ func elsewhere(cfg Config) bool {
 	if cfg.BPFFS != "" || cfg.Cgroup != "" {
 		return false
 	}
-	var host, ours unix.Stat_t
-	err := errors.Join(unix.Stat(cfg.Proc+"/1/ns/net", &host), unix.Stat("/proc/thread-self/ns/net", &ours))
-	return err == nil && host.Ino != ours.Ino
+	return ns.Differ(cfg.Proc+"/1/ns/net", "/proc/thread-self/ns/net")
 }
 
 // lockWait bounds how long the runtime waits for an init stage that is at work.

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/kernel/privileges"
+	"github.com/firsthop/firsthop/mounts/ns"
 )
 
 // holder is a process and its descriptor of a socket. It is a hint: both numbers may be others' by the time that they are
@@ -64,11 +65,7 @@ func explainCopy(call string, h holder, err error) error {
 
 // sameProcesses reports whether process numbers of a /proc are this process's own, as pidfd_open takes no others.
 func sameProcesses(proc string) error {
-	var ours, theirs unix.Stat_t
-	if err := unix.Stat("/proc/self/ns/pid", &ours); err != nil {
-		return nil
-	}
-	if err := unix.Stat(proc+"/1/ns/pid", &theirs); err != nil || theirs.Ino == ours.Ino {
+	if !ns.Differ("/proc/self/ns/pid", proc+"/1/ns/pid") {
 		return nil // another failure names itself later
 	}
 	return fmt.Errorf("%w: the host's processes are in another PID namespace: give the container hostPID: true", ErrCannotMove)

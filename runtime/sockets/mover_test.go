@@ -293,6 +293,27 @@ func TestMoveWithoutTheRight(t *testing.T) {
 	a.want("ECONNABORTED", "peek")
 }
 
+// On Debian's 5.10, a process that may not look at another's namespaces is told of a directory of /proc.
+func TestSameProcesses(t *testing.T) {
+	for what, tc := range map[string]struct {
+		process1 string
+		refused  bool
+	}{
+		"the host's":             {"/proc/self/ns/pid", false},
+		"another container's":    {"/proc/self/ns/net", true}, // another inode of the same file system will do
+		"one that can't be seen": {"/proc/self/ns", false},
+	} {
+		t.Run(what, func(t *testing.T) {
+			proc := t.TempDir()
+			must(t, os.MkdirAll(proc+"/1/ns", 0o755))
+			must(t, os.Symlink(tc.process1, proc+"/1/ns/pid"))
+			if err := sameProcesses(proc); (err != nil) != tc.refused {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
 // Root of a container, without the rights that override modes of files: the descriptors of other users' processes are
 // closed to it, whatever CAP_SYS_PTRACE allows.
 func TestLookThroughOtherUsersProcesses(t *testing.T) {
@@ -305,6 +326,10 @@ func TestLookThroughOtherUsersProcesses(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	lab.Await(t, "the end of its exec, until when the files are root's", func() bool {
+		var st unix.Stat_t
+		return unix.Stat(fmt.Sprintf("/proc/%d/fd", cmd.Process.Pid), &st) == nil && st.Uid == 65534
+	})
 	for _, tc := range []struct {
 		rights []int
 		want   string

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -361,7 +360,7 @@ func (a *caller) call(call, arg string) string {
 
 // hold has a thread hold the socket's lock for ever: by a corked datagram from a page that nobody delivers.
 func hold(fd int) error {
-	uffd, _, errno := unix.Syscall(unix.SYS_USERFAULTFD, unix.O_CLOEXEC, 0, 0)
+	uffd, _, errno := unix.Syscall(unix.SYS_USERFAULTFD, unix.O_CLOEXEC|unix.O_NONBLOCK, 0, 0) // poll wants the latter
 	if errno != 0 {
 		return errno
 	}
@@ -384,22 +383,14 @@ func hold(fd int) error {
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uffd, uffdioRegister, uintptr(unsafe.Pointer(&register))); errno != 0 {
 		return errno
 	}
-	started := make(chan int)
 	go func() {
-		runtime.LockOSThread()
-		started <- unix.Gettid()
 		_, _, _ = unix.Syscall6(unix.SYS_SENDTO, uintptr(fd), at, 100, unix.MSG_MORE, 0, 0)
 	}()
-	tid := <-started
-	for range 10000 { // until the page is missed
-		stack, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/wchan", tid))
-		if err != nil {
+	missed := []unix.PollFd{{Fd: int32(uffd), Events: unix.POLLIN}}
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
+		if n, err := unix.Poll(missed, 1000); n == 1 || err != nil && !errors.Is(err, unix.EINTR) {
 			return err
 		}
-		if strings.Contains(string(stack), "userfault") {
-			return nil
-		}
-		runtime.Gosched()
 	}
 	return errors.New("the page was not missed")
 }

@@ -2,11 +2,11 @@ package sources
 
 import (
 	"net/netip"
-	"os"
 	"path/filepath"
 
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 
+	"github.com/firsthop/firsthop/mounts/ns"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 )
 
@@ -29,10 +29,5 @@ func defaultAddress(root string) (netip.Addr, bool) {
 // hostNetwork reports whether this process is in the host's network namespace,
 // as far as the host's /proc can tell.
 func hostNetwork(root string) bool {
-	of, err := os.Stat(filepath.Join("/", root, "proc/1/ns/net"))
-	if err != nil {
-		return true
-	}
-	own, err := os.Stat("/proc/self/ns/net")
-	return err == nil && os.SameFile(of, own)
+	return !ns.Differ(filepath.Join("/", root, "proc/1/ns/net"), "/proc/self/ns/net")
 }
