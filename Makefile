@@ -117,6 +117,11 @@ test-vm: setup-vm ## the kernel's part of the tests on Debian's kernels, and sho
 	$(GO) build -buildvcs=false -o bin/test-vm ./test/vm/run
 	bin/test-vm -boot +short -vm '$(VM)' -suite '$(SUITE)' -kernel '$(VM_KERNEL)' -modules '$(VM_MODULES)'
 
+.PHONY: test-lives
+test-lives: setup-vm ## short lives of whole systems: a part of test-vm
+	$(GO) build -buildvcs=false -o bin/test-vm ./test/vm/run
+	bin/test-vm -boot short
+
 .PHONY: test-boot
 test-boot: setup-vm vm-packages vm-kube image ## whole systems with their systemd, booted several times: install, reboot, cut of power, uninstall; SYSTEM=debian12 BOOT=life for one
 	$(GO) build -buildvcs=false -o bin/test-vm ./test/vm/run
