@@ -12,7 +12,10 @@ const (
 const (
 	// perUDPSocket is for how many bytes of the node's memory there is an entry in each of the two hashes. An entry
 	// takes 32 bytes of buckets at once, and some 230 more when it is used; a UDP socket itself takes about 2 KiB.
-	perUDPSocket = 64 << 10
+	perUDPSocket = 128 << 10
+	// firstUDPSockets is the most that they have before they grow. The kernel prepares each bucket: 262,144 take 2 ms,
+	// which init would spend before the first connection.
+	firstUDPSockets = 1 << 18
 	// perTCPSocket is the same of the array, which takes 48 bytes an entry at once.
 	perTCPSocket = 256 << 10
 	// udpSocketSize and tcpSocketSize are what an entry takes of memory at most.
@@ -33,8 +36,8 @@ func NodeSizes(sizes Sizes, memory, limit uint64) Sizes {
 			*to = uint32(min(powerOfTwo(max(n, least)), most))
 		}
 	}
-	give(&sizes.UDPSockets, udp, MinUDPSockets, MaxUDPSockets)
-	give(&sizes.UDPSessions, udp, MinUDPSockets, MaxUDPSockets)
+	give(&sizes.UDPSockets, udp, MinUDPSockets, firstUDPSockets)
+	give(&sizes.UDPSessions, udp, MinUDPSockets, firstUDPSockets)
 	give(&sizes.TCPSockets, tcp, MinTCPSockets, MaxTCPSockets)
 	return sizes
 }
