@@ -27,6 +27,8 @@ func (r *run) subscribe() {
 			r.sockets.SetAPI(e.Services)
 		case sync.PortsChanged:
 			r.sockets.Set(e.Service, e.Ports)
+		case sync.ServiceRange:
+			r.sockets.SetRange(e)
 		case sync.FlushBegun:
 			r.sockets.Begin()
 		case sync.FlushDone:

@@ -30,6 +30,7 @@ type Directory struct {
 	changing map[types.NamespacedName]int             // how often a Service is in these two
 	coming   map[bpf.FrontendKey][]*services.Port     // of queued and writing
 	api      map[netip.AddrPort]bool                  // of the API service, whose sockets are not ours to judge
+	ranges   [2][]netip.Prefix                        // of Services' addresses: written, and to be
 	ready    bool                                     // there was a Done(nil)
 }
 
@@ -90,6 +91,13 @@ func (d *Directory) SetAPI(addrs []netip.AddrPort) {
 	}
 }
 
+// SetRange says that addresses in these ranges are Services' from now on. The list is shared, and not changed.
+func (d *Directory) SetRange(ranges []netip.Prefix) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.ranges[1] = ranges
+}
+
 // Begin says that all that was Set is being written.
 func (d *Directory) Begin() {
 	d.mu.Lock()
@@ -108,6 +116,7 @@ func (d *Directory) Done(err error) (did Effect) {
 	defer d.mu.Unlock()
 	first := !d.ready
 	d.ready = true
+	d.ranges[0] = d.ranges[1]
 	for _, c := range d.writing {
 		e := d.write(c)
 		did.Stale, did.Usable = did.Stale || e.Stale, did.Usable || e.Usable
@@ -186,13 +195,13 @@ type Verdict uint8
 const (
 	Fresh   Verdict = iota // it is where it should be, or that is not known
 	Stale                  // its frontend has other backends
-	Starved                // its frontend has no usable backend at all
+	Starved                // its frontend has no usable backend at all, or no Service has it now, as one may have it again
 	Orphan                 // nothing has its frontend any more
 	Waiting                // it was led nowhere, and its frontend has a usable backend
 )
 
 // Judge says what is to be done about a socket that asked for a frontend and is connected to a backend (bpf.Nowhere: it
-// waits for one), and for which Service; none for an orphan.
+// waits for one), and for which Service; none where no Service has the frontend.
 func (d *Directory) Judge(at netip.AddrPort, proto bpf.Proto, backend netip.AddrPort) (Verdict, types.NamespacedName) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -224,6 +233,10 @@ func (d *Directory) judge(at netip.AddrPort, proto bpf.Proto, backend netip.Addr
 	}
 	if nowhere || d.api[at] && proto == bpf.TCP {
 		return Fresh, types.NamespacedName{}
+	}
+	inRange := func(p netip.Prefix) bool { return p.Contains(at.Addr().Unmap()) }
+	if proto == bpf.UDP && slices.ContainsFunc(d.ranges[0], inRange) {
+		return Starved, types.NamespacedName{}
 	}
 	return Orphan, types.NamespacedName{}
 }

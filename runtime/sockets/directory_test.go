@@ -157,6 +157,34 @@ func TestDirectoryNodePorts(t *testing.T) {
 	}
 }
 
+// Who asks again for an address of a Service that is gone is led nowhere, or to who has it now, and is found there by the
+// next Service with that address.
+func TestDirectoryServiceRange(t *testing.T) {
+	d := judge{t, NewDirectory(false)}
+	d.write("a", udp("a", "10.96.0.1:53", "10.0.0.1:53"))
+	d.write("a", nil)
+	d.want("10.96.0.1:53", "10.0.0.1:53", Orphan, "")
+	d.SetRange([]netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:96::/112")})
+	d.Begin()
+	d.want("10.96.0.1:53", "10.0.0.1:53", Orphan, "") // it is not written
+	d.Done(errors.New("no"))
+	d.want("10.96.0.1:53", "10.0.0.1:53", Orphan, "")
+	d.Begin()
+	d.Done(nil)
+	d.want("10.96.0.1:53", "10.0.0.1:53", Starved, "")
+	d.want("[fd00:96::1]:53", "[fd00::1]:53", Starved, "")
+	d.want("[::ffff:10.96.0.1]:53", "10.0.0.1:53", Starved, "")
+	d.want("203.0.113.1:53", "10.0.0.1:53", Orphan, "")
+	d.want("10.96.0.1:53", "127.0.0.9:9", Fresh, "")
+	if v, _ := d.Judge(netip.MustParseAddrPort("10.96.0.1:80"), bpf.TCP, netip.MustParseAddrPort("10.0.0.1:80")); v != Orphan {
+		t.Errorf("TCP: %d", v)
+	}
+	if e := d.write("b", udp("b", "10.96.0.1:53", "10.0.0.2:53")); !e.Usable {
+		t.Errorf("a Service came with the address: %+v", e)
+	}
+	d.want("10.96.0.1:53", "127.0.0.9:9", Waiting, "b")
+}
+
 func TestDirectoryAtStart(t *testing.T) {
 	d := NewDirectory(true)
 	if d.Done(errors.New("no")); d.Ready() {

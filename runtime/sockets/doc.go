@@ -26,7 +26,8 @@
 //     of microseconds in which a connect of the application itself, elsewhere, is
 //     overruled.
 //   - One whose Service has no usable backend is moved after a second: the programs
-//     lead it nowhere (bpf.Nowhere), as they do with new ones. Sockets that wait there
+//     lead it nowhere (bpf.Nowhere), as they do with new ones. So is one whose Service
+//     is gone, at an address of the Service range. Sockets that wait there
 //     are moved when there is a backend. Such a socket may have a loopback address of
 //     its own: then it is dissolved first, gets another port, and a send between the
 //     two calls fails with EDESTADDRREQ.
@@ -34,8 +35,8 @@
 //     by SOCK_DESTROY: it fails its application with ECONNABORTED, and is as if it had
 //     never been connected; a send then says EDESTADDRREQ, a connect reaches a backend
 //     of today (udp_abort and tcp_abort, Linux 4.9 with CONFIG_INET_DIAG_DESTROY, kernel
-//     commits 5d77dca82839 and c1e64e298b8c). So are all whose Service is gone, and,
-//     where that is asked for, TCP connections.
+//     commits 5d77dca82839 and c1e64e298b8c). So are those whose Service is gone at another
+//     address, and, where that is asked for, TCP connections.
 //
 // A socket can't be moved below Linux 5.6, without CAP_SYS_PTRACE (and CAP_DAC_READ_SEARCH
 // where its process is of another user) or the host's PID namespace, when no

@@ -53,7 +53,7 @@ type Config struct {
 // Reconciler compares the sockets that were led to backends with what their Services have, and moves or ends those that
 // are where they should not be.
 //
-// Set, Begin, Done, SetAPI and Status may be called by any goroutine, and don't wait for the kernel.
+// Set, SetRange, Begin, Done, SetAPI and Status may be called by any goroutine, and don't wait for the kernel.
 type Reconciler struct {
 	cfg       Config
 	directory *Directory
@@ -119,6 +119,9 @@ func (r *Reconciler) Set(service types.NamespacedName, ports []services.Port) {
 
 // SetAPI gives the addresses of the API service, whose connections are not judged.
 func (r *Reconciler) SetAPI(addrs []netip.AddrPort) { r.directory.SetAPI(addrs) }
+
+// SetRange gives the addresses of Services, as Set gives a Service.
+func (r *Reconciler) SetRange(ranges []netip.Prefix) { r.directory.SetRange(ranges) }
 
 // Begin says that all that was Set is being written.
 func (r *Reconciler) Begin() { r.directory.Begin() }

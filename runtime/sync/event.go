@@ -34,6 +34,8 @@ type (
 	SourceRanges bool
 	// PodsReady says, once, that all is known that decides what the programs must know of pods.
 	PodsReady struct{}
+	// ServiceRange are the CIDRs that Services are given addresses of, with which the flush that begins is written.
+	ServiceRange []netip.Prefix
 	// APIServers are those that the API names, and the addresses at which it is a Service.
 	APIServers struct{ Endpoints, Services []netip.AddrPort }
 

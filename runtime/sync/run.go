@@ -117,6 +117,9 @@ func (l *Loop) work(ctx context.Context, do func(context.Context) error) error {
 func (l *Loop) flush(ctx context.Context) error {
 	l.mu.Lock()
 	ranges, others, rangeDue := l.takeRange()
+	if rangeDue {
+		l.publish(ServiceRange(ranges))
+	}
 	l.publish(FlushBegun{l.liveness.take()})
 	l.mu.Unlock()
 	w := l.cfg.Writer
