@@ -5,6 +5,7 @@
 //	client [-workers=N] [-for=TIME] [-do=await-close|echo|reset] hammer HOST:PORT
 //	client first HOST:PORT
 //	client [-mapped] session-KIND HOST:PORT
+//	client calls
 package main
 
 import (
@@ -35,6 +36,9 @@ func run(args []string) error {
 	do := flags.String("do", string(clients.AwaitClose), "hammer: what to do with a connection")
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	if flags.Arg(0) == "calls" {
+		return calls()
 	}
 	if flags.NArg() < 2 {
 		return fmt.Errorf("want a mode and an address, got %q", flags.Args())

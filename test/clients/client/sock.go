@@ -136,7 +136,7 @@ func again(name string, fn func() error) error {
 		switch {
 		case err == nil || name == "connect" && errors.Is(err, unix.EISCONN):
 			return nil // an interrupted connect goes on by itself
-		case !errors.Is(err, unix.EINTR) && !(name == "connect" && errors.Is(err, unix.EALREADY)):
+		case !errors.Is(err, unix.EINTR):
 			return callError(name, err)
 		}
 	}
@@ -147,7 +147,7 @@ func callError(name string, err error) error {
 	if !ok {
 		return fmt.Errorf("%s %w", name, err)
 	}
-	if errno == unix.EAGAIN || errno == unix.EINPROGRESS { // what the socket's own timeouts give
+	if errno == unix.EAGAIN || errno == unix.EINPROGRESS || errno == unix.EALREADY { // what the socket's own timeouts give; the last after an interrupted connect
 		return errors.New(name + " timeout")
 	}
 	return errors.New(name + " " + unix.ErrnoName(errno))

@@ -67,6 +67,7 @@ type node struct {
 	*lab.Lab
 	objects *standin.Objects
 	backend map[string]*backend
+	program string // firsthop
 	runtime *lab.Cmd
 	log     *os.File
 }
@@ -79,9 +80,12 @@ type backend struct {
 }
 
 // newNode makes a node that init has made ready, with a runtime.
-func newNode(t *testing.T) *node {
+func newNode(t *testing.T) *node { return newNodeOf(t, firsthop, nil) }
+
+// newNodeOf is newNode with a firsthop of any version, and with what is done before init.
+func newNodeOf(t *testing.T, program string, before func(*node)) *node {
 	t.Helper()
-	n := &node{T: t, Lab: lab.New(t), objects: standin.NewObjects(), backend: map[string]*backend{}}
+	n := &node{T: t, Lab: lab.New(t), program: program, objects: standin.NewObjects(), backend: map[string]*backend{}}
 	authority, err := standin.NewAuthority(netip.MustParseAddr(apiIP))
 	n.must(err)
 	n.must(os.WriteFile(n.Dir+"/ca.crt", authority.PEM(), 0o600))
@@ -109,9 +113,10 @@ contexts: [{name: c, context: {cluster: c, user: c}}]
 	}
 	n.put("services", service("all", serviceIP, ports...))
 	n.endpoints("old")
-	if out, err := n.command("init", "--service-ips", apiIP+":443", "--endpoints", apiServer, "--persist", "off").CombinedOutput(); err != nil {
-		t.Fatalf("init: %v\n%s", err, out)
+	if before != nil {
+		before(n)
 	}
+	n.init()
 	n.log, err = os.Create(n.Dir + "/run.log")
 	n.must(err)
 	t.Cleanup(func() { n.log.Close() })
@@ -128,9 +133,17 @@ func (n *node) must(err error) {
 }
 
 func (n *node) command(args ...string) *lab.Cmd {
-	cmd := n.Command(n.Context(), firsthop, args...)
+	cmd := n.Command(n.Context(), n.program, args...)
 	cmd.Env = append(os.Environ(), "FIRSTHOP_BPFFS="+n.BPFFS, "FIRSTHOP_CGROUP="+n.Cgroup, "FIRSTHOP_STATE_DIR="+n.StateDir, "FIRSTHOP_RUN_DIR="+n.RunDir)
 	return cmd
+}
+
+// init makes the node ready.
+func (n *node) init() {
+	n.Helper()
+	if out, err := n.command("init", "--service-ips", apiIP+":443", "--endpoints", apiServer, "--persist", "off").CombinedOutput(); err != nil {
+		n.Fatalf("init: %v\n%s", err, out)
+	}
 }
 
 // start starts the runtime, and waits until the table has what the API says.
