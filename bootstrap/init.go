@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/firsthop/firsthop/bpf"
-	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
@@ -76,7 +75,6 @@ type stage struct {
 	connector func() (proof.Connector, error) // made while other steps run; nil until the cgroup is known
 	seeded    *natinit.Seeded
 	attached  *attach.Attached
-	kernel    kernel.Report
 }
 
 // outcome is what a step that didn't fail says.

@@ -38,7 +38,7 @@ func (s *stage) checkKernel(ctx context.Context) (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
-	s.kernel, s.features = rep, rep.Features()
+	s.features = rep.Features()
 	err = rep.Err()
 	switch {
 	case err == nil:

@@ -7,7 +7,6 @@ type Hook struct {
 	Name   string          // "connect4"; also the name of its pin
 	Attach ebpf.AttachType // what the kernel calls it
 	UDP    bool            // only needed for UDP
-	Reply  bool            // on the way back: attached before, and detached after, the hooks of the way there
 }
 
 // Program is the name of the hook's program in the object and in the kernel
@@ -27,10 +26,10 @@ func (h Hook) AvailableWith(f Features) bool {
 // first, so that no socket is translated before its replies are.
 func Hooks() []Hook {
 	return []Hook{
-		{Name: "getpeername4", Attach: ebpf.AttachCgroupInet4GetPeername, Reply: true},
-		{Name: "getpeername6", Attach: ebpf.AttachCgroupInet6GetPeername, Reply: true},
-		{Name: "recvmsg4", Attach: ebpf.AttachCGroupUDP4Recvmsg, UDP: true, Reply: true},
-		{Name: "recvmsg6", Attach: ebpf.AttachCGroupUDP6Recvmsg, UDP: true, Reply: true},
+		{Name: "getpeername4", Attach: ebpf.AttachCgroupInet4GetPeername},
+		{Name: "getpeername6", Attach: ebpf.AttachCgroupInet6GetPeername},
+		{Name: "recvmsg4", Attach: ebpf.AttachCGroupUDP4Recvmsg, UDP: true},
+		{Name: "recvmsg6", Attach: ebpf.AttachCGroupUDP6Recvmsg, UDP: true},
 		{Name: "sendmsg4", Attach: ebpf.AttachCGroupUDP4Sendmsg, UDP: true},
 		{Name: "sendmsg6", Attach: ebpf.AttachCGroupUDP6Sendmsg, UDP: true},
 		{Name: "connect4", Attach: ebpf.AttachCGroupInet4Connect},

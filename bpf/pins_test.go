@@ -69,10 +69,11 @@ func TestMapTableHasMetaFirst(t *testing.T) {
 func TestHooksOfRepliesComeFirst(t *testing.T) {
 	forward := false
 	for _, h := range Hooks() {
-		if h.Reply && forward {
+		reply := strings.HasPrefix(h.Name, "getpeername") || strings.HasPrefix(h.Name, "recvmsg")
+		if reply && forward {
 			t.Errorf("%s comes after a hook of the way there", h.Name)
 		}
-		forward = forward || !h.Reply
+		forward = forward || !reply
 	}
 }
 

@@ -68,15 +68,19 @@ type Result struct {
 	Took      time.Duration `json:"took_ns"`
 }
 
-// String is one line of a list.
-func (r Result) String() string {
-	s := fmt.Sprintf("%s: %s", r.Name, r.Answer)
-	if r.Forbidden {
-		s = r.Name + ": no, forbidden by configuration"
-	} else if r.Detail != "" {
-		s += " (" + r.Detail + ")"
+// Remark is what the feature is when it is there, what is lost and why when it is not.
+func (r Result) Remark() string {
+	switch {
+	case r.Answer == Yes:
+		return r.Sentence
+	case r.Forbidden:
+		return "forbidden by configuration; " + r.WithoutIt
+	case r.Anomaly != "":
+		return r.Anomaly + "; " + r.WithoutIt
+	case r.Answer == Unknown:
+		return r.Detail
 	}
-	return s
+	return r.WithoutIt
 }
 
 // Config says what to look at and how strictly.

@@ -85,8 +85,9 @@ func TestCheckForbid(t *testing.T) {
 	if f := report.Features(); f != want {
 		t.Errorf("with links and batches forbidden the features are %+v, want %+v", f, want)
 	}
-	if !strings.Contains(report.String(), "forbidden by configuration") {
-		t.Errorf("the report does not say what is forbidden:\n%s", report)
+	link := slices.IndexFunc(report.Results, func(r Result) bool { return r.Name == FeatureLink })
+	if got := report.Results[link].Remark(); !strings.HasPrefix(got, "forbidden by configuration; ") {
+		t.Errorf("the report does not say what is forbidden: %s", got)
 	}
 	report, err = Check(Config{Forbid: []string{FeatureRecvmsg4}})
 	if err != nil || !errors.Is(report.Err(), ErrUnsupported) || !strings.Contains(report.Sentence, FeatureRecvmsg4) {

@@ -1,13 +1,13 @@
 package main
 
 import (
-	"regexp"
+	"fmt"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/firsthop/firsthop/bootstrap/diagnose"
+	"github.com/firsthop/firsthop/kernel"
 )
 
 func checkCommand(e env) *cli.Command {
@@ -45,22 +45,42 @@ func checkText(p *printer, r *diagnose.CheckReport, verbose bool) {
 	}
 	if verbose {
 		p.linef("")
-		kernelText(p, r.Kernel.String())
+		kernelText(p, r.Kernel)
 	}
 }
 
-// featureLine is a line of a kernel report about one feature: its columns, and the text.
-var featureLine = regexp.MustCompile(`^(  \S+ +\S.*? +Linux \S+ +)(\S.*)$`)
-
-// kernelText writes a kernel report, which has one line for each feature.
-func kernelText(p *printer, report string) {
-	for line := range strings.Lines(report) {
-		line = strings.TrimRight(line, " \n")
-		if m := featureLine.FindStringSubmatch(line); m != nil {
-			p.item(m[1], utf8.RuneCountInString(m[1]), m[2])
-			continue
+// kernelText writes the verdict on the kernel, what led to it, and every feature on a line.
+func kernelText(p *printer, r kernel.Report) {
+	p.say(0, "%s", r.Sentence)
+	for _, reason := range r.Reasons {
+		p.say(2, "- %s", reason)
+	}
+	if r.Advice != "" && !strings.Contains(r.Sentence, r.Advice) {
+		p.say(2, "advice: %s", r.Advice)
+	}
+	p.say(0, "host: %s", r.Host)
+	minimum := fmt.Sprintf("minimum: %s (%s)", r.Floor.Minimum, r.Floor.Family)
+	if r.Floor.Why != "" {
+		minimum += ", because " + r.Floor.Why
+	}
+	p.say(0, "%s", minimum)
+	if r.Memlock != nil {
+		p.say(0, "RLIMIT_MEMLOCK: %s", r.Memlock)
+	}
+	for _, problem := range r.Host.Problems {
+		p.say(0, "note: %s", problem)
+	}
+	var name, answer, since int
+	for _, f := range r.Results {
+		name, answer, since = max(name, len(f.Name)), max(answer, len(f.Answer.String())), max(since, len(f.Since.String()))
+	}
+	for _, needed := range []bool{true, false} {
+		p.linef("%s:", map[bool]string{true: "needed", false: "optional"}[needed])
+		for _, f := range r.Results {
+			if f.Needed == needed {
+				prefix := fmt.Sprintf("  %-*s  %-*s  Linux %-*s  ", name, f.Name, answer, f.Answer, since, f.Since)
+				p.item(prefix, len(prefix), f.Remark())
+			}
 		}
-		indent := len(line) - len(strings.TrimLeft(line, " "))
-		p.say(indent, "%s", line[indent:])
 	}
 }

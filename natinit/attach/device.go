@@ -25,14 +25,7 @@ const (
 type Device struct {
 	Name  string
 	Index int
-	TCX   bool // the kernel has it (Linux 6.6): see HasTCX
-}
-
-// HasTCX reports whether programs can be attached to devices by links.
-func HasTCX() bool {
-	const loopback = 1
-	_, err := link.QueryPrograms(link.QueryOptions{Target: loopback, Attach: ebpf.AttachTCXIngress})
-	return err == nil
+	TCX   bool // the kernel has it (Linux 6.6): kernel.FeatureTCX
 }
 
 func (d Device) String() string { return "device " + d.Name }

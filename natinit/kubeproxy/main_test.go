@@ -3,6 +3,7 @@ package kubeproxy
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"os"
@@ -279,4 +280,14 @@ func mustWrite(t *testing.T, path, content string) {
 	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// String is the summary, and every place that was looked at on a line.
+func (p Presence) String() string {
+	var b strings.Builder
+	fmt.Fprintln(&b, p.Summary())
+	for _, e := range p.Evidence {
+		fmt.Fprintln(&b, " ", e.Source, e.Found, e.Detail)
+	}
+	return b.String()
 }

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"text/tabwriter"
 )
 
 // Answer is what a look at one place gave.
@@ -190,19 +189,6 @@ func (p Presence) Summary() string {
 		return "could not tell whether kube-proxy left rules: " + rules
 	}
 	return "could not tell whether kube-proxy runs; " + rules
-}
-
-// String writes the Presence for people: the summary, then every place that
-// was looked at on a line.
-func (p Presence) String() string {
-	var b strings.Builder
-	fmt.Fprintln(&b, p.Summary())
-	table := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
-	for _, e := range p.Evidence {
-		fmt.Fprintf(table, "  %s\t%s\t%s\n", e.Source, e.Found, e.Detail)
-	}
-	table.Flush()
-	return b.String()
 }
 
 // isRules tells whether a place holds rules, not processes.

@@ -12,9 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// DefaultAddr is where /healthz and /livez are asked for, as with kube-proxy: all addresses of both families.
-const DefaultAddr = ":10256"
-
 // ProxyMode is what /proxyMode answers. kube-proxy names where its rules are:
 // iptables, ipvs, nftables. Who asks draws conclusions from that: Kubernetes' e2e
 // suite waits for counters of netfilter where it reads iptables

@@ -22,9 +22,6 @@ import (
 	"github.com/firsthop/firsthop/runtime/writer"
 )
 
-// DefaultAddr is where metrics are asked for, as with kube-proxy: on loopback.
-const DefaultAddr = "127.0.0.1:10249"
-
 // Config says what a page is made of. What is nil is left out. All functions are called once for each page, one page at a
 // time, by any goroutine.
 type Config struct {

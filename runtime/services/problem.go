@@ -16,13 +16,6 @@ type Problem struct {
 	Message string // what, and what becomes of it
 }
 
-func (p Problem) String() string {
-	if p.Port != "" {
-		return fmt.Sprintf("%s %s port %s: %s", p.Kind, p.Object, p.Port, p.Message)
-	}
-	return fmt.Sprintf("%s %s: %s", p.Kind, p.Object, p.Message)
-}
-
 // Reason is a Problem's kind in one word, as events have it.
 type Reason string
 
