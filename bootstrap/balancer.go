@@ -5,17 +5,15 @@ import (
 	"fmt"
 	"slices"
 
-
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
-	"github.com/firsthop/firsthop/mounts/ns"
 	"github.com/firsthop/firsthop/natinit"
 )
 
 // newBalancer is the load balancer that the settings ask for.
 func (s *stage) newBalancer(cookie func() (uint64, error)) (bpf.Balancer, error) {
-	b, err := natinit.NewBalancer(s.scope, s.UDP, s.features, s.elsewhere(), cookie)
+	b, err := natinit.NewBalancer(s.scope, s.UDP, s.features, s.OtherNetwork(), cookie)
 	if err != nil {
 		return b, &UsageError{Err: err}
 	}
@@ -35,7 +33,7 @@ func (s *stage) netnsCookie() (uint64, error) {
 // attached for that instant only, to the cgroup of this process. Where that
 // fails and the scope can do without, the warning says what is lost.
 func (s *stage) completeBalancer() (warning string, err error) {
-	if s.scope == ScopeOff || s.balancer.HostNetns != 0 || !s.features.NetnsCookie || s.elsewhere() || s.cgroup.Err() != nil {
+	if s.scope == ScopeOff || s.balancer.HostNetns != 0 || !s.features.NetnsCookie || s.OtherNetwork() || s.cgroup.Err() != nil {
 		return "", nil
 	}
 	cookies := natinit.NewCookies(natinit.CookiesConfig{
@@ -50,13 +48,4 @@ func (s *stage) completeBalancer() (warning string, err error) {
 		return cookie, err
 	})
 	return warning, errors.Join(err, cookies.Close())
-}
-
-// elsewhere reports whether the node's instance runs in another network
-// namespace than the host's first process, as far as that can be seen.
-func (s *stage) elsewhere() bool {
-	if s.Own() {
-		return false
-	}
-	return ns.Differ(s.Proc+"/1/ns/net", "/proc/thread-self/ns/net")
 }

@@ -8,8 +8,8 @@ import (
 
 // Direct is the way to API servers, past the programs of an instance. Where they
 // can't be gone past, it is a plain one.
-func Direct(d Dirs) *natinit.Direct {
-	b, err := mounts.FindBPFFS(d.MountConfig(d.BPFFS))
+func Direct(d mounts.Dirs) *natinit.Direct {
+	b, err := mounts.FindBPFFS(d.ForBPFFS())
 	if err != nil || b.Err() != nil {
 		return nil
 	}

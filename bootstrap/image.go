@@ -3,28 +3,15 @@ package bootstrap
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
 	"os"
 
 	"github.com/firsthop/firsthop/kernel"
+	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/units"
 )
 
 // An image that is built (debootstrap, Packer, mkosi, a Containerfile): its root
 // is ours, and what runs is not what it will boot.
-
-// errChroot keeps what is about a running machine from being done to the one
-// that only builds an image.
-var errChroot = errors.New("this is a chroot, and the machine outside of it would be changed")
-
-// RefuseChroot is for what changes the running machine.
-func (p Places) RefuseChroot(instead string) error {
-	if !p.Chroot {
-		return nil
-	}
-	return fmt.Errorf("%w: run it outside, or give --root %s if that machine is meant%s", errChroot, p.HostRoot, instead)
-}
 
 // intoImage has an install stay in the root that it was called in, where that is
 // an image: in a chroot, or in a mount namespace that no container runtime made,
@@ -37,7 +24,7 @@ func (s *stage) intoImage() {
 	}
 	s.outside = cmp.Or(s.HostRoot, "/proc/1/root")
 	s.image = true
-	s.Places = Places{StateDir: s.Dirs.StateDir, RunDir: s.Dirs.RunDir, Proc: "/proc"}.withDefaults()
+	s.Places = mounts.Places{Given: s.Dirs, StateDir: s.Dirs.StateDir, RunDir: s.Dirs.RunDir, Proc: "/proc"}.WithDefaults()
 }
 
 // madeByRuntime reports whether a container runtime made this container.

@@ -52,7 +52,7 @@ func runStage(ctx context.Context, s *stage, steps []step, keep func(runDir stri
 type stage struct {
 	Config
 	settings
-	Places
+	mounts.Places
 	report *Report
 
 	image          bool     // an install into the root that we are in, which is not the running machine's
@@ -278,7 +278,7 @@ func (s *stage) takeLock(ctx context.Context) (outcome, error) {
 			return outcome{}, err
 		}
 	}
-	for _, warning := range s.Places.trustWarnings(lock.Trust) {
+	for _, warning := range s.TrustWarnings(lock.Trust) {
 		warn(warning)
 	}
 	if s.durable, warning, err = instance.RecoverJournal(s.StateDir, true); err != nil {

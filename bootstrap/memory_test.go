@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/firsthop/firsthop/mounts"
 )
 
 func TestWarnOfMemory(t *testing.T) {
@@ -45,7 +47,7 @@ func TestWarnOfMemory(t *testing.T) {
 func TestTakeLockNamesAMissingHost(t *testing.T) {
 	why := errors.New("look at /proc/1: this process lacks CAP_SYS_PTRACE")
 	nowhere := "/proc/self/mountinfo/firsthop" // below a file
-	s := stage{Places: Places{RunDir: nowhere, NoHost: why}}
+	s := stage{Places: mounts.Places{RunDir: nowhere, NoHost: why}}
 	_, err := s.takeLock(t.Context())
 	if err == nil || !errors.Is(err, why) || !strings.Contains(err.Error(), nowhere) {
 		t.Errorf("%v, want it to say %q too", err, why)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/kernel"
+	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
@@ -39,7 +40,7 @@ const (
 
 // Shared are the settings that the init stage and the runtime must have alike.
 type Shared struct {
-	Dirs
+	mounts.Dirs
 	Services  []discover.Given // Service addresses, the strongest first; see apiserver.ParseServices
 	Endpoints []discover.Given // API server addresses; see apiserver.ParseEndpoints
 	Scope     string

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/mounts/hostfs"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
@@ -31,7 +32,7 @@ func (s *stage) discover(ctx context.Context) (outcome, error) {
 		Files:    s.onNode,
 		StateDir: s.StateDir,
 		Pod:      s.Pod,
-		Machine:  s.Machine(),
+		Machine:  MachineAt(s.Places),
 		Boot:     s.Boot,
 		Log:      s.Log,
 	})
@@ -89,9 +90,9 @@ func (s *stage) claimed() []string {
 	return out
 }
 
-// Machine is the host that addresses are saved for; unknown where it can't be
+// MachineAt is the host that addresses are saved for; unknown where it can't be
 // reached, as this container's own files tell of its image.
-func (p Places) Machine() apiserver.Machine {
+func MachineAt(p mounts.Places) apiserver.Machine {
 	if p.NoHost != nil {
 		return apiserver.Machine{}
 	}

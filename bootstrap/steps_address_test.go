@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
 	"github.com/firsthop/firsthop/natinit/apiserver/sources"
@@ -36,7 +37,7 @@ func TestBootArgsNameTheFileForKubeadm(t *testing.T) {
 		if err := os.Chmod(file, tc.mode); err != nil {
 			t.Fatal(err)
 		}
-		s := &stage{Config: Config{Kubeadm: tc.file, UDP: true}, Places: Places{HostRoot: root}, settings: settings{scope: ScopeAll}}
+		s := &stage{Config: Config{Kubeadm: tc.file, UDP: true}, Places: mounts.Places{HostRoot: root}, settings: settings{scope: ScopeAll}}
 		args := s.bootArgs()
 		i := slices.Index(args, "--kubeadm-config")
 		if got := i >= 0 && args[i+1] == tc.want; got != (tc.want != "") {

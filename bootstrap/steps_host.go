@@ -19,8 +19,7 @@ import (
 
 // The steps that look at the host: kernel, bpffs, cgroup2.
 
-func (s *stage) mountConfig(path string) mounts.Config {
-	c := mounts.Config{Root: s.Root, Path: path, Explicit: path != "", RunDir: s.Dirs.RunDir}
+func (s *stage) recorded(c mounts.Config) mounts.Config {
 	if s.volatile != nil {
 		c.Record = s.volatile.Record
 	}
@@ -113,7 +112,7 @@ func (s *stage) ensureBPFFS(ctx context.Context) (outcome, error) {
 	if !s.DryRun {
 		look = func(c mounts.Config) (mounts.BPFFS, error) { return mounts.EnsureBPFFS(ctx, c) }
 	}
-	b, err := look(s.mountConfig(s.BPFFS))
+	b, err := look(s.recorded(s.ForBPFFS()))
 	if err == nil && !(s.DryRun && errors.Is(b.Err(), mounts.ErrAbsent)) {
 		err = b.Err()
 	}
@@ -147,7 +146,7 @@ func (s *stage) ensureCgroup(ctx context.Context) (outcome, error) {
 	if !s.DryRun {
 		look = func(c mounts.Config) (mounts.Cgroup2, error) { return mounts.EnsureCgroup2(ctx, c) }
 	}
-	g, err := look(s.mountConfig(s.Cgroup))
+	g, err := look(s.recorded(s.ForCgroup()))
 	if err == nil && !(s.DryRun && errors.Is(g.Err(), mounts.ErrAbsent)) {
 		err = g.Err()
 	}

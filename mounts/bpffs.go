@@ -1,7 +1,6 @@
 package mounts
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,38 +12,22 @@ import (
 	"github.com/firsthop/firsthop/mounts/hostfs"
 )
 
-// BPFFSState says how the BPF file system was found.
-type BPFFSState uint8
+// BPFFSState says how the BPF file system was found; "": it was not looked at.
+type BPFFSState string
 
 // The states. Only Right, WrongMode and, unless it hides our pins, Stacked are
 // usable; Absent is what EnsureBPFFS repairs.
 const (
-	BPFFSUnreachable BPFFSState = iota // no way to the host
-	BPFFSAbsent                        // a directory with nothing mounted on it
-	BPFFSRight
-	BPFFSWrongMode   // not 0700 of root: others may get at the pins
-	BPFFSStacked     // a second bpffs lies over the first
-	BPFFSReadOnly    // no pin can be made
-	BPFFSWrongType   // something else is mounted there
-	BPFFSNoDirectory // nothing to mount on
-	BPFFSNotEmpty    // a given directory with files, which a mount would hide
+	BPFFSUnreachable BPFFSState = "unreachable" // no way to the host
+	BPFFSAbsent      BPFFSState = "absent"      // a directory with nothing mounted on it
+	BPFFSRight       BPFFSState = "right"
+	BPFFSWrongMode   BPFFSState = "wrong mode"    // not 0700 of root: others may get at the pins
+	BPFFSStacked     BPFFSState = "mounted twice" // a second bpffs lies over the first
+	BPFFSReadOnly    BPFFSState = "read-only"     // no pin can be made
+	BPFFSWrongType   BPFFSState = "wrong type"    // something else is mounted there
+	BPFFSNoDirectory BPFFSState = "no directory"  // nothing to mount on
+	BPFFSNotEmpty    BPFFSState = "not empty"     // a given directory with files, which a mount would hide
 )
-
-var bpffsStates = map[BPFFSState]string{
-	BPFFSUnreachable: "unreachable",
-	BPFFSAbsent:      "absent",
-	BPFFSRight:       "right",
-	BPFFSWrongMode:   "wrong mode",
-	BPFFSStacked:     "mounted twice",
-	BPFFSReadOnly:    "read-only",
-	BPFFSWrongType:   "wrong type",
-	BPFFSNoDirectory: "no directory",
-	BPFFSNotEmpty:    "not empty",
-}
-
-func (s BPFFSState) String() string {
-	return cmp.Or(bpffsStates[s], fmt.Sprintf("BPFFSState(%d)", uint8(s)))
-}
 
 // Layer is one of several mounts at the same mount point.
 type Layer struct {

@@ -1,7 +1,6 @@
 package mounts
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,38 +11,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CgroupState says how the cgroup v2 hierarchy was found.
-type CgroupState uint8
+// CgroupState says how the cgroup v2 hierarchy was found; "": it was not looked at.
+type CgroupState string
 
 // The states. PureV2, Hybrid, Elsewhere and Given are usable; NotMounted is what
 // EnsureCgroup2 repairs.
 const (
-	CgroupUnreachable CgroupState = iota // no way to the true root
-	CgroupPureV2                         // at /sys/fs/cgroup
-	CgroupHybrid                         // at /sys/fs/cgroup/unified, beside cgroup v1
-	CgroupElsewhere                      // at another place, perhaps ours
-	CgroupNotMounted                     // the true root is mounted nowhere
-	CgroupGiven                          // given by the user, a cgroup v2 directory
-	CgroupV1                             // given by the user, but of cgroup v1
-	CgroupWrongType                      // given by the user, but no cgroup
-	CgroupNoDirectory                    // given by the user, but not there
+	CgroupUnreachable CgroupState = "unreachable"  // no way to the true root
+	CgroupPureV2      CgroupState = "pure v2"      // at /sys/fs/cgroup
+	CgroupHybrid      CgroupState = "hybrid"       // at /sys/fs/cgroup/unified, beside cgroup v1
+	CgroupElsewhere   CgroupState = "elsewhere"    // at another place, perhaps ours
+	CgroupNotMounted  CgroupState = "not mounted"  // the true root is mounted nowhere
+	CgroupGiven       CgroupState = "given"        // given by the user, a cgroup v2 directory
+	CgroupV1          CgroupState = "cgroup v1"    // given by the user, but of cgroup v1
+	CgroupWrongType   CgroupState = "wrong type"   // given by the user, but no cgroup
+	CgroupNoDirectory CgroupState = "no directory" // given by the user, but not there
 )
-
-var cgroupStates = map[CgroupState]string{
-	CgroupUnreachable: "unreachable",
-	CgroupPureV2:      "pure v2",
-	CgroupHybrid:      "hybrid",
-	CgroupElsewhere:   "elsewhere",
-	CgroupNotMounted:  "not mounted",
-	CgroupGiven:       "given",
-	CgroupV1:          "cgroup v1",
-	CgroupWrongType:   "wrong type",
-	CgroupNoDirectory: "no directory",
-}
-
-func (s CgroupState) String() string {
-	return cmp.Or(cgroupStates[s], fmt.Sprintf("CgroupState(%d)", uint8(s)))
-}
 
 const (
 	pureV2Path = "/sys/fs/cgroup"
@@ -122,7 +105,7 @@ func findCgroup2(c Config) (Cgroup2, Host, trueRoot, error) {
 // its machine (kind or k3d with Docker on cgroup v1, or --cgroupns=host): the root
 // there is the machine's own (cilium issues 18269 and 20749).
 func (g *Cgroup2) warnOfMachine(h *Host) {
-	if !h.container || !h.topCgroup || g.State == CgroupUnreachable {
+	if !h.container || !h.topCgroup || g.State == "" {
 		return
 	}
 	in := ""

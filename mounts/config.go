@@ -16,8 +16,6 @@ const (
 	// DefaultBPFFS is where the host's BPF file system belongs: systemd, cilium
 	// and bpftool look there.
 	DefaultBPFFS = "/sys/fs/bpf"
-	// DefaultRunDir holds our own cgroup2 mount where the host has none.
-	DefaultRunDir = "/run/firsthop"
 	// DefaultHostProc is where pods by custom mount the host's /proc.
 	DefaultHostProc = "/host/proc"
 
@@ -40,7 +38,7 @@ type Config struct {
 	// namespace, whatever that is, and Root says nothing about it.
 	Explicit bool
 	// RunDir is a directory of the host below which cgroup2 is mounted when it
-	// is mounted nowhere. "" means [DefaultRunDir].
+	// is mounted nowhere. "" means [instance.DefaultRunDir].
 	RunDir string
 	// Record, if set, is called before each change with what is about to be
 	// done (KindMount, KindMkdir, KindUmount), the host's path, and for
@@ -85,7 +83,7 @@ func (c Config) bpffsPath() string { return cmp.Or(c.Path, DefaultBPFFS) }
 // on the way followed: /run/firsthop may be an absolute one, which would lead out
 // of the view.
 func (c Config) cgroupDir(v view) string {
-	dir := path.Join(cmp.Or(c.RunDir, DefaultRunDir), "cgroup")
+	dir := path.Join(cmp.Or(c.RunDir, instance.DefaultRunDir), "cgroup")
 	at, err := v.resolve(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return dir

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/sources"
@@ -19,14 +20,7 @@ type Config struct {
 	NodeName string
 	Log      *slog.Logger
 
-	// Where things are, as this process reaches them.
-	HostRoot string // prefix of the host's files
-	Root     string // the same as it was given; "" to find it out
-	Proc     string // the host's /proc
-	BPFFS    string // "": the host's
-	Cgroup   string // "": the host's true root
-	StateDir string
-	RunDir   string
+	mounts.Places
 
 	// What the load balancer does: the init stage's settings, which are to be the same.
 	Scope               natinit.Scope
@@ -83,7 +77,7 @@ type Config struct {
 // dataplane is what of it the dataplane needs.
 func (c *Config) dataplane() dataplane.Config {
 	return dataplane.Config{
-		Log: c.Log, HostRoot: c.HostRoot, Root: c.Root, Proc: c.Proc, BPFFS: c.BPFFS, Cgroup: c.Cgroup, RunDir: c.RunDir,
+		Log: c.Log, Places: c.Places,
 		Scope: c.Scope, UDP: c.UDP, Forbid: c.Forbid, IgnoreKernelVersion: c.IgnoreKernelVersion, Journal: c.withJournal,
 	}
 }

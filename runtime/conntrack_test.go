@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/mounts/ns"
 	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/natinit/sysctl"
@@ -27,7 +28,7 @@ func TestSetConntrack(t *testing.T) {
 		t.Skip("needs netfilter's connection tracking: modprobe nf_conntrack")
 	}
 	log, said := lab.NewLog()
-	cfg := &Config{Log: log, RunDir: l.RunDir, Conntrack: sysctl.Conntrack{
+	cfg := &Config{Log: log, Places: mounts.Places{RunDir: l.RunDir}, Conntrack: sysctl.Conntrack{
 		MaxPerCore: 1 << 20, TCPEstablished: sysctl.Timeout{Duration: 24 * time.Hour}, TCPCloseWait: sysctl.Timeout{Duration: time.Hour},
 	}}
 	r := &run{cfg: cfg}
@@ -72,7 +73,7 @@ func TestSetConntrackFromAContainer(t *testing.T) {
 	}
 	log, said := lab.NewLog()
 	cfg := &Config{
-		Log: log, RunDir: l.RunDir, HostRoot: fmt.Sprintf("/proc/%d/root", os.Getpid()), Proc: "/proc",
+		Log: log, Places: mounts.Places{RunDir: l.RunDir, HostRoot: fmt.Sprintf("/proc/%d/root", os.Getpid()), Proc: "/proc"},
 		Conntrack: sysctl.Conntrack{TCPCloseWait: sysctl.Timeout{Duration: time.Hour}},
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -117,7 +118,7 @@ func TestSetConntrackNeedsTheJournal(t *testing.T) {
 		}
 	}
 	log, said := lab.NewLog()
-	cfg := &Config{Log: log, RunDir: dir, Conntrack: sysctl.Conntrack{TCPCloseWait: sysctl.Timeout{Duration: time.Hour}}}
+	cfg := &Config{Log: log, Places: mounts.Places{RunDir: dir}, Conntrack: sysctl.Conntrack{TCPCloseWait: sysctl.Timeout{Duration: time.Hour}}}
 	(&run{cfg: cfg}).setConntrack(t.Context(), sysctl.Settings{Proc: proc}, cfg.Conntrack.Settings(1))
 	if data, err := os.ReadFile(path); err != nil || string(data) != "60\n" {
 		t.Errorf("it is %q (%v):\n%s", data, err, said)

@@ -4,21 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // What the runtime changes on the host is noted where uninstall and the init
 // stage look for it: in the instance's journals, under the instance's lock.
-
-// onHost is a path of ours as the host has it, as the journal wants it.
-func (c *Config) onHost(path string) string {
-	if rest, ok := strings.CutPrefix(path, c.HostRoot+"/"); ok && c.HostRoot != "" {
-		return "/" + rest
-	}
-	return path
-}
 
 // withJournal takes the instance's lock, creating the run directory where it is
 // gone, and calls do with the journal of what a reboot undoes; nil where that
@@ -38,7 +29,7 @@ func (c *Config) withJournal(ctx context.Context, do func(*instance.Journal) err
 		return do(nil)
 	}
 	for _, dir := range made {
-		if err := j.Record(instance.KindMkdir, c.onHost(dir), ""); err != nil {
+		if err := j.Record(instance.KindMkdir, c.OnHost(dir), ""); err != nil {
 			return err
 		}
 	}
@@ -58,7 +49,7 @@ func (c *Config) recordSaved(kind instance.Kind, target, former string) error {
 			return err
 		}
 		j.SetOuter(outer)
-		return j.Record(kind, c.onHost(target), former)
+		return j.Record(kind, c.OnHost(target), former)
 	})
 	if err != nil {
 		return fmt.Errorf("note %s: %w", target, err)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
+	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/runtime/dataplane"
@@ -82,7 +83,7 @@ func seeded(name, vip, backend string) nat.Service {
 
 func labConfig(l *lab.Lab) *Config {
 	return &Config{
-		Log: slog.New(slog.DiscardHandler), BPFFS: l.BPFFS, Cgroup: l.Cgroup, Proc: "/proc", RunDir: l.RunDir, StateDir: l.StateDir,
+		Log: slog.New(slog.DiscardHandler), Places: mounts.Places{Given: mounts.Dirs{BPFFS: l.BPFFS, Cgroup: l.Cgroup}, Proc: "/proc", RunDir: l.RunDir, StateDir: l.StateDir},
 		Scope: natinit.ScopeAll, UDP: true, IgnoreKernelVersion: true,
 	}
 }
@@ -141,8 +142,8 @@ func TestRunThatCannotStartChangesNothing(t *testing.T) {
 		want   string
 	}{
 		"no table":                  {func(t *testing.T, _ *lab.Lab, c *Config) {}, "run `firsthop init` first"},
-		"no bpffs":                  {func(t *testing.T, l *lab.Lab, c *Config) { c.BPFFS = l.StateDir }, "bpffs"},
-		"no cgroup":                 {func(t *testing.T, l *lab.Lab, c *Config) { seedAPI(t, l); c.Cgroup = "/nonexistent" }, "/nonexistent"},
+		"no bpffs":                  {func(t *testing.T, l *lab.Lab, c *Config) { c.Given.BPFFS = l.StateDir }, "bpffs"},
+		"no cgroup":                 {func(t *testing.T, l *lab.Lab, c *Config) { seedAPI(t, l); c.Given.Cgroup = "/nonexistent" }, "/nonexistent"},
 		"no kubeconfig":             {func(t *testing.T, l *lab.Lab, c *Config) { seedAPI(t, l); c.Kubeconfig = "/nonexistent" }, "/nonexistent"},
 		"a kubeconfig that is none": {func(t *testing.T, l *lab.Lab, c *Config) { seedAPI(t, l); c.Kubeconfig = "/proc/self/exe" }, "/proc/self/exe"},
 		"something else at a map's place": {func(t *testing.T, l *lab.Lab, c *Config) {

@@ -21,8 +21,7 @@ const BinaryPath = "/opt/firsthop/bin/firsthop"
 
 // Where things go on a host, unless Config says otherwise.
 const (
-	DefaultStateDir = "/var/lib/firsthop"
-	DefaultBPFFS    = "/sys/fs/bpf"
+	DefaultBPFFS = "/sys/fs/bpf"
 	// EnvironmentFile is the administrator's: read at boot, never written.
 	EnvironmentFile = "/etc/default/firsthop"
 	// ServiceName is the systemd unit that runs the init stage at boot.
@@ -55,7 +54,7 @@ type Config struct {
 	BPFFS string
 
 	// StateDir is the host directory with the last known good addresses; ""
-	// is DefaultStateDir.
+	// is instance.DefaultStateDir.
 	StateDir string
 
 	// BinarySource is the file to copy to [BinaryPath] (as it is reachable
@@ -108,10 +107,10 @@ func (c Config) withDefaults() (Config, error) {
 		}
 	}
 	def(&c.BPFFS, DefaultBPFFS)
-	def(&c.StateDir, DefaultStateDir)
+	def(&c.StateDir, instance.DefaultStateDir)
 	if c.Args == nil {
 		c.Args = []string{"init", "--boot"}
-		if c.StateDir != DefaultStateDir {
+		if c.StateDir != instance.DefaultStateDir {
 			c.Args = append(c.Args, "--state-dir", c.StateDir)
 		}
 		if c.BPFFS != DefaultBPFFS {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/mounts/ns"
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // stubEnv makes this test binary act as the service's program and write what
@@ -108,10 +109,10 @@ func runStub(out string) error {
 		return err
 	})
 	try("write its state", func() error {
-		if err := os.MkdirAll(DefaultStateDir, 0o755); err != nil {
+		if err := os.MkdirAll(instance.DefaultStateDir, 0o755); err != nil {
 			return err
 		}
-		return replaceFile(DefaultStateDir+"/apiserver.json", 0o600, nil, strings.NewReader("{}"))
+		return replaceFile(instance.DefaultStateDir+"/apiserver.json", 0o600, nil, strings.NewReader("{}"))
 	})
 	// What it can't do.
 	try("NOT open a packet socket", func() error {

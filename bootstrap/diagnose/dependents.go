@@ -10,6 +10,7 @@ import (
 
 	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bootstrap/dependents"
+	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
@@ -27,7 +28,7 @@ type Dependent struct {
 
 // FindDependents looks for what depends on the API service of an instance.
 // servers are addresses that it can use instead, the best first.
-func FindDependents(ctx context.Context, d bootstrap.Dirs, services, servers []netip.AddrPort) []Dependent {
+func FindDependents(ctx context.Context, d mounts.Dirs, services, servers []netip.AddrPort) []Dependent {
 	p := d.Places()
 	found := dependents.Find(dependents.Config{Root: p.HostRoot, Proc: p.Proc, Services: services})
 	if len(found) == 0 {
@@ -36,7 +37,7 @@ func FindDependents(ctx context.Context, d bootstrap.Dirs, services, servers []n
 	servers = slices.DeleteFunc(slices.Clone(servers), func(a netip.AddrPort) bool { return !a.IsValid() || slices.Contains(services, a) })
 	direct := bootstrap.Direct(d)
 	defer direct.Close()
-	trust := discover.Identify(discover.Config{Root: p.HostRoot, StateDir: p.StateDir, Machine: p.Machine()}).Trust
+	trust := discover.Identify(discover.Config{Root: p.HostRoot, StateDir: p.StateDir, Machine: bootstrap.MachineAt(p)}).Trust
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	live := bootstrap.LiveServers(ctx, servers, probe.Config{Strength: probe.Verified, Trust: trust, Dial: direct.DialContext})

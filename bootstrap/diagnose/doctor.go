@@ -6,6 +6,7 @@ import (
 
 	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/kernel"
+	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit/apiserver/sources"
 )
 
@@ -18,7 +19,7 @@ type DoctorReport struct {
 
 // DoctorConfig says whom to examine.
 type DoctorConfig struct {
-	bootstrap.Dirs
+	mounts.Dirs
 	Runtime             RuntimeView
 	Pod                 sources.PodEnvironment
 	Binary              string // this program, for the child that connects

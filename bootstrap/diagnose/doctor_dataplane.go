@@ -401,7 +401,7 @@ func (d *doctor) proof(ctx context.Context) Finding {
 
 // trust verifies the API servers of this node's cluster; nil if no CA is known.
 func (d *doctor) trust() *apiserver.Trust {
-	return discover.Identify(discover.Config{Root: d.HostRoot, StateDir: d.StateDir, Pod: d.cfg.Pod, Machine: d.Machine()}).Trust
+	return discover.Identify(discover.Config{Root: d.HostRoot, StateDir: d.StateDir, Pod: d.cfg.Pod, Machine: bootstrap.MachineAt(d.Places)}).Trust
 }
 
 // proofAddrs are the addresses of the API service that the table has.

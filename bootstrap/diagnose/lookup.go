@@ -15,6 +15,7 @@ import (
 	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
+	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 )
 
@@ -70,7 +71,7 @@ type LookupClient struct {
 
 // LookUp says what a connect would do, and changes nothing that lasts (see
 // netnsCookieOf). The error matches ErrNoTable if there is no table.
-func LookUp(d bootstrap.Dirs, rt RuntimeView, req LookupRequest) (*Lookup, error) {
+func LookUp(d mounts.Dirs, rt RuntimeView, req LookupRequest) (*Lookup, error) {
 	l := &looker{req: req, key: bpf.FrontendKeyOf(netip.AddrPortFrom(req.Dest.Addr().Unmap(), req.Dest.Port()), req.Proto)}
 	l.Lookup = &Lookup{Asked: l.key.String(), Backends: []netip.AddrPort{}}
 	n, err := lookAt(d)

@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
@@ -20,7 +19,7 @@ import (
 // netnsCookieOf is the cookie of a process's network namespace. Where only
 // programs can tell (Linux 5.8 to 5.13) one is attached for that, for an instant,
 // to this process's cgroup, which is cgroup or below it.
-func netnsCookieOf(at bootstrap.Places, pid int, cgroup string, features bpf.Features, forbid []string) (cookie uint64, err error) {
+func netnsCookieOf(at mounts.Places, pid int, cgroup string, features bpf.Features, forbid []string) (cookie uint64, err error) {
 	cookies := natinit.NewCookies(natinit.CookiesConfig{
 		Features: features,
 		NoOption: slices.Contains(forbid, kernel.FeatureSONetnsCookie),

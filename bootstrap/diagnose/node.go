@@ -16,7 +16,7 @@ import (
 // node is an instance, and the mounts that it needs, as all commands here look at
 // them. What can't be read is for those to judge that need it.
 type node struct {
-	bootstrap.Places
+	mounts.Places
 	last     *bootstrap.Report // of init; nil: none is there
 	lastErr  error
 	mount    mounts.BPFFS
@@ -29,16 +29,16 @@ type node struct {
 }
 
 // lookAt reads what there is of an instance. Close it.
-func lookAt(d bootstrap.Dirs) (*node, error) {
+func lookAt(d mounts.Dirs) (*node, error) {
 	n := &node{Places: d.Places()}
 	if n.last, n.lastErr = bootstrap.LoadReport(n.RunDir); errors.Is(n.lastErr, os.ErrNotExist) {
 		n.lastErr = nil
 	}
 	var err error
-	if n.mount, err = mounts.FindBPFFS(d.MountConfig(d.BPFFS)); err != nil {
+	if n.mount, err = mounts.FindBPFFS(d.ForBPFFS()); err != nil {
 		return nil, err
 	}
-	if n.cgroup, err = mounts.FindCgroup2(d.MountConfig(d.Cgroup)); err != nil {
+	if n.cgroup, err = mounts.FindCgroup2(d.ForCgroup()); err != nil {
 		return nil, err
 	}
 	if n.mapsErr = n.mount.Err(); n.mapsErr == nil {

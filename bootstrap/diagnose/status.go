@@ -37,7 +37,7 @@ type Status struct {
 
 // ReadStatus looks at an instance and changes nothing. It is about the API
 // service; of the others it only tells how many there are, and what the runtime says.
-func ReadStatus(d bootstrap.Dirs, rt RuntimeView) (*Status, error) {
+func ReadStatus(d mounts.Dirs, rt RuntimeView) (*Status, error) {
 	n, err := lookAt(d)
 	if err != nil {
 		return nil, err

@@ -40,7 +40,7 @@ var ErrNoTable = errors.New("no NAT table")
 // ReadTable reads the NAT table of an instance. The error matches ErrNoTable
 // if there is none. Names are those that the last init noted; rt brings those of
 // the runtime, and the Services that it could not put into the table.
-func ReadTable(d bootstrap.Dirs, rt RuntimeView) ([]TableService, error) {
+func ReadTable(d mounts.Dirs, rt RuntimeView) ([]TableService, error) {
 	n, err := lookAt(d)
 	if err != nil {
 		return nil, err

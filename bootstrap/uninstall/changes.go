@@ -206,9 +206,9 @@ func (u *uninstaller) unmount(ctx context.Context) error {
 		if e.Kind != instance.KindMount {
 			continue
 		}
-		unmount, c := mounts.UnmountBPFFS, u.MountConfig(u.BPFFS)
+		unmount, c := mounts.UnmountBPFFS, u.ForBPFFS()
 		if e.Target != u.bpffs.HostPath {
-			unmount, c = mounts.UnmountCgroup2, u.MountConfig(u.Cgroup)
+			unmount, c = mounts.UnmountCgroup2, u.ForCgroup()
 		}
 		err := unmount(ctx, c, e.Former)
 		for range 20 { // somebody may just be looking, such as a status

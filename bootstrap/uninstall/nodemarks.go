@@ -10,8 +10,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bootstrap/diagnose"
+	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/query"
@@ -26,7 +26,7 @@ import (
 const marksTimeout = 3 * time.Second
 
 // askAboutNode says how this node's kubelet asks, at which servers.
-func askAboutNode(p bootstrap.Places, servers []netip.AddrPort) query.Config {
+func askAboutNode(p mounts.Places, servers []netip.AddrPort) query.Config {
 	id, findings := sources.Decide(sources.Files(p.HostRoot), nil)
 	cfg := query.Config{Trust: id.Trust}
 	for _, a := range servers {

@@ -14,7 +14,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit/apiserver/query"
 	"github.com/firsthop/firsthop/test/apitest"
 )
@@ -74,7 +74,7 @@ func TestWithMarksRemovesLabelAndCondition(t *testing.T) {
 				}
 			}
 			var log bytes.Buffer
-			u := &uninstaller{Places: bootstrap.Places{HostRoot: root}, servers: []netip.AddrPort{at}, ran: tc.ran}
+			u := &uninstaller{Places: mounts.Places{HostRoot: root}, servers: []netip.AddrPort{at}, ran: tc.ran}
 			u.Log = slog.New(slog.NewTextHandler(&log, nil))
 			if tc.own {
 				u.Cgroup = "/sys/fs/cgroup/x"

@@ -26,7 +26,7 @@ var ErrWouldCutOff = errors.New("nothing else serves the Service addresses")
 
 // Config says which instance is to go.
 type Config struct {
-	bootstrap.Dirs
+	mounts.Dirs
 	Force       bool     // also when nothing else serves the Service addresses, or this node needs them to start
 	DryRun      bool     // only list
 	Forbid      []string // features of the kernel to be treated as absent
@@ -95,7 +95,7 @@ func stopFirst(err error) error {
 
 type uninstaller struct {
 	Config
-	bootstrap.Places
+	mounts.Places
 	bpffs      mounts.BPFFS
 	cgroup     mounts.Cgroup2
 	tableLock  *instance.Lock
@@ -125,10 +125,10 @@ func (u *uninstaller) look(ctx context.Context) error {
 	if u.durable, err = u.openJournal(u.StateDir, true); err != nil {
 		return err
 	}
-	if u.bpffs, err = mounts.FindBPFFS(u.MountConfig(u.BPFFS)); err != nil {
+	if u.bpffs, err = mounts.FindBPFFS(u.ForBPFFS()); err != nil {
 		return err
 	}
-	if u.cgroup, err = mounts.FindCgroup2(u.MountConfig(u.Cgroup)); err != nil {
+	if u.cgroup, err = mounts.FindCgroup2(u.ForCgroup()); err != nil {
 		return err
 	}
 	if err := u.sameInstance(); err != nil {

@@ -7,6 +7,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/firsthop/firsthop/bootstrap"
+	"github.com/firsthop/firsthop/mounts"
 )
 
 // call is a command at work: its flags, and what is made of those that all commands have.
@@ -17,7 +18,7 @@ type call struct {
 	log   *slog.Logger
 	words []string // arguments that are no flags
 	// dirs are checked, but for the commands whose report has a step for that.
-	dirs bootstrap.Dirs
+	dirs mounts.Dirs
 }
 
 // action is a command's action, which is called with flags that make sense.

@@ -39,7 +39,7 @@ func discoverCommand(e env) *cli.Command {
 			}
 			direct := bootstrap.Direct(c.dirs)
 			defer direct.Close()
-			found, err := discover.Run(ctx, discover.Config{Probe: probe.Config{Dial: direct.DialContext}, Explicit: explicit, Root: at.HostRoot, StateDir: at.StateDir, Pod: pod(c.env), Machine: at.Machine(), Thorough: true})
+			found, err := discover.Run(ctx, discover.Config{Probe: probe.Config{Dial: direct.DialContext}, Explicit: explicit, Root: at.HostRoot, StateDir: at.StateDir, Pod: pod(c.env), Machine: bootstrap.MachineAt(at), Thorough: true})
 			if err != nil && !errors.Is(err, discover.ErrNotFound) {
 				return err
 			}

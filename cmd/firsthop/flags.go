@@ -9,9 +9,11 @@ import (
 
 	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 	"github.com/firsthop/firsthop/natinit/apiserver/discover"
 	"github.com/firsthop/firsthop/natinit/apiserver/sources"
+	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/natinit/proof"
 )
 
@@ -41,8 +43,8 @@ func commonFlags() []cli.Flag {
 	return []cli.Flag{
 		stringFlag("bpffs", "", "`DIR` of the bpffs that holds the pins (default: the host's /sys/fs/bpf)", categoryInstance),
 		stringFlag("cgroup", "", "cgroup2 `DIR` whose processes are served (default: the host's true root)", categoryInstance),
-		stringFlag("state-dir", "", "`DIR` for what survives a reboot (default: the host's "+bootstrap.DefaultStateDir+")", categoryInstance),
-		stringFlag("run-dir", "", "`DIR` for the lock and the last report (default: the host's "+bootstrap.DefaultRunDir+")", categoryInstance),
+		stringFlag("state-dir", "", "`DIR` for what survives a reboot (default: the host's "+instance.DefaultStateDir+")", categoryInstance),
+		stringFlag("run-dir", "", "`DIR` for the lock and the last report (default: the host's "+instance.DefaultRunDir+")", categoryInstance),
 		stringFlag("root", "", "`DIR` that is the host's root, for a container that has it mounted (default: found out)", categoryInstance),
 		stringFlag("log-level", "warn", "`LEVEL` of the log on stderr: debug, info, warn, error", categoryOutput),
 		stringFlag("log-format", "text", "`FORMAT` of the log: text or json", categoryOutput),
@@ -95,8 +97,8 @@ func lockFlag() cli.Flag {
 
 func join(lists ...[]cli.Flag) []cli.Flag { return slices.Concat(lists...) }
 
-func dirs(c *cli.Context) bootstrap.Dirs {
-	return bootstrap.Dirs{
+func dirs(c *cli.Context) mounts.Dirs {
+	return mounts.Dirs{
 		BPFFS: c.String("bpffs"), Cgroup: c.String("cgroup"),
 		StateDir: c.String("state-dir"), RunDir: c.String("run-dir"), Root: c.String("root"),
 	}

@@ -67,11 +67,8 @@ func runRun(c *call) error {
 }
 
 func runConfig(c *call) (cfg runtime.Config, err error) {
-	d := c.dirs
-	p := d.Places()
 	cfg = runtime.Config{
-		Version: version, Log: c.log,
-		HostRoot: p.HostRoot, Root: d.Root, Proc: p.Proc, BPFFS: d.BPFFS, Cgroup: d.Cgroup, StateDir: p.StateDir, RunDir: p.RunDir,
+		Version: version, Log: c.log, Places: c.dirs.Places(),
 		UDP: c.Bool("udp"), Forbid: c.forbidden(), IgnoreKernelVersion: c.Bool("ignore-kernel-version"),
 		Kubeconfig: c.String("kubeconfig"), Pod: pod(c.env), Pods: c.Bool("pods"), EndTCP: c.Bool("end-tcp"),
 		DenyNodeExternalIPs: c.Bool("deny-node-external-ips"),

@@ -22,7 +22,6 @@ import (
 	"github.com/firsthop/firsthop/bpf/objects"
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/mounts"
-	"github.com/firsthop/firsthop/mounts/ns"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
@@ -34,13 +33,8 @@ var ErrNoTable = errors.New("the init stage has not run here: run `firsthop init
 
 // Config is what a Dataplane needs. The paths are as this process reaches them.
 type Config struct {
-	Log      *slog.Logger
-	HostRoot string // prefix of the host's files
-	Root     string // the same as it was given; "" to find it out
-	Proc     string // the host's /proc
-	BPFFS    string // "": the host's
-	Cgroup   string // "": the host's true root
-	RunDir   string
+	Log *slog.Logger
+	mounts.Places
 
 	Scope               natinit.Scope
 	UDP                 bool
@@ -91,7 +85,7 @@ func Find(cfg Config) (*Dataplane, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := mounts.FindBPFFS(cfg.mountConfig(cfg.BPFFS))
+	b, err := mounts.FindBPFFS(cfg.Given.ForBPFFS())
 	if err == nil {
 		err = b.Err()
 	}
@@ -101,7 +95,7 @@ func Find(cfg Config) (*Dataplane, error) {
 	if err != nil {
 		return nil, err
 	}
-	g, err := mounts.FindCgroup2(cfg.mountConfig(cfg.Cgroup))
+	g, err := mounts.FindCgroup2(cfg.Given.ForCgroup())
 	if err == nil {
 		err = g.Err()
 	}
@@ -119,13 +113,9 @@ func Find(cfg Config) (*Dataplane, error) {
 	return d, nil
 }
 
-func (c *Config) mountConfig(path string) mounts.Config {
-	return mounts.Config{Root: c.Root, Path: path, Explicit: path != "", RunDir: c.RunDir}
-}
-
 // find is the rest of Find: what has to be closed.
 func (d *Dataplane) find() (err error) {
-	d.balancer, err = natinit.NewBalancer(d.cfg.Scope, d.cfg.UDP, d.features, elsewhere(d.cfg), func() (uint64, error) {
+	d.balancer, err = natinit.NewBalancer(d.cfg.Scope, d.cfg.UDP, d.features, d.cfg.OtherNetwork(), func() (uint64, error) {
 		cookie, err := d.cookies.Cookie()
 		if err != nil {
 			d.log.Warn("node ports are not served on loopback addresses: which network namespace is the host's is not known", "err", err)
@@ -153,15 +143,6 @@ func (d *Dataplane) find() (err error) {
 	d.store = nat.NewKernel(d.maps, d.features)
 	d.present.Store(d.maps)
 	return nil
-}
-
-// elsewhere reports whether the node's instance runs in another network
-// namespace than the host's first process, as far as that can be seen.
-func elsewhere(cfg Config) bool {
-	if cfg.BPFFS != "" || cfg.Cgroup != "" {
-		return false
-	}
-	return ns.Differ(cfg.Proc+"/1/ns/net", "/proc/thread-self/ns/net")
 }
 
 // lockWait bounds how long the runtime waits for an init stage that is at work.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
+	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/runtime/writer"
 	"github.com/firsthop/firsthop/test/lab"
@@ -80,7 +81,7 @@ func TestGrowClosesFormerMaps(t *testing.T) {
 	}
 	before := len(openMaps(t))
 	d := openDataplane(t, Config{
-		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), BPFFS: l.BPFFS, Cgroup: l.Cgroup, Proc: "/proc", RunDir: l.RunDir, Journal: journalOf(l.RunDir),
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Places: mounts.Places{Given: mounts.Dirs{BPFFS: l.BPFFS, Cgroup: l.Cgroup}, Proc: "/proc", RunDir: l.RunDir}, Journal: journalOf(l.RunDir),
 		Scope: natinit.ScopeAll, UDP: true, IgnoreKernelVersion: true,
 	})
 	var counts []int
@@ -132,7 +133,7 @@ func TestGrowSocketsDoublesWhatIsAskedFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := openDataplane(t, Config{
-		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), BPFFS: l.BPFFS, Cgroup: l.Cgroup, Proc: "/proc", RunDir: l.RunDir, Journal: journalOf(l.RunDir),
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Places: mounts.Places{Given: mounts.Dirs{BPFFS: l.BPFFS, Cgroup: l.Cgroup}, Proc: "/proc", RunDir: l.RunDir}, Journal: journalOf(l.RunDir),
 		Scope: natinit.ScopeAll, UDP: true, IgnoreKernelVersion: true,
 	})
 	defer d.Close()

@@ -218,7 +218,7 @@ func (d *Dataplane) ensureBPFFS(ctx context.Context, j *instance.Journal) error 
 	if d.hold.IsAt(d.pins.Dir) {
 		return nil
 	}
-	c := d.cfg.mountConfig(d.cfg.BPFFS)
+	c := d.cfg.Given.ForBPFFS()
 	if j != nil {
 		c.Record = j.Record
 	}
@@ -273,7 +273,7 @@ func (d *Dataplane) ensureCgroup() error {
 	if err == nil && id == d.cgroup.ID {
 		return nil
 	}
-	g, err := mounts.FindCgroup2(d.cfg.mountConfig(d.cfg.Cgroup))
+	g, err := mounts.FindCgroup2(d.cfg.Given.ForCgroup())
 	if err == nil {
 		err = g.Err()
 	}

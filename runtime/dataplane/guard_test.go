@@ -19,6 +19,7 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/kernel"
+	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
@@ -52,7 +53,7 @@ func seedLab(t testing.TB, l *lab.Lab) {
 
 func labConfig(l *lab.Lab, log io.Writer) Config {
 	return Config{
-		Log: slog.New(slog.NewTextHandler(log, nil)), BPFFS: l.BPFFS, Cgroup: l.Cgroup, Proc: "/proc", RunDir: l.RunDir,
+		Log: slog.New(slog.NewTextHandler(log, nil)), Places: mounts.Places{Given: mounts.Dirs{BPFFS: l.BPFFS, Cgroup: l.Cgroup}, Proc: "/proc", RunDir: l.RunDir},
 		Scope: natinit.ScopeAll, UDP: true, IgnoreKernelVersion: true, Journal: journalOf(l.RunDir),
 	}
 }

@@ -1,4 +1,4 @@
-package bootstrap
+package mounts
 
 import (
 	"errors"
@@ -9,15 +9,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/firsthop/firsthop/mounts"
 	"github.com/firsthop/firsthop/mounts/hostfs"
+	"github.com/firsthop/firsthop/mounts/ns"
 	"github.com/firsthop/firsthop/natinit/instance"
-)
-
-// Where an instance keeps its files on the host unless it is told otherwise.
-const (
-	DefaultStateDir = instance.DefaultStateDir
-	DefaultRunDir   = instance.DefaultRunDir
 )
 
 // Dirs are the directories of an instance, as they were given: paths as this
@@ -60,13 +54,19 @@ func (d Dirs) Validate() error {
 	return nil
 }
 
-// MountConfig is where mounts are looked for: path is the one that was given, "" for the host's.
-func (d Dirs) MountConfig(path string) mounts.Config {
-	return mounts.Config{Root: d.Root, Path: path, Explicit: path != "", RunDir: d.RunDir}
+// ForBPFFS is where the bpffs is looked for.
+func (d Dirs) ForBPFFS() Config { return d.config(d.BPFFS) }
+
+// ForCgroup is where the cgroup is looked for.
+func (d Dirs) ForCgroup() Config { return d.config(d.Cgroup) }
+
+func (d Dirs) config(path string) Config {
+	return Config{Root: d.Root, Path: path, Explicit: path != "", RunDir: d.RunDir}
 }
 
 // Places are an instance's directories as this process reaches them.
 type Places struct {
+	Given    Dirs
 	HostRoot string // prefix of the host's files; "" where they are ours
 	Proc     string // the host's /proc
 	StateDir string
@@ -76,25 +76,25 @@ type Places struct {
 }
 
 func (d Dirs) Places() Places {
-	p := Places{HostRoot: strings.TrimSuffix(d.Root, "/"), StateDir: d.StateDir, RunDir: d.RunDir}
+	p := Places{Given: d, HostRoot: strings.TrimSuffix(d.Root, "/"), StateDir: d.StateDir, RunDir: d.RunDir}
 	if d.Root == "" && !d.Own() {
-		h, err := mounts.FindHost(mounts.Config{})
+		h, err := FindHost(Config{})
 		p.HostRoot, p.NoHost, p.Chroot = h.Prefix, err, h.Chroot
 	}
 	p.Proc = p.HostRoot + "/proc"
 	if proc, ok := strings.CutSuffix(p.HostRoot, "/1/root"); ok {
 		p.Proc = proc
 	}
-	return p.withDefaults()
+	return p.WithDefaults()
 }
 
-// withDefaults fills in the directories that were not given.
-func (p Places) withDefaults() Places {
+// WithDefaults fills in the directories that were not given.
+func (p Places) WithDefaults() Places {
 	if p.StateDir == "" {
-		p.StateDir = inRoot(p.HostRoot, DefaultStateDir)
+		p.StateDir = inRoot(p.HostRoot, instance.DefaultStateDir)
 	}
 	if p.RunDir == "" {
-		p.RunDir = inRoot(p.HostRoot, DefaultRunDir)
+		p.RunDir = inRoot(p.HostRoot, instance.DefaultRunDir)
 	}
 	return p
 }
@@ -119,14 +119,25 @@ func (p Places) OnHost(path string) string {
 
 // Local is the way to a path of the host from here.
 func (p Places) Local(path string) string {
-	if there := p.HostRoot + path; p.HostRoot != "" && isThere(there) {
-		return there
+	if there := p.HostRoot + path; p.HostRoot != "" {
+		if _, err := os.Lstat(there); err == nil {
+			return there
+		}
 	}
 	return path
 }
 
-// trustWarnings report who else may change the instance's directories.
-func (p Places) trustWarnings(run instance.Trust) []string {
+// OtherNetwork reports whether the node's instance runs in another network
+// namespace than the host's first process, as far as that can be seen.
+func (p Places) OtherNetwork() bool {
+	if p.Given.Own() {
+		return false
+	}
+	return ns.Differ(p.Proc+"/1/ns/net", "/proc/thread-self/ns/net")
+}
+
+// TrustWarnings report who else may change the instance's directories.
+func (p Places) TrustWarnings(run instance.Trust) []string {
 	out := run.Warnings("run directory", p.RunDir, "what its files say is not believed")
 	if state, err := instance.Examine(p.StateDir); err == nil {
 		out = append(out, state.Warnings("state directory", p.StateDir, "what its files say is not believed, and nothing is saved there")...)
@@ -134,16 +145,23 @@ func (p Places) trustWarnings(run instance.Trust) []string {
 	return out
 }
 
-// Examine is trustWarnings for who holds no lock.
+// Examine is TrustWarnings for who holds no lock.
 func (p Places) Examine() []string {
 	run, err := instance.Examine(p.RunDir)
 	if err != nil {
 		run = instance.Trust{} // it isn't there, or is not to be seen
 	}
-	return p.trustWarnings(run)
+	return p.TrustWarnings(run)
 }
 
-func isThere(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
+// errChroot keeps what is about a running machine from being done to the one
+// that only builds an image.
+var errChroot = errors.New("this is a chroot, and the machine outside of it would be changed")
+
+// RefuseChroot is for what changes the running machine.
+func (p Places) RefuseChroot(instead string) error {
+	if !p.Chroot {
+		return nil
+	}
+	return fmt.Errorf("%w: run it outside, or give --root %s if that machine is meant%s", errChroot, p.HostRoot, instead)
 }
