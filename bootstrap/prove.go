@@ -21,7 +21,7 @@ import (
 // takes both back.
 func (s *stage) prove(ctx context.Context) (outcome, error) {
 	if s.DryRun {
-		return outcome{result: Skipped, reason: "dry run: would connect to " + s.frontendList()}, nil
+		return outcome{result: Skipped, reason: "dry run: would connect to " + Join(s.found.ServiceAddrs(), ", ")}, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
 	defer cancel()
@@ -101,14 +101,6 @@ func (s *stage) finalize(out *outcome) {
 // someProven reports whether one of several Service addresses was proven.
 func (s *stage) someProven() bool {
 	return slices.ContainsFunc(s.report.Proofs, func(p proof.Proof) bool { return p.OK })
-}
-
-func (s *stage) frontendList() string {
-	var parts []string
-	for _, a := range s.found.ServiceAddrs() {
-		parts = append(parts, a.String())
-	}
-	return strings.Join(parts, ", ")
 }
 
 // proofAdvice says what to do about a failed proof.

@@ -50,7 +50,7 @@ func (s *stage) retainLive(ctx context.Context) error {
 		}
 		if len(live) > 0 {
 			return &ExitError{ExitProof, fmt.Errorf("none of %s answers, while connections to %s reach %s: they are left as they are; repair the endpoints, or use --prove translated if servers start there later",
-				joinAddrs(svc.Backends), joinFrontends(svc), joinAddrs(live))}
+				Join(svc.Backends, ", "), joinFrontends(svc), Join(live, ", "))}
 		}
 	}
 	return nil
@@ -60,7 +60,7 @@ func (s *stage) retainLive(ctx context.Context) error {
 func (s *stage) retain(svc nat.Service, live []netip.AddrPort) {
 	s.retained = append(s.retained, live...)
 	s.retainWarnings = append(s.retainWarnings, fmt.Sprintf("none of %s answers yet: connections to %s go on to %s; once they answer, run firsthop init again",
-		joinAddrs(svc.Backends), joinFrontends(svc), joinAddrs(live)))
+		Join(svc.Backends, ", "), joinFrontends(svc), Join(live, ", ")))
 	for i, srv := range s.report.Servers {
 		if slices.Contains(svc.Backends, srv.Endpoint.Addr) && !slices.Contains(live, srv.Endpoint.Addr) {
 			s.report.Servers[i].Used = false

@@ -184,7 +184,7 @@ func describeSeed(services []natinit.SeededService) outcome {
 	var out outcome
 	var parts []string
 	for _, svc := range services {
-		parts = append(parts, fmt.Sprintf("%s -> %s (%s)", strings.Join(svc.Frontends, " "), joinAddrs(svc.Backends), svc.Change))
+		parts = append(parts, fmt.Sprintf("%s -> %s (%s)", strings.Join(svc.Frontends, " "), Join(svc.Backends, ", "), svc.Change))
 		switch svc.Change {
 		case attach.Added:
 			out.changes = append(out.changes, fmt.Sprintf("%s added at index %d", svc.Name, svc.Index))
@@ -192,7 +192,7 @@ func describeSeed(services []natinit.SeededService) outcome {
 			out.changes = append(out.changes, fmt.Sprintf("%s removed: %s", strings.Join(svc.Frontends, " "), svc.Name))
 			continue
 		case attach.Changed:
-			out.changes = append(out.changes, fmt.Sprintf("%s: backends %s instead of %s", svc.Name, joinAddrs(svc.Backends), joinAddrs(svc.Former)))
+			out.changes = append(out.changes, fmt.Sprintf("%s: backends %s instead of %s", svc.Name, Join(svc.Backends, ", "), Join(svc.Former, ", ")))
 		}
 		if svc.Owner == natinit.OwnerRuntime && svc.Change == attach.Kept {
 			out.warnings = append(out.warnings, svc.Name+" was written by the runtime and answers: left alone")
@@ -202,12 +202,18 @@ func describeSeed(services []natinit.SeededService) outcome {
 	return out
 }
 
-func joinAddrs(addrs []netip.AddrPort) string {
-	var parts []string
-	for _, a := range addrs {
-		parts = append(parts, a.String())
+// Join writes a list of what has a text.
+func Join[T fmt.Stringer](list []T, separator string) string {
+	return strings.Join(Texts(list), separator)
+}
+
+// Texts are the texts of a list.
+func Texts[T fmt.Stringer](list []T) []string {
+	var out []string
+	for _, v := range list {
+		out = append(out, v.String())
 	}
-	return strings.Join(parts, ", ")
+	return out
 }
 
 func (s *stage) attach(ctx context.Context) (outcome, error) {

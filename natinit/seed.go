@@ -64,7 +64,6 @@ func OwnerOf(index uint32) Owner {
 type Seeded struct {
 	Maps     *bpf.Maps
 	Services []SeededService
-	Written  bool // whether anything in the table changed
 
 	pins    bpf.Pins
 	applied *nat.Applied
@@ -105,7 +104,7 @@ func (s *Seeded) write(cfg SeedConfig) error {
 	if err != nil {
 		return err
 	}
-	s.Services, s.Written = services, !plan.Empty()
+	s.Services = services
 	s.applied, err = nat.Apply(store, plan)
 	return err
 }

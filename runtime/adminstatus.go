@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/runtime/admin"
 	"github.com/firsthop/firsthop/runtime/services"
 	"github.com/firsthop/firsthop/runtime/sockets"
@@ -70,42 +69,28 @@ func (r *run) adminStatus(since time.Time) admin.Status {
 	}
 	if err := r.data.Attached(); err != nil {
 		st.Dataplane.AttachError = err.Error()
-	} else {
-		st.Dataplane.Attached = true
 	}
 	if err := r.trouble(); err != nil {
 		st.Dataplane.Fault = err.Error()
 	}
 	w := r.writer.Status()
 	st.Adopted = w.Adopted
-	st.Table = admin.Table{
-		Ports: w.Ports, Frontends: w.Frontends, Backends: w.Backends, Flushes: w.Flushes, Repairs: w.Repairs, Reloads: w.Reloads,
-		Room: admin.Room{Frontends: w.Room.Frontends, Backends: w.Room.Backends, Ranges: w.Room.SourceRanges}, MostRoom: bpf.MaxEntries,
-	}
-	for _, p := range w.ServiceRange {
-		st.Table.ServiceRange = append(st.Table.ServiceRange, p.String())
-	}
-	if w.ServiceRangeErr != nil {
-		st.Table.ServiceRangeErr = w.ServiceRangeErr.Error()
-	}
-	st.Table.Nodes = w.Nodes
+	st.Table.Ports = w.Ports
 	if w.NodesErr != nil {
 		st.Table.NodesErr = w.NodesErr.Error()
 	}
 	for _, o := range w.Out {
-		st.Table.Out = append(st.Table.Out, admin.Out{Service: o.Key.String(), Full: o.Full, Reason: o.Err})
+		st.Table.Out = append(st.Table.Out, admin.Out{Service: o.Key.String(), Reason: o.Err})
 	}
 	for resource, w := range r.watcher.Status() {
-		seen := admin.Watch{Synced: w.Synced, Objects: w.Objects, LastError: w.LastError}
+		seen := admin.Watch{LastError: w.LastError}
 		if !w.Since.IsZero() {
 			seen.Since = &w.Since
 		}
 		st.Watches[string(resource)] = seen
 	}
-	d := r.dialer.Status()
 	st.Proof = r.reporter.lastProof()
 	st.NodeError = r.loop.NodeMissing()
-	st.Dialer = admin.Dialer{Configured: d.Configured, Direct: d.Direct, Failed: d.Failed, LastDirect: d.LastDirect}
 	st.Sockets = adminSockets(r.sockets.Status())
 	return st
 }
@@ -134,7 +119,7 @@ func (r *run) adminAPIServers() admin.APIServers {
 	}
 	for _, e := range m.Endpoints {
 		out.Endpoints = append(out.Endpoints, admin.APIServer{
-			Endpoint: e.Endpoint.String(), Source: string(e.Source), State: e.State.String(), Answers: e.Answers, InUse: e.InUse,
+			Endpoint: e.Endpoint.String(), Source: string(e.Source), State: e.State.String(), InUse: e.InUse,
 			Asked: e.Asked, LastLive: e.LastLive, Millis: float64(e.RTT.Microseconds()) / 1000, Reason: e.Err,
 		})
 	}

@@ -42,33 +42,16 @@ func newIdentity(cfg *Config) (*identity, error) {
 	if err == nil {
 		id.UserAgent = "firsthop/" + cfg.Version
 		id.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil } // a proxy is for what leaves the cluster
-		err = id.usePlugin(cfg)
+		trusted := hostfs.FS{}.CheckTrusted(cfg.Kubeconfig)
+		if trusted != nil && cfg.Kubeconfig != "" {
+			cfg.Log.Warn("others than root may write the kubeconfig", "err", trusted)
+		}
+		id.plugin, err = credplugin.Take(id.Config, cfg.Kubeconfig, trusted)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("find credentials for the API server: %w", err)
 	}
 	return id, nil
-}
-
-// usePlugin takes the credential plugin away from client-go.
-func (id *identity) usePlugin(cfg *Config) error {
-	trusted := hostfs.FS{}.CheckTrusted(cfg.Kubeconfig)
-	if trusted != nil && cfg.Kubeconfig != "" {
-		cfg.Log.Warn("others than root may write the kubeconfig", "err", trusted)
-	}
-	if id.ExecProvider == nil {
-		return nil
-	}
-	cluster, err := rest.ConfigToExecCluster(id.Config)
-	if err != nil {
-		return err
-	}
-	if id.plugin, err = credplugin.New(cfg.Kubeconfig, trusted, id.ExecProvider, cluster); err != nil {
-		return err
-	}
-	id.ExecProvider = nil
-	id.Wrap(id.plugin.Wrap)
-	return nil
 }
 
 // dialBy makes a configuration that uses a dialer.

@@ -1,6 +1,7 @@
 package diagnose
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -146,11 +147,7 @@ func (c *checkup) hooks(context.Context) Finding {
 		return fail("", "%s", err)
 	}
 	if len(conflicts) > 0 {
-		f := fail("", "a program of somebody else keeps ours out")
-		for _, n := range conflicts {
-			f.Details = append(f.Details, n.String())
-		}
-		return f
+		return fail("", "a program of somebody else keeps ours out").because(bootstrap.Texts(conflicts)...)
 	}
 	others := c.others()
 	hook, _ := bootstrap.Rival(c.node.hooks)
@@ -210,28 +207,15 @@ func (c *checkup) addresses(context.Context) Finding {
 
 // kubeadmFinding says what init would take from the file for kubeadm.
 func kubeadmFinding(path string, f *sources.Finding) Finding {
-	var services, endpoints []string
-	for _, s := range f.Services {
-		if !f.IsDefault(s) {
-			services = append(services, s.String())
-		}
-	}
-	for _, e := range f.Endpoints {
-		endpoints = append(endpoints, e.String())
-	}
-	out := ok("%s: Service IP %s, API servers %s", path, listed(services), listed(endpoints))
+	services := slices.DeleteFunc(slices.Clone(f.Services), f.IsDefault)
+	const none = "not known from it"
+	out := ok("%s: Service IP %s, API servers %s", path,
+		cmp.Or(bootstrap.Join(services, ", "), none), cmp.Or(bootstrap.Join(f.Endpoints, ", "), none))
 	out.Details = f.Notes
-	if len(services) == 0 || len(endpoints) == 0 {
+	if len(services) == 0 || len(f.Endpoints) == 0 {
 		out.Grade = Warn
 	}
 	return out
-}
-
-func listed(l []string) string {
-	if len(l) == 0 {
-		return "not known from it"
-	}
-	return strings.Join(l, ", ")
 }
 
 func (c *checkup) boot(ctx context.Context) Finding {

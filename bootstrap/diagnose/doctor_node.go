@@ -87,9 +87,7 @@ func (d *doctor) changes(context.Context) Finding {
 			return fail(runInit, "what is attached was never proven: the run that attached it was killed")
 		}
 		entries += len(l.Entries())
-		for _, s := range settingsIn(l, d.HostRoot) {
-			settings = append(settings, s.String())
-		}
+		settings = append(settings, bootstrap.Texts(settingsIn(l, d.HostRoot))...)
 	}
 	f := ok("%d changes of the host are listed, to be undone by an uninstall", entries)
 	f.Details = settings

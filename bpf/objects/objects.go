@@ -1,11 +1,10 @@
-// Package objects lists the BPF objects of the machine by their ids. It is the only place that does: what kernels say
+// Package objects lists the BPF links of the machine by their ids. It is the only place that does: what kernels say
 // at the end of a list, and instead of one, differs.
 package objects
 
 import (
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -13,37 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNotSupported says that the kernel does not list objects of this kind: links below Linux 5.8.
-var ErrNotSupported = errors.New("the kernel does not list BPF objects of this kind")
-
-// Programs lists the ids of all programs.
-func Programs() ([]ebpf.ProgramID, error) { return list("programs", ebpf.ProgramGetNextID) }
-
-// Maps lists the ids of all maps.
-func Maps() ([]ebpf.MapID, error) { return list("maps", ebpf.MapGetNextID) }
-
-// list follows ids up to the last one.
-func list[ID ~uint32](kind string, next func(ID) (ID, error)) ([]ID, error) {
-	var ids []ID
-	for id := ID(0); ; {
-		var err error
-		if id, err = next(id); errors.Is(err, os.ErrNotExist) {
-			return ids, nil
-		}
-		if err != nil {
-			return nil, explain(kind, len(ids) == 0, err)
-		}
-		ids = append(ids, id)
-	}
-}
+// ErrNotSupported says that the kernel does not list links: below Linux 5.8.
+var ErrNotSupported = errors.New("the kernel does not list BPF links")
 
 // explain turns what a kernel says that does not know the command into ErrNotSupported. Once a kernel has given an id,
 // it knows the command.
-func explain(kind string, first bool, err error) error {
+func explain(first bool, err error) error {
 	if errors.Is(err, ebpf.ErrNotSupported) || first && errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("list BPF %s: %w: %w", kind, ErrNotSupported, err)
+		return fmt.Errorf("list BPF links: %w: %w", ErrNotSupported, err)
 	}
-	return fmt.Errorf("list BPF %s: %w", kind, err)
+	return fmt.Errorf("list BPF links: %w", err)
 }
 
 // Iterator is what link.Iterator has.
@@ -117,7 +95,7 @@ func (l Links) Each(visit func(link.ID, link.Link) (take bool, err error)) error
 		case errors.Is(err, unix.EAGAIN) && tries < maxRetries:
 			time.Sleep(time.Millisecond)
 		default:
-			return explain("links", !seen, err)
+			return explain(!seen, err)
 		}
 	}
 }

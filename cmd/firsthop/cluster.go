@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -252,20 +253,11 @@ func clusterValues(k *call) (deploy.Values, error) {
 		to       *string
 		variable string
 	}{"service-ips": {&v.ServiceIPs, apiserver.VarServices}, "endpoints": {&v.Endpoints, apiserver.VarEndpoints}} {
-		if text := firstOf(k.String(flag), k.env.getenv(at.variable)); text != "" {
+		if text := cmp.Or(k.String(flag), k.env.getenv(at.variable)); text != "" {
 			*at.to = text
 		}
 	}
 	return v, nil
-}
-
-func firstOf(texts ...string) string {
-	for _, t := range texts {
-		if t != "" {
-			return t
-		}
-	}
-	return ""
 }
 
 // clusterReport writes what a command did, and ends with its code.

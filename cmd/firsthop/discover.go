@@ -78,7 +78,7 @@ func discoverText(p *printer, r *discover.Result, missing string) {
 			live++
 		}
 	}
-	result, text := diagnose.OK, fmt.Sprintf("%d of %d API servers answer; Service IPs: %s", live, len(r.Endpoints), orDash(addrs(r.ServiceAddrs())))
+	result, text := diagnose.OK, fmt.Sprintf("%d of %d API servers answer; Service IPs: %s", live, len(r.Endpoints), orDash(bootstrap.Join(r.ServiceAddrs(), " ")))
 	switch {
 	case missing != "":
 		result, text = diagnose.Fail, "init would find too little"
@@ -108,11 +108,7 @@ func discoverText(p *printer, r *discover.Result, missing string) {
 		if s.Used {
 			used = "yes"
 		}
-		var endpoints []string
-		for _, ep := range s.Endpoints {
-			endpoints = append(endpoints, ep.String())
-		}
-		rows = append(rows, []string{string(s.Source), used, orDash(addrs(s.Services)), orDash(strings.Join(endpoints, " ")), strings.Join(s.Notes, "; ")})
+		rows = append(rows, []string{string(s.Source), used, orDash(bootstrap.Join(s.Services, " ")), orDash(bootstrap.Join(s.Endpoints, " ")), strings.Join(s.Notes, "; ")})
 	}
 	p.table(rows)
 }

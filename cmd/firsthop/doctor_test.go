@@ -279,7 +279,7 @@ func TestDoctorEveryCheckCanFail(t *testing.T) {
 		}, nil, "runtime", warn, "services is forbidden", "firsthop discover"},
 		{"a runtime that has no room", func(n *node) {
 			st := synced(2)
-			st.Table.Out = []admin.Out{{Service: "default/web (IPv4)", Full: true, Reason: "no room"}}
+			st.Table.Out = []admin.Out{{Service: "default/web (IPv4)", Reason: "no room"}}
 			n.asRuntime(st)
 		}, nil, "runtime", warn, "1 Service ports are not", "firsthop nat"},
 		{"no saved addresses", func(n *node) { n.without(apiserver.CachePath(n.StateDir)) }, nil, "cache", warn, "is not there", "firsthop init"},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -168,7 +169,7 @@ func (c *call) shared() bootstrap.Shared {
 		Dirs:      c.dirs,
 		Services:  c.given("service-ips", apiserver.VarServices),
 		Endpoints: c.given("endpoints", apiserver.VarEndpoints),
-		Scope:     orDefault(c.String("scope"), bootstrap.ScopeAll),
+		Scope:     cmp.Or(c.String("scope"), string(bootstrap.ScopeAll)),
 		Forbid:    c.forbidden(),
 	}
 }
@@ -196,14 +197,6 @@ func (c *call) config() bootstrap.Config {
 		LockTimeout:         c.Duration("lock-timeout"),
 		Log:                 c.log,
 	}
-}
-
-// orDefault is for settings that not every command has a flag for.
-func orDefault[T ~string](text string, value T) string {
-	if text == "" {
-		return string(value)
-	}
-	return text
 }
 
 // atCommas splits each value: by a variable, several can't be given otherwise.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bootstrap/diagnose"
 	"github.com/firsthop/firsthop/bpf"
 )
@@ -65,7 +66,7 @@ func runLookup(c *call) (err error) {
 func lookupText(p *printer, l *diagnose.Lookup) {
 	line := l.Asked + " would be " + string(l.Result)
 	if len(l.Backends) > 0 {
-		line += " to " + strings.Join(strings.Fields(addrs(l.Backends)), " or ")
+		line += " to " + bootstrap.Join(l.Backends, " or ")
 	}
 	p.say(0, "%s", line)
 	for _, why := range l.Why {

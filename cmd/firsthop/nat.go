@@ -6,6 +6,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bootstrap/diagnose"
 )
 
@@ -59,9 +60,9 @@ func natText(p *printer, services []diagnose.TableService) {
 		if s.Index == 0 {
 			continue
 		}
-		backends := addrs(s.Backends)
+		backends := bootstrap.Join(s.Backends, " ")
 		if len(s.Local) > 0 {
-			backends += " local: " + addrs(s.Local)
+			backends += " local: " + bootstrap.Join(s.Local, " ")
 		}
 		rows = append(rows, []string{
 			fmt.Sprint(s.Index), orDash(s.Name), string(s.Owner), strings.Join(s.Frontends, " "), orDash(backends),

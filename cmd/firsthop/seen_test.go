@@ -63,7 +63,7 @@ func TestRuntimeStatusHasTheRuntimesAPIServers(t *testing.T) {
 	st := &admin.Status{
 		Adopted: true, Proof: admin.Proof{Proven: now}, NodeError: "there is no Node x: give its name with --node-name",
 		APIServers: admin.APIServers{Answering: true, Endpoints: []admin.APIServer{
-			{Endpoint: "192.0.2.11:6443", State: "not ready", InUse: true, Answers: true, Asked: now, Reason: "no answer in time", Source: "api"},
+			{Endpoint: "192.0.2.11:6443", State: "not ready", InUse: true, Asked: now, Reason: "no answer in time", Source: "api"},
 			{Endpoint: "192.0.2.12:6443", State: "dead", Asked: now, Reason: "connection refused"},
 		}},
 		Problems: []admin.Problem{

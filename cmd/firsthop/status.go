@@ -1,8 +1,8 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -134,17 +134,5 @@ func serversText(p *printer, servers []bootstrap.Server) {
 	p.table(rows)
 }
 
-func addrs(list []netip.AddrPort) string {
-	var parts []string
-	for _, a := range list {
-		parts = append(parts, a.String())
-	}
-	return strings.Join(parts, " ")
-}
-
-func orDash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
-}
+// orDash is a cell of a table.
+func orDash(s string) string { return cmp.Or(s, "-") }

@@ -29,6 +29,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/pkg/apis/clientauthentication"
 	"k8s.io/client-go/pkg/apis/clientauthentication/install"
+	"k8s.io/client-go/rest"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/firsthop/firsthop/mounts/hostfs"
@@ -94,9 +95,27 @@ var (
 	knownMu sync.Mutex
 )
 
-// New gives the plugin that a kubeconfig names, the same one for the same text: what it gave once is used again. path is
-// that of the kubeconfig, and trusted says that only root may write it. cluster may be nil.
-func New(kubeconfig string, trusted error, exec *clientcmdapi.ExecConfig, cluster *clientauthentication.Cluster) (*Plugin, error) {
+// Take takes the plugin of a configuration away from client-go; nil if there is none. kubeconfig is the path of the file
+// that names it, and trusted says why it may not be believed: nil if only root may write it.
+func Take(c *rest.Config, kubeconfig string, trusted error) (*Plugin, error) {
+	if c.ExecProvider == nil {
+		return nil, nil
+	}
+	cluster, err := rest.ConfigToExecCluster(c)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", kubeconfig, err)
+	}
+	p, err := find(kubeconfig, trusted, c.ExecProvider, cluster)
+	if err != nil {
+		return nil, err
+	}
+	c.ExecProvider = nil
+	c.Wrap(p.Wrap)
+	return p, nil
+}
+
+// find gives the same plugin for the same text: what it gave once is used again.
+func find(kubeconfig string, trusted error, exec *clientcmdapi.ExecConfig, cluster *clientauthentication.Cluster) (*Plugin, error) {
 	p := &Plugin{kubeconfig: kubeconfig, exec: exec, limit: DefaultTime}
 	if trusted != nil {
 		return nil, fmt.Errorf("%s is not run: %w", p, trusted)

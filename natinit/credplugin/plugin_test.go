@@ -38,7 +38,7 @@ func script(t *testing.T, text string) *clientcmdapi.ExecConfig {
 
 func newPlugin(t *testing.T, exec *clientcmdapi.ExecConfig) *Plugin {
 	t.Helper()
-	p, err := New(filepath.Join(t.TempDir(), "kubeconfig"), nil, exec, nil)
+	p, err := find(filepath.Join(t.TempDir(), "kubeconfig"), nil, exec, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +157,7 @@ func TestGetLeavesNothingRunning(t *testing.T) {
 // A killed firsthop takes the plugin with it.
 func TestPluginEndsWithUs(t *testing.T) {
 	if os.Getenv("CREDPLUGIN_CHILD") != "" {
-		p, err := New("/kubeconfig", nil, &clientcmdapi.ExecConfig{Command: os.Getenv("CREDPLUGIN_CHILD"), APIVersion: v1, InteractiveMode: clientcmdapi.NeverExecInteractiveMode}, nil)
+		p, err := find("/kubeconfig", nil, &clientcmdapi.ExecConfig{Command: os.Getenv("CREDPLUGIN_CHILD"), APIVersion: v1, InteractiveMode: clientcmdapi.NeverExecInteractiveMode}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -275,7 +275,7 @@ func TestPluginMustBelongToRoot(t *testing.T) {
 			}
 		})
 	}
-	if _, err := New("/k", hostfs.ErrUntrusted, script(t, token), nil); !errors.Is(err, hostfs.ErrUntrusted) {
+	if _, err := find("/k", hostfs.ErrUntrusted, script(t, token), nil); !errors.Is(err, hostfs.ErrUntrusted) {
 		t.Errorf("a kubeconfig of a user's: %v", err)
 	}
 }
@@ -285,12 +285,12 @@ func TestNewRefuses(t *testing.T) {
 		"a version of old": {Command: "x", APIVersion: "client.authentication.k8s.io/v1alpha1", InteractiveMode: "Never"},
 		"a terminal":       {Command: "x", APIVersion: v1, InteractiveMode: "Always"},
 	} {
-		if _, err := New("/k", nil, cfg, nil); err == nil {
+		if _, err := find("/k", nil, cfg, nil); err == nil {
 			t.Error(name)
 		}
 	}
-	one, err := New("/k", nil, &clientcmdapi.ExecConfig{Command: "same", APIVersion: v1, InteractiveMode: "Never"}, nil)
-	two, err2 := New("/k", nil, &clientcmdapi.ExecConfig{Command: "same", APIVersion: v1, InteractiveMode: "Never"}, nil)
+	one, err := find("/k", nil, &clientcmdapi.ExecConfig{Command: "same", APIVersion: v1, InteractiveMode: "Never"}, nil)
+	two, err2 := find("/k", nil, &clientcmdapi.ExecConfig{Command: "same", APIVersion: v1, InteractiveMode: "Never"}, nil)
 	if err != nil || err2 != nil || one != two {
 		t.Errorf("not the same plugin: %p, %p, %v, %v", one, two, err, err2)
 	}
@@ -300,7 +300,7 @@ func TestPluginIsToldOfTheCluster(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out")
 	cfg := script(t, `printf %s "$KUBERNETES_EXEC_INFO" >`+out+"; "+token)
 	cfg.ProvideClusterInfo = true
-	p, err := New("/k", nil, cfg, &clientauthentication.Cluster{Server: "https://10.0.0.1:6443"})
+	p, err := find("/k", nil, cfg, &clientauthentication.Cluster{Server: "https://10.0.0.1:6443"})
 	if err != nil {
 		t.Fatal(err)
 	}

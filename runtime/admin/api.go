@@ -46,7 +46,6 @@ type Status struct {
 	Table      Table            `json:"table"`
 	Watches    map[string]Watch `json:"watches"` // by resource
 	APIServers APIServers       `json:"api_servers"`
-	Dialer     Dialer           `json:"dialer"`
 	Proof      Proof            `json:"proof"`
 	NodeError  string           `json:"node_error,omitempty"` // why the Node object is not followed
 	Sockets    Sockets          `json:"sockets"`
@@ -68,49 +67,25 @@ type Sockets struct {
 
 // Dataplane is what the programs and the table depend on.
 type Dataplane struct {
-	Attached    bool   `json:"attached"`               // now, as the kernel says
-	AttachError string `json:"attach_error,omitempty"` // why not
+	AttachError string `json:"attach_error,omitempty"` // why programs are not attached now
 	Fault       string `json:"fault,omitempty"`        // what is damaged and cannot be repaired
 }
 
 // Table is what the writer knows of the table.
 type Table struct {
-	Ports     int   `json:"ports"` // Service ports that are wanted
-	Out       []Out `json:"out,omitempty"`
-	Frontends int   `json:"frontends"`
-	Backends  int   `json:"backends"`
-	Room      Room  `json:"room"`
-	MostRoom  int   `json:"most_room"` // that each of them may grow to
-
-	ServiceRange    []string `json:"service_range,omitempty"`       // addresses of it that no Service has are refused
-	ServiceRangeErr string   `json:"service_range_error,omitempty"` // why they are not
-
-	Nodes    int    `json:"node_addresses"`                 // of other nodes, at which node ports are served
-	NodesErr string `json:"node_addresses_error,omitempty"` // why it is not all of them
-
-	Flushes uint64 `json:"flushes"`
-	Repairs uint64 `json:"repairs"`
-	Reloads uint64 `json:"reloads"`
-}
-
-// Room is for how many entries the table has room.
-type Room struct {
-	Frontends int `json:"frontends"`
-	Backends  int `json:"backends"`
-	Ranges    int `json:"ranges"`
+	Ports    int    `json:"ports"` // Service ports that are wanted
+	Out      []Out  `json:"out,omitempty"`
+	NodesErr string `json:"node_addresses_error,omitempty"` // why node ports are not served at the addresses of all other nodes
 }
 
 // Out is a Service port that is not in the table as it should be.
 type Out struct {
 	Service string `json:"service"`
-	Full    bool   `json:"full"` // for lack of room
 	Reason  string `json:"reason"`
 }
 
 // Watch is how the watch of one resource is doing.
 type Watch struct {
-	Synced    bool       `json:"synced"`
-	Objects   int        `json:"objects"`
 	LastError string     `json:"last_error,omitempty"` // since the last event
 	Since     *time.Time `json:"since,omitempty"`      // of that error
 }
@@ -129,7 +104,6 @@ type APIServer struct {
 	Endpoint string    `json:"endpoint"`
 	Source   string    `json:"source,omitempty"` // who named it
 	State    string    `json:"state"`
-	Answers  bool      `json:"answers,omitempty"` // it is not ready, but there
 	Asked    time.Time `json:"asked,omitzero"`
 	Millis   float64   `json:"ms,omitempty"` // its last answer took
 	InUse    bool      `json:"in_use"`
@@ -141,14 +115,6 @@ type APIServer struct {
 type Proof struct {
 	Proven time.Time `json:"proven,omitzero"` // when the last one succeeded
 	Error  string    `json:"error,omitempty"` // of the last one
-}
-
-// Dialer tells how the runtime's own connections to the API came about.
-type Dialer struct {
-	Configured uint64    `json:"configured"` // at the configured address
-	Direct     uint64    `json:"direct"`     // at an API server itself
-	Failed     uint64    `json:"failed"`
-	LastDirect time.Time `json:"last_direct,omitzero"`
 }
 
 // Problem is something of an object that is ignored or wrong.

@@ -78,8 +78,6 @@ type DialerStatus struct {
 	// Configured were reached at the configured address, Direct at an endpoint,
 	// Failed nowhere.
 	Configured, Direct, Failed uint64
-	// LastDirect is the time of the last direct one.
-	LastDirect time.Time
 }
 
 // NewDialer makes a Dialer.
@@ -224,7 +222,6 @@ func (d *Dialer) count(conn net.Conn, by, address string, proven, leaving bool, 
 	direct := by != address
 	if direct {
 		d.status.Direct++
-		d.status.LastDirect = time.Now()
 	} else {
 		d.status.Configured++
 	}

@@ -51,7 +51,6 @@ type Monitor struct {
 	notified *Addresses // what OnKnown was given last; nil: nothing yet
 	since    time.Time
 	holding  time.Time // since when a change is held back for those not asked yet
-	started  time.Time
 	running  bool
 
 	looking  bool // a look is under way
@@ -147,7 +146,7 @@ func (m *Monitor) Run(ctx context.Context) error {
 		m.mu.Unlock()
 		return errors.New("run the monitor of API servers: it runs already")
 	}
-	m.running, m.started, m.since = true, time.Now(), time.Now()
+	m.running, m.since = true, time.Now()
 	m.mu.Unlock()
 	ctx, cancel := context.WithCancel(ctx)
 	defer m.tasks.Wait()

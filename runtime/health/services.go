@@ -312,7 +312,9 @@ func (s *Services) Unserved() []Unserved {
 			}
 		}
 	}
-	slices.SortFunc(out, func(a, b Unserved) int { return cmp.Or(compareNames(a.Service, b.Service), cmp.Compare(a.Err, b.Err)) })
+	slices.SortFunc(out, func(a, b Unserved) int {
+		return cmp.Or(services.CompareNames(a.Service, b.Service), cmp.Compare(a.Err, b.Err))
+	})
 	return out
 }
 
@@ -327,8 +329,4 @@ func (s *Services) Close() {
 	clear(s.serving)
 	clear(s.ports)
 	clear(s.wanted)
-}
-
-func compareNames(a, b types.NamespacedName) int {
-	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }

@@ -47,9 +47,6 @@ type Config struct {
 	Indexes func() map[uint32]services.PortKey
 	// PerService makes two counters for each Service, port and family. See the package's comment.
 	PerService bool
-
-	// More adds what other parts have to tell.
-	More []func(*Page)
 }
 
 // Metrics counts what the runtime does. Its methods may be called by any goroutine, and don't block.
@@ -178,9 +175,6 @@ func (m *Metrics) Page() []byte {
 	m.parts(p)
 	m.noLocal(p)
 	m.traffic.write(p, &m.cfg)
-	for _, more := range m.cfg.More {
-		more(p)
-	}
 	writeProcess(p, m.started)
 	m.size = len(p.b)
 	return p.b

@@ -74,7 +74,6 @@ func whole() Config {
 		},
 		PerService: true,
 		NoLocal:    func() (int, int) { return 79, 83 },
-		More:       []func(*Page){func(p *Page) { p.Counter("firsthop_sockets_destroyed_total", "Sockets.", 73) }},
 	}
 }
 
@@ -134,7 +133,6 @@ func TestPage(t *testing.T) {
 		{"firsthop_service_translated_total", append(service, "IPv4"), 67},
 		{"firsthop_service_refused_total", append(service, "IPv4"), 71},
 		{"firsthop_service_refused_total", append(service, "IPv6"), 0},
-		{"firsthop_sockets_destroyed_total", nil, 73},
 		{"kubeproxy_sync_proxy_rules_no_local_endpoints_total", []string{"traffic_policy", "internal"}, 79},
 		{"kubeproxy_sync_proxy_rules_no_local_endpoints_total", []string{"traffic_policy", "external"}, 83},
 		{"kubeproxy_proxy_healthz_total", []string{"code", "503"}, 1},

@@ -45,14 +45,12 @@ func (c claim) compare(o claim) int {
 		return 1
 	}
 	a, b := c.by.svc.CreationTimestamp, o.by.svc.CreationTimestamp
-	return cmp.Or(a.Compare(b.Time), compareNames(c.by.name, o.by.name))
+	return cmp.Or(a.Compare(b.Time), CompareNames(c.by.name, o.by.name))
 }
 
-func compareNames(a, b types.NamespacedName) int {
-	if a.Namespace != b.Namespace {
-		return strings.Compare(a.Namespace, b.Namespace)
-	}
-	return strings.Compare(a.Name, b.Name)
+// CompareNames orders objects by namespace and name.
+func CompareNames(a, b types.NamespacedName) int {
+	return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
 }
 
 // sameClaims reports whether two lists of Ports claim the same.

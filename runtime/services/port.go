@@ -59,7 +59,7 @@ type PortKey struct {
 // Compare orders by Service, name, protocol, IPv4 first, then by node.
 func (k PortKey) Compare(o PortKey) int {
 	if k.Service != o.Service { // mostly: the rest need not be compared then
-		return compareNames(k.Service, o.Service)
+		return CompareNames(k.Service, o.Service)
 	}
 	return cmp.Or(cmp.Compare(k.Name, o.Name), cmp.Compare(k.Proto, o.Proto), cmp.Compare(k.family(), o.family()), cmp.Compare(k.Node, o.Node))
 }

@@ -14,8 +14,8 @@ import (
 // zones, port names, conditions) they then share. The zero Stripper is ready.
 // Safe for concurrent use.
 type Stripper struct {
-	// Annotations of any object that are kept, and labels of Pods. All others go.
-	Annotations, PodLabels []string
+	// Annotations of any object that are kept. All others go.
+	Annotations []string
 
 	shared sync.Map // sharedKey -> pointer
 }
@@ -183,15 +183,13 @@ func (s *Stripper) node(n *corev1.Node) {
 	labels := n.Labels
 	s.meta(&n.ObjectMeta, nil)
 	n.Labels = labels
-	n.Spec = corev1.NodeSpec{PodCIDR: n.Spec.PodCIDR, PodCIDRs: n.Spec.PodCIDRs, ProviderID: n.Spec.ProviderID,
-		Unschedulable: n.Spec.Unschedulable, Taints: n.Spec.Taints}
+	n.Spec = corev1.NodeSpec{Taints: n.Spec.Taints}
 	n.Status = corev1.NodeStatus{Addresses: n.Status.Addresses, Conditions: n.Status.Conditions}
 }
 
 // pod keeps what finds a pod on its node, and whether it has ended.
 func (s *Stripper) pod(p *corev1.Pod) {
-	s.meta(&p.ObjectMeta, s.PodLabels)
+	s.meta(&p.ObjectMeta, nil)
 	p.Spec = corev1.PodSpec{NodeName: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork}
-	p.Status = corev1.PodStatus{Phase: p.Status.Phase, PodIP: p.Status.PodIP, PodIPs: p.Status.PodIPs,
-		HostIP: p.Status.HostIP, HostIPs: p.Status.HostIPs, QOSClass: p.Status.QOSClass}
+	p.Status = corev1.PodStatus{Phase: p.Status.Phase, PodIP: p.Status.PodIP, PodIPs: p.Status.PodIPs}
 }

@@ -93,7 +93,7 @@ func (t *Table) waits(e *entry) bool {
 // All are the Services that have Ports, sorted by namespace and name.
 func (t *Table) All() iter.Seq2[types.NamespacedName, []Port] {
 	return func(yield func(types.NamespacedName, []Port) bool) {
-		for _, name := range slices.SortedFunc(maps.Keys(t.entries), compareNames) {
+		for _, name := range slices.SortedFunc(maps.Keys(t.entries), CompareNames) {
 			if ports := t.entries[name].wanted; len(ports) > 0 && !yield(name, ports) {
 				return
 			}
@@ -250,6 +250,6 @@ func (t *Table) settle() []Change {
 	} else {
 		clear(t.dirty)
 	}
-	slices.SortFunc(out, func(a, b Change) int { return compareNames(a.Service, b.Service) })
+	slices.SortFunc(out, func(a, b Change) int { return CompareNames(a.Service, b.Service) })
 	return out
 }

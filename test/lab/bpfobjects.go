@@ -51,19 +51,23 @@ func (o bpfObject) describe() string {
 // bpfObjects lists all BPF objects of the machine.
 func bpfObjects() (map[bpfObject]bool, error) {
 	all := make(map[bpfObject]bool)
-	programs, err := objects.Programs()
-	if err != nil {
+	var err error
+	for id := ebpf.ProgramID(0); err == nil; {
+		if id, err = ebpf.ProgramGetNextID(id); err == nil {
+			all[bpfObject{"prog", uint32(id)}] = true
+		}
+	}
+	if !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	for _, id := range programs {
-		all[bpfObject{"prog", uint32(id)}] = true
+	err = nil
+	for id := ebpf.MapID(0); err == nil; {
+		if id, err = ebpf.MapGetNextID(id); err == nil {
+			all[bpfObject{"map", uint32(id)}] = true
+		}
 	}
-	maps, err := objects.Maps()
-	if err != nil {
+	if !errors.Is(err, os.ErrNotExist) {
 		return nil, err
-	}
-	for _, id := range maps {
-		all[bpfObject{"map", uint32(id)}] = true
 	}
 	links, err := objects.Links{}.IDs()
 	if err != nil && !errors.Is(err, objects.ErrNotSupported) {

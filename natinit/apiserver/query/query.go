@@ -44,9 +44,6 @@ type Config struct {
 type Answer struct {
 	// Findings are the API's own answer first, then the ConfigMaps'.
 	Findings []sources.Finding
-	// CA is the CA that the answering server's certificate was verified
-	// with, nil if nobody answered.
-	CA []byte
 	// Waited is how long credential plugins took, if Config.PluginTime gave
 	// them a time of their own.
 	Waited time.Duration
@@ -132,7 +129,7 @@ func Addresses(ctx context.Context, cfg Config) Answer {
 	for _, e := range best.endpoints {
 		f.AddEndpoint(e)
 	}
-	a := Answer{Findings: []sources.Finding{f}, CA: best.s.trust.CA, Waited: waited}
+	a := Answer{Findings: []sources.Finding{f}, Waited: waited}
 	if a.Complete() && !cfg.Thorough {
 		a.Findings = append(a.Findings, notAsked("not asked: the API's own answer is complete")...)
 		return a

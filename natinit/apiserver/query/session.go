@@ -25,9 +25,7 @@ import (
 
 // session is a client that talks to one address as one identity.
 type session struct {
-	cred   *sources.Credential
 	trust  *apiserver.Trust
-	at     apiserver.Endpoint
 	base   string // URL of the API's root
 	client *http.Client
 	// anonymous is the same without the identity.
@@ -90,7 +88,7 @@ func newSession(ask Config, cred *sources.Credential, at apiserver.Endpoint) (*s
 	}
 	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return &session{
-		cred: cred, trust: trust, at: at, base: (&url.URL{Scheme: "https", Host: at.Addr.String(), Path: path}).String(),
+		trust: trust, base: (&url.URL{Scheme: "https", Host: at.Addr.String(), Path: path}).String(),
 		client:    &http.Client{Transport: rt, CheckRedirect: stay},
 		anonymous: &http.Client{Transport: other, CheckRedirect: stay},
 		idle:      []*http.Transport{own, other},

@@ -110,30 +110,13 @@ func LoadKubeconfig(root, path string) (*Credential, error) {
 	if p := c.Config.ExecProvider; p != nil && root != "" && root != "/" {
 		return c, fmt.Errorf("%s: gets its credentials from the program %s of the host, which cannot run in a container", path, p.Command)
 	}
-	if p := c.Config.ExecProvider; p != nil {
-		if err := c.usePlugin(path); err != nil {
-			return c, err
-		}
+	if c.Plugin, err = credplugin.Take(c.Config, path, nil); err != nil { // the kubeconfig was read as a trusted file
+		return c, err
 	}
 	if p := c.Config.AuthProvider; p != nil {
 		return c, fmt.Errorf("%s: uses the auth provider %q, which Kubernetes has given up", path, p.Name)
 	}
 	return c, nil
-}
-
-// usePlugin takes the credential plugin away from client-go. The kubeconfig was
-// read as a trusted file.
-func (c *Credential) usePlugin(path string) error {
-	cluster, err := rest.ConfigToExecCluster(c.Config)
-	if err != nil {
-		return fmt.Errorf("%s: %s", path, apiserver.FirstLine(err))
-	}
-	if c.Plugin, err = credplugin.New(path, nil, c.Config.ExecProvider, cluster); err != nil {
-		return err
-	}
-	c.Config.ExecProvider = nil
-	c.Config.Wrap(c.Plugin.Wrap)
-	return nil
 }
 
 // Ready tells whether the credentials are at hand: a plugin may have to run first.
