@@ -25,7 +25,6 @@ import (
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
-	"github.com/firsthop/firsthop/runtime/writer"
 )
 
 // ErrNoTable says that there is nothing to take over.
@@ -280,125 +279,6 @@ func (d *Dataplane) attach(j *instance.Journal) error {
 		return err
 	}
 	return d.seen.attached(held)
-}
-
-// Grow doubles the capacity of the parts of the table that are full, and returns
-// what to write to from now on.
-func (d *Dataplane) Grow(ctx context.Context, short writer.Short) (store *nat.Kernel, err error) {
-	ctx, cancel := context.WithTimeout(ctx, lockWait)
-	defer cancel()
-	err = d.locked(ctx, func(j *instance.Journal) error {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		store, err = d.growLocked(j, short)
-		return err
-	})
-	return store, err
-}
-
-func (d *Dataplane) growLocked(j *instance.Journal, short writer.Short) (*nat.Kernel, error) {
-	sizes, err := d.larger(short)
-	if err != nil {
-		return nil, err
-	}
-	return d.growTo(j, sizes)
-}
-
-// GrowSockets doubles the maps of sockets that are given, up to their bounds, while sockets come and go: no program forgets
-// one meanwhile. The maps that Maps gives are others afterwards; those that it gave before stay open until the next growth.
-// What has to grow for the table itself is for Grow.
-//
-// What others remove from a map while it is copied may be in the larger one.
-//
-// It returns what to write to from now on; nil: nothing grew.
-func (d *Dataplane) GrowSockets(ctx context.Context, full ...bpf.MapName) (store *nat.Kernel, err error) {
-	ctx, cancel := context.WithTimeout(ctx, lockWait)
-	defer cancel()
-	err = d.locked(ctx, func(j *instance.Journal) error {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		var sizes bpf.Sizes
-		for _, name := range full {
-			m := d.maps.Map(name)
-			if m == nil {
-				continue
-			}
-			switch twice := 2 * m.MaxEntries(); name {
-			case bpf.MapUDPSockRevNat:
-				sizes.UDPSockets = min(twice, bpf.MaxUDPSockets)
-			case bpf.MapUDPSockAffinity:
-				sizes.UDPSessions = min(twice, bpf.MaxUDPSockets)
-			case bpf.MapSockRevNat:
-				sizes.TCPSockets = min(twice, bpf.MaxTCPSockets)
-			}
-		}
-		if !d.wouldGrow(sizes) {
-			return nil
-		}
-		store, err = d.growTo(j, sizes)
-		return err
-	})
-	return store, err
-}
-
-// wouldGrow reports whether a map of sockets is smaller than is asked for.
-func (d *Dataplane) wouldGrow(sizes bpf.Sizes) bool {
-	return sizes.UDPSockets > d.maps.Map(bpf.MapUDPSockRevNat).MaxEntries() || sizes.UDPSessions > d.maps.Map(bpf.MapUDPSockAffinity).MaxEntries() ||
-		sizes.TCPSockets > d.maps.Map(bpf.MapSockRevNat).MaxEntries()
-}
-
-func (d *Dataplane) growTo(j *instance.Journal, sizes bpf.Sizes) (*nat.Kernel, error) {
-	grown, err := natinit.Grow(d.attachConfig(j), d.programs(), sizes)
-	if grown == d.maps {
-		return nil, err
-	}
-	if err != nil {
-		d.log.Warn("something of the smaller table was left behind", "err", err)
-	}
-	for _, m := range d.former { // nothing writes to the one before the last
-		if err := m.ReleaseTable(); err != nil {
-			d.log.Warn("a table that was grown out of is still open", "err", err)
-		}
-	}
-	d.former = append(d.former, d.maps) // a write may still be on its way; closed at the end
-	d.maps, d.store = grown, nat.NewKernel(grown, d.features)
-	d.present.Store(grown)
-	d.log.Info("the table has more capacity", "frontends", sizes.Frontends, "services", sizes.Services, "backends", sizes.Backends, "ranges", sizes.SourceRanges,
-		"udp_sockets", sizes.UDPSockets, "udp_sessions", sizes.UDPSessions, "tcp_sockets", sizes.TCPSockets)
-	if err := d.attach(j); err != nil { // all are as they should be; this opens them
-		d.log.Warn("cannot verify the programs of the larger table", "err", err)
-	}
-	d.lookLocked()
-	return d.store, nil
-}
-
-// larger is the size of each part that is full, doubled. The others stay.
-func (d *Dataplane) larger(short writer.Short) (bpf.Sizes, error) {
-	var sizes bpf.Sizes
-	var errs []error
-	for _, p := range []struct {
-		part writer.Short
-		what string
-		has  uint32
-		want *uint32
-	}{
-		{writer.ShortFrontends, "frontends", d.maps.Map(bpf.MapFrontend).MaxEntries(), &sizes.Frontends},
-		{writer.ShortServices, "services", d.maps.Services(), &sizes.Services},
-		{writer.ShortBackends, "backends", d.maps.Map(bpf.MapBackend).MaxEntries(), &sizes.Backends},
-		{writer.ShortRanges, "source ranges", d.maps.Map(bpf.MapSourceRange).MaxEntries(), &sizes.SourceRanges},
-	} {
-		switch {
-		case !short.Has(p.part):
-		case p.has >= bpf.MaxEntries:
-			errs = append(errs, fmt.Errorf("the map of %s has %d entries, the most that it may have", p.what, p.has))
-		default:
-			*p.want = min(p.has*2, bpf.MaxEntries)
-		}
-	}
-	if sizes == (bpf.Sizes{}) {
-		return sizes, errors.Join(errs...)
-	}
-	return sizes, nil
 }
 
 // Store is what to write to, until Grow.
