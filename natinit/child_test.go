@@ -19,6 +19,7 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/test/clients"
+	"github.com/firsthop/firsthop/test/lab"
 	"github.com/firsthop/firsthop/test/standin"
 )
 
@@ -308,6 +309,19 @@ func connectAndReset(family int, sa unix.Sockaddr) error {
 	return unix.Connect(fd, sa)
 }
 
+// piped starts a program that reads what it is to do and writes what came of it. It has ended when the test has.
+func piped(t testing.TB, cmd *lab.Cmd) (io.WriteCloser, io.Reader) {
+	t.Helper()
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	must(t, err)
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	t.Cleanup(func() { in.Close(); cmd.Wait() })
+	return in, out
+}
+
 // connector is a child that connects on demand.
 type connector struct {
 	t   testing.TB
@@ -319,13 +333,7 @@ func startConnector(t testing.TB, m clients.Machine, target string) *connector {
 	t.Helper()
 	cmd := m.Command(t.Context(), self(t), target)
 	cmd.Env = append(os.Environ(), childEnv+"=connects")
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	must(t, err)
-	out, err := cmd.StdoutPipe()
-	must(t, err)
-	must(t, cmd.Start())
-	t.Cleanup(func() { in.Close(); cmd.Wait() })
+	in, out := piped(t, cmd)
 	return &connector{t, in, json.NewDecoder(out)}
 }
 
@@ -356,13 +364,7 @@ func (n *node) openUDP(t testing.TB, target string) *udpSocket {
 	t.Helper()
 	cmd := n.l.Command(t.Context(), self(t), target)
 	cmd.Env = append(os.Environ(), childEnv+"=udp")
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	must(t, err)
-	out, err := cmd.StdoutPipe()
-	must(t, err)
-	must(t, cmd.Start())
-	t.Cleanup(func() { in.Close(); cmd.Wait() })
+	in, out := piped(t, cmd)
 	return &udpSocket{t, in, bufio.NewScanner(out)}
 }
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
 
@@ -72,13 +71,7 @@ def say(*words):
     sys.stdin.readline()
 `
 	cmd := n.l.Command(t.Context(), "python3", "-c", "import socket, errno\n"+datagrams+say+script)
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	must(t, err)
-	out, err := cmd.StdoutPipe()
-	must(t, err)
-	must(t, cmd.Start())
-	t.Cleanup(func() { in.Close(); cmd.Wait() })
+	in, out := piped(t, cmd)
 	return &talker{t: t, in: in, lines: bufio.NewScanner(out)}
 }
 
