@@ -42,6 +42,17 @@ func NodeSizes(sizes Sizes, memory, limit uint64) Sizes {
 	return sizes
 }
 
+// MostSockets gives the most entries that maps of UDP and of TCP sockets may grow to. They are charged to who makes them
+// larger, and applications fill them: a tenant must not make that process run out of the memory that it is limited to.
+// limit is that of NodeSizes.
+func MostSockets(limit uint64) (udp, tcp uint32) {
+	if limit == 0 {
+		return MaxUDPSockets, MaxTCPSockets
+	}
+	most := func(size, least, most uint64) uint32 { return uint32(min(powerOfTwo(max(limit/4/size, least)), most)) }
+	return most(udpSocketSize, MinUDPSockets, MaxUDPSockets), most(tcpSocketSize, MinTCPSockets, MaxTCPSockets)
+}
+
 // powerOfTwo is the largest one that is not above n, which is not 0.
 func powerOfTwo(n uint64) uint64 {
 	for n&(n-1) != 0 {

@@ -29,6 +29,11 @@ func TestNodeSizes(t *testing.T) {
 			}
 		})
 	}
+	for limit, want := range map[uint64][2]uint32{0: {1048576, 262144}, 4 * kib: {65536, 65536}, 512 << 20: {524288, 262144}} {
+		if udp, tcp := MostSockets(limit); udp != want[0] || tcp != want[1] {
+			t.Errorf("maps may grow to %d and %d within %d, want %v", udp, tcp, limit, want)
+		}
+	}
 	if got := NodeSizes(Sizes{Frontends: 7}, 0, 0); got.Frontends != 7 {
 		t.Errorf("%+v: other sizes are not its concern", got)
 	}

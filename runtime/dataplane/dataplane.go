@@ -71,6 +71,8 @@ type Dataplane struct {
 	}
 
 	seen seen // what is attached and pinned, for the guard
+
+	limit func() uint64 // of this process's memory; 0: there is none. Tests have their own
 }
 
 // Find looks at what the init stage has made, and whether this runtime
@@ -101,7 +103,7 @@ func Find(cfg Config) (*Dataplane, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Dataplane{cfg: cfg, pins: bpf.PinsBelow(b.Path), features: rep.Features(), links: kc.Links(), cgroup: g, proc: cfg.Proc, log: cfg.Log}
+	d := &Dataplane{cfg: cfg, pins: bpf.PinsBelow(b.Path), features: rep.Features(), links: kc.Links(), cgroup: g, proc: cfg.Proc, log: cfg.Log, limit: memoryLimit}
 	d.cookies = natinit.NewCookies(natinit.CookiesConfig{
 		Features: d.features, NoOption: slices.Contains(cfg.Forbid, kernel.FeatureSONetnsCookie),
 		Cgroups: func() ([]string, error) { return mounts.OwnCgroups(g.Path) },

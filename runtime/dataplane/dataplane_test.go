@@ -168,6 +168,15 @@ func TestGrowSocketsDoublesWhatIsAskedFor(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	d.limit = func() uint64 { return 64 << 20 } // a quarter of it is for 65,536 UDP sockets
+	for range 8 {
+		if _, err := d.GrowSockets(t.Context(), bpf.MapUDPSockRevNat, bpf.MapUDPSockAffinity); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, want := sizes(), [3]uint32{65536, bpf.MaxUDPSockets, 2048}; got != want {
+		t.Errorf("within a limit of memory: %v, want %v", got, want)
+	}
 	m := d.Maps()
 	var v bpf.UDPRevNat
 	if err := m.Map(bpf.MapUDPSockRevNat).Lookup(old, &v); err != nil || v.Index != 7 {

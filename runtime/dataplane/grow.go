@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
+	"github.com/firsthop/firsthop/kernel/memory"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/runtime/writer"
@@ -34,7 +37,7 @@ func (d *Dataplane) growLocked(j *instance.Journal, short writer.Short) (*nat.Ke
 	return d.growTo(j, sizes)
 }
 
-// GrowSockets doubles the maps of sockets that are given, up to their bounds, while sockets come and go: no program forgets
+// GrowSockets doubles the maps of sockets that are given, up to bpf.MostSockets, while sockets come and go: no program forgets
 // one meanwhile. The maps that Maps gives are others afterwards; those that it gave before stay open until the next growth.
 // What has to grow for the table itself is for Grow.
 //
@@ -42,27 +45,16 @@ func (d *Dataplane) growLocked(j *instance.Journal, short writer.Short) (*nat.Ke
 //
 // It returns what to write to from now on; nil: nothing grew.
 func (d *Dataplane) GrowSockets(ctx context.Context, full ...bpf.MapName) (store *nat.Kernel, err error) {
+	if _, grows := d.twice(d.Maps(), full); !grows { // it may be asked for often: no lock is taken
+		return nil, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
 	err = d.locked(ctx, func(j *instance.Journal) error {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		var sizes bpf.Sizes
-		for _, name := range full {
-			m := d.maps.Map(name)
-			if m == nil {
-				continue
-			}
-			switch twice := 2 * m.MaxEntries(); name {
-			case bpf.MapUDPSockRevNat:
-				sizes.UDPSockets = min(twice, bpf.MaxUDPSockets)
-			case bpf.MapUDPSockAffinity:
-				sizes.UDPSessions = min(twice, bpf.MaxUDPSockets)
-			case bpf.MapSockRevNat:
-				sizes.TCPSockets = min(twice, bpf.MaxTCPSockets)
-			}
-		}
-		if !d.wouldGrow(sizes) {
+		sizes, grows := d.twice(d.maps, full)
+		if !grows {
 			return nil
 		}
 		store, err = d.growTo(j, sizes)
@@ -71,10 +63,30 @@ func (d *Dataplane) GrowSockets(ctx context.Context, full ...bpf.MapName) (store
 	return store, err
 }
 
-// wouldGrow reports whether a map of sockets is smaller than is asked for.
-func (d *Dataplane) wouldGrow(sizes bpf.Sizes) bool {
-	return sizes.UDPSockets > d.maps.Map(bpf.MapUDPSockRevNat).MaxEntries() || sizes.UDPSessions > d.maps.Map(bpf.MapUDPSockAffinity).MaxEntries() ||
-		sizes.TCPSockets > d.maps.Map(bpf.MapSockRevNat).MaxEntries()
+// twice are the sizes of maps of sockets, doubled as far as they may be; grows: that is more than some have.
+func (d *Dataplane) twice(maps *bpf.Maps, full []bpf.MapName) (sizes bpf.Sizes, grows bool) {
+	udp, tcp := bpf.MostSockets(d.limit())
+	double := func(size *uint32, m *ebpf.Map, most uint32) {
+		if has := m.MaxEntries(); has < most {
+			*size, grows = min(2*has, most), true
+		}
+	}
+	for _, name := range full {
+		switch m := maps.Map(name); name {
+		case bpf.MapUDPSockRevNat:
+			double(&sizes.UDPSockets, m, udp)
+		case bpf.MapUDPSockAffinity:
+			double(&sizes.UDPSessions, m, udp)
+		case bpf.MapSockRevNat:
+			double(&sizes.TCPSockets, m, tcp)
+		}
+	}
+	return sizes, grows
+}
+
+func memoryLimit() uint64 {
+	limit, _ := memory.Limit("")
+	return limit
 }
 
 func (d *Dataplane) growTo(j *instance.Journal, sizes bpf.Sizes) (*nat.Kernel, error) {
