@@ -88,9 +88,7 @@ func (r *Reconciler) settle(j *job) {
 		r.count(c, Counts{EndedUDP: one(c.proto == bpf.UDP), EndedTCP: one(c.proto == bpf.TCP)})
 	case j.err == nil:
 		c.settled = at
-		if o := r.owners[c.cookie]; o != nil {
-			o.socket = j.socket
-		}
+		r.isAt(c.cookie, j.socket)
 		r.count(c, Counts{Moved: 1})
 		r.moved()
 	case errors.Is(j.err, errNotThere), errors.Is(j.err, errMoved), errors.Is(j.err, errNoCopy):
@@ -109,6 +107,7 @@ func (r *Reconciler) settle(j *job) {
 		c.due = at.Add(boundTime)
 		r.restore = append(r.restore, c)
 	case errors.Is(j.err, errStays):
+		r.isAt(c.cookie, j.socket)
 		c.due = at.Add(stayTime)
 	case j.ends:
 		r.failed = j.err
@@ -119,6 +118,13 @@ func (r *Reconciler) settle(j *job) {
 	default:
 		r.refused(j.err)
 		c.unmoved = true
+	}
+}
+
+// isAt notes the address that a socket has after it was dissolved.
+func (r *Reconciler) isAt(cookie uint64, s socket) {
+	if o := r.owners[cookie]; o != nil {
+		o.socket = s
 	}
 }
 

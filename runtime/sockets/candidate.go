@@ -101,9 +101,6 @@ func (r *Reconciler) note(t target, frontend netip.AddrPort, now time.Time) {
 	}
 	c := r.candidates[t]
 	if c == nil || c.frontend != frontend {
-		if c != nil && c.hung {
-			return
-		}
 		c = &candidate{target: t, since: now}
 		r.candidates[t] = c
 	}

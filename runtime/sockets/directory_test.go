@@ -2,6 +2,7 @@ package sockets
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"testing"
 
@@ -100,6 +101,21 @@ func TestDirectoryKnowsWhatIsWritten(t *testing.T) {
 	d.Begin()
 	d.want("10.96.0.2:53", "10.0.0.9:53", Fresh, "") // the table may be ahead
 	d.want("10.96.0.2:53", "10.0.0.8:53", Fresh, "")
+}
+
+func TestDirectoryWithManyBackends(t *testing.T) {
+	d := judge{t, NewDirectory(false)}
+	var backends []string
+	for i := range 20 {
+		backends = append(backends, fmt.Sprintf("10.0.0.%d:53", 101+i)) // in order, as a Port has them
+	}
+	d.write("a", udp("a", "10.96.0.1:53", backends...))
+	for _, b := range backends {
+		d.want("10.96.0.1:53", b, Fresh, "")
+	}
+	for _, b := range []string{"10.0.0.100:53", "10.0.0.121:53", "10.0.0.110:54"} {
+		d.want("10.96.0.1:53", b, Stale, "a")
+	}
 }
 
 // A frontend that moves from one Service to another is the latter's, in whatever order they are told.

@@ -19,7 +19,10 @@ const growRetry = 5 * time.Minute
 // grow has those maps grow of which living sockets take more than three quarters. live are the cookies of all UDP
 // sockets, sorted. It does not wait: a growth waits for locks that an init stage may hold.
 func (r *Reconciler) grow(ctx context.Context, m *Maps, live []uint64) {
-	if r.cfg.Grow == nil || r.now().UnixNano() < r.growDue.Load() || !r.growing.CompareAndSwap(false, true) {
+	r.mu.Lock()
+	due := r.growDue
+	r.mu.Unlock()
+	if r.cfg.Grow == nil || r.now().Before(due) || !r.growing.CompareAndSwap(false, true) {
 		return
 	}
 	full, err := fullMaps(m, live)
@@ -30,7 +33,9 @@ func (r *Reconciler) grow(ctx context.Context, m *Maps, live []uint64) {
 	go func() {
 		defer r.growing.Store(false)
 		if err := r.cfg.Grow(ctx, full...); err != nil && ctx.Err() == nil {
-			r.growDue.Store(r.now().Add(growRetry).UnixNano())
+			r.mu.Lock()
+			r.growDue = r.now().Add(growRetry)
+			r.mu.Unlock()
 			r.cfg.Log.Warn("maps of sockets did not grow", "maps", full, "err", err)
 		}
 	}()

@@ -2,6 +2,7 @@ package sockets
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -57,12 +58,29 @@ func TestFullMaps(t *testing.T) {
 	if got, err := fullMaps(m, live); err != nil || !slices.Equal(got, []bpf.MapName{bpf.MapUDPSockAffinity}) {
 		t.Errorf("%v, %v: what is at its bound stays", got, err)
 	}
-	r := &Reconciler{now: time.Now}
+	now := time.Now()
+	r := &Reconciler{cfg: Config{Log: discard}, now: func() time.Time { return now }}
 	asked := make(chan []bpf.MapName, 1)
 	r.cfg.Grow = func(_ context.Context, full ...bpf.MapName) error { asked <- full; return nil }
 	r.grow(t.Context(), m, live)
 	if got := <-asked; !slices.Equal(got, []bpf.MapName{bpf.MapUDPSockAffinity}) {
 		t.Errorf("asked for %v", got)
+	}
+	lab.Await(t, "its end", func() bool { return !r.growing.Load() })
+	r.cfg.Grow = func(context.Context, ...bpf.MapName) error { asked <- nil; return errors.New("no") }
+	for _, tc := range []struct {
+		later time.Duration
+		asks  bool
+	}{{0, true}, {growRetry - 1, false}, {1, true}} {
+		now = now.Add(tc.later)
+		r.grow(t.Context(), m, live)
+		lab.Await(t, "its end", func() bool { return !r.growing.Load() })
+		if (len(asked) == 1) != tc.asks {
+			t.Errorf("%v later it was asked %d times", tc.later, len(asked))
+		}
+		for len(asked) > 0 {
+			<-asked
+		}
 	}
 }
 

@@ -69,6 +69,24 @@ func TestLocateWhileASearchHangs(t *testing.T) {
 	lab.Await(t, "a move", func() bool { r.ahead += againTime; r.look(t.Context()); return r.Status().Moved == 2 })
 }
 
+// What could not be looked at may have the socket.
+func TestMissedBelievesCompleteListsAlone(t *testing.T) {
+	r := New(Config{})
+	c := &candidate{}
+	at := time.Now()
+	for range 5 {
+		r.missed(c, false, at)
+	}
+	if c.misses != 0 || !c.settled.IsZero() || !c.due.Equal(at.Add(interval)) {
+		t.Errorf("incomplete: %+v", c)
+	}
+	for i, settled := range []bool{false, true} {
+		if r.missed(c, true, at); c.settled.IsZero() == settled {
+			t.Errorf("complete, time %d: %+v", i+1, c)
+		}
+	}
+}
+
 // A socket that has two ways back is moved from where it is, not from where it was.
 func TestMoveBySeveralWaysBack(t *testing.T) {
 	n := newNode(t)

@@ -1,6 +1,7 @@
 package sockets
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -185,6 +186,24 @@ func TestMoveLeavesWhatIsBoundToLoopback(t *testing.T) {
 		}
 	}
 	a.want(vip4, "peer")
+}
+
+// IPV6_ADDRFORM makes a socket of IPv4 of one that was listed as IPv6, which an address of IPv6 does not fit.
+func TestMoveOfASocketThatHasAnotherFamily(t *testing.T) {
+	lab.NeedsLinux(t, 5, 6, "sockets can't be copied")
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	must(t, err)
+	defer unix.Close(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+	must(t, err)
+	s := socket{family: unix.AF_INET6}
+	binary.NativeEndian.PutUint32(s.id[40:], uint32(cookie))
+	binary.NativeEndian.PutUint32(s.id[44:], uint32(cookie>>32))
+	var c copier
+	defer c.close()
+	if _, err := move(nil, &c, s, holder{os.Getpid(), fd}, true, backend6(0), netip.MustParseAddrPort(vip6)); !errors.Is(err, errNotThere) {
+		t.Error(err)
+	}
 }
 
 func TestCopyTakesTheVerySocketOnly(t *testing.T) {

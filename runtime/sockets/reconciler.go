@@ -76,8 +76,7 @@ type Reconciler struct {
 	patience   time.Duration        // tests have their own, as the next
 	quickTime  time.Duration
 	sweeper    sweeper
-	growing    atomic.Bool  // a growth is at work
-	growDue    atomic.Int64 // no growth before, after one that failed; nanoseconds of the Unix time
+	growing    atomic.Bool // a growth is at work
 	logged     time.Time
 	unlogged   Counts
 	restore    []*candidate // whose way back is to be written again
@@ -86,10 +85,11 @@ type Reconciler struct {
 	read       time.Time    // when all ways back were read last; zero: they are to be
 	cannotMove error        // no socket can be; nil: some may
 
-	mu     sync.Mutex // guards what follows
-	due    time.Time  // of the next look
-	all    bool       // it reads all ways back
-	status Status
+	mu      sync.Mutex // guards what follows
+	due     time.Time  // of the next look
+	all     bool       // it reads all ways back
+	growDue time.Time  // no growth before, after one that failed
+	status  Status
 }
 
 // New makes a Reconciler that works while Run does.

@@ -141,7 +141,6 @@ func (s *sweeper) list(ctx context.Context, m *Maps, where netns.Config, wait ti
 // remove removes the entries of sockets that were closed by the last sweep, and are.
 func (s *sweeper) remove(m *Maps, all *sockets) (int, error) {
 	if all.err != nil {
-		s.suspects = nil
 		return 0, all.err
 	}
 	closed := slices.DeleteFunc(slices.Clone(all.known), func(cookie uint64) bool {
