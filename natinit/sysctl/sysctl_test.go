@@ -7,6 +7,9 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/mounts/ns"
 	"github.com/firsthop/firsthop/natinit/instance"
 )
 
@@ -150,6 +153,44 @@ func TestApplyRaisesLimitsOnly(t *testing.T) {
 	}
 	m.want("a lower limit would drop connections", "nf_conntrack_max", "131072", "")
 	m.want("restored", "nf_conntrack_buckets", "1000", "")
+	for count, want := range map[string]string{"65536": "131072", "65535": "65536"} {
+		m.set("nf_conntrack_max", "65536")
+		m.apply(Changed, "nf_conntrack_max", Setting{Value: 131072, AtLeast: true})
+		m.set("nf_conntrack_count", count)
+		m.restore()
+		m.want("with "+count+" connections", "nf_conntrack_max", want, "")
+	}
+}
+
+// The kernel refuses the value: what it was changed to before is still in the journal.
+func TestApplyWhatTheKernelRefuses(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	const name = "net/ipv4/ip_default_ttl"
+	m := newMachine(t)
+	m.at = Settings{"/proc"}
+	err := ns.Do(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		for _, tc := range []struct {
+			value uint64
+			fails bool
+			noted int
+		}{{300, true, 0}, {70, false, 1}, {300, true, 1}} {
+			if _, _, err := m.at.Apply(m.journal(), Setting{Name: name, Value: tc.value, Given: true}); (err != nil) != tc.fails {
+				t.Errorf("%d: %v", tc.value, err)
+			}
+			if list := Recorded(m.journal()); len(list) != tc.noted {
+				t.Errorf("after %d, the journal has %+v", tc.value, list)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestApplyWhatIsNotThere(t *testing.T) {
