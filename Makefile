@@ -102,7 +102,7 @@ REAL = -run RealAPIServer ./natinit/apiserver/...
 .PHONY: test-kube
 test-kube: setup-test setup-kube build ## the tests with real API servers and kube-proxy, and the oracle: a part of test
 	@$(WITH_KUBE) .ci/test $(REAL); \
-		(cd test/kube; MODULE=test/kube ../../.ci/test $$($(GO) list ./... | grep -v '/oracle$$\|/scenes$$')); \
+		(cd test/kube; MODULE=test/kube ../../.ci/test $$($(GO) list ./... | grep -v '/oracle$$\|/scenes$$\|/e2e$$')); \
 		RACE=no MODULE=test/kube .ci/test ./oracle
 
 # SCENES are flags of go test, as "-run Upgrade"; -short is the half that is in CI.
@@ -111,6 +111,14 @@ SCENES ?=
 test-cluster: setup-test setup-kube ## real clusters by kubeadm, in namespaces: scenes of a cluster's life under load; SCENES=-short for CI's, SCENES='-run BeforeKubeadm' for some
 	@$(WITH_KUBE) (cd test/kube && $(GO) run -buildvcs=false ./nodes/prepare); \
 		RACE=no REPORT=no MODULE=test/kube .ci/test -v -timeout 90m $(SCENES) ./scenes
+
+# PROXY is who is judged, firsthop or kube-proxy; FOCUS a regular expression of the tests' names.
+PROXY ?= firsthop
+FOCUS ?=
+.PHONY: test-e2e
+test-e2e: setup-test setup-kube ## Kubernetes' own tests of the network, on a real cluster without kube-proxy; PROXY=kube-proxy to compare, FOCUS='Services should' for some
+	@$(WITH_KUBE) (cd test/kube && $(GO) run -buildvcs=false ./nodes/prepare); \
+		RACE=no REPORT=no MODULE=test/kube .ci/test -v -timeout 4h ./e2e -args -proxy '$(PROXY)' $(if $(FOCUS),-focus '$(FOCUS)')
 
 .PHONY: test-vm
 test-vm: setup-vm ## the kernel's part of the tests on Debian's kernels, and short lives of whole systems; VM=5.10 for one, VM_KERNEL=FILE for another

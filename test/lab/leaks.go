@@ -2,6 +2,7 @@ package lab
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"runtime"
 	"slices"
@@ -183,6 +184,12 @@ func tracesOf(prefix string) (map[string]bool, error) {
 		}
 	}
 	return traces, nil
+}
+
+// TracesOf lists what labs of a process leave visible on the machine, whether it lives or not.
+func TracesOf(pid int) ([]string, error) {
+	traces, err := tracesOf(fmt.Sprintf("%s%d-", namePrefix, pid))
+	return slices.Sorted(maps.Keys(traces)), err
 }
 
 // goroutines returns the stacks of all goroutines but those of the runtime and of the testing package itself.

@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/firsthop/firsthop/test/kube/binaries"
 	"github.com/firsthop/firsthop/test/lab"
 )
 
@@ -39,6 +40,8 @@ type Cluster struct {
 	Endpoint string
 	// InitConfig is what kubeadm init is given, and Version the Kubernetes that it is told to install.
 	InitConfig, Version string
+	// Binds are directories of the machine that nodes have, too, and where. A test may add some before Node.
+	Binds map[string]string
 
 	t     testing.TB
 	hub   *lab.Lab
@@ -50,10 +53,8 @@ type Cluster struct {
 // machine can't run nodes, and says why.
 func New(t testing.TB) *Cluster {
 	t.Helper()
-	if reason := unfit(); reason != "" {
-		t.Skip(reason)
-	}
-	c := &Cluster{t: t, files: ensure(t), InitConfig: InitConfig}
+	Need(t)
+	c := &Cluster{t: t, files: ensure(t), InitConfig: InitConfig, Binds: map[string]string{}}
 	c.Version = c.files.version
 	c.must(lab.Reap())
 	c.hub = lab.New(t)
@@ -77,6 +78,20 @@ func New(t testing.TB) *Cluster {
 		}
 	})
 	return c
+}
+
+// Build is how what nodes are made of was built, for a test that needs more.
+func (c *Cluster) Build() binaries.Config { return c.files.build }
+
+// Program is the path of one of the nodes' programs on the machine.
+func (c *Cluster) Program(name string) string { return c.files.program(name) }
+
+// Need skips the test where the machine can't run nodes, and says why.
+func Need(t testing.TB) {
+	t.Helper()
+	if reason := unfit(); reason != "" {
+		t.Skip(reason)
+	}
 }
 
 // unfit says why this machine can't run nodes, "" when it can.

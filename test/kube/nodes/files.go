@@ -18,6 +18,7 @@ import (
 // files is what nodes are made of.
 type files struct {
 	repository string
+	build      binaries.Config
 	version    string // of Kubernetes, as v1.36.3
 	programs   string // the directory of Kubernetes' programs
 	firsthop   string // the program under test
@@ -25,6 +26,12 @@ type files struct {
 	root       string // the root file system
 	images     string // the directory of the images
 }
+
+// The versions of firsthop and firsthop-next.
+const (
+	testVersion = "v0.0.1-test"
+	nextVersion = "v0.0.2-test"
+)
 
 // made is what this process has made.
 var made = struct {
@@ -58,10 +65,9 @@ func makeFiles(ctx context.Context, log io.Writer) (f files, err error) {
 	_, file, _, _ := runtime.Caller(0)
 	module := filepath.Dir(filepath.Dir(file))
 	f.repository = filepath.Join(module, "../..")
-	cache := filepath.Join(f.repository, ".cache/kube")
-	f.programs, f.version, err = binaries.EnsureNodes(ctx, binaries.Config{
-		Given: os.Getenv(apitest.KubeBin), Module: module, Cache: cache, Log: log,
-	})
+	f.build = binaries.Config{Given: os.Getenv(apitest.KubeBin), Module: module, Cache: filepath.Join(f.repository, ".cache/kube"), Log: log}
+	cache := f.build.Cache
+	f.programs, f.version, err = binaries.EnsureNodes(ctx, f.build)
 	if err != nil {
 		return f, err
 	}
@@ -78,11 +84,11 @@ func makeFiles(ctx context.Context, log io.Writer) (f files, err error) {
 	}
 	// Its own directory is for the image, too.
 	f.firsthop = filepath.Join(cache, "nodes/firsthop/firsthop")
-	if err := f.buildFirsthop(ctx, f.firsthop, "v0.0.1-test"); err != nil {
+	if err := f.buildFirsthop(ctx, f.firsthop, testVersion); err != nil {
 		return f, err
 	}
 	f.next = filepath.Join(cache, "nodes/firsthop-next/firsthop")
-	if err := f.buildFirsthop(ctx, f.next, "v0.0.2-test"); err != nil {
+	if err := f.buildFirsthop(ctx, f.next, nextVersion); err != nil {
 		return f, err
 	}
 	f.images = filepath.Join(cache, "nodes/images")

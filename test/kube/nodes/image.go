@@ -35,7 +35,7 @@ func (f files) kubernetesImages() map[string]image {
 		"coredns": {Tags: []string{"registry.k8s.io/coredns/coredns:v1.14.2"}, Entrypoint: []string{"/coredns"}, Files: [][2]string{{"coredns", f.program("coredns")}}},
 		"load":    {Tags: []string{"fh.test/load:1"}, Entrypoint: []string{"/load"}, Files: [][2]string{{"load", f.program("load")}}},
 		"firsthop": {
-			Tags:       []string{"ghcr.io/firsthop/firsthop:latest"},
+			Tags:       []string{"ghcr.io/firsthop/firsthop:latest", Image},
 			Entrypoint: []string{"/usr/bin/firsthop"}, Files: [][2]string{{"usr/bin/firsthop", f.firsthop}},
 		},
 	}
@@ -53,8 +53,12 @@ func (f files) kubernetesImages() map[string]image {
 // controlPlanePrograms are those of Kubernetes that kubeadm runs as pods of a control plane.
 var controlPlanePrograms = []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler"}
 
-// NextImage is firsthop of another version than the one that is installed.
-const NextImage = "ghcr.io/firsthop/firsthop:next"
+// The images of firsthop: that of the program of the nodes, which is what its `firsthop cluster install` asks for, and that of
+// another version.
+const (
+	Image     = "ghcr.io/firsthop/firsthop:" + testVersion
+	NextImage = "ghcr.io/firsthop/firsthop:" + nextVersion
+)
 
 // netfilter are the programs that kube-proxy runs, with their libraries, from a root file system.
 func netfilter(root string) (files [][2]string) {
@@ -112,33 +116,72 @@ func (i image) write(to string) error {
 	if err != nil {
 		return err
 	}
-	config := map[string]any{
-		"architecture": runtime.GOARCH, "os": "linux",
-		"config": map[string]any{"Entrypoint": i.Entrypoint, "Env": []string{"PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, "WorkingDir": "/"},
-		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + sum(layer)}},
-	}
-	configJSON, err := json.Marshal(config)
+	return writeImages(to, bytes.NewReader(layer), []Config{{Tags: i.Tags, Entrypoint: i.Entrypoint}})
+}
+
+// Config is what one image has beside its layer.
+type Config struct {
+	Tags, Entrypoint, Cmd []string
+}
+
+// WriteImages writes an archive for Node.ImportFile, of images that have one layer in common: a tar file.
+func WriteImages(to, layer string, images []Config) error {
+	f, err := os.Open(layer)
 	if err != nil {
 		return err
 	}
-	configName, layerName := sum(configJSON)+".json", sum(layer)+"/layer.tar"
-	manifest, err := json.Marshal([]map[string]any{{"Config": configName, "RepoTags": i.Tags, "Layers": []string{layerName}}})
-	if err != nil {
-		return err
+	defer f.Close()
+	return writeImages(to, f, images)
+}
+
+func writeImages(to string, layer io.ReadSeeker, images []Config) error {
+	hash := sha256.New()
+	size, err := io.Copy(hash, layer)
+	if err == nil {
+		_, err = layer.Seek(0, io.SeekStart)
 	}
+	if err != nil {
+		return fmt.Errorf("read the layer: %w", err)
+	}
+	id := hex.EncodeToString(hash.Sum(nil))
 	f, err := os.Create(to + ".new")
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	out := tar.NewWriter(f)
-	for _, part := range []struct {
-		name string
-		data []byte
-	}{{configName, configJSON}, {layerName, layer}, {"manifest.json", manifest}} {
-		if err := add(out, part.name, 0o644, part.data); err != nil {
+	layerName := id + "/layer.tar"
+	if err := out.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: layerName, Mode: 0o644, Size: size}); err != nil {
+		return err
+	}
+	if _, err := io.Copy(out, layer); err != nil {
+		return err
+	}
+	var manifest []map[string]any
+	for _, img := range images {
+		config, err := json.Marshal(map[string]any{
+			"architecture": runtime.GOARCH, "os": "linux",
+			"config": map[string]any{
+				"Entrypoint": img.Entrypoint, "Cmd": img.Cmd, "WorkingDir": "/",
+				"Env": []string{"PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+			},
+			"rootfs": map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + id}},
+		})
+		if err != nil {
 			return err
 		}
+		name := sum(config) + ".json"
+		if err := add(out, name, 0o644, config); err != nil {
+			return err
+		}
+		manifest = append(manifest, map[string]any{"Config": name, "RepoTags": img.Tags, "Layers": []string{layerName}})
+	}
+	data, err := json.Marshal(manifest)
+	if err != nil {
+		return err
+	}
+	if err := add(out, "manifest.json", 0o644, data); err != nil {
+		return err
 	}
 	if err := out.Close(); err != nil {
 		return err

@@ -38,6 +38,16 @@ imageGCHighThresholdPercent: 100
 evictionHard: {memory.available: 50Mi, nodefs.available: 1%, imagefs.available: 1%, nodefs.inodesFree: 1%}
 `
 
+// KubeProxyConfig is InitConfig with a kube-proxy in a mode, that does not set what belongs to the whole machine.
+func KubeProxyConfig(mode string) string {
+	return InitConfig + `---
+apiVersion: kubeproxy.config.k8s.io/v1alpha1
+kind: KubeProxyConfiguration
+mode: ` + mode + `
+conntrack: {maxPerCore: 0, min: 0}
+`
+}
+
 // joinConfig is what Kubeadm("join") is given, and what makes a node another control plane.
 const (
 	joinConfig = `apiVersion: kubeadm.k8s.io/v1beta4
@@ -94,8 +104,14 @@ func (n *Node) PutKubeadmConfig(text string) {
 func (n *Node) Import(images ...string) {
 	n.c.t.Helper()
 	for _, name := range images {
-		n.Sh(fmt.Sprintf("ctr -n k8s.io images import /opt/images/%s.tar >/dev/null", name))
+		n.ImportFile("/opt/images/" + name + ".tar")
 	}
+}
+
+// ImportFile gives the node the images of an archive in a directory of Cluster.Binds, by its path on the node.
+func (n *Node) ImportFile(path string) {
+	n.c.t.Helper()
+	n.Sh("ctr -n k8s.io images import " + path + " >/dev/null")
 }
 
 // FormerVersion is what a cluster says that it is of before an upgrade. Its programs are those of the new version.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -98,13 +100,14 @@ func (n *Node) spec() boot {
 			filepath.Join(n.disk, "etcd"):        "var/lib/etcd",
 			filepath.Join(n.disk, "log"):         "var/log/pods",
 			filepath.Join(n.disk, "console"):     "dev/console",
-			filepath.Dir(n.c.files.firsthop):     "opt/firsthop",
+			filepath.Dir(n.c.files.firsthop):     "opt/under-test", // not /opt/firsthop: that is where it installs itself
 		},
 		Hosts: "127.0.0.1 localhost\n",
 	}
 	for i := range 5 {
 		b.Hosts += fmt.Sprintf("%s n%d\n", address(i), i+1)
 	}
+	maps.Copy(b.Binds, n.c.Binds)
 	for _, h := range n.lab.CgroupsV1 {
 		b.Cgroups = append(b.Cgroups, [2]string{h.Name, h.Options})
 	}
@@ -129,6 +132,13 @@ func (n *Node) Try(script string) (string, error) {
 	defer cancel()
 	out, err := n.enter(ctx, script).CombinedOutput()
 	return strings.TrimSpace(string(out)), err
+}
+
+// Stream runs a shell script on the node, and writes what it prints as it comes. It may take as long as it wants.
+func (n *Node) Stream(out io.Writer, script string) error {
+	cmd := n.enter(n.c.t.Context(), script)
+	cmd.Stdout, cmd.Stderr = out, out
+	return cmd.Run()
 }
 
 // Sh is Try that ends the test where the script fails.

@@ -79,7 +79,7 @@ var iptables = []string{"iptables", "iptables-save", "iptables-restore", "ip6tab
 // machine.
 var rootLinks = func() map[string]string {
 	links := map[string]string{
-		"usr/local/bin/firsthop":                                        "/opt/firsthop/firsthop",
+		"usr/local/bin/firsthop":                                        "/opt/under-test/firsthop",
 		"etc/systemd/system/default.target":                             "/usr/lib/systemd/system/multi-user.target",
 		"etc/systemd/system/multi-user.target.wants/containerd.service": "/usr/lib/systemd/system/containerd.service",
 		"etc/systemd/system/multi-user.target.wants/kubelet.service":    "/etc/systemd/system/kubelet.service",

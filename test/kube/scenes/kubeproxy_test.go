@@ -7,16 +7,6 @@ import (
 	"github.com/firsthop/firsthop/test/kube/nodes"
 )
 
-// kubeProxyConfig is for kubeadm: a kube-proxy in a mode, that does not set what belongs to the whole machine.
-func kubeProxyConfig(mode string) string {
-	return nodes.InitConfig + `---
-apiVersion: kubeproxy.config.k8s.io/v1alpha1
-kind: KubeProxyConfiguration
-mode: ` + mode + `
-conntrack: {maxPerCore: 0, min: 0}
-`
-}
-
 // TestBesideKubeProxy has firsthop come to a cluster with kube-proxy, which stays.
 func TestBesideKubeProxy(t *testing.T) {
 	long(t)
@@ -25,7 +15,7 @@ func TestBesideKubeProxy(t *testing.T) {
 			c := nodes.New(t)
 			n := c.Node("n1")
 			n.Import("kube-proxy")
-			c.InitConfig = kubeProxyConfig(mode)
+			c.InitConfig = nodes.KubeProxyConfig(mode)
 			n.Kubeadm("init")
 			awaitDaemonSet(n, "kube-proxy")
 			deployEcho(n)
@@ -46,7 +36,7 @@ func TestKubeProxyComesBack(t *testing.T) {
 	long(t)
 	c := nodes.New(t)
 	n := c.Node("n1")
-	c.InitConfig = kubeProxyConfig("nftables")
+	c.InitConfig = nodes.KubeProxyConfig("nftables")
 	n.Kubeadm("init", skipKubeProxy)
 	applyDaemonSet(n)
 	deployEcho(n)
