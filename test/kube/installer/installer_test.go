@@ -20,6 +20,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	applyadmission "k8s.io/client-go/applyconfigurations/admissionregistration/v1"
 	"k8s.io/client-go/rest"
 
 	installer "github.com/firsthop/firsthop/bootstrap/cluster"
@@ -191,6 +192,11 @@ func TestInstallStatusUninstall(t *testing.T) {
 	}
 
 	b.settled(3)
+	// As kube-controller-manager does: Kubernetes then has another owner of fields of the policy.
+	_, err := b.c.Client.AdmissionregistrationV1().ValidatingAdmissionPolicies().ApplyStatus(t.Context(),
+		applyadmission.ValidatingAdmissionPolicy("firsthop-own-node").WithStatus(applyadmission.ValidatingAdmissionPolicyStatus().
+			WithObservedGeneration(1).WithTypeChecking(applyadmission.TypeChecking())), metav1.ApplyOptions{FieldManager: "validatingadmissionpolicy-status", Force: true})
+	b.must(err)
 	versions := b.objects(false)
 	again := b.install(diagnose.OK, nil)
 	if len(again.Changes) != 0 {
