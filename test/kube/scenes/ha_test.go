@@ -1,10 +1,15 @@
 package scenes
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/firsthop/firsthop/test/kube/nodes"
 )
+
+// shutdownDelay has an API server that is stopped listen on for a while, not ready, so that nodes can know. By default it
+// refuses connections before anybody can: see docs/decisions/0022.
+const shutdownDelay = "apiServer: {extraArgs: [{name: shutdown-delay-duration, value: 5s}]}\n"
 
 // TestHighAvailabilityWithoutLoadBalancer has the Service IP as kubeadm's controlPlaneEndpoint: every kubelet and component
 // connects to it, from its first start.
@@ -12,6 +17,7 @@ func TestHighAvailabilityWithoutLoadBalancer(t *testing.T) {
 	long(t)
 	c := nodes.New(t)
 	c.Endpoint = nodes.API
+	c.InitConfig = strings.Replace(c.InitConfig, "networking:", shutdownDelay+"networking:", 1)
 	first := c.Node("n1")
 	installBeforeKubeadm(first)
 	first.Kubeadm("init", skipKubeProxy, "--upload-certs")
