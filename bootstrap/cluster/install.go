@@ -298,7 +298,7 @@ func (w *work) planInstall(objects []object) error {
 		switch {
 		case before == nil:
 			w.rep.Changes = append(w.rep.Changes, "create "+o.String())
-		case before.version() != after.version() || !reflect.DeepEqual(before.content(), after.content()):
+		case changed(before, after):
 			w.rep.Changes = append(w.rep.Changes, "change "+o.String())
 		}
 	}
@@ -455,11 +455,14 @@ func (w *work) write(o object) error {
 	return nil
 }
 
+// changed compares what somebody writes. The version also changes when a controller writes the status meanwhile.
+func changed(before, after object) bool { return !reflect.DeepEqual(before.content(), after.content()) }
+
 func (w *work) wrote(o, before, after object) {
 	switch {
 	case before == nil:
 		w.rep.Changes = append(w.rep.Changes, "created "+o.String())
-	case before.version() != after.version():
+	case changed(before, after):
 		w.rep.Changes = append(w.rep.Changes, "changed "+o.String())
 	default:
 		return
