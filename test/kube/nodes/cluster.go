@@ -56,6 +56,7 @@ func New(t testing.TB) *Cluster {
 	Need(t)
 	c := &Cluster{t: t, files: ensure(t), InitConfig: InitConfig, Binds: map[string]string{}}
 	c.Version = c.files.version
+	c.alone()
 	c.must(lab.Reap())
 	c.hub = lab.New(t)
 	c.Endpoint = address(0) + ":6443"
@@ -78,6 +79,23 @@ func New(t testing.TB) *Cluster {
 		}
 	})
 	return c
+}
+
+// alone waits until no other cluster is on this machine: nodes of two would use up its instances of inotify. The lock ends
+// with the test, or with its process.
+func (c *Cluster) alone() {
+	c.t.Helper()
+	dir, err := os.Open(os.TempDir()) // a lock of a directory leaves no file
+	c.must(err)
+	c.t.Cleanup(func() { dir.Close() })
+	err = unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		fmt.Fprintln(os.Stderr, "waiting for another cluster on this machine to end")
+		for err = unix.EINTR; errors.Is(err, unix.EINTR); {
+			err = unix.Flock(int(dir.Fd()), unix.LOCK_EX)
+		}
+	}
+	c.must(err)
 }
 
 // Build is how what nodes are made of was built, for a test that needs more.
