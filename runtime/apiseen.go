@@ -10,11 +10,16 @@ import (
 	"github.com/firsthop/firsthop/runtime/apihealth"
 )
 
-// apiServersSeen is how the API servers look from this node, for its Node object: "2 of 3 ready, not 192.0.2.13:6443".
+// apiServersSeen is how the API servers look from this node, for its Node object: "2 of 3 ready, not 192.0.2.13:6443". "": not
+// all have been asked yet.
 func apiServersSeen(st apihealth.Status) string {
 	var not []string
 	for _, e := range st.Endpoints {
-		if e.State != apiserver.Live {
+		switch e.State {
+		case apiserver.Live:
+		case apiserver.Unknown:
+			return ""
+		default:
 			not = append(not, e.Endpoint.String())
 		}
 	}
@@ -48,6 +53,7 @@ func newSteady() *steady { return &steady{lasting: steadyTime + rand.N(steadySpr
 // take takes the text as it is now, and returns the one that holds. The first one does at once.
 func (s *steady) take(now time.Time, text string) string {
 	switch {
+	case text == "":
 	case s.text == "":
 		s.text = text
 	case text == s.text:
