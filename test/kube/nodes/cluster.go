@@ -64,7 +64,10 @@ func New(t testing.TB) *Cluster {
 		c.must(c.hub.Sysctl(name, value))
 	}
 	c.must(c.hub.Link(func(nl *netlink.Handle) error {
-		if err := nl.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: bridge}}); err != nil {
+		// An address of its own: else it is that of a port, and changes when a node loses its power; the others would not
+		// reach each other's pods until they ask for it again.
+		attrs := netlink.LinkAttrs{Name: bridge, HardwareAddr: net.HardwareAddr{0x02, 0, 0, 0, 0, 1}}
+		if err := nl.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
 			return fmt.Errorf("create bridge: %w", err)
 		}
 		return setUp(nl, bridge, router+"/24")
