@@ -42,6 +42,7 @@ var programs = sync.OnceValues(func() (dir string, err error) {
 	for _, b := range []struct{ in, out, pkg string }{
 		{filepath.Join(here, "../../.."), "firsthop", "./cmd/firsthop"},
 		{here, "prober", "./probe/prober"},
+		{filepath.Join(here, "../../.."), "client", "./test/clients/client"},
 	} {
 		cmd := exec.Command("go", "build", "-buildvcs=false", "-tags", "urfave_cli_no_docs", "-o", filepath.Join(dir, b.out), b.pkg)
 		cmd.Dir, cmd.Env = b.in, append(os.Environ(), "CGO_ENABLED=0")
