@@ -27,7 +27,7 @@ build: ## bin/firsthop: one static binary (GOARCH=arm64 for the other one)
 .PHONY: image
 image: ## bin/image: the container image for amd64 and arm64, the same each time, made without a container daemon
 	for arch in amd64 arm64; do GOARCH=$$arch $(PRODUCT) -o bin/image/firsthop-$$arch ./cmd/firsthop; done
-	cd deploy/build && $(GO) run -buildvcs=false ./image -out ../../bin/image \
+	cd deploy/build && $(GO) run -buildvcs=false ./image -repository ../.. -out ../../bin/image \
 		-name '$(IMAGE)' -version '$(VERSION)' -revision "$$(git rev-parse HEAD)" \
 		-source-date-epoch "$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}" \
 		-binary amd64=../../bin/image/firsthop-amd64 -binary arm64=../../bin/image/firsthop-arm64 \

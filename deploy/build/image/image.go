@@ -20,7 +20,7 @@ import (
 const (
 	entrypoint = "/usr/bin/firsthop"
 	source     = "https://github.com/firsthop/firsthop"
-	licenses   = "Apache-2.0 AND (BSD-2-Clause OR GPL-2.0-only)" // the second part is that of the BPF programs
+	ownLicense = "Apache-2.0 AND (BSD-2-Clause OR GPL-2.0-only)" // the second part is that of the BPF programs
 	// user is nobody in particular. init needs root, which its manifest says; what only looks or talks to the API server doesn't.
 	user = "65532:65532"
 
@@ -36,6 +36,8 @@ type Config struct {
 	Created  time.Time         // of the commit: whatever has a time in the image, has this one
 	Binaries map[string]string // files by architecture, as Go calls it
 	Licenses []string          // files; their contents and last names are taken
+
+	ThirdParty []byte // the licenses of what the binaries are linked with: licenses.ThirdParty
 }
 
 // Image is an image for several architectures with a bill of materials for each.
@@ -63,6 +65,8 @@ func Build(c Config) (*Image, error) {
 		return nil, errors.New("an image needs a name, a version and a revision")
 	case c.Created.Unix() <= 0:
 		return nil, errors.New("an image needs the time of its commit (-source-date-epoch): without one it could not be made again")
+	case len(c.ThirdParty) == 0:
+		return nil, errors.New("an image needs the licenses of what its binaries are linked with (-repository)")
 	case len(c.Binaries) == 0:
 		return nil, errors.New("an image needs a binary (-binary amd64=FILE)")
 	}
@@ -74,7 +78,7 @@ func Build(c Config) (*Image, error) {
 		"org.opencontainers.image.source":        source,
 		"org.opencontainers.image.url":           source,
 		"org.opencontainers.image.documentation": source + "/blob/main/docs/container.md",
-		"org.opencontainers.image.licenses":      licenses,
+		"org.opencontainers.image.licenses":      ownLicense,
 		"org.opencontainers.image.vendor":        "firsthop",
 		"org.opencontainers.image.created":       c.Created.Format(time.RFC3339),
 	}
@@ -121,7 +125,7 @@ func (c Config) platform(arch string, labels map[string]string) (v1.Image, Platf
 	if err != nil {
 		return nil, Platform{}, err
 	}
-	layer, err := newLayer(binary.data, c.Licenses, c.Created)
+	layer, err := newLayer(binary.data, c)
 	if err != nil {
 		return nil, Platform{}, err
 	}

@@ -18,6 +18,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
+
+	"github.com/firsthop/firsthop/deploy/build/licenses"
 )
 
 // repository is the root of the product's module.
@@ -36,12 +38,15 @@ func compile(t *testing.T, source, arch string) string {
 	return out
 }
 
+// thirdParty stands for the licenses of others.
+var thirdParty = []byte("the licenses of others")
+
 func config(t *testing.T, source string) Config {
 	t.Helper()
 	return Config{
 		Name: "example.org/firsthop", Version: "v1.2.3+a", Revision: "0123abcd", Created: time.Unix(1700000000, 0).UTC(),
 		Binaries: map[string]string{"amd64": compile(t, source, "amd64"), "arm64": compile(t, source, "arm64")},
-		Licenses: []string{filepath.Join(source, "LICENSE")},
+		Licenses: []string{filepath.Join(source, "LICENSE")}, ThirdParty: thirdParty,
 	}
 }
 
@@ -180,7 +185,7 @@ func checkConfig(t *testing.T, img v1.Image, arch string) {
 		t.Errorf("configuration %+v", c)
 	}
 	for label, want := range map[string]string{
-		"title": "firsthop", "version": "v1.2.3+a", "revision": "0123abcd", "source": source, "licenses": licenses, "created": "2023-11-14T22:13:20Z",
+		"title": "firsthop", "version": "v1.2.3+a", "revision": "0123abcd", "source": source, "licenses": ownLicense, "created": "2023-11-14T22:13:20Z",
 	} {
 		if got := c.Config.Labels["org.opencontainers.image."+label]; got != want {
 			t.Errorf("label %s is %q, want %q", label, got, want)
@@ -216,6 +221,11 @@ func checkFiles(t *testing.T, img v1.Image, binary string) {
 		if h.Uid != 0 || h.Gid != 0 || h.ModTime.Unix() != 1700000000 || h.Mode&0o022 != 0 {
 			t.Errorf("%s: owner %d:%d, mode %o, of %v", h.Name, h.Uid, h.Gid, h.Mode, h.ModTime)
 		}
+		if filepath.Base(h.Name) == licenses.FileName {
+			if got, err := io.ReadAll(in); err != nil || !bytes.Equal(got, thirdParty) {
+				t.Errorf("the licenses of others are %q, %v", got, err)
+			}
+		}
 		if "/"+h.Name == entrypoint {
 			got, err := io.ReadAll(in)
 			want, err2 := os.ReadFile(binary)
@@ -224,7 +234,7 @@ func checkFiles(t *testing.T, img v1.Image, binary string) {
 			}
 		}
 	}
-	want := []string{"usr/", "usr/bin/", "usr/bin/firsthop", "usr/share/", "usr/share/doc/", "usr/share/doc/firsthop/", "usr/share/doc/firsthop/LICENSE"}
+	want := []string{"usr/", "usr/bin/", "usr/bin/firsthop", "usr/share/", "usr/share/doc/", "usr/share/doc/firsthop/", "usr/share/doc/firsthop/LICENSE", "usr/share/doc/firsthop/THIRD-PARTY-LICENSES"}
 	if !slices.Equal(names, want) {
 		t.Errorf("files %q, want %q", names, want)
 	}
@@ -288,7 +298,7 @@ func TestWhatMakesNoImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	good := Config{Name: "n", Version: "v", Revision: "r", Created: time.Unix(1, 0), Binaries: map[string]string{"amd64": amd64}}
+	good := Config{Name: "n", Version: "v", Revision: "r", Created: time.Unix(1, 0), Binaries: map[string]string{"amd64": amd64}, ThirdParty: thirdParty}
 	for _, row := range []struct {
 		is     string
 		change func(*Config)
@@ -296,6 +306,7 @@ func TestWhatMakesNoImage(t *testing.T) {
 	}{
 		{"without a time it could not be made again", func(c *Config) { c.Created = time.Time{} }, "-source-date-epoch"},
 		{"without a version nobody knows what it is", func(c *Config) { c.Version = "" }, "version"},
+		{"without the licenses of others it must not be passed on", func(c *Config) { c.ThirdParty = nil }, "-repository"},
 		{"without a binary it is empty", func(c *Config) { c.Binaries = nil }, "-binary"},
 		{"a binary of another machine would not start", func(c *Config) { c.Binaries = map[string]string{"arm64": amd64} }, "want arm64"},
 		{"a dynamic binary would not start", func(c *Config) { c.Binaries = map[string]string{"amd64": sh} }, "CGO_ENABLED=0"},

@@ -15,6 +15,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/firsthop/firsthop/deploy/build/licenses"
 )
 
 // docDir has the licenses in an image.
@@ -54,9 +56,9 @@ func readBinary(file, arch string) (binary, error) {
 }
 
 // newLayer makes the image's one layer: the binary and the licenses, owned by root.
-func newLayer(program []byte, licenses []string, created time.Time) (v1.Layer, error) {
-	files := map[string][]byte{entrypoint[1:]: program}
-	for _, file := range licenses {
+func newLayer(program []byte, c Config) (v1.Layer, error) {
+	files := map[string][]byte{entrypoint[1:]: program, path.Join(docDir, licenses.FileName): c.ThirdParty}
+	for _, file := range c.Licenses {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			return nil, err
@@ -64,7 +66,7 @@ func newLayer(program []byte, licenses []string, created time.Time) (v1.Layer, e
 		files[path.Join(docDir, filepath.Base(file))] = text
 	}
 	var buf bytes.Buffer
-	if err := writeTar(&buf, files, created); err != nil {
+	if err := writeTar(&buf, files, c.Created); err != nil {
 		return nil, err
 	}
 	return tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(buf.Bytes())), nil })

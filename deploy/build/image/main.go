@@ -5,6 +5,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -13,6 +14,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/firsthop/firsthop/deploy/build/licenses"
 )
 
 func main() {
@@ -40,6 +43,7 @@ func run(args []string, out io.Writer) error {
 		c.Licenses = append(c.Licenses, s)
 		return nil
 	})
+	repository := flags.String("repository", "", "`DIR` of the product's module, whose modules' licenses go there, too")
 	flags.StringVar(&c.Name, "name", "", "the image's `NAME`, without a tag")
 	flags.StringVar(&c.Version, "version", "", "`VERSION`, also the tag")
 	flags.StringVar(&c.Revision, "revision", "", "`COMMIT` that the binaries are of")
@@ -48,8 +52,12 @@ func run(args []string, out io.Writer) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	if *dir == "" || flags.NArg() > 0 {
-		return errors.New("want -out DIR, and only flags")
+	if *dir == "" || *repository == "" || flags.NArg() > 0 {
+		return errors.New("want -out DIR, -repository DIR, and only flags")
+	}
+	var err error
+	if c.ThirdParty, err = licenses.ThirdParty(context.Background(), *repository); err != nil {
+		return err
 	}
 	c.Created = time.Unix(*epoch, 0).UTC()
 	image, err := Build(c)

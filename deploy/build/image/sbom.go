@@ -84,7 +84,7 @@ func newSBOM(c Config, arch string, b binary) ([]byte, error) {
 		Creation:  spdxCreation{Created: c.Created.Format(time.RFC3339), Creators: []string{"Tool: firsthop-deploy-build-image"}},
 	}
 	own := goPackage(spdxOwnID, &debug.Module{Path: b.info.Main.Path, Version: c.Version})
-	own.Purpose, own.LicenseConcluded, own.LicenseDeclared = "APPLICATION", licenses, licenses
+	own.Purpose, own.LicenseConcluded, own.LicenseDeclared = "APPLICATION", ownLicense, ownLicense
 	own.Supplier, own.Download = "Organization: firsthop", "git+"+source+"@"+c.Revision
 	own.Checksums = []spdxChecksum{{"SHA256", digest}} // of the file in the image
 	doc.Packages = append(doc.Packages, own)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -17,6 +18,8 @@ import (
 	"helm.sh/helm/v3/pkg/engine"
 	"helm.sh/helm/v3/pkg/lint"
 	"helm.sh/helm/v3/pkg/lint/support"
+
+	"github.com/firsthop/firsthop/deploy"
 )
 
 // helm renders the chart as `helm template firsthop deploy/chart -n kube-system` does.
@@ -46,24 +49,73 @@ func TestLintOfHelm(t *testing.T) {
 	}
 }
 
-// TestHelmMakesTheFiles: what Helm makes of the chart is what deploy's own Render made of it.
-func TestHelmMakesTheFiles(t *testing.T) {
-	all, err := os.ReadFile("../../firsthop.yaml")
+// TestHelmRefuses what cluster install refuses, too: a mistyped value must not mean the default.
+func TestHelmRefuses(t *testing.T) {
+	c, err := loader.Load("../../chart")
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := 0
-	for name, text := range helm(t, nil) {
-		if text = strings.TrimSpace(text); !strings.HasSuffix(name, ".yaml") || text == "" {
-			continue
+	for says, values := range map[string]map[string]any{
+		"kernelsBelow5": {"kernelsBelow5": true},
+		"runtime":       {"runtime": "yes"},
+		"/metrics/host": {"metrics": map[string]any{"host": "192.0.2.1"}},
+		"/metrics/port": {"metrics": map[string]any{"port": 10256}},
+		"metrics.host":  {"metrics": map[string]any{"podMonitor": true}},
+	} {
+		all, err := chartutil.ToRenderValues(c, values, chartutil.ReleaseOptions{Name: "firsthop", Namespace: "kube-system", IsInstall: true}, nil)
+		if err == nil {
+			_, err = engine.Render(c, all)
 		}
-		found++
-		if !strings.Contains(string(all), "\n"+text+"\n") {
-			t.Errorf("deploy/firsthop.yaml does not have what Helm makes of %s:\n%s", name, text)
+		if err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%v: %v, want it to name %s", values, err, says)
 		}
 	}
-	if found != 2 {
-		t.Errorf("Helm makes %d files with objects", found)
+}
+
+// TestHelmMakesWhatRenderMakes: what Helm makes of the chart is what deploy's own Render makes of it.
+func TestHelmMakesWhatRenderMakes(t *testing.T) {
+	for name, change := range map[string]func(*deploy.Values){
+		"default":                func(*deploy.Values) {},
+		"an init container only": func(v *deploy.Values) { v.Runtime = false },
+		"addresses":              func(v *deploy.Values) { v.ServiceIPs, v.Endpoints = "[fd00::1]:443", "192.0.2.1:6443" },
+		"old kernels":            func(v *deploy.Values) { v.KernelsBelow511 = true },
+		"no hostPID":             func(v *deploy.Values) { v.HostProc = true },
+		"our seccomp profile":    func(v *deploy.Values) { v.LocalhostSeccomp = "firsthop-init.json" },
+		"a PodMonitor":           func(v *deploy.Values) { v.Metrics = deploy.Metrics{Host: "[::]", Port: 10266, PodMonitor: true} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			v, err := deploy.Defaults()
+			if err != nil {
+				t.Fatal(err)
+			}
+			change(&v)
+			files, err := deploy.Render(v, deploy.Namespace)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, err := yaml.Marshal(v)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var values map[string]any
+			if err := yaml.Unmarshal(text, &values); err != nil {
+				t.Fatal(err)
+			}
+			var want, got []string
+			for _, f := range files {
+				want = append(want, strings.TrimSpace(string(f)))
+			}
+			for name, text := range helm(t, values) {
+				if text = strings.TrimSpace(text); strings.HasSuffix(name, ".yaml") && text != "" {
+					got = append(got, text)
+				}
+			}
+			slices.Sort(want)
+			slices.Sort(got)
+			if !slices.Equal(got, want) {
+				t.Errorf("Helm makes\n%s\nRender makes\n%s", strings.Join(got, "\n---\n"), strings.Join(want, "\n---\n"))
+			}
+		})
 	}
 }
 

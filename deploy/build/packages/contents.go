@@ -15,6 +15,7 @@ import (
 
 	"github.com/goreleaser/nfpm/v2/files"
 
+	"github.com/firsthop/firsthop/deploy/build/licenses"
 	"github.com/firsthop/firsthop/units"
 )
 
@@ -44,11 +45,15 @@ func (b Build) contents(ctx context.Context, version string) ([]file, error) {
 	if err != nil {
 		return nil, err
 	}
+	bsd, err := os.ReadFile(filepath.Join(b.Repository, "bpf/LICENSE-BSD-2-Clause"))
+	if err != nil {
+		return nil, err
+	}
 	license, err := os.ReadFile(filepath.Join(b.Repository, "LICENSE"))
 	if err != nil {
 		return nil, err
 	}
-	others, err := licenses(ctx, b.Repository)
+	others, err := licenses.ThirdParty(ctx, b.Repository)
 	if err != nil {
 		return nil, err
 	}
@@ -75,13 +80,26 @@ func (b Build) contents(ctx context.Context, version string) ([]file, error) {
 		{path: "/usr/lib/systemd/system/" + units.RuntimeServiceName, data: runtimeUnit},
 		{path: "/usr/share/man/man8/firsthop.8.gz", data: compress([]byte(page))},
 		{path: doc + "NEWS.gz", data: compress(news)},
-		{path: doc + "THIRD-PARTY-LICENSES.gz", data: compress(others)},
-		{path: doc + "copyright", data: append(append(copyright, '\n'), license...)},
+		{path: doc + licenses.FileName + ".gz", data: compress(others)},
+		{path: doc + "copyright", data: bytes.Replace(copyright, []byte("@BSD@"), paragraph(bsd), 1)},
+		{path: doc + "LICENSE", data: license, format: "rpm"}, // Debian has it in /usr/share/common-licenses
 		{path: doc + "changelog.gz", data: compress(b.debianChangelog(version)), format: "deb"},
 		{path: "/usr/share/lintian/overrides/firsthop", data: overrides, format: "deb"},
 	}
 	shells, err := b.completions(ctx)
 	return append(list, shells...), err
+}
+
+// paragraph makes a text a field's value, as deb822(5) has it.
+func paragraph(text []byte) []byte {
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	for i, line := range lines {
+		if line == "" {
+			line = "."
+		}
+		lines[i] = " " + line
+	}
+	return []byte(strings.Join(lines, "\n"))
 }
 
 // program returns one of the programs that runs on this machine.
