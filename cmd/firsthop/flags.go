@@ -151,6 +151,9 @@ func (c *call) given(flag, variable string) []discover.Given {
 // serviceAccountDir is where the kubelet mounts a pod's credentials.
 const serviceAccountDir = "/var/run/secrets/kubernetes.io/serviceaccount"
 
+// endpointDir is where the DaemonSet mounts the ConfigMap kubernetes-services-endpoint.
+const endpointDir = "/etc/kubernetes-services-endpoint"
+
 func pod(e env) sources.PodEnvironment {
 	p := sources.PodEnvironment{
 		ServiceHost: e.getenv("KUBERNETES_SERVICE_HOST"),
@@ -158,7 +161,7 @@ func pod(e env) sources.PodEnvironment {
 		Port:        e.getenv("KUBERNETES_PORT"),
 	}
 	if p.ServiceHost != "" {
-		p.ServiceAccountDir = serviceAccountDir
+		p.ServiceAccountDir, p.EndpointDir = serviceAccountDir, endpointDir
 	}
 	return p
 }

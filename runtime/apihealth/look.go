@@ -2,7 +2,9 @@ package apihealth
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
@@ -59,8 +61,20 @@ func (m *Monitor) sources() []sources.Finding {
 	if m.cfg.Kubeconfig != "" {
 		out = append(out, sources.Kubeconfig(m.cfg.Root, m.cfg.Kubeconfig))
 	}
-	out = append(out, sources.Pod(m.cfg.Pod))
+	out = append(out, m.pod())
 	return append(out, sources.Files(m.cfg.Root)...)
+}
+
+// pod is what this container was told. An address that somebody has set for it is logged, each time that it changes.
+func (m *Monitor) pod() sources.Finding {
+	f := sources.Pod(m.cfg.Pod)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !slices.Equal(f.Endpoints, m.podSays) {
+		m.podSays = f.Endpoints
+		m.cfg.Log.Info("address of the API server for this pod", "addresses", fmt.Sprint(f.Endpoints), "from", strings.Join(f.Notes, "; "))
+	}
+	return f
 }
 
 func (m *Monitor) load() (*apiserver.Known, error) {

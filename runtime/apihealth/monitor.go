@@ -30,13 +30,14 @@ type Monitor struct {
 
 	mu       sync.Mutex // guards all below
 	services []netip.AddrPort
-	named    []netip.AddrPort  // by the API itself, see SetEndpoints
-	found    []apiserver.Named // in files of the host, where they are used
-	inFiles  []apiserver.Named // in files of the host, node-local proxies among them
-	readAt   time.Time         // when files were read last
-	helped   []apiserver.Named // by asking at node-local proxies
-	watched  bool              // the API itself has named services
-	saved    *apiserver.Known  // as read from disk, nil if there is nothing
+	named    []netip.AddrPort     // by the API itself, see SetEndpoints
+	found    []apiserver.Named    // in files of the host, where they are used
+	podSays  []apiserver.Endpoint // what somebody has set for this pod
+	inFiles  []apiserver.Named    // in files of the host, node-local proxies among them
+	readAt   time.Time            // when files were read last
+	helped   []apiserver.Named    // by asking at node-local proxies
+	watched  bool                 // the API itself has named services
+	saved    *apiserver.Known     // as read from disk, nil if there is nothing
 	former   []apiserver.KnownEndpoint
 	names    map[apiserver.Endpoint]name
 	trust    *apiserver.Trust // of the node's cluster; nil if no CA is known

@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"strings"
 
+	"github.com/firsthop/firsthop/mounts/hostfs"
 	"github.com/firsthop/firsthop/natinit/apiserver"
 )
 
@@ -18,6 +20,24 @@ type PodEnvironment struct {
 	// ServiceAccountDir holds token and ca.crt; not below Root, it is the container's own.
 	// "" means that there is none.
 	ServiceAccountDir string
+	// EndpointDir has the ConfigMap kubernetes-services-endpoint as a volume, whose files go before ServiceHost and
+	// ServicePort: a running container's variables keep what the ConfigMap had at its start. "" means that there is none.
+	EndpointDir string
+}
+
+// endpoint is the address that may have been set by hand, and where it is from.
+func (env PodEnvironment) endpoint() (host, port, from string) {
+	if env.EndpointDir != "" {
+		own := hostfs.FS{}
+		read := func(name string) string {
+			text, _ := own.ReadFile(filepath.Join(env.EndpointDir, name)) // no ConfigMap: no file
+			return strings.TrimSpace(string(text))
+		}
+		if host := read("KUBERNETES_SERVICE_HOST"); host != "" {
+			return host, read("KUBERNETES_SERVICE_PORT"), "ConfigMap kubernetes-services-endpoint"
+		}
+	}
+	return env.ServiceHost, env.ServicePort, "KUBERNETES_SERVICE_HOST"
 }
 
 // Pod reads what a container knows. KUBERNETES_SERVICE_HOST is the
@@ -31,14 +51,14 @@ func Pod(env PodEnvironment) Finding {
 		f.AddService(service)
 		f.Notef("KUBERNETES_PORT: Service IP %s", service)
 	}
-	if env.ServiceHost != "" {
-		e, reason := apiserver.ParseEndpoint(net.JoinHostPort(strings.Trim(env.ServiceHost, "[]"), cmp.Or(env.ServicePort, "443")))
+	if host, port, from := env.endpoint(); host != "" {
+		e, reason := apiserver.ParseEndpoint(net.JoinHostPort(strings.Trim(host, "[]"), cmp.Or(port, "443")))
 		switch {
 		case reason != "":
-			f.Notef("KUBERNETES_SERVICE_HOST %q, KUBERNETES_SERVICE_PORT %q: %s", apiserver.Clip(env.ServiceHost), apiserver.Clip(env.ServicePort), reason)
+			f.Notef("%s: host %q, port %q: %s", from, apiserver.Clip(host), apiserver.Clip(port), reason)
 		case e.Addr == service:
 		default:
-			f.Notef("KUBERNETES_SERVICE_HOST: %s", e)
+			f.Notef("%s: %s", from, e)
 			f.AddEndpoint(e)
 		}
 	}

@@ -263,6 +263,9 @@ func TestPod(t *testing.T) {
 	sa := t.TempDir()
 	apitest.Write(t, sa, "token", "abc\n")
 	apitest.Write(t, sa, "ca.crt", "ca")
+	volume, empty := t.TempDir(), t.TempDir()
+	apitest.Write(t, volume, "KUBERNETES_SERVICE_HOST", "10.0.0.2\n")
+	apitest.Write(t, volume, "KUBERNETES_SERVICE_PORT", "6443\n")
 	for name, tc := range map[string]struct {
 		env                 PodEnvironment
 		services, endpoints []string
@@ -274,6 +277,8 @@ func TestPod(t *testing.T) {
 		"the host was set by hand to an API server": {PodEnvironment{ServiceHost: "10.0.0.1", ServicePort: "6443", Port: "tcp://10.96.0.1:443"}, []string{"10.96.0.1:443"}, []string{"10.0.0.1:6443"}, 0},
 		"the host was set by hand to a name":        {PodEnvironment{ServiceHost: "api.example", ServicePort: "6443", Port: "tcp://10.96.0.1:443"}, []string{"10.96.0.1:443"}, []string{"api.example:6443"}, 0},
 		"by hand to a proxy of the node":            {PodEnvironment{ServiceHost: "localhost", ServicePort: "7445", Port: "tcp://10.96.0.1:443"}, []string{"10.96.0.1:443"}, nil, 0},
+		"the ConfigMap goes before the variable":    {PodEnvironment{ServiceHost: "10.0.0.1", ServicePort: "443", EndpointDir: volume}, nil, []string{"10.0.0.2:6443"}, 0},
+		"an empty volume says nothing":              {PodEnvironment{ServiceHost: "10.0.0.1", ServicePort: "6443", EndpointDir: empty}, nil, []string{"10.0.0.1:6443"}, 0},
 		"nonsense":                                  {PodEnvironment{ServiceHost: "0.0.0.0", ServicePort: "x", Port: "udp://1"}, nil, nil, 0},
 		"a ServiceAccount":                          {PodEnvironment{ServiceAccountDir: sa}, nil, nil, 1},
 		"no ServiceAccount":                         {PodEnvironment{ServiceAccountDir: sa + "/none"}, nil, nil, 0},
