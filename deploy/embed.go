@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path"
 	"strings"
@@ -73,6 +74,11 @@ func Render(v Values, namespace string) ([][]byte, error) {
 	return files, nil
 }
 
+// functions are those of Helm's that the templates call.
+var functions = template.FuncMap{
+	"fail": func(why string) (string, error) { return "", errors.New(why) },
+}
+
 // render makes one file, which is empty where the values ask for none of its objects.
 func render(name string, v Values, namespace string) ([]byte, error) {
 	fail := func(err error) ([]byte, error) { return nil, fmt.Errorf("render %s: %w", name, err) }
@@ -80,7 +86,7 @@ func render(name string, v Values, namespace string) ([]byte, error) {
 	if err != nil {
 		return fail(err)
 	}
-	t, err := template.New(name).Option("missingkey=error").Parse(string(source))
+	t, err := template.New(name).Option("missingkey=error").Funcs(functions).Parse(string(source))
 	if err != nil {
 		return fail(err)
 	}

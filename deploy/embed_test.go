@@ -2,10 +2,13 @@ package deploy
 
 import (
 	"bytes"
+	"encoding/json"
 	"flag"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -142,6 +145,44 @@ func TestRenderAddresses(t *testing.T) {
 			t.Errorf("%s: %+v", c.Name, f)
 		}
 	}
+}
+
+// TestPodMonitorOfLoopback: what Prometheus could never reach is refused.
+func TestPodMonitorOfLoopback(t *testing.T) {
+	_, err := Render(defaults(t, func(v *Values) { v.Metrics.PodMonitor = true }), Namespace)
+	if err == nil || !strings.Contains(err.Error(), "metrics.host") {
+		t.Errorf("%v, want it to name metrics.host", err)
+	}
+}
+
+// TestSchemaHasEveryValue: Helm refuses what values.schema.json does not have, as cluster install does.
+func TestSchemaHasEveryValue(t *testing.T) {
+	text, err := chart.ReadFile("chart/values.schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type schema struct {
+		Additional *bool                      `json:"additionalProperties"`
+		Properties map[string]json.RawMessage `json:"properties"`
+	}
+	compare := func(text []byte, of reflect.Type, more ...string) schema {
+		var s schema
+		if err := json.Unmarshal(text, &s); err != nil {
+			t.Fatal(err)
+		}
+		if s.Additional == nil || *s.Additional {
+			t.Errorf("%s: values of other names are accepted", of)
+		}
+		for i := range of.NumField() {
+			more = append(more, of.Field(i).Tag.Get("json"))
+		}
+		if got := slices.Sorted(maps.Keys(s.Properties)); !slices.Equal(got, slices.Sorted(slices.Values(more))) {
+			t.Errorf("%s: the schema has %q, want %q", of, got, more)
+		}
+		return s
+	}
+	s := compare(text, reflect.TypeFor[Values](), "global") // that Helm gives every chart
+	compare(s.Properties["metrics"], reflect.TypeFor[Metrics]())
 }
 
 // TestRenderPodMonitor: Prometheus finds the port by its name.
