@@ -28,6 +28,7 @@ type reporter struct {
 	checks  *health.Services // healthCheckNodePorts
 	metrics *metrics.Metrics
 	node    *nodestatus.Reporter // nil: the Node is not written to
+	servers []*health.Server     // of /healthz and of metrics
 
 	mu     sync.Mutex
 	proof  error     // of the last proof; nil: it succeeded
@@ -61,6 +62,16 @@ func newReporter(r *run) *reporter {
 	o.metrics = m
 	o.proxy = health.NewProxy(health.ProxyConfig{Waiting: r.loop.Liveness().Late, Applied: r.loop.Liveness().Applied, Serving: r.data.Attached, Proven: o.notProven, Answered: m.Answered})
 	o.checks = health.NewServices(health.ServicesConfig{Healthy: o.proxy.Healthy, Log: r.cfg.Log, Holder: health.Holder})
+	server := func(name, addr string, handler http.Handler) {
+		o.servers = append(o.servers, health.NewServer(health.ServerConfig{Name: name, Addr: addr, Handler: handler, Log: r.cfg.Log, Holder: health.Holder}))
+	}
+	if r.cfg.HealthAddr != "" {
+		server("/healthz and /livez", r.cfg.HealthAddr, o.proxy.Handler())
+	}
+	port := o.metricsPort()
+	for _, addr := range r.cfg.MetricsAddrs {
+		server("/metrics", addr, port)
+	}
 	if r.cfg.NodeStatus {
 		o.node = nodestatus.New(nodestatus.Config{NodeName: r.cfg.NodeName, Client: r.clients.Core, Log: r.cfg.Log})
 	}
@@ -70,16 +81,8 @@ func newReporter(r *run) *reporter {
 // serve listens until ctx ends. What can't be listened on is tried again and again.
 func (o *reporter) serve(ctx context.Context) {
 	var group sync.WaitGroup
-	serve := func(name, addr string, handler http.Handler) {
-		if addr != "" {
-			s := health.NewServer(health.ServerConfig{Name: name, Addr: addr, Handler: handler, Log: o.run.cfg.Log, Holder: health.Holder})
-			group.Go(func() { s.Run(ctx) })
-		}
-	}
-	serve("/healthz and /livez", o.run.cfg.HealthAddr, o.proxy.Handler())
-	port := o.metricsPort()
-	for _, addr := range o.run.cfg.MetricsAddrs {
-		serve("/metrics", addr, port)
+	for _, s := range o.servers {
+		group.Go(func() { s.Run(ctx) })
 	}
 	if o.node != nil {
 		group.Go(func() { o.node.Run(ctx) })

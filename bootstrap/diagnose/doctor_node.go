@@ -210,7 +210,11 @@ func (d *doctor) kubeProxy(ctx context.Context) Finding {
 	}
 	switch {
 	case p.State == kubeproxy.Running && d.attached() > 0:
-		return warn("kubectl -n kube-system delete daemonset kube-proxy, or keep it off this node by a node affinity, if firsthop is to serve alone", "kube-proxy runs too: sockets are served here first, packets of others by kube-proxy").because(seen...)
+		f := ok("kube-proxy runs too: connections of this node are served by firsthop first, packets from outside by kube-proxy alone").because(seen...)
+		if r := d.cfg.Runtime.Runtime; r != nil {
+			f.Details = r.Held
+		}
+		return f
 	case p.State == kubeproxy.LeftOver:
 		return warn("kube-proxy --cleanup, or a reboot", "kube-proxy is gone, but its rules are not: they lead to the backends of long ago").because(seen...)
 	}

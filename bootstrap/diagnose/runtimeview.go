@@ -29,6 +29,7 @@ type RuntimeStatus struct {
 	Ports      int             `json:"service_ports"`
 	Out        []string        `json:"out,omitempty"`         // Service ports that are not in the table as they should be, and why
 	Troubles   []string        `json:"troubles,omitempty"`    // what else goes wrong now
+	Held       []string        `json:"ports_held,omitempty"`  // ports of its own that kube-proxy has, which runs too
 	Problems   []string        `json:"problems,omitempty"`    // of objects: what of them is not served, or not as they ask, and why
 	Proven     time.Time       `json:"proven,omitzero"`       // when a connection of its own last went through the programs
 	ProofError string          `json:"proof_error,omitempty"` // why the last one did not

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/firsthop/firsthop/bootstrap/diagnose"
@@ -123,6 +124,14 @@ func runtimeStatus(st *admin.Status, now time.Time) *diagnose.RuntimeStatus {
 	}
 	if st.Table.NodesErr != "" {
 		r.Troubles = append(r.Troubles, "node ports are not served at the addresses of all other nodes: "+st.Table.NodesErr)
+	}
+	for _, p := range st.Ports {
+		switch {
+		case strings.HasPrefix(p.Holder, "kube-proxy "): // which has them where both run
+			r.Held = append(r.Held, p.Error)
+		case p.Error != "":
+			r.Troubles = append(r.Troubles, p.Error)
+		}
 	}
 	k := &st.Sockets
 	r.Sockets = diagnose.RuntimeSockets{Moved: k.Moved, EndedUDP: k.EndedUDP, EndedTCP: k.EndedTCP, Left: k.Left, Hung: k.Hung, Swept: k.Swept}

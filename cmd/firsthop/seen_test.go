@@ -35,6 +35,23 @@ func TestStatusTellsOfChangesThatWait(t *testing.T) {
 	}
 }
 
+// TestRuntimeStatusHeldPorts: kube-proxy has ports where both run, which is no trouble; another program that has one is.
+func TestRuntimeStatusHeldPorts(t *testing.T) {
+	port := func(holder string) admin.Port {
+		return admin.Port{For: "/healthz and /livez", Addr: ":10256", Holder: holder, Error: "listen for /healthz: " + holder + " has the port"}
+	}
+	r := runtimeStatus(&admin.Status{Ports: []admin.Port{
+		port("kube-proxy (pid 42)"), port("nginx (pid 43)"), {For: "/metrics", Addr: ":10249", Error: "listen: permission denied"},
+		{For: "/metrics", Addr: "127.0.0.1:10266", Listening: true},
+	}}, time.Now())
+	if len(r.Held) != 1 || !strings.Contains(r.Held[0], "kube-proxy (pid 42)") {
+		t.Errorf("held by kube-proxy: %q", r.Held)
+	}
+	if len(r.Troubles) != 2 || !strings.Contains(r.Troubles[0], "nginx (pid 43)") || !strings.Contains(r.Troubles[1], "permission denied") {
+		t.Errorf("troubles: %q", r.Troubles)
+	}
+}
+
 // A table that nobody keeps up to date is told from one that is served.
 func TestRuntimeStatusCutOff(t *testing.T) {
 	now := time.Now()

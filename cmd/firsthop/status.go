@@ -44,6 +44,9 @@ func statusText(p *printer, st *diagnose.Status) {
 		p.item("setting ", 8, s.String())
 	}
 	if st.Runtime != nil {
+		for _, held := range st.Runtime.Held {
+			p.item("port    ", 8, held)
+		}
 		listText(p, "not served as Services ask", st.Runtime.Problems)
 	}
 	if others := st.Services - len(st.Table); others > 0 {

@@ -49,7 +49,17 @@ type Status struct {
 	Proof      Proof            `json:"proof"`
 	NodeError  string           `json:"node_error,omitempty"` // why the Node object is not followed
 	Sockets    Sockets          `json:"sockets"`
+	Ports      []Port           `json:"ports,omitempty"`    // of /healthz and metrics
 	Problems   []Problem        `json:"problems,omitempty"` // of objects
+}
+
+// Port is one at which the runtime answers, or wants to.
+type Port struct {
+	For       string `json:"for"`
+	Addr      string `json:"address"`
+	Listening bool   `json:"listening"`
+	Holder    string `json:"holder,omitempty"` // who has it instead, if that is known: "kube-proxy (pid 42)"
+	Error     string `json:"error,omitempty"`  // why it doesn't listen
 }
 
 // Sockets are those whose backend went: what became of them since the start, and what keeps them from being handled.

@@ -1,6 +1,7 @@
 package health
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -64,6 +65,8 @@ type ServerStatus struct {
 	Listening bool
 	// Err is why not, "" before the first try.
 	Err string
+	// Holder is who has the port instead, as far as that is known: "kube-proxy (pid 42)".
+	Holder string
 }
 
 // NewServer makes a Server; Run lets it serve.
@@ -159,17 +162,23 @@ func (s *Server) explain(err error) error {
 			holder = s.cfg.Holder(uint16(n))
 		}
 	}
-	if holder == "" {
-		holder = "another program"
-	}
-	return fmt.Errorf("listen for %s at %s: %s has the port; it is taken when it gets free: %w", s.cfg.Name, s.cfg.Addr, holder, unix.EADDRINUSE)
+	return fmt.Errorf("listen for %s at %s: %w", s.cfg.Name, s.cfg.Addr, &heldError{by: holder})
 }
+
+// heldError is a port that another program has.
+type heldError struct{ by string } // "": it is not known which
+
+func (e *heldError) Error() string {
+	return fmt.Sprintf("%s has the port; it is taken when it gets free: %s", cmp.Or(e.by, "another program"), unix.EADDRINUSE)
+}
+
+func (e *heldError) Unwrap() error { return unix.EADDRINUSE }
 
 func (s *Server) listening(addr string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	again := s.status.Err != ""
-	s.status.Addr, s.status.Listening, s.status.Err, s.reason = addr, true, "", ""
+	s.status.Addr, s.status.Listening, s.status.Err, s.status.Holder, s.reason = addr, true, "", "", ""
 	level := slog.LevelDebug
 	if again {
 		level = slog.LevelInfo
@@ -180,12 +189,16 @@ func (s *Server) listening(addr string) {
 func (s *Server) failed(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.status.Addr, s.status.Listening = s.cfg.Addr, false
+	s.status.Addr, s.status.Listening, s.status.Holder = s.cfg.Addr, false, ""
 	if err == nil {
 		return
 	}
 	reason := err.Error()
 	s.status.Err = reason
+	var held *heldError
+	if errors.As(err, &held) {
+		s.status.Holder = held.by
+	}
 	if errors.Is(err, unix.EADDRINUSE) {
 		reason = unix.EADDRINUSE.Error() // whether or not the holder could be found this time
 	}

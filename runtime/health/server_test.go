@@ -48,6 +48,9 @@ func TestServerWaitsForItsPort(t *testing.T) {
 	}
 	want := fmt.Sprintf("%s (pid %d) has the port", strings.TrimSpace(string(me)), os.Getpid())
 	lab.Await(t, "it says who has the port", func() bool { return strings.Contains(s.Status().Err, want) })
+	if got, want := s.Status().Holder, strings.TrimSuffix(want, " has the port"); got != want {
+		t.Errorf("the holder is %q, want %q", got, want)
+	}
 	lab.Await(t, "it tries again", func() bool { return tries.Load() > 3 })
 	if st := s.Status(); st.Listening {
 		t.Errorf("it listens where another program does: %+v", st)
@@ -56,6 +59,9 @@ func TestServerWaitsForItsPort(t *testing.T) {
 		t.Fatal(err)
 	}
 	lab.Await(t, "it takes the port", func() bool { return s.Status().Listening })
+	if got := s.Status().Holder; got != "" {
+		t.Errorf("the holder is %q still", got)
+	}
 	for _, host := range []string{"127.0.0.1", "[::1]"} {
 		if a := ask(t, fmt.Sprintf("http://%s:%d/", host, port)); a.err != nil || a.code != 200 {
 			t.Errorf("%s: %d, %v", host, a.code, a.err)

@@ -27,7 +27,8 @@ type Mode string
 
 // The modes.
 const (
-	// Active: by firsthop, and that was proven. A kube-proxy has no business here.
+	// Active: connections are served by firsthop, and that was proven. Packets from outside of the cluster are not: only
+	// kube-proxy serves them.
 	Active Mode = "active"
 	// Fallback: by kube-proxy. The node can't run firsthop, or the proof failed.
 	Fallback Mode = "fallback"
