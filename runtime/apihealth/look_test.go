@@ -11,11 +11,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/firsthop/firsthop/natinit/apiserver"
+	"github.com/firsthop/firsthop/natinit/apiserver/sources"
 	"github.com/firsthop/firsthop/test/apitest"
 	"github.com/firsthop/firsthop/test/standin"
 )
@@ -90,6 +92,27 @@ func TestLookFollowsANameWhoseServerHasMoved(t *testing.T) {
 	r.until("the question without an answer", func(s Status) bool { return len(s.Names) == 1 && s.Names[0].Err != "" })
 	if s := r.m.Status(); !s.Live || r.set() != a2 || s.Names[0].Addresses != 1 {
 		t.Errorf("status is %+v", s)
+	}
+}
+
+// TestLookFollowsServicesEndpoint: the ConfigMap of that name changes while the runtime runs, and the API server with it.
+func TestLookFollowsServicesEndpoint(t *testing.T) {
+	r := newRig(t)
+	dir := t.TempDir()
+	r.cfg.Pod = sources.PodEnvironment{EndpointDir: dir}
+	apitest.Write(t, dir, "KUBERNETES_SERVICE_PORT", "6443")
+	apitest.Write(t, dir, "KUBERNETES_SERVICE_HOST", "192.0.2.11")
+	s := r.serve(a1)
+	r.run()
+	r.await(a1)
+	r.serve(a2)
+	apitest.Write(t, dir, "KUBERNETES_SERVICE_HOST", "192.0.2.12")
+	s.Close()
+	r.await(a2)
+	for _, a := range []string{a1, a2} {
+		if logged := "addresses=[" + a + "] from=\"ConfigMap kubernetes-services-endpoint"; strings.Count(r.logs.String(), logged) != 1 {
+			t.Errorf("the log does not have %q once", logged)
+		}
 	}
 }
 
