@@ -11,6 +11,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/rest"
 
@@ -196,7 +197,7 @@ func (w *work) mayInstall(objects []object, ds object) error {
 		if err != nil {
 			return err
 		}
-		if err := w.createPod(w.ctx, Namespace, pod, true); err != nil {
+		if err := w.tryPod(pod); err != nil {
 			reasons = append(reasons, fmt.Sprintf("pods like those of firsthop are refused: %v", err))
 		}
 		for _, o := range objects {
@@ -209,6 +210,23 @@ func (w *work) mayInstall(objects []object, ds object) error {
 		return w.refuse(reasons)
 	}
 	return nil
+}
+
+// accountTime is how long a new cluster may take to have the account that pods without one get.
+const accountTime = time.Minute
+
+// tryPod asks whether a pod would be accepted. kubeadm is done some seconds before the controller manager has made the
+// namespaces' default accounts, without which no pod is.
+func (w *work) tryPod(pod *corev1.Pod) error {
+	for end := time.Now().Add(accountTime); ; {
+		err := w.createPod(w.ctx, Namespace, pod, true)
+		if err == nil || !strings.Contains(err.Error(), `serviceaccount "default" not found`) || time.Now().After(end) {
+			return err
+		}
+		if wait(w.ctx, retryPause) != nil {
+			return err
+		}
+	}
 }
 
 func kubeProxySentence(f *Facts) string {
