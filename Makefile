@@ -14,6 +14,9 @@ LDFLAGS  := -s -w -X main.version=$(VERSION)
 NESTED   := $(patsubst %/go.mod,%,$(shell git ls-files '*/go.mod' 2>/dev/null))
 PRODUCT  := $(GO) build -trimpath -buildvcs=false -tags urfave_cli_no_docs -ldflags '$(LDFLAGS)'
 IMAGE    ?= ghcr.io/firsthop/firsthop
+# Tests need one architecture only, and packages of two versions: see vm-packages.
+ARCHS    ?= amd64 arm64
+PACKAGES ?= bin/packages
 
 # The product has no C in it. Only the race detector needs it: see test.
 export CGO_ENABLED = 0
@@ -26,16 +29,12 @@ build: ## bin/firsthop: one static binary (GOARCH=arm64 for the other one)
 
 .PHONY: image
 image: ## bin/image: the container image for amd64 and arm64, the same each time, made without a container daemon
-	for arch in amd64 arm64; do GOARCH=$$arch $(PRODUCT) -o bin/image/firsthop-$$arch ./cmd/firsthop; done
+	for arch in $(ARCHS); do GOARCH=$$arch $(PRODUCT) -o bin/image/firsthop-$$arch ./cmd/firsthop; done
 	cd deploy/build && $(GO) run -buildvcs=false ./image -repository ../.. -out ../../bin/image \
 		-name '$(IMAGE)' -version '$(VERSION)' -revision "$$(git rev-parse HEAD)" \
 		-source-date-epoch "$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}" \
-		-binary amd64=../../bin/image/firsthop-amd64 -binary arm64=../../bin/image/firsthop-arm64 \
+		$(foreach arch,$(ARCHS),-binary $(arch)=../../bin/image/firsthop-$(arch)) \
 		-license ../../LICENSE -license ../../bpf/LICENSE-BSD-2-Clause -license ../../bpf/LICENSE-GPL-2.0
-
-# What PACKAGES and ARCHS are for: see vm-packages.
-PACKAGES ?= bin/packages
-ARCHS    ?= amd64 arm64
 
 .PHONY: packages
 packages: ## bin/packages: .deb and .rpm for amd64 and arm64, the same each time

@@ -9,9 +9,9 @@ import (
 // token joins nodes, and lives as long as the test.
 const token = "abcdef.0123456789abcdef"
 
-// ignored are kubeadm's checks that a node which is no machine can't pass: the kernel's configuration, two processors,
+// Ignored are kubeadm's checks that a node which is no machine can't pass: the kernel's configuration, two processors,
 // and a sysctl of bridges that only the machine has.
-const ignored = "SystemVerification,NumCPU,Mem,FileContent--proc-sys-net-bridge-bridge-nf-call-iptables"
+const Ignored = "SystemVerification,NumCPU,Mem,FileContent--proc-sys-net-bridge-bridge-nf-call-iptables"
 
 // InitConfig is what Kubeadm("init") is given. Failures come as late as on a node, but no test needs a clean node to be
 // garbage-collected.
@@ -83,7 +83,7 @@ func (n *Node) Kubeadm(command string, flags ...string) string {
 			n.Import(append([]string{"etcd"}, controlPlanePrograms...)...)
 		}
 		n.PutKubeadmConfig(config)
-		flags = append([]string{"--config=" + KubeadmConfig, "--ignore-preflight-errors=" + ignored}, flags...)
+		flags = append([]string{"--config=" + KubeadmConfig, "--ignore-preflight-errors=" + Ignored}, flags...)
 	}
 	return n.Sh("kubeadm " + command + " " + strings.Join(flags, " "))
 }
