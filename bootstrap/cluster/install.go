@@ -456,11 +456,17 @@ func (w *work) record(objects []object) error {
 	return w.write(o)
 }
 
-// write applies an object and notes whether that changed it.
+// write applies an object and notes whether that changed it. One that would stay as it is, is not written: Kubernetes would
+// note a new time for our fields once another manager has come, as kube-controller-manager does for a policy's status.
 func (w *work) write(o object) error {
 	before, err := w.read(w.ctx, Namespace, o)
 	if err != nil {
 		return err
+	}
+	if before != nil && before.managed() {
+		if planned, err := w.apply(w.ctx, Namespace, o, w.Force, true); err == nil && !changed(before, planned) {
+			return nil
+		}
 	}
 	after, err := w.apply(w.ctx, Namespace, o, w.Force, false)
 	if err != nil {
