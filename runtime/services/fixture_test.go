@@ -353,14 +353,6 @@ func gone(changes []Change) (out []bpf.FrontendKey) {
 	return out
 }
 
-// Problems are what is ignored of a Service and its slices.
-func (t *Table) Problems(svc types.NamespacedName) []Problem {
-	if e := t.entries[svc]; e != nil {
-		return e.reported
-	}
-	return nil
-}
-
 func (p Problem) String() string {
 	if p.Port != "" {
 		return fmt.Sprintf("%s %s port %s: %s", p.Kind, p.Object, p.Port, p.Message)

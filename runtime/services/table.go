@@ -90,6 +90,14 @@ func (t *Table) waits(e *entry) bool {
 	return t.held != nil && e.svc != nil && len(e.slices) < max(1, len(e.svc.Spec.ClusterIPs))
 }
 
+// Problems are what is ignored of a Service and its slices.
+func (t *Table) Problems(svc types.NamespacedName) []Problem {
+	if e := t.entries[svc]; e != nil {
+		return e.reported
+	}
+	return nil
+}
+
 // All are the Services that have Ports, sorted by namespace and name.
 func (t *Table) All() iter.Seq2[types.NamespacedName, []Port] {
 	return func(yield func(types.NamespacedName, []Port) bool) {
