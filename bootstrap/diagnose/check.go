@@ -147,7 +147,9 @@ func (c *checkup) hooks(context.Context) Finding {
 		return fail("", "%s", err)
 	}
 	if len(conflicts) > 0 {
-		return fail("", "a program of somebody else keeps ours out").because(bootstrap.Texts(conflicts)...)
+		f := fail("", "a program of somebody else keeps ours out")
+		f.Details = bootstrap.Texts(conflicts)
+		return f
 	}
 	others := c.others()
 	hook, _ := bootstrap.Rival(c.node.hooks)
