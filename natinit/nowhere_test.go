@@ -11,6 +11,7 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/test/clients"
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 // datagrams has functions for UDP sockets as applications use them. Errors that the kernel hears of by ICMP are reported to
@@ -217,6 +218,25 @@ say(ap(s.getpeername()), name(heard, s))
 		must(t, m.Map(bpf.MapWorkload).Put(netnsCookie(t, n.l), bpf.Workload{})) // its own address is another one
 		next(ap.String() + " ECONNREFUSED")                                      // its source is a loopback address, by which it would not get off the node
 		next(ap.String() + " " + ap.String() + " backend-0")
+	}
+}
+
+// A datagram that is led nowhere does not take the name that the socket's connect() asked for, which is led there, too.
+func TestUDPNamesWhatItConnectedTo(t *testing.T) {
+	lab.NeedsLinux(t, 5, 8, "asks programs for the peer's name")
+	n := newNode(t)
+	n.serve(t, bpf.Balancer{UDP: true}, emptied(services(0), false)...)
+	for _, addr := range []string{dns4, dns6} {
+		ap := netip.MustParseAddrPort(addr)
+		got := special(t, n.l, datagrams+fmt.Sprintf(`
+s = udp(%[1]q)
+s.connect((%[1]q, %[2]d))
+print(name(s.sendto, b'x', (%[1]q, %[2]d + 1)))
+print(ap(s.getpeername()))
+`, ap.Addr(), ap.Port()))
+		if want := "ok\n" + addr; got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
 }
 
