@@ -119,6 +119,14 @@ test-e2e: setup-test setup-kube ## Kubernetes' own tests of the network, on a re
 	@$(WITH_KUBE) (cd test/kube && $(GO) run -buildvcs=false ./nodes/prepare); \
 		RACE=no REPORT=no MODULE=test/kube .ci/test -v -timeout 4h ./e2e -args -proxy '$(PROXY)' $(if $(FOCUS),-focus '$(FOCUS)')
 
+# A release or commit that nodes may run. Its source is taken from the repository, so a shallow clone has to fetch it first.
+FORMER ?= 49eda8a
+.PHONY: test-upgrade
+test-upgrade: setup-test ## clients outlive an upgrade from the commit FORMER, and the way back
+	rm -rf bin/former; mkdir -p bin/former/source; git archive $(FORMER) | tar -x -C bin/former/source
+	cd bin/former/source && $(PRODUCT) -o ../firsthop ./cmd/firsthop
+	FIRSTHOP_TEST_FORMER=$(CURDIR)/bin/former/firsthop $(GO) test -count=1 -v -run OutliveAnUpgrade ./test/clients/outlive
+
 .PHONY: test-vm
 test-vm: setup-vm ## the kernel's part of the tests on Debian's kernels, and short lives of whole systems; VM=5.10 for one, VM_KERNEL=FILE for another
 	$(GO) build -buildvcs=false -o bin/test-vm ./test/vm/run
@@ -137,7 +145,7 @@ test-boot: setup-vm vm-packages vm-kube image ## whole systems with their system
 .PHONY: test-all
 test-all: export FIRSTHOP_TEST_LONG = 1
 test-all: export TEST_TIMEOUT = 60m
-test-all: test test-cluster setup-vm vm-packages vm-kube image ## every test there is
+test-all: test test-upgrade test-cluster setup-vm vm-packages vm-kube image ## every test there is
 	$(GO) build -buildvcs=false -o bin/test-vm ./test/vm/run
 	bin/test-vm -boot +all
 

@@ -19,7 +19,7 @@ const formerEnv = "FIRSTHOP_TEST_FORMER"
 func TestClientsOutliveAnUpgrade(t *testing.T) {
 	former := os.Getenv(formerEnv)
 	if former == "" {
-		t.Skip("needs " + formerEnv + ", a firsthop of a former version")
+		t.Skip("needs " + formerEnv + ", a firsthop of a former version: make test-upgrade")
 	}
 	for name, init := range map[string]bool{"run alone": false, "init and run": true} {
 		t.Run(name, func(t *testing.T) {
