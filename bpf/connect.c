@@ -199,7 +199,7 @@ static __always_inline enum verdict from_loopback(const struct lookup *l)
 	return VERDICT_PASS;
 }
 
-/* Chooses a backend for what admit() lets in, copied to *to, or says why there is none. */
+/* Chooses a backend for what admit() allows, copied to *to, or says why there is none. */
 static __always_inline enum verdict choose(bool datagram, const struct lookup *l, const struct frontend *fe,
                                            struct backend *to)
 {

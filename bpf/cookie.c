@@ -9,8 +9,8 @@
  * in what this program has put beside that very socket.
  *
  * The hook runs before bind() looks at the address, so the namespace needs no
- * device that is up; and bind() fails, so that no port is taken. Whoever else
- * binds to that address would have failed as well.
+ * device that is up; and bind() fails, so that no port is taken. Any other
+ * process that binds to that address would have failed as well.
  */
 #include "include/bpf.h"
 

@@ -102,7 +102,7 @@ func compareMember(t *testing.T, c btf.Member, g reflect.StructField) {
 	}
 }
 
-// Whoever adds a struct to a map adds its twin, or this fails.
+// A struct that is added to a map needs its twin.
 func TestLayoutHasATwinOfEveryStruct(t *testing.T) {
 	for name, m := range mustMapSpecs(t) {
 		for what, typ := range map[string]btf.Type{"key": m.Key, "value": m.Value} {

@@ -128,7 +128,7 @@ func hook(name string) bpf.Hook {
 
 var flagNames = map[uint32]string{exclusive: "exclusive", override: "OVERRIDE", multi: "MULTI"}
 
-// Whoever was there first, at our cgroup or above it: it is still there after an attach, a way back and Remove; and where
+// What was there first, at our cgroup or above it: it is still there after an attach, a way back and Remove; and where
 // it lets no other in, the error says who it is.
 func TestAttachBesideForeignPrograms(t *testing.T) {
 	for by, f := range byRung() {

@@ -99,7 +99,7 @@ func TestFakeConforms(t *testing.T) {
 	conform(t, h, newFake(h.root, 252))
 }
 
-// A systemd that runs is told of each change, once, and asked at the end.
+// A systemd that runs hears of each change, once, and asked at the end.
 func TestInstallTellsSystemd(t *testing.T) {
 	h := newHost(t, systemd252)
 	before := h.snapshot()

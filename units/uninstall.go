@@ -11,7 +11,7 @@ import (
 	"github.com/firsthop/firsthop/natinit/instance"
 )
 
-// uninstall plans the removal of all that is ours, whoever starts things now:
+// uninstall plans the removal of all that is ours, whatever starts things now:
 // the init system may have been changed since.
 func (p *planner) uninstall(ctx context.Context) error {
 	touched := false

@@ -27,7 +27,7 @@ const selinuxAttr = "security.selinux"
 // that after a power loss there is the old file or the new one.
 //
 // The SELinux label is that of the first of like that has one: without it, the
-// new file would carry the label of whoever creates files here, and systemd
+// new file would carry the label of what creates files here, and systemd
 // may not be allowed to read or execute it. Without SELinux nothing has one.
 func replaceFile(at string, mode fs.FileMode, like []string, contents io.Reader) error {
 	prepare := func(f *os.File) error {

@@ -24,7 +24,7 @@ func TestReplaceFileKeepsSELinuxLabels(t *testing.T) {
 			t.Errorf("label of %s = %q, want %q", p, got, want)
 		}
 	}
-	// Rewritten, it keeps the label that it has, whoever gave it.
+	// Rewritten, it keeps the label that it has, whatever gave it.
 	set(servicePath, "system_u:object_r:custom_t:s0")
 	c := h.config()
 	c.Args = []string{"init", "--boot", "--x"}

@@ -230,7 +230,7 @@ func (l *looker) decide() {
 		l.because("local: only backends for traffic that stays on this node are chosen among")
 	}
 	if v.Flags&bpf.FrontendSourceRange != 0 {
-		l.because("limited: the source ranges let %s in", orNone(l.Client.Addr))
+		l.because("limited: the source ranges allow %s", orNone(l.Client.Addr))
 	}
 	if v.Flags&bpf.FrontendSticky != 0 {
 		l.because("sticky: an unconnected UDP socket keeps the backend that it has")

@@ -65,7 +65,7 @@ static __always_inline bool maybe_node_port(__be16 port)
  */
 static __always_inline bool find_frontend(struct lookup *l, struct frontend *fe)
 {
-	__u64 low4 = bpf_htonl(0xffff), asked = FRONTEND_KEY(l->port, l->proto, 0);
+	__u64 asked = FRONTEND_KEY(l->port, l->proto, 0);
 	__u64 key[3] = {half(&l->addr, 0), half(&l->addr, 1), asked};
 	struct frontend *entry = bpf_map_lookup_elem(&fh_frontend, key);
 
@@ -85,7 +85,7 @@ static __always_inline bool find_frontend(struct lookup *l, struct frontend *fe)
 	if (!maybe_node_port(l->port) || !bpf_map_lookup_elem(&fh_frontend, key))
 		return read_frontend(0, fe);
 	key[0] = 0;
-	key[1] = is_v4(&l->addr) ? low4 : 0;
+	key[1] = is_v4(&l->addr) ? bpf_htonl(0xffff) : 0;
 	key[2] = asked | FRONTEND_KEY(0, 0, 1);
 	return read_frontend(bpf_map_lookup_elem(&fh_frontend, key), fe);
 }

@@ -123,7 +123,7 @@ func TestAssignUsesNoIndexTwiceInOnePlan(t *testing.T) {
 	w.carryOut()
 }
 
-// Whoever read the frontend before it was taken over would find the backends of the next service in its index.
+// A program that read the frontend before it was taken over would find the backends of the next service in its index.
 func TestReleasedIndexWaitsForAGracePeriod(t *testing.T) {
 	w := newWriter(t, NewFake(4096))
 	taker := cluster(9, "192.0.2.2:2")

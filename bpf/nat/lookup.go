@@ -30,7 +30,7 @@ type Verdict struct {
 }
 
 // Lookup does what the programs do with a new connection, in the host's network
-// namespace and from a client that source ranges let in.
+// namespace and from a client that source ranges allow.
 func (s *State) Lookup(key bpf.FrontendKey) Verdict {
 	v := Verdict{Kind: NotOurs, Frontend: key}
 	fe, ok := s.Frontends[key]

@@ -45,7 +45,7 @@ type Service struct {
 	// backend, in whole seconds up to MaxAffinity; 0: not at all.
 	Affinity time.Duration
 
-	// SourceRanges are the clients that frontends with FrontendSourceRange let in; others are dropped.
+	// SourceRanges are the clients that frontends with FrontendSourceRange allow; others are dropped.
 	SourceRanges []netip.Prefix
 
 	// AllowEmpty lets a Service have no backend: its connections are refused.

@@ -9,8 +9,8 @@ import (
 )
 
 // The part of the planner that is about ranges: of the clients that the limited
-// frontends of a service let in, and of the addresses that Services have. New ones come before old ones go, so
-// that a client which both have is let in all the time. A Service may have tens
+// frontends of a service allow, and of the addresses that Services have. New ones come before old ones go, so
+// that a client which both have is allowed all the time. A Service may have tens
 // of thousands.
 
 func (p *Planner) setSourceRanges(index uint32, want []netip.Prefix) {

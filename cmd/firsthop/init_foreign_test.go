@@ -146,7 +146,7 @@ func TestInitFailsWhereAForeignProgramKeepsItOut(t *testing.T) {
 				n.serving()
 				f := n.attachForeign(tc.hook, tc.flags)
 				before := n.state()
-				// Whoever lists programs at this instant holds it too, so this process need not be the first that is named.
+				// A process that lists programs at this instant holds it too, so this process need not be the first that is named.
 				wants := []string{fmt.Sprintf(`program %d "edr_agent"`, f.id), tc.says, "held by pid ", fmt.Sprintf("pid %d (", os.Getpid()), tc.hook}
 				for range 2 {
 					n.run(initArgs(line...)...).exits(bootstrap.ExitAttach).says(wants...)

@@ -123,7 +123,7 @@ func (n node) mountPoints() snapshot {
 }
 
 // TestInitKilledDuringAChangeFailsNoConnect changes endpoints and the way of attaching, and is killed at every step
-// while clients connect: whoever is served stays so.
+// while clients connect: clients that are served stay so.
 func TestInitKilledDuringAChangeFailsNoConnect(t *testing.T) {
 	n := newNode(t)
 	for _, addr := range []string{server4, server6, "127.0.0.2:6443"} {

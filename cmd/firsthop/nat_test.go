@@ -185,7 +185,7 @@ func TestStatusIsAboutTheAPI(t *testing.T) {
 	index := n.put(service("tcp/10.96.0.20:80"), service("sctp/10.96.0.21:80", "10.0.0.5:80"))[0]
 	r := n.run("status").exits(0).says("serving; proven", "2 Services beside those below", "sctp/10.96.0.21:80: in the table, but not served")
 	if strings.Contains(r.stdout, "10.96.0.20") {
-		t.Errorf("an ordinary Service without a backend is told of:\n%s", r.stdout)
+		t.Errorf("an ordinary Service without a backend is reported:\n%s", r.stdout)
 	}
 	status := synced(3)
 	status.Table.Out = []admin.Out{{Service: "default/web (IPv4)", Reason: "no room"}}
@@ -284,7 +284,7 @@ func TestLookupSaysWhatAConnectDoes(t *testing.T) {
 		{"affinity of a pod that never connected", []string{"10.96.0.21:80", "--pid", fmt.Sprint(inPod.Process.Pid)}, nat.Translated, []string{"it has none yet", "a network namespace of its own"}, "-"},
 		{"only local backends, and none is", []string{"10.96.0.22:80"}, nat.Dropped, []string{"none on this node", "local"}, "connect EHOSTUNREACH"},
 		{"a client that source ranges keep out", []string{"10.96.0.23:80"}, nat.Dropped, []string{"in none of the source ranges", "10.9.0.0/24", "limited"}, "connect EHOSTUNREACH"},
-		{"a client that they let in", []string{"10.96.0.23:80", "--pid", fmt.Sprint(inPod.Process.Pid)}, nat.Translated, []string{"let 10.9.0.5 in"}, "-"},
+		{"a client that they allow", []string{"10.96.0.23:80", "--pid", fmt.Sprint(inPod.Process.Pid)}, nat.Translated, []string{"the source ranges allow 10.9.0.5"}, "-"},
 		{"a node port on loopback", []string{"127.0.0.7:30080"}, nat.Translated, []string{"tcp/loopback:30080"}, "one"},
 		{"a node port at another node", []string{"192.0.2.77:30080"}, nat.Translated,
 			[]string{"tcp/nodes-ipv4:30080, a node port at the addresses of other nodes", "192.0.2.77 is an address of another node"}, "one"},

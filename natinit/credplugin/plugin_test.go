@@ -226,7 +226,7 @@ func TestGetNamesWhatIsWrong(t *testing.T) {
 		"no status":           {`echo '{"kind":"ExecCredential","apiVersion":"client.authentication.k8s.io/v1"}'`, "has no status"},
 		"an empty status":     {`echo '{"kind":"ExecCredential","apiVersion":"client.authentication.k8s.io/v1","status":{}}'`, "neither a token nor a certificate"},
 		"half a pair":         {`echo '{"kind":"ExecCredential","apiVersion":"client.authentication.k8s.io/v1","status":{"clientKeyData":"x"}}'`, "not both"},
-		"it prints for ever":  {"yes", "stopped"},
+		"it prints endlessly": {"yes", "stopped"},
 		"it is no executable": {"", "permission denied"},
 	} {
 		t.Run(name, func(t *testing.T) {

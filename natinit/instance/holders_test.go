@@ -77,7 +77,7 @@ func TestLockDirIgnoresUsers(t *testing.T) {
 	}
 }
 
-// The lock of a process of root counts, whoever else runs.
+// The lock of a process of root counts, whatever else runs.
 func TestLockDirWaitsForRoot(t *testing.T) {
 	dir := openDir(t)
 	first, err := LockDir(t.Context(), dir)

@@ -60,7 +60,7 @@ func TestJournalKeepsTheFirstNote(t *testing.T) {
 	}
 }
 
-// TestJournalIsOnDiskFirst: whoever dies right after Record has left the note.
+// TestJournalIsOnDiskFirst: a process that dies right after Record has left the note.
 func TestJournalIsOnDiskFirst(t *testing.T) {
 	dir := t.TempDir()
 	l := mustOpen(t, dir)

@@ -227,7 +227,7 @@ func reach(t testing.TB, table *Table, from, to string) string {
 }
 
 // judge interprets a table's Ports as the programs do. known: nat.State's Lookup
-// knows as much, which is that of a client in the cluster that is let in.
+// knows as much, which is that of a client in the cluster that is allowed.
 func judge(table *Table, client netip.Addr, key bpf.FrontendKey) (verdict string, known bool) {
 	vip := false
 	for _, ports := range table.All() {

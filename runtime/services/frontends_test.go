@@ -125,8 +125,8 @@ func TestFrontendsOfTwoFamilies(t *testing.T) {
 		{"IPv4 node port", pod, "192.168.0.2:3001/tcp", "10.0.0.1:80"},
 		{"IPv6 node port", pod, "[fd00:9::2]:3001/tcp", "[fd01::1]:8080 [fd01::2]:8080"},
 		{"IPv6 loopback", onNode, "[::1]:3001/tcp", "[fd01::1]:8080 [fd01::2]:8080"},
-		{"IPv4 client that is let in", outside, "1.2.3.4:80/tcp", "10.0.0.1:80"},
-		{"IPv6 client that is let in", "2001:db8:9::1", "[2001:db8::4]:80/tcp", "[fd01::1]:8080 [fd01::2]:8080"},
+		{"IPv4 client that is allowed", outside, "1.2.3.4:80/tcp", "10.0.0.1:80"},
+		{"IPv6 client that is allowed", "2001:db8:9::1", "[2001:db8::4]:80/tcp", "[fd01::1]:8080 [fd01::2]:8080"},
 		{"IPv6 client that is not", "2001:db8:8::1", "[2001:db8::4]:80/tcp", "dropped"},
 	}.run(t, table)
 	table.DeleteSlice(named("1"))
@@ -176,7 +176,7 @@ func TestSourceRanges(t *testing.T) {
 				t.Errorf("problems: %v, want %d", got, tc.problems)
 			}
 			if p := table.Desired(named("web"))[0]; tc.outside == in && tc.pod == in && len(p.Flags)+len(p.SourceRanges) > 0 {
-				t.Errorf("who lets everybody in has flags %v and ranges %v", p.Flags, p.SourceRanges)
+				t.Errorf("a Service that allows all clients has flags %v and ranges %v", p.Flags, p.SourceRanges)
 			}
 		})
 	}

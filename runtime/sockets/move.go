@@ -15,7 +15,7 @@ var (
 	// errBound says that a socket which waits can't reach the Service from where it is bound: it waits on, and its way
 	// back is gone.
 	errBound = errors.New("the socket can't reach a backend from its own address")
-	// errStays says that a socket was connected to its Service again, and still waits: its client is not let in.
+	// errStays says that a socket was connected to its Service again, and still waits: its client is not allowed.
 	errStays = errors.New("the Service leads the socket where it was")
 )
 

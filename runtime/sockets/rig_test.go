@@ -358,7 +358,7 @@ func (a *caller) call(call, arg string) string {
 	return do(a.fd, a.family, call, arg)
 }
 
-// hold has a thread hold the socket's lock for ever: by a corked datagram from a page that nobody delivers.
+// hold has a thread hold the socket's lock indefinitely: by a corked datagram from a page that nobody delivers.
 func hold(fd int) error {
 	uffd, _, errno := unix.Syscall(unix.SYS_USERFAULTFD, unix.O_CLOEXEC|unix.O_NONBLOCK, 0, 0) // poll wants the latter
 	if errno != 0 {

@@ -156,7 +156,7 @@ func (a *nodesAPI) watch(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// followNodes watches until the test ends, and gives what is told of other nodes.
+// followNodes watches until the test ends, and gives what is reported of other nodes.
 func (a *nodesAPI) followNodes() (*Watcher, <-chan Event, *buffer) {
 	srv := httptest.NewServer(a)
 	clients, err := NewClients(&rest.Config{Host: srv.URL})

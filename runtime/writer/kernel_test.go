@@ -249,8 +249,8 @@ func TestWriterChangesFrontendsUnderLoad(t *testing.T) {
 		t.Errorf("%d are out, %d repairs: %+v", len(st.Out), st.Repairs, st.Out[:min(3, len(st.Out))])
 	}
 	c.w.reclaimer.drain()
-	if mended, err := c.w.Verify(t.Context()); mended || err != nil {
-		t.Errorf("mended: %v, %v", mended, err)
+	if repaired, err := c.w.Verify(t.Context()); repaired || err != nil {
+		t.Errorf("repaired: %v, %v", repaired, err)
 	}
 	s, err := c.store.Read()
 	if err != nil {

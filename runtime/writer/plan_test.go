@@ -27,7 +27,7 @@ func TestPlanOfAFullTable(t *testing.T) {
 	r.wantVerdict("10.96.2.1:80", "[192.0.2.1:8080]")
 	r.wantVerdict("10.96.2.8:80", "not a frontend")
 
-	// Whoever else serves one that is out may do so; an address that no Service has is refused.
+	// Another proxy that serves one that is out may do so; an address that no Service has is refused.
 	r.w.SetServiceRange([]netip.Prefix{netip.MustParsePrefix("10.96.0.0/12")}, nil)
 	r.flush()
 	r.wantVerdict("10.96.2.8:80", "not a frontend")

@@ -151,13 +151,13 @@ func TestVerifyRepairsEditsOfOthers(t *testing.T) {
 			r.want("a", web("10.96.2.1:80", "192.0.2.1:80", "192.0.2.2:80"))
 			r.want("b", web("10.96.2.2:80", "192.0.2.3:80"))
 			r.flush()
-			if mended, err := r.w.Verify(t.Context()); mended || err != nil {
-				t.Fatalf("before: %v, %v", mended, err)
+			if repaired, err := r.w.Verify(t.Context()); repaired || err != nil {
+				t.Fatalf("before: %v, %v", repaired, err)
 			}
 			before, _ := r.f.Read()
 			tc.edit(r)
-			if mended, err := r.w.Verify(t.Context()); !mended || err != nil {
-				t.Errorf("mended: %v, %v", mended, err)
+			if repaired, err := r.w.Verify(t.Context()); !repaired || err != nil {
+				t.Errorf("repaired: %v, %v", repaired, err)
 			}
 			r.settle()
 			r.wantVerdict("10.96.2.1:80", "[192.0.2.1:80 192.0.2.2:80]")
@@ -167,8 +167,8 @@ func TestVerifyRepairsEditsOfOthers(t *testing.T) {
 			if len(after.Frontends) != len(before.Frontends) || len(after.SourceRanges) != 0 || len(after.Sets) != len(before.Sets) {
 				t.Errorf("was %+v, is %+v", before, after)
 			}
-			if mended, err := r.w.Verify(t.Context()); mended || err != nil {
-				t.Errorf("again: %v, %v", mended, err)
+			if repaired, err := r.w.Verify(t.Context()); repaired || err != nil {
+				t.Errorf("again: %v, %v", repaired, err)
 			}
 			if st := r.w.Status(); st.Repairs != 1 {
 				t.Errorf("%d repairs", st.Repairs)

@@ -48,7 +48,7 @@ func TestWriterWritesNoUnchangedService(t *testing.T) {
 	}
 }
 
-// Rule 1, "never empty": whoever asks for it, the API service keeps what it has.
+// Rule 1, "never empty": for all clients, the API service keeps what it has.
 func TestWriterNeverEmptiesTheAPIService(t *testing.T) {
 	f := nat.NewFake(8192)
 	seed(t, f, "192.0.2.1:6443")

@@ -37,7 +37,7 @@ const (
 	Close    Do = "close"
 	Churn    Do = "churn" // open Count sockets of Mode, one after another, connect each to Addr, close it
 	// Hoard opens Count sockets of Mode beside those that it has, and keeps them. Connected ones are connected to Addr, and all
-	// must name it for ever as their peer; unconnected ones ask there, and it must be the answer's source. All are asked at the end
+	// must always name it as their peer; unconnected ones ask there, and it must be the answer's source. All are asked at the end
 	// of a Hoard, and some of them after each that comes.
 	Hoard Do = "hoard"
 )

@@ -35,7 +35,7 @@ func TestPackageVersion(t *testing.T) {
 	}
 }
 
-// Whoever upgrades along the history has a newer version each time, by dpkg's order and by rpm's.
+// An upgrade along the history has a newer version each time, by dpkg's order and by rpm's.
 func TestVersionsAreOrdered(t *testing.T) {
 	history := []string{"ec85121", "v0.1.0-rc.1", "v0.1.0-rc.1-3-gabc1234", "v0.1.0-rc.2", "v0.1.0", "v0.1.0-1-gfff1234", "v0.1.0-10-gaaa1234", "v0.1.1", "v0.2.0", "v0.10.0", "v1.0.0"}
 	var versions []string

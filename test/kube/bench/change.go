@@ -12,7 +12,7 @@ import (
 	"github.com/firsthop/firsthop/test/kube/bench/wire"
 )
 
-// seen are the times at which the watch told of changes, by the slices' names.
+// seen are the times at which the watch reported changes, by the slices' names.
 type seen struct {
 	mu sync.Mutex
 	at map[string]time.Duration

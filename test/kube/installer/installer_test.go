@@ -330,7 +330,7 @@ func TestRefusals(t *testing.T) {
 			return func() { b.p.set(name, former) }
 		}
 	}
-	refused("a user without rights is told of all at once", nil, func(c *installer.Config) {
+	refused("all rights that a user lacks are named at once", nil, func(c *installer.Config) {
 		c.REST = b.c.RESTConfig(nobody, b.c.Servers[0])
 	}, "lacks a right: list, patch nodes", "create, get, patch daemonsets.apps in namespace kube-system", "create, get, patch clusterroles.rbac.authorization.k8s.io", "get pods/log")
 	refused("Cilium", configMap("cilium-config", "kube-proxy-replacement", "true"), nil, "Cilium (ConfigMap kube-system/cilium-config")
@@ -420,7 +420,7 @@ func TestRefusals(t *testing.T) {
 	})
 }
 
-// TestInstallNeedsEachRight: a user who has all rights but one is told of that one, for each of those that install names to
+// TestInstallNeedsEachRight: a user who has all rights but one reads its name, for each of those that install names to
 // a user without any.
 func TestInstallNeedsEachRight(t *testing.T) {
 	b := newBed(t)

@@ -44,7 +44,7 @@ type Frontend struct {
 type Reach struct {
 	Kind            services.Kind
 	Inside, Outside Choice
-	// Limited frontends let in only clients in Ranges.
+	// Limited frontends allow only clients in Ranges.
 	Limited bool
 	Ranges  []netip.Prefix
 }

@@ -111,7 +111,7 @@ var frontendScenes = []scene{
 		b.reachAll("its VIP", []string{"203.0.113.77", "fd00:113::77"}, 80, 53, "p3")
 		b.reachAll("that of a proxy", []string{"203.0.113.78", "fd00:113::78"}, 80, 0, "connect ENETUNREACH",
 			but{"pod", "connect ENETUNREACH", "nobody has it"})
-		for _, name := range proxies { // pods are let in, and nodes are not
+		for _, name := range proxies { // pods are allowed, and nodes are not
 			in := b.nodes[name].Pod(1)
 			w.svc.Spec.LoadBalancerSourceRanges = append(w.svc.Spec.LoadBalancerSourceRanges, in[0].String()+"/32", in[1].String()+"/128")
 		}

@@ -38,7 +38,7 @@ var outcomes = map[string]string{
 	"connect ECONNREFUSED": refused, "send ECONNREFUSED": refused, "recv ECONNREFUSED": refused, // the latter by ICMP, as with kube-proxy
 	"connect EHOSTUNREACH": dropped, "send EHOSTUNREACH": dropped,
 	"connect ENETUNREACH": unserved, "send ENETUNREACH": unserved,
-	"recv timeout": unserved, // an unconnected UDP socket isn't told of a port or net that is unreachable: udp(7)
+	"recv timeout": unserved, // an unconnected UDP socket doesn't hear of a port or net that is unreachable: udp(7)
 }
 
 // look is what clients of a kind shall see at a frontend, in each family.
@@ -308,7 +308,7 @@ func (f *fixture) affinity(t *testing.T) {
 	}
 }
 
-// sourceRanges: load balancer addresses let in the clients of ranges only, by the addresses of their pod.
+// sourceRanges: load balancer addresses allow the clients of ranges only, by the addresses of their pod.
 func (f *fixture) sourceRanges(t *testing.T) {
 	w := newWorld("limited")
 	everywhere(w)

@@ -174,7 +174,7 @@ func (n *node) awaitSynced() int64 {
 			}
 		}
 		if len(missing) > 0 {
-			return fmt.Sprintf("the log of %s has not told of %v", n.run.Log, missing)
+			return fmt.Sprintf("the log of %s does not mention %v", n.run.Log, missing)
 		}
 		return ""
 	})

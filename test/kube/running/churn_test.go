@@ -282,7 +282,7 @@ func (ch *churned) turn(ctx context.Context, c *cluster.Cluster, r *rand.Rand) e
 	return nil
 }
 
-// watched is when a watch told of each version of each object.
+// watched is when a watch reported each version of each object.
 type watched struct {
 	mu   sync.Mutex
 	seen map[string]int64

@@ -25,7 +25,7 @@ func monotonic() int64 {
 // fact is what a Service was from one write to the API on.
 type fact struct {
 	what string
-	// begin and end are those of the write; seen is when a watch told of it, 0 if it didn't.
+	// begin and end are those of the write; seen is when a watch reported it, 0 if it didn't.
 	begin, end, seen int64
 	version          string // of the object that was written
 	usable           map[string]bool

@@ -80,14 +80,14 @@ func (p *prober) read(out io.Reader) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for id, sink := range p.sinks { // it has died: nobody is to wait for ever
+	for id, sink := range p.sinks { // it has died: nobody is to wait endlessly
 		sink(probe.Result{ID: id, Error: "prober ended"})
 		sink(probe.Result{ID: id, Done: true})
 	}
 	clear(p.sinks)
 }
 
-// begin sends a request. sink is told of each result, by one goroutine at a time, the last of which is Done.
+// begin sends a request. sink gets each result, by one goroutine at a time, the last of which is Done.
 func (p *prober) begin(r probe.Request, sink func(probe.Result)) (id int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

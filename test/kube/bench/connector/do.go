@@ -13,7 +13,7 @@ import (
 var took [1 << 18]int32
 
 // burst connects to one target after the other for a time. What it takes a connection to be made and closed makes the
-// rate; what it takes to connect is told of each.
+// rate; what it takes to connect is reported for each.
 func burst(source endpoint, targets []endpoint, duration time.Duration) wire.Reply {
 	r := wire.Reply{Failures: map[string]int{}, Nanos: took[:0]}
 	begin := now()
