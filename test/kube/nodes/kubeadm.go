@@ -29,7 +29,11 @@ kubernetesVersion: VERSION
 controlPlaneEndpoint: ENDPOINT
 networking: {serviceSubnet: SERVICES, podSubnet: PODS, dnsDomain: cluster.local}
 ---
-apiVersion: kubelet.config.k8s.io/v1beta1
+` + KubeletConfig
+
+// KubeletConfig is what a kubelet needs on a node that is no machine: control groups of version 1, and the disk of a machine that
+// has other work.
+const KubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 failCgroupV1: false
 cgroupDriver: cgroupfs
