@@ -225,7 +225,10 @@ func (s *stage) attach(ctx context.Context) (outcome, error) {
 	if s.DryRun {
 		return s.planAttach()
 	}
-	var err error
+	err := s.seeded.Recover(s.attachConfig(s.seeded.Maps), s.programs(s.seeded.Maps))
+	if err != nil {
+		return outcome{}, err
+	}
 	if s.attached, err = attach.Attach(s.attachConfig(s.seeded.Maps)); err != nil {
 		return outcome{}, err
 	}
@@ -248,9 +251,13 @@ func (s *stage) attach(ctx context.Context) (outcome, error) {
 func (s *stage) attachConfig(maps *bpf.Maps) attach.Config {
 	return attach.Config{
 		Pins: s.pins(), Target: attach.Cgroup{Path: s.cgroup.Path, ID: s.cgroup.ID, Links: s.features.Link},
-		Programs: attach.Balancer{Balancer: s.balancer, Maps: maps, Features: s.features},
+		Programs: s.programs(maps),
 		Journal:  s.volatile, Links: s.kernelConfig().Links(), Proc: s.Proc,
 	}
+}
+
+func (s *stage) programs(maps *bpf.Maps) attach.Balancer {
+	return attach.Balancer{Balancer: s.balancer, Maps: maps, Features: s.features}
 }
 
 // otherServes refuses a scope that leaves Service addresses without anybody

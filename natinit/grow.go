@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/natinit/attach"
@@ -21,8 +19,8 @@ import (
 // Maps of sockets are written by programs meanwhile, so their programs are
 // exchanged twice: first for such that write to the larger maps and look into
 // both, and, when all of the smaller ones is copied, for such that know them no
-// more. A socket is found at each instant. Killed between the two, the next
-// Seed copies what is in maps that only programs have.
+// more. A socket is found at each instant. Killed between the two, Recover
+// goes on from there at the next start.
 //
 // It returns the table that the programs read from now on, for the caller to
 // write to, and closes neither. On an error that is the former one, and all is
@@ -37,46 +35,56 @@ func Grow(cfg attach.Config, b attach.Balancer, sizes bpf.Sizes) (*bpf.Maps, err
 	if len(grown.Created) == 0 {
 		return grown, nil
 	}
-	created := slices.Clone(grown.Created)
 	if err := fill(b.Features, old, grown); err != nil {
 		return old, errors.Join(fmt.Errorf("fill the larger table: %w", err), grown.Close())
 	}
-	if err := grown.Stage(cfg.Pins); err != nil {
+	return exchange(cfg, b, grown, old)
+}
+
+// exchange has the programs use grown instead of the table b.Maps, as Grow says, without losing what they remember of
+// sockets in former. It closes grown unless it returns that.
+func exchange(cfg attach.Config, b attach.Balancer, grown, former *bpf.Maps) (*bpf.Maps, error) {
+	old := b.Maps
+	created := slices.Clone(grown.Created)
+	sockets, err := grown.Outgrow(former)
+	if err == nil {
+		err = grown.Stage(cfg.Pins)
+	}
+	if err != nil {
 		return old, errors.Join(attach.ExplainRights(err), grown.Close())
 	}
-	sockets := grown.Outgrow(old)
 	b.Maps = grown
 	cfg.Programs = b
 	a, err := attach.Attach(cfg)
 	if err != nil {
 		if sockets { // some of the programs may have been attached
-			err = errors.Join(err, grown.CopySockets(old, b.Features))
+			err = errors.Join(err, grown.CopySockets(former, b.Features))
 		}
 		return old, errors.Join(err, grown.Unstage(cfg.Pins), grown.Close())
 	}
 	defer a.Close()
-	if err := install(cfg, b, old, sockets); err != nil {
+	if err := install(cfg, b, old, former, sockets); err != nil {
 		back := a.Rollback()
 		err = errors.Join(err, back, grown.Unstage(cfg.Pins))
-		if back != nil && attach.InUse(cfg, grown.Map(created[0])) {
+		if back != nil && slices.ContainsFunc(created, func(name bpf.MapName) bool { return attach.InUse(cfg, grown.Map(name)) }) {
 			return grown, err
 		}
 		if sockets {
-			err = errors.Join(err, grown.CopySockets(old, b.Features))
+			err = errors.Join(err, grown.CopySockets(former, b.Features))
 		}
 		return old, errors.Join(err, grown.Close())
 	}
 	err = a.Commit()
 	if sockets {
-		err = errors.Join(err, settle(cfg, b, old))
+		err = errors.Join(err, settle(cfg, b, former))
 	}
 	return grown, err
 }
 
 // install gives the pins to the larger maps, which have all that the smaller ones had.
-func install(cfg attach.Config, b attach.Balancer, old *bpf.Maps, sockets bool) error {
+func install(cfg attach.Config, b attach.Balancer, old, former *bpf.Maps, sockets bool) error {
 	if sockets {
-		if err := old.CopySockets(b.Maps, b.Features); err != nil {
+		if err := former.CopySockets(b.Maps, b.Features); err != nil {
 			return fmt.Errorf("fill the larger maps of sockets: %w", err)
 		}
 	}
@@ -85,9 +93,9 @@ func install(cfg attach.Config, b attach.Balancer, old *bpf.Maps, sockets bool) 
 
 // settle exchanges the programs that look into two generations of the maps of sockets for such that look into the last
 // one, which has all by then: nothing has written to the former since the programs that knew no other are detached.
-func settle(cfg attach.Config, b attach.Balancer, old *bpf.Maps) error {
+func settle(cfg attach.Config, b attach.Balancer, former *bpf.Maps) error {
 	// Without links (Linux 5.8) the former programs were attached beside the others until now, and have written.
-	copied := old.CopySockets(b.Maps, b.Features)
+	copied := former.CopySockets(b.Maps, b.Features)
 	b.Maps.Settle()
 	absorbed := b.Maps.AbsorbOverflow(b.Features)
 	a, err := attach.Attach(cfg)
@@ -97,23 +105,29 @@ func settle(cfg attach.Config, b attach.Balancer, old *bpf.Maps) error {
 	return errors.Join(copied, absorbed, a.Commit(), a.Close())
 }
 
-// recoverSockets copies what a Grow that was killed has left: sockets in maps that the attached programs have, and that
-// are not those of the table.
-func recoverSockets(pins bpf.Pins, maps *bpf.Maps, f bpf.Features) error {
-	progs, err := attach.PinnedPrograms(pins)
+// Recover ends what a Grow that was killed has begun: attached programs remember sockets in maps that are not those of
+// the table. Where these are larger, which they are until Grow has moved the pins, the table gets them: the smaller ones
+// may have no room for what has come. s.Maps is what to attach programs for afterwards; cfg and b are for s.Maps as it
+// was.
+func (s *Seeded) Recover(cfg attach.Config, b attach.Balancer) error {
+	if len(b.Hooks()) == 0 {
+		return nil
+	}
+	progs, err := attach.PinnedPrograms(cfg.Pins)
 	if err != nil {
-		return err
+		return attach.ExplainRights(err)
 	}
 	defer attach.CloseAll(progs)
-	left, err := maps.OutgrownBy(progs)
+	left, err := b.Maps.OutgrownBy(progs)
 	if err != nil || left == nil {
+		return attach.ExplainRights(err)
+	}
+	grown, former, err := b.Maps.Rejoin(left)
+	if err = errors.Join(err, left.Close()); err != nil {
 		return err
 	}
-	err = left.CopySockets(maps, f)
-	if errors.Is(err, unix.E2BIG) || errors.Is(err, unix.ENOMEM) { // the smaller map, which has what it has
-		err = nil
-	}
-	return errors.Join(err, left.Close())
+	s.Maps, err = exchange(cfg, b, grown, former)
+	return errors.Join(err, former.Close())
 }
 
 // fill copies what the new maps of a table lack. Those that both tables share

@@ -303,46 +303,135 @@ func TestGrowKeepsSockets(t *testing.T) {
 	}
 }
 
-// TestGrowThatIsKilledKeepsSockets: wherever it ends, the next init finds what programs have noted.
+// firstHooks are programs of which only the first few are attached: who attached them was killed then.
+type firstHooks struct {
+	attach.Balancer
+	n int
+}
+
+func (p firstHooks) Hooks() []bpf.Hook { return p.Balancer.Hooks()[:p.n] }
+
+// beginGrowth does what Grow does until it is killed with the programs of n hooks exchanged, or, with all of them, after it
+// has moved the pins.
+func (n *node) beginGrowth(t *testing.T, f bpf.Features, sizes bpf.Sizes, hooks int, installed bool) {
+	t.Helper()
+	cfg := n.open(t, f)
+	defer cfg.Maps.Close()
+	grown, err := cfg.Maps.Grow(sizes)
+	must(t, err)
+	defer grown.Close()
+	must(t, grown.Stage(n.pins))
+	differ, err := grown.Outgrow(cfg.Maps)
+	must(t, err)
+	if !differ {
+		t.Fatal("nothing of sockets grows")
+	}
+	b := cfg.Balancer
+	b.Maps = grown
+	cfg.Config.Programs = firstHooks{b, hooks}
+	a, err := attach.Attach(cfg.Config)
+	must(t, err)
+	if installed {
+		must(t, cfg.Maps.CopySockets(grown, f))
+		must(t, grown.Install(n.pins, cfg.Maps))
+	}
+	must(t, a.Close())
+}
+
+// TestGrowThatIsKilledKeepsSockets: wherever it ends, the next init knows all sockets, also those that the smaller maps have
+// no room for.
 func TestGrowThatIsKilledKeepsSockets(t *testing.T) {
+	f := allFeatures()
+	all := len(bpf.Balancer{UDP: true}.Hooks(f))
 	for _, installed := range []bool{false, true} {
 		t.Run(fmt.Sprintf("pins installed %v", installed), func(t *testing.T) {
-			f := allFeatures()
 			n := newNode(t)
+			const small, made = 16, 40
+			m, err := bpf.EnsureMaps(n.pins, bpf.Sizes{UDPSockets: small, UDPSessions: small})
+			must(t, err)
+			must(t, m.Close())
 			n.up(t, f, bpf.Balancer{UDP: true}, services(0))
+			note := func(m *bpf.Maps, cookie uint32) {
+				must(t, m.Map(bpf.MapUDPSockRevNat).Put(bpf.UDPRevNatKey{Cookie: uint64(cookie)}, bpf.UDPRevNat{Index: cookie}))
+				must(t, m.Map(bpf.MapUDPSockAffinity).Put(bpf.SockAffinityKey{Cookie: uint64(cookie)}, bpf.SockAffinity{ID: cookie}))
+				must(t, m.Map(bpf.MapSockRevNat).Put(cookie, bpf.SockRevNat{Cookie: uint64(cookie)}))
+			}
 			cfg := n.open(t, f)
-			grown, err := cfg.Maps.Grow(bpf.Sizes{UDPSockets: 1 << 21, TCPSockets: 1 << 19})
-			must(t, err)
-			must(t, grown.Stage(n.pins))
-			if !grown.Outgrow(cfg.Maps) {
-				t.Fatal("nothing of sockets grows")
+			for i := range uint32(small) {
+				note(cfg.Maps, i+1)
 			}
-			key := func(cookie uint64) bpf.UDPRevNatKey { return bpf.UDPRevNatKey{Cookie: cookie} }
-			must(t, cfg.Maps.Map(bpf.MapUDPSockRevNat).Put(key(1), bpf.UDPRevNat{Index: 1}))
-			must(t, cfg.Maps.Map(bpf.MapSockRevNat).Put(uint32(1), bpf.SockRevNat{Cookie: 1}))
-			a, err := attach.Attach(n.attachConfig(grown, f, bpf.Balancer{UDP: true}))
-			must(t, err)
-			must(t, grown.Map(bpf.MapUDPSockRevNat).Put(key(2), bpf.UDPRevNat{Index: 2}))
-			must(t, grown.Map(bpf.MapSockRevNat).Put(uint32(2), bpf.SockRevNat{Cookie: 2}))
-			if installed {
-				must(t, grown.Install(n.pins, cfg.Maps))
-			}
-			must(t, a.Close())
-			must(t, grown.Close())
 			must(t, cfg.Maps.Close())
+			n.beginGrowth(t, f, bpf.Sizes{UDPSockets: 4 * small, UDPSessions: 4 * small, TCPSockets: 1 << 19}, all, installed)
+			progs, err := attach.PinnedPrograms(n.pins)
+			must(t, err)
+			cfg = n.open(t, f)
+			used, err := cfg.Maps.OutgrownBy(progs)
+			must(t, err)
+			attach.CloseAll(progs)
+			if installed {
+				must(t, used.Close())
+				used = cfg.Maps
+			}
+			for i := uint32(small); i < made; i++ {
+				note(used, i+1)
+			}
+			must(t, cfg.Maps.Close())
+			must(t, used.Close())
 
 			n.up(t, f, bpf.Balancer{UDP: true}, services(0))
 			cfg = n.open(t, f)
 			defer cfg.Maps.Close()
-			for i := range uint32(2) {
-				var v bpf.UDPRevNat
-				var r bpf.SockRevNat
-				err := errors.Join(cfg.Maps.Map(bpf.MapUDPSockRevNat).Lookup(key(uint64(i+1)), &v), cfg.Maps.Map(bpf.MapSockRevNat).Lookup(i+1, &r))
-				if err != nil || v.Index != i+1 || r.Cookie != uint64(i+1) {
-					t.Errorf("socket %d: %+v, %+v, %v", i+1, v, r, err)
+			for i := range uint32(made) {
+				cookie := i + 1
+				var way bpf.UDPRevNat
+				var kept bpf.SockAffinity
+				var tcp bpf.SockRevNat
+				err := errors.Join(
+					cfg.Maps.Map(bpf.MapUDPSockRevNat).Lookup(bpf.UDPRevNatKey{Cookie: uint64(cookie)}, &way),
+					cfg.Maps.Map(bpf.MapUDPSockAffinity).Lookup(bpf.SockAffinityKey{Cookie: uint64(cookie)}, &kept),
+					cfg.Maps.Map(bpf.MapSockRevNat).Lookup(cookie, &tcp))
+				if err != nil || way.Index != cookie || kept.ID != cookie || tcp.Cookie != uint64(cookie) {
+					t.Errorf("socket %d: %+v, %+v, %+v, %v", cookie, way, kept, tcp, err)
 				}
 			}
 			n.checkWay(t, f, goClient(t), waysToVIP()[0])
 		})
 	}
+}
+
+// TestGrowThatIsKilledAtAnyHook: while sockets come, growth after growth is killed, each at another hook, and the next init
+// loses none of them.
+func TestGrowThatIsKilledAtAnyHook(t *testing.T) {
+	f := allFeatures()
+	if !f.GetPeername {
+		t.Skip("needs the hook getpeername")
+	}
+	n := newNode(t)
+	m, err := bpf.EnsureMaps(n.pins, bpf.Sizes{UDPSockets: bpf.MaxTCPSockets, UDPSessions: bpf.MaxTCPSockets}) // nobody sweeps what closed sockets leave
+	must(t, err)
+	must(t, m.Close())
+	n.up(t, f, bpf.Balancer{UDP: true}, services(0, 1, 2))
+	end := n.watched(t)
+	for _, hooks := range []int{1, 4, 7, len(bpf.Balancer{UDP: true}.Hooks(f))} { // of the way back, of sendto(), of connect(), all
+		cfg := n.open(t, f)
+		sizes := bpf.Sizes{
+			UDPSockets:  1<<10 + cfg.Maps.Map(bpf.MapUDPSockRevNat).MaxEntries(),
+			UDPSessions: 1<<10 + cfg.Maps.Map(bpf.MapUDPSockAffinity).MaxEntries(),
+			TCPSockets:  min(2*cfg.Maps.Map(bpf.MapSockRevNat).MaxEntries(), bpf.MaxTCPSockets),
+		}
+		must(t, cfg.Maps.Close())
+		n.beginGrowth(t, f, sizes, hooks, false)
+		n.up(t, f, bpf.Balancer{UDP: true}, services(0, 1, 2))
+	}
+	r := end()
+	t.Logf("%d sockets, %d datagrams", r.Made, r.Asked)
+	if len(r.Wrong) > 0 {
+		t.Errorf("not as it should be: %v", r.Wrong)
+	}
+	again, err := n.begin(f, bpf.Balancer{UDP: true}, services(0, 1, 2))
+	must(t, err)
+	if again.changed() {
+		t.Errorf("attached anew: %+v", again.attached.Hooks)
+	}
+	again.commit(t)
 }

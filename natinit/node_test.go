@@ -133,7 +133,12 @@ func (n *node) begin(f bpf.Features, b bpf.Balancer, svcs []nat.Service) (*run, 
 	if err != nil {
 		return nil, err
 	}
-	a, err := attach.Attach(n.attachConfig(s.Maps, f, b))
+	cfg := n.attachConfig(s.Maps, f, b)
+	err = s.Recover(cfg, cfg.Programs.(attach.Balancer))
+	var a *attach.Attached
+	if err == nil {
+		a, err = attach.Attach(n.attachConfig(s.Maps, f, b))
+	}
 	if err != nil {
 		_ = s.Rollback()
 		s.Close()

@@ -66,6 +66,7 @@ type Seeded struct {
 	Services []SeededService
 
 	pins    bpf.Pins
+	found   *bpf.Maps // Maps, until Recover exchanges them
 	applied *nat.Applied
 	final   bool
 }
@@ -82,12 +83,8 @@ func Seed(cfg SeedConfig) (*Seeded, error) {
 	if err != nil {
 		return nil, attach.ExplainRights(err)
 	}
-	s := &Seeded{Maps: maps, pins: cfg.Pins}
-	err = recoverSockets(cfg.Pins, maps, cfg.Features)
-	if err == nil {
-		err = s.write(cfg)
-	}
-	if err != nil {
+	s := &Seeded{Maps: maps, found: maps, pins: cfg.Pins}
+	if err := s.write(cfg); err != nil {
 		undo := maps.Discard(cfg.Pins)
 		return nil, errors.Join(attach.ExplainRights(err), undo, maps.Close())
 	}
@@ -247,7 +244,7 @@ func (s *Seeded) Rollback() error {
 	if s.final {
 		return nil
 	}
-	err := errors.Join(s.applied.Rollback(), s.Maps.Discard(s.pins))
+	err := errors.Join(s.applied.Rollback(), s.found.Discard(s.pins))
 	if err != nil {
 		return fmt.Errorf("take the seed back: %w", err)
 	}
@@ -255,4 +252,14 @@ func (s *Seeded) Rollback() error {
 }
 
 // Close closes the maps' handles. The table stays.
-func (s *Seeded) Close() error { return s.Maps.Close() }
+func (s *Seeded) Close() error { return errors.Join(s.Release(), s.Maps.Close()) }
+
+// Release closes the handles of what Recover has exchanged Maps for; after it, nothing is taken back any more.
+func (s *Seeded) Release() error {
+	if s.found == s.Maps {
+		return nil
+	}
+	found := s.found
+	s.found = s.Maps
+	return found.Close()
+}

@@ -257,7 +257,7 @@ func TestDeviceLeavesForeignPrograms(t *testing.T) {
 		if d.TCX {
 			l, err := link.AttachTCX(link.TCXOptions{Interface: d.Index, Program: p, Attach: in.Attach})
 			must(t, err)
-			defer l.Close()
+			defer func() { must(t, errors.Join(l.Detach(), l.Close())) }() // at once: a process that is being forked may have it, too
 		} else {
 			s := openDevice{d}
 			must(t, netlink.QdiscAdd(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: d.Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}))

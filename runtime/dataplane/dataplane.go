@@ -212,6 +212,9 @@ func (d *Dataplane) adopt(j *instance.Journal) error {
 		return err
 	}
 	found := d.maps
+	if err := d.recoverSockets(j, seeded); err != nil {
+		return errors.Join(err, seeded.Rollback(), seeded.Close())
+	}
 	d.mu.Lock()
 	d.maps, d.store = seeded.Maps, nat.NewKernel(seeded.Maps, d.features)
 	d.mu.Unlock()
@@ -225,14 +228,27 @@ func (d *Dataplane) adopt(j *instance.Journal) error {
 	if err := seeded.Commit(); err != nil {
 		d.log.Warn("left-over backends are still in the table", "err", err)
 	}
+	if err := seeded.Release(); err != nil {
+		d.log.Warn("a table that was grown out of is still open", "err", err)
+	}
 	if err := d.maps.AbsorbOverflow(d.features); err != nil {
 		d.log.Warn("UDP sockets of before may be forgotten when many others come", "err", err)
 	}
 	return nil
 }
 
-func (d *Dataplane) programs() attach.Balancer {
-	return attach.Balancer{Balancer: d.balancer, Maps: d.maps, Features: d.features}
+// recoverSockets ends what a growth that was killed has begun.
+func (d *Dataplane) recoverSockets(j *instance.Journal, seeded *natinit.Seeded) error {
+	programs := d.programsOf(seeded.Maps)
+	cfg := d.attachConfig(j)
+	cfg.Programs = programs
+	return seeded.Recover(cfg, programs)
+}
+
+func (d *Dataplane) programs() attach.Balancer { return d.programsOf(d.maps) }
+
+func (d *Dataplane) programsOf(maps *bpf.Maps) attach.Balancer {
+	return attach.Balancer{Balancer: d.balancer, Maps: maps, Features: d.features}
 }
 
 func (d *Dataplane) attachConfig(j *instance.Journal) attach.Config {
