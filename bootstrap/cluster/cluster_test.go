@@ -90,7 +90,7 @@ func TestOncePod(t *testing.T) {
 		t.Fatal(err)
 	}
 	v.HostProc, v.Endpoints = true, "192.0.2.1:6443"
-	objects, err := render(v, Namespace)
+	objects, err := render(v)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +99,7 @@ func TestOncePod(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pod, err := oncePod(ds, Namespace, "n1", preflightCommands)
+	pod, err := oncePod(ds, "n1", preflightCommands)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func TestOncePod(t *testing.T) {
 			t.Errorf("%+v", c)
 		}
 	}
-	if other, err := oncePod(ds, Namespace, "n2", preflightCommands); err != nil || other.Name == pod.Name {
+	if other, err := oncePod(ds, "n2", preflightCommands); err != nil || other.Name == pod.Name {
 		t.Errorf("%v: two nodes have the pod %s", err, pod.Name)
 	}
 }
@@ -124,13 +124,13 @@ func TestRightsForAllObjects(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	objects, err := render(v, Namespace)
+	objects, err := render(v)
 	if err != nil {
 		t.Fatal(err)
 	}
-	rights := installRights(Namespace)
+	rights := installRights()
 	for _, o := range objects {
-		if _, err := o.path(Namespace); err != nil {
+		if _, err := o.path(); err != nil {
 			t.Error(err)
 		}
 		k := kinds[o.kind()]

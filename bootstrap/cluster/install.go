@@ -80,8 +80,9 @@ func newWork(ctx context.Context, cfg Config) (*work, error) {
 	return &work{cfg, c, ctx, &Report{Result: diagnose.OK, DryRun: cfg.DryRun, Steps: []Step{}, Changes: []string{}}}, nil
 }
 
-func (w *work) say(step string, result diagnose.Grade, format string, args ...any) {
-	w.tell(Step{Step: step, Result: result, Text: fmt.Sprintf(format, args...)})
+// say adds a step that went well.
+func (w *work) say(step, format string, args ...any) {
+	w.tell(Step{Step: step, Result: diagnose.OK, Text: fmt.Sprintf(format, args...)})
 }
 
 func (w *work) tell(s Step) {
@@ -123,7 +124,7 @@ func Install(ctx context.Context, cfg Config) (*Report, error) {
 }
 
 func (w *work) install() error {
-	objects, err := render(w.Values, Namespace)
+	objects, err := render(w.Values)
 	if err != nil {
 		return err
 	}
@@ -134,7 +135,7 @@ func (w *work) install() error {
 	if w.DryRun {
 		return w.planInstall(objects)
 	}
-	live, err := w.read(w.ctx, Namespace, ds)
+	live, err := w.read(w.ctx, ds)
 	if err != nil {
 		return err
 	}
@@ -160,7 +161,7 @@ func (w *work) install() error {
 
 // mayInstall looks, and refuses with all reasons at once. Nothing is written.
 func (w *work) mayInstall(objects []object, ds object) error {
-	missing, err := w.missing(w.ctx, installRights(Namespace))
+	missing, err := w.missing(w.ctx, installRights())
 	if err != nil {
 		return fmt.Errorf("ask for the rights of this user: %w", err)
 	}
@@ -170,18 +171,18 @@ func (w *work) mayInstall(objects []object, ds object) error {
 		}
 		return w.refuse(missing)
 	}
-	f, err := w.look(w.ctx, Namespace)
+	f, err := w.look(w.ctx)
 	if err != nil {
 		return err
 	}
 	w.rep.Cluster = f
-	w.say("look", diagnose.OK, "Kubernetes %s at %s, %d nodes with Linux, provider %s", f.Kubernetes, f.Server, len(f.Nodes), f.Provider)
-	w.say("look", diagnose.OK, "kube-proxy: %s", kubeProxySentence(f))
+	w.say("look", "Kubernetes %s at %s, %d nodes with Linux, provider %s", f.Kubernetes, f.Server, len(f.Nodes), f.Provider)
+	w.say("look", "kube-proxy: %s", kubeProxySentence(f))
 	if f.ControlPlaneEndpoint != "" {
-		w.say("look", diagnose.OK, "controlPlaneEndpoint of kubeadm: %s", f.ControlPlaneEndpoint)
+		w.say("look", "controlPlaneEndpoint of kubeadm: %s", f.ControlPlaneEndpoint)
 	}
 	if f.ServicesEndpoint != "" {
-		w.say("look", diagnose.OK, "API server of the ConfigMap kubernetes-services-endpoint: %s", f.ServicesEndpoint)
+		w.say("look", "API server of the ConfigMap kubernetes-services-endpoint: %s", f.ServicesEndpoint)
 	}
 	reasons := w.reasons(f)
 	if err := w.recallLeftOut(f); err != nil {
@@ -193,7 +194,7 @@ func (w *work) mayInstall(objects []object, ds object) error {
 		}
 	}
 	if len(reasons) == 0 && len(f.Nodes) > 0 { // what the API server itself refuses: PodSecurity, webhooks, fields of others
-		pod, err := oncePod(ds, Namespace, f.Nodes[0].Name, preflightCommands)
+		pod, err := oncePod(ds, f.Nodes[0].Name, preflightCommands)
 		if err != nil {
 			return err
 		}
@@ -201,7 +202,7 @@ func (w *work) mayInstall(objects []object, ds object) error {
 			reasons = append(reasons, fmt.Sprintf("pods like those of firsthop are refused: %v", err))
 		}
 		for _, o := range objects {
-			if _, err := w.apply(w.ctx, Namespace, o, w.Force, true); err != nil {
+			if _, err := w.apply(w.ctx, o, w.Force, true); err != nil {
 				reasons = append(reasons, conflict(err))
 			}
 		}
@@ -219,7 +220,7 @@ const accountTime = time.Minute
 // namespaces' default accounts, without which no pod is.
 func (w *work) tryPod(pod *corev1.Pod) error {
 	for end := time.Now().Add(accountTime); ; {
-		err := w.createPod(w.ctx, Namespace, pod, true)
+		err := w.createPod(w.ctx, pod, true)
 		if err == nil || !strings.Contains(err.Error(), `serviceaccount "default" not found`) || time.Now().After(end) {
 			return err
 		}
@@ -289,14 +290,14 @@ func (f *Facts) has(node string) bool {
 
 // recallLeftOut adds the nodes that former installs left out, as long as they are there and not to be included.
 func (w *work) recallLeftOut(f *Facts) error {
-	r, err := w.readRecord(w.ctx, Namespace)
+	r, err := w.readRecord(w.ctx)
 	if err != nil || r == nil {
 		return err
 	}
 	for _, name := range r.LeftOut {
 		if f.has(name) && !slices.Contains(w.Include, name) && !slices.Contains(w.LeaveOut, name) {
 			w.LeaveOut = append(w.LeaveOut, name)
-			w.say("look", diagnose.OK, "node %s is left out, as before; --include %s brings it in", name, name)
+			w.say("look", "node %s is left out, as before; --include %s brings it in", name, name)
 		}
 	}
 	return nil
@@ -305,11 +306,11 @@ func (w *work) recallLeftOut(f *Facts) error {
 // planInstall says what would be written.
 func (w *work) planInstall(objects []object) error {
 	for _, o := range objects {
-		before, err := w.read(w.ctx, Namespace, o)
+		before, err := w.read(w.ctx, o)
 		if err != nil {
 			return err
 		}
-		after, err := w.apply(w.ctx, Namespace, o, w.Force, true)
+		after, err := w.apply(w.ctx, o, w.Force, true)
 		if err != nil {
 			return err
 		}
@@ -344,10 +345,10 @@ func (w *work) preflight(ds, live object) error {
 		}
 	}
 	if len(ask) == 0 {
-		w.say("preflight", diagnose.OK, "every node serves already: none was asked")
+		w.say("preflight", "every node serves already: none was asked")
 		return w.leaveOut(nil)
 	}
-	results, err := w.onNodes(w.ctx, Namespace, ds, ask, preflightCommands, w.Patience)
+	results, err := w.onNodes(w.ctx, ds, ask, preflightCommands, w.Patience)
 	if err != nil {
 		return err
 	}
@@ -427,7 +428,7 @@ func (w *work) relabel(n *Node, value string) error {
 
 // record notes what is there, before anything of it is written.
 func (w *work) record(objects []object) error {
-	r, err := w.readRecord(w.ctx, Namespace)
+	r, err := w.readRecord(w.ctx)
 	if err != nil {
 		return err
 	}
@@ -440,7 +441,7 @@ func (w *work) record(objects []object) error {
 		if _, noted := r.Former[o.String()]; noted {
 			continue
 		}
-		now, err := w.read(w.ctx, Namespace, o)
+		now, err := w.read(w.ctx, o)
 		if err != nil {
 			return err
 		}
@@ -449,7 +450,7 @@ func (w *work) record(objects []object) error {
 		}
 		r.Former[o.String()] = now.content()
 	}
-	o, err := recordObject(Namespace, *r)
+	o, err := recordObject(*r)
 	if err != nil {
 		return err
 	}
@@ -459,16 +460,16 @@ func (w *work) record(objects []object) error {
 // write applies an object and notes whether that changed it. One that would stay as it is, is not written: Kubernetes would
 // note a new time for our fields once another manager has come, as kube-controller-manager does for a policy's status.
 func (w *work) write(o object) error {
-	before, err := w.read(w.ctx, Namespace, o)
+	before, err := w.read(w.ctx, o)
 	if err != nil {
 		return err
 	}
 	if before != nil && before.managed() {
-		if planned, err := w.apply(w.ctx, Namespace, o, w.Force, true); err == nil && !changed(before, planned) {
+		if planned, err := w.apply(w.ctx, o, w.Force, true); err == nil && !changed(before, planned) {
 			return nil
 		}
 	}
-	after, err := w.apply(w.ctx, Namespace, o, w.Force, false)
+	after, err := w.apply(w.ctx, o, w.Force, false)
 	if err != nil {
 		if apierrors.IsConflict(err) {
 			return w.refuse([]string{conflict(err)})
@@ -491,12 +492,12 @@ func (w *work) wrote(o, before, after object) {
 	default:
 		return
 	}
-	w.say("apply", diagnose.OK, "%s", w.rep.Changes[len(w.rep.Changes)-1])
+	w.say("apply", "%s", w.rep.Changes[len(w.rep.Changes)-1])
 }
 
 // sum is the end of an install: what is served, what is not, and what comes next.
 func (w *work) sum() error {
-	f, err := w.look(w.ctx, Namespace)
+	f, err := w.look(w.ctx)
 	if err != nil {
 		return err
 	}

@@ -67,7 +67,7 @@ type Served struct {
 var notServed = Served{Reason: "firsthop serves connections of the node's processes and pods only"}
 
 // look reads everything that is known of the cluster. It writes nothing.
-func (c *client) look(ctx context.Context, namespace string) (*Facts, error) {
+func (c *client) look(ctx context.Context) (*Facts, error) {
 	f := &Facts{Server: c.base.String(), FromOutside: []string{}, Nodes: []Node{}}
 	var version struct {
 		GitVersion string `json:"gitVersion"`
@@ -94,7 +94,7 @@ func (c *client) look(ctx context.Context, namespace string) (*Facts, error) {
 		f.Nodes = append(f.Nodes, node)
 	}
 	slices.SortFunc(f.Nodes, func(a, b Node) int { return cmp.Compare(a.Name, b.Name) })
-	kubeadm, err := c.lookAtConfigMaps(ctx, f, namespace)
+	kubeadm, err := c.lookAtConfigMaps(ctx, f)
 	if err != nil {
 		return nil, err
 	}
@@ -194,7 +194,7 @@ func managerOf(ds *appsv1.DaemonSet) string {
 }
 
 // lookAtConfigMaps reads what kubeadm and others have noted. kubeadm: it has set up this cluster.
-func (c *client) lookAtConfigMaps(ctx context.Context, f *Facts, namespace string) (kubeadm bool, err error) {
+func (c *client) lookAtConfigMaps(ctx context.Context, f *Facts) (kubeadm bool, err error) {
 	var m corev1.ConfigMap
 	kubeadm, err = c.optional(ctx, "/api/v1/namespaces/kube-system/configmaps/kubeadm-config", &m)
 	if err != nil {
@@ -209,7 +209,7 @@ func (c *client) lookAtConfigMaps(ctx context.Context, f *Facts, namespace strin
 		}
 	}
 	var e corev1.ConfigMap
-	there, err := c.optional(ctx, "/api/v1/namespaces/"+namespace+"/configmaps/kubernetes-services-endpoint", &e)
+	there, err := c.optional(ctx, "/api/v1/namespaces/"+Namespace+"/configmaps/kubernetes-services-endpoint", &e)
 	if err != nil {
 		return false, fmt.Errorf("read ConfigMap kubernetes-services-endpoint: %w", err)
 	}

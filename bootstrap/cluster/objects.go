@@ -43,7 +43,7 @@ func (o object) version() string { s, _ := o.meta()["resourceVersion"].(string);
 func (o object) String() string { return o.kind() + " " + o.name() }
 
 // path is where the API has it.
-func (o object) path(namespace string) (string, error) {
+func (o object) path() (string, error) {
 	k, known := kinds[o.kind()]
 	if !known {
 		return "", fmt.Errorf("a %s is not applied by this program", o.kind())
@@ -53,14 +53,14 @@ func (o object) path(namespace string) (string, error) {
 		p = "/api/" + k.version
 	}
 	if k.namespaced {
-		p += "/namespaces/" + namespace
+		p += "/namespaces/" + Namespace
 	}
 	return path.Join(p, k.resource, o.name()), nil
 }
 
 // render gives the objects to be applied, in their order.
-func render(v deploy.Values, namespace string) (list []object, err error) {
-	files, err := deploy.Render(v, namespace)
+func render(v deploy.Values) (list []object, err error) {
+	files, err := deploy.Render(v, Namespace)
 	if err != nil {
 		return nil, err
 	}
@@ -83,8 +83,8 @@ func daemonSetOf(objects []object) object {
 
 // apply writes an object by server-side apply, and returns it as it then is. A field that somebody else has set to another value is an
 // error that names them, unless force is set.
-func (c *client) apply(ctx context.Context, namespace string, o object, force, dry bool) (object, error) {
-	p, err := o.path(namespace)
+func (c *client) apply(ctx context.Context, o object, force, dry bool) (object, error) {
+	p, err := o.path()
 	if err != nil {
 		return nil, err
 	}
@@ -104,8 +104,8 @@ func (c *client) apply(ctx context.Context, namespace string, o object, force, d
 }
 
 // read gives an object as the API has it, nil: it is not there.
-func (c *client) read(ctx context.Context, namespace string, o object) (object, error) {
-	p, err := o.path(namespace)
+func (c *client) read(ctx context.Context, o object) (object, error) {
+	p, err := o.path()
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ import (
 )
 
 const (
+	podsPath  = "/api/v1/namespaces/" + Namespace + "/pods"
 	nameLabel = "app.kubernetes.io/name"
 	ourName   = "firsthop"
 	// onceName is the label of pods that run one command on a node.
@@ -38,34 +39,34 @@ type onNode struct {
 
 // onNodes runs commands of this program on nodes, each in a container of one pod a node, which has what the init container has. The
 // pods are removed in the end; those that a killed run has left, at the beginning.
-func (c *client) onNodes(ctx context.Context, namespace string, ds object, nodes []string, commands map[string][]string, patience time.Duration) ([]onNode, error) {
-	if err := c.removeOnce(ctx, namespace); err != nil {
+func (c *client) onNodes(ctx context.Context, ds object, nodes []string, commands map[string][]string, patience time.Duration) ([]onNode, error) {
+	if err := c.removeOnce(ctx); err != nil {
 		return nil, err
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 		defer cancel()
-		_ = c.removeOnce(ctx, namespace) // the next run does it
+		_ = c.removeOnce(ctx) // the next run does it
 	}()
 	for _, node := range nodes {
-		pod, err := oncePod(ds, namespace, node, commands)
+		pod, err := oncePod(ds, node, commands)
 		if err != nil {
 			return nil, err
 		}
-		if err := c.createPod(ctx, namespace, pod, false); err != nil {
+		if err := c.createPod(ctx, pod, false); err != nil {
 			return nil, err
 		}
 	}
-	return c.awaitOnce(ctx, namespace, nodes, commands, patience)
+	return c.awaitOnce(ctx, nodes, commands, patience)
 }
 
 // createPod makes a pod; one of that name that is there is from the same request, sent before.
-func (c *client) createPod(ctx context.Context, namespace string, pod *corev1.Pod, dry bool) error {
+func (c *client) createPod(ctx context.Context, pod *corev1.Pod, dry bool) error {
 	q := url.Values{"fieldManager": {Manager}}
 	if dry {
 		q.Set("dryRun", "All")
 	}
-	err := c.do(ctx, request{method: http.MethodPost, path: "/api/v1/namespaces/" + namespace + "/pods", query: q, kind: "application/json", body: pod})
+	err := c.do(ctx, request{method: http.MethodPost, path: podsPath, query: q, kind: "application/json", body: pod})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("create a pod on node %s: %w", pod.Spec.NodeName, err)
 	}
@@ -74,7 +75,7 @@ func (c *client) createPod(ctx context.Context, namespace string, pod *corev1.Po
 
 // oncePod is the init container of a DaemonSet, with other commands. It is bound to its node: it needs no scheduler, and
 // runs where a node is cordoned.
-func oncePod(ds object, namespace, node string, commands map[string][]string) (*corev1.Pod, error) {
+func oncePod(ds object, node string, commands map[string][]string) (*corev1.Pod, error) {
 	set, err := typed(ds)
 	if err != nil {
 		return nil, err
@@ -100,7 +101,7 @@ func oncePod(ds object, namespace, node string, commands map[string][]string) (*
 	return &corev1.Pod{
 		TypeMeta: metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"},
 		ObjectMeta: metav1.ObjectMeta{
-			Name: fmt.Sprintf("%s-%016x", onceName, hash.Sum64()), Namespace: namespace, Labels: map[string]string{nameLabel: onceName},
+			Name: fmt.Sprintf("%s-%016x", onceName, hash.Sum64()), Namespace: Namespace, Labels: map[string]string{nameLabel: onceName},
 		},
 		Spec: spec,
 	}, nil
@@ -120,18 +121,18 @@ func typed(ds object) (*appsv1.DaemonSet, error) {
 }
 
 // removeOnce ends the pods of onNodes, and waits until they are gone.
-func (c *client) removeOnce(ctx context.Context, namespace string) error {
+func (c *client) removeOnce(ctx context.Context) error {
 	now := int64(0)
 	for {
 		var pods corev1.PodList
-		if err := c.list(ctx, "/api/v1/namespaces/"+namespace+"/pods", nameLabel+"="+onceName, &pods); err != nil {
+		if err := c.list(ctx, podsPath, nameLabel+"="+onceName, &pods); err != nil {
 			return fmt.Errorf("list pods: %w", err)
 		}
 		if len(pods.Items) == 0 {
 			return nil
 		}
 		for _, p := range pods.Items {
-			if err := c.remove(ctx, "/api/v1/namespaces/"+namespace+"/pods/"+p.Name, &now); err != nil {
+			if err := c.remove(ctx, podsPath+"/"+p.Name, &now); err != nil {
 				return fmt.Errorf("remove pod %s: %w", p.Name, err)
 			}
 		}
@@ -145,11 +146,11 @@ func (c *client) removeOnce(ctx context.Context, namespace string) error {
 const pollPause = 300 * time.Millisecond
 
 // awaitOnce waits for the end of every pod, and reads what it wrote.
-func (c *client) awaitOnce(ctx context.Context, namespace string, nodes []string, commands map[string][]string, patience time.Duration) ([]onNode, error) {
+func (c *client) awaitOnce(ctx context.Context, nodes []string, commands map[string][]string, patience time.Duration) ([]onNode, error) {
 	results := map[string]onNode{}
 	for end := time.Now().Add(patience); ; {
 		var pods corev1.PodList
-		if err := c.list(ctx, "/api/v1/namespaces/"+namespace+"/pods", nameLabel+"="+onceName, &pods); err != nil {
+		if err := c.list(ctx, podsPath, nameLabel+"="+onceName, &pods); err != nil {
 			return nil, fmt.Errorf("list pods: %w", err)
 		}
 		for i := range pods.Items {
@@ -157,7 +158,7 @@ func (c *client) awaitOnce(ctx context.Context, namespace string, nodes []string
 			if _, have := results[p.Spec.NodeName]; have {
 				continue
 			}
-			if r, over := c.resultOf(ctx, namespace, p, commands); over {
+			if r, over := c.resultOf(ctx, p, commands); over {
 				results[p.Spec.NodeName] = r
 			}
 		}
@@ -232,7 +233,7 @@ func isHopeless(p *corev1.Pod) bool {
 }
 
 // resultOf reads the result of a pod. over: it has one.
-func (c *client) resultOf(ctx context.Context, namespace string, p *corev1.Pod, commands map[string][]string) (r onNode, over bool) {
+func (c *client) resultOf(ctx context.Context, p *corev1.Pod, commands map[string][]string) (r onNode, over bool) {
 	r = onNode{node: p.Spec.NodeName, exit: map[string]int{}, output: map[string]string{}}
 	if isHopeless(p) {
 		why, _ := waitingFor(p)
@@ -247,7 +248,7 @@ func (c *client) resultOf(ctx context.Context, namespace string, p *corev1.Pod, 
 			continue
 		}
 		r.exit[s.Name] = int(s.State.Terminated.ExitCode)
-		if r.output[s.Name] = c.log(ctx, namespace, p.Name, s.Name, false); r.output[s.Name] == "" {
+		if r.output[s.Name] = c.log(ctx, p.Name, s.Name, false); r.output[s.Name] == "" {
 			r.output[s.Name] = s.State.Terminated.Message // the end of it
 		}
 	}
@@ -258,13 +259,13 @@ func (c *client) resultOf(ctx context.Context, namespace string, p *corev1.Pod, 
 }
 
 // log reads what a container wrote, "" where that can't be read. previous: what the one before the last restart wrote.
-func (c *client) log(ctx context.Context, namespace, pod, container string, previous bool) string {
+func (c *client) log(ctx context.Context, pod, container string, previous bool) string {
 	q := url.Values{"container": {container}}
 	if previous {
 		q.Set("previous", "true")
 	}
 	var text []byte
-	if c.do(ctx, request{method: http.MethodGet, path: "/api/v1/namespaces/" + namespace + "/pods/" + pod + "/log", query: q, into: &text, once: true}) != nil {
+	if c.do(ctx, request{method: http.MethodGet, path: podsPath + "/" + pod + "/log", query: q, into: &text, once: true}) != nil {
 		return ""
 	}
 	return string(text)

@@ -22,7 +22,7 @@ type record struct {
 	Former map[string]object
 }
 
-func recordObject(namespace string, r record) (object, error) {
+func recordObject(r record) (object, error) {
 	values, err := json.Marshal(r.Values)
 	if err != nil {
 		return nil, err
@@ -37,14 +37,14 @@ func recordObject(namespace string, r record) (object, error) {
 	}
 	return object{
 		"apiVersion": "v1", "kind": "ConfigMap",
-		"metadata": map[string]any{"name": RecordName, "namespace": namespace, "labels": map[string]any{"app.kubernetes.io/name": "firsthop"}},
+		"metadata": map[string]any{"name": RecordName, "namespace": Namespace, "labels": map[string]any{"app.kubernetes.io/name": "firsthop"}},
 		"data":     map[string]any{"version": r.Version, "values": string(values), "leftOut": string(leftOut), "former": string(former)},
 	}, nil
 }
 
 // readRecord reads it, nil: there is none.
-func (c *client) readRecord(ctx context.Context, namespace string) (*record, error) {
-	o, err := c.read(ctx, namespace, object{"kind": "ConfigMap", "metadata": map[string]any{"name": RecordName}})
+func (c *client) readRecord(ctx context.Context) (*record, error) {
+	o, err := c.read(ctx, object{"kind": "ConfigMap", "metadata": map[string]any{"name": RecordName}})
 	if err != nil || o == nil {
 		return nil, err
 	}
@@ -52,27 +52,27 @@ func (c *client) readRecord(ctx context.Context, namespace string) (*record, err
 	text := func(name, otherwise string) []byte { s, _ := data[name].(string); return []byte(cmp.Or(s, otherwise)) }
 	r := &record{Version: string(text("version", "")), Former: map[string]object{}}
 	if err := json.Unmarshal(text("values", ""), &r.Values); err != nil {
-		return nil, fmt.Errorf("ConfigMap %s/%s: values: %w", namespace, RecordName, err)
+		return nil, fmt.Errorf("ConfigMap %s/%s: values: %w", Namespace, RecordName, err)
 	}
 	if err := json.Unmarshal(text("leftOut", "[]"), &r.LeftOut); err != nil {
-		return nil, fmt.Errorf("ConfigMap %s/%s: leftOut: %w", namespace, RecordName, err)
+		return nil, fmt.Errorf("ConfigMap %s/%s: leftOut: %w", Namespace, RecordName, err)
 	}
 	if err := json.Unmarshal(text("former", ""), &r.Former); err != nil {
-		return nil, fmt.Errorf("ConfigMap %s/%s: former: %w", namespace, RecordName, err)
+		return nil, fmt.Errorf("ConfigMap %s/%s: former: %w", Namespace, RecordName, err)
 	}
 	return r, nil
 }
 
 // restore makes an object what it was before, or removes it.
-func (c *client) restore(ctx context.Context, namespace string, o, former object) error {
-	p, err := o.path(namespace)
+func (c *client) restore(ctx context.Context, o, former object) error {
+	p, err := o.path()
 	if err != nil {
 		return err
 	}
 	if former == nil {
 		return c.remove(ctx, p, nil)
 	}
-	now, err := c.read(ctx, namespace, o)
+	now, err := c.read(ctx, o)
 	if err != nil {
 		return err
 	}

@@ -34,28 +34,28 @@ func (r right) String() string {
 }
 
 // readRights are those of a look, and of status.
-func readRights(namespace string) []right {
+func readRights() []right {
 	return []right{
 		{"", "nodes", "", "", []string{"list"}},
 		{"", "services", "", "", []string{"list"}},
-		{"", "pods", "", namespace, []string{"list"}},
-		{"", "configmaps", "", namespace, []string{"get"}},
+		{"", "pods", "", Namespace, []string{"list"}},
+		{"", "configmaps", "", Namespace, []string{"get"}},
 		{"apps", "daemonsets", "", "", []string{"list"}},
 	}
 }
 
 // installRights are those of install, without those of the look.
-func installRights(namespace string) []right {
+func installRights() []right {
 	rights := []right{
 		{"", "nodes", "", "", []string{"patch"}},
-		{"", "pods", "", namespace, []string{"create", "delete"}},
-		{"", "pods", "log", namespace, []string{"get"}},
+		{"", "pods", "", Namespace, []string{"create", "delete"}},
+		{"", "pods", "log", Namespace, []string{"get"}},
 	}
 	for _, name := range slices.Sorted(maps.Keys(kinds)) {
 		k := kinds[name]
 		r := right{k.group, k.resource, "", "", []string{"get", "create", "patch"}}
 		if k.namespaced {
-			r.namespace = namespace
+			r.namespace = Namespace
 		}
 		rights = append(rights, r)
 	}
@@ -63,8 +63,8 @@ func installRights(namespace string) []right {
 }
 
 // uninstallRights are those of uninstall, without those of the look.
-func uninstallRights(namespace string) []right {
-	rights := installRights(namespace)
+func uninstallRights() []right {
+	rights := installRights()
 	for i, r := range rights {
 		if slices.Contains(r.verbs, "patch") && r.resource != "nodes" {
 			rights[i].verbs = append(slices.Clone(r.verbs), "update", "delete")
@@ -98,7 +98,7 @@ func (c *client) missing(ctx context.Context, rights []right) ([]string, error) 
 	if err != nil {
 		return nil, err
 	}
-	rights = merged(slices.Concat(readRights(Namespace), more, rights))
+	rights = merged(slices.Concat(readRights(), more, rights))
 	denied := make([]right, len(rights))
 	var mu sync.Mutex
 	group, ctx := errgroup.WithContext(ctx)

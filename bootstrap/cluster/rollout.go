@@ -13,13 +13,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/firsthop/firsthop/bootstrap"
-	"github.com/firsthop/firsthop/bootstrap/diagnose"
 )
 
 // pods are those of the DaemonSet that are not about to end, by their node.
 func (w *work) pods() (map[string]*corev1.Pod, error) {
 	var list corev1.PodList
-	if err := w.list(w.ctx, "/api/v1/namespaces/"+Namespace+"/pods", nameLabel+"="+ourName, &list); err != nil {
+	if err := w.list(w.ctx, podsPath, nameLabel+"="+ourName, &list); err != nil {
 		return nil, fmt.Errorf("list pods: %w", err)
 	}
 	pods := map[string]*corev1.Pod{}
@@ -96,7 +95,7 @@ func (w *work) upgrade(ds, live object, pods map[string]*corev1.Pod) error {
 	if live == nil || len(pods) == 0 {
 		return w.write(ds)
 	}
-	planned, err := w.apply(w.ctx, Namespace, ds, w.Force, true)
+	planned, err := w.apply(w.ctx, ds, w.Force, true)
 	if err != nil {
 		return err
 	}
@@ -116,7 +115,7 @@ func (w *work) upgrade(ds, live object, pods map[string]*corev1.Pod) error {
 	if err := w.write(held); err != nil {
 		return err
 	}
-	now, err := w.read(w.ctx, Namespace, ds)
+	now, err := w.read(w.ctx, ds)
 	if err != nil {
 		return err
 	}
@@ -131,7 +130,7 @@ func (w *work) upgrade(ds, live object, pods map[string]*corev1.Pod) error {
 		}
 	}
 	if p := pods[first]; !isCurrent(p, set) {
-		if err := w.remove(w.ctx, "/api/v1/namespaces/"+Namespace+"/pods/"+p.Name, nil); err != nil {
+		if err := w.remove(w.ctx, podsPath+"/"+p.Name, nil); err != nil {
 			return fmt.Errorf("remove pod %s: %w", p.Name, err)
 		}
 		w.rep.Changes = append(w.rep.Changes, "replaced the pod on node "+first)
@@ -179,7 +178,7 @@ func (w *work) await(nodes []string) error {
 				waiting = append(waiting, name+" ("+s.waits+")")
 			case !told[name] && !w.toldBefore(step, name):
 				told[name] = true
-				w.say(step, diagnose.OK, "node %s serves every Service at connect time", name)
+				w.say(step, "node %s serves every Service at connect time", name)
 			}
 		}
 		if len(waiting) == 0 {
@@ -207,7 +206,7 @@ func (w *work) toldBefore(step, node string) bool {
 
 // progress looks at nodes.
 func (w *work) progress(names []string) (map[string]progress, error) {
-	live, err := w.read(w.ctx, Namespace, object{"kind": "DaemonSet", "metadata": map[string]any{"name": ourName}})
+	live, err := w.read(w.ctx, object{"kind": "DaemonSet", "metadata": map[string]any{"name": ourName}})
 	if err != nil {
 		return nil, err
 	}
@@ -322,9 +321,9 @@ func (w *work) showLog(s progress) {
 	if s.in == "" {
 		return
 	}
-	text := strings.TrimSpace(w.log(w.ctx, Namespace, s.pod.Name, s.in, false))
+	text := strings.TrimSpace(w.log(w.ctx, s.pod.Name, s.in, false))
 	if text == "" {
-		text = strings.TrimSpace(w.log(w.ctx, Namespace, s.pod.Name, s.in, true))
+		text = strings.TrimSpace(w.log(w.ctx, s.pod.Name, s.in, true))
 	}
 	if text != "" {
 		lines := strings.Split(text, "\n")

@@ -45,7 +45,7 @@ func ReadStatus(ctx context.Context, cfg Config) (*Status, error) {
 	if len(missing) > 0 {
 		return nil, fmt.Errorf("this user lacks rights: %s", strings.Join(missing, "; "))
 	}
-	f, err := w.look(ctx, Namespace)
+	f, err := w.look(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +57,7 @@ func ReadStatus(ctx context.Context, cfg Config) (*Status, error) {
 		return nil, err
 	}
 	st.Installed = len(sets.Items) > 0
-	r, err := w.readRecord(ctx, Namespace)
+	r, err := w.readRecord(ctx)
 	if err != nil {
 		return nil, err
 	}

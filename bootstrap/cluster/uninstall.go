@@ -27,7 +27,7 @@ func Uninstall(ctx context.Context, cfg Config) (*Report, error) {
 }
 
 func (w *work) uninstall() error {
-	missing, err := w.missing(w.ctx, uninstallRights(Namespace))
+	missing, err := w.missing(w.ctx, uninstallRights())
 	if err != nil {
 		return fmt.Errorf("ask for the rights of this user: %w", err)
 	}
@@ -37,7 +37,7 @@ func (w *work) uninstall() error {
 		}
 		return w.refuse(missing)
 	}
-	r, err := w.readRecord(w.ctx, Namespace)
+	r, err := w.readRecord(w.ctx)
 	if err != nil {
 		return err
 	}
@@ -49,11 +49,11 @@ func (w *work) uninstall() error {
 	} else if image != "" {
 		values.Image = image
 	}
-	objects, err := render(values, Namespace)
+	objects, err := render(values)
 	if err != nil {
 		return err
 	}
-	if w.rep.Cluster, err = w.look(w.ctx, Namespace); err != nil {
+	if w.rep.Cluster, err = w.look(w.ctx); err != nil {
 		return err
 	}
 	there, err := w.existing(objects)
@@ -82,7 +82,7 @@ func (w *work) uninstall() error {
 
 // liveImage is that of a DaemonSet that was not made by install, "": there is none.
 func (w *work) liveImage() (string, error) {
-	live, err := w.read(w.ctx, Namespace, object{"kind": "DaemonSet", "metadata": map[string]any{"name": ourName}})
+	live, err := w.read(w.ctx, object{"kind": "DaemonSet", "metadata": map[string]any{"name": ourName}})
 	if err != nil || live == nil {
 		return "", err
 	}
@@ -108,7 +108,7 @@ func (w *work) undoing(o object, r *record) string {
 func (w *work) existing(objects []object) (map[string]bool, error) {
 	there := map[string]bool{}
 	for _, o := range objects {
-		now, err := w.read(w.ctx, Namespace, o)
+		now, err := w.read(w.ctx, o)
 		if err != nil {
 			return nil, err
 		}
@@ -161,7 +161,7 @@ func (w *work) mayUninstall(ds object) error {
 			}
 		}
 		if w.rep.Cluster.ControlPlaneEndpoint != "" && len(reasons) == 0 {
-			w.say("look", diagnose.OK, "controlPlaneEndpoint of kubeadm: %s", w.rep.Cluster.ControlPlaneEndpoint)
+			w.say("look", "controlPlaneEndpoint of kubeadm: %s", w.rep.Cluster.ControlPlaneEndpoint)
 		}
 	}
 	if len(reasons) > 0 {
@@ -170,7 +170,7 @@ func (w *work) mayUninstall(ds object) error {
 	if w.DryRun || w.Force {
 		return nil // each node would need a pod
 	}
-	results, err := w.onNodes(w.ctx, Namespace, ds, nodes, wouldUndo, w.Patience)
+	results, err := w.onNodes(w.ctx, ds, nodes, wouldUndo, w.Patience)
 	if err != nil {
 		return err
 	}
@@ -185,7 +185,7 @@ func (w *work) mayUninstall(ds object) error {
 		}
 	}
 	if len(reasons) == 0 {
-		w.say("ask", diagnose.OK, "none of %d nodes needs firsthop to start", len(nodes))
+		w.say("ask", "none of %d nodes needs firsthop to start", len(nodes))
 		return nil
 	}
 	w.rep.Refusals = reasons
@@ -210,7 +210,7 @@ func saidBy(r onNode) string {
 // undo removes: first what would bring it back, then what is on the hosts, then the rest; the record goes last.
 func (w *work) undo(objects []object, ds object, r *record, there map[string]bool) error {
 	restores := r != nil && r.Former[ds.String()] != nil
-	p, err := ds.path(Namespace)
+	p, err := ds.path()
 	if err != nil {
 		return err
 	}
@@ -236,7 +236,7 @@ func (w *work) undo(objects []object, ds object, r *record, there map[string]boo
 		if !there[o.String()] && former == nil {
 			continue
 		}
-		if err := w.restore(w.ctx, Namespace, o, former); err != nil {
+		if err := w.restore(w.ctx, o, former); err != nil {
 			return fmt.Errorf("undo %s: %w", o, err)
 		}
 		switch {
@@ -253,7 +253,7 @@ func (w *work) undo(objects []object, ds object, r *record, there map[string]boo
 	}
 	rec := object{"kind": "ConfigMap", "metadata": map[string]any{"name": RecordName}}
 	if r != nil {
-		p, err := rec.path(Namespace)
+		p, err := rec.path()
 		if err != nil {
 			return err
 		}
@@ -269,14 +269,14 @@ func (w *work) undo(objects []object, ds object, r *record, there map[string]boo
 func (w *work) did(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	w.rep.Changes = append(w.rep.Changes, text)
-	w.say("undo", diagnose.OK, "%s", text)
+	w.say("undo", "%s", text)
 }
 
 // awaitNoPods waits for the end of the DaemonSet's pods: a runtime would bring back what is removed.
 func (w *work) awaitNoPods() error {
 	for end := time.Now().Add(w.Patience); ; {
 		var list corev1.PodList
-		if err := w.list(w.ctx, "/api/v1/namespaces/"+Namespace+"/pods", nameLabel+"="+ourName, &list); err != nil {
+		if err := w.list(w.ctx, podsPath, nameLabel+"="+ourName, &list); err != nil {
 			return fmt.Errorf("list pods: %w", err)
 		}
 		var left []string
@@ -305,7 +305,7 @@ func (w *work) undoHosts(ds object) error {
 	if w.Force {
 		commands = forceHost
 	}
-	results, err := w.onNodes(w.ctx, Namespace, ds, nodes, commands, w.Patience)
+	results, err := w.onNodes(w.ctx, ds, nodes, commands, w.Patience)
 	if err != nil {
 		return err
 	}
