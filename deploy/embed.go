@@ -58,12 +58,12 @@ func Defaults() (Values, error) {
 // templates are those of the chart that make objects, in the order in which the objects are applied.
 var templates = []string{"rbac.yaml", "daemonset.yaml", "podmonitor.yaml"}
 
-// Render makes the objects' YAML for a namespace, with comments: for each template of the chart that makes any, in the
+// Render makes the objects' YAML, with comments: for each template of the chart that makes any, in the
 // order in which they are to be applied.
-func Render(v Values, namespace string) ([][]byte, error) {
+func Render(v Values) ([][]byte, error) {
 	var files [][]byte
 	for _, name := range templates {
-		text, err := render(name, v, namespace)
+		text, err := render(name, v)
 		if err != nil {
 			return nil, err
 		}
@@ -80,7 +80,7 @@ var functions = template.FuncMap{
 }
 
 // render makes one file, which is empty where the values ask for none of its objects.
-func render(name string, v Values, namespace string) ([]byte, error) {
+func render(name string, v Values) ([]byte, error) {
 	fail := func(err error) ([]byte, error) { return nil, fmt.Errorf("render %s: %w", name, err) }
 	source, err := chart.ReadFile(path.Join("chart/templates", name))
 	if err != nil {
@@ -99,7 +99,7 @@ func render(name string, v Values, namespace string) ([]byte, error) {
 		return fail(err)
 	}
 	var out bytes.Buffer
-	if err := t.Execute(&out, map[string]any{"Values": values, "Release": map[string]any{"Namespace": namespace}}); err != nil {
+	if err := t.Execute(&out, map[string]any{"Values": values, "Release": map[string]any{"Namespace": Namespace}}); err != nil {
 		return fail(err)
 	}
 	if strings.TrimSpace(out.String()) == "" {

@@ -32,7 +32,7 @@ func defaults(t *testing.T, change func(*Values)) Values {
 
 func rendered(t *testing.T, name string, change func(*Values)) []byte {
 	t.Helper()
-	text, err := render(name, defaults(t, change), Namespace)
+	text, err := render(name, defaults(t, change))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +43,7 @@ func initOnly(v *Values) { v.Runtime = false }
 
 // TestRenderedFiles: the files are what the chart makes. With -update it writes them.
 func TestRenderedFiles(t *testing.T) {
-	files, err := Render(defaults(t, nil), Namespace)
+	files, err := Render(defaults(t, nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +149,7 @@ func TestRenderAddresses(t *testing.T) {
 
 // TestPodMonitorOfLoopback: what Prometheus could never reach is refused.
 func TestPodMonitorOfLoopback(t *testing.T) {
-	_, err := Render(defaults(t, func(v *Values) { v.Metrics.PodMonitor = true }), Namespace)
+	_, err := Render(defaults(t, func(v *Values) { v.Metrics.PodMonitor = true }))
 	if err == nil || !strings.Contains(err.Error(), "metrics.host") {
 		t.Errorf("%v, want it to name metrics.host", err)
 	}

@@ -60,7 +60,7 @@ func (o object) path() (string, error) {
 
 // render gives the objects to be applied, in their order.
 func render(v deploy.Values) (list []object, err error) {
-	files, err := deploy.Render(v, Namespace)
+	files, err := deploy.Render(v)
 	if err != nil {
 		return nil, err
 	}

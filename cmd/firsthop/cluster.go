@@ -204,7 +204,7 @@ func runClusterInstall(k *call) error {
 		return err
 	}
 	if k.Bool("print") {
-		files, err := deploy.Render(values, deploy.Namespace)
+		files, err := deploy.Render(values)
 		if err != nil {
 			return err
 		}

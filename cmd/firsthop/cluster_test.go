@@ -19,7 +19,7 @@ func TestClusterInstallPrints(t *testing.T) {
 		t.Fatal(err)
 	}
 	v.Image, v.Endpoints, v.KernelsBelow511, v.HostProc = "registry.example/firsthop:x", "192.0.2.1:6443", true, true
-	files, err := deploy.Render(v, deploy.Namespace)
+	files, err := deploy.Render(v)
 	if err != nil {
 		t.Fatal(err)
 	}

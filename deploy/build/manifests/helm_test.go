@@ -89,7 +89,7 @@ func TestHelmMakesWhatRenderMakes(t *testing.T) {
 				t.Fatal(err)
 			}
 			change(&v)
-			files, err := deploy.Render(v, deploy.Namespace)
+			files, err := deploy.Render(v)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -40,7 +40,7 @@ func TestChartIsAccepted(t *testing.T) {
 				t.Fatal(err)
 			}
 			change(&values)
-			files, err := deploy.Render(values, deploy.Namespace)
+			files, err := deploy.Render(values)
 			if err != nil {
 				t.Fatal(err)
 			}
