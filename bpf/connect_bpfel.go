@@ -28,6 +28,7 @@ const (
 	connectMapFhSockUsage     = "fh_sock_usage"
 	connectMapFhSourceRange   = "fh_source_range"
 	connectMapFhUdpAffin      = "fh_udp_affin"
+	connectMapFhUdpLog        = "fh_udp_log"
 	connectMapFhUdpRevNat     = "fh_udp_rev_nat"
 	connectMapFhUdpSock       = "fh_udp_sock"
 	connectMapFhWorkload      = "fh_workload"
@@ -113,6 +114,7 @@ type connectMapSpecs struct {
 	FhSockUsage   *ebpf.MapSpec `ebpf:"fh_sock_usage"`
 	FhSourceRange *ebpf.MapSpec `ebpf:"fh_source_range"`
 	FhUdpAffin    *ebpf.MapSpec `ebpf:"fh_udp_affin"`
+	FhUdpLog      *ebpf.MapSpec `ebpf:"fh_udp_log"`
 	FhUdpRevNat   *ebpf.MapSpec `ebpf:"fh_udp_rev_nat"`
 	FhUdpSock     *ebpf.MapSpec `ebpf:"fh_udp_sock"`
 	FhWorkload    *ebpf.MapSpec `ebpf:"fh_workload"`
@@ -160,6 +162,7 @@ type connectMaps struct {
 	FhSockUsage   *ebpf.Map `ebpf:"fh_sock_usage"`
 	FhSourceRange *ebpf.Map `ebpf:"fh_source_range"`
 	FhUdpAffin    *ebpf.Map `ebpf:"fh_udp_affin"`
+	FhUdpLog      *ebpf.Map `ebpf:"fh_udp_log"`
 	FhUdpRevNat   *ebpf.Map `ebpf:"fh_udp_rev_nat"`
 	FhUdpSock     *ebpf.Map `ebpf:"fh_udp_sock"`
 	FhWorkload    *ebpf.Map `ebpf:"fh_workload"`
@@ -182,6 +185,7 @@ func (m *connectMaps) Close() error {
 		m.FhSockUsage,
 		m.FhSourceRange,
 		m.FhUdpAffin,
+		m.FhUdpLog,
 		m.FhUdpRevNat,
 		m.FhUdpSock,
 		m.FhWorkload,

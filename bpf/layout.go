@@ -261,6 +261,12 @@ type UDPRevNat struct {
 	Index    uint32
 }
 
+// UDPWayBack is a way back that a program has just written.
+type UDPWayBack struct {
+	Key   UDPRevNatKey
+	Value UDPRevNat
+}
+
 // SockAffinityKey is a UDP socket and a service.
 type SockAffinityKey struct {
 	Cookie      uint64

@@ -46,6 +46,7 @@ var goTwins = map[string]any{
 	"sock_rev_nat":      SockRevNat{},
 	"udp_rev_nat_key":   UDPRevNatKey{},
 	"udp_rev_nat":       UDPRevNat{},
+	"udp_way_back":      UDPWayBack{},
 	"sock_affinity_key": SockAffinityKey{},
 	"sock_affinity":     SockAffinity{},
 	"sock_usage":        SockUsage{},
@@ -140,6 +141,7 @@ func TestMapTableHasTheLayoutOfTheHeaders(t *testing.T) {
 		MapUDPSockRevNat:   {hash, 1, 65536},
 		MapUDPSockAffinity: {hash, 1, 65536},
 		MapSockUsage:       {array, 0, 2},
+		MapUDPLog:          {ebpf.Queue, 0, 8192},
 	}
 	specs := mustMapSpecs(t)
 	for _, info := range MapTable() {

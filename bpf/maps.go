@@ -48,6 +48,7 @@ const (
 	MapUDPSockAffinity MapName = "udp_sock_affinity"
 	MapSockAffinity    MapName = "sock_affinity"
 	MapSockUsage       MapName = "sock_usage"
+	MapUDPLog          MapName = "udp_log"
 )
 
 // MapInfo is what the project knows of a map, independent of the objects that use it.
@@ -97,6 +98,7 @@ var mapTable = []MapInfo{
 	{Name: MapUDPSockAffinity, Set: setSock, Kernel: "fh_udp_affin", Key: SockAffinityKey{}, Value: SockAffinity{}, Objects: connect,
 		PerSocket: true, Later: true, Entries: func(s Sizes) uint32 { return s.UDPSessions }},
 	{Name: MapSockUsage, Set: setSock, Kernel: "fh_sock_usage", Key: uint32(0), Value: SockUsage{}, Objects: connect, Later: true},
+	{Name: MapUDPLog, Set: setSock, Kernel: "fh_udp_log", Key: struct{}{}, Value: UDPWayBack{}, Objects: connect, PerSocket: true, Later: true},
 }
 
 // connect is the object of the connect-time load balancer.

@@ -29,6 +29,7 @@ const (
 	mapsMapFhSockUsage   = "fh_sock_usage"
 	mapsMapFhSourceRange = "fh_source_range"
 	mapsMapFhUdpAffin    = "fh_udp_affin"
+	mapsMapFhUdpLog      = "fh_udp_log"
 	mapsMapFhUdpRevNat   = "fh_udp_rev_nat"
 	mapsMapFhUdpSock     = "fh_udp_sock"
 	mapsMapFhWorkload    = "fh_workload"
@@ -95,6 +96,7 @@ type mapsMapSpecs struct {
 	FhSockUsage   *ebpf.MapSpec `ebpf:"fh_sock_usage"`
 	FhSourceRange *ebpf.MapSpec `ebpf:"fh_source_range"`
 	FhUdpAffin    *ebpf.MapSpec `ebpf:"fh_udp_affin"`
+	FhUdpLog      *ebpf.MapSpec `ebpf:"fh_udp_log"`
 	FhUdpRevNat   *ebpf.MapSpec `ebpf:"fh_udp_rev_nat"`
 	FhUdpSock     *ebpf.MapSpec `ebpf:"fh_udp_sock"`
 	FhWorkload    *ebpf.MapSpec `ebpf:"fh_workload"`
@@ -139,6 +141,7 @@ type mapsMaps struct {
 	FhSockUsage   *ebpf.Map `ebpf:"fh_sock_usage"`
 	FhSourceRange *ebpf.Map `ebpf:"fh_source_range"`
 	FhUdpAffin    *ebpf.Map `ebpf:"fh_udp_affin"`
+	FhUdpLog      *ebpf.Map `ebpf:"fh_udp_log"`
 	FhUdpRevNat   *ebpf.Map `ebpf:"fh_udp_rev_nat"`
 	FhUdpSock     *ebpf.Map `ebpf:"fh_udp_sock"`
 	FhWorkload    *ebpf.Map `ebpf:"fh_workload"`
@@ -159,6 +162,7 @@ func (m *mapsMaps) Close() error {
 		m.FhSockUsage,
 		m.FhSourceRange,
 		m.FhUdpAffin,
+		m.FhUdpLog,
 		m.FhUdpRevNat,
 		m.FhUdpSock,
 		m.FhWorkload,

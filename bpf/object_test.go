@@ -17,6 +17,7 @@ var floorHelpers = map[asm.BuiltinFunc]string{
 	asm.FnGetPrandomU32:   "4.17, with the program type",
 	asm.FnGetSocketCookie: "4.19, d692f1138a4b",
 	asm.FnSpinLock:        "5.1, d83525ca62cf",
+	asm.FnMapPushElem:     "4.20, f1a2e44a3aec",
 	asm.FnSpinUnlock:      "5.1, d83525ca62cf",
 }
 

@@ -413,7 +413,7 @@ func TestEnsureMapsAdoptsTheFormerTable(t *testing.T) {
 	}
 	defer read.Close()
 	m := mustEnsure(t, pins)
-	since := []MapName{MapNodePorts, MapUDPSockRevNat, MapUDPSockAffinity, MapSockUsage} // what that version lacks
+	since := []MapName{MapNodePorts, MapUDPSockRevNat, MapUDPSockAffinity, MapSockUsage, MapUDPLog} // what that version lacks
 	if meta, err := m.Meta(); err != nil || meta.Generation != 7 || !slices.Equal(m.Created, since) {
 		t.Errorf("meta is %+v, %v; created %v", meta, err, m.Created)
 	}

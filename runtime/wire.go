@@ -107,7 +107,7 @@ func (r *run) sockMaps() (sockets.Maps, error) {
 	return sockets.Maps{
 		RevNat:   []*ebpf.Map{maps.Map(bpf.MapUDPSockRevNat), maps.Map(bpf.MapUDPRevNat)},
 		Affinity: []*ebpf.Map{maps.Map(bpf.MapUDPSockAffinity), maps.Map(bpf.MapSockAffinity)},
-		TCP:      maps.Map(bpf.MapSockRevNat), Usage: maps.Map(bpf.MapSockUsage), Batch: r.data.Features().Batch,
+		TCP:      maps.Map(bpf.MapSockRevNat), Log: maps.Map(bpf.MapUDPLog), Usage: maps.Map(bpf.MapSockUsage), Batch: r.data.Features().Batch,
 	}, nil
 }
 

@@ -46,6 +46,7 @@ typedef _Bool bool;
 #define BPF_MAP_TYPE_ARRAY 2
 #define BPF_MAP_TYPE_LRU_HASH 9
 #define BPF_MAP_TYPE_LPM_TRIE 11
+#define BPF_MAP_TYPE_QUEUE 22
 #define BPF_MAP_TYPE_SK_STORAGE 24
 
 /* map flags */
@@ -104,6 +105,7 @@ static long (*const bpf_map_delete_elem)(void *map, const void *key) = (void *)3
 static __u64 (*const bpf_ktime_get_ns)(void) = (void *)5;
 static __u32 (*const bpf_get_prandom_u32)(void) = (void *)7;
 static __u64 (*const bpf_get_socket_cookie)(void *ctx) = (void *)46;                                   /* 4.19 */
+static long (*const bpf_map_push_elem)(void *map, const void *value, __u64 flags) = (void *)87;         /* 4.20 */
 static long (*const bpf_spin_lock)(struct bpf_spin_lock *lock) = (void *)93;                           /* 5.1 */
 static long (*const bpf_spin_unlock)(struct bpf_spin_lock *lock) = (void *)94;                         /* 5.1 */
 static void *(*const bpf_sk_storage_get)(void *map, void *sk, void *value, __u64 flags) = (void *)107; /* 5.3 */

@@ -74,8 +74,9 @@ static __always_inline bool same_udp_rev_nat(const struct udp_rev_nat *old, cons
 /* Writes only what is new: a datagram costs a lookup, which also keeps an LRU entry young. */
 static __always_inline void udp_rev_nat_update(const struct lookup *l, __u32 index, const struct backend *be)
 {
-	__u64 key[] = {l->cookie, half(&be->addr, 0), half(&be->addr, 1), be->port};
-	__u64 value[] = {half(&l->addr, 0), half(&l->addr, 1), l->port | writer() << 16 | (__u64)index << 32};
+	__u64 entry[] = {l->cookie, half(&be->addr, 0), half(&be->addr, 1), be->port,
+			 half(&l->addr, 0), half(&l->addr, 1), l->port | writer() << 16 | (__u64)index << 32};
+	__u64 *key = entry, *value = entry + 4; /* struct udp_way_back */
 	struct udp_rev_nat *old = bpf_map_lookup_elem(&fh_udp_sock, key);
 
 	if (old && same_udp_rev_nat(old, value))
@@ -83,6 +84,7 @@ static __always_inline void udp_rev_nat_update(const struct lookup *l, __u32 ind
 	if (!bpf_map_update_elem(&fh_udp_sock, key, value, BPF_ANY)) {
 		if (!old)
 			count_usage(SOCK_USAGE_REV_NAT, false);
+		bpf_map_push_elem(&fh_udp_log, entry, BPF_ANY);
 		return;
 	}
 	if (old) /* no memory: what it says is not true any more, and is found first */
@@ -93,6 +95,7 @@ static __always_inline void udp_rev_nat_update(const struct lookup *l, __u32 ind
 	if (!old)
 		count_usage(SOCK_USAGE_REV_NAT, true);
 	bpf_map_update_elem(&fh_udp_rev_nat, key, value, BPF_ANY);
+	bpf_map_push_elem(&fh_udp_log, entry, BPF_ANY);
 }
 
 /* Notes that a socket which asked for *l gets a backend of the service at index. */

@@ -71,4 +71,21 @@ struct {
 	__type(value, struct udp_rev_nat);
 } fh_udp_rev_nat SEC(".maps");
 
+/*
+ * A way back that was just written. User space reads what came since it read
+ * the hashes instead of all of them.
+ */
+struct udp_way_back {
+	struct udp_rev_nat_key key;
+	struct udp_rev_nat value;
+};
+_Static_assert(sizeof(struct udp_way_back) == 56, "layout");
+
+/* Programs add, user space takes away. Full: some are missing, and nobody waits. */
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, 8192);
+	__type(value, struct udp_way_back);
+} fh_udp_log SEC(".maps");
+
 #endif

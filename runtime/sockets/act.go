@@ -63,7 +63,7 @@ func (r *Reconciler) act(ctx context.Context, due []*candidate) error {
 	}
 	for _, j := range jobs {
 		if !j.at.hung && ctx.Err() == nil {
-			r.settle(j)
+			r.finish(j)
 		}
 	}
 	return err
@@ -75,8 +75,8 @@ func (r *Reconciler) listedThere(c *candidate) bool {
 	return o.seen == r.generation && o.socket.remote() == c.backend
 }
 
-// settle takes the result of a job.
-func (r *Reconciler) settle(j *job) {
+// finish takes the result of a job.
+func (r *Reconciler) finish(j *job) {
 	c, at := j.at, r.now()
 	c.left = false
 	var stuck errOutOfTime
@@ -84,10 +84,10 @@ func (r *Reconciler) settle(j *job) {
 	case j.skipped, errors.As(j.err, &stuck):
 		c.left, c.due = true, at.Add(goneTime)
 	case j.err == nil && j.ends:
-		c.settled = at
+		r.settle(c, at)
 		r.count(c, Counts{EndedUDP: one(c.proto == bpf.UDP), EndedTCP: one(c.proto == bpf.TCP)})
 	case j.err == nil:
-		c.settled = at
+		r.settle(c, at)
 		r.isAt(c.cookie, j.socket)
 		r.count(c, Counts{Moved: 1})
 		r.moved()

@@ -34,77 +34,124 @@ type candidate struct {
 	left    bool // it is connected there, and nothing could be done
 }
 
-// update brings the candidates up to date: by all ways back, if something was written since they were read or that was
-// long ago, else only by what was written.
+// update brings the candidates up to date: by all ways back, if they were read long ago, else, if something was written
+// since the last look, by those that the index knows, and else only by what was written.
 func (r *Reconciler) update(m *Maps) error {
 	r.mu.Lock()
-	all := r.all || r.now().Sub(r.read) >= interval
+	written := r.all
 	r.all = false
 	r.mu.Unlock()
 	r.generation++
-	if all {
+	all := r.now().Sub(r.read) >= interval || written && m.Log == nil
+	if !all && written {
+		complete, err := r.index.follow(m.Log)
+		if err != nil {
+			return err
+		}
+		all = !complete
+	}
+	switch {
+	case all:
 		r.read = r.now()
 		err := r.readAll(m)
 		if err != nil {
 			r.read = time.Time{}
 		}
 		return err
+	case written:
+		return r.compare(m, func(judge func(pair) judgement, note func(target, netip.AddrPort, judgement)) error {
+			return r.index.stale(m, judge, note)
+		})
 	}
-	for t, c := range r.candidates {
+	for c := range r.active {
 		if c.hung {
 			continue
 		}
-		if c.verdict, c.service = r.directory.Judge(c.frontend, t.proto, t.backend); c.verdict == Fresh {
-			delete(r.candidates, t)
+		if c.verdict, c.service = r.directory.Judge(c.frontend, c.proto, c.backend); c.verdict == Fresh {
+			r.drop(c)
 		}
 	}
 	return nil
 }
 
-// readAll brings the candidates up to date by all ways back.
+// readAll brings the index and the candidates up to date by all ways back.
 func (r *Reconciler) readAll(m *Maps) error {
-	now := r.now()
-	verdicts := map[pair]Verdict{} // many sockets have one Service and backend
-	judge := func(proto bpf.Proto) func(pair) Verdict {
-		clear(verdicts)
-		return func(p pair) Verdict {
-			v, known := verdicts[p]
-			if !known {
-				v, _ = r.directory.Judge(netip.AddrPortFrom(p.frontend.Addr(), p.frontendPort.Uint16()), proto, netip.AddrPortFrom(p.backend.Addr(), p.backendPort.Uint16()))
-				verdicts[p] = v
-			}
-			return v
+	if m.Log != nil { // what comes from now on is in it
+		if _, err := r.index.follow(m.Log); err != nil {
+			return err
 		}
 	}
-	note := func(t target, frontend netip.AddrPort) { r.note(t, frontend, now) }
-	var err error
-	r.cookies, err = readUDP(m, judge(bpf.UDP), make([]uint64, 0, len(r.cookies)+256), note) // a search that hangs has the former
+	r.index.empty()
+	return r.compare(m, func(judge func(pair) judgement, note func(target, netip.AddrPort, judgement)) error {
+		return readUDP(m, r.index, judge, note)
+	})
+}
+
+// judgement is what the Directory says.
+type judgement struct {
+	verdict Verdict
+	service types.NamespacedName
+}
+
+// compare brings the candidates up to date by the ways back of UDP sockets that udp calls its last argument for, and
+// those of TCP, where that is asked for.
+func (r *Reconciler) compare(m *Maps, udp func(func(pair) judgement, func(target, netip.AddrPort, judgement)) error) error {
+	now := r.now()
+	judged := map[pair]judgement{} // many sockets have one Service and backend
+	judge := func(proto bpf.Proto) func(pair) judgement {
+		clear(judged)
+		return func(p pair) judgement {
+			j, known := judged[p]
+			if !known {
+				j.verdict, j.service = r.directory.Judge(netip.AddrPortFrom(p.frontend.Addr(), p.frontendPort.Uint16()), proto, netip.AddrPortFrom(p.backend.Addr(), p.backendPort.Uint16()))
+				judged[p] = j
+			}
+			return j
+		}
+	}
+	note := func(t target, frontend netip.AddrPort, j judgement) { r.note(t, frontend, j, now) }
+	err := udp(judge(bpf.UDP), note)
 	if err == nil && r.cfg.TCP {
 		err = readTCP(m, judge(bpf.TCP), note)
 	}
 	if err != nil {
 		return err
 	}
-	for t, c := range r.candidates {
+	for _, c := range r.candidates {
 		if c.generation != r.generation && !c.hung {
-			delete(r.candidates, t)
+			r.drop(c)
 		}
 	}
 	return nil
 }
 
 // note takes a way back that is stale.
-func (r *Reconciler) note(t target, frontend netip.AddrPort, now time.Time) {
-	verdict, service := r.directory.Judge(frontend, t.proto, t.backend)
-	if verdict == Fresh { // since
-		return
-	}
+func (r *Reconciler) note(t target, frontend netip.AddrPort, j judgement, now time.Time) {
 	c := r.candidates[t]
-	if c == nil || c.frontend != frontend {
-		c = &candidate{target: t, since: now}
-		r.candidates[t] = c
+	if c != nil && c.frontend != frontend {
+		r.drop(c)
+		c = nil
 	}
-	c.frontend, c.verdict, c.service, c.generation = frontend, verdict, service, r.generation
+	if c == nil {
+		c = &candidate{target: t, frontend: frontend, since: now}
+		r.candidates[t], r.active[c] = c, struct{}{}
+	}
+	c.verdict, c.service, c.generation = j.verdict, j.service, r.generation
+}
+
+// drop forgets a candidate.
+func (r *Reconciler) drop(c *candidate) {
+	delete(r.candidates, c.target)
+	delete(r.active, c)
+}
+
+// settle notes that a candidate's socket is not connected as the way back says, and needs nothing any more.
+func (r *Reconciler) settle(c *candidate, at time.Time) {
+	c.settled = at
+	delete(r.active, c)
+	if c.proto == bpf.UDP {
+		r.late = append(r.late, c)
+	}
 }
 
 // wants is what is to be done with a candidate, and from when on. One that waits nowhere is moved or left.
@@ -116,15 +163,15 @@ func (r *Reconciler) wants(c *candidate) (move bool, from time.Time) {
 	return move, c.since.Add(goneTime)
 }
 
-// waits reports whether nothing is to be done with a candidate for now, whatever the time.
+// waits reports whether nothing is to be done with an active candidate for now, whatever the time.
 func (r *Reconciler) waits(c *candidate) bool {
-	return c.hung || !c.settled.IsZero() || c.verdict == Waiting && r.cannotMove != nil
+	return c.hung || c.verdict == Waiting && r.cannotMove != nil
 }
 
 // dueNow are the candidates that something may be done with now.
 func (r *Reconciler) dueNow() (due []*candidate) {
 	at := r.now()
-	for _, c := range r.candidates {
+	for c := range r.active {
 		if r.waits(c) {
 			continue
 		}

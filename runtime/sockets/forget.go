@@ -24,19 +24,21 @@ func (r *Reconciler) forget(m *Maps) error {
 	}
 	r.restore = nil
 	old := r.now().Add(-lateTime)
-	if settled := r.settledCount(); len(m.RevNat) > 0 && settled > int(m.RevNat[0].MaxEntries())/forgetAt {
+	if len(m.RevNat) > 0 && len(r.late) > int(m.RevNat[0].MaxEntries())/forgetAt {
 		old = r.now() // room for new ones is worth more
 	}
 	var keys []bpf.UDPRevNatKey
-	for t, c := range r.candidates {
-		if t.proto != bpf.UDP || c.settled.IsZero() || c.settled.After(old) || c.hung {
+	for len(r.late) > 0 && !r.late[0].settled.After(old) {
+		c := r.late[0]
+		r.late = r.late[1:]
+		if r.candidates[c.target] != c {
 			continue
 		}
-		if v, _ := r.directory.Judge(c.frontend, t.proto, t.backend); v == Fresh {
+		r.drop(c)
+		if v, _ := r.directory.Judge(c.frontend, c.proto, c.backend); v == Fresh { // its socket may go back there
 			continue
 		}
-		keys = append(keys, bpf.UDPRevNatKey{Cookie: t.cookie, Backend: bpf.AddressOf(t.backend.Addr()), Port: bpf.PortOf(t.backend.Port())})
-		delete(r.candidates, t)
+		keys = append(keys, bpf.UDPRevNatKey{Cookie: c.cookie, Backend: bpf.AddressOf(c.backend.Addr()), Port: bpf.PortOf(c.backend.Port())})
 	}
 	for _, rev := range m.RevNat {
 		if _, err := remove(rev, m.Batch, keys); err != nil {
@@ -44,14 +46,4 @@ func (r *Reconciler) forget(m *Maps) error {
 		}
 	}
 	return nil
-}
-
-// settledCount is how many ways back are of no use but for late answers.
-func (r *Reconciler) settledCount() (n int) {
-	for _, c := range r.candidates {
-		if !c.settled.IsZero() {
-			n++
-		}
-	}
-	return n
 }

@@ -23,8 +23,9 @@ func TestForgetMakesRoom(t *testing.T) {
 	settle := func(count int) {
 		for range count {
 			cookie++
-			c := &candidate{target: target{cookie, backend4(0), bpf.UDP}, settled: now}
+			c := &candidate{target: target{cookie, backend4(0), bpf.UDP}}
 			r.candidates[c.target] = c
+			r.settle(c, now)
 			must(t, rev.Put(bpf.UDPRevNatKey{Cookie: c.cookie, Backend: bpf.AddressOf(c.backend.Addr()), Port: bpf.PortOf(c.backend.Port())}, bpf.UDPRevNat{}))
 		}
 	}

@@ -87,7 +87,7 @@ func (r *Reconciler) missed(c *candidate, complete bool, at time.Time) {
 	c.misses++
 	c.due = at.Add(againTime)
 	if c.misses > 1 {
-		c.settled = at
+		r.settle(c, at)
 	}
 }
 
@@ -236,11 +236,10 @@ func (r *Reconciler) disown(cookie uint64) {
 	}
 }
 
-// dropOwners forgets where sockets were found that have no way back any more.
-func (r *Reconciler) dropOwners() {
-	slices.Sort(r.cookies)
+// dropOwners forgets where sockets were found that had no way back any more: known are those that had one, sorted.
+func (r *Reconciler) dropOwners(known []uint64) {
 	for cookie, o := range r.owners {
-		if _, is := slices.BinarySearch(r.cookies, cookie); !is && o.seen != r.generation {
+		if _, is := slices.BinarySearch(known, cookie); !is && o.seen != r.generation {
 			r.disown(cookie)
 		}
 	}

@@ -63,9 +63,11 @@ type Reconciler struct {
 
 	// Of the goroutine of Run.
 	candidates map[target]*candidate
-	owners     map[uint64]*owner // where sockets were found, by cookie
-	held       map[holder]uint64 // whose they are
-	cookies    []uint64          // of UDP sockets with a way back, as the last look found them
+	active     map[*candidate]struct{} // those of them with which something may have to be done
+	late       []*candidate            // the others of UDP, in the order in which they got so, and some that are none any more
+	owners     map[uint64]*owner       // where sockets were found, by cookie
+	held       map[holder]uint64       // whose they are
+	index      index
 	generation uint64
 	crew       *crew
 	searching  errand[found]
@@ -87,7 +89,7 @@ type Reconciler struct {
 
 	mu      sync.Mutex // guards what follows
 	due     time.Time  // of the next look
-	all     bool       // it reads all ways back
+	all     bool       // something was written since the last one
 	growDue time.Time  // no growth before, after one that failed
 	status  Status
 }
@@ -96,7 +98,7 @@ type Reconciler struct {
 func New(cfg Config) *Reconciler {
 	r := &Reconciler{
 		cfg: cfg, directory: NewDirectory(cfg.TCP), wake: make(chan struct{}, 1),
-		cannotMove: cannotMove(&cfg), candidates: map[target]*candidate{}, owners: map[uint64]*owner{}, held: map[holder]uint64{}, crew: newCrew(),
+		cannotMove: cannotMove(&cfg), candidates: map[target]*candidate{}, index: index{}, active: map[*candidate]struct{}{}, owners: map[uint64]*owner{}, held: map[holder]uint64{}, crew: newCrew(),
 		slow: map[uint64]time.Time{}, patience: patience, quickTime: quickTime,
 		due: time.Now().Add(interval), now: time.Now, pause: pauseAfter, status: Status{services: map[types.NamespacedName]Counts{}},
 	}
@@ -136,7 +138,7 @@ func (r *Reconciler) Done(err error) {
 	}
 }
 
-// lookIn makes the next look due in a time at the latest. all: it reads all ways back.
+// lookIn makes the next look due in a time at the latest. all: it compares all ways back.
 func (r *Reconciler) lookIn(wait time.Duration, all bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -213,7 +215,7 @@ func (r *Reconciler) reconcile(ctx context.Context) error {
 	}
 	for _, j := range r.crew.returned() {
 		j.at.hung = false
-		r.settle(j)
+		r.finish(j)
 	}
 	err = r.takeSearch()
 	r.takeHolders()
@@ -237,7 +239,7 @@ func (r *Reconciler) reconcile(ctx context.Context) error {
 // plan says when the next look is due, if before the interval.
 func (r *Reconciler) plan() {
 	next := time.Time{}
-	for _, c := range r.candidates {
+	for c := range r.active {
 		if r.waits(c) {
 			continue
 		}

@@ -138,7 +138,7 @@ func (n *node) sockMaps() Maps {
 	return Maps{
 		RevNat:   []*ebpf.Map{n.maps.Map(bpf.MapUDPSockRevNat), n.maps.Map(bpf.MapUDPRevNat)},
 		Affinity: []*ebpf.Map{n.maps.Map(bpf.MapUDPSockAffinity), n.maps.Map(bpf.MapSockAffinity)},
-		TCP:      n.maps.Map(bpf.MapSockRevNat), Usage: n.maps.Map(bpf.MapSockUsage), Batch: lab.KernelFeatures().Batch,
+		TCP:      n.maps.Map(bpf.MapSockRevNat), Log: n.maps.Map(bpf.MapUDPLog), Usage: n.maps.Map(bpf.MapSockUsage), Batch: lab.KernelFeatures().Batch,
 	}
 }
 

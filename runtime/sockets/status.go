@@ -71,8 +71,8 @@ func (r *Reconciler) count(c *candidate, did Counts) {
 // report takes note of a look, and logs what has been done.
 func (r *Reconciler) report(err error, took time.Duration) {
 	left := 0
-	for _, c := range r.candidates {
-		if c.left && c.settled.IsZero() {
+	for c := range r.active {
+		if c.left {
 			left++
 		}
 	}

@@ -80,8 +80,8 @@ func (r *Reconciler) sweep(ctx context.Context) {
 	}
 	if err == nil {
 		r.grow(ctx, &m, all.live)
+		r.dropOwners(all.known)
 	}
-	r.dropOwners()
 	r.swept(n, err)
 }
 

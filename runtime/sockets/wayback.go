@@ -17,6 +17,8 @@ type Maps struct {
 	Affinity []*ebpf.Map
 	// TCP is bpf.MapSockRevNat.
 	TCP *ebpf.Map
+	// Log is bpf.MapUDPLog; nil: there is none, and all ways back are read whenever something was written.
+	Log *ebpf.Map
 	// Usage counts what is added to the first of RevNat and Affinity; nil: nothing does.
 	Usage *ebpf.Map
 	// Batch: the kernel has batch operations (bpf.Features.Batch).
@@ -41,14 +43,15 @@ var nowhere = [2]netip.AddrPort{bpf.Nowhere(true), bpf.Nowhere(false)}
 
 func isNowhere(a netip.AddrPort) bool { return a == nowhere[0] || a == nowhere[1] }
 
-// readUDP calls each for the ways back of UDP sockets that verdict does not call Fresh, and returns the cookies of all, in
-// no order and perhaps several times.
-func readUDP(m *Maps, verdict func(pair) Verdict, into []uint64, each func(target, netip.AddrPort)) ([]uint64, error) {
+// readUDP adds all ways back of UDP sockets to an index, and calls each for those that judge does not find Fresh.
+func readUDP(m *Maps, into index, judge func(pair) judgement, each func(target, netip.AddrPort, judgement)) error {
 	for i, rev := range m.RevNat {
 		var failed error
 		err := readMap(rev, bpf.ReadConfig{Batch: m.Batch}, func(k *bpf.UDPRevNatKey, v *bpf.UDPRevNat) {
-			into = append(into, k.Cookie)
-			if verdict(pair{v.Frontend, k.Backend, v.Port, k.Port}) == Fresh {
+			p := pair{v.Frontend, k.Backend, v.Port, k.Port}
+			into.add(p, k.Cookie)
+			j := judge(p)
+			if j.verdict == Fresh {
 				return
 			}
 			hidden, err := inOneOf(m.RevNat[:i], k)
@@ -57,14 +60,14 @@ func readUDP(m *Maps, verdict func(pair) Verdict, into []uint64, each func(targe
 			}
 			if !hidden {
 				t := target{k.Cookie, netip.AddrPortFrom(k.Backend.Addr(), k.Port.Uint16()), bpf.UDP}
-				each(t, netip.AddrPortFrom(v.Frontend.Addr(), v.Port.Uint16()))
+				each(t, netip.AddrPortFrom(v.Frontend.Addr(), v.Port.Uint16()), j)
 			}
 		})
 		if err = errors.Join(err, failed); err != nil {
-			return into, err
+			return err
 		}
 	}
-	return into, nil
+	return nil
 }
 
 // inOneOf reports whether maps that are asked first have a key.
@@ -81,13 +84,17 @@ func inOneOf(maps []*ebpf.Map, k *bpf.UDPRevNatKey) (bool, error) {
 }
 
 // readTCP is readUDP for TCP. What another socket has overwritten is forgotten: an array has one place for many cookies.
-func readTCP(m *Maps, verdict func(pair) Verdict, each func(target, netip.AddrPort)) error {
+func readTCP(m *Maps, judge func(pair) judgement, each func(target, netip.AddrPort, judgement)) error {
 	return readMap(m.TCP, bpf.ReadConfig{Batch: m.Batch, Lock: true}, func(_ *uint32, p *bpf.SockRevNat) {
-		if p.Cookie == 0 || p.BackendPort == (bpf.Port{}) || verdict(pair{p.Frontend, p.Backend, p.FrontendPort, p.BackendPort}) == Fresh {
+		if p.Cookie == 0 || p.BackendPort == (bpf.Port{}) {
+			return
+		}
+		j := judge(pair{p.Frontend, p.Backend, p.FrontendPort, p.BackendPort})
+		if j.verdict == Fresh {
 			return
 		}
 		t := target{p.Cookie, netip.AddrPortFrom(p.Backend.Addr(), p.BackendPort.Uint16()), bpf.TCP}
-		each(t, netip.AddrPortFrom(p.Frontend.Addr(), p.FrontendPort.Uint16()))
+		each(t, netip.AddrPortFrom(p.Frontend.Addr(), p.FrontendPort.Uint16()), j)
 	})
 }
 

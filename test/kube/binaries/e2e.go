@@ -12,6 +12,9 @@ import (
 // E2EDir is the directory below that of Ensure's programs that has those of EnsureE2E.
 const E2EDir = "e2e"
 
+// PorterFiles are those that agnhost's HTTPS servers want in the directory in which they run.
+var PorterFiles = []string{"localhost.crt", "localhost.key"}
+
 // EnsureE2E returns a directory with Kubernetes' end-to-end tests of the network (e2e.test), what runs them in parallel
 // (ginkgo), and the programs of their images. For the very first time it takes five minutes on two idle cores.
 func EnsureE2E(ctx context.Context, cfg Config) (string, error) {
@@ -31,6 +34,18 @@ func EnsureE2E(ctx context.Context, cfg Config) (string, error) {
 		return "", err
 	}
 	defer unlock()
+	module, err := goCommand(ctx, cfg.Module, "list", "-m", "-f", "{{.Dir}}", kubernetes)
+	if err != nil {
+		return "", err
+	}
+	for _, name := range PorterFiles {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			continue
+		}
+		if err := install(filepath.Join(module, "test/images/agnhost/porter", name), filepath.Join(dir, name)); err != nil {
+			return "", err
+		}
+	}
 	suite := filepath.Join(cfg.Module, "e2e/suite")
 	if isNewer(filepath.Join(dir, "e2e.test"), filepath.Join(suite, "suite_test.go"), filepath.Join(cfg.Module, "go.sum")) {
 		return dir, nil // go would link it again, each time

@@ -62,7 +62,7 @@ func TestNetwork(t *testing.T) {
 	err = first.Stream(os.Stderr, strings.Join([]string{
 		"cd /root && exec /opt/e2e/ginkgo --no-color --silence-skips --timeout=3h --procs=" + fmt.Sprint(*procs),
 		"--output-dir=/root --json-report=report.json --focus='" + *focus + "' --skip='" + strings.Join(leftOut, "|") + "'",
-		"/opt/e2e/e2e.test -- --provider=skeleton --kubeconfig=/etc/kubernetes/admin.conf --disable-log-dump",
+		"/opt/e2e/e2e.test -- --provider=skeleton --num-nodes=3 --kubeconfig=/etc/kubernetes/admin.conf --disable-log-dump",
 	}, " "))
 	report, reportErr := first.Try("cat /root/report.json")
 	if reportErr != nil {
@@ -106,6 +106,10 @@ func startCluster(t *testing.T, c *nodes.Cluster, images string) *nodes.Node {
 	}
 	first.Await("all nodes are ready", "kubectl wait --for=condition=Ready nodes --all --timeout=5s && test $(kubectl get nodes -o name | wc -l) = 3")
 	first.Await("CoreDNS is ready", "kubectl -n kube-system rollout status deployment/coredns --timeout=5s")
+	first.Sh("kubectl taint nodes n1 node-role.kubernetes.io/control-plane-") // tests count the nodes that take pods
+	for i, n := range all {
+		first.Sh(fmt.Sprintf("kubectl label node %s topology.kubernetes.io/zone=zone-%d", n.Name, i+1))
+	}
 	return first
 }
 

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 
+	"github.com/firsthop/firsthop/test/kube/binaries"
 	"github.com/firsthop/firsthop/test/kube/nodes"
 	"github.com/firsthop/firsthop/test/vm/debian"
 )
@@ -65,7 +66,10 @@ func ensureImages(ctx context.Context, cache, programs, coredns string, log io.W
 		return "", err
 	}
 	to := filepath.Join(cache, "nodes/e2e", variant+".tar")
-	inputs := []string{filepath.Join(programs, "agnhost"), filepath.Join(programs, "regression-issue-74839"), coredns}
+	inputs := []string{coredns}
+	for _, name := range append([]string{"agnhost", "regression-issue-74839"}, binaries.PorterFiles...) {
+		inputs = append(inputs, filepath.Join(programs, name))
+	}
 	if isNewer(to, append(inputs, tree.Dir)) {
 		return to, nil
 	}

@@ -1,5 +1,5 @@
-// Command coredns is CoreDNS with the plugins that kubeadm's configuration names, and no other: an image of its own
-// takes 70 MB and has plugins of clouds in it.
+// Command coredns is CoreDNS with the plugins that the configurations of kubeadm and of Kubernetes' end-to-end tests name, and no
+// other: an image of its own takes 70 MB and has plugins of clouds in it.
 package main
 
 import (
@@ -8,8 +8,10 @@ import (
 	_ "github.com/coredns/coredns/plugin/errors"
 	_ "github.com/coredns/coredns/plugin/forward"
 	_ "github.com/coredns/coredns/plugin/health"
+	_ "github.com/coredns/coredns/plugin/hosts"
 	_ "github.com/coredns/coredns/plugin/kubernetes"
 	_ "github.com/coredns/coredns/plugin/loadbalance"
+	_ "github.com/coredns/coredns/plugin/log"
 	_ "github.com/coredns/coredns/plugin/loop"
 	_ "github.com/coredns/coredns/plugin/metrics"
 	_ "github.com/coredns/coredns/plugin/ready"
