@@ -99,8 +99,12 @@ func TestTheRuntimeTakesThePlaceOfThePlaceholder(t *testing.T) {
 		t.Errorf("security context %+v", s)
 	}
 	// Neither port is one of kube-proxy's, which would answer the kubelet's probe.
-	if p := c.LivenessProbe; p == nil || p.HTTPGet == nil || p.HTTPGet.Path != "/livez" || p.HTTPGet.Port.IntVal != 10266 ||
-		p.HTTPGet.Host != "127.0.0.1" || len(c.Ports) != 0 || c.ReadinessProbe != nil {
-		t.Errorf("probes %+v, ports %+v", p, c.Ports)
+	for path, p := range map[string]*corev1.Probe{"/livez": c.LivenessProbe, "/readyz": c.ReadinessProbe} {
+		if p == nil || p.HTTPGet == nil || p.HTTPGet.Path != path || p.HTTPGet.Port.IntVal != 10266 || p.HTTPGet.Host != "127.0.0.1" {
+			t.Errorf("the probe of %s: %+v", path, p)
+		}
+	}
+	if len(c.Ports) != 0 {
+		t.Errorf("ports %+v", c.Ports)
 	}
 }
