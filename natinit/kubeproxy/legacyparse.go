@@ -16,7 +16,7 @@ import (
 type legacyLayout struct {
 	family
 	dst, mask          int // the destination
-	src, srcMask       int
+	srcMask            int
 	ifaces, ifacesLen  int // names and masks of both interfaces
 	proto              int
 	invflags           int
@@ -25,9 +25,9 @@ type legacyLayout struct {
 }
 
 var (
-	layout4 = legacyLayout{family: ip4, src: 0, dst: 4, srcMask: 8, mask: 12, ifaces: 16, ifacesLen: 64,
+	layout4 = legacyLayout{family: ip4, dst: 4, srcMask: 8, mask: 12, ifaces: 16, ifacesLen: 64,
 		proto: 80, invflags: 83, targetOffset: 88, next: 90, size: 112}
-	layout6 = legacyLayout{family: ip6, src: 0, dst: 16, srcMask: 32, mask: 48, ifaces: 64, ifacesLen: 64,
+	layout6 = legacyLayout{family: ip6, dst: 16, srcMask: 32, mask: 48, ifaces: 64, ifacesLen: 64,
 		proto: 128, invflags: 132, targetOffset: 140, next: 142, size: 168}
 )
 

@@ -20,14 +20,6 @@ const (
 	Unknown Answer = "unknown"
 )
 
-// String gives the answer in words for people.
-func (a Answer) String() string {
-	if a == Unknown {
-		return "could not tell"
-	}
-	return string(a)
-}
-
 // State sums up a Presence.
 type State string
 

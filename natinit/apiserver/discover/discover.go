@@ -103,7 +103,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 			cfg.Log.Info(n)
 		}
 	}
-	return s.res, s.res.missing(&s.given)
+	return s.res, s.res.missing()
 }
 
 // search is one run.

@@ -219,7 +219,7 @@ func (e *NotFoundError) Error() string {
 func (e *NotFoundError) Is(target error) bool { return target == ErrNotFound }
 
 // missing says what the result lacks to be used, or nil.
-func (r *Result) missing(given *Explicit) error {
+func (r *Result) missing() error {
 	if len(r.Services) == 0 {
 		what := "no Service IP"
 		if r.noIPv6 != "" {

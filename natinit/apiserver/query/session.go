@@ -25,7 +25,6 @@ import (
 
 // session is a client that talks to one address as one identity.
 type session struct {
-	trust  *apiserver.Trust
 	base   string // URL of the API's root
 	client *http.Client
 	// anonymous is the same without the identity.
@@ -57,8 +56,7 @@ func newSession(ask Config, cred *sources.Credential, at apiserver.Endpoint) (*s
 	}
 	// The address may be of another server than the one that the kubeconfig
 	// names, so any of the names of an API server will do; the CA must be right.
-	trust := ask.trust(cred)
-	verify := trust.Verifier(at, nil, tlsCfg.ServerName)
+	verify := ask.trust(cred).Verifier(at, nil, tlsCfg.ServerName)
 	if verify == nil {
 		return nil, errors.New("no CA certificate is known that it could be verified with")
 	}
@@ -88,7 +86,7 @@ func newSession(ask Config, cred *sources.Credential, at apiserver.Endpoint) (*s
 	}
 	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return &session{
-		trust: trust, base: (&url.URL{Scheme: "https", Host: at.Addr.String(), Path: path}).String(),
+		base:      (&url.URL{Scheme: "https", Host: at.Addr.String(), Path: path}).String(),
 		client:    &http.Client{Transport: rt, CheckRedirect: stay},
 		anonymous: &http.Client{Transport: other, CheckRedirect: stay},
 		idle:      []*http.Transport{own, other},
