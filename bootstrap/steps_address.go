@@ -22,9 +22,7 @@ import (
 func (s *stage) discover(ctx context.Context) (outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
 	defer cancel()
-	if err := s.openDirect(); err != nil {
-		return outcome{}, &ExitError{ExitInternal, err}
-	}
+	s.openDirect()
 	found, err := discover.Run(ctx, discover.Config{
 		Probe:    probe.Config{Dial: s.direct.DialContext},
 		Explicit: s.given,
@@ -66,15 +64,15 @@ func foundServers(found *discover.Result) []apiserver.Endpoint {
 }
 
 // openDirect opens the way to API servers. Where there is no table yet, it is a plain one.
-func (s *stage) openDirect() (err error) {
+func (s *stage) openDirect() {
 	if s.bpffs.Path == "" {
-		return nil
+		return
 	}
+	var err error
 	if s.direct, err = natinit.OpenDirect(s.pins()); err != nil {
-		return nil // what is wrong with the table, the seed says
+		return // what is wrong with the table, the seed says
 	}
 	s.direct.Withdraw = s.tableLock != nil
-	return nil
 }
 
 // claimed says which addresses of API servers other Services had.

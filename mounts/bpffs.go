@@ -239,7 +239,7 @@ func (b *BPFFS) judge(v view, c Config, fd int) error {
 	if uint32(fst.Type) != unix.BPF_FS_MAGIC {
 		return b.judgeOther(c, stack)
 	}
-	b.judgeBPF(c, &fst, point)
+	b.judgeBPF(&fst, point)
 	return nil
 }
 
@@ -272,7 +272,7 @@ func (b *BPFFS) judgeOther(c Config, stack []Mount) error {
 }
 
 // judgeBPF handles a path on a BPF file system.
-func (b *BPFFS) judgeBPF(c Config, fst *unix.Statfs_t, point string) {
+func (b *BPFFS) judgeBPF(fst *unix.Statfs_t, point string) {
 	b.is(BPFFSRight, nil, "")
 	if b.Mount.Point != "" && b.Mount.Point != point {
 		b.note("%s is a directory of the bpffs mounted at %s", b.HostPath, b.Mount.Point)
