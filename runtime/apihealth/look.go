@@ -16,8 +16,7 @@ import (
 // name is what a host name led to last.
 type name struct {
 	addrs []apiserver.Endpoint
-	at    time.Time // of the last answer with an address
-	err   error     // of the last question
+	err   error // of the last question
 }
 
 // readFiles reads what needs no network: files of the host and the saved
@@ -234,7 +233,6 @@ func (m *Monitor) enter(r apiserver.Resolution) {
 	n, known := m.names[r.Asked]
 	n.err = r.Err
 	if r.Err == nil {
-		n.at = time.Now()
 		if !slices.Equal(r.Found, n.addrs) {
 			if known && n.addrs != nil {
 				m.cfg.Log.Info("the name of an API server leads elsewhere", "name", r.Asked.String(), "addresses", len(r.Found), "first", r.Found[0].Addr.String())

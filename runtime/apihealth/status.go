@@ -30,8 +30,6 @@ type EndpointStatus struct {
 	// InUse is true when the API service leads to it.
 	InUse bool
 	State apiserver.State
-	// Answers is true for one that is not ready, but there.
-	Answers bool
 	// Asked is when it was asked last.
 	Asked time.Time
 	// Since is when the state began.
@@ -50,7 +48,6 @@ type EndpointStatus struct {
 type NameStatus struct {
 	Name      string // with port
 	Addresses int    // of the last answer that had any
-	Resolved  time.Time
 	Err       string // why the last question had no answer
 }
 
@@ -81,7 +78,7 @@ func (m *Monitor) Status() Status {
 	}
 	for a, t := range m.targets {
 		e := EndpointStatus{
-			Endpoint: t.Endpoint, Source: t.Source, First: t.Preferred, State: t.state, Answers: t.answering(), Asked: t.asked, Since: t.since, LastLive: t.lastLive,
+			Endpoint: t.Endpoint, Source: t.Source, First: t.Preferred, State: t.state, Asked: t.asked, Since: t.since, LastLive: t.lastLive,
 			Kind: t.kind, RTT: t.rtt, Probes: t.probes, Failures: t.failures,
 			InUse: m.inUse(a),
 		}
@@ -100,7 +97,7 @@ func (m *Monitor) Status() Status {
 		return a.Endpoint.Addr.Compare(b.Endpoint.Addr)
 	})
 	for e, n := range m.names {
-		st := NameStatus{Name: e.String(), Addresses: len(n.addrs), Resolved: n.at}
+		st := NameStatus{Name: e.String(), Addresses: len(n.addrs)}
 		if n.err != nil {
 			st.Err = n.err.Error()
 		}

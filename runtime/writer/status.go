@@ -21,8 +21,7 @@ type Status struct {
 	Repairs   uint64 // times that the table was found changed by others, and repaired
 	Reloads   uint64 // times that it was read as a whole
 
-	ServiceRange    []netip.Prefix // addresses of it that no Service has are refused
-	ServiceRangeErr error          // why they are not
+	ServiceRange []netip.Prefix // addresses of it that no Service has are refused
 
 	Nodes    int   // addresses of other nodes at which node ports are served
 	NodesErr error // why it is not all of them
@@ -53,9 +52,6 @@ func (w *Writer) Status() Status {
 	st.Ports = len(w.ports)
 	for _, key := range w.outOfTable() { // to sort all ports under the lock takes longer than a write
 		st.Out = append(st.Out, w.state(key))
-	}
-	if r := w.ranges; r != nil {
-		st.ServiceRangeErr = r.err
 	}
 	if n := w.nodes; n != nil {
 		st.NodesErr = n.err
