@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -94,12 +93,6 @@ func Greet(address, words string) error {
 // Unroutable tells whether a connection failed for want of anybody who serves its address.
 func Unroutable(saw string) bool {
 	return strings.Contains(saw, "connect: network is unreachable") || strings.Contains(saw, "connect: no route to host")
-}
-
-// Prepared tells whether a former boot has called Prepare.
-func Prepared() bool {
-	_, err := os.Stat(filepath.Join(Dir, "tls.crt"))
-	return err == nil
 }
 
 // Visit returns what an address says, or why not.
