@@ -8,6 +8,7 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/kernel/privileges"
+	"github.com/firsthop/firsthop/kernel/sockdiag"
 )
 
 const (
@@ -72,7 +73,7 @@ func (r *Reconciler) act(ctx context.Context, due []*candidate) error {
 // listedThere reports whether the kernel has listed a candidate's socket in this look, and connected as the way back says.
 func (r *Reconciler) listedThere(c *candidate) bool {
 	o := r.owners[c.cookie]
-	return o.seen == r.generation && o.socket.remote() == c.backend
+	return o.seen == r.generation && o.socket.Remote() == c.backend
 }
 
 // finish takes the result of a job.
@@ -91,7 +92,7 @@ func (r *Reconciler) finish(j *job) {
 		r.isAt(c.cookie, j.socket)
 		r.count(c, Counts{Moved: 1})
 		r.moved()
-	case errors.Is(j.err, errNotThere), errors.Is(j.err, errMoved), errors.Is(j.err, errNoCopy):
+	case errors.Is(j.err, errNotThere), errors.Is(j.err, sockdiag.ErrMoved), errors.Is(j.err, errNoCopy):
 		if o := r.owners[c.cookie]; o != nil && errors.Is(j.err, errNoCopy) {
 			delete(r.held, o.holder)
 			o.holder = holder{}
@@ -122,7 +123,7 @@ func (r *Reconciler) finish(j *job) {
 }
 
 // isAt notes the address that a socket has after it was dissolved.
-func (r *Reconciler) isAt(cookie uint64, s socket) {
+func (r *Reconciler) isAt(cookie uint64, s sockdiag.Socket) {
 	if o := r.owners[cookie]; o != nil {
 		o.socket = s
 	}

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/firsthop/firsthop/kernel/sockdiag"
 )
 
 const (
@@ -53,7 +55,7 @@ type job struct {
 	tenant tenant
 	do     func() error
 
-	socket  socket // as it is after it was moved
+	socket  sockdiag.Socket // as it is after it was moved
 	err     error
 	done    atomic.Bool
 	begun   atomic.Int64 // since the crew's epoch; 0: not yet

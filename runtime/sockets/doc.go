@@ -35,7 +35,8 @@
 //     by SOCK_DESTROY: it fails its application with ECONNABORTED, and is as if it had
 //     never been connected; a send then says EDESTADDRREQ, a connect reaches a backend
 //     of today (udp_abort and tcp_abort, Linux 4.9 with CONFIG_INET_DIAG_DESTROY, kernel
-//     commits 5d77dca82839 and c1e64e298b8c). So are those whose Service is gone at another
+//     commits 5d77dca82839 and c1e64e298b8c; without it such a socket stays until its
+//     application connects again). So are those whose Service is gone at another
 //     address, and, where that is asked for, TCP connections.
 //
 // A socket can't be moved below Linux 5.6, without CAP_SYS_PTRACE (and CAP_DAC_READ_SEARCH

@@ -120,7 +120,7 @@ func socketInode(link []byte) (uint32, bool) {
 func (r *Reconciler) needsHolder(c *candidate, at time.Time) bool {
 	o := r.owners[c.cookie]
 	move, _ := r.wants(c)
-	return move && o.holder.pid == 0 && o.socket.inode != 0 && at.Sub(o.sought) >= interval
+	return move && o.holder.pid == 0 && o.socket.Inode != 0 && at.Sub(o.sought) >= interval
 }
 
 // findHolders looks for who holds those sockets of candidates that may be moved, among the processes of their network
@@ -194,13 +194,13 @@ func (r *Reconciler) seekQuickly(ctx context.Context, list []netns.Namespace, ne
 func (r *Reconciler) wantedIn(need map[uint64]map[uint64]*owner) map[uint64]map[uint32]uint64 {
 	wanted := map[uint64]map[uint32]uint64{}
 	for cookie, o := range r.owners {
-		if need[o.netns.Inode] == nil || o.holder.pid != 0 || o.socket.inode == 0 || r.now().Sub(o.sought) < interval {
+		if need[o.netns.Inode] == nil || o.holder.pid != 0 || o.socket.Inode == 0 || r.now().Sub(o.sought) < interval {
 			continue
 		}
 		if wanted[o.netns.Inode] == nil {
 			wanted[o.netns.Inode] = map[uint32]uint64{}
 		}
-		wanted[o.netns.Inode][o.socket.inode] = cookie
+		wanted[o.netns.Inode][o.socket.Inode] = cookie
 	}
 	return wanted
 }
@@ -226,7 +226,7 @@ func (r *Reconciler) seek(ctx context.Context, list []netns.Namespace, need map[
 	for _, owners := range need {
 		for cookie, o := range owners {
 			if o.holder.pid == 0 {
-				wanted[o.socket.inode] = cookie
+				wanted[o.socket.Inode] = cookie
 			}
 		}
 	}

@@ -1,16 +1,14 @@
 package sockets
 
 import (
-	"bytes"
 	"context"
-	"os"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/cilium/ebpf"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/kernel/sockdiag"
 )
 
 // growRetry is the least time between growths that failed.
@@ -78,23 +76,7 @@ func fullMaps(m *Maps, live []uint64) (full []bpf.MapName, err error) {
 	}
 	if m.TCP != nil {
 		// Which of them asked for a Service is known of the last ones only: that is what the map is too small for.
-		note(bpf.MapSockRevNat, m.TCP, bpf.MaxTCPSockets, func() (int, error) { return tcpSockets("/proc/thread-self/net/sockstat"), nil })
+		note(bpf.MapSockRevNat, m.TCP, bpf.MaxTCPSockets, func() (int, error) { return sockdiag.TCPSockets(), nil })
 	}
 	return full, err
-}
-
-// tcpSockets is how many TCP sockets the node has, in all network namespaces: the word after alloc. 0: it can't be told.
-func tcpSockets(sockstat string) int {
-	text, err := os.ReadFile(sockstat)
-	if err != nil {
-		return 0
-	}
-	for line := range bytes.Lines(text) {
-		fields := bytes.Fields(line)
-		if i := slices.IndexFunc(fields, func(f []byte) bool { return string(f) == "alloc" }); i > 0 && string(fields[0]) == "TCP:" && i+1 < len(fields) {
-			n, _ := strconv.Atoi(string(fields[i+1]))
-			return n
-		}
-	}
-	return 0
 }

@@ -8,9 +8,8 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/kernel/sockdiag"
 	"github.com/firsthop/firsthop/runtime/netns"
 )
 
@@ -31,7 +30,7 @@ const maxFilter = 64
 // owner is where a socket was found.
 type owner struct {
 	netns  netns.Namespace
-	socket socket
+	socket sockdiag.Socket
 	holder holder // pid 0: none was found
 	seen   uint64 // the generation in which the kernel listed it
 
@@ -94,7 +93,7 @@ func (r *Reconciler) missed(c *candidate, complete bool, at time.Time) {
 // listed are sockets of one network namespace.
 type listed struct {
 	netns   netns.Namespace
-	sockets []socket
+	sockets []sockdiag.Socket
 }
 
 // found is what a search saw.
@@ -118,7 +117,7 @@ func (r *Reconciler) search(ctx context.Context, lost map[*candidate]bool) error
 	}
 	var filter []byte
 	if len(backends) <= maxFilter {
-		filter = connectedTo(slices.Collect(maps.Keys(backends)))
+		filter = sockdiag.ConnectedTo(slices.Collect(maps.Keys(backends)))
 	}
 	where := r.cfg.Namespaces
 	r.lost = maps.Clone(lost)
@@ -152,7 +151,7 @@ func (r *Reconciler) searched(f *found, generation uint64) error {
 	}
 	for c := range r.lost {
 		o := r.owners[c.cookie]
-		if o != nil && o.socket.remote() == c.backend {
+		if o != nil && o.socket.Remote() == c.backend {
 			c.misses = 0
 		} else {
 			r.missed(c, f.complete || o != nil, at)
@@ -174,8 +173,8 @@ func listWanted(ctx context.Context, where netns.Config, protos map[bpf.Proto]bo
 	visited := where.Visit(ctx, list, func(n netns.Namespace) bool {
 		here := listed{netns: n}
 		for proto := range protos {
-			failed = errors.Join(failed, listHere(proto, connected(proto), filter, func(s *socket) {
-				if wanted[s.cookie()] {
+			failed = errors.Join(failed, sockdiag.List(proto, sockdiag.Connected(proto), filter, func(s *sockdiag.Socket) {
+				if wanted[s.Cookie()] {
 					here.sockets = append(here.sockets, *s)
 				}
 			}))
@@ -184,45 +183,21 @@ func listWanted(ctx context.Context, where netns.Config, protos map[bpf.Proto]bo
 			left -= len(here.sockets)
 			f.spaces = append(f.spaces, here)
 		}
-		return left > 0 && !errors.Is(failed, ErrNotSupported)
+		return left > 0 && !errors.Is(failed, sockdiag.ErrNotSupported)
 	})
 	f.err = errors.Join(listErr, failed, visited)
 	f.complete = left <= 0 || f.err == nil
 	return f
 }
 
-// listHere lists the sockets of a protocol in the calling thread's network namespace.
-func listHere(proto bpf.Proto, states uint32, filter []byte, each func(*socket)) error {
-	var families []uint8
-	for six, family := range map[bool]uint8{false: unix.AF_INET, true: unix.AF_INET6} {
-		if inUse(proto, six) {
-			families = append(families, family)
-		}
-	}
-	if len(families) == 0 {
-		return nil
-	}
-	d, err := openDiag(maxAnswer)
-	if err != nil {
-		return err
-	}
-	defer d.close()
-	for _, family := range families {
-		if err := d.dump(family, proto, states, filter, each); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // own takes note of where sockets are, or were in a generation.
 func (r *Reconciler) own(space *listed, generation uint64) {
 	for i := range space.sockets {
 		s := &space.sockets[i]
-		o := r.owners[s.cookie()]
+		o := r.owners[s.Cookie()]
 		if o == nil {
 			o = &owner{}
-			r.owners[s.cookie()] = o
+			r.owners[s.Cookie()] = o
 		}
 		o.netns, o.socket, o.seen = space.netns, *s, generation
 	}

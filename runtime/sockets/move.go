@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/kernel/sockdiag"
 )
 
 var (
@@ -30,26 +32,26 @@ var (
 // addresses and ports.
 //
 // It returns the socket with its local address of now.
-func move(d *diag, c *copier, s socket, h holder, sure bool, backend, frontend netip.AddrPort) (socket, error) {
-	from := s.to(backend)
+func move(d *sockdiag.Conn, c *copier, s sockdiag.Socket, h holder, sure bool, backend, frontend netip.AddrPort) (sockdiag.Socket, error) {
+	from := s.To(backend)
 	if !sure {
-		switch there, err := d.has(&from); {
+		switch there, err := d.Has(&from); {
 		case err != nil:
 			return s, err
 		case !there:
 			return s, errNotThere
 		}
 	}
-	fd, err := c.copy(h, s.cookie())
+	fd, err := c.copy(h, s.Cookie())
 	if err != nil {
 		return s, err
 	}
 	defer unix.Close(fd)
 	family, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
-	if err != nil || family != int(s.family) { // IPV6_ADDRFORM made another of it
+	if err != nil || family != int(s.Family) { // IPV6_ADDRFORM made another of it
 		return s, errNotThere
 	}
-	dissolved := isNowhere(backend) && s.local().Addr().IsLoopback()
+	dissolved := isNowhere(backend) && s.Local().Addr().IsLoopback()
 	if dissolved { // no packet leaves from a loopback address
 		if err := disconnect(fd); err != nil {
 			return s, fmt.Errorf("dissolve the connection of a udp socket: %w", err)
@@ -72,7 +74,7 @@ func move(d *diag, c *copier, s socket, h holder, sure bool, backend, frontend n
 			return s, err
 		}
 	}
-	if there, err := d.has(&from); err != nil || there {
+	if there, err := d.Has(&from); err != nil || there {
 		return from, errors.Join(err, errStays)
 	}
 	return from, nil
@@ -97,7 +99,7 @@ func disconnect(fd int) error {
 }
 
 // bound is a socket with the local address that it has now.
-func bound(s socket, fd int) (socket, error) {
+func bound(s sockdiag.Socket, fd int) (sockdiag.Socket, error) {
 	name, err := unix.Getsockname(fd)
 	if err != nil {
 		return s, fmt.Errorf("read the address of a udp socket: %w", err)
@@ -109,6 +111,5 @@ func bound(s socket, fd int) (socket, error) {
 	case *unix.SockaddrInet6:
 		at = netip.AddrPortFrom(netip.AddrFrom16(a.Addr), uint16(a.Port))
 	}
-	remote := s.swapped().to(at) // to sets the remote address
-	return remote.swapped(), nil
+	return s.From(at), nil
 }

@@ -1,7 +1,6 @@
 package sockets
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/kernel/privileges"
+	"github.com/firsthop/firsthop/kernel/sockdiag"
 	"github.com/firsthop/firsthop/mounts/ns"
 	"github.com/firsthop/firsthop/runtime/netns"
 	"github.com/firsthop/firsthop/test/clients"
@@ -196,9 +196,14 @@ func TestMoveOfASocketThatHasAnotherFamily(t *testing.T) {
 	defer unix.Close(fd)
 	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
 	must(t, err)
-	s := socket{family: unix.AF_INET6}
-	binary.NativeEndian.PutUint32(s.id[40:], uint32(cookie))
-	binary.NativeEndian.PutUint32(s.id[44:], uint32(cookie>>32))
+	must(t, unix.Connect(fd, sockaddr(unix.AF_INET, netip.MustParseAddrPort("127.0.0.1:7001"))))
+	var s sockdiag.Socket
+	must(t, sockdiag.List(bpf.UDP, sockdiag.Connected(bpf.UDP), nil, func(found *sockdiag.Socket) {
+		if found.Cookie() == cookie {
+			s = *found
+		}
+	}))
+	s.Family = unix.AF_INET6
 	var c copier
 	defer c.close()
 	if _, err := move(nil, &c, s, holder{os.Getpid(), fd}, true, backend6(0), netip.MustParseAddrPort(vip6)); !errors.Is(err, errNotThere) {

@@ -219,8 +219,6 @@ func TestMain(m *testing.M) {
 	switch kind {
 	case "":
 		os.Exit(lab.RunMain(m))
-	case "destroy":
-		fmt.Println(destroyOwn())
 	case "many":
 		first, _ := strconv.Atoi(arg)
 		fmt.Println("ended:", manySockets(loadSockets, first))

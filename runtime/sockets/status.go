@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/firsthop/firsthop/kernel/sockdiag"
 )
 
 // Counts are what was done with sockets whose backend was gone.
@@ -82,7 +84,7 @@ func (r *Reconciler) report(err error, took time.Duration) {
 	st.Busy += took
 	st.LastLook, st.Left = r.now(), left
 	changed := err != nil && (st.Error == nil || st.Error.Error() != err.Error())
-	if err != nil || !errors.Is(st.Error, ErrNotSupported) {
+	if err != nil || !errors.Is(st.Error, sockdiag.ErrNotSupported) {
 		st.Error = err
 	}
 	r.mu.Unlock()

@@ -10,6 +10,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/kernel/sockdiag"
 	"github.com/firsthop/firsthop/runtime/netns"
 )
 
@@ -173,9 +174,9 @@ func listLive(ctx context.Context, where netns.Config, known []uint64) sockets {
 	var failed error
 	err = where.Visit(ctx, list, func(n netns.Namespace) bool {
 		here := listed{netns: n}
-		failed = listHere(bpf.UDP, allStates, nil, func(s *socket) {
-			all.live = append(all.live, s.cookie())
-			if _, is := slices.BinarySearch(known, s.cookie()); is && s.state == tcpEstablished {
+		failed = sockdiag.List(bpf.UDP, sockdiag.AllStates, nil, func(s *sockdiag.Socket) {
+			all.live = append(all.live, s.Cookie())
+			if _, is := slices.BinarySearch(known, s.Cookie()); is && s.Established() {
 				here.sockets = append(here.sockets, *s)
 			}
 		})

@@ -8,17 +8,18 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/firsthop/firsthop/kernel/sockdiag"
 	"github.com/firsthop/firsthop/runtime/netns"
 )
 
 // tools are what a socket is worked on with.
 type tools struct {
-	*diag
+	*sockdiag.Conn
 	copier
 }
 
 func (t *tools) close() {
-	t.diag.close()
+	t.Conn.Close()
 	t.copier.close()
 }
 
@@ -44,12 +45,12 @@ func (r *Reconciler) open(ctx context.Context, jobs []*job) (map[uint64]*pool, e
 	err := r.cfg.Namespaces.Visit(ctx, list, func(n netns.Namespace) bool {
 		p := &pool{tenant: tenantHere(n.Inode)}
 		for range min(workers, counts[n.Inode]) {
-			d, err := openDiag(smallAnswer)
+			d, err := sockdiag.Open()
 			if err != nil {
 				failed = err
 				break
 			}
-			p.free = append(p.free, &tools{diag: d})
+			p.free = append(p.free, &tools{Conn: d})
 		}
 		if len(p.free) > 0 {
 			pools[n.Inode] = p
@@ -124,10 +125,10 @@ func (p *pool) job(j *job, t target, frontend netip.AddrPort, o owner, sure bool
 		}
 		defer p.put(tools)
 		if ends {
-			s := o.socket.to(t.backend)
-			return tools.destroy(&s, t.proto)
+			s := o.socket.To(t.backend)
+			return tools.Destroy(&s, t.proto)
 		}
-		j.socket, err = move(tools.diag, &tools.copier, o.socket, o.holder, sure, t.backend, frontend)
+		j.socket, err = move(tools.Conn, &tools.copier, o.socket, o.holder, sure, t.backend, frontend)
 		return err
 	}
 }

@@ -40,6 +40,7 @@ var Suites = []Suite{
 	{Name: "netns", Package: "runtime/netns", Seconds: 240},
 	{Name: "workloads", Package: "runtime/workloads", Seconds: 480},
 	{Name: "sockets", Package: "runtime/sockets", Seconds: 480},
+	{Name: "sockdiag", Package: "kernel/sockdiag", Seconds: 120},
 	{Name: "kernel", Package: "kernel", Seconds: 240, Files: []string{"docs/kernels.md"}},
 	{Name: "mounts", Package: "mounts", Seconds: 240},
 	{Name: "ns", Package: "mounts/ns", Seconds: 60},

@@ -1,7 +1,8 @@
-package sockets
+package sockdiag
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -16,26 +17,57 @@ import (
 	"github.com/firsthop/firsthop/test/lab"
 )
 
+const childEnv = "FIRSTHOP_SOCKDIAG_CHILD"
+
+// The test binary is also a process that ends a socket of its own.
+func TestMain(m *testing.M) {
+	if os.Getenv(childEnv) == "" {
+		os.Exit(lab.RunMain(m))
+	}
+	fmt.Println(destroyOwn())
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func addrPorts(ss ...string) (list []netip.AddrPort) {
+	for _, s := range ss {
+		list = append(list, netip.MustParseAddrPort(s))
+	}
+	return list
+}
+
+// sockaddr is an address for a socket of a family: IPv4 is v4-mapped for AF_INET6.
+func sockaddr(family int, at netip.AddrPort) unix.Sockaddr {
+	if family == unix.AF_INET {
+		return &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()}
+	}
+	return &unix.SockaddrInet6{Port: int(at.Port()), Addr: at.Addr().As16()}
+}
+
 // inDiag lends a diagnostics socket of the calling thread's network namespace.
-func inDiag(do func(*diag) error) error {
-	d, err := openDiag(maxAnswer)
+func inDiag(do func(*Conn) error) error {
+	d, err := Open()
 	if err != nil {
 		return err
 	}
-	defer d.close()
+	defer d.Close()
 	return do(d)
 }
 
 // toPort7001 is the socket of the calling thread's network namespace that is connected to that port.
-func toPort7001() (s socket, err error) {
-	return s, inDiag(func(d *diag) error {
-		return d.dump(unix.AF_INET, bpf.UDP, connected(bpf.UDP), connectedTo([]netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:7001")}), func(found *socket) { s = *found })
-	})
+func toPort7001() (s Socket, err error) {
+	err = List(bpf.UDP, Connected(bpf.UDP), ConnectedTo(addrPorts("127.0.0.1:7001")), func(found *Socket) { s = *found })
+	return s, err
 }
 
 // The kernel lists those that are connected to one of several addresses, in the v4-mapped form too, or all that are
 // connected.
-func TestDumpListsConnectedSockets(t *testing.T) {
+func TestListHasConnectedSockets(t *testing.T) {
 	l := lab.New(t)
 	all := addrPorts("127.0.0.1:7001", "127.0.0.2:7001", "[::1]:7001", "127.0.0.1:7002", "[::1]:7002")
 	must(t, l.Do(func() error {
@@ -55,7 +87,7 @@ func TestDumpListsConnectedSockets(t *testing.T) {
 	must(t, err)
 	defer pc.Close()
 	for _, list := range [][]netip.AddrPort{nil, all[:1], all[1:3], all[2:], addrPorts("127.0.0.3:7001", "[::2]:7001"), all} {
-		filter, want := connectedTo(list), slices.Clone(list)
+		filter, want := ConnectedTo(list), slices.Clone(list)
 		if list == nil {
 			filter, want = nil, slices.Clone(all)
 		}
@@ -64,18 +96,14 @@ func TestDumpListsConnectedSockets(t *testing.T) {
 		}
 		want = slices.DeleteFunc(want, func(a netip.AddrPort) bool { return !slices.Contains(all, a) })
 		var got []netip.AddrPort
-		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-			must(t, l.Do(func() error {
-				return inDiag(func(d *diag) error {
-					return d.dump(family, bpf.UDP, connected(bpf.UDP), filter, func(s *socket) {
-						if s.cookie() == 0 || s.inode == 0 {
-							t.Errorf("to %v: cookie %d, inode %d", s.remote(), s.cookie(), s.inode)
-						}
-						got = append(got, s.remote())
-					})
-				})
-			}))
-		}
+		must(t, l.Do(func() error {
+			return List(bpf.UDP, Connected(bpf.UDP), filter, func(s *Socket) {
+				if s.Cookie() == 0 || s.Inode == 0 {
+					t.Errorf("to %v: cookie %d, inode %d", s.Remote(), s.Cookie(), s.Inode)
+				}
+				got = append(got, s.Remote())
+			})
+		}))
 		slices.SortFunc(got, netip.AddrPort.Compare)
 		slices.SortFunc(want, netip.AddrPort.Compare)
 		if !slices.Equal(got, want) {
@@ -90,18 +118,18 @@ func TestDestroyTakesTheVerySocketOnly(t *testing.T) {
 	c, err := l.DialContext(t.Context(), "udp", "127.0.0.1:7001")
 	must(t, err)
 	defer c.Close()
-	var s socket
+	var s Socket
 	must(t, l.Do(func() error { s, err = toPort7001(); return err }))
-	inLab := func(s socket) error {
-		return l.Do(func() error { return inDiag(func(d *diag) error { return d.destroy(&s, bpf.UDP) }) })
+	inLab := func(s Socket) error {
+		return l.Do(func() error { return inDiag(func(d *Conn) error { return d.Destroy(&s, bpf.UDP) }) })
 	}
 	other := s
 	other.id[40]++
-	if err := inLab(other); !errors.Is(err, errMoved) {
+	if err := inLab(other); !errors.Is(err, ErrMoved) {
 		t.Errorf("another cookie: %v", err)
 	}
 	must(t, inLab(s))
-	if err := inLab(s); !errors.Is(err, errMoved) {
+	if err := inLab(s); !errors.Is(err, ErrMoved) {
 		t.Errorf("the second time: %v", err)
 	}
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNABORTED) {
@@ -122,7 +150,7 @@ func destroyOwn() error {
 	if err != nil {
 		return err
 	}
-	return inDiag(func(d *diag) error { return d.destroy(&s, bpf.UDP) })
+	return inDiag(func(d *Conn) error { return d.Destroy(&s, bpf.UDP) })
 }
 
 func TestDestroyNamesTheMissingCapability(t *testing.T) {
@@ -136,7 +164,7 @@ func TestDestroyNamesTheMissingCapability(t *testing.T) {
 		"<nil>": {unix.CAP_NET_ADMIN},
 	} {
 		cmd := l.Command(t.Context(), self)
-		cmd.Env = append(os.Environ(), childEnv+"=destroy")
+		cmd.Env = append(os.Environ(), childEnv+"=1")
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: 65534, Gid: 65534}
 		cmd.SysProcAttr.AmbientCaps = caps
 		out, err := cmd.CombinedOutput()
@@ -170,29 +198,29 @@ func TestHasAsksForOneSocket(t *testing.T) {
 			must(t, unix.Connect(fd, sockaddr(tc.family, to)))
 			cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
 			must(t, err)
-			must(t, inDiag(func(d *diag) error {
-				var s socket
-				must(t, d.dump(uint8(tc.family), bpf.UDP, connected(bpf.UDP), nil, func(found *socket) {
-					if found.cookie() == cookie {
-						s = *found
-					}
-				}))
-				if s.remote() != to {
-					t.Errorf("%v: listed as connected to %v", to, s.remote())
+			var s Socket
+			must(t, List(bpf.UDP, Connected(bpf.UDP), nil, func(found *Socket) {
+				if found.Cookie() == cookie {
+					s = *found
+				}
+			}))
+			must(t, inDiag(func(d *Conn) error {
+				if s.Remote() != to {
+					t.Errorf("%v: listed as connected to %v", to, s.Remote())
 				}
 				for remote, want := range map[netip.AddrPort]bool{to: true, other: false} {
-					asked := s.to(remote)
-					if has, err := d.has(&asked); err != nil || has != want {
+					asked := s.To(remote)
+					if has, err := d.Has(&asked); err != nil || has != want {
 						t.Errorf("family %d, connected to %v: it is at %v: %v, %v", tc.family, to, remote, has, err)
 					}
 				}
 				stranger := s
 				stranger.id[40] ^= 0xff
-				if has, err := d.has(&stranger); err != nil || has {
+				if has, err := d.Has(&stranger); err != nil || has {
 					t.Errorf("another cookie: %v, %v", has, err)
 				}
 				must(t, unix.Connect(fd, sockaddr(tc.family, other)))
-				if has, err := d.has(&s); err != nil || has {
+				if has, err := d.Has(&s); err != nil || has {
 					t.Errorf("family %d: after it went elsewhere: %v, %v", tc.family, has, err)
 				}
 				return nil
@@ -210,8 +238,8 @@ func TestExplain(t *testing.T) {
 	}{
 		{"a kernel without SOCK_DESTROY", unix.EOPNOTSUPP, ErrNotSupported},
 		{"no right", unix.EPERM, unix.EPERM},
-		{"closed by now", unix.ENOENT, errMoved},
-		{"another one by now", unix.ESTALE, errMoved},
+		{"closed by now", unix.ENOENT, ErrMoved},
+		{"another one by now", unix.ESTALE, ErrMoved},
 	} {
 		if got := explain(tc.errno, bpf.UDP); !errors.Is(got, tc.is) {
 			t.Errorf("%s: %v", tc.name, got)

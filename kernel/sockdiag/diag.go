@@ -1,4 +1,6 @@
-package sockets
+// Package sockdiag asks the kernel for sockets, by NETLINK_SOCK_DIAG: which there are in a network namespace, and whether one
+// is connected still. It also ends them. A socket is named by its cookie too, so never another one is meant.
+package sockdiag
 
 import (
 	"encoding/binary"
@@ -21,11 +23,11 @@ const (
 	sizeofRequest = unix.SizeofNlMsghdr + 8 + 48 // struct inet_diag_req_v2
 	sizeofMessage = 4 + sizeofSockID + 5*4       // struct inet_diag_msg
 	atInode       = 4 + sizeofSockID + 4*4       // idiag_inode
-	maxAnswer     = 32 << 10                     // what the kernel fills in a dump at most (netlink_dump)
-	smallAnswer   = 4 << 10                      // for one socket
+	listAnswer    = 32 << 10                     // what the kernel fills in a dump at most (netlink_dump)
+	oneAnswer     = 4 << 10                      // for one socket
 )
 
-// State bits of a dump. A connected UDP socket is in the state "established" too.
+// State bits of a list. A connected UDP socket is in the state "established" too.
 const (
 	tcpEstablished   = 1 // TCP_ESTABLISHED of net/tcp_states.h
 	stateEstablished = 1 << tcpEstablished
@@ -33,51 +35,57 @@ const (
 	stateFinWait1    = 1 << 4
 	stateFinWait2    = 1 << 5
 	stateCloseWait   = 1 << 8
-	allStates        = 1<<32 - 1
 )
 
-// connected are the states of sockets that an application may still be using with its peer.
-func connected(p bpf.Proto) uint32 {
+// AllStates lists sockets whatever they do.
+const AllStates = 1<<32 - 1
+
+// Connected are the states of sockets that an application may still be using with its peer.
+func Connected(p bpf.Proto) uint32 {
 	if p == bpf.TCP {
 		return stateEstablished | stateSynSent | stateFinWait1 | stateFinWait2 | stateCloseWait
 	}
 	return stateEstablished
 }
 
-// socket is one as the kernel describes it.
-type socket struct {
-	family uint8
-	state  uint8              // tcpEstablished: it is connected
+// Socket is one as the kernel describes it.
+type Socket struct {
+	Family uint8
+	Inode  uint32 // of its file; 0: it has none
+	state  uint8
 	id     [sizeofSockID]byte // struct inet_diag_sockid: what names it to the kernel
-	inode  uint32             // of its file; 0: it has none
 }
 
-func (s *socket) cookie() uint64 {
+// Cookie is what programs know it by (bpf_get_socket_cookie).
+func (s *Socket) Cookie() uint64 {
 	return uint64(binary.NativeEndian.Uint32(s.id[40:])) | uint64(binary.NativeEndian.Uint32(s.id[44:]))<<32
 }
 
-// local is the address that the socket is bound to. A v4-mapped one comes as IPv4, here and in remote.
-func (s *socket) local() netip.AddrPort {
+// Established reports whether it is connected.
+func (s *Socket) Established() bool { return s.state == tcpEstablished }
+
+// Local is the address that the socket is bound to. A v4-mapped one comes as IPv4, here and in Remote.
+func (s *Socket) Local() netip.AddrPort {
 	return netip.AddrPortFrom(s.addr(4), binary.BigEndian.Uint16(s.id[0:]))
 }
 
-// remote is the address that the socket is connected to.
-func (s *socket) remote() netip.AddrPort {
+// Remote is the address that the socket is connected to.
+func (s *Socket) Remote() netip.AddrPort {
 	return netip.AddrPortFrom(s.addr(20), binary.BigEndian.Uint16(s.id[2:]))
 }
 
-func (s *socket) addr(at int) netip.Addr {
-	if s.family == unix.AF_INET6 {
+func (s *Socket) addr(at int) netip.Addr {
+	if s.Family == unix.AF_INET6 {
 		return netip.AddrFrom16([16]byte(s.id[at : at+16])).Unmap()
 	}
 	return netip.AddrFrom4([4]byte(s.id[at : at+4]))
 }
 
-// to is the same socket, connected to another address of its family (IPv4 in its v4-mapped form for AF_INET6).
-func (s socket) to(remote netip.AddrPort) socket {
+// To is the same socket, connected to another address of its family (IPv4 in its v4-mapped form for AF_INET6).
+func (s Socket) To(remote netip.AddrPort) Socket {
 	binary.BigEndian.PutUint16(s.id[2:], remote.Port())
 	clear(s.id[20:36])
-	if s.family == unix.AF_INET6 {
+	if s.Family == unix.AF_INET6 {
 		addr := remote.Addr().As16()
 		copy(s.id[20:], addr[:])
 	} else if remote.Addr().Is4() {
@@ -87,8 +95,11 @@ func (s socket) to(remote netip.AddrPort) socket {
 	return s
 }
 
+// From is the same socket with another local address of its family.
+func (s Socket) From(local netip.AddrPort) Socket { return s.swapped().To(local).swapped() }
+
 // swapped has the two addresses and ports of the id exchanged.
-func (s socket) swapped() socket {
+func (s Socket) swapped() Socket {
 	o := s
 	copy(o.id[0:2], s.id[2:4])
 	copy(o.id[2:4], s.id[0:2])
@@ -97,19 +108,19 @@ func (s socket) swapped() socket {
 	return o
 }
 
-// diag is a NETLINK_SOCK_DIAG socket of one network namespace, whichever thread uses it. It keeps the namespace alive. Not
+// Conn is a NETLINK_SOCK_DIAG socket of one network namespace, whichever thread uses it. It keeps the namespace alive. Not
 // safe for concurrent use.
 //
 // Requests may wait for a socket's lock, which a hostile application can hold indefinitely, and before Linux 6.9 all
 // requests of the machine wait for each other (sock_diag_mutex): use them where that is bearable.
-type diag struct {
+type Conn struct {
 	fd  int
 	seq uint32
 	buf []byte
 }
 
-// openDiag opens one in the calling thread's network namespace, for answers of a size. Its error may match ErrNotSupported.
-func openDiag(size int) (*diag, error) {
+// Open opens one in the calling thread's network namespace. Its error may match ErrNotSupported.
+func Open() (*Conn, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 	if errors.Is(err, unix.EPROTONOSUPPORT) {
 		return nil, fmt.Errorf("%w: open a diagnostics socket: %w", ErrNotSupported, err)
@@ -117,37 +128,45 @@ func openDiag(size int) (*diag, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open a diagnostics socket: %w", err)
 	}
-	return &diag{fd: fd, buf: make([]byte, size)}, nil
+	return &Conn{fd: fd}, nil
 }
 
-func (d *diag) close() { unix.Close(d.fd) }
+// Close closes it.
+func (c *Conn) Close() { unix.Close(c.fd) }
 
 // ask sends a struct inet_diag_req_v2, with attributes, and calls each for the sockets of the answer. Its errors are the
 // kernel's.
-func (d *diag) ask(kind uint16, flags uint16, s *socket, proto bpf.Proto, states uint32, attributes []byte, each func(*socket)) error {
-	d.seq++
+func (c *Conn) ask(kind uint16, flags uint16, s *Socket, proto bpf.Proto, states uint32, attributes []byte, each func(*Socket)) error {
+	c.seq++
 	b := make([]byte, 0, sizeofRequest+len(attributes))
 	b = binary.NativeEndian.AppendUint32(b, uint32(sizeofRequest+len(attributes)))
 	b = binary.NativeEndian.AppendUint16(b, kind)
 	b = binary.NativeEndian.AppendUint16(b, unix.NLM_F_REQUEST|flags)
-	b = binary.NativeEndian.AppendUint32(b, d.seq)
+	b = binary.NativeEndian.AppendUint32(b, c.seq)
 	b = binary.NativeEndian.AppendUint32(b, 0)
-	b = append(b, s.family, uint8(proto), 0, 0)
+	b = append(b, s.Family, uint8(proto), 0, 0)
 	b = binary.NativeEndian.AppendUint32(b, states)
 	b = append(b, s.id[:]...)
 	b = append(b, attributes...)
-	if err := unix.Sendto(d.fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	if err := unix.Sendto(c.fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return os.NewSyscallError("sendto", err)
 	}
+	size := oneAnswer
+	if flags&unix.NLM_F_DUMP != 0 {
+		size = listAnswer
+	}
+	if len(c.buf) < size {
+		c.buf = make([]byte, size)
+	}
 	for {
-		n, _, err := unix.Recvfrom(d.fd, d.buf, 0)
+		n, _, err := unix.Recvfrom(c.fd, c.buf, 0)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
 			return os.NewSyscallError("recvfrom", err)
 		}
-		done, err := d.parse(d.buf[:n], flags, each)
+		done, err := c.parse(c.buf[:n], flags, each)
 		if done || err != nil {
 			return err
 		}
@@ -157,7 +176,7 @@ func (d *diag) ask(kind uint16, flags uint16, s *socket, proto bpf.Proto, states
 var errMalformed = errors.New("malformed answer of the kernel")
 
 // parse reads one message of an answer; done: it was the last.
-func (d *diag) parse(b []byte, flags uint16, each func(*socket)) (done bool, err error) {
+func (c *Conn) parse(b []byte, flags uint16, each func(*Socket)) (done bool, err error) {
 	for len(b) >= unix.SizeofNlMsghdr {
 		size := int(binary.NativeEndian.Uint32(b))
 		kind, seq := binary.NativeEndian.Uint16(b[4:]), binary.NativeEndian.Uint32(b[8:])
@@ -166,7 +185,7 @@ func (d *diag) parse(b []byte, flags uint16, each func(*socket)) (done bool, err
 		}
 		body := b[unix.SizeofNlMsghdr:size]
 		b = b[min(len(b), (size+3)&^3):]
-		if seq != d.seq { // of a request that was given up
+		if seq != c.seq { // of a request that was given up
 			continue
 		}
 		switch kind {
@@ -189,7 +208,7 @@ func (d *diag) parse(b []byte, flags uint16, each func(*socket)) (done bool, err
 			if len(body) < sizeofMessage {
 				return true, errMalformed
 			}
-			s := socket{family: body[0], state: body[1], id: [sizeofSockID]byte(body[4:]), inode: binary.NativeEndian.Uint32(body[atInode:])}
+			s := Socket{Family: body[0], Inode: binary.NativeEndian.Uint32(body[atInode:]), state: body[1], id: [sizeofSockID]byte(body[4:])}
 			each(&s)
 			if flags&unix.NLM_F_DUMP == 0 {
 				return true, nil
@@ -199,11 +218,35 @@ func (d *diag) parse(b []byte, flags uint16, each func(*socket)) (done bool, err
 	return false, nil
 }
 
-// dump lists the sockets of a family and protocol in some states; with a filter (connectedTo), those that it leaves. A
-// kernel without diagnostics for them gives an error that matches ErrNotSupported. Sockets that come, go or move in the
-// table meanwhile may be missed.
-func (d *diag) dump(family uint8, proto bpf.Proto, states uint32, filter []byte, each func(*socket)) error {
-	err := d.ask(unix.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP, &socket{family: family}, proto, states, filter, each)
+// List calls each for the sockets of a protocol, in some states, that the calling thread's network namespace has; with a
+// filter (ConnectedTo), for those that it leaves. A kernel without diagnostics for them gives an error that matches
+// ErrNotSupported. Sockets that come, go or move in the kernel's table meanwhile may be missed.
+func List(proto bpf.Proto, states uint32, filter []byte, each func(*Socket)) error {
+	var families []uint8
+	for six, family := range map[bool]uint8{false: unix.AF_INET, true: unix.AF_INET6} {
+		if inUse(proto, six) {
+			families = append(families, family)
+		}
+	}
+	if len(families) == 0 {
+		return nil
+	}
+	c, err := Open()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for _, family := range families {
+		if err := c.dump(family, proto, states, filter, each); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dump lists the sockets of a family.
+func (c *Conn) dump(family uint8, proto bpf.Proto, states uint32, filter []byte, each func(*Socket)) error {
+	err := c.ask(unix.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP, &Socket{Family: family}, proto, states, filter, each)
 	if errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("%w: the kernel has no diagnostics of %v sockets (CONFIG_INET_%v_DIAG)", ErrNotSupported, proto, proto)
 	}
@@ -222,9 +265,9 @@ const (
 	sizeofHostcond = 8 // struct inet_diag_hostcond: family, prefix length, port in host byte order; then the address
 )
 
-// connectedTo is a filter for sockets that are connected to one of some addresses, v4-mapped or not: the kernel passes over
+// ConnectedTo is a filter for sockets that are connected to one of some addresses, v4-mapped or not: the kernel passes over
 // others at a small part of the price of listing them.
-func connectedTo(list []netip.AddrPort) []byte {
+func ConnectedTo(list []netip.AddrPort) []byte {
 	size := func(a netip.AddrPort) int { return sizeofOp + sizeofHostcond + a.Addr().BitLen()/8 }
 	left := -sizeofOp // there is no jump after the last
 	for _, a := range list {
@@ -252,13 +295,13 @@ func connectedTo(list []netip.AddrPort) []byte {
 	return b
 }
 
-// has reports whether a UDP socket, by its cookie, is connected as s says. It is wrong for one that is hidden by another
+// Has reports whether a UDP socket, by its cookie, is connected as s says. It is wrong for one that is hidden by another
 // with the same addresses and ports. No lock is waited for but sock_diag_mutex.
-func (d *diag) has(s *socket) (bool, error) {
+func (c *Conn) Has(s *Socket) (bool, error) {
 	found := false
 	asked := s.swapped() // "src and dst are swapped for historical reasons" (net/ipv4/udp_diag.c, udp_dump_one)
-	err := d.ask(unix.SOCK_DIAG_BY_FAMILY, 0, &asked, bpf.UDP, allStates, nil, func(got *socket) {
-		found = got.cookie() == s.cookie() && got.remote() == s.remote()
+	err := c.ask(unix.SOCK_DIAG_BY_FAMILY, 0, &asked, bpf.UDP, AllStates, nil, func(got *Socket) {
+		found = got.Cookie() == s.Cookie() && got.Remote() == s.Remote()
 	})
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESTALE) {
 		return false, nil
@@ -269,10 +312,10 @@ func (d *diag) has(s *socket) (bool, error) {
 	return found, nil
 }
 
-// destroy makes a socket fail with ECONNABORTED. It must be the very one, by its cookie, and still connected as it was:
-// else an error that matches errMoved. It waits for the socket's lock.
-func (d *diag) destroy(s *socket, proto bpf.Proto) error {
-	return explain(d.ask(unix.SOCK_DESTROY, unix.NLM_F_ACK, s, proto, 0, nil, func(*socket) {}), proto)
+// Destroy makes a socket fail with ECONNABORTED. It must be the very one, by its cookie, and still connected as it was:
+// else an error that matches ErrMoved. It waits for the socket's lock.
+func (c *Conn) Destroy(s *Socket, proto bpf.Proto) error {
+	return explain(c.ask(unix.SOCK_DESTROY, unix.NLM_F_ACK, s, proto, 0, nil, func(*Socket) {}), proto)
 }
 
 // explain says what an answer to a request to destroy means.
@@ -281,17 +324,16 @@ func explain(err error, proto bpf.Proto) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ESTALE):
-		return errMoved
+		return ErrMoved
 	case errors.Is(err, unix.EOPNOTSUPP):
 		return fmt.Errorf("%w: destroy a %v socket: %w (CONFIG_INET_DIAG_DESTROY)", ErrNotSupported, proto, err)
 	}
 	return privileges.Refused("destroy", fmt.Sprintf("a %v socket", proto), err, unix.CAP_NET_ADMIN)
 }
 
-// errMoved says that a socket is closed by now, or connected elsewhere, or hidden by another one.
-var errMoved = errors.New("the socket is no longer connected as it was")
+// ErrMoved says that a socket is closed by now, or connected elsewhere, or hidden by another one.
+var ErrMoved = errors.New("the socket is no longer connected as it was")
 
-// ErrNotSupported says that the kernel can't destroy sockets: built without
-// CONFIG_INET_DIAG_DESTROY, or without diagnostics of the protocol. Clients
-// whose sockets cannot be moved either then stay with a backend that is gone until they connect again.
+// ErrNotSupported says that the kernel can't destroy sockets: built without CONFIG_INET_DIAG_DESTROY, or without
+// diagnostics of the protocol.
 var ErrNotSupported = errors.New("the kernel does not destroy sockets")
