@@ -60,7 +60,7 @@ func (r *Reconciler) update(m *Maps) error {
 		return err
 	case written:
 		return r.compare(m, func(judge func(pair) judgement, note func(target, netip.AddrPort, judgement)) error {
-			return r.index.stale(m, judge, note)
+			return r.index.stale(m, judge, r.isLate, note)
 		})
 	}
 	for c := range r.active {
@@ -137,6 +137,12 @@ func (r *Reconciler) note(t target, frontend netip.AddrPort, j judgement, now ti
 		r.candidates[t], r.active[c] = c, struct{}{}
 	}
 	c.verdict, c.service, c.generation = j.verdict, j.service, r.generation
+}
+
+// isLate reports whether a way back is only kept for late answers: nobody but forget removes it.
+func (r *Reconciler) isLate(t target, frontend netip.AddrPort) bool {
+	c := r.candidates[t]
+	return c != nil && c.frontend == frontend && !c.settled.IsZero()
 }
 
 // drop forgets a candidate.

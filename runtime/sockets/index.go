@@ -41,8 +41,8 @@ func (x index) follow(log *ebpf.Map) (complete bool, err error) {
 	return false, nil // it may have been full
 }
 
-// stale calls each for the ways back that judge does not find Fresh.
-func (x index) stale(m *Maps, judge func(pair) judgement, each func(target, netip.AddrPort, judgement)) error {
+// stale calls each for the ways back that judge does not find Fresh. It looks up those that are not known to be there.
+func (x index) stale(m *Maps, judge func(pair) judgement, known func(target, netip.AddrPort) bool, each func(target, netip.AddrPort, judgement)) error {
 	for p, cookies := range x {
 		j := judge(p)
 		if j.verdict == Fresh {
@@ -54,14 +54,20 @@ func (x index) stale(m *Maps, judge func(pair) judgement, each func(target, neti
 		cookies = slices.Compact(cookies)
 		var failed error
 		x[p] = slices.DeleteFunc(cookies, func(cookie uint64) bool {
-			leads, err := leadsTo(m.RevNat, &bpf.UDPRevNatKey{Cookie: cookie, Backend: p.backend, Port: p.backendPort}, p)
-			if failed == nil {
-				failed = err
+			t := target{cookie, backend, bpf.UDP}
+			leads := known(t, frontend)
+			if !leads {
+				var err error
+				leads, err = leadsTo(m.RevNat, &bpf.UDPRevNatKey{Cookie: cookie, Backend: p.backend, Port: p.backendPort}, p)
+				if err != nil {
+					failed = err
+					return false
+				}
 			}
 			if leads {
-				each(target{cookie, backend, bpf.UDP}, frontend, j)
+				each(t, frontend, j)
 			}
-			return !leads && err == nil
+			return !leads
 		})
 		if failed != nil {
 			return failed

@@ -97,7 +97,7 @@ func TestIndexLooksUpWhatItHas(t *testing.T) {
 		x.add(at(11), cookie) // twice
 	}
 	found := map[uint16][]uint64{}
-	must(t, x.stale(&Maps{RevNat: maps}, func(pair) judgement { return judgement{verdict: Stale} }, func(t target, frontend netip.AddrPort, _ judgement) {
+	must(t, x.stale(&Maps{RevNat: maps}, func(pair) judgement { return judgement{verdict: Stale} }, func(target, netip.AddrPort) bool { return false }, func(t target, frontend netip.AddrPort, _ judgement) {
 		found[frontend.Port()] = append(found[frontend.Port()], t.cookie)
 	}))
 	if len(found[10]) != 1 || found[10][0] != 1 || len(found[11]) != 1 || found[11][0] != 2 {
