@@ -1,9 +1,10 @@
 // Command firsthop gets a Kubernetes node onto an eBPF service dataplane with
 // no manual step and no kube-proxy.
 //
-// Nouns read (check, status, doctor, discover, nat, units), verbs change (init,
-// run, install, uninstall). What firsthop is told by flags and environment
-// variables is read here: other packages get it as a value.
+// init, run, install and uninstall change the node; cluster install and cluster
+// uninstall change all nodes; the other commands only read. What firsthop is
+// told by flags and environment variables is read here: other packages get it
+// as a value.
 package main
 
 import (
@@ -13,8 +14,8 @@ import (
 )
 
 // memoryLimit is how much this program may use before garbage is collected.
-// It lives for milliseconds and makes some 10 MiB of it; to collect that would
-// be a good part of its work.
+// All commands but run (collectGarbage) live for milliseconds and make some
+// 10 MiB of it; to collect that would be a good part of their work.
 const memoryLimit = 32 << 20
 
 func main() {
