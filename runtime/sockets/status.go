@@ -33,7 +33,6 @@ type Status struct {
 	Looks     uint64        // comparisons of all sockets with the table
 	Searches  uint64        // of them, those that listed sockets
 	Busy      time.Duration // that looks took, all together, by the wall clock
-	LastLook  time.Time     // zero: none yet
 	LastSweep time.Time
 
 	MoveError  error // why sockets are ended, not moved; nil: none had to be
@@ -82,7 +81,7 @@ func (r *Reconciler) report(err error, took time.Duration) {
 	st := &r.status
 	st.Looks++
 	st.Busy += took
-	st.LastLook, st.Left = r.now(), left
+	st.Left = left
 	changed := err != nil && (st.Error == nil || st.Error.Error() != err.Error())
 	if err != nil || !errors.Is(st.Error, sockdiag.ErrNotSupported) {
 		st.Error = err
