@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 
 	"github.com/firsthop/firsthop/test/vm/debian"
 )
@@ -163,13 +162,8 @@ func writeFile(path, text string) error {
 	return os.WriteFile(path, []byte(text), 0o644)
 }
 
-// copyDeploy copies the repository's manifests. A machine whose root lacks CAP_SYS_RESOURCE can't start a container
-// that asks for it, and needs it for none: it is for Linux before 5.11.
+// copyDeploy copies the repository's manifests.
 func (f files) copyDeploy(to string) error {
-	has, err := hasCapability(capSysResource)
-	if err != nil {
-		return err
-	}
 	for _, dir := range []string{"manifests", "runtime"} {
 		names, err := filepath.Glob(filepath.Join(f.repository, "deploy", dir, "*.yaml"))
 		if err != nil {
@@ -180,33 +174,10 @@ func (f files) copyDeploy(to string) error {
 			if err != nil {
 				return err
 			}
-			var text strings.Builder
-			for line := range strings.Lines(string(data)) {
-				if has || !strings.Contains(line, "- SYS_RESOURCE") {
-					text.WriteString(line)
-				}
-			}
-			if err := writeFile(filepath.Join(to, dir, filepath.Base(name)), text.String()); err != nil {
+			if err := writeFile(filepath.Join(to, dir, filepath.Base(name)), string(data)); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
-}
-
-const capSysResource = 24
-
-// hasCapability tells whether processes of this one can have a capability.
-func hasCapability(number int) (bool, error) {
-	status, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		return false, err
-	}
-	for line := range strings.Lines(string(status)) {
-		var set uint64
-		if _, err := fmt.Sscanf(line, "CapBnd: %x", &set); err == nil {
-			return set>>number&1 == 1, nil
-		}
-	}
-	return false, fmt.Errorf("no CapBnd in /proc/self/status")
 }
