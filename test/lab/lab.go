@@ -26,7 +26,7 @@ type Lab struct {
 	// CgroupsV1 are the lab's cgroups of version 1, after WithCgroupsV1. Commands are not in them.
 	CgroupsV1 []Hierarchy
 
-	ns       netns.NsHandle
+	space
 	nl       *netlink.Handle
 	cgroupFD *os.File
 	starter  *starter
@@ -89,7 +89,7 @@ func Create(opts ...Option) (l *Lab, err error) {
 	sweepOnce.Do(func() { _ = Sweep() })
 
 	name := fmt.Sprintf("%s%d", ownPrefix(), number.Add(1))
-	l = &Lab{Name: name, Dir: filepath.Join(os.TempDir(), name), ns: netns.None()}
+	l = &Lab{Name: name, Dir: filepath.Join(os.TempDir(), name), space: space{netns.None()}}
 	l.BPFFS = filepath.Join(l.Dir, "bpffs")
 	l.StateDir = filepath.Join(l.Dir, "state")
 	l.RunDir = filepath.Join(l.Dir, "run")

@@ -48,7 +48,7 @@ func RunMainInCgroup(m *testing.M) int {
 
 func runInCgroup() (code int, err error) {
 	name := ownPrefix() + "main"
-	l := &Lab{Name: name, Dir: filepath.Join(os.TempDir(), name), ns: netns.None()}
+	l := &Lab{Name: name, Dir: filepath.Join(os.TempDir(), name), space: space{netns.None()}}
 	defer func() { err = errors.Join(err, l.Close()) }()
 	if err := os.Mkdir(l.Dir, 0o755); err != nil {
 		return 1, err

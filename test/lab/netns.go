@@ -89,35 +89,38 @@ func sysctlIn(ns netns.NsHandle, name, value string) error {
 	return doIn(ns, func() error { return os.WriteFile(path, []byte(value), 0) })
 }
 
-// Do runs fn on the calling goroutine while its thread is in the lab's network namespace. Sockets that fn makes stay in
-// the namespace for good, so listeners and connections can be used outside of Do.
+// space is a network namespace.
+type space struct{ ns netns.NsHandle }
+
+// Do runs fn on the calling goroutine while its thread is in the network namespace. Sockets that fn makes stay in the
+// namespace for good, so listeners and connections can be used outside of Do.
 //
 // Goroutines that fn starts are NOT in the namespace. Go's own code starts some: a dial to a host name, and every dial
 // of an http.Transport; give the latter DialContext. fn must not wait for other calls of Do on the same goroutine.
-func (l *Lab) Do(fn func() error) error { return doIn(l.ns, fn) }
+func (s space) Do(fn func() error) error { return doIn(s.ns, fn) }
 
-// Listen is net.Listen inside the lab's network namespace.
-func (l *Lab) Listen(network, addr string) (ln net.Listener, err error) {
-	err = l.Do(func() error {
+// Listen is net.Listen inside the network namespace.
+func (s space) Listen(network, addr string) (ln net.Listener, err error) {
+	err = s.Do(func() error {
 		ln, err = net.Listen(network, addr)
 		return err
 	})
 	return ln, err
 }
 
-// ListenPacket is net.ListenPacket inside the lab's network namespace.
-func (l *Lab) ListenPacket(network, addr string) (pc net.PacketConn, err error) {
-	err = l.Do(func() error {
+// ListenPacket is net.ListenPacket inside the network namespace.
+func (s space) ListenPacket(network, addr string) (pc net.PacketConn, err error) {
+	err = s.Do(func() error {
 		pc, err = net.ListenPacket(network, addr)
 		return err
 	})
 	return pc, err
 }
 
-// DialContext dials an IP address inside the lab's network namespace but outside of its cgroup: such a connection is
-// never translated. It has the shape of http.Transport.DialContext.
-func (l *Lab) DialContext(ctx context.Context, network, addr string) (conn net.Conn, err error) {
-	err = l.Do(func() error {
+// DialContext dials an IP address inside the network namespace but outside of the cgroup: such a connection is never
+// translated. It has the shape of http.Transport.DialContext.
+func (s space) DialContext(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+	err = s.Do(func() error {
 		conn, err = new(net.Dialer).DialContext(ctx, network, addr)
 		return err
 	})

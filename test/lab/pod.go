@@ -27,7 +27,7 @@ type Pod struct {
 	Cgroup string
 	Veth   string // the interface on the lab's side; the pod's own is eth0
 
-	ns       netns.NsHandle
+	space
 	nl       *netlink.Handle
 	cgroupFD *os.File
 	starter  *starter
@@ -41,7 +41,7 @@ func (l *Lab) AddPod(name string, addrs ...netip.Addr) (*Pod, error) {
 	if l.closed {
 		return nil, errors.New("add a pod to a lab that is closed")
 	}
-	p := &Pod{Name: l.Name + "-" + name, Veth: "fh-" + name, ns: netns.None()}
+	p := &Pod{Name: l.Name + "-" + name, Veth: "fh-" + name, space: space{netns.None()}}
 	p.Netns = netnsPath(p.Name)
 	l.pods = append(l.pods, p)
 
@@ -136,36 +136,6 @@ func addDefaultRoutes(nl *netlink.Handle, link int) error {
 // Command is Lab.Command in the pod's network namespace and cgroup.
 func (p *Pod) Command(ctx context.Context, name string, args ...string) *Cmd {
 	return newCmd(ctx, p.starter, p.cgroupFD, name, args)
-}
-
-// Do is Lab.Do in the pod's network namespace.
-func (p *Pod) Do(fn func() error) error { return doIn(p.ns, fn) }
-
-// Listen is Lab.Listen in the pod's network namespace.
-func (p *Pod) Listen(network, addr string) (ln net.Listener, err error) {
-	err = p.Do(func() error {
-		ln, err = net.Listen(network, addr)
-		return err
-	})
-	return ln, err
-}
-
-// ListenPacket is Lab.ListenPacket in the pod's network namespace.
-func (p *Pod) ListenPacket(network, addr string) (pc net.PacketConn, err error) {
-	err = p.Do(func() error {
-		pc, err = net.ListenPacket(network, addr)
-		return err
-	})
-	return pc, err
-}
-
-// DialContext is Lab.DialContext in the pod's network namespace.
-func (p *Pod) DialContext(ctx context.Context, network, addr string) (conn net.Conn, err error) {
-	err = p.Do(func() error {
-		conn, err = new(net.Dialer).DialContext(ctx, network, addr)
-		return err
-	})
-	return conn, err
 }
 
 // close releases what AddPod made, however far it came. The cgroup goes with the lab's.
