@@ -47,7 +47,7 @@ func EnsureE2E(ctx context.Context, cfg Config) (string, error) {
 		}
 	}
 	suite := filepath.Join(cfg.Module, "e2e/suite")
-	if isNewer(filepath.Join(dir, "e2e.test"), filepath.Join(suite, "suite_test.go"), filepath.Join(cfg.Module, "go.sum")) {
+	if Newer(filepath.Join(dir, "e2e.test"), filepath.Join(suite, "suite_test.go"), filepath.Join(cfg.Module, "go.sum")) {
 		return dir, nil // go would link it again, each time
 	}
 	programs := []string{"github.com/onsi/ginkgo/v2/ginkgo"}
@@ -67,8 +67,8 @@ func EnsureE2E(ctx context.Context, cfg Config) (string, error) {
 	return dir, os.Rename(made+".new", made)
 }
 
-// isNewer reports whether a file is there and newer than all of its inputs.
-func isNewer(name string, inputs ...string) bool {
+// Newer reports whether a file is there and newer than all of its inputs.
+func Newer(name string, inputs ...string) bool {
 	made, err := os.Stat(name)
 	return err == nil && !slices.ContainsFunc(inputs, func(input string) bool {
 		info, err := os.Stat(input)

@@ -70,7 +70,7 @@ func EnsureNodes(ctx context.Context, cfg Config) (dir, version string, err erro
 	}
 	for _, pkg := range ownPrograms {
 		name := filepath.Base(pkg)
-		if pkg != loadProgram && isNewer(filepath.Join(dir, name), filepath.Join(cfg.Module, pkg, "main.go")) {
+		if pkg != loadProgram && Newer(filepath.Join(dir, name), filepath.Join(cfg.Module, pkg, "main.go")) {
 			continue
 		}
 		if err := cfg.compile(ctx, dir, "-s -w", pkg); err != nil {

@@ -70,7 +70,7 @@ func ensureImages(ctx context.Context, cache, programs, coredns string, log io.W
 	for _, name := range append([]string{"agnhost", "regression-issue-74839"}, binaries.PorterFiles...) {
 		inputs = append(inputs, filepath.Join(programs, name))
 	}
-	if isNewer(to, append(inputs, tree.Dir)) {
+	if binaries.Newer(to, append(inputs, tree.Dir)...) {
 		return to, nil
 	}
 	fmt.Fprintln(log, "writing the images of the end-to-end tests")
@@ -119,15 +119,6 @@ func ensureImages(ctx context.Context, cache, programs, coredns string, log io.W
 		return "", err
 	}
 	return to, nodes.WriteImages(to, layer, images)
-}
-
-// isNewer reports whether a file is there and newer than all of its inputs.
-func isNewer(name string, inputs []string) bool {
-	made, err := os.Stat(name)
-	return err == nil && !slices.ContainsFunc(inputs, func(input string) bool {
-		info, err := os.Stat(input)
-		return err != nil || info.ModTime().After(made.ModTime())
-	})
 }
 
 func run(ctx context.Context, name string, args ...string) error {

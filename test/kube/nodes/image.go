@@ -12,8 +12,9 @@ import (
 	"path"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
+
+	"github.com/firsthop/firsthop/test/kube/binaries"
 )
 
 // image is one for containerd to import: an archive as `docker save` writes it, of one layer.
@@ -91,7 +92,11 @@ func (f files) ensureImages(log io.Writer) error {
 	}
 	for name, img := range f.kubernetesImages() {
 		to := filepath.Join(f.images, name+".tar")
-		if isNewer(to, img.Files) {
+		var inputs []string
+		for _, f := range img.Files {
+			inputs = append(inputs, f[1])
+		}
+		if binaries.Newer(to, inputs...) {
 			continue
 		}
 		fmt.Fprintf(log, "writing the image %s\n", img.Tags[0])
@@ -100,14 +105,6 @@ func (f files) ensureImages(log io.Writer) error {
 		}
 	}
 	return nil
-}
-
-func isNewer(name string, files [][2]string) bool {
-	archive, err := os.Stat(name)
-	return err == nil && !slices.ContainsFunc(files, func(f [2]string) bool {
-		info, err := os.Stat(f[1])
-		return err != nil || info.ModTime().After(archive.ModTime())
-	})
 }
 
 // write writes the archive; it is there completely or not at all.
