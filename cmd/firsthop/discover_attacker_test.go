@@ -280,7 +280,7 @@ clusters: [{name: c, cluster: {server: "https://127.0.0.1:1", certificate-author
 			go func() { ended <- cmd.Wait() }()
 			defer func() { _ = cmd.Process.Kill(); <-ended }()
 			// Twice: what comes after it in a look had its turn.
-			eventually(t, "the kubelet's own plugin to run in the outage", func() bool { return a.ran() > before+1 || len(ended) > 0 })
+			lab.Await(t, "the kubelet's own plugin to run in the outage", func() bool { return a.ran() > before+1 || len(ended) > 0 })
 			if who := a.pwned(); who != "" {
 				t.Fatalf("run ran the attacker's program as %s", who)
 			}

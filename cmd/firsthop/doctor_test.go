@@ -19,6 +19,7 @@ import (
 	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/runtime/admin"
+	"github.com/firsthop/firsthop/test/lab"
 	"github.com/firsthop/firsthop/test/standin"
 )
 
@@ -161,7 +162,7 @@ func TestDoctorEveryCheckCanFail(t *testing.T) {
 		}, nil, "changes", fail, "never proven", "firsthop init"},
 		{"a link's pin removed", func(n *node) {
 			n.without(n.pins().Links() + "/recvmsg6")
-			eventually(n.T, "a link without a pin to detach", func() bool { return len(n.attached()) == len(bpf.Hooks())-1 })
+			lab.Await(n.T, "a link without a pin to detach", func() bool { return len(n.attached()) == len(bpf.Hooks())-1 })
 		}, nil, "hooks", fail, "recvmsg6", "firsthop init"},
 		{"another cgroup", func(n *node) {
 			cgroup, err := n.NewCgroup("other")
@@ -246,7 +247,7 @@ func TestDoctorEveryCheckCanFail(t *testing.T) {
 			for _, h := range bpf.Hooks() {
 				n.without(n.pins().Links() + "/" + h.Name)
 			}
-			eventually(n.T, "links without pins to detach", func() bool { return len(n.attached()) == 0 })
+			lab.Await(n.T, "links without pins to detach", func() bool { return len(n.attached()) == 0 })
 		}, nil, "proof", fail, "not effective", "firsthop init"},
 		{"no init on record", func(n *node) { n.without(filepath.Join(n.RunDir, instance.StatusName)) }, nil, "init", warn, "no init is on record", "firsthop init"},
 		{"an init that failed", func(n *node) {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/natinit/proof"
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 // reboot takes away what a reboot does: pins, attachments, and what is in the run directory.
@@ -24,7 +25,7 @@ func (n node) reboot() {
 			n.Fatal(err)
 		}
 	}
-	eventually(n.T, "links without pins to detach", func() bool { return len(n.attached()) == 0 })
+	lab.Await(n.T, "links without pins to detach", func() bool { return len(n.attached()) == 0 })
 }
 
 // kubeconfig puts a kubelet's credentials below a root.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/natinit/instance"
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 // What a hostile user found.
@@ -95,7 +96,7 @@ func TestInitTakesOverProgramsOfAHiddenTable(t *testing.T) {
 				t.Errorf("attached are %v, want one program a hook", got)
 			}
 			n.run("uninstall", "--force").exits(0)
-			eventually(t, "programs to detach", func() bool { return len(n.attached()) == 0 })
+			lab.Await(t, "programs to detach", func() bool { return len(n.attached()) == 0 })
 		})
 	}
 }
@@ -135,12 +136,12 @@ func TestInitIsInterruptedByASignal(t *testing.T) {
 		})
 	}()
 	process := <-started
-	eventually(t, "the programs", func() bool { return len(n.attached()) > 0 })
+	lab.Await(t, "the programs", func() bool { return len(n.attached()) > 0 })
 	if err := process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	(<-done).exits(bootstrap.ExitInternal).says("interrupted")
-	eventually(t, "programs to detach", func() bool { return len(n.attached()) == 0 })
+	lab.Await(t, "programs to detach", func() bool { return len(n.attached()) == 0 })
 	n.run("uninstall", "--force").exits(0)
 	n.stateUnchanged(before)
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 func TestInitAgainChangesNothing(t *testing.T) {
@@ -205,7 +206,7 @@ func (n node) slow(ctx context.Context) *exec.Cmd {
 		n.Fatal(err)
 	}
 	pid := fmt.Sprint(cmd.Process.Pid, " ")
-	eventually(n.T, "the lock to be held", func() bool {
+	lab.Await(n.T, "the lock to be held", func() bool {
 		text, _ := os.ReadFile(filepath.Join(n.RunDir, instance.LockName))
 		return strings.HasPrefix(string(text), pid)
 	})

@@ -235,16 +235,6 @@ func (n node) init(more ...string) *bootstrap.Report {
 	return n.run(append(initArgs(more...), "-o", "json")...).exits(bootstrap.ExitOK).report()
 }
 
-// eventually waits for a condition.
-func eventually(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !done(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("waited in vain for", what)
-		}
-	}
-}
-
 // splitEnv takes the settings of the environment off a command line. No command and no flag looks like one.
 func splitEnv(args []string) (env, rest []string) {
 	for len(args) > 0 && !strings.HasPrefix(args[0], "-") && strings.Contains(args[0], "=") {

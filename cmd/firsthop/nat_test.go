@@ -86,7 +86,7 @@ func (n node) asRuntime(status admin.Status, services ...admin.Service) (stop fu
 	}()
 	stop = func() { cancel(); <-done }
 	n.Cleanup(stop)
-	eventually(n.T, "the runtime's socket", func() bool {
+	lab.Await(n.T, "the runtime's socket", func() bool {
 		_, err := admin.NewClient(n.RunDir).Status(n.Context())
 		return err == nil
 	})

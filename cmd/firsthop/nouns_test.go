@@ -14,6 +14,7 @@ import (
 	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/natinit/instance"
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 // TestNounsInEveryState: whatever state a node is in, each noun ends with a sensible exit code and sentence, in text and
@@ -51,14 +52,14 @@ func TestNounsInEveryState(t *testing.T) {
 		{"a link's pin removed by hand", func(n *node) {
 			n.init()
 			n.without(n.pins().Links() + "/connect4")
-			eventually(n.T, "a link without a pin to detach", func() bool { return len(n.attached()) == len(bpf.Hooks())-1 })
+			lab.Await(n.T, "a link without a pin to detach", func() bool { return len(n.attached()) == len(bpf.Hooks())-1 })
 		}, want{6, "connect4 is not attached"}, ok, ok},
 		{"all pins removed by hand", func(n *node) {
 			n.init()
 			if err := errors.Join(os.RemoveAll(n.pins().Links()), os.RemoveAll(n.pins().Maps())); err != nil {
 				n.Fatal(err)
 			}
-			eventually(n.T, "links without pins to detach", func() bool { return len(n.attached()) == 0 })
+			lab.Await(n.T, "links without pins to detach", func() bool { return len(n.attached()) == 0 })
 		}, want{6, "not serving"}, want{1, "run `firsthop init`"}, ok},
 		{"no report of the last run", func(n *node) {
 			n.init()

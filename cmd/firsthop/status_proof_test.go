@@ -14,6 +14,7 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/instance"
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 // killInProof kills a first init when all of its links are pinned, while it waits for a silent API server.
@@ -23,7 +24,7 @@ func (n node) killInProof() {
 	if err := n.start(cmd); err != nil {
 		n.Fatal(err)
 	}
-	eventually(n.T, "the links to be pinned", func() bool {
+	lab.Await(n.T, "the links to be pinned", func() bool {
 		entries, _ := os.ReadDir(n.pins().Links())
 		return len(entries) == len(bpf.Hooks())
 	})
@@ -70,7 +71,7 @@ func TestStatusAfterAnInitKilledBeforeItsProof(t *testing.T) {
 				t.Errorf("after a dry run %d programs are attached, noted: %t", got, n.noted())
 			}
 			n.run(append([]string{"init", "--service-ips", vip4, "--persist", "off", "--timeout", "50ms"}, tc.line...)...).exits(tc.code)
-			eventually(t, "the links to detach", func() bool { return len(n.attached()) == 0 })
+			lab.Await(t, "the links to detach", func() bool { return len(n.attached()) == 0 })
 			if pins, err := natinit.Pinned(n.pins()); err != nil || len(pins) > 0 || n.noted() {
 				t.Errorf("%v, pins %v, noted: %t", err, pins, n.noted())
 			}
@@ -117,7 +118,7 @@ func TestStatusTellsOfAFailureAndOfTheProofBefore(t *testing.T) {
 	n.run("install", "--service-ips", vips, "--endpoints", servers).exits(0)
 	n.run("status").exits(0).says("serving; proven", vip4+" answered by "+server4, "after a reboot: will not survive a reboot")
 	n.without(n.pins().Links() + "/sendmsg4")
-	eventually(t, "the link to detach", func() bool { return len(n.attached()) == len(bpf.Hooks())-1 })
+	lab.Await(t, "the link to detach", func() bool { return len(n.attached()) == len(bpf.Hooks())-1 })
 	n.run("status").exits(bootstrap.ExitProof).says("sendmsg4 is not attached")
 }
 

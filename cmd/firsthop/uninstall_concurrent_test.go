@@ -51,7 +51,7 @@ func TestUninstallThatBeganBeforeTheMountWaitsForTheTable(t *testing.T) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- uninstall.Wait() }()
-	eventually(t, "the uninstall to try the lock", tried)
+	lab.Await(t, "the uninstall to try the lock", tried)
 
 	other := n
 	other.RunDir = n.Dir + "/other"
@@ -59,14 +59,14 @@ func TestUninstallThatBeganBeforeTheMountWaitsForTheTable(t *testing.T) {
 	if err := n.start(init); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the links to be pinned", func() bool {
+	lab.Await(t, "the links to be pinned", func() bool {
 		entries, _ := os.ReadDir(n.pins().Links())
 		return len(entries) == len(bpf.Hooks())
 	})
 	lock.Close() // gives it to the uninstall
 	var early error
 	over, waits := false, 0
-	eventually(t, "the uninstall to wait for the table, or to end", func() bool {
+	lab.Await(t, "the uninstall to wait for the table, or to end", func() bool {
 		select {
 		case early = <-ended:
 			over = true

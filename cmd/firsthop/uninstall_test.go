@@ -263,7 +263,7 @@ func TestUninstallAfterAReboot(t *testing.T) {
 	if err := errors.Join(unix.Unmount(n.BPFFS, unix.MNT_DETACH), os.Remove(n.BPFFS), os.RemoveAll(n.RunDir)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the links to be gone", func() bool { return len(n.attached()) == 0 })
+	lab.Await(t, "the links to be gone", func() bool { return len(n.attached()) == 0 })
 	n.checkUninstall(before)
 }
 

@@ -19,6 +19,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/firsthop/firsthop/mounts/hostfs"
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 const v1 = "client.authentication.k8s.io/v1"
@@ -171,21 +172,12 @@ func TestPluginEndsWithUs(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, "the plugin to run", func() bool { _, err := os.Stat(ready); return err == nil })
+	lab.Await(t, "the plugin to run", func() bool { _, err := os.Stat(ready); return err == nil })
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait()
-	waitFor(t, "the plugin to end", func() bool { return left(t, cfg.Command) == "" })
-}
-
-func waitFor(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("waited in vain for", what)
-		}
-	}
+	lab.Await(t, "the plugin to end", func() bool { return left(t, cfg.Command) == "" })
 }
 
 func TestPluginGetsNoneOfOurFiles(t *testing.T) {

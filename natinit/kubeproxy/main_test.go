@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -188,19 +187,10 @@ func (p process) end() {
 func (p process) becomeZombie(t *testing.T) {
 	t.Helper()
 	p.stdin.Close()
-	waitFor(t, "the process to end", func() bool {
+	lab.Await(t, "the process to end", func() bool {
 		stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(p.Process.Pid), "stat"))
 		return err == nil && bytes.Contains(stat, []byte(") Z "))
 	})
-}
-
-func waitFor(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !done(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("waited in vain for", what)
-		}
-	}
 }
 
 // find returns the evidence of a source.
