@@ -106,6 +106,7 @@ func startCluster(t *testing.T, c *nodes.Cluster, images string) *nodes.Node {
 	}
 	first.Await("all nodes are ready", "kubectl wait --for=condition=Ready nodes --all --timeout=5s && test $(kubectl get nodes -o name | wc -l) = 3")
 	first.Await("CoreDNS is ready", "kubectl -n kube-system rollout status deployment/coredns --timeout=5s")
+	first.Sh("kubectl label node n1 node-role.kubernetes.io/control-plane-") // the EndpointSlice controller gives such a node's zone no hints
 	for i, n := range all {
 		first.Sh(fmt.Sprintf("kubectl label node %s topology.kubernetes.io/zone=zone-%d", n.Name, i+1))
 	}
