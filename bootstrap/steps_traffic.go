@@ -237,6 +237,12 @@ func (s *stage) attach(ctx context.Context) (outcome, error) {
 		return outcome{result: Skipped, reason: "--scope off: nothing is attached, another serves the Service addresses"}, nil
 	}
 	out := outcome{reason: fmt.Sprintf("%d programs at %s by %s", len(s.attached.Hooks), s.cgroup.HostPath, s.attached.Hooks[0].By)}
+	if s.seeded.Recovered {
+		out.warnings = append(out.warnings, "a growth of the maps of sockets had been killed: it was ended, and the programs that this took stay attached even if the proof fails")
+	}
+	if s.seeded.Left != nil {
+		out.warnings = append(out.warnings, "something of that growth was left behind: "+s.seeded.Left.Error())
+	}
 	for _, h := range s.attached.Hooks {
 		if h.Change != attach.Kept {
 			out.changes = append(out.changes, fmt.Sprintf("%s: program %d %s", h.Hook, h.Program, h.Change))

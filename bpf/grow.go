@@ -36,6 +36,11 @@ func (m *Maps) Grow(sizes Sizes) (*Maps, error) {
 	if err := grown.create(larger, specs); err != nil {
 		return nil, errors.Join(err, grown.Close())
 	}
+	for _, name := range larger { // one that the kernel has no memory for is made smaller (createMap)
+		if has, had := grown.Map(name).MaxEntries(), m.Map(name).MaxEntries(); has <= had {
+			return nil, errors.Join(fmt.Errorf("make map %s larger: the kernel gave %d entries in place of %d: %w", name, has, had, unix.ENOMEM), grown.Close())
+		}
+	}
 	grown.Created = larger
 	return grown, nil
 }

@@ -38,9 +38,10 @@ func (m *Maps) Settle() { m.outgrown = nil }
 var overflowOf = map[MapName]MapName{MapUDPSockRevNat: MapUDPRevNat, MapUDPSockAffinity: MapSockAffinity}
 
 // CopySockets copies what programs remember of sockets from those maps of m that to has others for. What is there
-// already is newer, and stays. What finds no room is put where programs put it, too: into the LRU hash. Entries that
-// programs add to m meanwhile may be missed.
-func (m *Maps) CopySockets(to *Maps, f Features) error {
+// already is newer, and stays. Entries that programs add to m meanwhile may be missed.
+//
+// What finds no room is an error; with spill it is put where programs put it, too, into the LRU hash, which may forget it.
+func (m *Maps) CopySockets(to *Maps, f Features, spill bool) error {
 	for name := range outgrownMaps {
 		from, into := m.Map(name), to.Map(name)
 		if from == nil || into == nil {
@@ -53,7 +54,11 @@ func (m *Maps) CopySockets(to *Maps, f Features) error {
 		if same {
 			continue
 		}
-		if err := copySockets(name, from, into, to.Map(overflowOf[name]), f); err != nil {
+		var overflow *ebpf.Map
+		if spill {
+			overflow = to.Map(overflowOf[name])
+		}
+		if err := copySockets(name, from, into, overflow, f); err != nil {
 			return fmt.Errorf("copy %s: %w", name, err)
 		}
 	}

@@ -1,7 +1,10 @@
 package bpf
 
 import (
+	"errors"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/test/lab"
 )
@@ -31,7 +34,7 @@ func TestCopySocketsKeepsWhatIsNewer(t *testing.T) {
 	must(from.Map(MapUDPSockAffinity).Put(session, SockAffinity{ID: 1}))
 	for name, f := range map[string]Features{"in batches": {Batch: lab.KernelFeatures().Batch}, "one by one": {}} {
 		t.Run(name, func(t *testing.T) {
-			must(from.CopySockets(to, f))
+			must(from.CopySockets(to, f, false))
 			for at, want := range map[uint32]uint64{1: 1 + size, 2: 2 + size, 3: 3, 4: 0} {
 				var got SockRevNat
 				must(to.Map(MapSockRevNat).Lookup(at, &got))
@@ -47,5 +50,38 @@ func TestCopySocketsKeepsWhatIsNewer(t *testing.T) {
 				t.Errorf("%+v, %+v: want the newer way back, and the backend that was kept", way, kept)
 			}
 		})
+	}
+}
+
+// What finds no room in the larger map is an error, unless it may spill.
+func TestCopySocketsWithoutRoom(t *testing.T) {
+	sized := func(size uint32) *Maps {
+		t.Helper()
+		m, err := EnsureMaps(PinsBelow(lab.New(t).BPFFS), Sizes{UDPSockets: size, UDPSessions: size})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { m.Close() })
+		return m
+	}
+	from, to := sized(64), sized(16)
+	for i := range uint64(40) {
+		if err := from.Map(MapUDPSockRevNat).Put(UDPRevNatKey{Cookie: i}, UDPRevNat{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f := Features{Batch: lab.KernelFeatures().Batch}
+	if err := from.CopySockets(to, f, false); !errors.Is(err, unix.E2BIG) {
+		t.Errorf("without spilling: %v", err)
+	}
+	if err := from.CopySockets(to, f, true); err != nil {
+		t.Error(err)
+	}
+	for i := range uint64(40) {
+		var v UDPRevNat
+		k := UDPRevNatKey{Cookie: i}
+		if to.Map(MapUDPSockRevNat).Lookup(k, &v) != nil && to.Map(MapUDPRevNat).Lookup(k, &v) != nil {
+			t.Errorf("socket %d is in no map", i)
+		}
 	}
 }

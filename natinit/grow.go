@@ -38,12 +38,12 @@ func Grow(cfg attach.Config, b attach.Balancer, sizes bpf.Sizes) (*bpf.Maps, err
 	if err := fill(b.Features, old, grown); err != nil {
 		return old, errors.Join(fmt.Errorf("fill the larger table: %w", err), grown.Close())
 	}
-	return exchange(cfg, b, grown, old)
+	return exchange(cfg, b, grown, old, false)
 }
 
 // exchange has the programs use grown instead of the table b.Maps, as Grow says, without losing what they remember of
-// sockets in former. It closes grown unless it returns that.
-func exchange(cfg attach.Config, b attach.Balancer, grown, former *bpf.Maps) (*bpf.Maps, error) {
+// sockets in former; with spill even where grown has no room for all. It closes grown unless it returns that.
+func exchange(cfg attach.Config, b attach.Balancer, grown, former *bpf.Maps, spill bool) (*bpf.Maps, error) {
 	old := b.Maps
 	created := slices.Clone(grown.Created)
 	sockets, err := grown.Outgrow(former)
@@ -58,33 +58,33 @@ func exchange(cfg attach.Config, b attach.Balancer, grown, former *bpf.Maps) (*b
 	a, err := attach.Attach(cfg)
 	if err != nil {
 		if sockets { // some of the programs may have been attached
-			err = errors.Join(err, grown.CopySockets(former, b.Features))
+			err = errors.Join(err, grown.CopySockets(former, b.Features, true))
 		}
 		return old, errors.Join(err, grown.Unstage(cfg.Pins), grown.Close())
 	}
 	defer a.Close()
-	if err := install(cfg, b, old, former, sockets); err != nil {
+	if err := install(cfg, b, old, former, sockets, spill); err != nil {
 		back := a.Rollback()
 		err = errors.Join(err, back, grown.Unstage(cfg.Pins))
 		if back != nil && slices.ContainsFunc(created, func(name bpf.MapName) bool { return attach.InUse(cfg, grown.Map(name)) }) {
 			return grown, err
 		}
 		if sockets {
-			err = errors.Join(err, grown.CopySockets(former, b.Features))
+			err = errors.Join(err, grown.CopySockets(former, b.Features, true))
 		}
 		return old, errors.Join(err, grown.Close())
 	}
 	err = a.Commit()
 	if sockets {
-		err = errors.Join(err, settle(cfg, b, former))
+		err = errors.Join(err, settle(cfg, b, former, spill))
 	}
 	return grown, err
 }
 
 // install gives the pins to the larger maps, which have all that the smaller ones had.
-func install(cfg attach.Config, b attach.Balancer, old, former *bpf.Maps, sockets bool) error {
+func install(cfg attach.Config, b attach.Balancer, old, former *bpf.Maps, sockets, spill bool) error {
 	if sockets {
-		if err := former.CopySockets(b.Maps, b.Features); err != nil {
+		if err := former.CopySockets(b.Maps, b.Features, spill); err != nil {
 			return fmt.Errorf("fill the larger maps of sockets: %w", err)
 		}
 	}
@@ -93,9 +93,9 @@ func install(cfg attach.Config, b attach.Balancer, old, former *bpf.Maps, socket
 
 // settle exchanges the programs that look into two generations of the maps of sockets for such that look into the last
 // one, which has all by then: nothing has written to the former since the programs that knew no other are detached.
-func settle(cfg attach.Config, b attach.Balancer, former *bpf.Maps) error {
+func settle(cfg attach.Config, b attach.Balancer, former *bpf.Maps, spill bool) error {
 	// Without links (Linux 5.8) the former programs were attached beside the others until now, and have written.
-	copied := former.CopySockets(b.Maps, b.Features)
+	copied := former.CopySockets(b.Maps, b.Features, spill)
 	b.Maps.Settle()
 	absorbed := b.Maps.AbsorbOverflow(b.Features)
 	a, err := attach.Attach(cfg)
@@ -126,7 +126,10 @@ func (s *Seeded) Recover(cfg attach.Config, b attach.Balancer) error {
 	if err = errors.Join(err, left.Close()); err != nil {
 		return err
 	}
-	s.Maps, err = exchange(cfg, b, grown, former)
+	s.Maps, err = exchange(cfg, b, grown, former, true)
+	if s.Recovered = s.Maps != b.Maps; s.Recovered {
+		s.Left, err = err, nil
+	}
 	return errors.Join(err, former.Close())
 }
 

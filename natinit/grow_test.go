@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/nat"
@@ -332,7 +333,7 @@ func (n *node) beginGrowth(t *testing.T, f bpf.Features, sizes bpf.Sizes, hooks 
 	a, err := attach.Attach(cfg.Config)
 	must(t, err)
 	if installed {
-		must(t, cfg.Maps.CopySockets(grown, f))
+		must(t, cfg.Maps.CopySockets(grown, f, false))
 		must(t, grown.Install(n.pins, cfg.Maps))
 	}
 	must(t, a.Close())
@@ -434,4 +435,20 @@ func TestGrowThatIsKilledAtAnyHook(t *testing.T) {
 		t.Errorf("attached anew: %+v", again.attached.Hooks)
 	}
 	again.commit(t)
+}
+
+// TestGrowWithoutMemory: a kernel that has none for the larger map leaves the table as it is.
+func TestGrowWithoutMemory(t *testing.T) {
+	f := allFeatures()
+	n := newNode(t)
+	m, err := bpf.EnsureMaps(n.pins, bpf.Sizes{TCPSockets: 1 << 17})
+	must(t, err)
+	must(t, m.Close())
+	n.up(t, f, bpf.Balancer{UDP: true}, services(0))
+	cfg := n.open(t, f)
+	defer cfg.Maps.Close()
+	got, err := Grow(cfg.Config, cfg.Balancer, bpf.Sizes{TCPSockets: 1 << 31})
+	if got != cfg.Maps || !errors.Is(err, unix.ENOMEM) {
+		t.Errorf("another table: %v; %v", got != cfg.Maps, err)
+	}
 }

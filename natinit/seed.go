@@ -65,6 +65,9 @@ type Seeded struct {
 	Maps     *bpf.Maps
 	Services []SeededService
 
+	Recovered bool  // Recover has exchanged programs
+	Left      error // what Recover left behind, nil: nothing
+
 	pins    bpf.Pins
 	found   *bpf.Maps // Maps, until Recover exchanges them
 	applied *nat.Applied

@@ -81,7 +81,7 @@ struct udp_way_back {
 };
 _Static_assert(sizeof(struct udp_way_back) == 56, "layout");
 
-/* Programs add, user space takes away. Full: some are missing, and nobody waits. */
+/* Programs add, user space takes away. Full: some are missing. All CPUs share a lock for it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_QUEUE);
 	__uint(max_entries, 8192);

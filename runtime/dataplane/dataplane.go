@@ -242,7 +242,11 @@ func (d *Dataplane) recoverSockets(j *instance.Journal, seeded *natinit.Seeded) 
 	programs := d.programsOf(seeded.Maps)
 	cfg := d.attachConfig(j)
 	cfg.Programs = programs
-	return seeded.Recover(cfg, programs)
+	err := seeded.Recover(cfg, programs)
+	if seeded.Left != nil {
+		d.log.Warn("something of a growth that was killed was left behind", "err", seeded.Left)
+	}
+	return err
 }
 
 func (d *Dataplane) programs() attach.Balancer { return d.programsOf(d.maps) }

@@ -42,26 +42,13 @@ func (r *Reconciler) update(m *Maps) error {
 	r.all = false
 	r.mu.Unlock()
 	r.generation++
-	all := r.now().Sub(r.read) >= interval || written && m.Log == nil
-	if !all && written {
-		complete, err := r.index.follow(m.Log)
-		if err != nil {
-			return err
-		}
-		all = !complete
-	}
-	switch {
-	case all:
-		r.read = r.now()
-		err := r.readAll(m)
-		if err != nil {
+	all := r.now().Sub(r.read) >= interval || written && m.Log == nil || !slices.Equal(m.RevNat, r.followed)
+	if all || written {
+		err := r.compareAll(m, all)
+		if err != nil { // it is to be looked at again
 			r.read = time.Time{}
 		}
 		return err
-	case written:
-		return r.compare(m, func(judge func(pair) judgement, note func(target, netip.AddrPort, judgement)) error {
-			return r.index.stale(m, judge, r.isLate, note)
-		})
 	}
 	for c := range r.active {
 		if c.hung {
@@ -74,14 +61,27 @@ func (r *Reconciler) update(m *Maps) error {
 	return nil
 }
 
-// readAll brings the index and the candidates up to date by all ways back.
-func (r *Reconciler) readAll(m *Maps) error {
-	if m.Log != nil { // what comes from now on is in it
-		if _, err := r.index.follow(m.Log); err != nil {
+// compareAll brings the candidates up to date by all ways back, or, where nothing of it is missing, by the index.
+func (r *Reconciler) compareAll(m *Maps, all bool) error {
+	if all {
+		r.index.empty() // what is written from now on is in the log
+	}
+	if m.Log != nil {
+		complete, err := r.index.follow(m.Log)
+		if err != nil {
 			return err
 		}
+		if !complete && !all {
+			all = true
+			r.index.empty()
+		}
 	}
-	r.index.empty()
+	if !all {
+		return r.compare(m, func(judge func(pair) judgement, note func(target, netip.AddrPort, judgement)) error {
+			return r.index.stale(m, judge, r.isLate, note)
+		})
+	}
+	r.read, r.followed = r.now(), m.RevNat
 	return r.compare(m, func(judge func(pair) judgement, note func(target, netip.AddrPort, judgement)) error {
 		return readUDP(m, r.index, judge, note)
 	})

@@ -38,7 +38,14 @@ func (r *Reconciler) forget(m *Maps) error {
 		if v, _ := r.directory.Judge(c.frontend, c.proto, c.backend); v == Fresh { // its socket may go back there
 			continue
 		}
-		keys = append(keys, bpf.UDPRevNatKey{Cookie: c.cookie, Backend: bpf.AddressOf(c.backend.Addr()), Port: bpf.PortOf(c.backend.Port())})
+		key := bpf.UDPRevNatKey{Cookie: c.cookie, Backend: bpf.AddressOf(c.backend.Addr()), Port: bpf.PortOf(c.backend.Port())}
+		leads, err := leadsTo(m.RevNat, &key, bpf.AddressOf(c.frontend.Addr()), bpf.PortOf(c.frontend.Port()))
+		if err != nil {
+			return err
+		}
+		if leads { // else the socket came there again, by another Service
+			keys = append(keys, key)
+		}
 	}
 	for _, rev := range m.RevNat {
 		if _, err := remove(rev, m.Batch, keys); err != nil {

@@ -58,7 +58,7 @@ func (x index) stale(m *Maps, judge func(pair) judgement, known func(target, net
 			leads := known(t, frontend)
 			if !leads {
 				var err error
-				leads, err = leadsTo(m.RevNat, &bpf.UDPRevNatKey{Cookie: cookie, Backend: p.backend, Port: p.backendPort}, p)
+				leads, err = leadsTo(m.RevNat, &bpf.UDPRevNatKey{Cookie: cookie, Backend: p.backend, Port: p.backendPort}, p.frontend, p.frontendPort)
 				if err != nil {
 					failed = err
 					return false
@@ -76,12 +76,12 @@ func (x index) stale(m *Maps, judge func(pair) judgement, known func(target, net
 	return nil
 }
 
-// leadsTo reports whether the first of the maps that has a way back has it for the frontend of a pair.
-func leadsTo(maps []*ebpf.Map, k *bpf.UDPRevNatKey, p pair) (bool, error) {
+// leadsTo reports whether the first of the maps that has a way back has it for a frontend.
+func leadsTo(maps []*ebpf.Map, k *bpf.UDPRevNatKey, frontend bpf.Address, port bpf.Port) (bool, error) {
 	var v bpf.UDPRevNat
 	for _, m := range maps {
 		if err := m.Lookup(k, &v); err == nil {
-			return v.Frontend == p.frontend && v.Port == p.frontendPort, nil
+			return v.Frontend == frontend && v.Port == port, nil
 		} else if !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return false, err
 		}

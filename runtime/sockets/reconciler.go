@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/firsthop/firsthop/bpf"
@@ -68,6 +69,7 @@ type Reconciler struct {
 	owners     map[uint64]*owner       // where sockets were found, by cookie
 	held       map[holder]uint64       // whose they are
 	index      index
+	followed   []*ebpf.Map // the maps of ways back that it is of
 	generation uint64
 	crew       *crew
 	searching  errand[found]

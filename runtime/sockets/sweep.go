@@ -81,6 +81,8 @@ func (r *Reconciler) sweep(ctx context.Context) {
 	}
 	if err == nil {
 		r.grow(ctx, &m, all.live)
+	}
+	if all.known != nil {
 		r.dropOwners(all.known)
 	}
 	r.swept(n, err)
@@ -118,7 +120,7 @@ func (s *sweeper) filling(m *Maps) (bool, error) {
 
 // sockets are the UDP sockets of the node.
 type sockets struct {
-	known  []uint64 // cookies that maps had entries of before, sorted
+	known  []uint64 // cookies that maps had entries of before, sorted; nil: they could not be read
 	live   []uint64 // cookies of all, sorted
 	spaces []listed // those that are connected and known
 	err    error
@@ -168,7 +170,7 @@ func (s *sweeper) remove(m *Maps, all *sockets) (int, error) {
 func listLive(ctx context.Context, where netns.Config, known []uint64) sockets {
 	list, err := where.List()
 	if err != nil {
-		return sockets{err: err}
+		return sockets{known: known, err: err}
 	}
 	all := sockets{known: known}
 	var failed error
@@ -184,7 +186,7 @@ func listLive(ctx context.Context, where netns.Config, known []uint64) sockets {
 		return failed == nil
 	})
 	if err = errors.Join(failed, err); err != nil {
-		return sockets{err: err}
+		return sockets{known: known, err: err}
 	}
 	slices.Sort(all.live)
 	return all
@@ -192,7 +194,7 @@ func listLive(ctx context.Context, where netns.Config, known []uint64) sockets {
 
 // cookiesOf are the cookies that are in the maps of UDP sockets, sorted, each once.
 func cookiesOf(m *Maps) ([]uint64, error) {
-	var cookies []uint64
+	cookies := []uint64{}
 	for _, rev := range m.RevNat {
 		if err := readMap(rev, bpf.ReadConfig{Batch: m.Batch}, func(k *bpf.UDPRevNatKey, _ *bpf.UDPRevNat) { cookies = append(cookies, k.Cookie) }); err != nil {
 			return nil, err

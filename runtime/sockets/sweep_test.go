@@ -1,10 +1,13 @@
 package sockets
 
 import (
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/cilium/ebpf"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/runtime/netns"
@@ -112,5 +115,22 @@ func TestSweepComesWhenMapsFill(t *testing.T) {
 	}
 	if got := r.sweepNow(sweepInterval).LastSweep; got == last {
 		t.Error("no sweep after a minute")
+	}
+}
+
+// A list of all sockets that fails, as where a namespace can not be entered, says nothing of closed ones; but who has no way
+// back is known.
+func TestSweepThatFailsForgetsWhoIsGone(t *testing.T) {
+	rev, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 32, ValueSize: 24, MaxEntries: 64})
+	must(t, err)
+	t.Cleanup(func() { rev.Close() })
+	r := New(Config{Log: slog.New(slog.DiscardHandler), Namespaces: netns.Config{Proc: "/nowhere"}, Maps: func() (Maps, error) { return Maps{RevNat: []*ebpf.Map{rev}}, nil }})
+	r.generation = 5
+	for i := range uint64(100) {
+		r.owners[i] = &owner{seen: 1}
+	}
+	r.sweep(t.Context())
+	if n := len(r.owners); n != 0 {
+		t.Errorf("%d owners of sockets without a way back stay after a sweep that failed: %v", n, r.Status().SweepError)
 	}
 }

@@ -334,7 +334,7 @@ func (b *bed) losesKubelet() {
 	b.want("fail", "install", "node n3 is unreachable", "--leave-out n3", "nothing was changed")
 	b.want("fail", "uninstall", "node n3 is unreachable", "--leave-out n3", "nothing was changed")
 	lost.Sh("systemctl start kubelet")
-	b.first.Await("the node is back", "kubectl wait --for=condition=Ready node/n3 --timeout=5s")
+	b.first.Await("the node is back", "kubectl wait --for=condition=Ready node/n3 --timeout=5s && test -z \"$(kubectl get node n3 -o jsonpath='{.spec.taints}')\"")
 	b.first.Await("nothing is wrong", "firsthop cluster status")
 }
 
