@@ -74,8 +74,13 @@ static __always_inline bool same_udp_rev_nat(const struct udp_rev_nat *old, cons
 /* Writes only what is new: a datagram costs a lookup, which also keeps an LRU entry young. */
 static __always_inline void udp_rev_nat_update(const struct lookup *l, __u32 index, const struct backend *be)
 {
-	__u64 entry[] = {l->cookie, half(&be->addr, 0), half(&be->addr, 1), be->port,
-			 half(&l->addr, 0), half(&l->addr, 1), l->port | writer() << 16 | (__u64)index << 32};
+	__u64 entry[] = {l->cookie,
+	                 half(&be->addr, 0),
+	                 half(&be->addr, 1),
+	                 be->port,
+	                 half(&l->addr, 0),
+	                 half(&l->addr, 1),
+	                 l->port | writer() << 16 | (__u64)index << 32};
 	__u64 *key = entry, *value = entry + 4; /* struct udp_way_back */
 	struct udp_rev_nat *old = bpf_map_lookup_elem(&fh_udp_sock, key);
 
