@@ -175,6 +175,9 @@ func (n *node) detach(t testing.TB, h bpf.Hook) {
 		ids := attachedTo(t, n.cgroup)[h.Name]
 		for _, id := range ids {
 			p, err := ebpf.NewProgramFromID(id)
+			if errors.Is(err, os.ErrNotExist) { // its link has ended meanwhile
+				continue
+			}
 			must(t, err)
 			_ = link.RawDetachProgram(link.RawDetachProgramOptions{Target: int(dir.Fd()), Program: p, Attach: h.Attach})
 			p.Close()
