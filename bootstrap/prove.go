@@ -27,7 +27,7 @@ func (s *stage) prove(ctx context.Context) (outcome, error) {
 	defer cancel()
 	s.settings.prove = s.strength()
 	if s.settings.prove == proof.Verified && !s.verifiable() {
-		return outcome{}, errors.New("--prove verified: no CA certificate of this node's cluster is known (`firsthop discover`), so no server can be verified; what this run changed of programs and table is taken back: use --prove answered, which proves TCP alone")
+		return outcome{}, errors.New("--prove verified: no CA certificate of this node's cluster is known (`firsthop discover`), so no server can be verified" + s.undone() + ": use --prove answered, which proves TCP alone")
 	}
 	if s.scope == ScopeOff {
 		s.report.Proofs = s.proveDirectly(ctx)
@@ -103,9 +103,17 @@ func (s *stage) someProven() bool {
 	return slices.ContainsFunc(s.report.Proofs, func(p proof.Proof) bool { return p.OK })
 }
 
+// undone says what becomes of what this run did when the proof fails.
+func (s *stage) undone() string {
+	if s.seeded != nil && s.seeded.Recovered {
+		return "; what this run changed of the table is taken back, but not the programs with which it ended a growth that had been killed"
+	}
+	return "; what this run changed of programs and table is taken back"
+}
+
 // proofAdvice says what to do about a failed proof.
 func (s *stage) proofAdvice() string {
-	const undone = "; what this run changed of programs and table is taken back"
+	undone := s.undone()
 	hooks, _ := attach.Inspect(s.pins(), s.seeded.Maps, s.cgroup.Path) // what can't be read is no reason
 	if _, other := Rival(hooks); other != "" {
 		return undone + ": another firsthop serves this cgroup, with another bpffs (program " + other + "): use that one's --bpffs, or uninstall it first"

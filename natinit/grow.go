@@ -108,7 +108,10 @@ func settle(cfg attach.Config, b attach.Balancer, former *bpf.Maps, spill bool) 
 // Recover ends what a Grow that was killed has begun: attached programs remember sockets in maps that are not those of
 // the table. Where these are larger, which they are until Grow has moved the pins, the table gets them: the smaller ones
 // may have no room for what has come. s.Maps is what to attach programs for afterwards; cfg and b are for s.Maps as it
-// was.
+// was. What finds no room even so goes into the LRU hashes.
+//
+// On an error all is as it was. Else s.Recovered says whether programs were exchanged, which Rollback does not take back, and
+// s.Left what was left behind.
 func (s *Seeded) Recover(cfg attach.Config, b attach.Balancer) error {
 	if len(b.Hooks()) == 0 {
 		return nil

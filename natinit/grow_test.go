@@ -17,6 +17,7 @@ import (
 	"github.com/firsthop/firsthop/bpf/nat"
 	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/test/clients"
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 // opened is a table and its attachment as a runtime has them.
@@ -261,14 +262,27 @@ func (n *node) watched(t *testing.T) (end func() named) {
 	}
 }
 
+// wantAllNamed asks that nothing was wrong with the sockets that a child watched, and that all is attached as it should be.
+func (n *node) wantAllNamed(t *testing.T, f bpf.Features, r named) {
+	t.Helper()
+	t.Logf("%d sockets, %d datagrams", r.Made, r.Asked)
+	if len(r.Wrong) > 0 {
+		t.Errorf("not as it should be: %v", r.Wrong)
+	}
+	again, err := n.begin(f, bpf.Balancer{UDP: true}, services(0, 1, 2))
+	must(t, err)
+	if again.changed() {
+		t.Errorf("attached anew: %+v", again.attached.Hooks)
+	}
+	again.commit(t)
+}
+
 // TestGrowKeepsSockets: while the maps of sockets grow, each socket has its Service's name and each session its backend at
 // every instant.
 func TestGrowKeepsSockets(t *testing.T) {
 	for name, f := range map[string]bpf.Features{"with everything": allFeatures(), "without bpf_link": without(func(f *bpf.Features) { f.Link = false })} {
 		t.Run(name, func(t *testing.T) {
-			if !f.GetPeername {
-				t.Skip("needs the hook getpeername")
-			}
+			lab.NeedsLinux(t, 5, 8, "the hook getpeername, by which a socket's name is seen")
 			n := newNode(t)
 			n.up(t, f, bpf.Balancer{UDP: true}, services(0, 1, 2))
 			end := n.watched(t)
@@ -288,17 +302,7 @@ func TestGrowKeepsSockets(t *testing.T) {
 				}
 			}
 			must(t, cfg.Maps.Close())
-			r := end()
-			t.Logf("%d sockets, %d datagrams", r.Made, r.Asked)
-			if len(r.Wrong) > 0 {
-				t.Errorf("not as it should be: %v", r.Wrong)
-			}
-			again, err := n.begin(f, bpf.Balancer{UDP: true}, services(0, 1, 2))
-			must(t, err)
-			if again.changed() {
-				t.Errorf("attached anew: %+v", again.attached.Hooks)
-			}
-			again.commit(t)
+			n.wantAllNamed(t, f, end())
 		})
 	}
 }
@@ -403,9 +407,7 @@ func TestGrowThatIsKilledKeepsSockets(t *testing.T) {
 // loses none of them.
 func TestGrowThatIsKilledAtAnyHook(t *testing.T) {
 	f := allFeatures()
-	if !f.GetPeername {
-		t.Skip("needs the hook getpeername")
-	}
+	lab.NeedsLinux(t, 5, 8, "the hook getpeername, by which a socket's name is seen")
 	n := newNode(t)
 	m, err := bpf.EnsureMaps(n.pins, bpf.Sizes{UDPSockets: bpf.MaxTCPSockets, UDPSessions: bpf.MaxTCPSockets}) // nobody sweeps what closed sockets leave
 	must(t, err)
@@ -423,17 +425,7 @@ func TestGrowThatIsKilledAtAnyHook(t *testing.T) {
 		n.beginGrowth(t, f, sizes, hooks, false)
 		n.up(t, f, bpf.Balancer{UDP: true}, services(0, 1, 2))
 	}
-	r := end()
-	t.Logf("%d sockets, %d datagrams", r.Made, r.Asked)
-	if len(r.Wrong) > 0 {
-		t.Errorf("not as it should be: %v", r.Wrong)
-	}
-	again, err := n.begin(f, bpf.Balancer{UDP: true}, services(0, 1, 2))
-	must(t, err)
-	if again.changed() {
-		t.Errorf("attached anew: %+v", again.attached.Hooks)
-	}
-	again.commit(t)
+	n.wantAllNamed(t, f, end())
 }
 
 // TestGrowWithoutMemory: a kernel that has none for the larger map leaves the table as it is.

@@ -214,9 +214,9 @@ func TestHasAsksForOneSocket(t *testing.T) {
 						t.Errorf("family %d, connected to %v: it is at %v: %v, %v", tc.family, to, remote, has, err)
 					}
 				}
-				stranger := s
-				stranger.id[40] ^= 0xff
-				if has, err := d.Has(&stranger); err != nil || has {
+				unknown := s
+				unknown.id[40] ^= 0xff
+				if has, err := d.Has(&unknown); err != nil || has {
 					t.Errorf("another cookie: %v, %v", has, err)
 				}
 				must(t, unix.Connect(fd, sockaddr(tc.family, other)))
