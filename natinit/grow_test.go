@@ -428,6 +428,39 @@ func TestGrowThatIsKilledAtAnyHook(t *testing.T) {
 	n.wantAllNamed(t, f, end())
 }
 
+// TestGrowThatIsKilledWithoutRoom: more sockets than the larger maps have room for keep a way back in the LRU hashes.
+func TestGrowThatIsKilledWithoutRoom(t *testing.T) {
+	f := allFeatures()
+	n := newNode(t)
+	m, err := bpf.EnsureMaps(n.pins, bpf.Sizes{UDPSockets: 16, UDPSessions: 16})
+	must(t, err)
+	n.up(t, f, bpf.Balancer{UDP: true}, services(0))
+	key := func(cookie uint64) bpf.UDPRevNatKey { return bpf.UDPRevNatKey{Cookie: cookie} }
+	for cookie := range uint64(16) {
+		must(t, m.Map(bpf.MapUDPSockRevNat).Put(key(cookie), bpf.UDPRevNat{}))
+	}
+	n.beginGrowth(t, f, bpf.Sizes{UDPSockets: 20}, len(bpf.Balancer{UDP: true}.Hooks(f)), false)
+	progs, err := attach.PinnedPrograms(n.pins)
+	must(t, err)
+	larger, err := m.OutgrownBy(progs)
+	must(t, err)
+	attach.CloseAll(progs)
+	for cookie := uint64(16); cookie < 36; cookie++ {
+		must(t, larger.Map(bpf.MapUDPSockRevNat).Put(key(cookie), bpf.UDPRevNat{}))
+	}
+	must(t, errors.Join(larger.Close(), m.Close()))
+
+	n.up(t, f, bpf.Balancer{UDP: true}, services(0))
+	cfg := n.open(t, f)
+	defer cfg.Maps.Close()
+	for cookie := range uint64(36) {
+		var v bpf.UDPRevNat
+		if cfg.Maps.Map(bpf.MapUDPSockRevNat).Lookup(key(cookie), &v) != nil && cfg.Maps.Map(bpf.MapUDPRevNat).Lookup(key(cookie), &v) != nil {
+			t.Errorf("socket %d has no way back", cookie)
+		}
+	}
+}
+
 // TestGrowWithoutMemory: a kernel that has none for the larger map leaves the table as it is.
 func TestGrowWithoutMemory(t *testing.T) {
 	f := allFeatures()

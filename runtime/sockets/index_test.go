@@ -112,3 +112,78 @@ func TestIndexLooksUpWhatItHas(t *testing.T) {
 		t.Errorf("left %v", x)
 	}
 }
+
+// followed is a Reconciler of a Service that has lost its first backend, and maps with no sockets, which it has read.
+func followed(t *testing.T) (r *Reconciler, m *Maps, put func(m *Maps, cookie uint64)) {
+	t.Helper()
+	m = &Maps{RevNat: []*ebpf.Map{revNat(t)}}
+	log, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Queue, ValueSize: 56, MaxEntries: 8})
+	must(t, err)
+	t.Cleanup(func() { log.Close() })
+	m.Log = log
+	r = New(Config{Log: discard})
+	r.Set(dns, ports(1))
+	r.Begin()
+	r.Done(nil)
+	must(t, r.update(m))
+	vip := netip.MustParseAddrPort(vip4)
+	return r, m, func(m *Maps, cookie uint64) {
+		key := bpf.UDPRevNatKey{Cookie: cookie, Backend: bpf.AddressOf(backend4(0).Addr()), Port: bpf.PortOf(backend4(0).Port())}
+		value := bpf.UDPRevNat{Frontend: bpf.AddressOf(vip.Addr()), Port: bpf.PortOf(vip.Port())}
+		must(t, m.RevNat[0].Put(key, value))
+		must(t, m.Log.Put(nil, bpf.UDPWayBack{Key: key, Value: value}))
+	}
+}
+
+func revNat(t *testing.T) *ebpf.Map {
+	t.Helper()
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 32, ValueSize: 24, MaxEntries: 8})
+	must(t, err)
+	t.Cleanup(func() { m.Close() })
+	return m
+}
+
+// Maps that were exchanged, as by a growth, are read: while that went on, the log was of others.
+func TestIndexAfterMapsWereExchanged(t *testing.T) {
+	r, m, put := followed(t)
+	larger := &Maps{RevNat: []*ebpf.Map{revNat(t)}, Log: m.Log}
+	put(larger, 7)
+	r.all = true
+	must(t, r.update(m)) // takes it from the log, and does not find it
+	must(t, r.update(larger))
+	if len(r.candidates) != 1 {
+		t.Errorf("%d candidates, want one", len(r.candidates))
+	}
+}
+
+// A change that could not be looked at, is looked at the next time.
+func TestIndexAfterAnError(t *testing.T) {
+	r, m, put := followed(t)
+	put(m, 7)
+	broken := *m
+	broken.Log = revNat(t) // no queue
+	r.all = true
+	if err := r.update(&broken); err == nil {
+		t.Fatal("no error")
+	}
+	must(t, r.update(m))
+	if len(r.candidates) != 1 {
+		t.Errorf("%d candidates, want one", len(r.candidates))
+	}
+}
+
+// A candidate whose way back has gone is none any more.
+func TestIndexForgetsWhatWentByItself(t *testing.T) {
+	r, m, put := followed(t)
+	put(m, 7)
+	r.all = true
+	must(t, r.update(m))
+	if len(r.candidates) != 1 {
+		t.Fatalf("%d candidates, want one", len(r.candidates))
+	}
+	must(t, m.RevNat[0].Delete(bpf.UDPRevNatKey{Cookie: 7, Backend: bpf.AddressOf(backend4(0).Addr()), Port: bpf.PortOf(backend4(0).Port())}))
+	r.all = true
+	if must(t, r.update(m)); len(r.candidates) != 0 || len(r.active) != 0 {
+		t.Errorf("%d candidates are left", len(r.candidates))
+	}
+}
