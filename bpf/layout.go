@@ -140,6 +140,9 @@ const (
 	FrontendSticky
 	FrontendSourceRange
 	FrontendNode
+	FrontendExternal
+	FrontendExternalLocal
+	FrontendExternalRange
 )
 
 // LoopbackKey is the frontend that a node port has on the loopback addresses
@@ -218,9 +221,16 @@ type BackendKey struct {
 type Backend struct {
 	Addr  Address
 	Port  Port
-	Flags uint16 // none yet
+	Flags BackendFlags
 	ID    uint32 // BackendMember and 31 bits, unique in its set
 }
+
+// BackendFlags are enum backend_flags of lib/*_maps.h.
+type BackendFlags uint16
+
+// BackendLocal says that a backend is on this node. It is a hint: sets that init
+// or a former version wrote don't have it.
+const BackendLocal BackendFlags = 1 << 0
 
 // AddrPort is the address and port of the backend.
 func (b Backend) AddrPort() netip.AddrPort {

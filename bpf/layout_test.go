@@ -198,27 +198,31 @@ func TestLayoutConstantsAreThoseOfTheHeaders(t *testing.T) {
 	c := headerConstants(t, "lib/lb_maps.h", "lib/source_range_maps.h", "lib/workload_maps.h", "lib/config.h", "lib/nowhere.h",
 		"lib/sock_usage_maps.h", "include/bpf.h")
 	for name, got := range map[string]uint64{
-		"FRONTEND_VIP":          uint64(FrontendVIP),
-		"FRONTEND_LOCAL_POLICY": uint64(FrontendLocalPolicy),
-		"FRONTEND_STICKY":       uint64(FrontendSticky),
-		"FRONTEND_SOURCE_RANGE": uint64(FrontendSourceRange),
-		"FRONTEND_NODE":         uint64(FrontendNode),
-		"CONFIG_UDP":            uint64(SettingsUDP),
-		"CONFIG_HOST_SCOPE":     uint64(SettingsHostScope),
-		"BACKEND_MEMBER":        BackendMember,
-		"SET_DROP":              SetDrop,
-		"SET_AFFINITY":          SetAffinity,
-		"SLOT_AFFINITY":         SlotAffinity,
-		"CONTROL_OPT_OUT":       uint64(ControlOptOut),
-		"INDEX_SERVICE_CIDR":    uint64(IndexServiceCIDR),
-		"INDEX_SERVICE_EXCEPT":  uint64(IndexServiceExcept),
-		"WORKLOAD_OPTED_OUT":    uint64(WorkloadOptedOut),
-		"SOCK_USAGE_REV_NAT":    uint64(SockUsageRevNat),
-		"SOCK_USAGE_AFFINITY":   uint64(SockUsageAffinity),
-		"NOWHERE_IP4":           uint64(binary.BigEndian.Uint32(Nowhere(true).Addr().AsSlice())),
-		"NOWHERE_PORT":          uint64(Nowhere(true).Port()),
-		"IPPROTO_TCP":           uint64(TCP),
-		"IPPROTO_UDP":           uint64(UDP),
+		"FRONTEND_VIP":            uint64(FrontendVIP),
+		"FRONTEND_LOCAL_POLICY":   uint64(FrontendLocalPolicy),
+		"FRONTEND_STICKY":         uint64(FrontendSticky),
+		"FRONTEND_SOURCE_RANGE":   uint64(FrontendSourceRange),
+		"FRONTEND_NODE":           uint64(FrontendNode),
+		"FRONTEND_EXTERNAL":       uint64(FrontendExternal),
+		"FRONTEND_EXTERNAL_LOCAL": uint64(FrontendExternalLocal),
+		"FRONTEND_EXTERNAL_RANGE": uint64(FrontendExternalRange),
+		"BACKEND_LOCAL":           uint64(BackendLocal),
+		"CONFIG_UDP":              uint64(SettingsUDP),
+		"CONFIG_HOST_SCOPE":       uint64(SettingsHostScope),
+		"BACKEND_MEMBER":          BackendMember,
+		"SET_DROP":                SetDrop,
+		"SET_AFFINITY":            SetAffinity,
+		"SLOT_AFFINITY":           SlotAffinity,
+		"CONTROL_OPT_OUT":         uint64(ControlOptOut),
+		"INDEX_SERVICE_CIDR":      uint64(IndexServiceCIDR),
+		"INDEX_SERVICE_EXCEPT":    uint64(IndexServiceExcept),
+		"WORKLOAD_OPTED_OUT":      uint64(WorkloadOptedOut),
+		"SOCK_USAGE_REV_NAT":      uint64(SockUsageRevNat),
+		"SOCK_USAGE_AFFINITY":     uint64(SockUsageAffinity),
+		"NOWHERE_IP4":             uint64(binary.BigEndian.Uint32(Nowhere(true).Addr().AsSlice())),
+		"NOWHERE_PORT":            uint64(Nowhere(true).Port()),
+		"IPPROTO_TCP":             uint64(TCP),
+		"IPPROTO_UDP":             uint64(UDP),
 	} {
 		want, ok := c[name]
 		if !ok || want != got {
@@ -227,7 +231,7 @@ func TestLayoutConstantsAreThoseOfTheHeaders(t *testing.T) {
 		delete(c, name)
 	}
 	for name := range c {
-		if slices.ContainsFunc([]string{"FRONTEND_", "CONFIG_", "CONTROL_", "WORKLOAD_", "INDEX_", "SOCK_USAGE_", "NOWHERE_"}, func(p string) bool { return strings.HasPrefix(name, p) }) {
+		if slices.ContainsFunc([]string{"FRONTEND_", "BACKEND_", "CONFIG_", "CONTROL_", "WORKLOAD_", "INDEX_", "SOCK_USAGE_", "NOWHERE_"}, func(p string) bool { return strings.HasPrefix(name, p) }) {
 			t.Errorf("%s has no Go twin in this test", name)
 		}
 	}

@@ -44,6 +44,10 @@ enum frontend_flags {
 	FRONTEND_STICKY = 1 << 2,       /* unconnected UDP sockets keep their backend */
 	FRONTEND_SOURCE_RANGE = 1 << 3, /* for clients of the service's source ranges only */
 	FRONTEND_NODE = 1 << 4,         /* marks an address of another node: no service behind it */
+	/* For clients outside the cluster, by the packet path; connect time ignores these. */
+	FRONTEND_EXTERNAL = 1 << 5,       /* they may use it; of a VIP: its unserved ports are refused to them */
+	FRONTEND_EXTERNAL_LOCAL = 1 << 6, /* they go by the service's state for the Local policy */
+	FRONTEND_EXTERNAL_RANGE = 1 << 7, /* those of the service's source ranges only */
 };
 
 /* Changed by one 8-byte store, and read by one load: read_frontend() in lb.h. */
@@ -113,10 +117,15 @@ _Static_assert(sizeof(struct backend_key) == 8, "layout");
 /* The entry of a set with SET_AFFINITY whose id is for how many seconds after its last connection a client keeps its backend. */
 #define SLOT_AFFINITY 0x7fffffffu
 
+/* Flags of a backend: hints, which init and former versions do not set. */
+enum backend_flags {
+	BACKEND_LOCAL = 1 << 0, /* on this node; without it: elsewhere, or unknown */
+};
+
 struct backend {
 	struct address addr;
 	__be16 port; /* network byte order */
-	__u16 flags; /* none yet, 0 */
+	__u16 flags; /* enum backend_flags */
 	__u32 id;    /* BACKEND_MEMBER | 31 bits, unique in its set, kept from set to set */
 };
 _Static_assert(sizeof(struct backend) == 24, "layout");
