@@ -72,7 +72,8 @@ func PortOf(p uint16) Port {
 func (p Port) Uint16() uint16 { return binary.BigEndian.Uint16(p[:]) }
 
 // FrontendKey is what a client connects to. With Port and Proto zero it
-// stands for the address as a whole.
+// stands for the address as a whole, with Proto zero and Port MarkPort for what
+// it is to clients outside the cluster.
 type FrontendKey struct {
 	Addr  Address
 	Port  Port
@@ -87,6 +88,14 @@ func FrontendKeyOf(ap netip.AddrPort, p Proto) FrontendKey {
 
 // VIPKeyOf gives the key that marks an address as a VIP.
 func VIPKeyOf(a netip.Addr) FrontendKey { return FrontendKey{Addr: AddressOf(a)} }
+
+// MarkPort is the port of ExternalVIPKeyOf, the same in both byte orders.
+const MarkPort = 0xffff
+
+// ExternalVIPKeyOf gives the key that marks an address as a VIP for clients outside the cluster.
+func ExternalVIPKeyOf(a netip.Addr) FrontendKey {
+	return FrontendKey{Addr: AddressOf(a), Port: PortOf(MarkPort)}
+}
 
 // NodeKeyOf gives the key that marks an address as another node's: node ports of NodePortKey are served there.
 func NodeKeyOf(a netip.Addr) FrontendKey { return FrontendKey{Addr: AddressOf(a), Nodes: 1} }
@@ -114,6 +123,7 @@ func (k FrontendKey) AddrPort() netip.AddrPort {
 }
 
 // String is "tcp/10.96.0.1:443", "any/10.96.0.1" for an address as a whole,
+// "outside/203.0.113.1" for one as clients outside the cluster see it,
 // "tcp/nodes-ipv4:30080" for a node port at the addresses of other nodes, or
 // "node/192.0.2.7" for the mark of such an address.
 func (k FrontendKey) String() string {
@@ -124,6 +134,8 @@ func (k FrontendKey) String() string {
 		return fmt.Sprintf("%s/nodes-ipv6:%d", k.Proto, k.Port.Uint16())
 	case k.Nodes != 0:
 		return "node/" + k.Addr.Addr().String()
+	case k.Proto == 0 && k.Port.Uint16() == MarkPort:
+		return "outside/" + k.Addr.Addr().String()
 	case k.Proto == 0:
 		return "any/" + k.Addr.Addr().String()
 	}

@@ -25,6 +25,12 @@
  * unspecified address of its family (::ffff:0.0.0.0 or ::). Programs of a former
  * version never look these keys up, and pass such connections on; at the key of
  * a VIP they would take the mark of a node for a service without a backend.
+ *
+ * For clients outside, an address has a mark of its own, with proto zero and
+ * port FRONTEND_MARK_PORT: FRONTEND_VIP | FRONTEND_EXTERNAL, all ports that are
+ * not served to them are refused. Load balancer and external IPs have this mark
+ * and not the other: for clients inside their other ports are left alone.
+ * Connect time never looks this key up.
  */
 struct frontend_key {
 	struct address addr;
@@ -37,6 +43,9 @@ _Static_assert(sizeof(struct frontend_key) == 20, "layout");
 /* What follows the address, as programs write it: see half(). */
 #define FRONTEND_KEY(port, proto, nodes) ((port) | (__u64)(proto) << 16 | (__u64)(nodes) << 24)
 
+/* See frontend_key: FRONTEND_KEY(FRONTEND_MARK_PORT, 0, 0). The same in both byte orders. */
+#define FRONTEND_MARK_PORT 0xffff
+
 /* Flags of a frontend. */
 enum frontend_flags {
 	FRONTEND_VIP = 1 << 0,          /* marks an address: no service behind it, refuse */
@@ -45,7 +54,7 @@ enum frontend_flags {
 	FRONTEND_SOURCE_RANGE = 1 << 3, /* for clients of the service's source ranges only */
 	FRONTEND_NODE = 1 << 4,         /* marks an address of another node: no service behind it */
 	/* For clients outside the cluster, by the packet path; connect time ignores these. */
-	FRONTEND_EXTERNAL = 1 << 5,       /* they may use it; of a VIP: its unserved ports are refused to them */
+	FRONTEND_EXTERNAL = 1 << 5,       /* they may use it; with FRONTEND_VIP: their mark, see frontend_key */
 	FRONTEND_EXTERNAL_LOCAL = 1 << 6, /* they go by the service's state for the Local policy */
 	FRONTEND_EXTERNAL_RANGE = 1 << 7, /* those of the service's source ranges only */
 };
