@@ -12,7 +12,7 @@
  */
 #include "include/bpf.h"
 #include "lib/config.h"
-#include "lib/lb.h"
+#include "lib/frontend.h"
 #include "lib/nowhere.h"
 #include "lib/sock_affinity.h"
 #include "lib/sock_rev_nat.h"

@@ -206,7 +206,7 @@ func Inspect(p *ebpf.Program, m *Maps) (Loaded, error) {
 	if !l.Ours || others != 1 { // more: it uses a map that is no longer of this table
 		return l, nil
 	}
-	l.Settings, err = readSettings(rodata)
+	l.Settings, err = readRodata[Settings](rodata)
 	return l, err
 }
 
@@ -233,23 +233,23 @@ func (m *Maps) ids() (map[ebpf.MapID]bool, error) {
 	return ids, nil
 }
 
-// readSettings reads the .rodata map of one of our programs. A map that went
+// readRodata reads the .rodata map of one of our programs. A map that went
 // away, or is another's, gives zero settings, which are nobody's.
-func readSettings(id ebpf.MapID) (Settings, error) {
+func readRodata[T any](id ebpf.MapID) (T, error) {
+	var s, none T
 	m, err := ebpf.NewMapFromID(id)
 	if errors.Is(err, os.ErrNotExist) {
-		return Settings{}, nil
+		return none, nil
 	}
 	if err != nil {
-		return Settings{}, fmt.Errorf("open settings of program: %w", err)
+		return none, fmt.Errorf("open settings of program: %w", err)
 	}
 	defer m.Close()
-	var s Settings
 	if m.Type() != ebpf.Array || int(m.ValueSize()) != binary.Size(s) {
-		return Settings{}, nil
+		return none, nil
 	}
 	if err := m.Lookup(uint32(0), &s); err != nil {
-		return Settings{}, fmt.Errorf("read settings of program: %w", err)
+		return none, fmt.Errorf("read settings of program: %w", err)
 	}
 	return s, nil
 }

@@ -31,6 +31,11 @@ func mustMapSpecs(t testing.TB) map[MapName]*ebpf.MapSpec {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, info := range PacketMapTable() {
+		if specs[info.Name], err = packetSpec(info); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return specs
 }
 
@@ -54,6 +59,14 @@ var goTwins = map[string]any{
 	"workload":          Workload{},
 	"meta":              Meta{},
 	"config":            Settings{},
+	"flow_key":          FlowKey{},
+	"flow":              Flow{},
+	"fragment_key":      FragmentKey{},
+	"fragment":          Fragment{},
+	"masquerade_key":    MasqueradeKey{},
+	"packet_control":    PacketControl{},
+	"reject_limit":      RejectLimit{},
+	"uplink_config":     UplinkSettings{},
 }
 
 func TestLayoutOfGoTypesIsThatOfTheObjects(t *testing.T) {
@@ -65,7 +78,11 @@ func TestLayoutOfGoTypesIsThatOfTheObjects(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var c *btf.Struct
 			if err := maps.Types.TypeByName(name, &c); err != nil {
-				if err := mustSpecs(t).Types.TypeByName(name, &c); err != nil {
+				uplink, uplinkErr := parsedFromUplink()
+				if uplinkErr != nil {
+					t.Fatal(uplinkErr)
+				}
+				if mustSpecs(t).Types.TypeByName(name, &c) != nil && uplink.Types.TypeByName(name, &c) != nil {
 					t.Fatal(err)
 				}
 			}
@@ -142,9 +159,15 @@ func TestMapTableHasTheLayoutOfTheHeaders(t *testing.T) {
 		MapUDPSockAffinity: {hash, 1, 65536},
 		MapSockUsage:       {array, 0, 2},
 		MapUDPLog:          {ebpf.Queue, 0, 8192},
+		MapConntrack:       {lru, 0, 65536},
+		MapFragment:        {lru, 0, 8192},
+		MapMasquerade:      {trie, 1, 65536},
+		MapPacketControl:   {array, 0, 1},
+		MapPackets:         {array, 0, uint32(packetCounts)},
+		MapRejectLimit:     {ebpf.PerCPUArray, 0, 1},
 	}
 	specs := mustMapSpecs(t)
-	for _, info := range MapTable() {
+	for _, info := range slices.Concat(MapTable(), PacketMapTable()) {
 		w, m := want[info.Name], specs[info.Name]
 		if m.Type != w.typ || m.Flags != w.flags || m.MaxEntries != w.entries {
 			t.Errorf("%s: %v, flags %d, %d entries, want %+v", info.Name, m.Type, m.Flags, m.MaxEntries, w)
@@ -167,7 +190,9 @@ func TestMapTableHasTheLayoutOfTheHeaders(t *testing.T) {
 }
 
 func TestMapTableHasTheObjectsThatUseAMap(t *testing.T) {
-	for name, load := range map[string]func() (*ebpf.CollectionSpec, error){"connect": loadConnect, "cookie": loadCookie} {
+	for name, load := range map[string]func() (*ebpf.CollectionSpec, error){
+		"connect": loadConnect, "cookie": loadCookie, "from_uplink": loadFromUplink, "to_uplink": loadToUplink,
+	} {
 		spec, err := load()
 		if err != nil {
 			t.Fatal(err)
@@ -185,7 +210,7 @@ func TestMapTableHasTheObjectsThatUseAMap(t *testing.T) {
 				t.Errorf("the object %s has the map %s, which none of its programs uses", name, kernel)
 			}
 		}
-		for _, info := range MapTable() {
+		for _, info := range slices.Concat(MapTable(), PacketMapTable()) {
 			if says := slices.Contains(info.Objects, name); says != used[info.Kernel] {
 				t.Errorf("%s: the table says %v of its use by the object %s, it is %v", info.Name, says, name, used[info.Kernel])
 			}
@@ -196,7 +221,7 @@ func TestMapTableHasTheObjectsThatUseAMap(t *testing.T) {
 // Constants are no part of an object's BTF: they are read from the headers that it is compiled of.
 func TestLayoutConstantsAreThoseOfTheHeaders(t *testing.T) {
 	c := headerConstants(t, "lib/lb_maps.h", "lib/source_range_maps.h", "lib/workload_maps.h", "lib/config.h", "lib/nowhere.h",
-		"lib/sock_usage_maps.h", "include/bpf.h")
+		"lib/sock_usage_maps.h", "lib/conntrack_maps.h", "include/bpf.h")
 	for name, got := range map[string]uint64{
 		"FRONTEND_VIP":            uint64(FrontendVIP),
 		"FRONTEND_LOCAL_POLICY":   uint64(FrontendLocalPolicy),
@@ -222,6 +247,15 @@ func TestLayoutConstantsAreThoseOfTheHeaders(t *testing.T) {
 		"SOCK_USAGE_AFFINITY":     uint64(SockUsageAffinity),
 		"NOWHERE_IP4":             uint64(binary.BigEndian.Uint32(Nowhere(true).Addr().AsSlice())),
 		"NOWHERE_PORT":            uint64(Nowhere(true).Port()),
+		"FLOW_REPLIED":            uint64(FlowReplied),
+		"FLOW_FIN":                uint64(FlowFin),
+		"FLOW_FIN_OTHER":          uint64(FlowFinOther),
+		"FLOW_RESET":              uint64(FlowReset),
+		"FLOW_STACK":              uint64(FlowStack),
+		"FLOW_MASQUERADE":         uint64(FlowMasquerade),
+		"WAY_IN":                  uint64(WayIn),
+		"WAY_OUT":                 uint64(WayOut),
+		"IPPROTO_SCTP":            uint64(SCTP),
 		"IPPROTO_TCP":             uint64(TCP),
 		"IPPROTO_UDP":             uint64(UDP),
 	} {
@@ -232,7 +266,7 @@ func TestLayoutConstantsAreThoseOfTheHeaders(t *testing.T) {
 		delete(c, name)
 	}
 	for name := range c {
-		if slices.ContainsFunc([]string{"FRONTEND_", "BACKEND_", "CONFIG_", "CONTROL_", "WORKLOAD_", "INDEX_", "SOCK_USAGE_", "NOWHERE_"}, func(p string) bool { return strings.HasPrefix(name, p) }) {
+		if slices.ContainsFunc([]string{"FRONTEND_", "BACKEND_", "CONFIG_", "CONTROL_", "WORKLOAD_", "INDEX_", "SOCK_USAGE_", "NOWHERE_", "FLOW_", "WAY_"}, func(p string) bool { return strings.HasPrefix(name, p) }) {
 			t.Errorf("%s has no Go twin in this test", name)
 		}
 	}

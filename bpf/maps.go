@@ -73,17 +73,17 @@ type MapInfo struct {
 // mapTable has all maps in the order in which they are created: meta first, as it says whose the others are.
 var mapTable = []MapInfo{
 	{Name: MapMeta, Set: setLB, Kernel: "fh_meta", Key: uint32(0), Value: Meta{}},
-	{Name: MapFrontend, Set: setLB, Kernel: "fh_frontend", Key: FrontendKey{}, Value: Frontend{}, Objects: connect,
+	{Name: MapFrontend, Set: setLB, Kernel: "fh_frontend", Key: FrontendKey{}, Value: Frontend{}, Objects: lookups,
 		Entries: func(s Sizes) uint32 { return s.Frontends }},
 	{Name: MapNodePorts, Set: setLB, Kernel: "fh_node_ports", Key: uint32(0), Value: uint64(0), Objects: connect, Later: true},
-	{Name: MapService, Set: setLB, Kernel: "fh_service", Key: uint32(0), Value: ServiceState(0), Objects: connect,
+	{Name: MapService, Set: setLB, Kernel: "fh_service", Key: uint32(0), Value: ServiceState(0), Objects: lookups,
 		Entries: func(s Sizes) uint32 { return 2 * s.Services }},
-	{Name: MapBackend, Set: setLB, Kernel: "fh_backend", Key: BackendKey{}, Value: Backend{}, Objects: connect,
+	{Name: MapBackend, Set: setLB, Kernel: "fh_backend", Key: BackendKey{}, Value: Backend{}, Objects: lookups,
 		Entries: func(s Sizes) uint32 { return s.Backends }},
-	{Name: MapCounter, Set: setLB, Kernel: "fh_counter", Key: uint32(0), Value: Counters{}, Objects: connect,
+	{Name: MapCounter, Set: setLB, Kernel: "fh_counter", Key: uint32(0), Value: Counters{}, Objects: lookups,
 		Entries: func(s Sizes) uint32 { return s.Services }},
-	{Name: MapAffinity, Set: setLB, Kernel: "fh_affinity", Key: AffinityKey{}, Value: AffinityValue{}, Objects: connect, Later: true},
-	{Name: MapSourceRange, Set: setLB, Kernel: "fh_source_range", Key: SourceRangeKey{}, Value: uint8(0), Objects: connect, Later: true,
+	{Name: MapAffinity, Set: setLB, Kernel: "fh_affinity", Key: AffinityKey{}, Value: AffinityValue{}, Objects: lookups, Later: true},
+	{Name: MapSourceRange, Set: setLB, Kernel: "fh_source_range", Key: SourceRangeKey{}, Value: uint8(0), Objects: lookups, Later: true,
 		Entries: func(s Sizes) uint32 { return s.SourceRanges }, Former: "range"},
 	{Name: MapControl, Set: setWorkload, Kernel: "fh_control", Key: uint32(0), Value: Control(0), Objects: connect, Later: true},
 	{Name: MapWorkload, Set: setWorkload, Kernel: "fh_workload", Key: uint64(0), Value: Workload{}, Objects: connect, Later: true},
@@ -101,8 +101,11 @@ var mapTable = []MapInfo{
 	{Name: MapUDPLog, Set: setSock, Kernel: "fh_udp_log", Key: struct{}{}, Value: UDPWayBack{}, Objects: connect, PerSocket: true, Later: true},
 }
 
-// connect is the object of the connect-time load balancer.
-var connect = []string{"connect"}
+// The objects that use a map: that of the connect-time load balancer, and those of uplinks.
+var (
+	connect = []string{"connect"}
+	lookups = []string{"connect", "from_uplink"}
+)
 
 // outgrownMaps are the names in objects of the maps that maps of sockets take the place of (lib/outgrown_maps.h). They
 // are in no table: what they were is unpinned as soon as nothing is there alone.
@@ -124,11 +127,13 @@ func MapNames() []MapName {
 	return names
 }
 
-// Info is the map's line of the table; zero for a name that is not in it.
+// Info is the map's line of its table, of the NAT table's maps or of the packet path's; zero for a name that is not in it.
 func (n MapName) Info() MapInfo {
-	for _, info := range mapTable {
-		if info.Name == n {
-			return info
+	for _, table := range [...][]MapInfo{mapTable, packetTable} {
+		for _, info := range table {
+			if info.Name == n {
+				return info
+			}
 		}
 	}
 	return MapInfo{}

@@ -18,11 +18,17 @@ import (
 const (
 	mapsMapFhAffinity    = "fh_affinity"
 	mapsMapFhBackend     = "fh_backend"
+	mapsMapFhConntrack   = "fh_conntrack"
 	mapsMapFhControl     = "fh_control"
 	mapsMapFhCounter     = "fh_counter"
+	mapsMapFhFragment    = "fh_fragment"
 	mapsMapFhFrontend    = "fh_frontend"
+	mapsMapFhMasquerade  = "fh_masquerade"
 	mapsMapFhMeta        = "fh_meta"
 	mapsMapFhNodePorts   = "fh_node_ports"
+	mapsMapFhPacketCtl   = "fh_packet_ctl"
+	mapsMapFhPackets     = "fh_packets"
+	mapsMapFhReject      = "fh_reject"
 	mapsMapFhService     = "fh_service"
 	mapsMapFhSockAffin   = "fh_sock_affin"
 	mapsMapFhSockRevNat  = "fh_sock_rev_nat"
@@ -85,11 +91,17 @@ type mapsProgramSpecs struct {
 type mapsMapSpecs struct {
 	FhAffinity    *ebpf.MapSpec `ebpf:"fh_affinity"`
 	FhBackend     *ebpf.MapSpec `ebpf:"fh_backend"`
+	FhConntrack   *ebpf.MapSpec `ebpf:"fh_conntrack"`
 	FhControl     *ebpf.MapSpec `ebpf:"fh_control"`
 	FhCounter     *ebpf.MapSpec `ebpf:"fh_counter"`
+	FhFragment    *ebpf.MapSpec `ebpf:"fh_fragment"`
 	FhFrontend    *ebpf.MapSpec `ebpf:"fh_frontend"`
+	FhMasquerade  *ebpf.MapSpec `ebpf:"fh_masquerade"`
 	FhMeta        *ebpf.MapSpec `ebpf:"fh_meta"`
 	FhNodePorts   *ebpf.MapSpec `ebpf:"fh_node_ports"`
+	FhPacketCtl   *ebpf.MapSpec `ebpf:"fh_packet_ctl"`
+	FhPackets     *ebpf.MapSpec `ebpf:"fh_packets"`
+	FhReject      *ebpf.MapSpec `ebpf:"fh_reject"`
 	FhService     *ebpf.MapSpec `ebpf:"fh_service"`
 	FhSockAffin   *ebpf.MapSpec `ebpf:"fh_sock_affin"`
 	FhSockRevNat  *ebpf.MapSpec `ebpf:"fh_sock_rev_nat"`
@@ -130,11 +142,17 @@ func (o *mapsObjects) Close() error {
 type mapsMaps struct {
 	FhAffinity    *ebpf.Map `ebpf:"fh_affinity"`
 	FhBackend     *ebpf.Map `ebpf:"fh_backend"`
+	FhConntrack   *ebpf.Map `ebpf:"fh_conntrack"`
 	FhControl     *ebpf.Map `ebpf:"fh_control"`
 	FhCounter     *ebpf.Map `ebpf:"fh_counter"`
+	FhFragment    *ebpf.Map `ebpf:"fh_fragment"`
 	FhFrontend    *ebpf.Map `ebpf:"fh_frontend"`
+	FhMasquerade  *ebpf.Map `ebpf:"fh_masquerade"`
 	FhMeta        *ebpf.Map `ebpf:"fh_meta"`
 	FhNodePorts   *ebpf.Map `ebpf:"fh_node_ports"`
+	FhPacketCtl   *ebpf.Map `ebpf:"fh_packet_ctl"`
+	FhPackets     *ebpf.Map `ebpf:"fh_packets"`
+	FhReject      *ebpf.Map `ebpf:"fh_reject"`
 	FhService     *ebpf.Map `ebpf:"fh_service"`
 	FhSockAffin   *ebpf.Map `ebpf:"fh_sock_affin"`
 	FhSockRevNat  *ebpf.Map `ebpf:"fh_sock_rev_nat"`
@@ -151,11 +169,17 @@ func (m *mapsMaps) Close() error {
 	return _MapsClose(
 		m.FhAffinity,
 		m.FhBackend,
+		m.FhConntrack,
 		m.FhControl,
 		m.FhCounter,
+		m.FhFragment,
 		m.FhFrontend,
+		m.FhMasquerade,
 		m.FhMeta,
 		m.FhNodePorts,
+		m.FhPacketCtl,
+		m.FhPackets,
+		m.FhReject,
 		m.FhService,
 		m.FhSockAffin,
 		m.FhSockRevNat,

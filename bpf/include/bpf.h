@@ -26,6 +26,7 @@ typedef _Bool bool;
 
 #define SEC(name) __attribute__((section(name), used))
 #define __always_inline inline __attribute__((always_inline))
+#define __noinline __attribute__((noinline))
 
 #define __uint(name, val) int(*name)[val]
 #define __type(name, val) typeof(val) *name
@@ -44,6 +45,7 @@ typedef _Bool bool;
 /* enum bpf_map_type */
 #define BPF_MAP_TYPE_HASH 1
 #define BPF_MAP_TYPE_ARRAY 2
+#define BPF_MAP_TYPE_PERCPU_ARRAY 6
 #define BPF_MAP_TYPE_LRU_HASH 9
 #define BPF_MAP_TYPE_LPM_TRIE 11
 #define BPF_MAP_TYPE_QUEUE 22
@@ -54,12 +56,16 @@ typedef _Bool bool;
 
 /* flags of bpf_map_update_elem */
 #define BPF_ANY 0
+#define BPF_NOEXIST 1
 
 /* flags of bpf_sk_storage_get */
 #define BPF_SK_STORAGE_GET_F_CREATE 1
 
+#define IPPROTO_ICMP 1
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
+#define IPPROTO_ICMPV6 58
+#define IPPROTO_SCTP 132
 #define IPPROTO_MPTCP 262
 
 #define ECONNREFUSED 111
@@ -99,12 +105,62 @@ struct bpf_spin_lock {
 	__u32 val;
 };
 
+/* The context of tc programs, as far as they read it. Fields are read as whole words. */
+struct __sk_buff {
+	__u32 len;
+	__u32 pkt_type; /* PACKET_HOST: to this host, by its link address */
+	__u32 mark;
+	__u32 queue_mapping;
+	__u32 protocol; /* an Ethernet type in network byte order; behind a VLAN tag that the device took off */
+	__u32 vlan_present;
+	__u32 vlan_tci;
+	__u32 vlan_proto;
+	__u32 priority;
+	__u32 ingress_ifindex;
+	__u32 ifindex;
+	__u32 tc_index;
+	__u32 cb[5];
+	__u32 hash;
+	__u32 tc_classid;
+	__u32 data; /* pointers to the packet's linear part: loads of 4 bytes that the verifier makes pointers of */
+	__u32 data_end;
+};
+
+#define PACKET_HOST 0
+
+#define ETH_P_IP 0x0800
+#define ETH_P_IPV6 0x86dd
+
+/* What tc programs return. UNSPEC lets the next program, or filter, decide; tcx calls it TCX_NEXT. */
+#define TC_ACT_UNSPEC (-1)
+#define TC_ACT_SHOT 2
+
+/* flags of bpf_l4_csum_replace: the low 4 bits are the size of what changes, 0 for a difference */
+#define BPF_F_PSEUDO_HDR 0x10
+#define BPF_F_MARK_MANGLED_0 0x20
+
+/* flags of bpf_skb_store_bytes */
+#define BPF_F_RECOMPUTE_CSUM 1
+
+/* modes of bpf_skb_adjust_room: room between the link's header and the network's (5.2) */
+#define BPF_ADJ_ROOM_MAC 1
+
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value, __u64 flags) = (void *)2;
 static long (*const bpf_map_delete_elem)(void *map, const void *key) = (void *)3;
 static __u64 (*const bpf_ktime_get_ns)(void) = (void *)5;
 static __u32 (*const bpf_get_prandom_u32)(void) = (void *)7;
+static long (*const bpf_skb_store_bytes)(void *skb, __u32 at, const void *from, __u32 len, __u64 flags) = (void *)9;
+static long (*const bpf_l3_csum_replace)(void *skb, __u32 at, __u64 from, __u64 to, __u64 size) = (void *)10;
+static long (*const bpf_l4_csum_replace)(void *skb, __u32 at, __u64 from, __u64 to, __u64 flags) = (void *)11;
+static long (*const bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)23;
+static long (*const bpf_skb_load_bytes)(const void *skb, __u32 at, void *to, __u32 len) = (void *)26;
+static long (*const bpf_csum_diff)(void *from, __u32 from_size, void *to, __u32 to_size, __u32 seed) = (void *)28;
+static long (*const bpf_skb_change_tail)(void *skb, __u32 len, __u64 flags) = (void *)38;
+static long (*const bpf_skb_pull_data)(void *skb, __u32 len) = (void *)39;
+static long (*const bpf_csum_update)(void *skb, __u32 csum) = (void *)40;
 static __u64 (*const bpf_get_socket_cookie)(void *ctx) = (void *)46;                                   /* 4.19 */
+static long (*const bpf_skb_adjust_room)(void *skb, __s32 len, __u32 mode, __u64 flags) = (void *)50;  /* 4.13 */
 static long (*const bpf_map_push_elem)(void *map, const void *value, __u64 flags) = (void *)87;        /* 4.20 */
 static long (*const bpf_spin_lock)(struct bpf_spin_lock *lock) = (void *)93;                           /* 5.1 */
 static long (*const bpf_spin_unlock)(struct bpf_spin_lock *lock) = (void *)94;                         /* 5.1 */

@@ -76,19 +76,6 @@ struct {
 } fh_frontend SEC(".maps");
 
 /*
- * Which ports may be node ports at other nodes: bit n is for the ports from
- * 1024 n to 1024 n + 1023. A connection to a port of no such bit, as nearly all that
- * are nobody's frontend, need not be looked up among the addresses of nodes. User space sets a
- * bit before it writes the first node port there, and leaves it.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u64);
-} fh_node_ports SEC(".maps");
-
-/*
  * The state of a service: the id of its present backend set in the low 32 bits
  * and the number of its slots in the high 32 bits, in one aligned 8-byte value,
  * so that a writer changes both by one store and a reader never sees half of

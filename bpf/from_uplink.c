@@ -1,0 +1,79 @@
+//go:build ignore
+
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/*
+ * Packets that come in by a device that leads off the node (tc, ingress): their destination is changed from a Service to a backend,
+ * or from this node to the client whose packet was masqueraded. Sources are never changed here: all that
+ * follows, as routing, netfilter and rp_filter, sees client and backend.
+ */
+#include "lib/external.h"
+#include "lib/fragment.h"
+#include "lib/icmp.h"
+#include "lib/reject.h"
+#include "lib/rewrite.h"
+
+static __always_inline int to_destination(struct __sk_buff *skb, struct packet *p, __u64 *addr, __be16 port)
+{
+	if (unlikely(p->fragment == FIRST_FRAGMENT))
+		fragment_remember(p);
+	if (unlikely(!rewrite(skb, p, DST, addr, port)))
+		return drop(COUNT_MALFORMED);
+	return TC_ACT_UNSPEC;
+}
+
+/* A packet without an entry, or with one that has ended. */
+static __noinline int begin(struct __sk_buff *skb, struct packet *p)
+{
+	struct backend be = {};
+	__u64 addr[2];
+
+	if (!begins_flow(p))
+		return TC_ACT_UNSPEC;
+	switch (begin_flow(p->key, &be)) {
+	case BEGUN_NOT:
+		return TC_ACT_UNSPEC;
+	case BEGUN_REJECT:
+		return reject(skb, p);
+	case BEGUN_DROP:
+		return TC_ACT_SHOT;
+	case BEGUN_FLOW:
+		break;
+	}
+	addr[0] = half(&be.addr, 0);
+	addr[1] = half(&be.addr, 1);
+	return to_destination(skb, p, addr, be.port);
+}
+
+/* A fragment whose first one has not come. It is nobody's but at an address that only Services have. */
+static __noinline int without_ports(struct packet *p)
+{
+	struct frontend fe;
+
+	return external_vip(p->key, &fe) ? drop(COUNT_FRAGMENT) : TC_ACT_UNSPEC;
+}
+
+SEC("tc")
+int fh_from_uplink(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	struct flow *f;
+	__u64 addr[2];
+
+	/* Frames to others, as with a device in promiscuous mode, and broadcasts are no Service's. */
+	if (skb->pkt_type != PACKET_HOST || !parse(skb, &p, WAY_IN))
+		return TC_ACT_UNSPEC;
+	if (unlikely(!has_ports(p.proto)))
+		return is_error(&p) ? translate_error(skb, &p) : TC_ACT_UNSPEC;
+	if (unlikely(p.fragment == LATER_FRAGMENT) && !fragment_ports(&p))
+		return without_ports(&p);
+	f = bpf_map_lookup_elem(&fh_conntrack, p.key);
+	if (!f || (unlikely(flow_ended(f)) && begins_flow(&p)))
+		return begin(skb, &p);
+	flow_touch(&p, f, WAY_IN);
+	if (unlikely(f->flags & FLOW_STACK))
+		return TC_ACT_UNSPEC;
+	flow_addr(f, addr);
+	return to_destination(skb, &p, addr, f->port);
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/* Fragments: what has no ports gets those of the first one of its packet. */
+#ifndef FIRSTHOP_LIB_FRAGMENT_H
+#define FIRSTHOP_LIB_FRAGMENT_H
+
+#include "packet.h"
+
+static __always_inline void fragment_key(__u64 *key, const struct packet *p, enum way way)
+{
+	key[0] = p->key[SRC];
+	key[1] = p->key[SRC + 1];
+	key[2] = p->key[DST];
+	key[3] = p->key[DST + 1];
+	key[4] = p->id | (__u64)p->proto << 32 | (__u64)way << 40;
+}
+
+/* Remembers the ports of a first fragment. */
+static __noinline int fragment_remember(const struct packet *p)
+{
+	enum way way = p->key[REST] >> 40 & 0xff;
+	__u64 key[5], ports = (__u32)p->key[REST];
+
+	fragment_key(key, p, way);
+	return bpf_map_update_elem(&fh_fragment, key, &ports, BPF_ANY);
+}
+
+/* Gives a later fragment its ports. False: its first one has not come, or is of no flow. */
+static __noinline bool fragment_ports(struct packet *p)
+{
+	enum way way = p->key[REST] >> 40 & 0xff;
+	struct fragment *first;
+	__u64 key[5];
+
+	fragment_key(key, p, way);
+	first = bpf_map_lookup_elem(&fh_fragment, key);
+	if (!first)
+		return false;
+	p->key[REST] = FLOW_REST(first->sport, first->dport, p->proto, way);
+	return true;
+}
+
+#endif

@@ -1,0 +1,46 @@
+//go:build ignore
+
+/* SPDX-License-Identifier: (BSD-2-Clause OR GPL-2.0-only) */
+/*
+ * Packets that leave by a device that leads off the node (tc, egress): their source is changed from a backend to the Service, or, where they are
+ * a client's and go to a backend elsewhere, from the client to this node. Destinations are never changed here.
+ */
+#include "lib/fragment.h"
+#include "lib/icmp.h"
+#include "lib/masquerade.h"
+#include "lib/rewrite.h"
+
+SEC("tc")
+int fh_to_uplink(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	__u64 source[3];
+	struct flow *f;
+
+	if (!parse(skb, &p, WAY_OUT))
+		return TC_ACT_UNSPEC;
+	if (unlikely(!has_ports(p.proto)))
+		return is_error(&p) ? translate_error(skb, &p) : TC_ACT_UNSPEC;
+	if (unlikely(p.fragment == LATER_FRAGMENT) && !fragment_ports(&p))
+		return TC_ACT_UNSPEC;
+	f = bpf_map_lookup_elem(&fh_conntrack, p.key);
+	if (!f || f->flags & FLOW_STACK)
+		return TC_ACT_UNSPEC;
+	if (unlikely(!f->port)) {
+		enum packet_count why = masquerade(&p, skb->ifindex, f->index, source);
+
+		if (why != COUNT_FLOW)
+			return drop(why);
+	} else {
+		flow_touch(&p, f, WAY_OUT);
+		flow_addr(f, source);
+		source[2] = f->port;
+	}
+	if (unlikely(p.fragment == FIRST_FRAGMENT))
+		fragment_remember(&p);
+	if (unlikely(!rewrite(skb, &p, SRC, source, source[2])))
+		return drop(COUNT_MALFORMED);
+	return TC_ACT_UNSPEC;
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";

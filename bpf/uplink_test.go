@@ -1,0 +1,637 @@
+package bpf
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"strconv"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+
+	"github.com/firsthop/firsthop/test/lab"
+)
+
+// a family's addresses of a flow.
+type family struct {
+	name                            string
+	client, vip, backend, node, any netip.AddrPort
+}
+
+var families = []family{
+	{"IPv4", ap("203.0.113.2:40000"), ap("192.0.2.10:80"), ap("10.1.0.5:8080"), ap("198.51.100.1:0"), ap("0.0.0.0:0")},
+	{"IPv6", ap("[2001:db8:c::2]:40000"), ap("[2001:db8:5::10]:80"), ap("[fd00:1::5]:8080"), ap("[2001:db8:1::1]:0"), ap("[::]:0")},
+}
+
+const testIndex = 3
+
+// eachFamily runs a test for both families and the given protocols, on a service with one backend.
+func eachFamily(t *testing.T, u Uplink, protos []Proto, test func(t *testing.T, r *uplinkRig, f family, p Proto)) {
+	for _, f := range families {
+		for _, p := range protos {
+			t.Run(fmt.Sprintf("%s/%s", f.name, p), func(t *testing.T) {
+				r := newUplinkRig(t, u)
+				r.service(t, testIndex, FrontendKeyOf(f.vip, p), FrontendExternal, []netip.AddrPort{f.backend}, nil)
+				test(t, r, f, p)
+			})
+		}
+	}
+}
+
+var allProtos = []Proto{TCP, UDP, SCTP}
+
+func TestVerifierWalksThroughUplinks(t *testing.T) {
+	lab.NeedsLinux(t, 5, 16, "says how many instructions were verified")
+	for _, u := range []Uplink{{}, {L3: true}} {
+		for name, p := range newUplinkRig(t, u).progs {
+			info, err := p.Info()
+			if err != nil {
+				t.Fatal(err)
+			}
+			n, ok := info.VerifiedInstructions()
+			if !ok || n == 0 || n > 200_000 {
+				t.Errorf("%s of %+v: %d instructions, want 200,000 at most: a kernel takes a million", name, u, n)
+			}
+			t.Logf("%s of %+v: %d instructions", name, u, n)
+		}
+	}
+}
+
+func TestUplinkTranslatesInAndOut(t *testing.T) {
+	for _, u := range []Uplink{{}} {
+		eachFamily(t, u, allProtos, func(t *testing.T, r *uplinkRig, f family, p Proto) {
+			for _, payload := range [][]byte{nil, []byte("x"), bytes.Repeat([]byte("firsthop"), 150)} {
+				first := segment{src: f.client, dst: f.vip, proto: p, flags: flagSYN, payload: payload, l3: u.L3}
+				v, out := r.in(t, first.bytes(t))
+				wantVerdict(t, v, tcUnspec)
+				first.dst = f.backend
+				wantPacket(t, out, first)
+
+				back := first.reply()
+				v, out = r.out(t, back.bytes(t))
+				wantVerdict(t, v, tcUnspec)
+				back.src = f.vip
+				wantPacket(t, out, back)
+			}
+		})
+	}
+}
+
+func (r *uplinkRig) masquerade(t testing.TB, f family) {
+	t.Helper()
+	prefix := netip.PrefixFrom(f.any.Addr(), 0)
+	if err := r.packet.Map(MapMasquerade).Put(MasqueradeKeyOf(1, prefix), AddressOf(f.node.Addr())); err != nil { // PROG_TEST_RUN's device is lo
+		t.Fatal(err)
+	}
+	if err := r.packet.Map(MapPacketControl).Put(uint32(0), PacketControl{FirstPort: 20000, Ports: 1}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestUplinkMasqueradesWhatLeavesForABackend(t *testing.T) {
+	eachFamily(t, Uplink{}, allProtos, func(t *testing.T, r *uplinkRig, f family, p Proto) {
+		r.masquerade(t, f)
+		node := netip.AddrPortFrom(f.node.Addr(), 20000)
+		for range 2 { // the second packet takes the way that the first one made
+			s := segment{src: f.client, dst: f.vip, proto: p, flags: flagSYN, payload: []byte("hello")}
+			v, out := r.in(t, s.bytes(t))
+			wantVerdict(t, v, tcUnspec)
+			v, out = r.out(t, out)
+			wantVerdict(t, v, tcUnspec)
+			s.src, s.dst = node, f.backend
+			wantPacket(t, out, s)
+
+			s = s.reply()
+			v, out = r.in(t, s.bytes(t))
+			wantVerdict(t, v, tcUnspec)
+			s.dst = f.client
+			wantPacket(t, out, s)
+			v, out = r.out(t, out)
+			wantVerdict(t, v, tcUnspec)
+			s.src = f.vip
+			wantPacket(t, out, s)
+		}
+		other := segment{src: netip.AddrPortFrom(f.client.Addr(), 40001), dst: f.vip, proto: p, flags: flagSYN}
+		_, out := r.in(t, other.bytes(t))
+		v, _ := r.out(t, out)
+		wantVerdict(t, v, tcShot)
+		if c := r.counts(t); c[CountNoPort] != 1 || c[CountFlow] != 2 {
+			t.Errorf("counts are %v, want 2 flows and 1 without a port", c)
+		}
+	})
+}
+
+func TestUplinkHasNoSourceForAnUnknownDevice(t *testing.T) {
+	eachFamily(t, Uplink{}, []Proto{TCP}, func(t *testing.T, r *uplinkRig, f family, p Proto) {
+		_, out := r.in(t, segment{src: f.client, dst: f.vip, proto: p, flags: flagSYN}.bytes(t))
+		v, _ := r.out(t, out)
+		wantVerdict(t, v, tcShot)
+		if c := r.counts(t); c[CountNoSource] != 1 {
+			t.Errorf("counts are %v", c)
+		}
+	})
+}
+
+// Who begins a flow: see rule 5 of docs/packet-path.md.
+func TestUplinkLeavesTheMiddleOfConnectionsToTheStack(t *testing.T) {
+	eachFamily(t, Uplink{}, []Proto{TCP, SCTP}, func(t *testing.T, r *uplinkRig, f family, p Proto) {
+		for _, flags := range []uint8{flagACK, flagSYN | flagACK, flagFIN | flagACK, flagRST, flagSYN | flagFIN, 0} {
+			s := segment{src: f.client, dst: f.vip, proto: p, flags: flags, chunk: 3}
+			in := s.bytes(t)
+			v, out := r.in(t, in)
+			wantVerdict(t, v, tcUnspec)
+			if !bytes.Equal(in, out) {
+				t.Errorf("flags %#x: changed", flags)
+			}
+		}
+	})
+}
+
+func TestUplinkBeginsAnewOnceAConnectionHasEnded(t *testing.T) {
+	for _, end := range []struct {
+		name    string
+		in, out uint8
+	}{{"FIN", flagFIN | flagACK, flagFIN | flagACK}, {"RST by the client", flagRST, 0}, {"RST by the backend", 0, flagRST}} {
+		t.Run(end.name, func(t *testing.T) {
+			eachFamily(t, Uplink{}, []Proto{TCP}, func(t *testing.T, r *uplinkRig, f family, p Proto) {
+				syn := segment{src: f.client, dst: f.vip, proto: p, flags: flagSYN}
+				r.in(t, syn.bytes(t))
+				r.out(t, segment{src: f.backend, dst: f.client, proto: p, flags: flagSYN | flagACK}.bytes(t))
+				next := netip.AddrPortFrom(f.backend.Addr(), 9090)
+				r.service(t, testIndex, FrontendKeyOf(f.vip, p), FrontendExternal, []netip.AddrPort{next}, nil)
+				_, out := r.in(t, syn.bytes(t))
+				syn.dst = f.backend
+				wantPacket(t, out, syn) // not ended yet
+				if end.in != 0 {
+					r.in(t, segment{src: f.client, dst: f.vip, proto: p, flags: end.in}.bytes(t))
+				}
+				if end.out != 0 {
+					r.out(t, segment{src: f.backend, dst: f.client, proto: p, flags: end.out}.bytes(t))
+				}
+				syn.dst = f.vip
+				_, out = r.in(t, syn.bytes(t))
+				syn.dst = next
+				wantPacket(t, out, syn)
+				ack := segment{src: f.client, dst: f.vip, proto: p, flags: flagACK}
+				_, out = r.in(t, ack.bytes(t))
+				ack.dst = next
+				wantPacket(t, out, ack)
+			})
+		})
+	}
+}
+
+func TestUplinkRejectsWhatNothingServes(t *testing.T) {
+	for _, u := range []Uplink{{}} {
+		for _, f := range families {
+			for _, p := range allProtos {
+				t.Run(fmt.Sprintf("%s/%s/%+v", f.name, p, u), func(t *testing.T) {
+					r := newUplinkRig(t, u)
+					r.service(t, testIndex, FrontendKeyOf(f.vip, p), FrontendExternal, nil, nil)
+					if err := r.table.Map(MapFrontend).Put(ExternalVIPKeyOf(f.vip.Addr()), Frontend{Flags: FrontendVIP | FrontendExternal}); err != nil {
+						t.Fatal(err)
+					}
+					for _, port := range []uint16{f.vip.Port(), 81} {
+						s := segment{src: f.client, dst: netip.AddrPortFrom(f.vip.Addr(), port), proto: p, flags: flagSYN, payload: []byte("payload"), l3: u.L3}
+						v, out := r.in(t, s.bytes(t))
+						wantVerdict(t, v, tcRedirect)
+						wantAnswer(t, out, s)
+					}
+				})
+			}
+		}
+	}
+}
+
+// wantAnswer checks that a packet is the answer to s that says that nothing serves it, with all its checksums.
+func wantAnswer(t *testing.T, got []byte, s segment) {
+	t.Helper()
+	first := gopacket.Decoder(layers.LayerTypeEthernet)
+	if s.l3 {
+		first = layers.LayerTypeIPv4
+		if s.src.Addr().Is6() {
+			first = layers.LayerTypeIPv6
+		}
+	}
+	p := gopacket.NewPacket(got, first, gopacket.Default)
+	if !s.l3 {
+		if eth := p.LinkLayer().(*layers.Ethernet); eth.DstMAC.String() != routerMAC.String() || eth.SrcMAC.String() != hostMAC.String() {
+			t.Errorf("link addresses are %s", eth.LinkFlow())
+		}
+	}
+	if n := p.NetworkLayer().NetworkFlow(); n.Src().String() != s.dst.Addr().String() || n.Dst().String() != s.src.Addr().String() {
+		t.Errorf("goes %s", n)
+	}
+	if err := checksums(p); err != nil {
+		t.Errorf("%v in %v", err, p)
+	}
+	if s.proto == TCP {
+		tcp, ok := p.TransportLayer().(*layers.TCP)
+		if !ok {
+			t.Fatalf("no TCP: %v", p)
+		}
+		want := uint32(1001 + len(s.payload))
+		if !tcp.RST || !tcp.ACK || tcp.SYN || tcp.Ack != want || uint16(tcp.SrcPort) != s.dst.Port() || uint16(tcp.DstPort) != s.src.Port() || len(tcp.Payload) > 0 {
+			t.Errorf("answer is %v, want a reset of sequence %d", p, want)
+		}
+		return
+	}
+	request := s.bytes(t)
+	var quoted []byte
+	if icmp, ok := p.Layer(layers.LayerTypeICMPv4).(*layers.ICMPv4); ok {
+		if icmp.TypeCode.Type() != 3 || icmp.TypeCode.Code() != 3 {
+			t.Errorf("answer is %v", p)
+		}
+		quoted = icmp.Payload
+	} else if icmp, ok := p.Layer(layers.LayerTypeICMPv6).(*layers.ICMPv6); ok {
+		if icmp.TypeCode.Type() != 1 || icmp.TypeCode.Code() != 4 {
+			t.Errorf("answer is %v", p)
+		}
+		quoted = icmp.Payload[4:]
+	} else {
+		t.Fatalf("no ICMP: %v", p)
+	}
+	at := 14
+	if s.l3 {
+		at = 0
+	}
+	if !bytes.HasPrefix(request[at:], quoted) || len(quoted) < 28 {
+		t.Errorf("quotes %x of %x", quoted, request[at:])
+	}
+}
+
+func checksums(p gopacket.Packet) error {
+	for _, l := range p.Layers() {
+		if l, ok := l.(interface {
+			SetNetworkLayerForChecksum(gopacket.NetworkLayer) error
+		}); ok {
+			if err := l.SetNetworkLayerForChecksum(p.NetworkLayer()); err != nil {
+				return err
+			}
+		}
+	}
+	if err, results := p.VerifyChecksums(); err != nil || len(results) > 0 {
+		return fmt.Errorf("checksums: %v %+v", err, results)
+	}
+	return nil
+}
+
+func TestUplinkLimitsAnswers(t *testing.T) {
+	r, f := newUplinkRig(t, Uplink{}), families[0]
+	r.service(t, testIndex, FrontendKeyOf(f.vip, TCP), FrontendExternal, nil, nil)
+	in := segment{src: f.client, dst: f.vip, proto: TCP, flags: flagSYN}.bytes(t)
+	room := make([]byte, 256)
+	for range 2000 {
+		opts := ebpf.RunOptions{Data: in, DataOut: room, Repeat: 1}
+		if _, err := r.progs["from_uplink"].Run(&opts); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := r.counts(t)
+	if c[CountRejected]+c[CountRejectLimited] != 2000 || c[CountRejected] < 50 || c[CountRejectLimited] == 0 {
+		t.Errorf("of 2,000: %v", c)
+	}
+}
+
+func TestUplinkLeavesOthersAlone(t *testing.T) {
+	f := families[0]
+	r := newUplinkRig(t, Uplink{})
+	r.service(t, testIndex, FrontendKeyOf(f.vip, TCP), FrontendExternal, []netip.AddrPort{f.backend}, nil)
+	inside := ap("10.96.0.10:53")
+	r.service(t, 4, FrontendKeyOf(inside, UDP), 0, []netip.AddrPort{f.backend}, nil)
+	if err := r.table.Map(MapFrontend).Put(VIPKeyOf(inside.Addr()), Frontend{Flags: FrontendVIP}); err != nil {
+		t.Fatal(err)
+	}
+	for name, s := range map[string]segment{
+		"another port of a node":   {src: f.client, dst: netip.AddrPortFrom(f.vip.Addr(), 22), proto: TCP, flags: flagSYN},
+		"another protocol":         {src: f.client, dst: f.vip, proto: UDP},
+		"a cluster IP":             {src: f.client, dst: inside, proto: UDP},
+		"a cluster IP's other":     {src: f.client, dst: netip.AddrPortFrom(inside.Addr(), 54), proto: UDP},
+		"another address":          {src: f.client, dst: f.node, proto: TCP, flags: flagSYN},
+		"no protocol of Services":  {src: f.client, dst: f.vip, proto: 47, payload: make([]byte, 40)},
+		"an answer to nobody":      {src: f.backend, dst: f.client, proto: TCP, flags: flagACK},
+		"a packet with IP options": {src: f.client, dst: f.node, proto: TCP, flags: flagSYN, options: true},
+	} {
+		for _, hook := range []string{"from_uplink", "to_uplink"} {
+			in := s.bytes(t)
+			v, out := r.run(t, hook, in)
+			wantVerdict(t, v, tcUnspec)
+			if !bytes.Equal(in, out) {
+				t.Errorf("%s at %s is changed", name, hook)
+			}
+		}
+	}
+	other := segment{src: f.client, dst: f.vip, proto: TCP, flags: flagSYN}.bytes(t)
+	copy(other, []byte{2, 0, 0, 0, 0, 9}) // to another host
+	if v, out := r.in(t, other); v != tcUnspec || !bytes.Equal(other, out) {
+		t.Error("a frame to another host is translated")
+	}
+	if c := r.counts(t); c[CountFlow] != 0 {
+		t.Errorf("counts are %v", c)
+	}
+}
+
+func TestUplinkKeepsPolicies(t *testing.T) {
+	f := families[0]
+	local := ap("10.1.0.9:8080")
+	syn := segment{src: f.client, dst: f.vip, proto: TCP, flags: flagSYN}
+	t.Run("local", func(t *testing.T) {
+		r := newUplinkRig(t, Uplink{})
+		r.service(t, testIndex, FrontendKeyOf(f.vip, TCP), FrontendExternal|FrontendExternalLocal, []netip.AddrPort{f.backend}, []netip.AddrPort{local})
+		_, out := r.in(t, syn.bytes(t))
+		want := syn
+		want.dst = local
+		wantPacket(t, out, want)
+	})
+	t.Run("none local", func(t *testing.T) {
+		r := newUplinkRig(t, Uplink{})
+		r.service(t, testIndex, FrontendKeyOf(f.vip, TCP), FrontendExternal|FrontendExternalLocal, []netip.AddrPort{f.backend}, nil)
+		v, _ := r.in(t, syn.bytes(t))
+		wantVerdict(t, v, tcShot)
+		if c := r.counts(t); c[CountNoLocal] != 1 {
+			t.Errorf("counts are %v", c)
+		}
+	})
+	for _, flag := range []FrontendFlags{FrontendSourceRange, FrontendExternalRange} {
+		t.Run(fmt.Sprintf("source range %#x", flag), func(t *testing.T) {
+			r := newUplinkRig(t, Uplink{})
+			r.service(t, testIndex, FrontendKeyOf(f.vip, TCP), FrontendExternal|flag, []netip.AddrPort{f.backend}, nil)
+			v, _ := r.in(t, syn.bytes(t))
+			wantVerdict(t, v, tcShot)
+			if c := r.counts(t); c[CountSourceRange] != 1 {
+				t.Errorf("counts are %v", c)
+			}
+			key := SourceRangeKeyOf(testIndex, netip.MustParsePrefix("203.0.113.0/30"))
+			if err := r.table.Map(MapSourceRange).Put(key, uint8(0)); err != nil {
+				t.Fatal(err)
+			}
+			v, _ = r.in(t, syn.bytes(t))
+			wantVerdict(t, v, tcUnspec)
+		})
+	}
+}
+
+// A client may use one port for two frontends of a backend: answers must not be mixed up.
+func TestUplinkKeepsFrontendsOfOneClientApart(t *testing.T) {
+	f := families[0]
+	other, second := ap("192.0.2.11:80"), ap("10.1.0.6:8080")
+	r := newUplinkRig(t, Uplink{})
+	r.service(t, 3, FrontendKeyOf(f.vip, UDP), FrontendExternal, []netip.AddrPort{f.backend}, nil)
+	r.service(t, 4, FrontendKeyOf(other, UDP), FrontendExternal, []netip.AddrPort{f.backend}, nil)
+	r.in(t, segment{src: f.client, dst: f.vip, proto: UDP}.bytes(t))
+	v, _ := r.in(t, segment{src: f.client, dst: other, proto: UDP}.bytes(t))
+	wantVerdict(t, v, tcShot)
+	r.service(t, 4, FrontendKeyOf(other, UDP), FrontendExternal, []netip.AddrPort{second}, nil)
+	v, _ = r.in(t, segment{src: f.client, dst: other, proto: UDP}.bytes(t))
+	wantVerdict(t, v, tcUnspec)
+	for backend, vip := range map[netip.AddrPort]netip.AddrPort{f.backend: f.vip, second: other} {
+		s := segment{src: backend, dst: f.client, proto: UDP}
+		_, out := r.out(t, s.bytes(t))
+		s.src = vip
+		wantPacket(t, out, s)
+	}
+}
+
+func TestUplinkRestoresAnEvictedPartner(t *testing.T) {
+	eachFamily(t, Uplink{}, []Proto{TCP}, func(t *testing.T, r *uplinkRig, f family, p Proto) {
+		r.in(t, segment{src: f.client, dst: f.vip, proto: p, flags: flagSYN}.bytes(t))
+		keys := []FlowKey{FlowKeyOf(f.client, f.vip, p, WayIn), FlowKeyOf(f.backend, f.client, p, WayOut)}
+		ct := r.packet.Map(MapConntrack)
+		for i, evicted := range keys {
+			var before, after Flow
+			if err := ct.Lookup(evicted, &before); err != nil {
+				t.Fatal(err)
+			}
+			if err := ct.Delete(evicted); err != nil {
+				t.Fatal(err)
+			}
+			var other Flow
+			if err := ct.Lookup(keys[1-i], &other); err != nil {
+				t.Fatal(err)
+			}
+			if keys[1-i].Partner(other) != evicted {
+				t.Errorf("the partner of %+v is %+v, want %+v", keys[1-i], keys[1-i].Partner(other), evicted)
+			}
+			other.Seen = 1
+			if err := ct.Put(keys[1-i], other); err != nil {
+				t.Fatal(err)
+			}
+			if i == 0 {
+				r.out(t, segment{src: f.backend, dst: f.client, proto: p, flags: flagACK}.bytes(t))
+			} else {
+				r.in(t, segment{src: f.client, dst: f.vip, proto: p, flags: flagACK}.bytes(t))
+			}
+			if err := ct.Lookup(evicted, &after); err != nil {
+				t.Fatalf("way %v: %v", evicted.Way, err)
+			}
+			if after.AddrPort() != before.AddrPort() || after.Index != before.Index {
+				t.Errorf("restored %+v, want %+v", after, before)
+			}
+		}
+	})
+}
+
+func TestUplinkLeavesFlowsOfAnotherProxy(t *testing.T) {
+	eachFamily(t, Uplink{}, []Proto{UDP}, func(t *testing.T, r *uplinkRig, f family, p Proto) {
+		if err := r.packet.Map(MapConntrack).Put(FlowKeyOf(f.client, f.vip, p, WayIn), Flow{Flags: FlowStack}); err != nil {
+			t.Fatal(err)
+		}
+		in := segment{src: f.client, dst: f.vip, proto: p}.bytes(t)
+		v, out := r.in(t, in)
+		wantVerdict(t, v, tcUnspec)
+		if !bytes.Equal(in, out) {
+			t.Error("changed")
+		}
+	})
+}
+
+func TestUplinkTranslatesBehindOptionsAndExtensionHeaders(t *testing.T) {
+	eachFamily(t, Uplink{}, allProtos, func(t *testing.T, r *uplinkRig, f family, p Proto) {
+		s := segment{src: f.client, dst: f.vip, proto: p, flags: flagSYN, options: true, payload: []byte("x")}
+		_, out := r.in(t, s.bytes(t))
+		s.dst = f.backend
+		wantPacket(t, out, s)
+		s = s.reply()
+		_, out = r.out(t, s.bytes(t))
+		s.src = f.vip
+		wantPacket(t, out, s)
+	})
+}
+
+// mutations is how many packets TestUplinkChangesNoByteOfOthers tries.
+func mutations(t *testing.T) int {
+	if n, err := strconv.Atoi(os.Getenv("FIRSTHOP_TEST_MUTATIONS")); err == nil {
+		return n
+	}
+	if testing.Short() {
+		return 2_000
+	}
+	return 50_000
+}
+
+// Packets that are no Service's are not changed by a byte, whatever is in them: random bytes in packets of both families.
+func TestUplinkChangesNoByteOfOthers(t *testing.T) {
+	r := newUplinkRig(t, Uplink{})
+	var seeds [][]byte
+	for _, f := range families {
+		for _, p := range allProtos {
+			r.service(t, testIndex, FrontendKeyOf(f.vip, p), FrontendExternal, []netip.AddrPort{f.backend}, nil)
+			for _, options := range []bool{false, true} {
+				s := segment{src: f.client, dst: netip.AddrPortFrom(f.node.Addr(), 80), proto: p, flags: flagSYN, options: options, payload: make([]byte, 20)}
+				seeds = append(seeds, s.bytes(t), s.reply().bytes(t))
+			}
+		}
+		seeds = append(seeds, icmpError(t, f.client.Addr(), f.node.Addr(), segment{src: f.node, dst: f.client, proto: UDP}.bytes(t)[14:]))
+	}
+	rng := rand.New(rand.NewPCG(1, uint64(os.Getpid())))
+	opts := ebpf.RunOptions{DataOut: make([]byte, 512), Repeat: 1}
+	vips := map[netip.Addr]bool{families[0].vip.Addr(): true, families[1].vip.Addr(): true}
+	for range mutations(t) {
+		p := bytes.Clone(seeds[rng.IntN(len(seeds))])
+		for range rng.IntN(8) {
+			p[14+rng.IntN(len(p)-14)] = byte(rng.Uint32())
+		}
+		if rng.IntN(4) == 0 {
+			p = p[:14+20+rng.IntN(len(p)-33)]
+		}
+		if d, ok := destination(p); ok && vips[d] {
+			continue
+		}
+		for hook, prog := range r.progs {
+			opts.Data, opts.DataOut = p, opts.DataOut[:512]
+			v, err := prog.Run(&opts)
+			if err != nil {
+				continue // too short for the kernel
+			}
+			if int32(v) != tcUnspec || !bytes.Equal(opts.DataOut, p) {
+				t.Fatalf("%s: verdict %d\n%x\n%x", hook, int32(v), p, opts.DataOut)
+			}
+		}
+	}
+}
+
+func destination(p []byte) (netip.Addr, bool) {
+	switch {
+	case len(p) >= 34 && p[12] == 8 && p[13] == 0:
+		return netip.AddrFrom4([4]byte(p[30:34])), true
+	case len(p) >= 54:
+		return netip.AddrFrom16([16]byte(p[38:54])), true
+	}
+	return netip.Addr{}, false
+}
+
+// icmpError builds a port unreachable that quotes a packet, from its network header on.
+func icmpError(t testing.TB, src, dst netip.Addr, quoted []byte) []byte {
+	t.Helper()
+	eth := &layers.Ethernet{SrcMAC: routerMAC, DstMAC: hostMAC, EthernetType: layers.EthernetTypeIPv4}
+	var ls []gopacket.SerializableLayer
+	if src.Is4() {
+		ip := &layers.IPv4{Version: 4, IHL: 5, TTL: 60, Protocol: layers.IPProtocolICMPv4, SrcIP: src.AsSlice(), DstIP: dst.AsSlice()}
+		ls = []gopacket.SerializableLayer{eth, ip, &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(3, 3)}, gopacket.Payload(quoted)}
+	} else {
+		eth.EthernetType = layers.EthernetTypeIPv6
+		ip := &layers.IPv6{Version: 6, HopLimit: 60, NextHeader: layers.IPProtocolICMPv6, SrcIP: src.AsSlice(), DstIP: dst.AsSlice()}
+		icmp := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(1, 4)}
+		icmp.SetNetworkLayerForChecksum(ip)
+		ls = []gopacket.SerializableLayer{eth, ip, icmp, gopacket.Payload(append(make([]byte, 4), quoted...))}
+	}
+	buf := gopacket.NewSerializeBuffer()
+	if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, ls...); err != nil {
+		t.Fatal(err)
+	}
+	return bytes.Clone(buf.Bytes())
+}
+
+// wantError compares an error with one that is built for the quoted packet, whose transport checksum may be that of before.
+func wantError(t *testing.T, got []byte, src, dst netip.Addr, quoted segment, check uint16) {
+	t.Helper()
+	q := quoted.bytes(t)[14:]
+	at := 20
+	if quoted.src.Addr().Is6() {
+		at = 40
+	}
+	if quoted.proto == TCP {
+		at += 16
+	} else {
+		at += 6
+	}
+	q[at], q[at+1] = byte(check>>8), byte(check)
+	if want := icmpError(t, src, dst, q); !bytes.Equal(got, want) {
+		t.Errorf("got  %x %s\nwant %x %s", got, describe(got, false), want, describe(want, false))
+	}
+}
+
+// transportCheck is the checksum of a segment's transport header.
+func transportCheck(t *testing.T, s segment) uint16 {
+	p := s.bytes(t)[14:]
+	at := 20
+	if s.src.Addr().Is6() {
+		at = 40
+	}
+	if s.proto == TCP {
+		at += 16
+	} else {
+		at += 6
+	}
+	return uint16(p[at])<<8 | uint16(p[at+1])
+}
+
+func TestUplinkTranslatesErrors(t *testing.T) {
+	router := map[string]netip.Addr{"IPv4": netip.MustParseAddr("203.0.113.254"), "IPv6": netip.MustParseAddr("2001:db8:c::fe")}
+	eachFamily(t, Uplink{}, []Proto{TCP, UDP}, func(t *testing.T, r *uplinkRig, f family, p Proto) {
+		r.masquerade(t, f)
+		node := netip.AddrPortFrom(f.node.Addr(), 20000)
+		_, out := r.in(t, segment{src: f.client, dst: f.vip, proto: p, flags: flagSYN}.bytes(t))
+		r.out(t, out)
+		hop := router[f.name]
+
+		t.Run("in, about an answer", func(t *testing.T) {
+			s := segment{src: f.vip, dst: f.client, proto: p, flags: flagACK}
+			v, out := r.in(t, icmpError(t, hop, f.vip.Addr(), s.bytes(t)[14:]))
+			wantVerdict(t, v, tcUnspec)
+			check := transportCheck(t, s)
+			s.src = f.backend
+			wantError(t, out, hop, f.backend.Addr(), s, check)
+		})
+		t.Run("in, about a masqueraded packet", func(t *testing.T) {
+			s := segment{src: node, dst: f.backend, proto: p, flags: flagACK}
+			v, out := r.in(t, icmpError(t, hop, node.Addr(), s.bytes(t)[14:]))
+			wantVerdict(t, v, tcUnspec)
+			check := transportCheck(t, s)
+			s.src = f.client
+			wantError(t, out, hop, f.client.Addr(), s, check)
+		})
+		for name, from := range map[string][2]netip.Addr{"backend": {f.backend.Addr(), f.vip.Addr()}, "router": {hop, hop}} {
+			t.Run("out, by the "+name, func(t *testing.T) {
+				s := segment{src: f.client, dst: f.backend, proto: p, flags: flagACK}
+				v, out := r.out(t, icmpError(t, from[0], f.client.Addr(), s.bytes(t)[14:]))
+				wantVerdict(t, v, tcUnspec)
+				check := transportCheck(t, s)
+				s.dst = f.vip
+				wantError(t, out, from[1], f.client.Addr(), s, check)
+			})
+		}
+	})
+}
+
+func TestUplinkDropsRedirectsOfFlows(t *testing.T) {
+	r, f := newUplinkRig(t, Uplink{}), families[0]
+	r.service(t, testIndex, FrontendKeyOf(f.vip, TCP), FrontendExternal, []netip.AddrPort{f.backend}, nil)
+	r.in(t, segment{src: f.client, dst: f.vip, proto: TCP, flags: flagSYN}.bytes(t))
+	for _, tc := range []struct {
+		quoted segment
+		want   int
+	}{
+		{segment{src: f.client, dst: f.backend, proto: TCP, flags: flagACK}, tcShot},
+		{segment{src: f.client, dst: ap("10.1.0.6:8080"), proto: TCP, flags: flagACK}, tcUnspec},
+	} {
+		p := icmpError(t, f.node.Addr(), f.client.Addr(), tc.quoted.bytes(t)[14:])
+		p[34], p[35] = 5, 1
+		v, _ := r.out(t, p)
+		wantVerdict(t, v, tc.want)
+	}
+}
