@@ -3,6 +3,7 @@ package cluster
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/firsthop/firsthop/bootstrap"
@@ -72,4 +73,63 @@ func judge(r onNode, own bool) Checked {
 func lastLine(text string) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	return lines[len(lines)-1]
+}
+
+// preflight has every node check itself. Nodes whose kernel is not supported, and those that are to be left out, get a label.
+func (w *work) preflight(ds, live object) error {
+	own := map[string]bool{}
+	if live != nil {
+		pods, err := w.pods()
+		if err != nil {
+			return err
+		}
+		for name := range pods {
+			own[name] = true
+		}
+	}
+	var ask []string
+	for _, n := range w.rep.Cluster.Nodes {
+		// A node that serves needs no look: a second run writes nothing.
+		if !slices.Contains(w.LeaveOut, n.Name) && !(own[n.Name] && n.ConnectTime.Proven) {
+			ask = append(ask, n.Name)
+		}
+	}
+	if len(ask) == 0 {
+		w.say("preflight", "every node serves already: none was asked")
+		return w.leaveOut(nil)
+	}
+	results, err := w.onNodes(w.ctx, ds, ask, preflightCommands, w.Patience)
+	if err != nil {
+		return err
+	}
+	rows := [][]string{{"NODE", "KERNEL", "RESULT", "WHY"}}
+	failed, unsupported := 0, map[string]bool{}
+	for _, r := range results {
+		c := judge(r, own[r.node])
+		w.rep.Checks = append(w.rep.Checks, c)
+		rows = append(rows, []string{c.Node, w.node(c.Node).Kernel, string(c.Grade), c.Reason})
+		switch c.Grade {
+		case diagnose.Fail:
+			failed++
+		case diagnose.Skip:
+			unsupported[c.Node] = true
+		}
+	}
+	grade := diagnose.OK
+	if failed > 0 {
+		grade = diagnose.Fail
+	}
+	w.tell(Step{Step: "preflight", Result: grade, Text: fmt.Sprintf("%d of %d nodes can run firsthop", len(results)-failed-len(unsupported), len(results)), Rows: rows})
+	if failed > 0 {
+		w.rep.Next = []string{"repair the nodes that fail, or leave them out by --leave-out NODE, and run it again"}
+		code := bootstrap.ExitInternal
+		for _, c := range w.rep.Checks {
+			if c.Grade == diagnose.Fail {
+				code = c.Exit
+				break
+			}
+		}
+		return w.stop(code, "%d nodes can't run firsthop, and nothing was changed", failed)
+	}
+	return w.leaveOut(unsupported)
 }

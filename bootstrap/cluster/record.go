@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"github.com/firsthop/firsthop/deploy"
 )
@@ -84,4 +85,35 @@ func (c *client) restore(ctx context.Context, o, former object) error {
 		back.meta()["resourceVersion"] = now.version()
 	}
 	return c.do(ctx, request{method: method, path: at, kind: "application/json", body: back})
+}
+
+// record notes what is there, before anything of it is written.
+func (w *work) record(objects []object) error {
+	r, err := w.readRecord(w.ctx)
+	if err != nil {
+		return err
+	}
+	if r == nil {
+		r = &record{Former: map[string]object{}}
+	}
+	r.Version, r.Values = w.Version, w.Values
+	r.LeftOut = slices.Compact(slices.Sorted(slices.Values(w.LeaveOut)))
+	for _, o := range objects {
+		if _, noted := r.Former[o.String()]; noted {
+			continue
+		}
+		now, err := w.read(w.ctx, o)
+		if err != nil {
+			return err
+		}
+		if now != nil && now.managed() {
+			now = nil // a record was here, and was lost
+		}
+		r.Former[o.String()] = now.content()
+	}
+	o, err := recordObject(*r)
+	if err != nil {
+		return err
+	}
+	return w.write(o)
 }

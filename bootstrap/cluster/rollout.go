@@ -334,3 +334,8 @@ func (w *work) showLog(s progress) {
 func logsCommand(p *corev1.Pod) string {
 	return fmt.Sprintf("kubectl -n %s logs %s --all-containers --prefix", Namespace, p.Name)
 }
+
+// isOnDelete reports whether a DaemonSet is in the middle of an upgrade.
+func isOnDelete(set *appsv1.DaemonSet) bool {
+	return set.Spec.UpdateStrategy.Type == appsv1.OnDeleteDaemonSetStrategyType
+}

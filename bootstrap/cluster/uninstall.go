@@ -27,15 +27,8 @@ func Uninstall(ctx context.Context, cfg Config) (*Report, error) {
 }
 
 func (w *work) uninstall() error {
-	missing, err := w.missing(w.ctx, uninstallRights())
-	if err != nil {
-		return fmt.Errorf("ask for the rights of this user: %w", err)
-	}
-	if len(missing) > 0 {
-		for i := range missing {
-			missing[i] = "this user lacks a right: " + missing[i]
-		}
-		return w.refuse(missing)
+	if err := w.needRights(uninstallRights()); err != nil {
+		return err
 	}
 	r, err := w.readRecord(w.ctx)
 	if err != nil {
@@ -218,7 +211,7 @@ func (w *work) undo(objects []object, ds object, r *record, there map[string]boo
 		if err := w.remove(w.ctx, p, nil); err != nil {
 			return err
 		}
-		w.did("removed %s", ds)
+		w.did("undo", "removed %s", ds)
 	}
 	if err := w.awaitNoPods(); err != nil {
 		return err
@@ -241,9 +234,9 @@ func (w *work) undo(objects []object, ds object, r *record, there map[string]boo
 		}
 		switch {
 		case former != nil:
-			w.did("restored %s", o)
+			w.did("undo", "restored %s", o)
 		case o.kind() != "DaemonSet":
-			w.did("removed %s", o)
+			w.did("undo", "removed %s", o)
 		}
 	}
 	for i := range w.rep.Cluster.Nodes {
@@ -260,16 +253,10 @@ func (w *work) undo(objects []object, ds object, r *record, there map[string]boo
 		if err := w.remove(w.ctx, p, nil); err != nil {
 			return err
 		}
-		w.did("removed %s", rec)
+		w.did("undo", "removed %s", rec)
 	}
 	w.rep.Sentence = fmt.Sprintf("firsthop is gone from this cluster: %d changes were undone", len(w.rep.Changes))
 	return nil
-}
-
-func (w *work) did(format string, args ...any) {
-	text := fmt.Sprintf(format, args...)
-	w.rep.Changes = append(w.rep.Changes, text)
-	w.say("undo", "%s", text)
 }
 
 // awaitNoPods waits for the end of the DaemonSet's pods: a runtime would bring back what is removed.
@@ -367,7 +354,7 @@ func (w *work) unmark(n *Node, keep bool) error {
 	if err := w.removeMarks(n.Name); err != nil {
 		return fmt.Errorf("remove the label and the condition of node %s: %w", n.Name, err)
 	}
-	w.did("removed label %s and condition %s of node %s", query.NodeLabel, query.NodeCondition, n.Name)
+	w.did("undo", "removed label %s and condition %s of node %s", query.NodeLabel, query.NodeCondition, n.Name)
 	return nil
 }
 
