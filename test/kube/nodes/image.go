@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -26,7 +27,7 @@ type image struct {
 
 // kubernetesImages are those of Kubernetes' programs, by their names: kubeadm runs them by the program's name, which is found
 // in PATH.
-func (f files) kubernetesImages() map[string]image {
+func (f files) kubernetesImages() (map[string]image, error) {
 	images := map[string]image{
 		"pause": {
 			Tags:       []string{"registry.k8s.io/pause:3.10.2", "registry.k8s.io/pause:3.10"},
@@ -41,14 +42,18 @@ func (f files) kubernetesImages() map[string]image {
 		},
 	}
 	images["firsthop-next"] = image{Tags: []string{NextImage}, Entrypoint: []string{"/usr/bin/firsthop"}, Files: [][2]string{{"usr/bin/firsthop", f.next}}}
+	netfilter, err := netfilter(f.root)
+	if err != nil {
+		return nil, err
+	}
 	images["kube-proxy"] = image{
 		Tags:  []string{"registry.k8s.io/kube-proxy:" + f.version},
-		Files: append([][2]string{{"usr/local/bin/kube-proxy", f.program("kube-proxy")}}, netfilter(f.root)...),
+		Files: append(netfilter, [2]string{"usr/local/bin/kube-proxy", f.program("kube-proxy")}),
 	}
 	for _, name := range controlPlanePrograms {
 		images[name] = image{Tags: []string{"registry.k8s.io/" + name + ":" + f.version}, Files: [][2]string{{"usr/local/bin/" + name, f.program(name)}}}
 	}
-	return images
+	return images, nil
 }
 
 // controlPlanePrograms are those of Kubernetes that kubeadm runs as pods of a control plane.
@@ -61,14 +66,18 @@ const (
 	NextImage = "ghcr.io/firsthop/firsthop:" + nextVersion
 )
 
-// netfilter are the programs that kube-proxy runs, with their libraries, from a root file system.
-func netfilter(root string) (files [][2]string) {
-	patterns := []string{"usr/sbin/nft", "usr/sbin/conntrack", "usr/lib/*/xtables/*.so"}
+// netfilter are the programs that kube-proxy runs, with their libraries, from a root file system. Without the list of protocols
+// nft says 6 where kube-proxy wrote tcp, which then takes what it has written for something old and deletes it.
+func netfilter(root string) (files [][2]string, err error) {
+	patterns := []string{"etc/protocols", "usr/sbin/nft", "usr/sbin/conntrack", "usr/lib/*/xtables/*.so"}
 	for _, lib := range []string{"c", "m", "nftables", "nftnl", "mnl", "xtables", "jansson", "gmp", "edit", "tinfo", "bsd", "md", "netfilter_conntrack", "nfnetlink"} {
 		patterns = append(patterns, "usr/lib/*/lib"+lib+".so.*")
 	}
 	for _, pattern := range patterns {
 		names, _ := filepath.Glob(filepath.Join(root, pattern)) // no pattern is malformed
+		if len(names) == 0 {
+			return nil, &fs.PathError{Op: "find", Path: filepath.Join(root, pattern), Err: fs.ErrNotExist}
+		}
 		for _, name := range names {
 			files = append(files, [2]string{strings.TrimPrefix(name, root+"/"), name})
 		}
@@ -80,7 +89,7 @@ func netfilter(root string) (files [][2]string) {
 	for _, name := range iptables {
 		files = append(files, [2]string{"usr/sbin/" + name, filepath.Join(root, "usr/sbin/xtables-nft-multi")})
 	}
-	return files
+	return files, nil
 }
 
 func (f files) program(name string) string { return filepath.Join(f.programs, name) }
@@ -90,9 +99,13 @@ func (f files) ensureImages(log io.Writer) error {
 	if err := os.MkdirAll(f.images, 0o755); err != nil {
 		return err
 	}
-	for name, img := range f.kubernetesImages() {
+	images, err := f.kubernetesImages()
+	if err != nil {
+		return err
+	}
+	for name, img := range images {
 		to := filepath.Join(f.images, name+".tar")
-		var inputs []string
+		inputs := []string{filepath.Join(f.repository, "test/kube/nodes/image.go")} // which says what is in them
 		for _, f := range img.Files {
 			inputs = append(inputs, f[1])
 		}

@@ -22,7 +22,7 @@ var suites = []string{"trixie", "trixie-security"}
 // packages are what a node has beside Kubernetes' programs.
 var packages = []string{
 	"base-files", "base-passwd", "bash", "conntrack", "containerd", "containernetworking-plugins", "coreutils", "dash", "dbus",
-	"ethtool", "findutils", "grep", "hostname", "iproute2", "iptables", "kmod", "libc-bin", "login", "mount", "nftables", "procps",
+	"ethtool", "findutils", "grep", "hostname", "iproute2", "iptables", "kmod", "libc-bin", "login", "mount", "netbase", "nftables", "procps",
 	"runc", "sed", "socat", "systemd", "systemd-sysv", "util-linux",
 }
 

@@ -31,6 +31,10 @@ func TestBesideKubeProxy(t *testing.T) {
 	}
 }
 
+// generation is the number of the last rule that kube-proxy (nftables) has for all Services: it writes a new one each time it
+// writes all.
+const generation = `nft -a list chain ip kube-proxy services | sed -n 's/.* # handle //p' | tail -n 1`
+
 // TestKubeProxyComesBack leaves firsthop: kube-proxy is brought back, the DaemonSet deleted, the node uninstalled and booted.
 func TestKubeProxyComesBack(t *testing.T) {
 	long(t)
@@ -62,6 +66,10 @@ func TestKubeProxyComesBack(t *testing.T) {
 	}
 	// Of the API server alone: while pods come back, kube-proxy leads to where they were.
 	after := c.Load(loadOfAPI...)
+	after.Await(100)
+	before := n.Sh(generation)
+	n.Sh("kubectl label node n1 topology.kubernetes.io/zone=z")
+	n.Await("kube-proxy has written all anew", `test "$(`+generation+`)" != '`+before+`'`)
 	after.Await(1000)
 	after.Unbroken()
 }
