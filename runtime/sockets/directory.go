@@ -44,6 +44,11 @@ type change struct {
 type Effect struct {
 	Stale  bool // some may be on a backend that their frontend does not have any more
 	Usable bool // a frontend that had no usable backend has one
+	Gone   bool // a frontend for clients outside may have lost a backend of UDP
+}
+
+func (e Effect) plus(o Effect) Effect {
+	return Effect{e.Stale || o.Stale, e.Usable || o.Usable, e.Gone || o.Gone}
 }
 
 // NewDirectory makes an empty one. With tcp it knows TCP ports, too.
@@ -118,8 +123,7 @@ func (d *Directory) Done(err error) (did Effect) {
 	d.ready = true
 	d.ranges[0] = d.ranges[1]
 	for _, c := range d.writing {
-		e := d.write(c)
-		did.Stale, did.Usable = did.Stale || e.Stale, did.Usable || e.Usable
+		did = did.plus(d.write(c))
 	}
 	d.writing = nil
 	d.changing = map[types.NamespacedName]int{}
@@ -129,7 +133,7 @@ func (d *Directory) Done(err error) (did Effect) {
 		d.expect(c)
 	}
 	if first { // what went while no runtime was there, nobody has seen going
-		did = Effect{Stale: true, Usable: true}
+		did = Effect{Stale: true, Usable: true, Gone: true}
 	}
 	return did
 }
@@ -161,11 +165,20 @@ func (d *Directory) write(c change) (did Effect) {
 			d.frontend[f] = p
 			delete(had, f)
 			did.Usable = did.Usable || usable(p, f) && (before == nil || !usable(before, f))
-			did.Stale = did.Stale || before != nil && losesBackends(before, p)
+			if before != nil && losesBackends(before, p) {
+				did = did.plus(loss(before, f))
+			}
 		}
 	}
-	did.Stale = did.Stale || len(had) > 0
+	for f, p := range had {
+		did = did.plus(loss(p, f))
+	}
 	return did
+}
+
+// loss is what it does that a frontend of a port loses backends.
+func loss(p *services.Port, f bpf.FrontendKey) Effect {
+	return Effect{Stale: true, Gone: f.Proto == bpf.UDP && p.Flags[f]&bpf.FrontendExternal != 0}
 }
 
 // losesBackends reports whether some sockets of a port would be stale after a change of it.
@@ -239,6 +252,17 @@ func (d *Directory) judge(at netip.AddrPort, proto bpf.Proto, backend netip.Addr
 		return Starved, types.NamespacedName{}
 	}
 	return Orphan, types.NamespacedName{}
+}
+
+// Gone reports whether a frontend's backend serves no more: a flow there, which no socket of this node has, is to be forgotten.
+func (d *Directory) Gone(frontend netip.AddrPort, proto bpf.Proto, backend netip.AddrPort) bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if !d.ready {
+		return false
+	}
+	verdict, _ := d.judge(frontend, proto, backend)
+	return verdict == Stale || verdict == Starved || verdict == Orphan
 }
 
 // Has reports whether a Service has ports that are written or to be written.

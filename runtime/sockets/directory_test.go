@@ -218,3 +218,40 @@ func TestDirectoryAtStart(t *testing.T) {
 		t.Errorf("of the API service: %d", v)
 	}
 }
+
+// A flow of a client outside is told apart from sockets: only frontends for such clients matter.
+func TestDirectoryKnowsWhichBackendsAreGone(t *testing.T) {
+	d := judge{t, NewDirectory(true)}
+	gone := func(frontend, backend string) bool {
+		return d.Gone(netip.MustParseAddrPort(frontend), bpf.UDP, netip.MustParseAddrPort(backend))
+	}
+	external := func(backends ...string) []services.Port {
+		ports := udp("a", "192.0.2.1:53", backends...)
+		ports[0].Flags = map[bpf.FrontendKey]bpf.FrontendFlags{ports[0].Frontends[0]: bpf.FrontendExternal}
+		return ports
+	}
+	if gone("192.0.2.1:53", "10.0.0.1:53") {
+		t.Error("a backend is gone before anything is known")
+	}
+	if e := d.write("a", external("10.0.0.1:53", "10.0.0.2:53")); !e.Gone {
+		t.Errorf("backends may have gone before the first write: %+v", e)
+	}
+	if gone("192.0.2.1:53", "10.0.0.1:53") {
+		t.Error("one that serves is gone")
+	}
+	if e := d.write("a", external("10.0.0.2:53")); !e.Gone || !gone("192.0.2.1:53", "10.0.0.1:53") {
+		t.Errorf("one that went is not: %+v", e)
+	}
+	terminating := external()
+	terminating[0].Serving = addrPorts("10.0.0.2:53")
+	if e := d.write("a", terminating); e.Gone || gone("192.0.2.1:53", "10.0.0.2:53") {
+		t.Errorf("one that terminates, and serves, is gone: %+v", e)
+	}
+	if e := d.write("a", nil); !e.Gone || !gone("192.0.2.1:53", "10.0.0.2:53") {
+		t.Errorf("the Service went: %+v", e)
+	}
+	d.write("b", udp("b", "10.96.0.2:53", "10.0.0.1:53"))
+	if e := d.write("b", udp("b", "10.96.0.2:53")); e.Gone || !e.Stale {
+		t.Errorf("a frontend for sockets only: %+v", e)
+	}
+}

@@ -130,14 +130,19 @@ func (r *Reconciler) SetRange(ranges []netip.Prefix) { r.directory.SetRange(rang
 // Begin says that all that was Set is being written.
 func (r *Reconciler) Begin() { r.directory.Begin() }
 
-// Done says how every write went that was begun.
-func (r *Reconciler) Done(err error) {
-	switch did := r.directory.Done(err); {
+// Directory is what it compares sockets with.
+func (r *Reconciler) Directory() *Directory { return r.directory }
+
+// Done says how every write went that was begun, and returns what that did.
+func (r *Reconciler) Done(err error) Effect {
+	did := r.directory.Done(err)
+	switch {
 	case did.Usable: // some may be waiting
 		r.lookIn(0, true)
 	case did.Stale:
 		r.lookIn(gatherTime, true)
 	}
+	return did
 }
 
 // lookIn makes the next look due in a time at the latest. all: it compares all ways back.
