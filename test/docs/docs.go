@@ -30,6 +30,7 @@ var Runs = map[string]string{
 	"leaving":          "test/kube/scenes",
 	"kubeadm-existing": "test/kube/scenes",
 	"manifests":        "test/kube/scenes",
+	"helm":             "test/kube/scenes",
 	"before-kubeadm":   "test/kube/scenes",
 	"ha":               "test/kube/scenes",
 	"bare-metal":       "test/kube/scenes",
@@ -39,7 +40,6 @@ var Runs = map[string]string{
 var NotRun = map[string]string{
 	"demo":           "make demo is a test of its own (package test/demo), and uses the network of the machine",
 	"no-ssh":         "the nodes of test/kube/nodes have no ssh: the test copies the files",
-	"no-helm":        "Helm's program is not there: its module renders and judges the chart (deploy/build/manifests), an API server what it makes (test/kube/installer)",
 	"k3s":            "k3s is not built by the tests",
 	"packages":       "packages are installed and removed in virtual machines, by test/vm/boot",
 	"upgrade-host":   "packages of two versions are installed in virtual machines, by test/vm/boot",

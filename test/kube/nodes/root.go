@@ -162,21 +162,11 @@ func writeFile(path, text string) error {
 	return os.WriteFile(path, []byte(text), 0o644)
 }
 
-// copyDeploy copies the repository's manifests.
+// copyDeploy copies the repository's manifests, and the chart of which they are made.
 func (f files) copyDeploy(to string) error {
-	for _, dir := range []string{"manifests", "runtime"} {
-		names, err := filepath.Glob(filepath.Join(f.repository, "deploy", dir, "*.yaml"))
-		if err != nil {
+	for _, dir := range []string{"chart", "manifests", "runtime"} {
+		if err := os.CopyFS(filepath.Join(to, dir), os.DirFS(filepath.Join(f.repository, "deploy", dir))); err != nil {
 			return err
-		}
-		for _, name := range names {
-			data, err := os.ReadFile(name)
-			if err != nil {
-				return err
-			}
-			if err := writeFile(filepath.Join(to, dir, filepath.Base(name)), string(data)); err != nil {
-				return err
-			}
 		}
 	}
 	return nil

@@ -87,7 +87,7 @@ func (r *reader) node(name string) *nodes.Node {
 	manifest, err := os.ReadFile(filepath.Join(repository, "deploy/firsthop.yaml"))
 	r.must(err)
 	n.Put("/root/deploy/firsthop.yaml", string(manifest))
-	n.Sh("ln -s /opt/deploy/runtime /root/deploy/runtime")
+	n.Sh("ln -s /opt/deploy/runtime /opt/deploy/chart /root/deploy/")
 	release, err := built()
 	r.must(err)
 	r.deliver(n, release)
@@ -212,6 +212,7 @@ func TestPages(t *testing.T) {
 		{"readme", []string{"readme"}, nil},
 		{"a new cluster, an upgrade, and leaving", []string{"kubeadm-new", "upgrade", "rollback", "leaving"}, (*reader).lifeOfACluster},
 		{"beside kube-proxy", []string{"kubeadm-existing", "manifests"}, (*reader).besideKubeProxy},
+		{"Helm", []string{"helm"}, (*reader).withHelm},
 		{"before kubeadm", []string{"before-kubeadm"}, nil},
 		{"high availability", []string{"ha"}, nil},
 		{"bare metal", []string{"bare-metal"}, (*reader).bareMetal},
@@ -254,14 +255,20 @@ func (r *reader) lifeOfACluster(test string) {
 	}
 	r.follow(test)
 	if test == "leaving" {
-		for name, n := range r.nodes {
-			if left := n.Sh("ls -d /sys/fs/bpf/firsthop /var/lib/firsthop /run/firsthop 2>/dev/null || true"); left != "" {
-				r.Errorf("firsthop left on %s:\n%s", name, left)
-			}
+		r.gone()
+	}
+}
+
+// gone looks whether anything of firsthop's is left.
+func (r *reader) gone() {
+	r.Helper()
+	for name, n := range r.nodes {
+		if left := n.Sh("ls -d /sys/fs/bpf/firsthop /var/lib/firsthop /run/firsthop 2>/dev/null || true"); left != "" {
+			r.Errorf("firsthop left on %s:\n%s", name, left)
 		}
-		if left := r.node("n1").Sh("kubectl get daemonset,configmap,clusterrole,clusterrolebinding -A -o name | grep firsthop || true"); left != "" {
-			r.Errorf("firsthop left in the cluster:\n%s", left)
-		}
+	}
+	if left := r.node("n1").Sh("kubectl get daemonset,configmap,secret,clusterrole,clusterrolebinding -A -o name | grep firsthop || true"); left != "" {
+		r.Errorf("firsthop left in the cluster:\n%s", left)
 	}
 }
 
@@ -272,15 +279,54 @@ func (r *reader) besideKubeProxy(test string) {
 		r.follow(test)
 		return
 	}
+	_, load := r.withKubeProxy()
+	r.follow(test)
+	load.Await(1000)
+	load.Unbroken()
+}
+
+// withKubeProxy has a cluster with kube-proxy, and load on it.
+func (r *reader) withKubeProxy() (*nodes.Node, *nodes.Load) {
+	r.Helper()
 	n := r.node("n1")
 	n.Sh("kubeadm init && kubectl taint node n1 node-role.kubernetes.io/control-plane-")
 	awaitDaemonSet(n, "kube-proxy")
 	deployEcho(n)
 	load := r.c.Load(loadOfBoth...)
 	load.Await(100)
+	return n, load
+}
+
+// withHelm has Helm's program on the node, and images as if the page's registry had them.
+func (r *reader) withHelm(test string) {
+	r.Helper()
+	n, load := r.withKubeProxy()
+	n.Put("/usr/local/sbin/helm", r.helm())
+	n.Sh("chmod 755 /usr/local/sbin/helm")
+	r.get("n1")
+	release, err := built()
+	r.must(err)
+	for _, version := range []string{"v1", "v2"} {
+		n.Sh("ctr -n k8s.io images tag ghcr.io/firsthop/firsthop:" + release.version + " registry.example/firsthop:" + version)
+	}
 	r.follow(test)
 	load.Await(1000)
 	load.Unbroken()
+	r.gone()
+}
+
+// helm is Helm's program, as go.mod of deploy/build has its version.
+func (r *reader) helm() string {
+	r.Helper()
+	path := filepath.Join(r.TempDir(), "helm")
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", path, "helm.sh/helm/v3/cmd/helm")
+	cmd.Dir, cmd.Env = filepath.Join(repository, "deploy/build"), append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		r.Fatalf("build helm: %v\n%s", err, out)
+	}
+	program, err := os.ReadFile(path)
+	r.must(err)
+	return string(program)
 }
 
 // bareMetal has what the package brings, which test/vm/boot installs as a package.
