@@ -4,6 +4,8 @@ import (
 	"reflect"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/firsthop/firsthop/bootstrap"
 )
 
 // write applies an object and notes whether that changed it. One that would stay as it is, is not written: Kubernetes would
@@ -21,7 +23,9 @@ func (w *work) write(o object) error {
 	after, err := w.apply(w.ctx, o, w.Force, false)
 	if err != nil {
 		if apierrors.IsConflict(err) {
-			return w.refuse([]string{conflict(err)})
+			w.rep.Refusals = []string{conflict(err)}
+			w.rep.Next = []string{"run it again: it continues where it stopped"}
+			return w.stop(bootstrap.ExitInternal, "stopped at %s: somebody else has set fields of it meanwhile", o)
 		}
 		return err
 	}

@@ -181,11 +181,11 @@ func (w *work) mayUninstall(ds object) error {
 		w.say("ask", "none of %d nodes needs firsthop to start", len(nodes))
 		return nil
 	}
-	w.rep.Refusals = reasons
 	if stranded {
+		w.rep.Refusals = reasons
 		return w.stop(bootstrap.ExitStranded, "refused, and nothing was changed: nodes need the Service IP to start")
 	}
-	return w.stop(bootstrap.ExitInternal, "refused, and nothing was changed")
+	return w.refuse(reasons)
 }
 
 // saidBy is the error that a node's uninstall printed.

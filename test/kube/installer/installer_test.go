@@ -284,6 +284,32 @@ func TestInstallStopsAtTheFirstFailure(t *testing.T) {
 	})
 }
 
+// bindOther has somebody else give firsthop's role to another account.
+func (b *bed) bindOther() {
+	b.Helper()
+	const binding = `{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRoleBinding","metadata":{"name":"firsthop"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"firsthop"},"subjects":[{"kind":"ServiceAccount","name":"other","namespace":"kube-system"}]}`
+	_, err := b.c.Client.RbacV1().ClusterRoleBindings().Patch(b.Context(), "firsthop", types.ApplyPatchType, []byte(binding), metav1.PatchOptions{FieldManager: "argocd"})
+	b.must(err)
+}
+
+// TestSomebodyElseComesMeanwhile, after the look: it stops, and does not say that nothing was changed. Fields are taken over
+// only by force.
+func TestSomebodyElseComesMeanwhile(t *testing.T) {
+	b := newBed(t)
+	rep := b.install(diagnose.Fail, func(c *installer.Config) {
+		c.Progress = func(s installer.Step) {
+			if s.Step == "preflight" {
+				b.bindOther()
+			}
+		}
+	})
+	b.says(rep, "stopped at ClusterRoleBinding firsthop", "argocd", "--force takes these fields over", "run it again")
+	if strings.Contains(rep.Sentence, "nothing was changed") || len(rep.Changes) == 0 {
+		t.Errorf("%q, with changes %q", rep.Sentence, rep.Changes)
+	}
+	b.says(b.install(diagnose.OK, func(c *installer.Config) { c.Force = true }), "3 of 3 nodes")
+}
+
 func TestRefusals(t *testing.T) {
 	b := newBed(t)
 	nobody := b.c.ServiceAccount("default", "nobody", "view")
@@ -372,9 +398,7 @@ func TestRefusals(t *testing.T) {
 		return func() { enforce("null") }
 	}, nil, "pods like those of firsthop are refused", "PodSecurity")
 	refused("a field of somebody else's", func(b *bed) func() {
-		role := `{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRoleBinding","metadata":{"name":"firsthop"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"firsthop"},"subjects":[{"kind":"ServiceAccount","name":"other","namespace":"kube-system"}]}`
-		_, err := client.RbacV1().ClusterRoleBindings().Patch(b.Context(), "firsthop", types.ApplyPatchType, []byte(role), metav1.PatchOptions{FieldManager: "argocd"})
-		b.must(err)
+		b.bindOther()
 		return func() {
 			b.must(client.RbacV1().ClusterRoleBindings().Delete(context.Background(), "firsthop", metav1.DeleteOptions{}))
 		}
