@@ -3,9 +3,11 @@ package attach
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/objects"
@@ -49,6 +51,8 @@ type Config struct {
 	Journal  *instance.Journal // of the programs that we attach; nil: none is kept
 	Links    objects.Links     // of the machine, to find those of ours whose pins are gone
 	Proc     string            // proc mount that shows other programs' owners, for messages; "" for /proc
+
+	qdiscs map[int]string // of all devices, where many are looked at; nil: each lists them
 }
 
 // Change says what was done to a thing that was to be there.
@@ -79,32 +83,67 @@ func (r Result) PinOf(pins bpf.Pins) string { return r.at.pin(pins) }
 // Attached are programs that serve, and that can still be taken back.
 type Attached struct {
 	Hooks []Result
+	// Gone says that the device is not there, or has vanished meanwhile: nothing is attached, pinned or recorded for it.
+	Gone bool
 
 	*ladder
 	progs  map[string]*ebpf.Program   // loaded by this run, by hook; nil if none was needed
 	serves map[ebpf.ProgramID]bool    // programs that are to stay
 	former map[string][]*ebpf.Program // ours that were attached without a link, by hook
-	undo   []func() error             // in the order of doing
+	front  map[string]bool            // hooks at which ours is to be attached anew, before those of others
+	// replaced are links whose pins lead to new ones now.
+	replaced []link.Link
+	undo     []func() error // in the order of doing
 }
 
 // Attach loads and attaches the programs at every hook that needs one, in the order of cfg.Programs. All or nothing: on
 // an error the former programs run again. A hook whose program is already the one that would be loaded is left alone,
 // so that a second run changes no program id.
 //
+// A device that is gone, or goes meanwhile, is no error: see Attached.Gone. One that has another name than cfg says is
+// left as it is: ErrRenamed.
+//
 // ErrConflict: a foreign program keeps ours out; the error names it.
-func Attach(cfg Config) (*Attached, error) {
+func Attach(cfg Config) (*Attached, error) { return attachFirst(cfg, nil) }
+
+// attachFirst attaches at some hooks anew, before the programs of others.
+func attachFirst(cfg Config, front map[string]bool) (*Attached, error) {
 	l, err := open(cfg)
+	if _, isDevice := cfg.Target.(Device); isDevice && errors.Is(err, os.ErrNotExist) {
+		a := &Attached{ladder: &ladder{cfg: cfg}}
+		if err := a.forgetGone(); err != nil {
+			return nil, ExplainRights(err)
+		}
+		return a, nil
+	}
 	if err != nil {
 		return nil, err
 	}
-	a := &Attached{ladder: l, serves: map[ebpf.ProgramID]bool{}, former: map[string][]*ebpf.Program{}}
+	a := &Attached{ladder: l, serves: map[ebpf.ProgramID]bool{}, former: map[string][]*ebpf.Program{}, front: front}
 	if err := a.attachAll(); err != nil {
+		if l.site.gone() {
+			if err := a.forgetGone(); err != nil {
+				return nil, errors.Join(ExplainRights(err), a.Close())
+			}
+			return a, nil
+		}
 		return nil, errors.Join(ExplainRights(err), a.Rollback(), a.Close())
 	}
 	return a, nil
 }
 
+// forgetGone removes what is left of a device that has vanished: its links and filters went with it.
+func (a *Attached) forgetGone() error {
+	a.Gone, a.Hooks, a.undo, a.replaced = true, nil, nil, nil
+	return forgetGone(a.cfg)
+}
+
 func (a *Attached) attachAll() error {
+	if d, ok := a.site.(*openDevice); ok {
+		if err := d.renamed(); err != nil {
+			return err
+		}
+	}
 	for _, h := range a.cfg.Programs.Hooks() {
 		at := Attachment{a.cfg.Target, h, best(a.cfg.Target)}
 		ensure := a.ensureProg
@@ -115,7 +154,9 @@ func (a *Attached) attachAll() error {
 		err := ensure(&res)
 		if err == nil {
 			a.serves[res.Program] = true
-			err = a.detachOrphans(h)
+			if !a.cfg.Target.newRunsFirst() {
+				err = a.detachOrphans(h)
+			}
 		}
 		if err != nil {
 			return fmt.Errorf("attach %s: %w", h.Name, err)
@@ -148,23 +189,35 @@ func (a *Attached) program(h bpf.Hook) (*ebpf.Program, ebpf.ProgramID, error) {
 // is still attached: a waste, but no harm, as what it sees is translated
 // already.
 func (a *Attached) Commit() error {
+	if a.Gone {
+		return nil
+	}
 	var errs []error
 	for _, h := range a.reversed() {
 		errs = append(errs, a.detachOthers(h))
 	}
 	a.undo = nil
+	if a.site.gone() { // below 6.6 nothing else may say so
+		return a.forgetGone()
+	}
 	return errors.Join(errs...)
 }
 
 // Rollback brings the former programs back, in reverse order. After Commit it
 // does nothing.
 func (a *Attached) Rollback() error {
+	if a.Gone {
+		return nil
+	}
 	var errs []error
 	for i := len(a.undo) - 1; i >= 0; i-- {
 		errs = append(errs, a.undo[i]())
 	}
-	a.undo = nil
+	a.undo, a.replaced = nil, nil
 	bpf.RemoveEmptyDirs(a.cfg.Pins)
+	if a.site.gone() {
+		return a.forgetGone()
+	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("bring the former programs back: %w", err)
 	}

@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/bpf/objects"
+	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 const (
@@ -42,7 +44,12 @@ func (c Cgroup) by(link bool) By {
 
 func (c Cgroup) pinName(h bpf.Hook) string { return h.Name }
 
-func (c Cgroup) open() (site, error) {
+func (c Cgroup) kind() instance.Kind { return instance.KindProgram }
+
+// newRunsFirst: programs of a cgroup run in the order in which they were attached.
+func (c Cgroup) newRunsFirst() bool { return false }
+
+func (c Cgroup) open(Config) (site, error) {
 	dir, err := os.Open(c.Path)
 	if err != nil {
 		return nil, fmt.Errorf("open cgroup: %w", err)
@@ -57,10 +64,24 @@ type openCgroup struct {
 
 func (c openCgroup) close() error { return c.dir.Close() }
 
-func (c openCgroup) programs(h bpf.Hook) ([]ebpf.ProgramID, error) {
+func (c openCgroup) programs(h bpf.Hook) (found []placed, err error) {
 	_, ids, err := queryFlags(c.dir, h.Attach)
-	return ids, err
+	for _, id := range ids {
+		found = append(found, placed{id: id})
+	}
+	return found, err
 }
+
+func (c openCgroup) eachLink(links objects.Links, visit func(link.Link) (bool, error)) error {
+	return links.Each(func(_ link.ID, l link.Link) (bool, error) { return visit(l) })
+}
+
+func (c openCgroup) keeps(bpf.Hook, ebpf.ProgramID) (bool, error) { return true, nil }
+
+// gone: a cgroup that is removed while it is open only has nothing in it any more.
+func (c openCgroup) gone() bool { return false }
+
+func (c openCgroup) cleanup() error { return nil }
 
 func (c openCgroup) link(h bpf.Hook, p *ebpf.Program) (link.Link, error) {
 	return link.AttachRawLink(link.RawLinkOptions{Target: int(c.dir.Fd()), Program: p, Attach: h.Attach})
@@ -83,7 +104,7 @@ func (c Cgroup) linked(h bpf.Hook, info *link.Info) (atHook, here bool, note str
 
 // attach has both programs attached for an instant, where there is a former one. That is harmless: the second sees an
 // address that is a backend already.
-func (c openCgroup) attach(h bpf.Hook, p *ebpf.Program, _ []*ebpf.Program) (undo func() error, err error) {
+func (c openCgroup) attach(h bpf.Hook, p *ebpf.Program, _ []*ebpf.Program, _ bool) (undo func() error, err error) {
 	err = link.RawAttachProgram(link.RawAttachProgramOptions{Target: int(c.dir.Fd()), Program: p, Attach: h.Attach, Flags: allowMulti})
 	return func() error { return c.detach(h, p) }, err
 }

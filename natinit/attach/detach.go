@@ -28,18 +28,38 @@ const detachTime = 5 * time.Second
 //
 // What is at one of our pins and isn't ours stays, and is an error that matches bpf.ErrForeign. ErrStillAttached names
 // what could not be detached; all else is.
-func Detach(cfg Config) error {
+//
+// A clsact qdisc that we made stays: its removal loses packets. See DetachDevices.
+func Detach(cfg Config) error { return detachFrom(cfg, false) }
+
+// detachFrom is Detach; for good with what was made to attach.
+func detachFrom(cfg Config, forGood bool) error {
 	if err := privileges.MayDetach(); err != nil {
 		return err
 	}
 	l, err := open(cfg)
-	if errors.Is(err, os.ErrNotExist) { // a target that is gone has nothing attached
-		l, err = &ladder{cfg: cfg}, nil
-	}
-	if err != nil {
+	_, isDevice := cfg.Target.(Device)
+	switch {
+	case err == nil:
+	case !errors.Is(err, os.ErrNotExist):
 		return err
+	case isDevice:
+		return ExplainRights(forgetGone(cfg))
+	default: // a target that is gone has nothing attached
+		l = &ladder{cfg: cfg}
 	}
 	defer l.close()
+	err = l.detachTarget()
+	if err == nil && forGood {
+		err = l.site.cleanup()
+	}
+	if isDevice && l.site.gone() {
+		err = forgetGone(cfg)
+	}
+	return ExplainRights(err)
+}
+
+func (l *ladder) detachTarget() error {
 	deadline := time.Now().Add(detachTime)
 	var errs, left []error
 	for _, h := range l.reversed() {
@@ -50,7 +70,7 @@ func Detach(cfg Config) error {
 		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
-		return ExplainRights(err)
+		return err
 	}
 	if l.site != nil {
 		left = append(left, l.forgetPrograms())

@@ -144,8 +144,8 @@ func InUse(cfg Config, m *ebpf.Map) bool {
 	}
 	id, _ := info.ID()
 	return slices.ContainsFunc(cfg.Programs.AllHooks(), func(h bpf.Hook) bool {
-		ids, err := l.site.programs(h)
-		return err == nil && slices.ContainsFunc(ids, func(p ebpf.ProgramID) bool { return usesOneOf(p, []ebpf.MapID{id}) })
+		at, err := l.site.programs(h)
+		return err == nil && slices.ContainsFunc(at, func(p placed) bool { return p.id != 0 && usesOneOf(p.id, []ebpf.MapID{id}) })
 	})
 }
 

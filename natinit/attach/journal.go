@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -11,7 +12,6 @@ import (
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/bpf/objects"
-	"github.com/firsthop/firsthop/natinit/instance"
 )
 
 // The journal has the programs that we attached. They stay attached when their pins and maps are gone from sight with a
@@ -28,14 +28,19 @@ func (l *ladder) entry(h bpf.Hook, p *ebpf.Program) (string, error) {
 	return fmt.Sprintf("%s id %d tag %s", l.cfg.Target.pinName(h), id, info.Tag), nil
 }
 
+// parseEntry reads an entry.
+func parseEntry(entry string) (pin string, id ebpf.ProgramID, tag string, ok bool) {
+	n, err := fmt.Sscanf(entry, "%s id %d tag %s", &pin, &id, &tag)
+	return pin, id, tag, n == 3 && err == nil
+}
+
 // isGone reports whether the kernel has no program any more with the id in an entry.
 func isGone(entry string) bool {
-	var hook string
-	var id uint32
-	if n, err := fmt.Sscanf(entry, "%s id %d", &hook, &id); n != 2 || err != nil {
+	_, id, _, ok := parseEntry(entry)
+	if !ok {
 		return false
 	}
-	p, err := ebpf.NewProgramFromID(ebpf.ProgramID(id))
+	p, err := ebpf.NewProgramFromID(id)
 	if err == nil {
 		p.Close()
 	}
@@ -58,18 +63,30 @@ func (a *Attached) record(progs map[string]*ebpf.Program) error {
 		if err != nil {
 			return err
 		}
-		if !a.cfg.Journal.Has(instance.KindProgram, e) {
+		if !a.cfg.Journal.Has(a.cfg.Target.kind(), e) {
 			entries = append(entries, e)
 		}
 	}
 	if len(entries) == 0 {
 		return nil
 	}
-	if err := a.cfg.Journal.ForgetIf(instance.KindProgram, isGone); err != nil {
+	if err := a.cfg.Journal.ForgetIf(a.cfg.Target.kind(), isGone); err != nil {
 		return err
 	}
-	return a.cfg.Journal.RecordAll(instance.KindProgram, entries)
+	former := ""
+	if d, ok := a.site.(*openDevice); ok {
+		ns, err := currentNetns()
+		if err != nil {
+			return err
+		}
+		former = fmt.Sprintf(deviceFormer, best(d.Device), ns, d.attrs.Name)
+	}
+	return a.cfg.Journal.RecordAll(a.cfg.Target.kind(), entries, former)
 }
+
+// deviceFormer is what the journal has of a program of a device besides its entry: in which way it was attached when it
+// was recorded, and where.
+const deviceFormer = "%s netns %d device %s"
 
 // recordKept records those that were attached already: by a version that kept no
 // journal, or in one that was lost.
@@ -101,7 +118,7 @@ func (l *ladder) orphan(h bpf.Hook, p *ebpf.Program) (bool, error) {
 		return false, nil
 	}
 	e, err := l.entry(h, p)
-	if err != nil || !l.cfg.Journal.Has(instance.KindProgram, e) {
+	if err != nil || !l.cfg.Journal.Has(l.cfg.Target.kind(), e) {
 		return false, err
 	}
 	known, err := l.cfg.Programs.Inspect(p)
@@ -114,7 +131,7 @@ func (l *ladder) orphanLink(h bpf.Hook) (found link.Link, program ebpf.ProgramID
 	if !l.recorded {
 		return nil, 0, nil
 	}
-	err = l.cfg.Links.Each(func(_ link.ID, candidate link.Link) (bool, error) {
+	err = l.site.eachLink(l.cfg.Links, func(candidate link.Link) (bool, error) {
 		info, err := candidate.Info()
 		if err != nil {
 			return false, nil // of another kind, or gone by now
@@ -150,7 +167,7 @@ func (a *Attached) detachOrphans(h bpf.Hook) error {
 	for _, p := range orphans {
 		if err == nil {
 			err = a.site.detach(h, p)
-			a.undo = append(a.undo, func() error { _, err := a.site.attach(h, p, nil); return err })
+			a.undo = append(a.undo, func() error { _, err := a.site.attach(h, p, nil, false); return err })
 		}
 	}
 	return err
@@ -161,12 +178,12 @@ func (l *ladder) forgetPrograms() error {
 	if l.cfg.Journal == nil {
 		return nil
 	}
-	return l.cfg.Journal.ForgetIf(instance.KindProgram, func(entry string) bool {
-		for _, h := range l.cfg.Programs.AllHooks() {
-			if strings.HasPrefix(entry, l.cfg.Target.pinName(h)+" ") {
-				return true
-			}
-		}
-		return false
+	return l.cfg.Journal.ForgetIf(l.cfg.Target.kind(), l.isOfTarget)
+}
+
+// isOfTarget reports whether an entry is of a hook of this target.
+func (l *ladder) isOfTarget(entry string) bool {
+	return slices.ContainsFunc(l.cfg.Programs.AllHooks(), func(h bpf.Hook) bool {
+		return strings.HasPrefix(entry, l.cfg.Target.pinName(h)+" ")
 	})
 }

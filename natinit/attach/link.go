@@ -24,8 +24,12 @@ func (a *Attached) ensureLink(res *Result) error {
 		a.closes = append(a.closes, former.Close)
 		var here bool
 		if _, here, note = a.cfg.Target.linked(h, info); here {
-			return a.updateLink(res, former, info.Program)
+			if !a.front[h.Name] {
+				return a.updateLink(res, former, info.Program)
+			}
+			note = "attached anew, before the programs of others"
 		}
+		a.replaced = append(a.replaced, former)
 	}
 	l, program, err := a.orphanLink(h)
 	if err != nil {
@@ -42,7 +46,10 @@ func (a *Attached) ensureLink(res *Result) error {
 		return err
 	}
 	res.Note = note
-	return a.pinLink(l, pin, former, h)
+	if err := a.pinLink(l, pin, former, h); err != nil {
+		return err
+	}
+	return a.noteFormer(res)
 }
 
 func (a *Attached) attachLink(res *Result, h bpf.Hook) (link.Link, error) {
@@ -58,6 +65,22 @@ func (a *Attached) attachLink(res *Result, h bpf.Hook) (link.Link, error) {
 	a.undo = append(a.undo, func() error { return detach(l) })
 	res.Change, res.Program = Added, id
 	return l, nil
+}
+
+// noteFormer has the result of an attach by a new link say what it takes the place of.
+func (a *Attached) noteFormer(res *Result) error {
+	if !a.cfg.Target.newRunsFirst() || res.Change != Added {
+		return nil
+	}
+	a.serves[res.Program] = true
+	former, err := a.attachedOurs(res.at.Hook)
+	if len(former) > 0 {
+		res.Change = Changed
+		if res.Note == "" {
+			res.Note = "attached before by " + string(a.cfg.Target.by(false))
+		}
+	}
+	return err
 }
 
 // updateLink exchanges the program of a link that is where it should be.

@@ -1,13 +1,21 @@
 package attach
 
 import (
+	"fmt"
 	"os"
 	"testing"
 
 	"github.com/firsthop/firsthop/test/lab"
 )
 
-func TestMain(m *testing.M) { os.Exit(lab.RunMainInCgroup(m)) }
+// The test binary is also the process that is killed.
+func TestMain(m *testing.M) {
+	if os.Getenv(childEnv) != "" {
+		fmt.Fprintln(os.Stderr, child())
+		os.Exit(1)
+	}
+	os.Exit(lab.RunMainInCgroup(m))
+}
 
 func must(t testing.TB, err error) {
 	t.Helper()

@@ -24,7 +24,11 @@ func (a *Attached) ensureProg(res *Result) error {
 		if err != nil {
 			return err
 		}
-		if known.Current {
+		keeps, err := a.site.keeps(h, known.ID)
+		if err != nil {
+			return err
+		}
+		if known.Current && keeps && !a.front[h.Name] {
 			return a.keepProg(res, p, known.ID)
 		}
 	}
@@ -86,7 +90,7 @@ func (a *Attached) attachProg(res *Result, former []*ebpf.Program) error {
 	if err := prog.Pin(next); err != nil {
 		return fmt.Errorf("pin program: %w", err)
 	}
-	undo, err := a.site.attach(h, prog, former)
+	undo, err := a.site.attach(h, prog, former, a.front[h.Name])
 	if err != nil {
 		os.Remove(next)
 		return a.explain(h, err)
@@ -104,7 +108,8 @@ func (a *Attached) attachProg(res *Result, former []*ebpf.Program) error {
 }
 
 // attachedOurs are the programs of ours that are attached at a hook, by whatever means, in the order in which they run;
-// and the pinned one, even if the table that it was loaded for is gone.
+// and the pinned one, even if the table that it was loaded for is gone. Of a target where new programs run first, also
+// those that only the journal has.
 func (a *Attached) attachedOurs(h bpf.Hook) ([]*ebpf.Program, error) {
 	pinned, err := pinnedProgram(a.progPin(h), h)
 	if err != nil {
@@ -112,7 +117,10 @@ func (a *Attached) attachedOurs(h bpf.Hook) ([]*ebpf.Program, error) {
 	}
 	return a.selected(h, func(p *ebpf.Program) (bool, error) {
 		known, err := a.cfg.Programs.Inspect(p)
-		return known.Ours || known.ID == pinned, err
+		if err != nil || known.Ours || known.ID == pinned || !a.cfg.Target.newRunsFirst() {
+			return known.Ours || known.ID == pinned, err
+		}
+		return a.orphan(h, p)
 	})
 }
 
@@ -122,6 +130,10 @@ func (a *Attached) attachedOurs(h bpf.Hook) ([]*ebpf.Program, error) {
 func (a *Attached) detachOthers(h bpf.Hook) error {
 	pin, progPin := a.linkPin(h), a.progPin(h)
 	errs := []error{removeLink(pin+nextSuffix, a.cfg.Target, h)}
+	for _, l := range a.replaced { // one that is held elsewhere, too, wouldn't be detached with its pin
+		errs = append(errs, detach(l))
+	}
+	a.replaced = nil
 	linked, err := linkedProgram(pin, a.cfg.Target, h)
 	errs = append(errs, err)
 	if linked != 0 && !a.serves[linked] {

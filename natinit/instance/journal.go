@@ -27,22 +27,24 @@ type Kind string
 
 // The kinds. A former or a later version may have others: they are kept.
 const (
-	KindMkdir   Kind = "mkdir"    // a directory was created
-	KindDir     Kind = "dir"      // likewise, the state directory by natinit/apiserver
-	KindFile    Kind = "file"     // a file of ours was created
-	KindMount   Kind = "mount"    // Former is the mount's source
-	KindUmount  Kind = "umount"   // a mount of ours was undone
-	KindWrite   Kind = "write"    // a file was written (package units)
-	KindLink    Kind = "link"     // a symbolic link was created
-	KindRemove  Kind = "remove"   // a file was removed
-	KindRmdir   Kind = "rmdir"    // a directory was removed
-	KindEnable  Kind = "enable"   // a unit was enabled
-	KindDisable Kind = "disable"  // a unit was disabled
-	KindReload  Kind = "reload"   // the service manager was reloaded
-	KindStop    Kind = "stop"     // a unit was stopped
-	KindProgram Kind = "program"  // a program was attached: hook, id and tag
-	KindSysctl  Kind = "sysctl"   // a setting of the kernel was changed: its former value, and ours
-	KindPending Kind = "unproven" // what is attached was not proven yet
+	KindMkdir   Kind = "mkdir"          // a directory was created
+	KindDir     Kind = "dir"            // likewise, the state directory by natinit/apiserver
+	KindFile    Kind = "file"           // a file of ours was created
+	KindMount   Kind = "mount"          // Former is the mount's source
+	KindUmount  Kind = "umount"         // a mount of ours was undone
+	KindWrite   Kind = "write"          // a file was written (package units)
+	KindLink    Kind = "link"           // a symbolic link was created
+	KindRemove  Kind = "remove"         // a file was removed
+	KindRmdir   Kind = "rmdir"          // a directory was removed
+	KindEnable  Kind = "enable"         // a unit was enabled
+	KindDisable Kind = "disable"        // a unit was disabled
+	KindReload  Kind = "reload"         // the service manager was reloaded
+	KindStop    Kind = "stop"           // a unit was stopped
+	KindProgram Kind = "program"        // a program was attached: hook, id and tag
+	KindDevice  Kind = "device-program" // a program was attached to a device: hook and index, id and tag; Former is the way and the place
+	KindQdisc   Kind = "qdisc"          // a clsact qdisc was made: the device's index; Former is which device it is
+	KindSysctl  Kind = "sysctl"         // a setting of the kernel was changed: its former value, and ours
+	KindPending Kind = "unproven"       // what is attached was not proven yet
 )
 
 // Entry is one change, recorded before it is made.
@@ -215,9 +217,18 @@ func (j *Journal) Amend(kind Kind, target, former string) error {
 	return j.append(kind, former, target)
 }
 
-// RecordAll records several changes of a kind, without former states, in one write.
-func (j *Journal) RecordAll(kind Kind, targets []string) error {
-	return j.append(kind, "", slices.DeleteFunc(slices.Clone(targets), func(t string) bool { return j.Has(kind, t) })...)
+// Former is what is recorded of a change as its former state.
+func (j *Journal) Former(kind Kind, target string) (former string, ok bool) {
+	i := j.find(kind, target)
+	if i < 0 {
+		return "", false
+	}
+	return j.entries[i].Former, true
+}
+
+// RecordAll records several changes of a kind, with one former state, in one write.
+func (j *Journal) RecordAll(kind Kind, targets []string, former string) error {
+	return j.append(kind, former, slices.DeleteFunc(slices.Clone(targets), func(t string) bool { return j.Has(kind, t) })...)
 }
 
 func (j *Journal) append(kind Kind, former string, targets ...string) error {

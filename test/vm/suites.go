@@ -32,7 +32,7 @@ var Suites = []Suite{
 		"TestGrowThatIsKilledKeepsSockets": fillsMaps,
 		"TestUDPSocketsOverflow":           fillsMaps,
 	}},
-	{Name: "attach", Package: "natinit/attach", Seconds: 240},
+	{Name: "attach", Package: "natinit/attach", Seconds: 900},
 	{Name: "runtime", Package: "runtime", Seconds: 600, Without: map[string]string{
 		"TestSetConntrack":               "needs nf_conntrack, which the machines don't load",
 		"TestSetConntrackFromAContainer": "needs nf_conntrack, which the machines don't load",
