@@ -10,6 +10,8 @@ const DirName = "firsthop"
 //	<bpffs>/firsthop/maps/frontend_v1 …   the NAT table
 //	<bpffs>/firsthop/links/connect4 …     attachments by bpf_link (Linux 5.7)
 //	<bpffs>/firsthop/progs/connect4 …     attached programs, below 5.7
+//	<bpffs>/firsthop/links/from_uplink_7 …  attachments by tcx to the device with the index 7 (Linux 6.6)
+//	<bpffs>/firsthop/progs/from_uplink_7 …  programs of filters of its clsact qdisc, below 6.6
 type Pins struct {
 	Dir string // <bpffs>/firsthop
 }

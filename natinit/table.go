@@ -78,7 +78,11 @@ func EnsureMapPins(pins bpf.Pins, maps *bpf.Maps) (repinned []bpf.MapName, err e
 // Pinned lists everything that Remove would unpin, in its order.
 func Pinned(pins bpf.Pins) ([]string, error) {
 	candidates := attach.PinPaths(pins, attach.Cgroup{}, bpf.Hooks())
-	candidates = append(candidates, pins.AllMapPins()...)
+	devices, err := attach.DevicePins(pins, bpf.UplinkHooks())
+	if err != nil {
+		return nil, err
+	}
+	candidates = append(append(candidates, devices...), pins.AllMapPins()...)
 	var out []string
 	for _, path := range candidates {
 		_, err := os.Lstat(path)
@@ -91,7 +95,14 @@ func Pinned(pins bpf.Pins) ([]string, error) {
 	return out, nil
 }
 
-// Remove detaches the load balancer and unpins everything of an instance, the table last. cfg needs no programs.
+// devices is for everything of an instance that is at devices.
+func devices(cfg attach.Config) attach.Config {
+	cfg.Programs = attach.ByName(bpf.UplinkHooks())
+	return cfg
+}
+
+// Remove detaches the packet path's programs from all devices, then the load balancer, and unpins everything of an
+// instance, the table last. cfg needs no programs.
 //
 // Errors are those of attach.Detach. A table of another owner keeps everything else, too.
 func Remove(cfg attach.Config) error {
@@ -109,6 +120,9 @@ func Remove(cfg attach.Config) error {
 		}
 		table.Maps = maps
 	}
+	if err := attach.DetachDevices(devices(cfg)); err != nil {
+		return err
+	}
 	cfg.Programs = table
 	left := attach.Detach(cfg)
 	if left != nil && !errors.Is(left, attach.ErrStillAttached) || cfg.Pins.Dir == "" {
@@ -124,6 +138,9 @@ func Remove(cfg attach.Config) error {
 
 // CheckRemove finds out, without any change, whether Remove can find everything.
 func CheckRemove(cfg attach.Config) error {
+	if err := attach.CheckDetachDevices(devices(cfg)); err != nil {
+		return err
+	}
 	cfg.Programs = attach.Balancer{}
 	return attach.CheckDetach(cfg)
 }

@@ -136,7 +136,7 @@ func (u *uninstaller) restoreSettings(context.Context) error {
 func (u *uninstaller) findPins(context.Context) error {
 	if u.bpffs.Err() != nil {
 		for _, e := range u.volatile.Entries() {
-			if e.Kind == instance.KindProgram {
+			if e.Kind == instance.KindProgram || e.Kind == instance.KindDevice {
 				u.add("program", e.Target)
 			}
 		}
@@ -162,11 +162,31 @@ func (u *uninstaller) findPins(context.Context) error {
 			}
 		}
 	}
+	if err := u.findAtDevices(pins); err != nil {
+		return err
+	}
 	pinned, err := natinit.Pinned(pins)
 	for _, pin := range pinned {
 		u.add("pin", pin)
 	}
 	return err
+}
+
+// findAtDevices finds what of the packet path is at devices of this network namespace.
+func (u *uninstaller) findAtDevices(pins bpf.Pins) error {
+	devices, err := attach.InspectDevices(attach.Config{Pins: pins, Programs: attach.ByName(bpf.UplinkHooks()), Journal: u.volatile})
+	if err != nil {
+		return err
+	}
+	for _, d := range devices {
+		for _, h := range d.Hooks {
+			u.add("program", fmt.Sprintf("%s (id %d, by %s) at device %s", h.Hook, h.Program, h.By, d.Device))
+		}
+		if d.Clsact {
+			u.add("qdisc", fmt.Sprintf("clsact of device %s, unless filters of others are in it", d.Device))
+		}
+	}
+	return nil
 }
 
 func (u *uninstaller) attachment() bootstrap.Attachment {

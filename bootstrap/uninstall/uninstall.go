@@ -36,7 +36,7 @@ type Config struct {
 
 // Removal is one thing that an uninstall removes.
 type Removal struct {
-	Kind   string `json:"kind"` // unit, setting, program, pin, mount, file, directory, label, condition
+	Kind   string `json:"kind"` // unit, setting, program, qdisc, pin, mount, file, directory, label, condition
 	Target string `json:"target"`
 }
 
@@ -179,7 +179,8 @@ func (u *uninstaller) sameInstance() error {
 
 // mayDetach refuses a removal that could not be completed, before anything is touched.
 func (u *uninstaller) mayDetach() error {
-	if !slices.ContainsFunc(u.removals, func(r Removal) bool { return r.Kind == "program" || r.Kind == "pin" || r.Kind == "mount" }) {
+	kinds := []string{"program", "qdisc", "pin", "mount"}
+	if !slices.ContainsFunc(u.removals, func(r Removal) bool { return slices.Contains(kinds, r.Kind) }) {
 		return nil
 	}
 	return privileges.MayDetach()
