@@ -179,6 +179,13 @@ type Frontend struct {
 // Mark reports whether the entry says something of an address, and leads to no service.
 func (f Frontend) Mark() bool { return f.Flags&(FrontendVIP|FrontendNode) != 0 }
 
+// Uses reports whether clients of the entry, inside the cluster or outside, go by
+// the service's state for the Local policy, or, for false, by its other one.
+func (f Frontend) Uses(localPolicy bool) bool {
+	inside, outside := f.Flags&FrontendLocalPolicy != 0, f.Flags&FrontendExternalLocal != 0
+	return inside == localPolicy || f.Flags&FrontendExternal != 0 && outside == localPolicy
+}
+
 // ServiceState is the present backend set of a service, as one aligned 8-byte value
 // that changes by one store. The zero ServiceState has no backend.
 type ServiceState uint64

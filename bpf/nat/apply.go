@@ -76,7 +76,7 @@ func (a *Applied) write() error {
 
 // leave has frontends stop using the state for local traffic before that changes, and waits for the programs that have
 // read them as they were: where a Local policy had ended, the state led to all backends (see keepLocal), and is to lead to
-// local ones now, for others.
+// local ones now, for others. What such a frontend begins to use is for when the states are as it wants them.
 func (a *Applied) leave(leaving []FrontendPut) error {
 	if len(leaving) == 0 {
 		return nil
@@ -101,9 +101,13 @@ func (a *Applied) puts() (leaving, changed, added []FrontendPut) {
 		switch {
 		case put.Former == nil:
 			added = append(added, put)
-		case put.Former.Index == put.Frontend.Index && put.Former.Flags&^put.Frontend.Flags&bpf.FrontendLocalPolicy != 0 &&
+		case put.Former.Index == put.Frontend.Index && put.Former.Flags&^put.Frontend.Flags&localFlags != 0 &&
 			states[bpf.ServiceStateAt(put.Frontend.Index, true)]:
-			leaving = append(leaving, put)
+			first, then := put.split()
+			leaving = append(leaving, first)
+			if then != nil {
+				changed = append(changed, *then)
+			}
 		default:
 			changed = append(changed, put)
 		}
@@ -188,6 +192,17 @@ func (a *Applied) takeBackPuts(changed, added []FrontendPut) error {
 		errs = append(errs, a.store.ChangeFrontends(keys, formers(changed)), a.store.Synchronize())
 	}
 	return errors.Join(errs...)
+}
+
+// split is a change of a frontend that stops to use a state for local traffic: what is written before states change,
+// and, where the frontend begins to use something too, what is written after that.
+func (p FrontendPut) split() (first FrontendPut, then *FrontendPut) {
+	if p.Frontend.Flags&^p.Former.Flags == 0 {
+		return p, nil
+	}
+	first = p
+	first.Frontend.Flags = p.Former.Flags &^ (localFlags &^ p.Frontend.Flags)
+	return first, &FrontendPut{Key: p.Key, Frontend: p.Frontend, Former: &first.Frontend}
 }
 
 func formers(puts []FrontendPut) []bpf.Frontend {

@@ -79,6 +79,39 @@ func changes() []change {
 		{"a Local policy that drops ends", func(t testing.TB, f *Fake) {
 			ensure(t, f, InitIndexes, localOnly(kubernetes("192.0.2.1:1", "192.0.2.2:2")))
 		}, InitIndexes, []Service{kubernetes("192.0.2.3:3")}},
+		{"clients outside come", two, InitIndexes, []Service{external(kubernetes("192.0.2.1:1", "192.0.2.2:2"), 0), dns("192.0.2.7:53", "192.0.2.8:53")}},
+		{"clients outside come under a Local policy", two, InitIndexes, []Service{
+			external(kubernetes("192.0.2.1:1", "192.0.2.2:2"), bpf.FrontendExternalLocal, "192.0.2.2:2"), dns("192.0.2.7:53", "192.0.2.8:53")}},
+		{"a Local policy for clients outside begins", outsiders(0), InitIndexes, []Service{
+			external(kubernetes("192.0.2.1:1", "192.0.2.2:2"), bpf.FrontendExternalLocal, "192.0.2.2:2")}},
+		{"a Local policy for clients outside begins, and none is local", outsiders(0), InitIndexes, []Service{
+			external(kubernetes("192.0.2.1:1", "192.0.2.2:2"), bpf.FrontendExternalLocal)}},
+		{"a Local policy for clients outside ends", outsiders(bpf.FrontendExternalLocal, "192.0.2.2:2"), InitIndexes, []Service{
+			external(kubernetes("192.0.2.1:1", "192.0.2.2:2"), 0), dns("192.0.2.7:53")}},
+		{"a Local policy for clients outside ends, and backends change", outsiders(bpf.FrontendExternalLocal, "192.0.2.2:2"), InitIndexes, []Service{
+			external(kubernetes("192.0.2.1:1", "192.0.2.3:3"), 0)}},
+		{"a Local policy for clients outside that drops ends", outsiders(bpf.FrontendExternalLocal), InitIndexes, []Service{
+			external(kubernetes("192.0.2.3:3"), 0)}},
+		{"removed: clients outside go, with their Local policy", outsiders(bpf.FrontendExternalLocal, "192.0.2.2:2"), InitIndexes, []Service{
+			kubernetes("192.0.2.1:1", "192.0.2.2:2")}},
+		{"a Local policy for clients inside ends, one for those outside begins", outsiders(bpf.FrontendLocalPolicy), InitIndexes, []Service{
+			external(kubernetes("192.0.2.1:1", "192.0.2.2:2"), bpf.FrontendExternalLocal, "192.0.2.2:2")}},
+		{"a Local policy for clients outside ends, one for those inside begins", outsiders(bpf.FrontendExternalLocal), InitIndexes, []Service{
+			external(kubernetes("192.0.2.1:1", "192.0.2.2:2"), bpf.FrontendLocalPolicy, "192.0.2.2:2")}},
+		{"a Local policy for clients inside that ended, and one for those outside begins", func(t testing.TB, f *Fake) {
+			outsiders(bpf.FrontendLocalPolicy, "192.0.2.2:2")(t, f)
+			outsiders(0)(t, f)
+		}, InitIndexes, []Service{external(kubernetes("192.0.2.1:1", "192.0.2.2:2"), bpf.FrontendExternalLocal, "192.0.2.2:2")}},
+		{"source ranges for clients outside that come", outsiders(0), InitIndexes, []Service{
+			limitedOutside(external(kubernetes("192.0.2.1:1", "192.0.2.2:2"), 0), "198.51.100.0/24", "203.0.113.0/24")}},
+		{"source ranges for clients outside that change", func(t testing.TB, f *Fake) {
+			ensure(t, f, InitIndexes, limitedOutside(external(kubernetes("192.0.2.1:1"), 0), "203.0.113.0/25"))
+		}, InitIndexes, []Service{limitedOutside(external(kubernetes("192.0.2.3:3"), 0), "203.0.113.0/26")}},
+		{"source ranges for clients outside that go", func(t testing.TB, f *Fake) {
+			ensure(t, f, InitIndexes, limitedOutside(external(kubernetes("192.0.2.1:1"), 0), "10.0.0.0/8"))
+		}, InitIndexes, []Service{external(kubernetes("192.0.2.2:2"), 0)}},
+		{"backends that are found to be on this node", two, InitIndexes, []Service{
+			onNode(kubernetes("192.0.2.1:1", "192.0.2.2:2"), "192.0.2.2:2"), onNode(dns("192.0.2.7:53", "192.0.2.8:53"), "192.0.2.8:53")}},
 		{"an index with a left-over state and no backends", func(t testing.TB, f *Fake) {
 			f.state.Sets[3] = map[uint32]bpf.Backend{0: {Port: bpf.PortOf(1)}}
 			f.state.ServiceStates[bpf.ServiceStateAt(1, false)] = bpf.ServiceStateOf(3, 1)
@@ -117,6 +150,41 @@ func limited(s Service, ranges ...string) Service {
 	return s
 }
 
+// outside is a client of external frontends.
+var outside = netip.MustParseAddr("203.0.113.2")
+
+// external is a Service whose frontends serve clients outside, with more flags.
+func external(s Service, flags bpf.FrontendFlags, local ...string) Service {
+	s.Flags, s.ExternalVIPs = map[bpf.FrontendKey]bpf.FrontendFlags{}, s.VIPs
+	for _, k := range s.Frontends {
+		s.Flags[k] = bpf.FrontendExternal | flags
+	}
+	if flags&localFlags != 0 {
+		s.Local = addrs(local...)
+	}
+	return s
+}
+
+// outsiders makes a table of such a Service.
+func outsiders(flags bpf.FrontendFlags, local ...string) func(testing.TB, *Fake) {
+	return func(t testing.TB, f *Fake) {
+		ensure(t, f, InitIndexes, external(kubernetes("192.0.2.1:1", "192.0.2.2:2"), flags, local...))
+	}
+}
+
+// limitedOutside is a Service whose frontends allow clients outside of some ranges.
+func limitedOutside(s Service, ranges ...string) Service {
+	for _, k := range s.Frontends {
+		s.Flags[k] |= bpf.FrontendExternalRange
+	}
+	for _, r := range ranges {
+		s.SourceRanges = append(s.SourceRanges, netip.MustParsePrefix(r))
+	}
+	return s
+}
+
+func onNode(s Service, list ...string) Service { s.OnNode = addrs(list...); return s }
+
 func unmarked(s Service) Service { s.VIPs = nil; return s }
 
 func addrsOnly(ss ...string) []netip.Addr {
@@ -144,7 +212,7 @@ func (c change) start(t testing.TB) *Fake {
 
 // asked are all the frontends that a client may ask for, before or after: those of both states, and other ports.
 func asked(states ...*State) []bpf.FrontendKey {
-	keys := []bpf.FrontendKey{tcp("10.96.0.1:9"), udp("10.96.0.1:443"), tcp("203.0.113.1:443")}
+	keys := []bpf.FrontendKey{tcp("10.96.0.1:9"), tcp("10.96.0.1:65535"), udp("10.96.0.1:443"), tcp("203.0.113.1:443")}
 	for _, s := range states {
 		for k := range s.Frontends {
 			if k.Proto != 0 {
@@ -155,40 +223,54 @@ func asked(states ...*State) []bpf.FrontendKey {
 	return keys
 }
 
-// watch fails the test if a write leaves any frontend with another verdict than before or after the change.
+// watch fails the test if a write leaves any frontend with another verdict than before or after the change. What is no
+// longer served to clients outside may be refused first, as long as the address is marked.
 func watch(t testing.TB, f *Fake, before, after *State) {
-	keys := asked(before, after)
-	old, planned := map[bpf.FrontendKey]string{}, map[bpf.FrontendKey]string{}
-	for _, k := range keys {
-		old[k], planned[k] = verdict(before, k), verdict(after, k)
-	}
 	graces := f.Graces
-	f.Observe = func(s *State) {
-		if f.Graces == graces {
-			watchHeldUp(t, f, s, before, old, planned)
+	var watchers []func(*State)
+	for name, look := range map[string]look{"inside": verdict, "outside": verdictOutside} {
+		old, planned := map[bpf.FrontendKey]string{}, map[bpf.FrontendKey]string{}
+		for _, k := range asked(before, after) {
+			old[k], planned[k] = look(before, k), look(after, k)
 		}
-		for _, k := range keys {
-			if got := verdict(s, k); got != old[k] && got != planned[k] {
-				t.Errorf("after write %d, %v goes to %s, was %s, is to be %s", f.Writes, k, got, old[k], planned[k])
+		watchers = append(watchers, func(s *State) {
+			if f.Graces == graces {
+				watchHeldUp(t, f, s, before, old, planned, look)
 			}
+			for k := range old {
+				if got := look(s, k); got != old[k] && got != planned[k] && !(got == string(Refused) && planned[k] == string(NotOurs)) {
+					t.Errorf("after write %d, %v goes from %s to %s, was %s, is to be %s", f.Writes, k, name, got, old[k], planned[k])
+				}
+			}
+		})
+	}
+	f.Observe = func(s *State) {
+		for _, w := range watchers {
+			w(s)
 		}
 	}
 }
 
+// look is verdict or verdictOutside.
+type look func(*State, bpf.FrontendKey) string
+
 // watchHeldUp fails the test if a program that read a frontend, or a state, before the change began, and was held up since,
 // would get anything but what it had got before or would get after the change. Until a grace period is over, one may be.
-func watchHeldUp(t testing.TB, f *Fake, now, before *State, old, planned map[bpf.FrontendKey]string) {
+func watchHeldUp(t testing.TB, f *Fake, now, before *State, old, planned map[bpf.FrontendKey]string, look look) {
 	for k, fe := range before.Frontends {
 		if fe.Flags&bpf.FrontendVIP != 0 {
 			continue
 		}
 		held := *now
 		held.Frontends = map[bpf.FrontendKey]bpf.Frontend{k: fe}
-		if got := verdict(&held, k); got != old[k] && got != planned[k] {
+		if mark := bpf.ExternalVIPKeyOf(k.Addr.Addr()); fe.Flags&bpf.FrontendExternal == 0 && before.Frontends[mark].Mark() {
+			held.Frontends[mark] = before.Frontends[mark]
+		}
+		if got := look(&held, k); got != old[k] && got != planned[k] {
 			t.Errorf("after write %d, who read frontend %v before goes to %s, was %s, is to be %s", f.Writes, k, got, old[k], planned[k])
 		}
 		held.ServiceStates = before.ServiceStates
-		if got := verdict(&held, k); got != old[k] {
+		if got := look(&held, k); got != old[k] {
 			t.Errorf("after write %d, who read the state of %v before goes to %s, was %s", f.Writes, k, got, old[k])
 		}
 	}

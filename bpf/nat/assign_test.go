@@ -261,6 +261,39 @@ func TestAssignKeepsFrontendsOfAPolicyThatEnds(t *testing.T) {
 	}
 }
 
+// So does one for clients outside.
+func TestAssignKeepsFrontendsOfAnExternalPolicyThatEnds(t *testing.T) {
+	w := newWriter(t, NewFake(4096))
+	both := cluster(1, "192.0.2.1:1", "192.0.2.2:2")
+	plain, local := external(both, 0), external(both, bpf.FrontendExternalLocal, "192.0.2.2:2")
+	index := w.assign(0, local)
+	w.carryOut()
+	for range 2 {
+		for svc, want := range map[*Service]string{&plain: "[192.0.2.1:1 192.0.2.2:2]", &local: "[192.0.2.2:2]"} {
+			w.assign(index, *svc)
+			if plan := w.carryOut(); len(plan.Puts)+len(plan.Deletes)+len(plan.DeferredStates) > 0 {
+				t.Errorf("plan %+v, want states and no frontends", plan)
+			}
+			if got := verdictOutside(mustRead(t, w.f), both.Frontends[0]); got != want {
+				t.Errorf("leads to %s, want %s", got, want)
+			}
+		}
+	}
+}
+
+// A state that clients outside alone go by is cleared before its set is removed, and not with it.
+func TestPlanClearsStatesOfClientsOutsideAtOnce(t *testing.T) {
+	w := newWriter(t, NewFake(4096))
+	svc := external(cluster(1, "192.0.2.1:1", "192.0.2.2:2"), bpf.FrontendLocalPolicy, "192.0.2.2:2")
+	index := w.assign(0, svc)
+	w.carryOut()
+	svc.Backends, svc.Local = nil, nil
+	w.assign(index, svc)
+	if plan := w.carryOut(); len(plan.ServiceStates) != 2 || len(plan.DeferredStates) > 0 {
+		t.Errorf("plan %+v, want both states cleared at once", plan)
+	}
+}
+
 func TestAssignWithAffinity(t *testing.T) {
 	w := newWriter(t, NewFake(4096))
 	svc := cluster(1, "192.0.2.1:1", "192.0.2.2:2")

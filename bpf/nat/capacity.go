@@ -60,6 +60,9 @@ func (p *Planner) fits(index uint32, svc Service, targets [2]target) error {
 	for _, v := range svc.VIPs {
 		takes(bpf.VIPKeyOf(v))
 	}
+	for _, v := range svc.ExternalVIPs {
+		takes(bpf.ExternalVIPKeyOf(v))
+	}
 	for _, t := range targets {
 		if !t.same && !t.shared {
 			backends += entries(len(t.backends), svc)

@@ -126,7 +126,7 @@ func (p *Planner) planStates(plan *Plan) {
 // cleared when no program uses these as they were.
 func (p *Planner) pointedTo(at uint32) bool {
 	for k := range p.keys[at/2] {
-		if bpf.ServiceStateAt(at/2, p.state.Frontends[k].Flags&bpf.FrontendLocalPolicy != 0) == at {
+		if p.state.Frontends[k].Uses(bpf.ServiceStateAt(at/2, true) == at) {
 			return true
 		}
 	}

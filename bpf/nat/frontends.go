@@ -43,14 +43,19 @@ func (p *Planner) putFrontend(k bpf.FrontendKey, fe bpf.Frontend) {
 // addresses have but should not, unless another writer has Services there.
 func (p *Planner) mark(svc Service) {
 	for _, k := range svc.Frontends {
-		mark := bpf.FrontendKey{Addr: k.Addr}
-		_, marked := p.state.Frontends[mark]
-		switch {
-		case slices.Contains(svc.VIPs, k.Addr.Addr()):
-			p.putFrontend(mark, bpf.Frontend{Flags: bpf.FrontendVIP})
-		case marked && p.foreign[k.Addr] == 0:
-			p.deleteFrontend(mark)
-		}
+		a := k.Addr.Addr()
+		p.setMark(bpf.VIPKeyOf(a), bpf.FrontendVIP, slices.Contains(svc.VIPs, a))
+		p.setMark(bpf.ExternalVIPKeyOf(a), bpf.FrontendVIP|bpf.FrontendExternal, slices.Contains(svc.ExternalVIPs, a))
+	}
+}
+
+func (p *Planner) setMark(mark bpf.FrontendKey, flags bpf.FrontendFlags, wanted bool) {
+	_, marked := p.state.Frontends[mark]
+	switch {
+	case wanted:
+		p.putFrontend(mark, bpf.Frontend{Flags: flags})
+	case marked && p.foreign[mark.Addr] == 0:
+		p.deleteFrontend(mark)
 	}
 }
 
@@ -72,7 +77,8 @@ func (p *Planner) RemoveFrontends(keys []bpf.FrontendKey) {
 	}
 	for _, k := range keys {
 		if p.shared[k.Addr] == going[k.Addr] {
-			p.deleteFrontend(bpf.FrontendKey{Addr: k.Addr})
+			p.deleteFrontend(bpf.VIPKeyOf(k.Addr.Addr()))
+			p.deleteFrontend(bpf.ExternalVIPKeyOf(k.Addr.Addr()))
 		}
 	}
 	for _, k := range keys {
@@ -95,7 +101,8 @@ func (p *Planner) deleteFrontend(k bpf.FrontendKey) {
 func (p *Planner) Missing(svc Service) bool {
 	absent := func(k bpf.FrontendKey) bool { _, there := p.state.Frontends[k]; return !there }
 	return slices.ContainsFunc(svc.Frontends, absent) ||
-		slices.ContainsFunc(svc.VIPs, func(v netip.Addr) bool { return absent(bpf.VIPKeyOf(v)) })
+		slices.ContainsFunc(svc.VIPs, func(v netip.Addr) bool { return absent(bpf.VIPKeyOf(v)) }) ||
+		slices.ContainsFunc(svc.ExternalVIPs, func(v netip.Addr) bool { return absent(bpf.ExternalVIPKeyOf(v)) })
 }
 
 // UpToDate reports whether an index has exactly the frontends of a Service, so

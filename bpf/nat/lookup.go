@@ -27,6 +27,8 @@ type Verdict struct {
 	Set      uint32            // of the backends
 	Backends []netip.AddrPort  // each may be chosen
 	Affinity time.Duration     // for how long a client keeps its backend; 0: not at all
+
+	NotInRanges bool // of LookupOutside: dropped, as the source ranges don't allow the client
 }
 
 // Lookup does what the programs do with a new connection, in the host's network
@@ -58,7 +60,31 @@ func (s *State) Lookup(key bpf.FrontendKey) Verdict {
 	if fe.Flags&bpf.FrontendVIP != 0 {
 		return v
 	}
-	w := s.ServiceStates[bpf.ServiceStateAt(fe.Index, fe.Flags&bpf.FrontendLocalPolicy != 0)]
+	return s.choose(v, fe.Flags&bpf.FrontendLocalPolicy != 0)
+}
+
+// LookupOutside does what the packet path does with a new connection of a client outside the cluster, whose packets come
+// to one of this node's uplinks.
+func (s *State) LookupOutside(client netip.Addr, key bpf.FrontendKey) Verdict {
+	fe, ok := s.Frontends[key]
+	if !ok || fe.Flags&bpf.FrontendExternal == 0 {
+		mark := bpf.ExternalVIPKeyOf(key.Addr.Addr())
+		if fe, ok = s.Frontends[mark]; ok {
+			return Verdict{Kind: Refused, Frontend: mark, Flags: fe.Flags}
+		}
+		return Verdict{Kind: NotOurs, Frontend: key}
+	}
+	v := Verdict{Kind: Refused, Frontend: key, Index: fe.Index, Flags: fe.Flags}
+	if fe.Flags&(bpf.FrontendSourceRange|bpf.FrontendExternalRange) != 0 && !s.inRange(fe.Index, client.Unmap()) {
+		v.Kind, v.NotInRanges = Dropped, true
+		return v
+	}
+	return s.choose(v, fe.Flags&bpf.FrontendExternalLocal != 0)
+}
+
+// choose completes the verdict on a frontend that leads to a service.
+func (s *State) choose(v Verdict, localPolicy bool) Verdict {
+	w := s.ServiceStates[bpf.ServiceStateAt(v.Index, localPolicy)]
 	if w.Drop() {
 		v.Kind = Dropped
 		return v

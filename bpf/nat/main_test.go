@@ -119,6 +119,15 @@ func verdict(s *State, k bpf.FrontendKey) string {
 	return fmt.Sprint(sorted(backends))
 }
 
+// verdictOutside is what a connection of a client outside gets.
+func verdictOutside(s *State, k bpf.FrontendKey) string {
+	v := s.LookupOutside(outside, k)
+	if v.Kind != Translated {
+		return string(v.Kind)
+	}
+	return fmt.Sprint(sorted(v.Backends))
+}
+
 func wantVerdict(t testing.TB, s *State, k bpf.FrontendKey, want ...string) {
 	t.Helper()
 	expect := strings.Join(want, " ")

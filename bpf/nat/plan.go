@@ -117,17 +117,21 @@ func NewPlanner(state *State, own Indexes) *Planner {
 		vacated:      map[uint32]int{},
 		dirty:        newDirty(),
 	}
+	var marked []bpf.FrontendKey
 	for k, fe := range p.state.Frontends {
 		p.index(k, fe, +1)
-		if fe.Flags&bpf.FrontendNode != 0 {
+		switch {
+		case fe.Flags&bpf.FrontendNode != 0:
 			p.nodes[k.Addr.Addr()] = true
+		case fe.Mark() && fe.Flags&bpf.FrontendExternal != 0:
+			marked = append(marked, k)
 		}
 	}
 	for k := range p.state.SourceRanges {
 		p.sourceRanges[k.Index] = append(p.sourceRanges[k.Index], k.Prefix())
 	}
 	p.capacity = capacityOf(p.state)
-	p.collect()
+	p.collect(marked)
 	return p
 }
 
@@ -187,7 +191,14 @@ func add[K comparable](counts map[K]int, k K, by int) {
 // State is the table as it will be after the plan.
 func (p *Planner) State() *State { return p.state }
 
-func (p *Planner) collect() {
+// collect plans that goes what nothing leads to. marked are the marks for clients outside: a former version doesn't know
+// them, and leaves those of addresses that lose their last frontend.
+func (p *Planner) collect(marked []bpf.FrontendKey) {
+	for _, k := range marked {
+		if p.shared[k.Addr] == 0 {
+			p.deleteFrontend(k)
+		}
+	}
 	live := map[uint32]bool{}
 	for _, at := range slices.Sorted(maps.Keys(p.state.ServiceStates)) {
 		w := p.state.ServiceStates[at]
@@ -312,7 +323,7 @@ func (p *Planner) put(index uint32, svc Service) (uint32, error) {
 	return index, nil
 }
 
-// keepLocal lets frontends whose Local policy ended go on using the state for local traffic, which then leads to the same
+// keepLocal lets frontends whose Local policies ended go on using the state for local traffic, which then leads to the same
 // set as the other: that takes one store, and leaves nothing to be removed.
 func (p *Planner) keepLocal(index uint32, svc Service) Service {
 	if index == 0 || svc.hasLocal() {
@@ -320,12 +331,17 @@ func (p *Planner) keepLocal(index uint32, svc Service) Service {
 	}
 	var flags map[bpf.FrontendKey]bpf.FrontendFlags
 	for _, k := range svc.Frontends {
-		if fe := p.state.Frontends[k]; fe.Index == index && fe.Flags&bpf.FrontendLocalPolicy != 0 {
+		fe := p.state.Frontends[k]
+		kept := fe.Flags & localFlags
+		if svc.Flags[k]&bpf.FrontendExternal == 0 {
+			kept &^= bpf.FrontendExternalLocal
+		}
+		if fe.Index == index && kept != 0 {
 			if flags == nil {
 				flags = make(map[bpf.FrontendKey]bpf.FrontendFlags, len(svc.Frontends))
 				maps.Copy(flags, svc.Flags)
 			}
-			flags[k] |= bpf.FrontendLocalPolicy
+			flags[k] |= kept
 		}
 	}
 	if flags != nil {
@@ -363,7 +379,7 @@ func (p *Planner) Replace(index uint32, backends []netip.AddrPort) error {
 	if len(backends) == 0 {
 		return fmt.Errorf("service index %d would be left without a backend", index)
 	}
-	svc := Service{Backends: backends, Affinity: p.state.affinity(index)}
+	svc := Service{Backends: backends, Affinity: p.state.affinity(index), OnNode: p.state.OnNode(index)}
 	for k := range p.keys[index] {
 		if p.state.Frontends[k].Flags&bpf.FrontendSticky != 0 {
 			svc.Sticky = true

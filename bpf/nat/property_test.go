@@ -110,12 +110,24 @@ func (h *history) planOne(p *Planner, own Indexes, wants map[bpf.FrontendKey][]n
 func (h *history) decorate(svc *Service, k bpf.FrontendKey) {
 	svc.Affinity = time.Duration(h.dice.upTo(3)) * time.Minute
 	if h.dice.upTo(2) == 0 {
-		svc.SourceRanges = []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", h.dice.upTo(4)))}
+		svc.SourceRanges = []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", h.dice.upTo(4))), netip.MustParsePrefix("203.0.113.0/24")}
 		svc.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{k: bpf.FrontendSourceRange}
 	}
-	if h.dice.upTo(2) == 0 {
+	if svc.Name == "s5" || h.dice.upTo(2) == 0 {
 		svc.Local = []netip.AddrPort{netip.MustParseAddrPort(fmt.Sprintf("192.0.2.%d:6443", h.dice.upTo(5)+1))}[:h.dice.upTo(2)]
 	}
+	if h.dice.upTo(2) == 0 {
+		svc.OnNode = []netip.AddrPort{netip.MustParseAddrPort(fmt.Sprintf("192.0.2.%d:6443", h.dice.upTo(5)+1))}
+	}
+	// What they are to clients outside stays: a change of that and of backends shows them one after the other.
+	if svc.Flags == nil {
+		svc.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{}
+	}
+	svc.Flags[k] |= bpf.FrontendExternal
+	if svc.Name == "s5" {
+		svc.Flags[k] |= bpf.FrontendExternalLocal
+	}
+	svc.ExternalVIPs = []netip.Addr{k.AddrPort().Addr()}[:h.dice.upTo(2)]
 }
 
 // learn takes over what a killed writer got done: of each service all or nothing.

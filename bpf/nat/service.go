@@ -30,22 +30,30 @@ type Service struct {
 	Name      string            // for messages only: "default/kubernetes:https (IPv4)"
 	Frontends []bpf.FrontendKey // at least one
 	VIPs      []netip.Addr      // addresses of Frontends whose other ports are to be refused
-	Backends  []netip.AddrPort  // for cluster traffic, at least one unless AllowEmpty
-	Sticky    bool              // unconnected UDP sockets keep their backend
+	// ExternalVIPs are addresses of Frontends whose other ports are to be refused to clients outside the cluster.
+	ExternalVIPs []netip.Addr
+	Backends     []netip.AddrPort // for cluster traffic, at least one unless AllowEmpty
+	Sticky       bool             // unconnected UDP sockets keep their backend
 
-	// Flags are those of Frontends that have any: FrontendLocalPolicy, FrontendSourceRange.
+	// Flags are those of Frontends that have any: FrontendLocalPolicy, FrontendSourceRange,
+	// FrontendExternal, and with that FrontendExternalLocal and FrontendExternalRange.
 	Flags map[bpf.FrontendKey]bpf.FrontendFlags
 
-	// Local are the backends for the frontends with FrontendLocalPolicy: those on this
-	// node. Where there are none, connections are dropped, or, if Backends is
+	// Local are the backends for clients inside the cluster of frontends with FrontendLocalPolicy, and for those
+	// outside of frontends with FrontendExternalLocal: those on this node.
+	// Where there are none, connections are dropped, or, if Backends is
 	// empty too, refused. nil and no such frontend: nothing is written for it.
 	Local []netip.AddrPort
+
+	// OnNode are those of Backends and Local that are known to be on this node: their entries say so (BackendLocal).
+	OnNode []netip.AddrPort
 
 	// Affinity is for how long after its last connection a client keeps its
 	// backend, in whole seconds up to MaxAffinity; 0: not at all.
 	Affinity time.Duration
 
-	// SourceRanges are the clients that frontends with FrontendSourceRange allow; others are dropped.
+	// SourceRanges are the clients that frontends with FrontendSourceRange allow, and those outside that frontends with
+	// FrontendExternalRange allow; others are dropped.
 	SourceRanges []netip.Prefix
 
 	// AllowEmpty lets a Service have no backend: its connections are refused.
@@ -77,9 +85,11 @@ func (s Service) Validate() error {
 			}
 		}
 	}
-	for _, v := range s.VIPs {
-		if !slices.ContainsFunc(s.Frontends, func(k bpf.FrontendKey) bool { return k.Addr == bpf.AddressOf(v) }) {
-			return fmt.Errorf("service %s: VIP %v has no frontend", s.Name, v)
+	for _, list := range [...][]netip.Addr{s.VIPs, s.ExternalVIPs} {
+		for _, v := range list {
+			if !slices.ContainsFunc(s.Frontends, func(k bpf.FrontendKey) bool { return k.Addr == bpf.AddressOf(v) }) {
+				return fmt.Errorf("service %s: VIP %v has no frontend", s.Name, v)
+			}
 		}
 	}
 	for _, r := range s.SourceRanges {
@@ -88,8 +98,8 @@ func (s Service) Validate() error {
 		}
 	}
 	for k, flags := range s.Flags {
-		if !slices.Contains(s.Frontends, k) || flags&^(bpf.FrontendLocalPolicy|bpf.FrontendSourceRange) != 0 {
-			return fmt.Errorf("service %s: flags %#x of %v: want the Local policy or source ranges, of one of its frontends", s.Name, flags, k)
+		if !slices.Contains(s.Frontends, k) || !validFlags(flags) {
+			return fmt.Errorf("service %s: flags %#x of %v: want Local policies, source ranges or what is for clients outside, of one of its frontends", s.Name, flags, k)
 		}
 	}
 	if a := s.Affinity; a < 0 || a > MaxAffinity || a%time.Second != 0 {
@@ -98,17 +108,42 @@ func (s Service) Validate() error {
 	return nil
 }
 
+// localFlags have clients go by the state for local traffic: those inside the cluster, and those outside.
+const localFlags = bpf.FrontendLocalPolicy | bpf.FrontendExternalLocal
+
+// validFlags reports whether a Service may ask for flags. Those that say more of clients outside are for frontends that
+// serve these.
+func validFlags(flags bpf.FrontendFlags) bool {
+	const outside = bpf.FrontendExternalLocal | bpf.FrontendExternalRange
+	return flags&^(bpf.FrontendLocalPolicy|bpf.FrontendSourceRange|bpf.FrontendExternal|outside) == 0 &&
+		(flags&outside == 0 || flags&bpf.FrontendExternal != 0)
+}
+
 // hasLocal reports whether the state for local traffic is wanted.
 func (s Service) hasLocal() bool {
 	if s.Local != nil {
 		return true
 	}
 	for _, flags := range s.Flags {
-		if flags&bpf.FrontendLocalPolicy != 0 {
+		if flags&localFlags != 0 {
 			return true
 		}
 	}
 	return false
+}
+
+// backendFlags returns what the flags of each backend are.
+func (s Service) backendFlags() func(netip.AddrPort) bpf.BackendFlags {
+	if len(s.OnNode) == 0 {
+		return func(netip.AddrPort) bpf.BackendFlags { return 0 }
+	}
+	here := setOf(distinct(s.OnNode))
+	return func(b netip.AddrPort) bpf.BackendFlags {
+		if here[b] {
+			return bpf.BackendLocal
+		}
+		return 0
+	}
 }
 
 // hasMembers reports whether backends are to be found by id too: for sockets or clients that keep theirs.

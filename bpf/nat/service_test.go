@@ -24,6 +24,19 @@ func TestServiceValidate(t *testing.T) {
 		{"port 0", func(s *Service) { s.Frontends = []bpf.FrontendKey{tcp("10.96.0.1:0")} }, "no port or protocol"},
 		{"protocol 0", func(s *Service) { s.Frontends = append(s.Frontends, bpf.VIPKeyOf(netip.MustParseAddr("10.96.0.1"))) }, "no port or protocol"},
 		{"a VIP that isn't a frontend", func(s *Service) { s.VIPs = append(s.VIPs, netip.MustParseAddr("10.96.0.2")) }, "has no frontend"},
+		{"a VIP for clients outside that isn't a frontend", func(s *Service) { s.ExternalVIPs = addrsOnly("10.96.0.2") }, "has no frontend"},
+		{"what is for clients outside", func(s *Service) {
+			*s = limitedOutside(external(*s, bpf.FrontendExternalLocal), "10.0.0.0/8")
+		}, ""},
+		{"a Local policy for clients outside at a frontend that is not theirs", func(s *Service) {
+			s.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{s.Frontends[0]: bpf.FrontendExternalLocal}
+		}, "flags 0x40"},
+		{"source ranges for clients outside at a frontend that is not theirs", func(s *Service) {
+			s.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{s.Frontends[0]: bpf.FrontendExternalRange}
+		}, "flags 0x80"},
+		{"the flag of a mark", func(s *Service) {
+			s.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{s.Frontends[0]: bpf.FrontendVIP}
+		}, "flags 0x1"},
 		{"an IPv6 service", func(s *Service) {
 			s.Frontends, s.VIPs, s.Backends = []bpf.FrontendKey{tcp("[fd00::1]:443")}, []netip.Addr{netip.MustParseAddr("fd00::1")}, addrs("[::1]:6443")
 		}, ""},

@@ -115,6 +115,11 @@ func (p *Planner) putState(at uint32, to bpf.ServiceState) {
 }
 
 // same reports whether w leads to exactly these backends, whole and with what else the set is to have.
+//
+// A set that differs by the flags alone is written anew, one of a former version or of init included: these say of no
+// backend that it is on this node, so that packets for those that are would take the longer way for as long as their
+// Service doesn't change. It costs one set for each Service with backends on this node, once, and clients see nothing
+// of it, as backends keep their ids.
 func (p *Planner) same(w bpf.ServiceState, want []netip.AddrPort, none bpf.ServiceState, svc Service) bool {
 	if len(want) == 0 {
 		return w == none
@@ -126,7 +131,18 @@ func (p *Planner) same(w bpf.ServiceState, want []netip.AddrPort, none bpf.Servi
 	if len(set) != entries(len(want), svc) || p.state.AffinityOf(w) != svc.Affinity {
 		return false
 	}
-	return sameBackends(p.state.Backends(w), want)
+	return sameBackends(p.state.Backends(w), want) && sameFlags(set, svc)
+}
+
+// sameFlags reports whether a set's backends have the flags that they shall have. Flags of a later version say nothing here.
+func sameFlags(set map[uint32]bpf.Backend, svc Service) bool {
+	flags := svc.backendFlags()
+	for slot, be := range set {
+		if slot != bpf.SlotAffinity && be.Flags&bpf.BackendLocal != flags(be.AddrPort()) {
+			return false
+		}
+	}
+	return true
 }
 
 // sameBackends compares two lists without duplicates; their order has no meaning.
@@ -180,9 +196,9 @@ func (p *Planner) taken(id uint32) bool {
 
 func makeSet(id uint32, backends []netip.AddrPort, svc Service, former map[uint32]bpf.Backend) Set {
 	s := Set{ID: id, Backends: make(map[uint32]bpf.Backend, entries(len(backends), svc))}
-	ids := memberIDs(backends, former)
+	ids, flags := memberIDs(backends, former), svc.backendFlags()
 	for slot, b := range backends {
-		be := bpf.Backend{Addr: bpf.AddressOf(b.Addr()), Port: bpf.PortOf(b.Port()), ID: ids[slot]}
+		be := bpf.Backend{Addr: bpf.AddressOf(b.Addr()), Port: bpf.PortOf(b.Port()), Flags: flags(b), ID: ids[slot]}
 		s.Backends[uint32(slot)] = be
 		if svc.hasMembers() {
 			s.Backends[be.ID] = be

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/firsthop/firsthop/bpf"
 )
@@ -41,5 +42,76 @@ func TestDistinctOfShortAndLongLists(t *testing.T) {
 		if got := memberIDs(list, former)[0]; got != former[0].ID {
 			t.Errorf("of %d, the first has the id %#x, want %#x as before", n, got, former[0].ID)
 		}
+	}
+}
+
+func (s *State) marksOf(index uint32) map[string]bool {
+	out := map[string]bool{}
+	for _, b := range s.OnNode(index) {
+		out[b.String()] = true
+	}
+	return out
+}
+
+// Sets of a former version say of no backend that it is on this node. They are written anew, once, and clients keep theirs.
+func TestAssignMarksBackendsOnThisNode(t *testing.T) {
+	w := newWriter(t, NewFake(4096))
+	svc := cluster(1, "192.0.2.1:1", "192.0.2.2:2")
+	svc.Sticky, svc.Affinity = true, time.Hour
+	index := w.assign(0, svc)
+	remote := w.assign(0, cluster(2, "192.0.2.3:3"))
+	w.carryOut()
+	set := func() map[uint32]bpf.Backend {
+		s := mustRead(t, w.f)
+		return s.Sets[s.ServiceStates[bpf.ServiceStateAt(index, false)].Set()]
+	}
+	former := set()
+	w = newWriter(t, w.f)
+	w.assign(index, onNode(svc, "192.0.2.2:2"))
+	w.assign(remote, cluster(2, "192.0.2.3:3"))
+	if plan := w.carryOut(); len(plan.NewSets) != 1 || len(plan.ServiceStates) != 1 || len(plan.Puts) > 0 {
+		t.Errorf("plan %+v, want one new set", plan)
+	}
+	if got := mustRead(t, w.f).marksOf(index); len(got) != 1 || !got["192.0.2.2:2"] {
+		t.Errorf("on this node are %v", got)
+	}
+	for slot, be := range set() {
+		if was := former[slot]; was.ID != be.ID || was.AddrPort() != be.AddrPort() || slot == bpf.SlotAffinity && be.Flags != 0 {
+			t.Errorf("%#x was %+v, is %+v", slot, was, be)
+		}
+		if member := set()[be.ID]; slot != bpf.SlotAffinity && member != be {
+			t.Errorf("%#x is %+v by its id %+v", slot, be, member)
+		}
+	}
+	w.assign(index, onNode(svc, "192.0.2.2:2"))
+	if plan := w.carryOut(); !plan.Empty() {
+		t.Errorf("the same again plans %+v", plan)
+	}
+	// An API server that goes, say: what is known of the others stays.
+	must(t, w.p.Replace(index, addrs("192.0.2.2:2")))
+	w.carryOut()
+	if got := mustRead(t, w.f).marksOf(index); len(got) != 1 {
+		t.Errorf("after other backends on this node are %v", got)
+	}
+	w.assign(index, svc)
+	w.carryOut()
+	if got := mustRead(t, w.f).marksOf(index); len(got) != 0 {
+		t.Errorf("in the end on this node are %v", got)
+	}
+}
+
+// A later version may know more of a backend.
+func TestAssignLeavesUnknownFlagsOfBackendsAlone(t *testing.T) {
+	w := newWriter(t, NewFake(4096))
+	index := w.assign(0, cluster(1, "192.0.2.1:1"))
+	w.carryOut()
+	set := w.f.state.Sets[w.f.state.ServiceStates[bpf.ServiceStateAt(index, false)].Set()]
+	be := set[0]
+	be.Flags |= 0x8000
+	set[0] = be
+	w = newWriter(t, w.f)
+	w.assign(index, cluster(1, "192.0.2.1:1"))
+	if plan := w.carryOut(); !plan.Empty() {
+		t.Errorf("plan %+v, want nothing", plan)
 	}
 }

@@ -83,6 +83,20 @@ func (s *State) Backends(w bpf.ServiceState) []netip.AddrPort {
 	return out
 }
 
+// OnNode are the backends of a service that are marked as being on this node, sorted, each once.
+func (s *State) OnNode(index uint32) (out []netip.AddrPort) {
+	for _, local := range []bool{false, true} {
+		w := s.ServiceStates[bpf.ServiceStateAt(index, local)]
+		for slot := range w.Count() {
+			if be, ok := s.Sets[w.Set()][slot]; ok && be.Flags&bpf.BackendLocal != 0 {
+				out = append(out, be.AddrPort())
+			}
+		}
+	}
+	slices.SortFunc(out, netip.AddrPort.Compare)
+	return slices.Compact(out)
+}
+
 // FrontendsOf are the frontends of a service index, sorted.
 func (s *State) FrontendsOf(index uint32) []bpf.FrontendKey {
 	var keys []bpf.FrontendKey

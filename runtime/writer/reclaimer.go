@@ -60,7 +60,10 @@ func (r *replaced) add(a applied) {
 // leads frontends there: a state that is to be cleared is another Service's until then.
 func (r *replaced) conflicts(plan *nat.Plan) bool {
 	leads := func(put nat.FrontendPut) bool {
-		return r.words[bpf.ServiceStateAt(put.Frontend.Index, put.Frontend.Flags&bpf.FrontendLocalPolicy != 0)]
+		leadsTo := func(local bool) bool {
+			return put.Frontend.Uses(local) && r.words[bpf.ServiceStateAt(put.Frontend.Index, local)]
+		}
+		return leadsTo(false) || leadsTo(true)
 	}
 	return len(r.words) > 0 && slices.ContainsFunc(plan.ServiceStates, func(w nat.StateChange) bool { return r.words[w.At] }) ||
 		len(r.words) > 0 && slices.ContainsFunc(plan.Puts, leads) ||
