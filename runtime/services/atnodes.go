@@ -47,6 +47,7 @@ func (c *compiler) atNodes(out []Port, key PortKey, sp *corev1.ServicePort, eps 
 			continue
 		}
 		c.fillPolicy(&p)
+		p.OnNode = onThisNode(eps, p.Backends)
 		p.keepServing(its)
 		out = append(out, p)
 	}
@@ -74,6 +75,11 @@ func (t *Table) SetNodeAddrs(node string, addrs []netip.Addr) []Change {
 	}
 	for _, a := range addrs {
 		t.nodeAddrs[a]++
+	}
+	for _, a := range slices.Concat(before, addrs) { // no mark for clients outside where a node is
+		if t.claims.outside[bpf.AddressOf(a)] > 0 {
+			t.touchVIP(a)
+		}
 	}
 	for e := range t.atNode[node] {
 		t.recompile(e)

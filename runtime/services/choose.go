@@ -2,6 +2,7 @@ package services
 
 import (
 	"net/netip"
+	"slices"
 )
 
 // cluster are the endpoints that cluster traffic gets from this node: those
@@ -35,6 +36,22 @@ func on(eps []endpoint, node string) []endpoint {
 		if ep.node == node {
 			ep.traits |= local
 			out = append(out, ep)
+		}
+	}
+	return out
+}
+
+// onThisNode are the endpoints on this node that are in one of the lists, which are sorted.
+func onThisNode(eps []endpoint, lists ...[]netip.AddrPort) (out []netip.AddrPort) {
+	for i := range eps {
+		if !eps[i].has(local) {
+			continue
+		}
+		for _, l := range lists {
+			if _, in := slices.BinarySearchFunc(l, eps[i].addr, netip.AddrPort.Compare); in {
+				out = append(out, eps[i].addr)
+				break
+			}
 		}
 	}
 	return out

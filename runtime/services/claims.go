@@ -3,6 +3,7 @@ package services
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -14,9 +15,10 @@ import (
 // claims say which Service has which frontend.
 type claims struct {
 	vips
-	reserved reserved
-	holder   map[bpf.FrontendKey]claim
-	rivals   map[bpf.FrontendKey][]claim // of frontends with several claims, the holder's first
+	reserved  reserved
+	nodeAddrs map[netip.Addr]int // the Table's
+	holder    map[bpf.FrontendKey]claim
+	rivals    map[bpf.FrontendKey][]claim // of frontends with several claims, the holder's first
 }
 
 // claim is a Service's request for a frontend.
@@ -56,7 +58,7 @@ func CompareNames(a, b types.NamespacedName) int {
 // sameClaims reports whether two lists of Ports claim the same.
 func sameClaims(a, b []Port) bool {
 	return slices.EqualFunc(a, b, func(x, y Port) bool {
-		return slices.Equal(x.Frontends, y.Frontends) && slices.Equal(x.Kinds, y.Kinds)
+		return slices.Equal(x.Frontends, y.Frontends) && slices.Equal(x.Kinds, y.Kinds) && slices.Equal(x.ExternalVIPs, y.ExternalVIPs)
 	})
 }
 
@@ -83,11 +85,17 @@ func (c *claims) replace(e *entry, asked []Port) (affected []*entry) {
 			affected = c.release(k, e, affected)
 			affected = c.count(e, k, e.asked[i].Kinds[j], -1, affected)
 		}
+		for _, a := range e.asked[i].ExternalVIPs {
+			affected = c.countOutside(e, bpf.AddressOf(a), -1, affected)
+		}
 	}
 	for i := range asked {
 		for j, k := range asked[i].Frontends {
 			affected = c.claim(k, claim{e, asked[i].Kinds[j]}, affected)
 			affected = c.count(e, k, asked[i].Kinds[j], +1, affected)
+		}
+		for _, a := range asked[i].ExternalVIPs {
+			affected = c.countOutside(e, bpf.AddressOf(a), +1, affected)
 		}
 	}
 	return affected
@@ -164,31 +172,54 @@ func refused(p *Port, i int, reason Reason, why string, of any) Problem {
 }
 
 // withVIPs completes the VIPs of Ports, the addresses whose unserved ports are
-// refused: cluster IPs of others at which they have frontends are added, hosts of
+// refused: those that the other Services there have are added, hosts of
 // API servers are left out, as nobody knows all of their ports. It changes no
 // list that is shared.
 func (c *claims) withVIPs(ports []Port) []Port {
 	copied := false
 	for i := range ports {
 		p := &ports[i]
-		vips := slices.Clip(p.VIPs)
-		if len(c.guests) > 0 {
-			for j, k := range p.Frontends {
-				if p.Kinds[j] != NodePort && c.cluster[k.Addr] > 0 && !slices.Contains(vips, k.Addr.Addr()) {
-					vips = append(vips, k.Addr.Addr())
-				}
-			}
-		}
-		if slices.ContainsFunc(vips, c.reserved.host) {
-			vips = slices.DeleteFunc(slices.Clone(vips), c.reserved.host)
-		}
-		if slices.Equal(vips, p.VIPs) {
+		vips, external := c.vipsOf(p), c.externalVIPsOf(p)
+		if slices.Equal(vips, p.VIPs) && slices.Equal(external, p.ExternalVIPs) {
 			continue
 		}
 		if !copied {
 			ports, copied = slices.Clone(ports), true
 		}
-		ports[i].VIPs = vips
+		ports[i].VIPs, ports[i].ExternalVIPs = vips, external
 	}
 	return ports
+}
+
+// vipsOf are the VIPs of a Port, with cluster IPs of others at which it has frontends.
+func (c *claims) vipsOf(p *Port) []netip.Addr {
+	vips := slices.Clip(p.VIPs)
+	if len(c.guests) > 0 {
+		for j, k := range p.Frontends {
+			if p.Kinds[j] != NodePort && c.cluster[k.Addr].frontends > 0 && !slices.Contains(vips, k.Addr.Addr()) {
+				vips = append(vips, k.Addr.Addr())
+			}
+		}
+	}
+	return without(vips, c.reserved.host)
+}
+
+// externalVIPsOf are the VIPs that a Port has for clients outside, with those of others at which it has frontends. Nodes
+// keep the ports that no Service has: packets for another one may pass here.
+func (c *claims) externalVIPsOf(p *Port) []netip.Addr {
+	vips := slices.Clip(p.ExternalVIPs)
+	for j, k := range p.Frontends {
+		if p.Kinds[j] != NodePort && c.outside[k.Addr] > 0 && !slices.Contains(vips, k.Addr.Addr()) {
+			vips = append(vips, k.Addr.Addr())
+		}
+	}
+	return without(vips, func(a netip.Addr) bool { return c.reserved.host(a) || c.nodeAddrs[a] > 0 })
+}
+
+// without is a list without some of its elements. The list is not changed.
+func without(list []netip.Addr, unwanted func(netip.Addr) bool) []netip.Addr {
+	if !slices.ContainsFunc(list, unwanted) {
+		return list
+	}
+	return slices.DeleteFunc(slices.Clone(list), unwanted)
 }

@@ -27,6 +27,11 @@
 //     Ranges of the other family alone don't limit this one, as in kube-proxy.
 //   - An address that is both a load balancer's and an external IP of one Service
 //     is limited by source ranges. kube-proxy does so with nftables only.
+//   - For clients outside of the cluster, source ranges limit external IPs too and, by annotation, node ports.
+//     kube-proxy limits load balancer IPs only.
+//   - Clients outside of the cluster use cluster IPs only by a setting. To kube-proxy, it is enough that their packets come.
+//   - Ports of external and load balancer IPs that no Service has are refused to clients outside, unless a node or an API
+//     server has the address. kube-proxy leaves them alone.
 //   - Slices that are labelled service.kubernetes.io/service-proxy-name are
 //     ignored as their Services are: the label is copied from there.
 //   - An API service with internalTrafficPolicy Local keeps cluster traffic where

@@ -217,16 +217,55 @@ func reach(t testing.TB, table *Table, from, to string) string {
 	if dst.Addr().IsLoopback() || dst.Addr().IsUnspecified() {
 		key = bpf.LoopbackKey(dst.Addr().Is4(), dst.Port(), pr)
 	}
-	got, known := judge(table, netip.MustParseAddr(from), key)
+	client := netip.MustParseAddr(from)
+	if isOutside(client) {
+		got := judgeOutside(table, client, key)
+		if written := verdictOf(write(t, table).LookupOutside(client, key)); written != got {
+			t.Errorf("the table written says %s for %s from outside, the Ports say %s", written, to, got)
+		}
+		return got
+	}
+	got, known := judge(table, client, key)
 	if known {
-		if written := resolve(t, table, key); written != got {
+		if written := verdictOf(write(t, table).Lookup(key)); written != got {
 			t.Errorf("the table written says %s for %s, the Ports say %s", written, to, got)
 		}
 	}
 	return got
 }
 
-// judge interprets a table's Ports as the programs do. known: nat.State's Lookup
+// isOutside reports whether a client is outside of the cluster: its packets come in by an uplink.
+func isOutside(client netip.Addr) bool {
+	return client == netip.MustParseAddr(outside) || netip.MustParsePrefix("2001:db8::/32").Contains(client)
+}
+
+// judgeOutside interprets a table's Ports as the packet path does.
+func judgeOutside(table *Table, client netip.Addr, key bpf.FrontendKey) string {
+	marked := false
+	for _, ports := range table.All() {
+		for _, p := range ports {
+			marked = marked || slices.Contains(p.ExternalVIPs, key.AddrPort().Addr())
+			flags := p.Flags[key]
+			if flags&bpf.FrontendExternal == 0 {
+				continue
+			}
+			limited := flags&(bpf.FrontendSourceRange|bpf.FrontendExternalRange) != 0
+			if limited && !slices.ContainsFunc(p.SourceRanges, func(r netip.Prefix) bool { return r.Contains(client) }) {
+				return "dropped"
+			}
+			if flags&bpf.FrontendExternalLocal != 0 {
+				return choice(p.Local, len(p.Backends) > 0)
+			}
+			return choice(p.Backends, false)
+		}
+	}
+	if marked {
+		return "rejected"
+	}
+	return "not ours"
+}
+
+// judge interprets a table's Ports as connect time does. known: nat.State's Lookup
 // knows as much, which is that of a client in the cluster that is allowed.
 func judge(table *Table, client netip.Addr, key bpf.FrontendKey) (verdict string, known bool) {
 	vip := false
@@ -241,9 +280,8 @@ func judge(table *Table, client netip.Addr, key bpf.FrontendKey) (verdict string
 			if flags&bpf.FrontendSourceRange != 0 && !slices.ContainsFunc(p.SourceRanges, func(r netip.Prefix) bool { return r.Contains(client) }) {
 				return "dropped", false
 			}
-			fromOutside := client == netip.MustParseAddr(outside)
-			if flags&bpf.FrontendLocalPolicy != 0 || fromOutside && p.ExternalLocal && p.Kinds[i].External() {
-				return choice(p.Local, len(p.Backends) > 0), !fromOutside
+			if flags&bpf.FrontendLocalPolicy != 0 {
+				return choice(p.Local, len(p.Backends) > 0), true
 			}
 			return choice(p.Backends, false), true
 		}
@@ -275,8 +313,8 @@ func list(set []netip.AddrPort) string {
 	return strings.Join(out, " ")
 }
 
-// resolve writes a table by way of the planner and looks the frontend up in what was written.
-func resolve(t testing.TB, table *Table, key bpf.FrontendKey) string {
+// write gives what is written of a table by way of the planner.
+func write(t testing.TB, table *Table) *nat.State {
 	t.Helper()
 	fake := nat.NewFake(4096)
 	state, err := fake.Read()
@@ -307,7 +345,7 @@ func resolve(t testing.TB, table *Table, key bpf.FrontendKey) string {
 	if state, err = fake.Read(); err != nil {
 		t.Fatal(err)
 	}
-	return verdictOf(state.Lookup(key))
+	return state
 }
 
 func verdictOf(v nat.Verdict) string {

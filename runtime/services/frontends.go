@@ -14,7 +14,7 @@ import (
 // addresses are those of a Service in one family.
 type addresses struct {
 	cluster, balancer, external []netip.Addr   // sorted, each once
-	ranges                      []netip.Prefix // clients of balancer
+	ranges                      []netip.Prefix // clients of balancer, and of what else is limited: see kindFlags
 	limited                     bool           // only ranges are allowed
 	left                        bool           // a cluster IP is left to the host
 }
@@ -135,30 +135,67 @@ func (c *compiler) readRanges(out *[2]addresses) {
 // addFrontends gives a port its frontends, in the order of their kinds.
 func (c *compiler) addFrontends(p *Port, sp *corev1.ServicePort, internalLocal bool) {
 	a, number := &c.addrs[p.Key.family()], uint16(sp.Port)
-	var internal, limited bpf.FrontendFlags
-	if internalLocal {
-		internal = bpf.FrontendLocalPolicy
-	}
-	if a.limited {
-		limited = bpf.FrontendSourceRange
-	}
+	flags := c.flagsOfKinds(a.limited, internalLocal)
 	p.Frontends = make([]bpf.FrontendKey, 0, len(a.cluster)+len(a.balancer)+len(a.external)+c.nodePortAddrs(p, sp))
 	p.Kinds = make([]Kind, 0, cap(p.Frontends))
 	for _, ip := range a.cluster {
-		c.addFrontend(p, bpf.FrontendKeyOf(netip.AddrPortFrom(ip, number), p.Key.Proto), ClusterIP, internal)
+		c.addFrontend(p, bpf.FrontendKeyOf(netip.AddrPortFrom(ip, number), p.Key.Proto), ClusterIP, flags.cluster)
 	}
 	for _, ip := range a.balancer {
-		c.addFrontend(p, bpf.FrontendKeyOf(netip.AddrPortFrom(ip, number), p.Key.Proto), LoadBalancerIP, limited)
+		c.addFrontend(p, bpf.FrontendKeyOf(netip.AddrPortFrom(ip, number), p.Key.Proto), LoadBalancerIP, flags.balancer)
 	}
 	for _, ip := range a.external {
-		c.addFrontend(p, bpf.FrontendKeyOf(netip.AddrPortFrom(ip, number), p.Key.Proto), ExternalIP, 0)
+		c.addFrontend(p, bpf.FrontendKeyOf(netip.AddrPortFrom(ip, number), p.Key.Proto), ExternalIP, flags.external)
 	}
 	if a.limited {
 		p.SourceRanges = a.ranges
 	}
 	if sp.NodePort != 0 {
-		c.addNodePort(p, sp)
+		c.addNodePort(p, sp, flags.nodePort)
 	}
+	p.ExternalVIPs = c.externalVIPs(p)
+}
+
+// kindFlags are the flags of a port's frontends, by their kind.
+type kindFlags struct{ cluster, balancer, external, nodePort bpf.FrontendFlags }
+
+// flagsOfKinds says who may use a port's frontends, and how. Clients outside the cluster go by the external policy, at
+// cluster IPs by the internal one, as under kube-proxy. Source ranges are for load balancer IPs, wherever a client is;
+// for external IPs and, by annotation, node ports they are for clients outside.
+func (c *compiler) flagsOfKinds(limited, internalLocal bool) (f kindFlags) {
+	outside := bpf.FrontendExternal
+	if c.policy.externalLocal {
+		outside |= bpf.FrontendExternalLocal
+	}
+	f.balancer, f.external, f.nodePort = outside, outside, outside
+	if limited {
+		f.balancer |= bpf.FrontendSourceRange
+		f.external |= bpf.FrontendExternalRange
+	}
+	if limited && c.policy.nodePortRanges {
+		f.nodePort |= bpf.FrontendExternalRange
+	}
+	if internalLocal {
+		f.cluster = bpf.FrontendLocalPolicy
+	}
+	if c.node.ClusterIPsOutside {
+		f.cluster |= bpf.FrontendExternal
+		if internalLocal {
+			f.cluster |= bpf.FrontendExternalLocal
+		}
+	}
+	return f
+}
+
+// externalVIPs are the addresses of a port whose unserved ports are refused to clients outside. Those of this node
+// belong to the node itself: one that node ports are served at, or that is an external IP, keeps its other ports.
+func (c *compiler) externalVIPs(p *Port) (out []netip.Addr) {
+	for _, k := range p.Frontends {
+		if a := k.Addr.Addr(); p.Flags[k]&bpf.FrontendExternal != 0 && !c.node.owns(a) {
+			out = append(out, a)
+		}
+	}
+	return out
 }
 
 // nodePortAddrs is on how many addresses a port's node port is served.
@@ -172,7 +209,9 @@ func (c *compiler) nodePortAddrs(p *Port, sp *corev1.ServicePort) int {
 	return n
 }
 
-func (c *compiler) addNodePort(p *Port, sp *corev1.ServicePort) {
+// addNodePort adds the frontends of a node port. Clients outside use those at addresses of this node: loopback ones are
+// out of their reach, and those of other nodes are for these to serve.
+func (c *compiler) addNodePort(p *Port, sp *corev1.ServicePort, flags bpf.FrontendFlags) {
 	number, ok := port(sp.NodePort)
 	if !ok {
 		c.note(BadPort, "the node port of port %s is ignored: %d is not a port number", quote(sp.Name), sp.NodePort)
@@ -184,7 +223,7 @@ func (c *compiler) addNodePort(p *Port, sp *corev1.ServicePort) {
 		case ip.IsLoopback():
 			c.addFrontend(p, bpf.LoopbackKey(ip.Is4(), number, p.Key.Proto), NodePort, 0)
 		default:
-			c.addFrontend(p, bpf.FrontendKeyOf(netip.AddrPortFrom(ip, number), p.Key.Proto), NodePort, 0)
+			c.addFrontend(p, bpf.FrontendKeyOf(netip.AddrPortFrom(ip, number), p.Key.Proto), NodePort, flags)
 		}
 	}
 	if c.node.AtNodes && !c.policy.externalLocal {
@@ -196,13 +235,29 @@ func (c *compiler) addFrontend(p *Port, key bpf.FrontendKey, kind Kind, flags bp
 	if other, ok := c.have[key]; ok {
 		if other != p.Key.Name { // else it is of an earlier kind
 			c.note(Duplicate, "port %s does not get %v: port %s has it", quote(p.Key.Name), key, quote(other))
+		} else {
+			p.serveOutside(key, flags)
 		}
 		return
 	}
 	if c.have != nil {
 		c.have[key] = p.Key.Name
 	} else if slices.Contains(p.Frontends, key) {
+		p.serveOutside(key, flags)
 		return
 	}
 	p.add(key, kind, flags)
+}
+
+// serveOutside lets clients outside use a frontend of an earlier kind by the flags of another kind, unless they may do so
+// already: a cluster IP that is an external IP of its Service too is one.
+func (p *Port) serveOutside(key bpf.FrontendKey, flags bpf.FrontendFlags) {
+	const outside = bpf.FrontendExternal | bpf.FrontendExternalLocal | bpf.FrontendExternalRange
+	if p.Flags[key]&bpf.FrontendExternal != 0 || flags&bpf.FrontendExternal == 0 {
+		return
+	}
+	if flags&bpf.FrontendSourceRange != 0 {
+		flags |= bpf.FrontendExternalRange
+	}
+	p.setFlags(key, p.Flags[key]|flags&outside)
 }

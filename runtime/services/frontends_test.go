@@ -2,6 +2,7 @@ package services
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -9,6 +10,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"github.com/firsthop/firsthop/bpf"
 )
 
 // frontends are those of a Service as text: "ip:port/proto kind", sorted.
@@ -169,14 +172,23 @@ func TestSourceRanges(t *testing.T) {
 				{"outside by the load balancer", outside, "1.2.3.4:80/tcp", tc.outside},
 				{"a pod by the load balancer", pod, "1.2.3.4:80/tcp", tc.pod},
 				{"outside by the node port", outside, "192.168.0.2:3001/tcp", in},
-				{"outside by the external IP", outside, "192.168.99.11:80/tcp", in},
+				{"outside by the external IP", outside, "192.168.99.11:80/tcp", tc.outside},
+				{"a pod by the external IP", pod, "192.168.99.11:80/tcp", in},
 				{"a pod by the cluster IP", pod, "172.30.0.41:80/tcp", in},
 			}.run(t, table)
+			tries{
+				{"outside by the node port, which is limited too", outside, "192.168.0.2:3001/tcp", tc.outside},
+				{"a pod by that", pod, "192.168.0.2:3001/tcp", in},
+				{"the node by loopback", onNode, "127.0.0.1:3001/tcp", in},
+			}.run(t, tableOf(thisNode(), everyKind(sourceRanges(tc.ranges...), nodePortRanges("true")), endpoints))
 			if got := table.Problems(named("web")); len(got) != tc.problems {
 				t.Errorf("problems: %v, want %d", got, tc.problems)
 			}
-			if p := table.Desired(named("web"))[0]; tc.outside == in && tc.pod == in && len(p.Flags)+len(p.SourceRanges) > 0 {
-				t.Errorf("a Service that allows all clients has flags %v and ranges %v", p.Flags, p.SourceRanges)
+			p := table.Desired(named("web"))[0]
+			for k, flags := range p.Flags {
+				if all := tc.outside == in && tc.pod == in; all && (flags != bpf.FrontendExternal || len(p.SourceRanges) > 0) {
+					t.Errorf("a Service that allows all clients has flags %#x of %v and ranges %v", flags, k, p.SourceRanges)
+				}
 			}
 		})
 	}
@@ -184,12 +196,126 @@ func TestSourceRanges(t *testing.T) {
 		table := tableOf(thisNode(), everyKind(sourceRanges("10.0.0.0/8"), externalIPs("1.2.3.4")), endpoints)
 		tries{{"outside", outside, "1.2.3.4:80/tcp", no}}.run(t, table)
 	})
+	t.Run("external IPs without a load balancer IP", func(t *testing.T) {
+		table := tableOf(thisNode(), service("web", "http:80/tcp", clusterIPs("172.30.0.41"), externalIPs("1.2.3.4"), sourceRanges("10.0.0.0/8")), endpoints)
+		tries{{"outside", outside, "1.2.3.4:80/tcp", no}, {"a pod", pod, "1.2.3.4:80/tcp", in}}.run(t, table)
+		if p := table.Desired(named("web"))[0]; p.LimitsInside() || len(p.SourceRanges) != 1 {
+			t.Errorf("it limits clients inside, or has not its ranges: %+v", p)
+		}
+	})
+	t.Run("a cluster IP that is a load balancer IP, too", func(t *testing.T) {
+		table := tableOf(thisNode(), everyKind(sourceRanges("10.0.0.0/8"), loadBalancer("172.30.0.41")), endpoints)
+		tries{{"outside", outside, "172.30.0.41:80/tcp", no}, {"a pod elsewhere", "192.0.2.9", "172.30.0.41:80/tcp", in}}.run(t, table)
+	})
 	t.Run("no load balancer, no ranges", func(t *testing.T) {
 		p, _ := Ports(service("web", "http:80/tcp", clusterIPs("172.30.0.41"), sourceRanges("10.0.0.0/8")), nil, thisNode())
 		if len(p[0].SourceRanges) > 0 {
 			t.Errorf("ranges are %v", p[0].SourceRanges)
 		}
 	})
+}
+
+func nodePortRanges(value string) func(*corev1.Service) {
+	return func(s *corev1.Service) { s.Annotations = map[string]string{NodePortRangesAnnotation: value} }
+}
+
+func TestPolicyNodePortRanges(t *testing.T) {
+	endpoints := slice("1", "web", "http:80/tcp", "10.0.0.1")
+	for value, limited := range map[string]bool{"true": true, " True ": true, "false": false, "": false, "yes": false} {
+		table := tableOf(thisNode(), everyKind(sourceRanges("10.0.0.0/8"), nodePortRanges(value)), endpoints)
+		want := "10.0.0.1:80"
+		if limited {
+			want = "dropped"
+		}
+		if got := reach(t, table, outside, "192.168.0.2:3001/tcp"); got != want {
+			t.Errorf("%q: outside reaches %s, want %s", value, got, want)
+		}
+		problems := fmt.Sprint(table.Problems(named("web")))
+		if bad := value == "yes"; bad != strings.Contains(problems, `the annotation firsthop.io/node-port-source-ranges is ignored: "yes" is neither true nor false`) || !bad && problems != "[]" {
+			t.Errorf("%q: problems are %s", value, problems)
+		}
+	}
+}
+
+// Addresses that are marked for clients outside: their unserved ports are refused.
+func TestExternalVIPs(t *testing.T) {
+	endpoints := slice("1", "web", "http:80/tcp", "10.0.0.1")
+	for _, tc := range []struct {
+		name string
+		node func(*Node)
+		want string
+	}{
+		{"external and load balancer IPs", func(*Node) {}, "[1.2.3.4 192.168.99.11]"},
+		{"one that a device of this node has", func(n *Node) { n.Addrs = ips("192.168.99.11") }, "[1.2.3.4]"},
+		{"one that node ports are served at", func(n *Node) { n.NodePortAddrs = append(n.NodePortAddrs, ips("1.2.3.4")...) }, "[192.168.99.11]"},
+		{"cluster IPs by a setting", func(n *Node) { n.ClusterIPsOutside = true }, "[172.30.0.41 1.2.3.4 192.168.99.11]"},
+	} {
+		node := thisNode()
+		tc.node(&node)
+		p := tableOf(node, everyKind(), endpoints).Desired(named("web"))[0]
+		if got := fmt.Sprint(p.ExternalVIPs); got != tc.want {
+			t.Errorf("%s: %s, want %s", tc.name, got, tc.want)
+		}
+		for _, k := range p.Frontends {
+			reached := p.Flags[k]&bpf.FrontendExternal != 0
+			if want := k.Addr.Addr() != netip.MustParseAddr("172.30.0.41") && k != bpf.LoopbackKey(true, 3001, bpf.TCP) || node.ClusterIPsOutside && k.Addr.Addr() == netip.MustParseAddr("172.30.0.41"); reached != want {
+				t.Errorf("%s: outside reaches %v: %t, want %t", tc.name, k, reached, want)
+			}
+		}
+	}
+}
+
+func TestExternalVIPsOfAPIServers(t *testing.T) {
+	table := tableOf(thisNode(), everyKind(), slice("1", "web", "http:80/tcp", "10.0.0.1"))
+	at := tries{{"a port that no Service has", outside, "192.168.99.11:6443/tcp", "rejected"}}
+	at.run(t, table)
+	table.SetReserved(Reserved{Servers: backends("192.168.99.11:6443")})
+	tries{{"an API server", outside, "192.168.99.11:6443/tcp", "not ours"}, {"the Service", outside, "192.168.99.11:80/tcp", "10.0.0.1:80"}}.run(t, table)
+	table.SetReserved(Reserved{})
+	at.run(t, table)
+}
+
+// An address has a mark or has none, whoever of the Services there is written last.
+func TestExternalVIPsOfSeveralServices(t *testing.T) {
+	owner := service("owner", "p:443/tcp", clusterIPs("172.30.0.9"))
+	guest := service("guest", "p:80/tcp", clusterIPs("172.30.0.10"), externalIPs("172.30.0.9"))
+	other := service("other", "p:81/tcp", clusterIPs("172.30.0.11"), loadBalancer("172.30.0.9"))
+	table := tableOf(thisNode(), owner, slice("o", "owner", "p:443/tcp", "10.0.0.1"), slice("g", "guest", "p:80/tcp", "10.0.0.2"))
+	at := func(want string, names ...string) {
+		t.Helper()
+		for _, name := range names {
+			if got := fmt.Sprint(table.Desired(named(name))[0].ExternalVIPs); got != want {
+				t.Errorf("%s wants marks of %s, want %s", name, got, want)
+			}
+		}
+	}
+	at("[]", "owner")
+	table.SetService(guest)
+	table.SetService(other)
+	at("[172.30.0.9]", "owner", "guest", "other")
+	tries{
+		{"what is served", outside, "172.30.0.9:80/tcp", "10.0.0.2:80"},
+		{"what is for inside", outside, "172.30.0.9:443/tcp", "rejected"},
+		{"what is not served", outside, "172.30.0.9:444/tcp", "rejected"},
+		{"inside", pod, "172.30.0.9:443/tcp", "10.0.0.1:443"},
+	}.run(t, table)
+	table.SetNodeAddrs("node2", ips("172.30.0.9"))
+	at("[]", "owner", "guest", "other")
+	table.SetNodeAddrs("node2", nil)
+	at("[172.30.0.9]", "owner", "guest", "other")
+	table.SetReserved(Reserved{Servers: backends("172.30.0.9:6443")})
+	at("[]", "owner", "guest", "other")
+	table.SetReserved(Reserved{})
+	node := thisNode()
+	node.Addrs = ips("172.30.0.9")
+	table.SetNode(node)
+	at("[]", "owner", "guest", "other")
+	table.SetNode(thisNode())
+	table.DeleteService(named("other"))
+	at("[172.30.0.9]", "owner", "guest")
+	table.DeleteService(named("guest"))
+	at("[]", "owner")
+	tries{{"what is for inside, of no guest", outside, "172.30.0.9:443/tcp", "not ours"}}.run(t, table)
 }
 
 func TestPolicyAffinity(t *testing.T) {

@@ -117,7 +117,9 @@ func mustHold(t *testing.T, ports []Port) {
 		if len(p.Local) > 0 && len(p.Backends) == 0 {
 			t.Errorf("%v has local backends only: %v", p.Key, p.Local)
 		}
-		local := slices.Contains(slices.Collect(maps.Values(p.Flags)), bpf.FrontendLocalPolicy)
+		local := slices.ContainsFunc(slices.Collect(maps.Values(p.Flags)), func(f bpf.FrontendFlags) bool {
+			return f&(bpf.FrontendLocalPolicy|bpf.FrontendExternalLocal) != 0
+		})
 		if (p.Local != nil) != (local || p.ExternalLocal) {
 			t.Errorf("%v has local backends %v by flags %v, external %t", p.Key, p.Local, p.Flags, p.ExternalLocal)
 		}

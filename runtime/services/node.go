@@ -29,6 +29,9 @@ type Node struct {
 	// cluster IP among them is left to what listens there.
 	Interfaces map[netip.Addr]string
 
+	// ClusterIPsOutside lets clients outside the cluster use cluster IPs.
+	ClusterIPsOutside bool
+
 	// AtNodes says that node ports are served at the addresses of all nodes of the
 	// cluster, and not only of this one.
 	AtNodes bool
@@ -73,13 +76,19 @@ func sortedAddrs(list []netip.Addr) []netip.Addr {
 
 func (n Node) equal(o Node) bool {
 	return n.Name == o.Name && n.Zone == o.Zone && slices.Equal(n.NodePortAddrs, o.NodePortAddrs) &&
-		slices.Equal(n.Addrs, o.Addrs) && n.DenyExternal == o.DenyExternal && maps.Equal(n.Interfaces, o.Interfaces) && n.AtNodes == o.AtNodes
+		slices.Equal(n.Addrs, o.Addrs) && n.DenyExternal == o.DenyExternal && n.ClusterIPsOutside == o.ClusterIPsOutside && maps.Equal(n.Interfaces, o.Interfaces) && n.AtNodes == o.AtNodes
 }
 
 // has reports whether an address is one of the host's.
 func (n *Node) has(a netip.Addr) bool {
 	_, found := slices.BinarySearchFunc(n.Addrs, a, netip.Addr.Compare)
 	return found
+}
+
+// owns reports whether an address is one of the host's in any way: its other ports are the host's, too.
+func (n *Node) owns(a netip.Addr) bool {
+	_, listed := n.Interfaces[a]
+	return listed || n.has(a) || slices.Contains(n.NodePortAddrs, a)
 }
 
 // NodePortAddresses says which of the host's addresses node ports are served

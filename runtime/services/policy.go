@@ -1,6 +1,7 @@
 package services
 
 import (
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -15,6 +16,25 @@ type policy struct {
 	affinity      time.Duration
 	healthPort    uint16
 	neverEmpty    bool
+
+	nodePortRanges bool // source ranges are for node ports too
+}
+
+// NodePortRangesAnnotation on a Service says, with "true", that its source ranges are for its node ports too: they then
+// allow no other clients outside the cluster.
+const NodePortRangesAnnotation = "firsthop.io/node-port-source-ranges"
+
+func (c *compiler) readNodePortRanges() bool {
+	value := c.svc.Annotations[NodePortRangesAnnotation]
+	switch strings.ToLower(strings.TrimSpace(value)) {
+	case "true":
+		return true
+	case "", "false":
+		return false
+	}
+	c.note(BadAnnotation, "the annotation %s is ignored: %s is neither true nor false; source ranges do not limit its node ports",
+		NodePortRangesAnnotation, quote(value))
+	return false
 }
 
 func (c *compiler) readPolicy() policy {
@@ -23,6 +43,8 @@ func (c *compiler) readPolicy() policy {
 		internalLocal: spec.InternalTrafficPolicy != nil && *spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal,
 		externalLocal: spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal && external(spec),
 		neverEmpty:    c.svc.Namespace == APIService.Namespace && c.svc.Name == APIService.Name,
+
+		nodePortRanges: c.readNodePortRanges(),
 	}
 	if spec.SessionAffinity == corev1.ServiceAffinityClientIP {
 		p.affinity = c.readAffinity()

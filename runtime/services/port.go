@@ -78,10 +78,10 @@ func (k PortKey) String() string {
 	return s + " (IPv4)"
 }
 
-// Port is one port of a Service in one family. The nat.Service in it is what
-// connect-time clients get, which are always inside of the cluster: frontends of
-// a Kind that is External lead them to cluster traffic, whatever the external
-// policy. All lists are sorted, so that equal Ports are equal byte by byte, and
+// Port is one port of a Service in one family. Clients inside of the cluster go by
+// the internal policy: frontends of a Kind that is External lead them to cluster
+// traffic, whatever the external policy. Flags say which frontends clients outside
+// of the cluster may use, and which of these lead them to Local. All lists are sorted, so that equal Ports are equal byte by byte, and
 // are shared: don't change them.
 type Port struct {
 	Key PortKey
@@ -89,8 +89,7 @@ type Port struct {
 	Kinds []Kind // of Frontends, in their order
 
 	// ExternalLocal says that clients outside of the cluster reach only Local by
-	// frontends of a Kind that is External. The programs that see packets
-	// need it, and fall under the same rule: Local empty and Backends not, dropped.
+	// frontends of a Kind that is External. Local empty and Backends not: they are dropped.
 	ExternalLocal bool
 
 	// Serving are all endpoints that still serve, wherever they are and whether
@@ -123,12 +122,25 @@ func (p *Port) NoLocal() (internal, external bool) {
 	return internal, p.ExternalLocal
 }
 
+// LimitsInside reports whether source ranges allow some clients inside of the cluster, and not others.
+func (p *Port) LimitsInside() bool {
+	if len(p.SourceRanges) == 0 {
+		return false
+	}
+	for _, flags := range p.Flags {
+		if flags&bpf.FrontendSourceRange != 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // Equal reports whether two Ports ask for the same.
 func (p *Port) Equal(o *Port) bool {
 	return p.Key == o.Key && p.Name == o.Name &&
-		slices.Equal(p.Frontends, o.Frontends) && slices.Equal(p.Kinds, o.Kinds) && slices.Equal(p.VIPs, o.VIPs) &&
+		slices.Equal(p.Frontends, o.Frontends) && slices.Equal(p.Kinds, o.Kinds) && slices.Equal(p.VIPs, o.VIPs) && slices.Equal(p.ExternalVIPs, o.ExternalVIPs) &&
 		maps.Equal(p.Flags, o.Flags) && slices.Equal(p.SourceRanges, o.SourceRanges) &&
-		slices.Equal(p.Backends, o.Backends) && slices.Equal(p.Serving, o.Serving) &&
+		slices.Equal(p.Backends, o.Backends) && slices.Equal(p.Serving, o.Serving) && slices.Equal(p.OnNode, o.OnNode) &&
 		(p.Local == nil) == (o.Local == nil) && slices.Equal(p.Local, o.Local) &&
 		p.Sticky == o.Sticky && p.Affinity == o.Affinity && p.AllowEmpty == o.AllowEmpty &&
 		p.ExternalLocal == o.ExternalLocal && p.HealthCheckNodePort == o.HealthCheckNodePort && p.LocalReady == o.LocalReady

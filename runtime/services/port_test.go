@@ -30,6 +30,8 @@ func TestPortEqualComparesEveryField(t *testing.T) {
 		"Service.Name":         func(p *Port) { p.Service.Name = "x" },
 		"Service.Frontends":    func(p *Port) { p.Frontends = append(p.Frontends, other) },
 		"Service.VIPs":         func(p *Port) { p.VIPs = nil },
+		"Service.ExternalVIPs": func(p *Port) { p.ExternalVIPs = ips("172.30.0.1") },
+		"Service.OnNode":       func(p *Port) { p.OnNode = p.Backends },
 		"Service.Backends":     func(p *Port) { p.Backends = backends("10.0.0.1:81") },
 		"Service.Sticky":       func(p *Port) { p.Sticky = true },
 		"Service.Flags":        func(p *Port) { p.Flags = nil },

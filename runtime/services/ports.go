@@ -1,6 +1,7 @@
 package services
 
 import (
+	"net/netip"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -120,6 +121,7 @@ func (c *compiler) fill(p *Port, sp *corev1.ServicePort, eps []endpoint) {
 
 	c.fillPolicy(p)
 	p.Backends = cluster(eps)
+	p.OnNode = onThisNode(eps, p.Backends, p.Local)
 	p.keepServing(eps)
 	p.ExternalLocal = c.policy.externalLocal
 	p.derive()
@@ -146,20 +148,20 @@ func (p *Port) keepServing(eps []endpoint) {
 // derive sets what follows from a port's frontends.
 func (p *Port) derive() {
 	p.VIPs = nil
-	local := false
+	var all bpf.FrontendFlags
 	for i, k := range p.Frontends {
 		// External, load balancer and node addresses may have other uses than
-		// this Service: their other ports are left alone.
+		// this Service: for clients inside the cluster their other ports are left alone.
 		if p.Kinds[i] == ClusterIP {
 			p.VIPs = append(p.VIPs, k.Addr.Addr())
 		}
-		local = local || p.Flags[k]&bpf.FrontendLocalPolicy != 0
+		all |= p.Flags[k]
 	}
-	if !slices.Contains(p.Kinds, LoadBalancerIP) {
+	if all&(bpf.FrontendSourceRange|bpf.FrontendExternalRange) == 0 {
 		p.SourceRanges = nil
 	}
-	p.ExternalLocal = p.ExternalLocal && slices.ContainsFunc(p.Kinds, Kind.External)
-	if !local && !p.ExternalLocal {
+	p.ExternalLocal = p.ExternalLocal && (all&bpf.FrontendExternalLocal != 0 || slices.ContainsFunc(p.Kinds, Kind.External))
+	if all&(bpf.FrontendLocalPolicy|bpf.FrontendExternalLocal) == 0 && !p.ExternalLocal {
 		p.Local = nil
 	}
 }
@@ -173,17 +175,24 @@ func (p *Port) keep(kept func(bpf.FrontendKey) bool) {
 			p.add(k, kinds[i], flags[k])
 		}
 	}
+	p.ExternalVIPs = slices.DeleteFunc(slices.Clone(p.ExternalVIPs), func(a netip.Addr) bool {
+		return !slices.ContainsFunc(p.Frontends, func(k bpf.FrontendKey) bool { return k.Addr.Addr() == a })
+	})
 	p.derive()
 }
 
 func (p *Port) add(key bpf.FrontendKey, kind Kind, flags bpf.FrontendFlags) {
 	p.Frontends, p.Kinds = append(p.Frontends, key), append(p.Kinds, kind)
 	if flags != 0 {
-		if p.Flags == nil {
-			p.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{}
-		}
-		p.Flags[key] = flags
+		p.setFlags(key, flags)
 	}
+}
+
+func (p *Port) setFlags(key bpf.FrontendKey, flags bpf.FrontendFlags) {
+	if p.Flags == nil {
+		p.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{}
+	}
+	p.Flags[key] = flags
 }
 
 // countLocal fills in LocalReady where health is asked for.

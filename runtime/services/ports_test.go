@@ -104,14 +104,96 @@ func TestPortsWithExternalTrafficPolicy(t *testing.T) {
 				{"a pod by the node port", pod, "192.168.0.2:3001/tcp", both},
 				{"the node by the node port", onNode, "192.168.0.2:3001/tcp", both},
 				{"the node by loopback", onNode, "127.0.0.1:3001/tcp", both},
-				{"outside by the cluster IP", outside, "172.30.0.41:80/tcp", both},
+				{"outside by the cluster IP", outside, "172.30.0.41:80/tcp", "not ours"},
+				{"outside by another port of the cluster IP", outside, "172.30.0.41:81/tcp", "not ours"},
 				{"outside by the external IP", outside, "192.168.99.11:80/tcp", tc.reached},
 				{"outside by the load balancer", outside, "1.2.3.4:80/tcp", tc.reached},
 				{"outside by the node port", outside, "192.168.0.2:3001/tcp", tc.reached},
 				{"a port of the load balancer that no Service has", pod, "1.2.3.4:81/tcp", "not ours"},
 				{"a port of the external IP that no Service has", pod, "192.168.99.11:81/tcp", "not ours"},
+				{"the same for outside: the load balancer", outside, "1.2.3.4:81/tcp", "rejected"},
+				{"the same for outside: the external IP", outside, "192.168.99.11:81/udp", "rejected"},
+				{"the same for outside: the node", outside, "192.168.0.2:3002/tcp", "not ours"},
 			}.run(t, tableOf(thisNode(), tc.svc, endpoints))
 		})
+	}
+}
+
+func TestPortsWithClusterIPsOutside(t *testing.T) {
+	node := thisNode()
+	node.ClusterIPsOutside = true
+	const both, mine = "10.180.0.1:80 10.180.2.1:80", "10.180.2.1:80"
+	for _, tc := range []struct {
+		name            string
+		more            func(*corev1.Service)
+		inside, reached string
+	}{
+		{"policy Cluster", externalLocal, both, both},
+		{"internal Local", internalLocal, mine, mine},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			table := tableOf(node, everyKind(tc.more), slice("web-1", "web", "http:80/tcp", "10.180.0.1", "10.180.2.1 local"))
+			tries{
+				{"a pod", pod, "172.30.0.41:80/tcp", tc.inside},
+				{"outside", outside, "172.30.0.41:80/tcp", tc.reached},
+				{"outside by another port", outside, "172.30.0.41:81/tcp", "rejected"},
+			}.run(t, table)
+			table.SetNode(thisNode())
+			tries{
+				{"a pod when the setting is gone", pod, "172.30.0.41:80/tcp", tc.inside},
+				{"outside then", outside, "172.30.0.41:80/tcp", "not ours"},
+				{"outside by another port then", outside, "172.30.0.41:81/tcp", "not ours"},
+			}.run(t, table)
+		})
+	}
+}
+
+func TestPortsWithExternalLocalAndNoLocalEndpoint(t *testing.T) {
+	for _, tc := range []struct {
+		name      string
+		endpoints []string
+		reached   string
+	}{
+		{"none here: dropped", []string{"10.180.0.1"}, "dropped"},
+		{"the one here is not ready: dropped", []string{"10.180.0.1", "10.180.2.1 local notready"}, "dropped"},
+		{"the one here terminates and serves: that one", []string{"10.180.0.1", "10.180.2.1 local terminating"}, "10.180.2.1:80"},
+		{"none anywhere: rejected", nil, "rejected"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			table := tableOf(thisNode(), everyKind(externalLocal), slice("web-1", "web", "http:80/tcp", tc.endpoints...))
+			for _, at := range []string{"1.2.3.4:80/tcp", "192.168.99.11:80/tcp", "192.168.0.2:3001/tcp"} {
+				tries{{at, outside, at, tc.reached}}.run(t, table)
+			}
+		})
+	}
+}
+
+// Which backends are on this node is known of all that connections may get.
+func TestPortsOnNode(t *testing.T) {
+	web := func(more ...func(*corev1.Service)) []Port {
+		return tableOf(thisNode(), everyKind(more...), slice("web-1", "web", "http:80/tcp", "10.0.0.1 zone=a", "10.0.0.2 zone=b local", "10.0.0.3 zone=a local",
+			"10.0.0.4 zone=a local notready", "10.0.0.5 zone=a")).Desired(named("web"))
+	}
+	for _, tc := range []struct {
+		name string
+		svc  []Port
+		want string
+	}{
+		{"of the cluster's", web(), "10.0.0.3:80"},
+		{"of the Local policy's", web(externalLocal), "10.0.0.2:80 10.0.0.3:80"},
+	} {
+		if got := list(tc.svc[0].OnNode); got != tc.want {
+			t.Errorf("%s: %s, want %s", tc.name, got, tc.want)
+		}
+	}
+	node := thisNode()
+	node.AtNodes = true
+	table := tableOf(node, nodePort(externalLocal), webSlices()[0], webSlices()[1])
+	table.SetNodeAddrs("node2", ips("192.168.0.12"))
+	for _, p := range table.Desired(named("web")) {
+		if p.Key.Node != "" && len(p.OnNode) > 0 {
+			t.Errorf("%v has %v on this node", p.Key, p.OnNode)
+		}
 	}
 }
 
@@ -146,11 +228,13 @@ func TestPortsWithInternalTrafficPolicy(t *testing.T) {
 // The policies don't get in each other's way.
 func TestPortsWithBothPolicies(t *testing.T) {
 	endpoints := slice("web-1", "web", "http:80/tcp", "10.180.0.1", "10.180.2.1 local")
+	node := thisNode()
+	node.ClusterIPsOutside = true
 	const both, mine = "10.180.0.1:80 10.180.2.1:80", "10.180.2.1:80"
 	for _, tc := range []struct {
 		name                                         string
 		svc                                          *corev1.Service
-		podInternal, podExternal, reached, byCluster string
+		podInternal, podExternal, reached, byCluster string // byCluster: from outside, where that is allowed
 	}{
 		{"internal Local", everyKind(internalLocal), mine, both, both, mine},
 		{"internal and external Local", everyKind(internalLocal, externalLocal), mine, both, mine, mine},
@@ -162,7 +246,7 @@ func TestPortsWithBothPolicies(t *testing.T) {
 				{"a pod by the node port", pod, "192.168.0.2:3001/tcp", tc.podExternal},
 				{"outside by the load balancer", outside, "1.2.3.4:80/tcp", tc.reached},
 				{"outside by the cluster IP", outside, "172.30.0.41:80/tcp", tc.byCluster},
-			}.run(t, tableOf(thisNode(), tc.svc, endpoints))
+			}.run(t, tableOf(node, tc.svc, endpoints))
 		})
 	}
 }

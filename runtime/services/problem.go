@@ -22,6 +22,7 @@ type Reason string
 // The reasons.
 const (
 	AddressReserved Reason = "AddressReserved" // of an API server or the API service
+	BadAnnotation   Reason = "BadAnnotation"   // a value that says nothing
 	BadAddress      Reason = "BadAddress"      // not an IP address, or one that can't be served
 	BadPort         Reason = "BadPort"         // not a port number, or not a protocol
 	BadSourceRange  Reason = "BadSourceRange"  // not a CIDR

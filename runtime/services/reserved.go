@@ -69,7 +69,7 @@ func (t *Table) SetReserved(r Reserved) []Change {
 	}
 	for _, addrs := range []map[netip.Addr]bool{before.servers, now.servers} {
 		for a := range addrs {
-			if before.servers[a] != now.servers[a] && t.claims.cluster[bpf.AddressOf(a)] > 0 {
+			if before.servers[a] != now.servers[a] && t.claims.hasVIP(bpf.AddressOf(a)) {
 				t.touchVIP(a)
 			}
 		}
@@ -77,7 +77,7 @@ func (t *Table) SetReserved(r Reserved) []Change {
 	return t.settle()
 }
 
-// touchVIP makes the Services dirty that have a cluster IP. It is rare: an API server at a cluster IP.
+// touchVIP makes the Services dirty that have an address. It is rare: an API server at a cluster IP, a node at an external IP.
 func (t *Table) touchVIP(a netip.Addr) {
 	for _, e := range t.entries {
 		if slices.ContainsFunc(e.asked, func(p Port) bool {

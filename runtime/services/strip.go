@@ -1,6 +1,7 @@
 package services
 
 import (
+	"maps"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -14,7 +15,7 @@ import (
 // zones, port names, conditions) they then share. The zero Stripper is ready.
 // Safe for concurrent use.
 type Stripper struct {
-	// Annotations of any object that are kept. All others go.
+	// Annotations of any object that are kept. All others go, but for those of Services that Ports reads.
 	Annotations []string
 
 	shared sync.Map // sharedKey -> pointer
@@ -67,7 +68,12 @@ func only(m map[string]string, keys []string) map[string]string {
 }
 
 func (s *Stripper) service(svc *corev1.Service) {
+	nodePortRanges := only(svc.Annotations, []string{NodePortRangesAnnotation})
 	s.meta(&svc.ObjectMeta, []string{LabelProxyName})
+	if svc.Annotations == nil {
+		svc.Annotations = nodePortRanges
+	}
+	maps.Copy(svc.Annotations, nodePortRanges)
 	spec := svc.Spec
 	svc.Spec = corev1.ServiceSpec{
 		Type:                     spec.Type,

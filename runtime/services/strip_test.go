@@ -2,6 +2,7 @@ package services
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -27,7 +28,9 @@ func TestStripKeepsTheMeaning(t *testing.T) {
 			sls = append(sls, s)
 			stripped = append(stripped, mustStrip(t, strip, s.DeepCopy()))
 		}
+		ranges := svc.Annotations
 		fatMeta(&svc.ObjectMeta)
+		maps.Copy(svc.Annotations, ranges)
 		fatSpec(svc)
 		want, wantProblems := Ports(svc, sls, node)
 		got, problems := Ports(mustStrip(t, strip, svc.DeepCopy()), stripped, node)
@@ -88,11 +91,12 @@ func TestStripRemovesWhatIsNotUsed(t *testing.T) {
 	svc := everyKind()
 	fatMeta(&svc.ObjectMeta)
 	fatSpec(svc)
+	svc.Annotations[NodePortRangesAnnotation] = "true"
 	mustStrip(t, strip, svc)
 	want := everyKind()
 	want.Spec.ClusterIPs = nil
 	want.UID, want.ResourceVersion = "1-2-3", "77"
-	want.Annotations = map[string]string{"firsthop.io/mode": "dsr"}
+	want.Annotations = map[string]string{"firsthop.io/mode": "dsr", NodePortRangesAnnotation: "true"}
 	if !reflect.DeepEqual(svc, want) {
 		t.Errorf("of a Service, this stays: %+v\nwant %+v", svc, want)
 	}

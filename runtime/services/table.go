@@ -68,6 +68,7 @@ func NewTable(node Node) *Table {
 		atNode:    map[string]map[*entry]bool{},
 	}
 	t.node.Nodes = map[string][]netip.Addr{}
+	t.claims.nodeAddrs = t.nodeAddrs
 	return t
 }
 

@@ -418,8 +418,12 @@ func checkTable(t *testing.T, table *Table, said map[types.NamespacedName][]Port
 			t.Errorf("an unchanged slice changes %v", changes)
 		}
 	}
-	if !maps.Equal(table.claims.cluster, fresh.claims.cluster) || len(table.claims.guests) != len(fresh.claims.guests) {
+	sameFrontends := func(a, b owner) bool { return a.frontends == b.frontends }
+	if !maps.EqualFunc(table.claims.cluster, fresh.claims.cluster, sameFrontends) || len(table.claims.guests) != len(fresh.claims.guests) {
 		t.Errorf("cluster IPs are %v, of a new table %v", table.claims.cluster, fresh.claims.cluster)
+	}
+	if !maps.Equal(table.claims.outside, fresh.claims.outside) {
+		t.Errorf("VIPs for clients outside are %v, of a new table %v", table.claims.outside, fresh.claims.outside)
 	}
 	if len(table.claims.holder) != len(fresh.claims.holder) || len(table.claims.rivals) != len(fresh.claims.rivals) || len(table.entries) != len(fresh.entries) {
 		t.Errorf("%d frontends, %d contested, %d entries; of a new table %d, %d, %d", len(table.claims.holder), len(table.claims.rivals),
@@ -431,6 +435,7 @@ func oneOf[T any](r *rand.Rand, list ...T) T { return list[r.IntN(len(list))] }
 
 func randomNode(r *rand.Rand) Node {
 	return Node{Name: oneOf(r, "test-node", "node2"), Zone: oneOf(r, "", "zone-a", "zone-b"),
+		ClusterIPsOutside: r.IntN(3) == 0, Addrs: oneOf(r, nil, nil, ips("192.168.99.1", "1.2.3.1")),
 		NodePortAddrs: oneOf(r, nil, ips("192.168.0.2"), ips("192.168.0.2", "127.0.0.1", "::1", "fd00:9::2"))}
 }
 
@@ -455,6 +460,9 @@ func randomService(r *rand.Rand) *corev1.Service {
 	}
 	if r.IntN(10) == 0 {
 		svc.Labels = map[string]string{LabelProxyName: "x"}
+	}
+	if r.IntN(3) == 0 {
+		nodePortRanges(oneOf(r, "true", "false", "?"))(svc)
 	}
 	return svc
 }
@@ -569,6 +577,15 @@ func compareWith(t *testing.T, table *Table, state *nat.State) {
 				if got := verdictOf(state.Lookup(k)); got != want {
 					t.Errorf("%v of %v is written to lead to %s, wanted is %s", k, p.Key, got, want)
 				}
+				for _, client := range []netip.Addr{netip.MustParseAddr("10.0.0.9"), netip.MustParseAddr("2001:db8::9"), netip.MustParseAddr(outside)} {
+					want := judgeOutside(table, client, k)
+					if got := verdictOf(state.LookupOutside(client, k)); got != want {
+						t.Errorf("%v of %v is written to lead %v to %s, wanted is %s", k, p.Key, client, got, want)
+					}
+				}
+			}
+			for _, a := range p.ExternalVIPs {
+				wanted[bpf.ExternalVIPKeyOf(a)] = true
 			}
 			for _, a := range p.VIPs {
 				wanted[bpf.VIPKeyOf(a)] = true
