@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -37,11 +38,15 @@ const (
 	theClient             = "192.0.2.100"
 )
 
-// probes are what clients connect to.
+// probes are what clients connect to: first those inside the cluster, by connect time, then those outside, by the packet path.
 var probes = []string{
 	clusterIP + ":80", clusterIP + ":81", clusterIP2 + ":80", balancerIP + ":80", externalIP + ":80",
 	thisIP + ":30080", node2 + ":30080", node3 + ":30080", node2 + ":30081",
+	outside + clusterIP + ":80", outside + clusterIP + ":81", outside + balancerIP + ":80", outside + externalIP + ":80",
+	outside + thisIP + ":30080",
 }
+
+const outside = "from outside to "
 
 // world is what a table is made of.
 type world struct {
@@ -99,6 +104,10 @@ func externalLocal(w *world) {
 func internalLocal(w *world) {
 	w.web.Spec.InternalTrafficPolicy = new(corev1.ServiceInternalTrafficPolicyLocal)
 }
+func clusterIPsOutside(w *world) { w.node.ClusterIPsOutside = true }
+func nodePortRanges(w *world) {
+	w.web.Annotations = map[string]string{services.NodePortRangesAnnotation: "true"}
+}
 func ranges(list ...string) func(*world) {
 	return func(w *world) { w.web.Spec.LoadBalancerSourceRanges = list }
 }
@@ -126,6 +135,16 @@ func worlds() map[string]*world {
 		"source ranges for everybody":     newWorld(balancer, ranges("0.0.0.0/0"), affinity(60)),
 		"source ranges for others":        newWorld(balancer, ranges("198.51.100.0/24")),
 		"source ranges, Local":            newWorld(balancer, ranges("192.0.2.0/25"), externalLocal),
+		"source ranges everywhere":        newWorld(balancer, external, nodePortRanges, ranges("192.0.2.0/24")),
+		"source ranges everywhere, Local": newWorld(balancer, external, nodePortRanges, externalLocal, ranges("192.0.2.64/26", "10.0.0.0/8")),
+		"external IP, Local":              newWorld(external, externalLocal),
+		"external IP, none here":          newWorld(external, externalLocal, onBackends(3, 4)),
+		"cluster IPs outside":             newWorld(balancer, clusterIPsOutside, internalLocal, externalLocal),
+		"cluster IPs outside, all":        newWorld(balancer, clusterIPsOutside, external),
+		"cluster IPs outside, none here":  newWorld(clusterIPsOutside, internalLocal, onBackends(4)),
+		"cluster IP is an external IP":    newWorld(internalLocal, func(w *world) { w.web.Spec.ExternalIPs = []string{clusterIP} }),
+		"the same, external Local":        newWorld(externalLocal, ranges("192.0.2.0/24"), func(w *world) { w.web.Spec.ExternalIPs = []string{clusterIP} }),
+		"external IP is this node's":      newWorld(nodePort, external, func(w *world) { w.node.Addrs = append(w.node.Addrs, netip.MustParseAddr(externalIP)) }),
 		"internal Local":                  newWorld(internalLocal),
 		"internal Local, fewer backends":  newWorld(internalLocal, nodePort, onBackends(1)),
 		"internal Local, none here":       newWorld(internalLocal, nodePort, onBackends(3)),
@@ -277,8 +296,30 @@ func (f *tracedFake) check(probe string) string {
 		for end < len(f.states) && !f.graces[end] {
 			end++
 		}
-		if why := checkRun(f.states[begin:end], tcp(probe)); why != "" {
+		if why := checkProbe(f.states[begin:end], probe); why != "" {
 			return fmt.Sprintf("beginning in state %d of %d: %s", begin, len(f.states), why)
+		}
+	}
+	return ""
+}
+
+func checkProbe(states []*nat.State, probe string) string {
+	if addr, yes := strings.CutPrefix(probe, outside); yes {
+		return checkRunOutside(states, tcp(addr))
+	}
+	return checkRun(states, tcp(probe))
+}
+
+// checkRunOutside is checkRun for the packet path.
+func checkRunOutside(states []*nat.State, key bpf.FrontendKey) string {
+	for at, s := range states {
+		fe, there := s.Frontends[key]
+		if !there || fe.Flags&bpf.FrontendExternal == 0 {
+			return fmt.Sprintf("not for clients outside at %d", at)
+		}
+		limited := fe.Flags&(bpf.FrontendSourceRange|bpf.FrontendExternalRange) != 0
+		if why := checkService(states, at, fe, limited, fe.Flags&bpf.FrontendExternalLocal != 0); why != "" {
+			return why
 		}
 	}
 	return ""
@@ -319,20 +360,28 @@ func checkRun(states []*nat.State, key bpf.FrontendKey) string {
 		}
 	}
 	for _, x := range all {
-		for i := x.at; i < len(states); i++ {
-			s := states[i]
-			if x.fe.Flags&bpf.FrontendSourceRange != 0 && !allowed(s, x.fe.Index) {
-				return fmt.Sprintf("index %d found at %d, dropped for the source ranges at %d", x.fe.Index, x.at, i)
-			}
-			w := s.ServiceStates[bpf.ServiceStateAt(x.fe.Index, x.fe.Flags&bpf.FrontendLocalPolicy != 0)]
-			if w.Count() == 0 {
-				return fmt.Sprintf("index %d (flags %#x) found at %d, has no backend at %d", x.fe.Index, uint32(x.fe.Flags), x.at, i)
-			}
-			for j := i; j < len(states); j++ {
-				for slot := range w.Count() {
-					if _, there := states[j].Sets[w.Set()][slot]; !there {
-						return fmt.Sprintf("set %d of index %d, read at %d, lacks slot %d at %d", w.Set(), x.fe.Index, i, slot, j)
-					}
+		if why := checkService(states, x.at, x.fe, x.fe.Flags&bpf.FrontendSourceRange != 0, x.fe.Flags&bpf.FrontendLocalPolicy != 0); why != "" {
+			return why
+		}
+	}
+	return ""
+}
+
+// checkService checks what a program looks up after it has found a frontend in a state.
+func checkService(states []*nat.State, at int, fe bpf.Frontend, limited, local bool) string {
+	for i := at; i < len(states); i++ {
+		s := states[i]
+		if limited && !allowed(s, fe.Index) {
+			return fmt.Sprintf("index %d found at %d, dropped for the source ranges at %d", fe.Index, at, i)
+		}
+		w := s.ServiceStates[bpf.ServiceStateAt(fe.Index, local)]
+		if w.Count() == 0 {
+			return fmt.Sprintf("index %d (flags %#x) found at %d, has no backend at %d", fe.Index, uint32(fe.Flags), at, i)
+		}
+		for j := i; j < len(states); j++ {
+			for slot := range w.Count() {
+				if _, there := states[j].Sets[w.Set()][slot]; !there {
+					return fmt.Sprintf("set %d of index %d, read at %d, lacks slot %d at %d", w.Set(), fe.Index, i, slot, j)
 				}
 			}
 		}
@@ -354,7 +403,7 @@ func allowed(s *nat.State, index uint32) bool {
 func serves(s *nat.State) map[string]bool {
 	out := map[string]bool{}
 	for _, p := range probes {
-		if checkRun([]*nat.State{s}, tcp(p)) == "" {
+		if checkProbe([]*nat.State{s}, p) == "" {
 			out[p] = true
 		}
 	}
@@ -511,7 +560,7 @@ func TestTransitionsRefuseNoAllowedClientUnderLoad(t *testing.T) {
 			}
 			var hammers []*clients.Hammer
 			for _, p := range probes {
-				if both[0][p] && both[1][p] {
+				if both[0][p] && both[1][p] && !strings.HasPrefix(p, outside) {
 					hammers = append(hammers, clients.StartHammer(t, c.lab, client, clients.HammerConfig{Addr: p, Workers: 2, Do: clients.Echo}))
 				}
 			}
