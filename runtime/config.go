@@ -40,6 +40,10 @@ type Config struct {
 	// addresses of this node: who may write Services could take its ports.
 	DenyNodeExternalIPs bool
 
+	// ClusterIPsOutside lets clients outside the cluster use cluster IPs, where their
+	// packets come to this node. It needs the packet path.
+	ClusterIPsOutside bool
+
 	// ServiceCIDRs are the addresses that Services are given: those that none has
 	// are refused. nil: those that the API names; empty: nothing is refused.
 	ServiceCIDRs []netip.Prefix

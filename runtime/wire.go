@@ -46,7 +46,7 @@ func newRun(cfg *Config, d *dataplane.Dataplane) (*run, error) {
 	r.writer = writer.New(writer.Config{Store: d.Store(), Log: cfg.Log, Lock: d.Lock, Notify: func() { r.loop.Notify() }})
 	r.loop = sync.New(sync.Config{
 		Log: cfg.Log, Writer: r.writer, Grow: r.grow, NodeName: cfg.NodeName, NodePorts: cfg.NodePorts,
-		DenyNodeExternalIPs: cfg.DenyNodeExternalIPs, ServiceCIDRs: cfg.ServiceCIDRs, Pods: cfg.Pods,
+		DenyNodeExternalIPs: cfg.DenyNodeExternalIPs, ClusterIPsOutside: cfg.ClusterIPsOutside, ServiceCIDRs: cfg.ServiceCIDRs, Pods: cfg.Pods,
 	})
 	if err := r.connect(); err != nil {
 		r.writer.Close()

@@ -46,6 +46,7 @@ it the settings that init has (scope, udp, directories).`,
 			boolFlag("node-status", true, "say on the Node object how Services are served: label firsthop.io/proxy, condition FirsthopReady"),
 			boolFlag("end-tcp", false, "end TCP connections whose Service does not have their backend any more; connected UDP sockets are moved, or ended, always"),
 			boolFlag("deny-node-external-ips", false, "do not serve external and load balancer IPs of Services that are addresses of this node"),
+			boolFlag("cluster-ips-outside", false, "let clients outside the cluster use cluster IPs too, if their packets are routed to this node; needs the packet path"),
 			boolFlag("pods", true, "watch this node's pods: they can opt out, and source ranges judge them; needs more than system:node-proxier"),
 		}, conntrackFlags(), kernelFlags(), without("timeout", addressFlags()), without("log-level", commonFlags()), []cli.Flag{
 			stringFlag("log-level", "info", "`LEVEL` of the log on stderr: debug, info, warn, error", categoryOutput),
@@ -71,8 +72,8 @@ func runConfig(c *call) (cfg runtime.Config, err error) {
 		Version: version, Log: c.log, Places: c.dirs.Places(),
 		UDP: c.Bool("udp"), Forbid: c.forbidden(), IgnoreKernelVersion: c.Bool("ignore-kernel-version"),
 		Kubeconfig: c.String("kubeconfig"), Pod: pod(c.env), Pods: c.Bool("pods"), EndTCP: c.Bool("end-tcp"),
-		DenyNodeExternalIPs: c.Bool("deny-node-external-ips"),
-		ServiceMetrics:      c.Bool("service-metrics"), NodeStatus: c.Bool("node-status"),
+		DenyNodeExternalIPs: c.Bool("deny-node-external-ips"), ClusterIPsOutside: c.Bool("cluster-ips-outside"),
+		ServiceMetrics: c.Bool("service-metrics"), NodeStatus: c.Bool("node-status"),
 	}
 	given, scope, err := c.shared().Parse()
 	if err != nil {

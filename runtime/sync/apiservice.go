@@ -119,7 +119,8 @@ func (l *Loop) setAPI(ports []services.Port) {
 }
 
 // liveOnly takes dead API servers out of local traffic too. Where none of this
-// node's is alive, its clients go where all others go.
+// node's is alive, its clients go where all others go. For clients outside of the
+// cluster, at what externalTrafficPolicy Local is about, there is then none here.
 func liveOnly(p *services.Port) {
 	if p.Local == nil {
 		return
@@ -130,7 +131,12 @@ func liveOnly(p *services.Port) {
 	}
 	p.Local, p.Flags = nil, maps.Clone(p.Flags)
 	for k, flags := range p.Flags {
-		p.Flags[k] = flags &^ bpf.FrontendLocalPolicy
+		if flags&bpf.FrontendLocalPolicy != 0 { // a cluster IP, where clients outside go by the same policy
+			flags &^= bpf.FrontendLocalPolicy | bpf.FrontendExternalLocal
+		}
+		if p.Flags[k] = flags; flags&bpf.FrontendExternalLocal != 0 {
+			p.Local = []netip.AddrPort{}
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package sync
 
 import (
 	"bytes"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -88,6 +89,38 @@ func TestAPIServiceLocalTrafficLeadsToLiveServers(t *testing.T) {
 	r.l.SetLive(apihealth.Set{V4: addrPorts("192.0.2.11:6443")})
 	r.flush()
 	r.want("10.96.0.1:443", "[192.0.2.11:6443]")
+}
+
+// For clients outside, what externalTrafficPolicy Local is about has no endpoint here then, and cluster IPs go on as for clients inside.
+func TestAPIServiceLocalTrafficOfClientsOutside(t *testing.T) {
+	r := newRig(t)
+	svc, s := service("kubernetes", "10.96.0.1", 443, corev1.ProtocolTCP), slice("kubernetes", 6443, corev1.ProtocolTCP, "192.0.2.10", "192.0.2.11")
+	svc.Spec.InternalTrafficPolicy, svc.Spec.ExternalTrafficPolicy = new(corev1.ServiceInternalTrafficPolicyLocal), corev1.ServiceExternalTrafficPolicyLocal
+	svc.Spec.ExternalIPs = []string{"203.0.113.1"}
+	s.Endpoints[0].NodeName = new("node-a")
+	r.l.node.ClusterIPsOutside = true
+	r.tell(svc, s)
+	r.l.update(func() { r.l.apply(r.l.table.SetNode(r.l.node.Node)) })
+	r.syncAll()
+	r.flush()
+	wantOutside := func(cluster, external string) {
+		t.Helper()
+		for addr, want := range map[string]string{"10.96.0.1:443": cluster, "203.0.113.1:443": external} {
+			state, err := r.f.Read()
+			if err != nil {
+				t.Fatal(err)
+			}
+			v := state.LookupOutside(netip.MustParseAddr("198.51.100.7"), bpf.FrontendKeyOf(netip.MustParseAddrPort(addr), bpf.TCP))
+			if got := fmt.Sprint(v.Kind, v.Backends); got != want {
+				t.Errorf("%s from outside: %s, want %s", addr, got, want)
+			}
+		}
+	}
+	wantOutside("translated[192.0.2.10:6443]", "translated[192.0.2.10:6443]")
+	r.l.SetLive(apihealth.Set{V4: addrPorts("192.0.2.11:6443")})
+	r.flush()
+	r.want("10.96.0.1:443", "[192.0.2.11:6443]")
+	wantOutside("translated[192.0.2.11:6443]", "dropped[]")
 }
 
 // A kubeconfig may name the Service IP, and a runtime that has not been told of it may find it alive.

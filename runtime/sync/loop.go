@@ -27,6 +27,7 @@ type Config struct {
 	NodeName            string
 	NodePorts           services.NodePortAddresses
 	DenyNodeExternalIPs bool
+	ClusterIPsOutside   bool
 	ServiceCIDRs        []netip.Prefix // nil: those that the API names
 	Pods                bool           // the node's Pods are watched
 }
@@ -64,7 +65,9 @@ type node struct {
 
 // New makes a Loop.
 func New(cfg Config) *Loop {
-	self := node{Node: services.Node{Name: cfg.NodeName, DenyExternal: cfg.DenyNodeExternalIPs, AtNodes: true}, others: newOtherNodes()}
+	self := node{others: newOtherNodes(), Node: services.Node{
+		Name: cfg.NodeName, DenyExternal: cfg.DenyNodeExternalIPs, ClusterIPsOutside: cfg.ClusterIPsOutside, AtNodes: true,
+	}}
 	table := services.NewTable(self.Node)
 	table.Hold()
 	return &Loop{
