@@ -22,7 +22,7 @@ func inspectTable(s *nat.State) (broken, loose []string) {
 		}
 		vips[k.Addr] = true
 		used[fe.Index] = true
-		limited[fe.Index] = limited[fe.Index] || fe.Flags&bpf.FrontendSourceRange != 0
+		limited[fe.Index] = limited[fe.Index] || fe.Flags&(bpf.FrontendSourceRange|bpf.FrontendExternalRange) != 0
 		sticky[fe.Index] = sticky[fe.Index] || fe.Flags&bpf.FrontendSticky != 0
 		if fe.Index == 0 || fe.Index >= s.Services {
 			broken = append(broken, fmt.Sprintf("frontend %s has index %d, of %d", k, fe.Index, s.Services))

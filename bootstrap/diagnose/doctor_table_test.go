@@ -24,6 +24,11 @@ func richTable(t *testing.T) *nat.State {
 		{Frontends: []bpf.FrontendKey{c, front("192.0.2.1:80", bpf.TCP)}, Backends: backends, Local: backends[:1],
 			Flags:        map[bpf.FrontendKey]bpf.FrontendFlags{c: bpf.FrontendLocalPolicy | bpf.FrontendSourceRange},
 			SourceRanges: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}},
+		{Frontends: []bpf.FrontendKey{front("203.0.113.1:80", bpf.TCP)}, Backends: backends, Local: backends[:1], OnNode: backends[:1],
+			ExternalVIPs: []netip.Addr{netip.MustParseAddr("203.0.113.1")},
+			Flags: map[bpf.FrontendKey]bpf.FrontendFlags{
+				front("203.0.113.1:80", bpf.TCP): bpf.FrontendExternal | bpf.FrontendExternalLocal | bpf.FrontendExternalRange},
+			SourceRanges: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}},
 		{Frontends: []bpf.FrontendKey{front("10.96.0.4:80", bpf.TCP)}, AllowEmpty: true},
 		{Frontends: []bpf.FrontendKey{front("10.96.0.5:80", bpf.TCP)}, Backends: backends, Local: []netip.AddrPort{}},
 	} {

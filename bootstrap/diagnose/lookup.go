@@ -25,6 +25,9 @@ type LookupRequest struct {
 	Proto bpf.Proto
 	PID   int // of whose socket it would be, as the host counts; 0: a process in the host's network namespace
 
+	// Outside is the address of a client outside the cluster, whose packets come to this node; zero: it is a process here.
+	Outside netip.Addr
+
 	Forbid []string // features of the kernel to be treated as absent
 }
 
@@ -46,7 +49,7 @@ type Lookup struct {
 	Affinity int              `json:"affinity_seconds,omitempty"`
 	Kept     *KeptBackend     `json:"kept,omitempty"` // what the client has by affinity
 	Ranges   []string         `json:"source_ranges,omitempty"`
-	Scope    bootstrap.Scope  `json:"scope,omitempty"` // of the attached programs
+	Scope    bootstrap.Scope  `json:"scope,omitempty"` // of the attached programs; not for clients outside
 	Client   LookupClient     `json:"client"`
 }
 
@@ -58,6 +61,7 @@ type KeptBackend struct {
 
 // LookupClient is whose connect it would be.
 type LookupClient struct {
+	Outside bool   `json:"outside,omitempty"` // of the cluster: then Addr says all
 	PID     int    `json:"pid,omitempty"`
 	Netns   uint64 `json:"netns_cookie,omitempty"`
 	Host    bool   `json:"host_netns"`
@@ -69,8 +73,8 @@ type LookupClient struct {
 	Addr        netip.Addr `json:"address,omitzero"` // that source ranges judge
 }
 
-// LookUp says what a connect would do, and changes nothing that lasts (see
-// netnsCookieOf). The error matches ErrNoTable if there is no table.
+// LookUp says what a connect would do, or the packets of a client outside the
+// cluster, and changes nothing that lasts (see netnsCookieOf). The error matches ErrNoTable if there is no table.
 func LookUp(d mounts.Dirs, rt RuntimeView, req LookupRequest) (*Lookup, error) {
 	l := &looker{req: req, key: bpf.FrontendKeyOf(netip.AddrPortFrom(req.Dest.Addr().Unmap(), req.Dest.Port()), req.Proto)}
 	l.Lookup = &Lookup{Asked: l.key.String(), Backends: []netip.AddrPort{}}
@@ -83,6 +87,9 @@ func LookUp(d mounts.Dirs, rt RuntimeView, req LookupRequest) (*Lookup, error) {
 		return nil, err
 	}
 	l.node = n
+	if req.Outside.IsValid() {
+		return l.Lookup, l.lookUpOutside(rt)
+	}
 	if err := l.lookAtPrograms(); err != nil {
 		return nil, err
 	}
@@ -166,7 +173,8 @@ func (l *looker) describe(rt RuntimeView) error {
 	for _, f := range []struct {
 		flag bpf.FrontendFlags
 		word string
-	}{{bpf.FrontendVIP, "VIP"}, {bpf.FrontendLocalPolicy, "local"}, {bpf.FrontendSticky, "sticky"}, {bpf.FrontendSourceRange, "limited"}} {
+	}{{bpf.FrontendVIP, "VIP"}, {bpf.FrontendLocalPolicy, "local"}, {bpf.FrontendSticky, "sticky"}, {bpf.FrontendSourceRange, "limited"},
+		{bpf.FrontendExternal, "external"}, {bpf.FrontendExternalLocal, "external-local"}, {bpf.FrontendExternalRange, "external-limited"}} {
 		if v.Flags&f.flag != 0 {
 			l.Flags = append(l.Flags, f.word)
 		}
@@ -226,7 +234,7 @@ func (l *looker) decide() {
 		l.because("one of %d backends, by chance", len(v.Backends))
 	}
 	// A policy that ended leaves the flag, and a service state that leads to all: see nat.Planner.
-	if words := l.state.ServiceStates; v.Flags&bpf.FrontendLocalPolicy != 0 && words[bpf.ServiceStateAt(v.Index, true)] != words[bpf.ServiceStateAt(v.Index, false)] {
+	if v.Flags&bpf.FrontendLocalPolicy != 0 && l.differsLocally(v.Index) {
 		l.because("local: only backends for traffic that stays on this node are chosen among")
 	}
 	if v.Flags&bpf.FrontendSourceRange != 0 {

@@ -25,12 +25,20 @@ type TableService struct {
 	Owner     natinit.Owner    `json:"owner"`
 	Frontends []string         `json:"frontends"`
 	Backends  []netip.AddrPort `json:"backends"`
-	Local     []netip.AddrPort `json:"local_backends,omitempty"` // what frontends for local traffic lead to
-	Sticky    bool             `json:"sticky,omitempty"`
-	Affinity  int              `json:"affinity_seconds,omitempty"`
-	Ranges    []string         `json:"source_ranges,omitempty"`
-	Out       string           `json:"out,omitempty"` // why it isn't in the table, or not as it should be
-	Counters  bpf.Counters     `json:"counters"`
+	Local     []netip.AddrPort `json:"local_backends,omitempty"`   // what frontends for local traffic lead to
+	OnNode    []netip.AddrPort `json:"backends_on_node,omitempty"` // of Backends and Local, those that are known to be here
+
+	// External are the frontends that clients outside the cluster may use. By those in ExternalLocal these clients reach
+	// Local only, and by those in ExternalLimited source ranges allow some of them only.
+	External        []string `json:"external_frontends,omitempty"`
+	ExternalLocal   []string `json:"external_local_frontends,omitempty"`
+	ExternalLimited []string `json:"external_limited_frontends,omitempty"`
+
+	Sticky   bool         `json:"sticky,omitempty"`
+	Affinity int          `json:"affinity_seconds,omitempty"`
+	Ranges   []string     `json:"source_ranges,omitempty"`
+	Out      string       `json:"out,omitempty"` // why it isn't in the table, or not as it should be
+	Counters bpf.Counters `json:"counters"`
 }
 
 // ErrNoTable says that the instance has no NAT table: init didn't run, or its
@@ -112,9 +120,13 @@ func tableOf(state *nat.State, maps *bpf.Maps, indexes []uint32) ([]TableService
 			ts.Frontends = append(ts.Frontends, k.String())
 			flags := state.Frontends[k].Flags
 			ts.Sticky = ts.Sticky || flags&bpf.FrontendSticky != 0
-			isLocal := flags&bpf.FrontendLocalPolicy != 0
-			local, cluster = local || isLocal, cluster || !isLocal
+			local, cluster = local || state.Frontends[k].Uses(true), cluster || state.Frontends[k].Uses(false)
+			ts.addExternal(k, flags)
 		}
+		if state.ServiceStates[bpf.ServiceStateAt(index, true)] == state.ServiceStates[bpf.ServiceStateAt(index, false)] {
+			ts.ExternalLocal = nil // a policy that ended leaves the flag
+		}
+		ts.OnNode = state.OnNode(index)
 		word := state.ServiceStates[bpf.ServiceStateAt(index, !cluster && local)]
 		ts.Backends = backendsOf(state, word)
 		ts.Affinity = int(state.AffinityOf(word) / time.Second)
@@ -127,6 +139,20 @@ func tableOf(state *nat.State, maps *bpf.Maps, indexes []uint32) ([]TableService
 		out = append(out, ts)
 	}
 	return out, nil
+}
+
+// addExternal notes what a frontend is to clients outside the cluster.
+func (ts *TableService) addExternal(k bpf.FrontendKey, flags bpf.FrontendFlags) {
+	if flags&bpf.FrontendExternal == 0 {
+		return
+	}
+	ts.External = append(ts.External, k.String())
+	if flags&bpf.FrontendExternalLocal != 0 {
+		ts.ExternalLocal = append(ts.ExternalLocal, k.String())
+	}
+	if flags&(bpf.FrontendSourceRange|bpf.FrontendExternalRange) != 0 {
+		ts.ExternalLimited = append(ts.ExternalLimited, k.String())
+	}
 }
 
 // backendsOf is never nil, so that it is a list in JSON.

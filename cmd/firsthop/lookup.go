@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -18,12 +19,14 @@ func lookupCommand(e env) *cli.Command {
 		Usage:     "what a connect to an address would do, and why",
 		ArgsUsage: "IP:PORT",
 		Description: `Reads what the programs would read, and decides as they would: for a process in
-the host's network namespace, or for the one that --pid gives. Nothing is sent.
+the host's network namespace, for the one that --pid gives, or, as the packet
+path would, for the client that --from-outside gives. Nothing is sent.
 Exits 0 whatever the answer is.`,
 		Flags: join([]cli.Flag{
 			&cli.StringFlag{Name: "proto", Value: "tcp", Usage: "`PROTOCOL`: tcp, udp or sctp"},
 			&cli.BoolFlag{Name: "udp", Usage: "the same as --proto udp"},
 			&cli.IntFlag{Name: "pid", Usage: "for the process with this `ID`: its network namespace and cgroup decide"},
+			&cli.StringFlag{Name: "from-outside", Usage: "for a client outside the cluster with this `ADDRESS`, whose packets come to this node"},
 		}, commonFlags(), []cli.Flag{forbidFlag(), outputFlag()}),
 		OnUsageError:    onUsageError,
 		HideHelpCommand: true,
@@ -56,11 +59,31 @@ func runLookup(c *call) (err error) {
 	if req.PID < 0 {
 		return usagef("--pid %d: want more than 0", req.PID)
 	}
+	if req.Outside, err = outsideClient(c.String("from-outside"), req); err != nil {
+		return err
+	}
 	l, err := diagnose.LookUp(c.dirs, c.runtimeView(), req)
 	if err != nil {
 		return err
 	}
 	return c.out.print(l, func(p *printer) { lookupText(p, l) })
+}
+
+// outsideClient reads the address of a client outside the cluster; empty: there is none.
+func outsideClient(s string, req diagnose.LookupRequest) (netip.Addr, error) {
+	if s == "" {
+		return netip.Addr{}, nil
+	}
+	addr, err := netip.ParseAddr(strings.Trim(s, "[] "))
+	switch addr = addr.Unmap(); {
+	case err != nil || addr.Zone() != "":
+		return addr, usagef("--from-outside %q: want an IP address, as 203.0.113.7", s)
+	case addr.Is4() != req.Dest.Addr().Unmap().Is4():
+		return addr, usagef("--from-outside %s: want an address of the family of %s", addr, req.Dest.Addr())
+	case req.PID != 0:
+		return addr, usagef("--from-outside and --pid: want one of them, as a process is inside the cluster")
+	}
+	return addr, nil
 }
 
 func lookupText(p *printer, l *diagnose.Lookup) {
@@ -85,12 +108,18 @@ func lookupText(p *printer, l *diagnose.Lookup) {
 	if len(l.Ranges) > 0 {
 		rows = append(rows, []string{"source ranges", strings.Join(l.Ranges, " ")})
 	}
-	rows = append(rows, []string{"scope", string(l.Scope)}, []string{"client", clientText(l.Client)})
+	if !l.Client.Outside {
+		rows = append(rows, []string{"scope", string(l.Scope)})
+	}
+	rows = append(rows, []string{"client", clientText(l.Client)})
 	p.linef("")
 	p.table(rows)
 }
 
 func clientText(c diagnose.LookupClient) string {
+	if c.Outside {
+		return fmt.Sprintf("outside the cluster, at %s", c.Addr)
+	}
 	var parts []string
 	if c.PID != 0 {
 		parts = append(parts, fmt.Sprintf("process %d", c.PID))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -18,7 +19,9 @@ func natCommand(e env) *cli.Command {
 		Description: `Lists all of the table, or the Services that a word is about: a name
 (default/web, default/web:http, web), or the address of a frontend or backend,
 with or without a port. The runtime, if it runs, knows the names, and which
-Services are not in the table.`,
+Services are not in the table. Frontends for clients outside the cluster are
+marked as external; local: these reach the local backends only; limited: source
+ranges allow some of these clients.`,
 		Flags:       join(commonFlags(), []cli.Flag{outputFlag()}),
 		Subcommands: []*cli.Command{lookupCommand(e)},
 		Action: action(e, func(c *call) error {
@@ -65,7 +68,7 @@ func natText(p *printer, services []diagnose.TableService) {
 			backends += " local: " + bootstrap.Join(s.Local, " ")
 		}
 		rows = append(rows, []string{
-			fmt.Sprint(s.Index), orDash(s.Name), string(s.Owner), strings.Join(s.Frontends, " "), orDash(backends),
+			fmt.Sprint(s.Index), orDash(s.Name), string(s.Owner), strings.Join(frontendTexts(s), " "), orDash(backends),
 			fmt.Sprint(s.Counters.Translated), fmt.Sprint(s.Counters.Refused),
 		})
 	}
@@ -78,4 +81,23 @@ func natText(p *printer, services []diagnose.TableService) {
 			p.say(2, "%s", o)
 		}
 	}
+}
+
+// frontendTexts are a Service's frontends, with what they are to clients outside the cluster: tcp/203.0.113.1:80[external,local].
+func frontendTexts(s diagnose.TableService) []string {
+	out := slices.Clone(s.Frontends)
+	for i, f := range out {
+		if !slices.Contains(s.External, f) {
+			continue
+		}
+		words := []string{"external"}
+		if slices.Contains(s.ExternalLocal, f) {
+			words = append(words, "local")
+		}
+		if slices.Contains(s.ExternalLimited, f) {
+			words = append(words, "limited")
+		}
+		out[i] += "[" + strings.Join(words, ",") + "]"
+	}
+	return out
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -244,8 +245,20 @@ func TestLookupSaysWhatAConnectDoes(t *testing.T) {
 	limited.SourceRanges = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/24")}
 	nodePort := service("tcp/10.96.0.24:80", "127.0.0.1:8080")
 	nodePort.Frontends = append(nodePort.Frontends, bpf.LoopbackKey(true, 30080, bpf.TCP), bpf.NodePortKey(true, 30080, bpf.TCP))
-	indexes := n.put(web, kept, local, limited, nodePort, service("tcp/10.96.0.25:80"), service("udp/10.96.0.26:53", "127.0.0.1:53"), service("sctp/10.96.0.27:99", "127.0.0.1:99"))
-	n.asRuntime(synced(8), admin.Service{Index: indexes[0], Namespace: "default", Name: "web", Port: "http", Proto: "tcp", Family: "IPv4"})
+	external := service("tcp/203.0.113.30:80", "127.0.0.1:8080", "127.0.0.1:8081")
+	external.Flags = map[bpf.FrontendKey]bpf.FrontendFlags{external.Frontends[0]: bpf.FrontendExternal | bpf.FrontendExternalLocal | bpf.FrontendExternalRange}
+	external.ExternalVIPs = []netip.Addr{external.Frontends[0].Addr.Addr()}
+	external.Local, external.OnNode = external.Backends[1:], external.Backends[1:]
+	external.SourceRanges = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}
+	indexes := n.put(external, web, kept, local, limited, nodePort, service("tcp/10.96.0.25:80"), service("udp/10.96.0.26:53", "127.0.0.1:53"), service("sctp/10.96.0.27:99", "127.0.0.1:99"))
+	n.asRuntime(synced(8), admin.Service{Index: indexes[1], Namespace: "default", Name: "web", Port: "http", Proto: "tcp", Family: "IPv4"})
+	n.run("nat", "203.0.113.30").exits(0).says("tcp/203.0.113.30:80[external,local,limited]", "local:")
+	var listed []diagnose.TableService
+	n.run("nat", "203.0.113.30", "-o", "json").exits(0).decode(&listed)
+	if len(listed) != 1 || !slices.Equal(listed[0].OnNode, external.OnNode) || !slices.Equal(listed[0].External, listed[0].Frontends) ||
+		!slices.Equal(listed[0].ExternalLocal, listed[0].Frontends) || !slices.Equal(listed[0].ExternalLimited, listed[0].Frontends) {
+		t.Errorf("listed is %+v", listed)
+	}
 
 	n.edit(func(maps *bpf.Maps) error {
 		return maps.Map(bpf.MapFrontend).Put(bpf.NodeKeyOf(netip.MustParseAddr("192.0.2.77")), bpf.Frontend{Flags: bpf.FrontendNode})
@@ -292,6 +305,14 @@ func TestLookupSaysWhatAConnectDoes(t *testing.T) {
 		{"a node port on loopback of a pod", []string{"127.0.0.7:30080", "--pid", fmt.Sprint(inPod.Process.Pid)}, diagnose.LeftAlone, []string{"in the host's network namespace only"}, "-"},
 		{"UDP that is not served", []string{"--udp", "10.96.0.26:53"}, diagnose.LeftAlone, []string{"--udp=false"}, "-"},
 		{"SCTP", []string{"10.96.0.27:99", "--proto", "sctp"}, diagnose.LeftAlone, []string{"SCTP sockets never reach"}, "-"},
+		{"a load balancer IP from inside", []string{"203.0.113.30:80"}, nat.Translated, []string{"127.0.0.1:8080 or 127.0.0.1:8081", "external-local", "external-limited"}, "-"},
+		{"another port of it from inside", []string{"203.0.113.30:81"}, diagnose.LeftAlone, []string{"no entry of the table"}, "-"},
+		{"from outside", []string{"203.0.113.30:80", "--from-outside", "198.51.100.7"}, nat.Translated,
+			[]string{"to 127.0.0.1:8081\n", "only backends for traffic that stays on this node", "the source ranges allow 198.51.100.7", "outside the cluster, at 198.51.100.7"}, "-"},
+		{"from outside the source ranges", []string{"203.0.113.30:80", "--from-outside", "192.0.2.7"}, nat.Dropped, []string{"(192.0.2.7) is in none of the source ranges", "198.51.100.0/24"}, "-"},
+		{"another port from outside", []string{"203.0.113.30:81", "--from-outside", "198.51.100.7"}, nat.Refused, []string{"outside/203.0.113.30, which marks", "not served to clients outside"}, "-"},
+		{"what is for clients inside, from outside", []string{"10.96.0.20:80", "--from-outside", "198.51.100.7"}, diagnose.LeftAlone, []string{"for clients inside the cluster"}, "-"},
+		{"nobody's address from outside", []string{"192.0.2.99:80", "--from-outside", "198.51.100.7"}, diagnose.LeftAlone, []string{"no entry of the table"}, "-"},
 		{"a process outside of the cgroup", []string{"10.96.0.20:80", "--pid", fmt.Sprint(outside)}, diagnose.LeftAlone, []string{"is not in the cgroup"}, "-"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
