@@ -99,7 +99,7 @@ func try(seed uint64, n int, excused []atomic.Int64) (worlds int, err error) {
 	theirs, table := newKubeProxy(w.Node), newOurTable(w.Node)
 	for range steps {
 		theirs.node = w.Node
-		table.table.SetNode(w.Node)
+		table.setNode(w.Node)
 		for _, c := range changes(former, w) {
 			theirs.follow(c)
 			table.follow(c)

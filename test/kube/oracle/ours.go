@@ -13,10 +13,16 @@ import (
 func Ours(w *World) Result {
 	out := Result{}
 	for _, svc := range w.Services {
-		ports, _ := services.Ports(svc, w.slicesOf(nameOf(svc)), w.Node)
+		ports, _ := services.Ports(svc, w.slicesOf(nameOf(svc)), asKubeProxy(w.Node))
 		addPorts(out, ports)
 	}
 	return out
+}
+
+// asKubeProxy is a node with the settings that have us do what kube-proxy does: cluster IPs are for whoever's packets come.
+func asKubeProxy(node services.Node) services.Node {
+	node.ClusterIPsOutside = true
+	return node
 }
 
 // ourTable is a services.Table that follows the world: what the running program has, stripped objects included.
@@ -26,8 +32,11 @@ type ourTable struct {
 }
 
 func newOurTable(node services.Node) *ourTable {
-	return &ourTable{table: services.NewTable(node)}
+	return &ourTable{table: services.NewTable(asKubeProxy(node))}
 }
+
+// setNode tells the table of a change of the node.
+func (o *ourTable) setNode(node services.Node) { o.table.SetNode(asKubeProxy(node)) }
 
 // follow tells the table of a change. A nil object is one that there was not, or is no more.
 func (o *ourTable) follow(c change) {
@@ -84,9 +93,11 @@ func portOf(p *services.Port) Port {
 		if flags&bpf.FrontendLocalPolicy != 0 {
 			r.Inside = local
 		}
-		r.Outside = r.Inside
-		if r.Kind.External() && p.ExternalLocal {
+		switch {
+		case flags&bpf.FrontendExternalLocal != 0 || loopback(k) && p.ExternalLocal:
 			r.Outside = local
+		case flags&bpf.FrontendExternal != 0 || loopback(k):
+			r.Outside = cluster
 		}
 		if flags&bpf.FrontendSourceRange != 0 {
 			r.Limited, r.Ranges = true, slices.Clone(p.SourceRanges)
@@ -95,6 +106,11 @@ func portOf(p *services.Port) Port {
 		out.add(Frontend{k.AddrPort(), k.Proto.String()}, r)
 	}
 	return out
+}
+
+// loopback reports whether a frontend is out of reach for clients outside, so that what it would do for them is left open.
+func loopback(k bpf.FrontendKey) bool {
+	return k == bpf.LoopbackKey(k.Addr.Addr().Is4(), k.Port.Uint16(), k.Proto)
 }
 
 func texts(list []netip.AddrPort) []string {

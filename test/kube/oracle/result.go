@@ -44,7 +44,8 @@ type Frontend struct {
 type Reach struct {
 	Kind            services.Kind
 	Inside, Outside Choice
-	// Limited frontends allow only clients in Ranges.
+	// Limited frontends allow only clients in Ranges, inside and outside. That we limit others for clients outside alone
+	// (external IPs, and by annotation node ports) is left out: kube-proxy knows nothing like it.
 	Limited bool
 	Ranges  []netip.Prefix
 }
