@@ -31,8 +31,9 @@ type Lab struct {
 	cgroupFD *os.File
 	starter  *starter
 	pods     []*Pod
+	hosts    []*Host
 
-	mu     sync.Mutex // guards pods and closed
+	mu     sync.Mutex // guards pods, hosts and closed
 	closed bool
 }
 
@@ -165,6 +166,9 @@ func (l *Lab) Close() error {
 	}
 	for _, pod := range l.pods {
 		errs = append(errs, pod.close())
+	}
+	for _, h := range l.hosts {
+		errs = append(errs, h.close())
 	}
 	if l.starter != nil {
 		l.starter.stop()

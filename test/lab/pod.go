@@ -133,6 +133,12 @@ func addDefaultRoutes(nl *netlink.Handle, link int) error {
 	return nil
 }
 
+// Link runs fn with netlink of the pod's network namespace.
+func (p *Pod) Link(fn func(nl *netlink.Handle) error) error { return fn(p.nl) }
+
+// Sysctl sets a sysctl, named with dots, inside the pod's network namespace.
+func (p *Pod) Sysctl(name, value string) error { return sysctlIn(p.ns, name, value) }
+
 // Command is Lab.Command in the pod's network namespace and cgroup.
 func (p *Pod) Command(ctx context.Context, name string, args ...string) *Cmd {
 	return newCmd(ctx, p.starter, p.cgroupFD, name, args)
