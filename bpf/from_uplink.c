@@ -18,6 +18,8 @@ static __always_inline int to_destination(struct __sk_buff *skb, struct packet *
 		fragment_remember(p);
 	if (unlikely(!rewrite(skb, p, DST, addr, port)))
 		return drop(COUNT_MALFORMED);
+	if (unlikely(p->fragment == FIRST_FRAGMENT))
+		fragment_expect(p, addr, port);
 	return TC_ACT_UNSPEC;
 }
 

@@ -111,7 +111,17 @@ type segment struct {
 	l3       bool
 	chunk    uint8 // SCTP's
 	options  bool  // IPv4 options, or a hop-by-hop header
+	fragment part
 }
+
+// part is which fragment of a packet a segment is.
+type part uint8
+
+const (
+	wholePacket part = iota
+	firstFragment
+	laterFragment
+)
 
 var (
 	hostMAC   = net.HardwareAddr{0, 0, 0, 0, 0, 0} // what PROG_TEST_RUN's device has
@@ -143,6 +153,12 @@ func (s segment) bytes(t testing.TB) []byte {
 		if s.options {
 			ip.Options = []layers.IPv4Option{{OptionType: 148, OptionLength: 4, OptionData: []byte{0, 0}}} // router alert
 		}
+		switch s.fragment {
+		case firstFragment:
+			ip.Flags = layers.IPv4MoreFragments
+		case laterFragment:
+			ip.FragOffset = 100
+		}
 		network = ip
 		ls = append(ls, ip)
 	} else {
@@ -156,9 +172,14 @@ func (s segment) bytes(t testing.TB) []byte {
 			d.Options = []*layers.IPv6DestinationOption{{OptionType: 0x1e, OptionLength: 4, OptionData: []byte{1, 2, 3, 4}}}
 			ls = append(ls, d)
 		}
+		if s.fragment != wholePacket {
+			ip.NextHeader = layers.IPProtocolIPv6Fragment
+			ls = append(ls, gopacket.Payload([]byte{byte(s.proto), 0, 3 * byte(s.fragment-1), 2 - byte(s.fragment), 0, 0, 0, 7}))
+		}
 	}
-	switch s.proto {
-	case TCP:
+	switch proto := s.proto; {
+	case s.fragment == laterFragment: // data only
+	case proto == TCP:
 		tcp := &layers.TCP{SrcPort: layers.TCPPort(s.src.Port()), DstPort: layers.TCPPort(s.dst.Port()), Seq: 1000, Ack: 2000, Window: 512, DataOffset: 5,
 			FIN: s.flags&flagFIN != 0, SYN: s.flags&flagSYN != 0, RST: s.flags&flagRST != 0, ACK: s.flags&flagACK != 0}
 		if tcp.SYN {
@@ -166,11 +187,11 @@ func (s segment) bytes(t testing.TB) []byte {
 		}
 		tcp.SetNetworkLayerForChecksum(network)
 		ls = append(ls, tcp)
-	case UDP:
+	case proto == UDP:
 		udp := &layers.UDP{SrcPort: layers.UDPPort(s.src.Port()), DstPort: layers.UDPPort(s.dst.Port())}
 		udp.SetNetworkLayerForChecksum(network)
 		ls = append(ls, udp)
-	case SCTP:
+	case proto == SCTP:
 		ls = append(ls, &layers.SCTP{SrcPort: layers.SCTPPort(s.src.Port()), DstPort: layers.SCTPPort(s.dst.Port()), VerificationTag: 0})
 		chunk := s.chunk
 		if chunk == 0 {

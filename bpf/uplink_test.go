@@ -125,6 +125,38 @@ func TestUplinkMasqueradesWhatLeavesForABackend(t *testing.T) {
 	})
 }
 
+func TestUplinkTranslatesFragments(t *testing.T) {
+	eachFamily(t, Uplink{}, []Proto{UDP}, func(t *testing.T, r *uplinkRig, f family, p Proto) {
+		for _, part := range []part{firstFragment, laterFragment} {
+			s := segment{src: f.client, dst: f.vip, proto: p, payload: make([]byte, 24), fragment: part}
+			v, out := r.in(t, s.bytes(t))
+			wantVerdict(t, v, tcUnspec)
+			s.dst = f.backend
+			wantPacket(t, out, s)
+			s = s.reply()
+			v, out = r.out(t, s.bytes(t))
+			wantVerdict(t, v, tcUnspec)
+			s.src = f.vip
+			wantPacket(t, out, s)
+		}
+	})
+}
+
+// The first fragment is lost between both hooks, where it is too large for the device by which it would leave.
+func TestUplinkMasqueradesFragmentsWhoseFirstIsLost(t *testing.T) {
+	eachFamily(t, Uplink{}, []Proto{UDP}, func(t *testing.T, r *uplinkRig, f family, p Proto) {
+		r.masquerade(t, f)
+		s := segment{src: f.client, dst: f.vip, proto: p, payload: make([]byte, 24), fragment: firstFragment}
+		r.in(t, s.bytes(t))
+		s.fragment = laterFragment
+		_, out := r.in(t, s.bytes(t))
+		v, out := r.out(t, out)
+		wantVerdict(t, v, tcUnspec)
+		s.src, s.dst = netip.AddrPortFrom(f.node.Addr(), 20000), f.backend
+		wantPacket(t, out, s)
+	})
+}
+
 func TestUplinkHasNoSourceForAnUnknownDevice(t *testing.T) {
 	eachFamily(t, Uplink{}, []Proto{TCP}, func(t *testing.T, r *uplinkRig, f family, p Proto) {
 		_, out := r.in(t, segment{src: f.client, dst: f.vip, proto: p, flags: flagSYN}.bytes(t))

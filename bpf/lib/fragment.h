@@ -24,6 +24,19 @@ static __noinline int fragment_remember(const struct packet *p)
 	return bpf_map_update_elem(&fh_fragment, key, &ports, BPF_ANY);
 }
 
+/*
+ * Remembers the ports of a packet that came in, for when it leaves with another destination: its first fragment may be lost
+ * between, as one that is too large for the next device, and the others must not leave with the client's source.
+ * Changes p.
+ */
+static __always_inline void fragment_expect(struct packet *p, const __u64 *addr, __be16 port)
+{
+	p->key[DST] = addr[0];
+	p->key[DST + 1] = addr[1];
+	p->key[REST] = FLOW_REST(sport_of(p->key), port, p->proto, WAY_OUT);
+	fragment_remember(p);
+}
+
 /* Gives a later fragment its ports. False: its first one has not come, or is of no flow. */
 static __noinline bool fragment_ports(struct packet *p)
 {
