@@ -28,13 +28,45 @@ type programs struct {
 	uplink bpf.Uplink
 	maps   *bpf.Maps
 	packet *bpf.PacketMaps
+	loaded *loaded
 	stale  bool // what is attached counts as of another version
 }
 
 func (p programs) AllHooks() []bpf.Hook { return bpf.UplinkHooks() }
 func (p programs) Hooks() []bpf.Hook    { return bpf.UplinkHooks() }
 
-func (p programs) Load() (map[string]*ebpf.Program, error) { return p.uplink.Load(p.maps, p.packet) }
+// Load loads the programs once for all devices: the verifier takes half a second for them.
+func (p programs) Load() (map[string]*ebpf.Program, error) {
+	if err := p.loaded.load(p); err != nil {
+		return nil, err
+	}
+	clones := map[string]*ebpf.Program{}
+	for name, prog := range p.loaded.progs {
+		clone, err := prog.Clone()
+		if err != nil {
+			return nil, err
+		}
+		clones[name] = clone
+	}
+	return clones, nil
+}
+
+// loaded are programs that devices share.
+type loaded struct{ progs map[string]*ebpf.Program }
+
+func (l *loaded) load(p programs) (err error) {
+	if l.progs == nil {
+		l.progs, err = p.uplink.Load(p.maps, p.packet)
+	}
+	return err
+}
+
+func (l *loaded) close() {
+	for _, p := range l.progs {
+		p.Close()
+	}
+	l.progs = nil
+}
 
 func (p programs) Inspect(prog *ebpf.Program) (attach.Known, error) {
 	info, err := prog.Info()
@@ -62,8 +94,11 @@ type uplinks struct {
 // newUplinks are those of a bench; nothing is attached yet.
 func newUplinks(t testing.TB, b *bench, tcx bool) *uplinks {
 	t.Helper()
-	u := &uplinks{node: b.node, pins: b.table.pins, progs: programs{maps: b.maps, packet: b.packet}, devices: []string{"eth0", "eth1", "flannel.1"}, tcx: tcx}
-	t.Cleanup(func() { u.detach(t) })
+	u := &uplinks{node: b.node, pins: b.table.pins, progs: programs{maps: b.maps, packet: b.packet, loaded: &loaded{}}, devices: []string{"eth0", "eth1", "flannel.1"}, tcx: tcx}
+	t.Cleanup(func() {
+		u.progs.loaded.close()
+		u.detach(t)
+	})
 	return u
 }
 
@@ -108,6 +143,7 @@ func (u *uplinks) each(do func(attach.Config) error) error {
 func (u *uplinks) upgrade(t testing.TB) {
 	t.Helper()
 	u.progs.stale = true
+	u.progs.loaded.close()
 	u.attach(t)
 	u.progs.stale = false
 }
@@ -150,6 +186,6 @@ func attachHere() error {
 	if err != nil {
 		return err
 	}
-	u := &uplinks{node: here{}, pins: pins, progs: programs{maps: maps, packet: packet}, devices: a.Devices, tcx: a.TCX}
+	u := &uplinks{node: here{}, pins: pins, progs: programs{maps: maps, packet: packet, loaded: &loaded{}}, devices: a.Devices, tcx: a.TCX}
 	return u.attachAll()
 }

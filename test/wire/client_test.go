@@ -128,6 +128,11 @@ func (f family) tryUDP(m machine, k kind, to netip.AddrPort, count, size int) er
 		return err
 	}
 	defer c.Close()
+	return f.talkUDP(c, k, count, size)
+}
+
+// talkUDP is tryUDP from a socket.
+func (f family) talkUDP(c net.Conn, k kind, count, size int) error {
 	buf := make([]byte, 1<<16)
 	for i := range count {
 		request := bytes.Repeat([]byte{byte(i)}, size)

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"encoding/binary"
 	"errors"
 	"hash/crc32"
 	"io"
@@ -15,13 +16,11 @@ import (
 const (
 	askWho    = 'w' // whom do you see?
 	askEcho   = 'e' // send back what I send, until I have ended
-	askBulk   = 'b' // send bulkSize bytes, and end
+	askBulk   = 'b' // send as many bytes as 4 further ones say, and end
 	askCheck  = 'c' // read until I have ended, and say how many bytes that were
 	askReset  = 'r' // reset the connection
 	askGoodby = 'g' // end the connection, and wait for my end
 )
-
-const bulkSize = 20 << 20
 
 // servers are what listens behind Services, until the test ends.
 type servers struct {
@@ -114,12 +113,9 @@ func answerTCP(c *net.TCPConn) {
 			io.Copy(c, c)
 			return
 		case askBulk:
-			chunk := make([]byte, 1<<16)
-			for n := 0; n < bulkSize; n += len(chunk) {
-				if _, err := c.Write(chunk); err != nil {
-					return
-				}
-			}
+			var size [4]byte
+			io.ReadFull(c, size[:])
+			sendBulk(c, int(binary.BigEndian.Uint32(size[:])))
 			return
 		case askCheck:
 			n, _ := io.Copy(io.Discard, c)
@@ -134,6 +130,18 @@ func answerTCP(c *net.TCPConn) {
 			return
 		}
 	}
+}
+
+// sendBulk sends n bytes.
+func sendBulk(c net.Conn, n int) error {
+	for chunk := make([]byte, 1<<18); n > 0; {
+		w, err := c.Write(chunk[:min(n, len(chunk))])
+		if err != nil {
+			return err
+		}
+		n -= w
+	}
+	return nil
 }
 
 // udp answers each datagram by whom it sees and a checksum of what came, and then by as many bytes.

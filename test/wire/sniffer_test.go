@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
 	"sync"
 	"testing"
 	"unsafe"
@@ -249,7 +248,7 @@ func isOf(a netip.Addr, addrs ...netip.Addr) bool {
 
 // atClient judges what a client outside gets: from Services, by their addresses and ports, errors by routers, too.
 func atClient(f frame) error {
-	if f.out || !isPlanned(f.src.Addr()) {
+	if f.out || !isPlanned(f.src.Addr()) || !isPlanned(f.dst.Addr()) {
 		return nil
 	}
 	for _, fam := range families {
@@ -280,7 +279,7 @@ func isPlanned(a netip.Addr) bool { return !a.IsLinkLocalUnicast() && !a.IsMulti
 
 // leaving judges what a node sends by an uplink: to clients from Services, to backends elsewhere from itself.
 func leaving(f frame) error {
-	if f.out || !isPlanned(f.src.Addr()) || !isPlanned(f.dst.Addr()) || strings.HasPrefix(f.dst.Addr().String(), "ff") {
+	if f.out || !isPlanned(f.src.Addr()) || !isPlanned(f.dst.Addr()) {
 		return nil
 	}
 	for _, fam := range families {

@@ -1,10 +1,12 @@
 package wire
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 
 	"github.com/firsthop/firsthop/bpf"
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 // table is what the node's programs ask, written as the runtime would.
@@ -125,4 +127,12 @@ func (tb *table) dropped(t testing.TB, but ...bpf.PacketCount) map[string]uint64
 		}
 	}
 	return dropped
+}
+
+// awaitCount waits until at least n packets were counted.
+func awaitCount(t testing.TB, tb interface {
+	count(testing.TB, bpf.PacketCount) uint64
+}, c bpf.PacketCount, n uint64) {
+	t.Helper()
+	lab.Await(t, fmt.Sprintf("%d packets count as %s", n, c), func() bool { return tb.count(t, c) >= n })
 }
