@@ -39,7 +39,7 @@ func (l *Lab) AddHost(name string) (*Host, error) {
 // Link runs fn with netlink of the host's network namespace.
 func (h *Host) Link(fn func(nl *netlink.Handle) error) error { return fn(h.nl) }
 
-// Sysctl sets a sysctl, named with dots, inside the host's network namespace.
+// Sysctl sets a sysctl, named as for Lab.Sysctl, inside the host's network namespace.
 func (h *Host) Sysctl(name, value string) error { return sysctlIn(h.ns, name, value) }
 
 // close releases what AddHost made, however far it came.

@@ -81,11 +81,15 @@ func (l *Lab) configureNetns() error {
 	return nil
 }
 
-// Sysctl sets a sysctl, named with dots, inside the lab's network namespace.
+// Sysctl sets a sysctl inside the lab's network namespace. It is named with dots, or, where a device's name has one, with
+// slashes.
 func (l *Lab) Sysctl(name, value string) error { return sysctlIn(l.ns, name, value) }
 
 func sysctlIn(ns netns.NsHandle, name, value string) error {
-	path := filepath.Join("/proc/sys", strings.ReplaceAll(name, ".", "/"))
+	if !strings.Contains(name, "/") {
+		name = strings.ReplaceAll(name, ".", "/")
+	}
+	path := filepath.Join("/proc/sys", name)
 	return doIn(ns, func() error { return os.WriteFile(path, []byte(value), 0) })
 }
 

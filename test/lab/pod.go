@@ -136,7 +136,7 @@ func addDefaultRoutes(nl *netlink.Handle, link int) error {
 // Link runs fn with netlink of the pod's network namespace.
 func (p *Pod) Link(fn func(nl *netlink.Handle) error) error { return fn(p.nl) }
 
-// Sysctl sets a sysctl, named with dots, inside the pod's network namespace.
+// Sysctl sets a sysctl, named as for Lab.Sysctl, inside the pod's network namespace.
 func (p *Pod) Sysctl(name, value string) error { return sysctlIn(p.ns, name, value) }
 
 // Command is Lab.Command in the pod's network namespace and cgroup.

@@ -3,6 +3,7 @@ package wire
 import (
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -99,6 +100,8 @@ type bench struct {
 
 	*table
 	*uplinks
+
+	masquerades atomic.Bool // the rules of netfilter masquerade what goes to backends elsewhere
 }
 
 // newBench makes a bench that goes with the test, with Services, and with programs at the uplinks.

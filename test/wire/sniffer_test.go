@@ -277,8 +277,9 @@ func atClient(f frame) error {
 // isPlanned reports whether an address is not only of a link.
 func isPlanned(a netip.Addr) bool { return !a.IsLinkLocalUnicast() && !a.IsMulticast() && a.IsValid() }
 
-// leaving judges what a node sends by an uplink: to clients from Services, to backends elsewhere from itself.
-func leaving(f frame) error {
+// leaving judges what a node sends by an uplink: to clients from Services, to backends elsewhere from itself, by a port for
+// masquerade or, where a CNI masquerades, any.
+func leaving(f frame, anyPort bool) error {
 	if f.out || !isPlanned(f.src.Addr()) || !isPlanned(f.dst.Addr()) {
 		return nil
 	}
@@ -287,7 +288,7 @@ func leaving(f frame) error {
 			return atClient(f)
 		}
 		for _, k := range []kind{remote, second, overlay} {
-			if f.dst.Addr() == fam.backends[k] && (f.src.Addr() != fam.source(k) || !f.later && !isICMP(f.proto) && f.src.Port() < masqueradePorts.FirstPort) {
+			if f.dst.Addr() == fam.backends[k] && (f.src.Addr() != fam.source(k) || !anyPort && !f.later && !isICMP(f.proto) && f.src.Port() < masqueradePorts.FirstPort) {
 				return fmt.Errorf("it has not the source of %s", k)
 			}
 		}

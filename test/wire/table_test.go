@@ -1,9 +1,12 @@
 package wire
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"testing"
+
+	"github.com/cilium/ebpf"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/test/lab"
@@ -103,6 +106,18 @@ func (tb *table) put(t testing.TB, m bpf.MapName, k, v any) {
 		bm = tb.packet.Map(m)
 	}
 	must(t, bm.Put(k, v))
+}
+
+// flush forgets all flows.
+func (tb *table) flush(t testing.TB) {
+	t.Helper()
+	flows := tb.packet.Map(bpf.MapConntrack)
+	var key bpf.FlowKey
+	for flows.NextKey(nil, &key) == nil {
+		if err := flows.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			t.Fatal(err)
+		}
+	}
 }
 
 func (tb *table) count(t testing.TB, c bpf.PacketCount) uint64 {

@@ -29,7 +29,7 @@ func TestUDPFragmentsBothWays(t *testing.T) {
 					return err
 				}
 			}
-			return f.tryUDP(b.client, k, to, 5, long)
+			return b.tryUDP(f, b.client, k, to, 5, long)
 		})
 	}
 	must(t, try())
@@ -150,7 +150,7 @@ func TestUDPFragmentsInReversedOrderAreCounted(t *testing.T) {
 			if addrPort(by) != to {
 				t.Errorf("the answer is by %s, want %s", by, to)
 			}
-			must(t, f.answered(routed, from, request, buf[:n]))
+			must(t, b.answered(f, routed, from, request, buf[:n]))
 			if n := b.count(t, bpf.CountFragment); n != before+2 {
 				t.Errorf("%d fragments were dropped, want 2", n-before)
 			}
@@ -179,7 +179,7 @@ func TestUDPAnswersComeFromWhomWasAsked(t *testing.T) {
 				if addrPort(by) != to {
 					t.Errorf("%s: asked %s, and %s answers", k, to, by)
 				}
-				must(t, f.answered(k, addrPort(pc.LocalAddr()), []byte("hello"), buf[:n]))
+				must(t, b.answered(f, k, addrPort(pc.LocalAddr()), []byte("hello"), buf[:n]))
 			}
 		}
 	}
