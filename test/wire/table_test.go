@@ -127,7 +127,9 @@ func (tb *table) count(t testing.TB, c bpf.PacketCount) uint64 {
 	return counts[c]
 }
 
-// dropped are the counts of packets that the programs dropped, but for those in but.
+// dropped are the counts of packets that the programs dropped, but for those in but: redirects, which a node sends where
+// packets leave by the device by which they came; and clashes, as a client's kernel may use one port for two frontends of
+// a backend at once, and has to try again.
 func (tb *table) dropped(t testing.TB, but ...bpf.PacketCount) map[string]uint64 {
 	t.Helper()
 	counts, err := tb.packet.Counts()
