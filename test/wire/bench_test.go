@@ -52,6 +52,9 @@ const vxlanPort = 8472
 // target is the port that backends listen on.
 const target = 9090
 
+// nodesOwnPort is that of a server of the node which is no Service's.
+const nodesOwnPort = 22
+
 // masqueradePorts are those of the node that packets to backends elsewhere get.
 var masqueradePorts = bpf.PacketControl{FirstPort: 61000, Ports: 4000}
 

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,15 +39,6 @@ func dial(m machine, network string, from, to netip.AddrPort) (c net.Conn, err e
 		err = c.SetDeadline(time.Now().Add(patience))
 	}
 	return c, err
-}
-
-// dialTCP connects, and closes with the test.
-func dialTCP(t testing.TB, m machine, to netip.AddrPort) *net.TCPConn {
-	t.Helper()
-	c, err := dial(m, "tcp", netip.AddrPort{}, to)
-	must(t, err)
-	t.Cleanup(func() { c.Close() })
-	return c.(*net.TCPConn)
 }
 
 // ask sends a request and gives what a server says in answer.

@@ -23,6 +23,7 @@ type frame struct {
 	icmp     int    // type, or -1
 	later    bool   // a fragment without ports
 	data     []byte // as much of it as was captured
+	size     int    // of all of it
 	payload  int    // where the transport header begins
 	whole    bool   // all of it was captured, and it is no fragment
 }
@@ -169,6 +170,7 @@ func parseFrame(data []byte, n int, protocol uint16) (f frame, ok bool) {
 	default:
 		return f, false
 	}
+	f.size = n
 	f.data, f.whole = data, !fragment && n == len(data)
 	f.src, f.dst = netip.AddrPortFrom(src, 0), netip.AddrPortFrom(dst, 0)
 	transport := data[min(f.payload, len(data)):]
@@ -191,8 +193,8 @@ func (f frame) checksum() error {
 		return errors.New("wrong checksum of the IPv4 header")
 	}
 	at, known := map[bpf.Proto]int{bpf.TCP: 16, bpf.UDP: 6, unix.IPPROTO_ICMPV6: 2, unix.IPPROTO_ICMP: 2}[f.proto]
-	if !known || len(f.data) < f.payload+at+2 || f.later || f.partial && f.dst.Port() == vxlanPort {
-		return nil // of a tunnel's packet, the inner one's is to be completed
+	if !known || len(f.data) < f.payload+at+2 || f.later || f.partial && (f.dst.Port() == vxlanPort || isICMP(f.proto)) {
+		return nil // it is that of the inner or the quoted packet which is to be completed
 	}
 	transport := f.data[f.payload:]
 	is := binary.BigEndian.Uint16(transport[at:])
@@ -265,13 +267,16 @@ func atClient(f frame) error {
 		if f.later && isOf(f.src.Addr(), fam.vip, fam.node, fam.nodeSecond) {
 			return nil
 		}
-		for _, k := range kinds {
-			if f.src == fam.frontend(k) || f.src.Port() == k.nodePort() && isOf(f.src.Addr(), fam.node, fam.nodeSecond) {
-				return nil
-			}
+		if isOf(f.src.Addr(), fam.vip, fam.node, fam.nodeSecond) && isServed(f.src.Port()) {
+			return nil
 		}
 	}
 	return errors.New("it has no source that a client may see")
+}
+
+// isServed reports whether a port is one that clients of this package ask for.
+func isServed(port uint16) bool {
+	return port >= routed.port() && port < routed.port()+300 || port >= routed.nodePort() && port <= second.nodePort() || port == nodesOwnPort
 }
 
 // isPlanned reports whether an address is not only of a link.
@@ -288,7 +293,7 @@ func leaving(f frame, anyPort bool) error {
 			return atClient(f)
 		}
 		for _, k := range []kind{remote, second, overlay} {
-			if f.dst.Addr() == fam.backends[k] && (f.src.Addr() != fam.source(k) || !anyPort && !f.later && !isICMP(f.proto) && f.src.Port() < masqueradePorts.FirstPort) {
+			if !isICMP(f.proto) && f.dst.Addr() == fam.backends[k] && (f.src.Addr() != fam.source(k) || !anyPort && !f.later && f.src.Port() < masqueradePorts.FirstPort) {
 				return fmt.Errorf("it has not the source of %s", k)
 			}
 		}
