@@ -30,7 +30,7 @@ func TestPathMTUTowardsClients(t *testing.T) {
 	})
 	b.offloads(t, false, setTSO, setGRO)
 	must(t, eachKind(func(_ family, _ kind, to netip.AddrPort) error { return download(b.client, to, 1<<20) }))
-	must(t, eachKind(func(f family, k kind, to netip.AddrPort) error { return b.tryUntilAnswered(f, b.client, to, 1400) }))
+	must(t, eachKind(func(_ family, _ kind, to netip.AddrPort) error { return tryUntilAnswered(b.client, to, askLong(1400)) }))
 	if frames, _ := sizes.seen(); frames == 0 {
 		t.Error("nothing was captured")
 	}

@@ -164,9 +164,18 @@ func (s *servers) udp(t testing.TB, m machine, at netip.AddrPort) {
 	})
 }
 
+// longAnswer begins a datagram that asks for a long one.
+const longAnswer = 0xff
+
+// askLong is a datagram whose answer has at least n bytes.
+func askLong(n uint16) []byte { return binary.BigEndian.AppendUint16([]byte{longAnswer}, n) }
+
 // answerUDP is "address|checksum|" and the request itself, at a length of the request's or what is needed.
 func answerUDP(request []byte, from net.Addr) []byte {
 	answer := from.String() + "|" + strconv.FormatUint(uint64(crc32.ChecksumIEEE(request)), 16) + "|"
+	if len(request) == 3 && request[0] == longAnswer {
+		return append([]byte(answer), make([]byte, binary.BigEndian.Uint16(request[1:]))...)
+	}
 	if rest := len(request) - len(answer); rest > 0 {
 		answer += string(request[:rest])
 	}

@@ -25,7 +25,7 @@ func TestUDPFragmentsBothWays(t *testing.T) {
 	try := func() error {
 		return eachKind(func(f family, k kind, to netip.AddrPort) error {
 			if f.name == v6.name && k == overlay {
-				if err := b.tryUntilAnswered(f, b.client, to, long); err != nil {
+				if err := tryUntilAnswered(b.client, to, make([]byte, long)); err != nil {
 					return err
 				}
 			}
@@ -42,7 +42,7 @@ func TestUDPFragmentsBothWays(t *testing.T) {
 
 // tryUntilAnswered sends datagrams until one is answered: where a router does not fragment what is too large for its next
 // device, the first one is lost.
-func (b *bench) tryUntilAnswered(f family, m machine, to netip.AddrPort, size int) error {
+func tryUntilAnswered(m machine, to netip.AddrPort, request []byte) error {
 	c, err := dial(m, "udp", netip.AddrPort{}, to)
 	if err != nil {
 		return err
@@ -50,7 +50,7 @@ func (b *bench) tryUntilAnswered(f family, m machine, to netip.AddrPort, size in
 	defer c.Close()
 	buf := make([]byte, 1<<16)
 	for end := time.Now().Add(patience); time.Now().Before(end); {
-		if _, err := c.Write(make([]byte, size)); err != nil && !errors.Is(err, unix.EMSGSIZE) {
+		if _, err := c.Write(request); err != nil && !errors.Is(err, unix.EMSGSIZE) {
 			return err
 		}
 		c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
@@ -59,7 +59,7 @@ func (b *bench) tryUntilAnswered(f family, m machine, to netip.AddrPort, size in
 			return err
 		}
 	}
-	return fmt.Errorf("no datagram of %d bytes to %s was ever answered", size, to)
+	return fmt.Errorf("no datagram to %s was ever answered", to)
 }
 
 // fragments builds a datagram as fragments, from their network header on.
