@@ -218,13 +218,6 @@ func (s segment) reply() segment {
 
 func ap(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 
-func aps(s ...string) (out []netip.AddrPort) {
-	for _, a := range s {
-		out = append(out, ap(a))
-	}
-	return out
-}
-
 // wantPacket compares a packet with one that is built with right checksums, so checks those, too.
 func wantPacket(t testing.TB, got []byte, want segment) {
 	t.Helper()

@@ -139,15 +139,6 @@ func (u *uplinks) each(do func(attach.Config) error) error {
 	})
 }
 
-// upgrade exchanges the programs for new ones, as a new version does.
-func (u *uplinks) upgrade(t testing.TB) {
-	t.Helper()
-	u.progs.stale = true
-	u.progs.loaded.close()
-	u.attach(t)
-	u.progs.stale = false
-}
-
 // attacherEnv makes this test binary a process that attaches programs, and waits for its end.
 const attacherEnv = "FIRSTHOP_WIRE_ATTACH"
 

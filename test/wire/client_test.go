@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -20,16 +21,26 @@ import (
 // patience is how long a client waits for what takes a millisecond: so long, as the machine may be busy.
 const patience = 10 * time.Second
 
-// dial connects from a machine; from may have an address, a port, or neither.
+// ports are those that clients have used.
+var ports atomic.Uint32
+
+// fresh is a source that no client of this process has used before: the kernel may give one port to two connections to
+// different frontends, which must not lead to one backend.
+func fresh(to netip.AddrPort) netip.AddrPort {
+	any := netip.IPv6Unspecified()
+	if to.Addr().Is4() {
+		any = netip.IPv4Unspecified()
+	}
+	return netip.AddrPortFrom(any, uint16(10000+ports.Add(1)%50000))
+}
+
+// dial connects from a machine, from an address and port.
 func dial(m machine, network string, from, to netip.AddrPort) (c net.Conn, err error) {
-	d := net.Dialer{Timeout: patience, Control: func(_, _ string, raw syscall.RawConn) error {
+	d := net.Dialer{Timeout: patience, LocalAddr: net.TCPAddrFromAddrPort(from), Control: func(_, _ string, raw syscall.RawConn) error {
 		return raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) })
 	}}
-	if from.IsValid() {
-		d.LocalAddr = net.TCPAddrFromAddrPort(from)
-		if network == "udp" {
-			d.LocalAddr = net.UDPAddrFromAddrPort(from)
-		}
+	if network == "udp" {
+		d.LocalAddr = net.UDPAddrFromAddrPort(from)
 	}
 	err = m.Do(func() error {
 		c, err = d.DialContext(context.Background(), network, to.String())
@@ -81,7 +92,7 @@ func addrPort(a net.Addr) netip.AddrPort {
 
 // tryTCP connects, has the server say whom it sees, sends some bytes forth and back, and ends its side first.
 func (b *bench) tryTCP(f family, m machine, k kind, to netip.AddrPort) error {
-	c, err := dial(m, "tcp", netip.AddrPort{}, to)
+	c, err := dial(m, "tcp", fresh(to), to)
 	if err != nil {
 		return err
 	}
@@ -116,7 +127,7 @@ func echo(c net.Conn, n int) error {
 
 // tryUDP sends datagrams of a size from a connected socket, and reads their answers.
 func (b *bench) tryUDP(f family, m machine, k kind, to netip.AddrPort, count, size int) error {
-	c, err := dial(m, "udp", netip.AddrPort{}, to)
+	c, err := dial(m, "udp", fresh(to), to)
 	if err != nil {
 		return err
 	}

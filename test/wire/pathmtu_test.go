@@ -58,7 +58,7 @@ func TestPathMTUTowardsBackends(t *testing.T) {
 	}
 	must(t, narrowed(func(_ family, _ kind, to netip.AddrPort) error { return upload(b.client, to, 1<<20) }))
 	must(t, narrowed(func(f family, k kind, to netip.AddrPort) error {
-		c, err := dial(b.neighbour, "udp", netip.AddrPort{}, to)
+		c, err := dial(b.neighbour, "udp", fresh(to), to)
 		if err != nil {
 			return err
 		}

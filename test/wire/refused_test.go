@@ -18,7 +18,7 @@ import (
 // refused checks that a connection is refused at once, by a reset or, of UDP, by ICMP.
 func refused(m machine, network string, to netip.AddrPort) error {
 	if network == "tcp" {
-		c, err := dial(m, "tcp", netip.AddrPort{}, to)
+		c, err := dial(m, "tcp", fresh(to), to)
 		if err == nil {
 			c.Close()
 		}
@@ -27,7 +27,7 @@ func refused(m machine, network string, to netip.AddrPort) error {
 		}
 		return nil
 	}
-	c, err := dial(m, network, netip.AddrPort{}, to)
+	c, err := dial(m, network, fresh(to), to)
 	if err != nil {
 		return err
 	}
@@ -152,7 +152,7 @@ func TestErrorsOfRoutersReachClients(t *testing.T) {
 				if k == host && tc.hops > 1 {
 					return nil // the node is where the packet goes
 				}
-				c, err := dial(b.client, "udp", netip.AddrPort{}, to)
+				c, err := dial(b.client, "udp", fresh(to), to)
 				if err != nil {
 					return err
 				}

@@ -127,9 +127,8 @@ func (tb *table) count(t testing.TB, c bpf.PacketCount) uint64 {
 	return counts[c]
 }
 
-// dropped are the counts of packets that the programs dropped, but for those in but: redirects, which a node sends where
-// packets leave by the device by which they came; and clashes, as a client's kernel may use one port for two frontends of
-// a backend at once, and has to try again.
+// dropped are the counts of packets that the programs dropped, but for those in but, as redirects: a node sends them
+// where packets leave by the device by which they came.
 func (tb *table) dropped(t testing.TB, but ...bpf.PacketCount) map[string]uint64 {
 	t.Helper()
 	counts, err := tb.packet.Counts()

@@ -33,7 +33,7 @@ func eachKind(try func(f family, k kind, to netip.AddrPort) error) error {
 
 // download has a server send much, and end.
 func download(m machine, to netip.AddrPort, size int) error {
-	c, err := dial(m, "tcp", netip.AddrPort{}, to)
+	c, err := dial(m, "tcp", fresh(to), to)
 	if err != nil {
 		return err
 	}
@@ -50,7 +50,7 @@ func download(m machine, to netip.AddrPort, size int) error {
 
 // upload sends much to a server, ends, and reads how much came.
 func upload(m machine, to netip.AddrPort, size int) error {
-	c, err := dial(m, "tcp", netip.AddrPort{}, to)
+	c, err := dial(m, "tcp", fresh(to), to)
 	if err != nil {
 		return err
 	}
@@ -112,7 +112,7 @@ func tryEnds(m machine, to netip.AddrPort) error {
 		{"the client ends", func(c *net.TCPConn) error { return echo(c, 100) }},
 	} {
 		// A second connection from the same port is another one, however the first one has ended.
-		var from netip.AddrPort
+		from := fresh(to)
 		for i := range 2 {
 			c, err := dialAgain(m, from, to)
 			if err != nil {

@@ -43,7 +43,7 @@ func TestUDPFragmentsBothWays(t *testing.T) {
 // tryUntilAnswered sends datagrams until one is answered: where a router does not fragment what is too large for its next
 // device, the first one is lost.
 func tryUntilAnswered(m machine, to netip.AddrPort, request []byte) error {
-	c, err := dial(m, "udp", netip.AddrPort{}, to)
+	c, err := dial(m, "udp", fresh(to), to)
 	if err != nil {
 		return err
 	}
