@@ -192,6 +192,69 @@ func TestPassKeepsWhatHasSeenAPacketMeanwhile(t *testing.T) {
 	})
 }
 
+// The last look before a removal sees a change of either half.
+func TestUnchanged(t *testing.T) {
+	r := newRig(t, families["IPv4"], bpf.TCP)
+	for _, way := range []bpf.Way{bpf.WayIn, bpf.WayOut} {
+		for _, change := range []string{"nothing", "of itself", "of its partner", "gone"} {
+			r.in(r.frontend, begins)
+			in, err := r.lookupEntry(r.client, r.frontend, bpf.WayIn)
+			must(t, err)
+			out, err := r.lookupEntry(r.backend, r.client, bpf.WayOut)
+			must(t, err)
+			e, other := in, out
+			if way == bpf.WayOut {
+				e, other = out, in
+			}
+			g, err := r.groupOf(e)
+			must(t, err)
+			switch change {
+			case "of itself":
+				e.Flow.Seen++
+				must(t, r.Map.Put(e.Key, e.Flow))
+			case "of its partner":
+				other.Flow.Seen++
+				must(t, r.Map.Put(other.Key, other.Flow))
+			case "gone":
+				must(t, r.Map.Delete(e.Key))
+			}
+			if same, err := r.unchanged(&g); same != (change == "nothing") || err != nil {
+				t.Errorf("packets %s, change %s: unchanged %v (%v)", way, change, same, err)
+			}
+			// Whichever half it is of, the one for packets out goes first.
+			if m := g.members(); len(m) != 3 || m[0].Key != out.Key || m[1].Key != in.Key {
+				t.Errorf("packets %s: they go in the order %v", way, m)
+			}
+			r.pass("from_uplink", r.packet(r.client, r.frontend, rst)) // so that the next one begins anew
+		}
+	}
+}
+
+// So it does where an entry is all that is left of its flow.
+func TestPassLooksAgainAtLoneEntries(t *testing.T) {
+	r := newRig(t, families["IPv4"], bpf.TCP)
+	r.in(r.frontend, begins)
+	r.evict(r.client, r.frontend, bpf.WayIn)
+	r.evict(r.client, r.backend, bpf.WayOut)
+	e, err := r.lookupEntry(r.backend, r.client, bpf.WayOut)
+	must(t, err)
+	cfg := Config{Table: r.Table}
+	p := pass{Config: &cfg, now: e.Flow.Seen + uint64(61*time.Second), flows: map[Kind]int{}}
+	fresh := e
+	fresh.Flow.Seen = p.now
+	must(t, r.Map.Put(fresh.Key, fresh.Flow))
+	must(t, p.judgeOne(e))
+	r.want("with a packet since", map[string]State{"out b>c f": Unanswered})
+	must(t, r.Map.Put(e.Key, e.Flow))
+	must(t, p.judgeOne(e))
+	r.want("without one", map[string]State{})
+}
+
+func (r *rig) lookupEntry(src, dst netip.AddrPort, w bpf.Way) (Entry, error) {
+	e := Entry{Key: bpf.FlowKeyOf(src, dst, r.proto, w)}
+	return e, r.Map.Lookup(e.Key, &e.Flow)
+}
+
 // Programs may note a packet after the pass has read the clock.
 func TestPassKeepsWhatIsYoungerThanItself(t *testing.T) {
 	r := newRig(t, families["IPv4"], bpf.UDP)

@@ -1,7 +1,8 @@
 // Package conntrack keeps the flows of the packet path (bpf.MapConntrack) in order: the programs write them, and remove
 // nothing.
 //
-// The [Collector] removes flows that have ended, and flows of UDP whose backend serves no more.
+// The [Collector] removes flows that have ended, and flows of UDP whose backend serves no more. The [Handover] leaves flows to the
+// stack that another service proxy began, until netfilter forgets them.
 //
 // # What belongs together
 //
