@@ -165,26 +165,28 @@ func (p *pass) judge() error {
 	return nil
 }
 
+// judgeOne looks at an entry again, and removes its flow if it is to go.
 func (p *pass) judgeOne(e Entry) error {
-	g, err := p.Table.groupOf(e)
-	if err != nil {
+	f, there, err := p.Table.lookup(e.Key)
+	if err != nil || !there { // it went with its partner, mostly
 		return err
 	}
+	noted := f != e.Flow
+	e.Flow = f
 	gone := p.leadsNowhere(e)
-	if !gone && !g.over(p.now) {
+	if noted && !gone {
 		return nil
 	}
-	if !gone {
-		if same, err := p.Table.unchanged(&g); err != nil || !same {
-			return err
-		}
+	g, err := p.Table.groupOf(e)
+	if err != nil || !gone && !g.over(p.now) {
+		return err
 	}
 	removed, err := p.Table.remove(&g)
 	for _, e := range removed {
 		p.count(e, -1)
 	}
 	switch {
-	case len(removed) == 0: // with its partner, or by the kernel
+	case len(removed) == 0: // the kernel has evicted them
 	case gone:
 		p.forgotten++
 	default:

@@ -3,6 +3,7 @@ package conntrack
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -192,45 +193,28 @@ func TestPassKeepsWhatHasSeenAPacketMeanwhile(t *testing.T) {
 	})
 }
 
-// The last look before a removal sees a change of either half.
-func TestUnchanged(t *testing.T) {
+// Whichever half a pass meets first, the one for packets out goes before the one for packets in.
+func TestGroupMembersAreInOrder(t *testing.T) {
 	r := newRig(t, families["IPv4"], bpf.TCP)
-	for _, way := range []bpf.Way{bpf.WayIn, bpf.WayOut} {
-		for _, change := range []string{"nothing", "of itself", "of its partner", "gone"} {
-			r.in(r.frontend, begins)
-			in, err := r.lookupEntry(r.client, r.frontend, bpf.WayIn)
-			must(t, err)
-			out, err := r.lookupEntry(r.backend, r.client, bpf.WayOut)
-			must(t, err)
-			e, other := in, out
-			if way == bpf.WayOut {
-				e, other = out, in
-			}
+	r.in(r.frontend, begins)
+	r.leave(begins)
+	must(t, r.read(func(e Entry) bool {
+		if e.Flow.Flags&bpf.FlowMasquerade == 0 {
 			g, err := r.groupOf(e)
 			must(t, err)
-			switch change {
-			case "of itself":
-				e.Flow.Seen++
-				must(t, r.Map.Put(e.Key, e.Flow))
-			case "of its partner":
-				other.Flow.Seen++
-				must(t, r.Map.Put(other.Key, other.Flow))
-			case "gone":
-				must(t, r.Map.Delete(e.Key))
+			var got []string
+			for _, m := range g.members() {
+				got = append(got, m.Key.Way.String()+" "+role(r.family, m))
 			}
-			if same, err := r.unchanged(&g); same != (change == "nothing") || err != nil {
-				t.Errorf("packets %s, change %s: unchanged %v (%v)", way, change, same, err)
+			if want := []string{"out b>c f", "in c>f b", "out c>b n", "in b>n "}; !slices.Equal(got, want) {
+				t.Errorf("packets %s: %q", e.Key.Way, got)
 			}
-			// Whichever half it is of, the one for packets out goes first.
-			if m := g.members(); len(m) != 3 || m[0].Key != out.Key || m[1].Key != in.Key {
-				t.Errorf("packets %s: they go in the order %v", way, m)
-			}
-			r.pass("from_uplink", r.packet(r.client, r.frontend, rst)) // so that the next one begins anew
 		}
-	}
+		return true
+	}))
 }
 
-// So it does where an entry is all that is left of its flow.
+// A packet that comes after an entry was read keeps it where it is all that is left of its flow, too.
 func TestPassLooksAgainAtLoneEntries(t *testing.T) {
 	r := newRig(t, families["IPv4"], bpf.TCP)
 	r.in(r.frontend, begins)
@@ -246,6 +230,8 @@ func TestPassLooksAgainAtLoneEntries(t *testing.T) {
 	must(t, p.judgeOne(e))
 	r.want("with a packet since", map[string]State{"out b>c f": Unanswered})
 	must(t, r.Map.Put(e.Key, e.Flow))
+	must(t, p.judgeOne(fresh))
+	r.want("with another value", map[string]State{"out b>c f": Unanswered})
 	must(t, p.judgeOne(e))
 	r.want("without one", map[string]State{})
 }
@@ -294,6 +280,25 @@ func TestPassForgetsFlowsOfUDPWhoseBackendIsGone(t *testing.T) {
 		}
 		r.want("after its backend went", map[string]State{})
 	})
+}
+
+// A client may have begun anew since its flow was read.
+func TestPassKeepsFlowsThatBeganAnew(t *testing.T) {
+	r := newRig(t, families["IPv4"], bpf.UDP)
+	r.in(r.frontend, begins)
+	e, err := r.lookupEntry(r.client, r.frontend, bpf.WayIn)
+	must(t, err)
+	former := e
+	former.Flow.Addr = bpf.AddressOf(r.node.Addr())
+	cfg := Config{Table: r.Table, Gone: func(_ netip.AddrPort, _ bpf.Proto, backend netip.AddrPort) bool { return backend != r.backend }}
+	p := pass{Config: &cfg, now: Now(), gone: map[leads]bool{}, flows: map[Kind]int{}}
+	if !p.leadsNowhere(former) {
+		t.Error("the former backend is not gone")
+	}
+	must(t, p.judgeOne(former))
+	if got := r.entries(); len(got) != 3 {
+		t.Errorf("left: %v", got)
+	}
 }
 
 // A flow that another proxy began is kept at any age, and forgotten with its backend.

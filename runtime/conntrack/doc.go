@@ -14,15 +14,17 @@
 //
 // # Races
 //
-// Programs may note a packet while its flow is removed. Entries are looked up again before that, and stay if they have
-// seen a packet since. What remains is the moment between this look and the removal. A packet that comes then finds
-// its flow removed, as if it had come a moment later: the flow had been silent for all of its timeout, or was to go
-// whatever it did. It may restore the half that was removed first from the one that is about to be (restore_partner in
-// bpf/lib/conntrack.h). That half is for packets out, as the other one would revive the flow; alone it leads nothing in, and
+// Programs may note a packet while its flow is removed. Entries are looked up again right before that, and stay if they
+// have noted a packet since they were read. What remains is the moment between this look and the removal. A packet that comes
+// then finds its flow removed, as if it had come a moment later: the flow had been silent for all of its timeout, or
+// was to go whatever it did. It may restore the half that was removed first from the one that is about to be (restore_partner in
+// bpf/lib/conntrack.h). That is the half for packets out, as the other one would revive the flow; alone it leads nothing in, and
 // expires by its own timeout.
 //
 // # What it costs
 //
-// A pass reads the map in batches, which takes about 0.2 µs an entry, and about 3 µs for a flow that it removes. The pause after
-// it is 50 times as long, so passes take 2% of a processor at most.
+// On a small virtual machine (bench_test.go), a pass reads an entry in 0.4 µs, in batches (Linux 5.6; 4 µs one by one), and removes
+// a flow in 10. The pause after it is 50 times as long, so passes take 2% of a processor at most. Only those for endpoints of UDP
+// that went come sooner, as a client with a fixed port must reach another backend within a second; they come for Services with
+// frontends for clients outside, not more often than twice a second.
 package conntrack

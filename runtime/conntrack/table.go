@@ -159,16 +159,3 @@ func (g *group) members() []Entry {
 	}
 	return list
 }
-
-// unchanged reports whether a group has seen no packet since it was read.
-func (t Table) unchanged(g *group) (bool, error) {
-	f, there, err := t.lookup(g.Key)
-	if err != nil || !there || f != g.Flow {
-		return false, err
-	}
-	if g.partner == nil {
-		return true, nil
-	}
-	f, there, err = t.lookup(g.Key.Partner(g.Flow))
-	return there && f == *g.partner, err
-}
