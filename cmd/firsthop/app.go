@@ -13,7 +13,7 @@ import (
 const description = `firsthop makes one thing true before anything else on a node needs it: a
 connection to the kubernetes Service IP reaches a live API server.
 
-Nouns read (check, status, doctor, discover, nat, units), verbs change (init, run,
+Nouns read (check, status, doctor, discover, nat, conntrack, units), verbs change (init, run,
 install, uninstall). cluster is about all nodes at once.
 
 Exit codes: 0 done, 1 internal error, missing rights or a refusal, 2 bpffs,
@@ -41,6 +41,7 @@ func newApp(e env) *cli.App {
 			discoverCommand(e),
 			runCommand(e),
 			natCommand(e),
+			conntrackCommand(e),
 			unitsCommand(e),
 			installCommand(e),
 			uninstallCommand(e),

@@ -7,7 +7,7 @@ import (
 )
 
 func TestHelpFitsIntoItsColumns(t *testing.T) {
-	for _, line := range []string{"", "init", "check", "status", "doctor", "discover", "run", "nat", "nat lookup", "units", "install", "uninstall", "cluster", "cluster install", "cluster status", "cluster uninstall", "version", "completion"} {
+	for _, line := range []string{"", "init", "check", "status", "doctor", "discover", "run", "nat", "nat lookup", "conntrack", "conntrack list", "conntrack count", "conntrack flush", "units", "install", "uninstall", "cluster", "cluster install", "cluster status", "cluster uninstall", "version", "completion"} {
 		r := plain(t, append(strings.Fields(line), "--help")...).exits(0)
 		for text := range strings.Lines(r.stdout) {
 			if utf8.RuneCountInString(strings.TrimRight(text, "\n")) > lineWidth {

@@ -2,7 +2,7 @@
 // nothing.
 //
 // The [Collector] removes flows that have ended, and flows of UDP whose backend serves no more. The [Handover] leaves flows to the
-// stack that another service proxy began, until netfilter forgets them.
+// stack that another service proxy began, until netfilter forgets them. [Table.List], [Table.Count] and [Table.Flush] are for people.
 //
 // # What belongs together
 //
