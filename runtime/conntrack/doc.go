@@ -24,7 +24,7 @@
 // # What it costs
 //
 // On a small virtual machine (bench_test.go), a pass reads an entry in 0.4 µs, in batches (Linux 5.6; 4 µs one by one), and removes
-// a flow in 10. The pause after it is 50 times as long, so passes take 2% of a processor at most. Only those for endpoints of UDP
+// a flow in 13. The pause after it is 50 times as long, so passes take 2% of a processor at most. Only those for endpoints of UDP
 // that went come sooner, as a client with a fixed port must reach another backend within a second; they come for Services with
 // frontends for clients outside, not more often than twice a second.
 package conntrack

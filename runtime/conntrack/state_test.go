@@ -86,6 +86,14 @@ func TestOverdueMissesNoFlow(t *testing.T) {
 	}
 }
 
+func TestAge(t *testing.T) {
+	for now, want := range map[uint64]time.Duration{5: 0, 7: 0, 8: 1, 107: 100} {
+		if got := Age(bpf.Flow{Seen: 7}, now); got != want {
+			t.Errorf("at %d: %d, want %d", now, got, want)
+		}
+	}
+}
+
 func TestStatesHaveNames(t *testing.T) {
 	seen := map[string]bool{}
 	for s := range states {
