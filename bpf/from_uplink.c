@@ -6,6 +6,7 @@
  * or from this node to the client whose packet was masqueraded. Sources are never changed here: all that
  * follows, as routing, netfilter and rp_filter, sees client and backend.
  */
+#include "lib/count.h"
 #include "lib/external.h"
 #include "lib/fragment.h"
 #include "lib/icmp.h"
@@ -17,30 +18,35 @@ static __always_inline int to_destination(struct __sk_buff *skb, struct packet *
 	if (unlikely(p->fragment == FIRST_FRAGMENT))
 		fragment_remember(p);
 	if (unlikely(!rewrite(skb, p, DST, addr, port)))
-		return drop(COUNT_MALFORMED);
+		return drop(p->key, COUNT_MALFORMED);
 	if (unlikely(p->fragment == FIRST_FRAGMENT))
 		fragment_expect(p, addr, port);
 	return TC_ACT_UNSPEC;
 }
 
-/* A packet without an entry, or with one that has ended. */
+/* Beside what tc takes for a verdict: the packet is to be answered, which begin() has no room for on the stack; it is of a flow. */
+#define ANSWER 100
+#define GO_ON 101
+
+/* A packet that may begin a flow, without an entry or with one that has ended. */
 static __noinline int begin(struct __sk_buff *skb, struct packet *p)
 {
 	struct backend be = {};
 	__u64 addr[2];
+	int begun;
 
-	if (!begins_flow(p))
-		return TC_ACT_UNSPEC;
-	switch (begin_flow(p->key, &be)) {
+	begun = begin_flow(p->key, &be);
+	switch (begun) {
 	case BEGUN_NOT:
 		return TC_ACT_UNSPEC;
 	case BEGUN_REJECT:
-		return reject(skb, p);
-	case BEGUN_DROP:
-		return TC_ACT_SHOT;
+		return ANSWER;
 	case BEGUN_FLOW:
 		break;
+	default:
+		return drop(p->key, begun);
 	}
+	count_packet(p->key, COUNT_FLOW, &be.addr, be.port);
 	addr[0] = half(&be.addr, 0);
 	addr[1] = half(&be.addr, 1);
 	return to_destination(skb, p, addr, be.port);
@@ -51,7 +57,7 @@ static __noinline int without_ports(struct packet *p)
 {
 	struct frontend fe;
 
-	return external_vip(p->key, &fe) ? drop(COUNT_FRAGMENT) : TC_ACT_UNSPEC;
+	return external_vip(p->key, &fe) ? drop(p->key, COUNT_FRAGMENT) : TC_ACT_UNSPEC;
 }
 
 SEC("tc")
@@ -69,8 +75,14 @@ int fh_from_uplink(struct __sk_buff *skb)
 	if (unlikely(p.fragment == LATER_FRAGMENT) && !fragment_ports(&p))
 		return without_ports(&p);
 	f = bpf_map_lookup_elem(&fh_conntrack, p.key);
-	if (!f || (unlikely(flow_ended(f)) && begins_flow(&p)))
-		return begin(skb, &p);
+	if (!f || unlikely(flow_ended(f))) {
+		int verdict = begins_flow(&p) ? begin(skb, &p) : f ? GO_ON : TC_ACT_UNSPEC;
+
+		if (unlikely(verdict == ANSWER))
+			return reject(skb, &p);
+		if (verdict != GO_ON)
+			return verdict;
+	}
 	flow_touch(&p, f, WAY_IN);
 	if (unlikely(f->flags & FLOW_STACK))
 		return TC_ACT_UNSPEC;

@@ -20,8 +20,10 @@ const (
 	fromUplinkMapFhBackend     = "fh_backend"
 	fromUplinkMapFhConntrack   = "fh_conntrack"
 	fromUplinkMapFhCounter     = "fh_counter"
+	fromUplinkMapFhEvents      = "fh_events"
 	fromUplinkMapFhFragment    = "fh_fragment"
 	fromUplinkMapFhFrontend    = "fh_frontend"
+	fromUplinkMapFhMonitor     = "fh_monitor"
 	fromUplinkMapFhPackets     = "fh_packets"
 	fromUplinkMapFhReject      = "fh_reject"
 	fromUplinkMapFhService     = "fh_service"
@@ -83,8 +85,10 @@ type fromUplinkMapSpecs struct {
 	FhBackend     *ebpf.MapSpec `ebpf:"fh_backend"`
 	FhConntrack   *ebpf.MapSpec `ebpf:"fh_conntrack"`
 	FhCounter     *ebpf.MapSpec `ebpf:"fh_counter"`
+	FhEvents      *ebpf.MapSpec `ebpf:"fh_events"`
 	FhFragment    *ebpf.MapSpec `ebpf:"fh_fragment"`
 	FhFrontend    *ebpf.MapSpec `ebpf:"fh_frontend"`
+	FhMonitor     *ebpf.MapSpec `ebpf:"fh_monitor"`
 	FhPackets     *ebpf.MapSpec `ebpf:"fh_packets"`
 	FhReject      *ebpf.MapSpec `ebpf:"fh_reject"`
 	FhService     *ebpf.MapSpec `ebpf:"fh_service"`
@@ -122,8 +126,10 @@ type fromUplinkMaps struct {
 	FhBackend     *ebpf.Map `ebpf:"fh_backend"`
 	FhConntrack   *ebpf.Map `ebpf:"fh_conntrack"`
 	FhCounter     *ebpf.Map `ebpf:"fh_counter"`
+	FhEvents      *ebpf.Map `ebpf:"fh_events"`
 	FhFragment    *ebpf.Map `ebpf:"fh_fragment"`
 	FhFrontend    *ebpf.Map `ebpf:"fh_frontend"`
+	FhMonitor     *ebpf.Map `ebpf:"fh_monitor"`
 	FhPackets     *ebpf.Map `ebpf:"fh_packets"`
 	FhReject      *ebpf.Map `ebpf:"fh_reject"`
 	FhService     *ebpf.Map `ebpf:"fh_service"`
@@ -136,8 +142,10 @@ func (m *fromUplinkMaps) Close() error {
 		m.FhBackend,
 		m.FhConntrack,
 		m.FhCounter,
+		m.FhEvents,
 		m.FhFragment,
 		m.FhFrontend,
+		m.FhMonitor,
 		m.FhPackets,
 		m.FhReject,
 		m.FhService,

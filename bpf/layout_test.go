@@ -67,6 +67,7 @@ var goTwins = map[string]any{
 	"packet_control":    PacketControl{},
 	"reject_limit":      RejectLimit{},
 	"uplink_config":     UplinkSettings{},
+	"event":             Event{},
 }
 
 func TestLayoutOfGoTypesIsThatOfTheObjects(t *testing.T) {
@@ -165,6 +166,8 @@ func TestMapTableHasTheLayoutOfTheHeaders(t *testing.T) {
 		MapPacketControl:   {array, 0, 1},
 		MapPackets:         {array, 0, uint32(packetCounts)},
 		MapRejectLimit:     {ebpf.PerCPUArray, 0, 1},
+		MapEvents:          {ebpf.RingBuf, 0, 1 << 18},
+		MapMonitor:         {array, 0, 1},
 	}
 	specs := mustMapSpecs(t)
 	for _, info := range slices.Concat(MapTable(), PacketMapTable()) {

@@ -7,6 +7,7 @@
  * and is loaded with the ones created from here.
  */
 #include "lib/conntrack_maps.h"
+#include "lib/events_maps.h"
 #include "lib/lb_maps.h"
 #include "lib/masquerade_maps.h"
 #include "lib/meta_maps.h"

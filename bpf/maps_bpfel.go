@@ -21,10 +21,12 @@ const (
 	mapsMapFhConntrack   = "fh_conntrack"
 	mapsMapFhControl     = "fh_control"
 	mapsMapFhCounter     = "fh_counter"
+	mapsMapFhEvents      = "fh_events"
 	mapsMapFhFragment    = "fh_fragment"
 	mapsMapFhFrontend    = "fh_frontend"
 	mapsMapFhMasquerade  = "fh_masquerade"
 	mapsMapFhMeta        = "fh_meta"
+	mapsMapFhMonitor     = "fh_monitor"
 	mapsMapFhNodePorts   = "fh_node_ports"
 	mapsMapFhPacketCtl   = "fh_packet_ctl"
 	mapsMapFhPackets     = "fh_packets"
@@ -94,10 +96,12 @@ type mapsMapSpecs struct {
 	FhConntrack   *ebpf.MapSpec `ebpf:"fh_conntrack"`
 	FhControl     *ebpf.MapSpec `ebpf:"fh_control"`
 	FhCounter     *ebpf.MapSpec `ebpf:"fh_counter"`
+	FhEvents      *ebpf.MapSpec `ebpf:"fh_events"`
 	FhFragment    *ebpf.MapSpec `ebpf:"fh_fragment"`
 	FhFrontend    *ebpf.MapSpec `ebpf:"fh_frontend"`
 	FhMasquerade  *ebpf.MapSpec `ebpf:"fh_masquerade"`
 	FhMeta        *ebpf.MapSpec `ebpf:"fh_meta"`
+	FhMonitor     *ebpf.MapSpec `ebpf:"fh_monitor"`
 	FhNodePorts   *ebpf.MapSpec `ebpf:"fh_node_ports"`
 	FhPacketCtl   *ebpf.MapSpec `ebpf:"fh_packet_ctl"`
 	FhPackets     *ebpf.MapSpec `ebpf:"fh_packets"`
@@ -145,10 +149,12 @@ type mapsMaps struct {
 	FhConntrack   *ebpf.Map `ebpf:"fh_conntrack"`
 	FhControl     *ebpf.Map `ebpf:"fh_control"`
 	FhCounter     *ebpf.Map `ebpf:"fh_counter"`
+	FhEvents      *ebpf.Map `ebpf:"fh_events"`
 	FhFragment    *ebpf.Map `ebpf:"fh_fragment"`
 	FhFrontend    *ebpf.Map `ebpf:"fh_frontend"`
 	FhMasquerade  *ebpf.Map `ebpf:"fh_masquerade"`
 	FhMeta        *ebpf.Map `ebpf:"fh_meta"`
+	FhMonitor     *ebpf.Map `ebpf:"fh_monitor"`
 	FhNodePorts   *ebpf.Map `ebpf:"fh_node_ports"`
 	FhPacketCtl   *ebpf.Map `ebpf:"fh_packet_ctl"`
 	FhPackets     *ebpf.Map `ebpf:"fh_packets"`
@@ -172,10 +178,12 @@ func (m *mapsMaps) Close() error {
 		m.FhConntrack,
 		m.FhControl,
 		m.FhCounter,
+		m.FhEvents,
 		m.FhFragment,
 		m.FhFrontend,
 		m.FhMasquerade,
 		m.FhMeta,
+		m.FhMonitor,
 		m.FhNodePorts,
 		m.FhPacketCtl,
 		m.FhPackets,

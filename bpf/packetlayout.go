@@ -152,7 +152,15 @@ const (
 var packetCountNames = [packetCounts]string{"flow", "rejected", "reject-limited", "reject-failed", "no-local-endpoint", "source-range",
 	"fragment-without-first", "frontend-clash", "no-masquerade-port", "no-masquerade-source", "icmp-redirect", "malformed"}
 
-func (c PacketCount) String() string { return packetCountNames[c] }
+func (c PacketCount) String() string {
+	if c >= packetCounts {
+		return "unknown"
+	}
+	return packetCountNames[c]
+}
+
+// MarshalText makes a PacketCount readable in JSON.
+func (c PacketCount) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
 // Dropped reports whether the packets of a count went no further.
 func (c PacketCount) Dropped() bool { return c >= CountRejectLimited }
@@ -164,6 +172,16 @@ func PacketCounts() []PacketCount {
 		all[i] = PacketCount(i)
 	}
 	return all
+}
+
+// Event is something that happened to a packet.
+type Event struct {
+	At   uint64 // ns of the monotonic clock
+	Key  FlowKey
+	To   Address // of a new flow: its backend
+	Port Port
+	What uint16 // PacketCount
+	Pad  uint32
 }
 
 // RejectLimit is for how many answers there is room.

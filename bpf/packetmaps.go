@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // The maps of the packet path. They are not part of a NAT table: init never makes them, and a runtime does only where
@@ -18,6 +19,8 @@ const (
 	MapPacketControl MapName = "packet_control"
 	MapPackets       MapName = "packets"
 	MapRejectLimit   MapName = "reject_limit"
+	MapEvents        MapName = "events"
+	MapMonitor       MapName = "monitor"
 )
 
 var setPacket = MapSet{"packet", 1}
@@ -29,6 +32,8 @@ var packetTable = []MapInfo{
 	{Name: MapPacketControl, Set: setPacket, Kernel: "fh_packet_ctl", Key: uint32(0), Value: PacketControl{}, Objects: []string{"to_uplink"}},
 	{Name: MapPackets, Set: setPacket, Kernel: "fh_packets", Key: uint32(0), Value: uint64(0), Objects: bothUplinks},
 	{Name: MapRejectLimit, Set: setPacket, Kernel: "fh_reject", Key: uint32(0), Value: RejectLimit{}, Objects: []string{"from_uplink"}},
+	{Name: MapEvents, Set: setPacket, Kernel: "fh_events", Key: struct{}{}, Value: struct{}{}, Objects: bothUplinks},
+	{Name: MapMonitor, Set: setPacket, Kernel: "fh_monitor", Key: uint32(0), Value: uint64(0), Objects: bothUplinks},
 }
 
 var bothUplinks = []string{"from_uplink", "to_uplink"}
@@ -65,7 +70,7 @@ type PacketMaps struct {
 	made   []string // pins that EnsurePacketMaps made
 }
 
-// Map is an open map.
+// Map is an open map; nil: MapEvents, where the kernel has no ring buffers (Linux 5.8).
 func (m *PacketMaps) Map(name MapName) *ebpf.Map { return m.byName[name] }
 
 // Close closes the handles; pinned maps stay.
@@ -117,7 +122,11 @@ func (m *PacketMaps) ensure(pins Pins, flows uint32) error {
 		pin := pins.Map(info.Name)
 		bm, err := openPinned(pin, spec, false)
 		if errors.Is(err, os.ErrNotExist) {
-			if bm, err = ebpf.NewMap(spec); err != nil {
+			bm, err = ebpf.NewMap(spec)
+			if info.Name == MapEvents && noRingBuffer(err) {
+				continue
+			}
+			if err != nil {
 				return fmt.Errorf("create map %s with %d entries: %w", spec.Name, spec.MaxEntries, explainMemory(err))
 			}
 			m.byName[info.Name] = bm
@@ -144,7 +153,10 @@ func OpenPacketMaps(pins Pins, readOnly bool) (*PacketMaps, error) {
 		if err != nil {
 			return nil, errors.Join(err, m.Close())
 		}
-		bm, err := openPinned(pins.Map(info.Name), spec, readOnly)
+		bm, err := openPinned(pins.Map(info.Name), spec, readOnly && info.Name != MapEvents) // a reader of events says how far it is
+		if info.Name == MapEvents && errors.Is(err, os.ErrNotExist) {
+			continue
+		}
 		if err != nil {
 			return nil, errors.Join(err, m.Close())
 		}
@@ -166,6 +178,11 @@ func RemovePacketMaps(pins Pins) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// noRingBuffer: the kernel doesn't know that type of map.
+func noRingBuffer(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, ebpf.ErrNotSupported)
 }
 
 func packetSpec(info MapInfo) (*ebpf.MapSpec, error) {

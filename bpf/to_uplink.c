@@ -10,6 +10,15 @@
 #include "lib/masquerade.h"
 #include "lib/rewrite.h"
 
+/*
+ * Whether a packet of a flow that has ended is of a connection that begins now: one that came by no frontend, as that would have
+ * begun the flow anew. Its client asks for the backend directly, from the port that it had before.
+ */
+static __always_inline bool answers_other(const struct packet *p)
+{
+	return p->proto == IPPROTO_TCP && (p->signals & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK);
+}
+
 SEC("tc")
 int fh_to_uplink(struct __sk_buff *skb)
 {
@@ -26,11 +35,15 @@ int fh_to_uplink(struct __sk_buff *skb)
 	f = bpf_map_lookup_elem(&fh_conntrack, p.key);
 	if (!f || f->flags & FLOW_STACK)
 		return TC_ACT_UNSPEC;
+	if (unlikely(flow_ended(f)) && answers_other(&p)) {
+		bpf_map_delete_elem(&fh_conntrack, p.key);
+		return TC_ACT_UNSPEC;
+	}
 	if (unlikely(!f->port)) {
 		enum packet_count why = masquerade(&p, skb->ifindex, f->index, source);
 
 		if (why != COUNT_FLOW)
-			return drop(why);
+			return drop(p.key, why);
 	} else {
 		flow_touch(&p, f, WAY_OUT);
 		flow_addr(f, source);
@@ -39,7 +52,7 @@ int fh_to_uplink(struct __sk_buff *skb)
 	if (unlikely(p.fragment == FIRST_FRAGMENT))
 		fragment_remember(&p);
 	if (unlikely(!rewrite(skb, &p, SRC, source, source[2])))
-		return drop(COUNT_MALFORMED);
+		return drop(p.key, COUNT_MALFORMED);
 	return TC_ACT_UNSPEC;
 }
 

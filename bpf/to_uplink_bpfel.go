@@ -17,8 +17,10 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	toUplinkMapFhConntrack  = "fh_conntrack"
+	toUplinkMapFhEvents     = "fh_events"
 	toUplinkMapFhFragment   = "fh_fragment"
 	toUplinkMapFhMasquerade = "fh_masquerade"
+	toUplinkMapFhMonitor    = "fh_monitor"
 	toUplinkMapFhPacketCtl  = "fh_packet_ctl"
 	toUplinkMapFhPackets    = "fh_packets"
 	toUplinkProgFhToUplink  = "fh_to_uplink"
@@ -75,8 +77,10 @@ type toUplinkProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type toUplinkMapSpecs struct {
 	FhConntrack  *ebpf.MapSpec `ebpf:"fh_conntrack"`
+	FhEvents     *ebpf.MapSpec `ebpf:"fh_events"`
 	FhFragment   *ebpf.MapSpec `ebpf:"fh_fragment"`
 	FhMasquerade *ebpf.MapSpec `ebpf:"fh_masquerade"`
+	FhMonitor    *ebpf.MapSpec `ebpf:"fh_monitor"`
 	FhPacketCtl  *ebpf.MapSpec `ebpf:"fh_packet_ctl"`
 	FhPackets    *ebpf.MapSpec `ebpf:"fh_packets"`
 }
@@ -109,8 +113,10 @@ func (o *toUplinkObjects) Close() error {
 // It can be passed to loadToUplinkObjects or ebpf.CollectionSpec.LoadAndAssign.
 type toUplinkMaps struct {
 	FhConntrack  *ebpf.Map `ebpf:"fh_conntrack"`
+	FhEvents     *ebpf.Map `ebpf:"fh_events"`
 	FhFragment   *ebpf.Map `ebpf:"fh_fragment"`
 	FhMasquerade *ebpf.Map `ebpf:"fh_masquerade"`
+	FhMonitor    *ebpf.Map `ebpf:"fh_monitor"`
 	FhPacketCtl  *ebpf.Map `ebpf:"fh_packet_ctl"`
 	FhPackets    *ebpf.Map `ebpf:"fh_packets"`
 }
@@ -118,8 +124,10 @@ type toUplinkMaps struct {
 func (m *toUplinkMaps) Close() error {
 	return _ToUplinkClose(
 		m.FhConntrack,
+		m.FhEvents,
 		m.FhFragment,
 		m.FhMasquerade,
+		m.FhMonitor,
 		m.FhPacketCtl,
 		m.FhPackets,
 	)

@@ -3,11 +3,11 @@ package bpf
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"sync"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 )
 
 // The hooks of an uplink, in the order in which they are attached: the way back comes first, so that no
@@ -88,6 +88,9 @@ func (u Uplink) load(h Hook, table *Maps, packet *PacketMaps) (*ebpf.Program, er
 			}
 		}
 	}
+	if packet.Map(MapEvents) == nil {
+		withoutEvents(spec)
+	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replace})
 	if err != nil {
 		return nil, fmt.Errorf("load %s: %w", h.Program(), err)
@@ -96,9 +99,21 @@ func (u Uplink) load(h Hook, table *Maps, packet *PacketMaps) (*ebpf.Program, er
 	return coll.DetachProgram(h.Program()), nil
 }
 
+// withoutEvents has programs tell nobody what happens: Linux below 5.8 has no ring buffers. See substitute.
+func withoutEvents(spec *ebpf.CollectionSpec) {
+	spec.Maps[MapEvents.Info().Kernel] = &ebpf.MapSpec{Name: MapEvents.Info().Kernel, Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1}
+	for _, p := range spec.Programs {
+		for i := range p.Instructions {
+			if ins := &p.Instructions[i]; ins.IsBuiltinCall() && asm.BuiltinFunc(ins.Constant) == asm.FnRingbufOutput {
+				*ins = asm.Mov.Imm(asm.R0, 0).WithMetadata(ins.Metadata)
+			}
+		}
+	}
+}
+
 // Inspect asks the kernel what a program is: ours if it uses the flows of packet, which names and tags could not tell.
-// current: it is what Load would load for h.
-func (u Uplink) Inspect(p *ebpf.Program, h Hook, table *Maps, packet *PacketMaps) (is Loaded, current bool, err error) {
+// current: it is what Load would load for a hook. table and packet may be nil: then no program is ours.
+func (u Uplink) Inspect(p *ebpf.Program, table *Maps, packet *PacketMaps) (is Loaded, current bool, err error) {
 	info, err := p.Info()
 	if err != nil {
 		return Loaded{}, false, fmt.Errorf("read program info: %w", err)
@@ -106,7 +121,7 @@ func (u Uplink) Inspect(p *ebpf.Program, h Hook, table *Maps, packet *PacketMaps
 	id, _ := info.ID()
 	is = Loaded{ID: id, Name: info.Name}
 	used, ok := info.MapIDs()
-	if packet == nil || !ok {
+	if table == nil || packet == nil || !ok {
 		return is, false, nil
 	}
 	flows, err := mapID(packet.Map(MapConntrack))
@@ -129,12 +144,20 @@ func (u Uplink) Inspect(p *ebpf.Program, h Hook, table *Maps, packet *PacketMaps
 	if !is.Ours || len(rodata) != 1 { // more: it uses a map that is no longer of this table
 		return is, false, nil
 	}
-	_, bytes, err := uplinkObject(h)
-	if err != nil {
-		return Loaded{}, false, fmt.Errorf("parse embedded object: %w", err)
-	}
 	s, err := readRodata[UplinkSettings](rodata[0])
-	return is, s == u.settings(bytes), err
+	if err != nil {
+		return is, false, err
+	}
+	for _, h := range uplinkHooks {
+		_, bytes, err := uplinkObject(h)
+		if err != nil {
+			return is, false, fmt.Errorf("parse embedded object: %w", err)
+		}
+		if s == u.settings(bytes) {
+			return is, h.Program() == is.Name, nil
+		}
+	}
+	return is, false, nil
 }
 
 // has reports whether a map is one of these.
@@ -146,6 +169,3 @@ func (m *PacketMaps) has(id ebpf.MapID) bool {
 	}
 	return false
 }
-
-// ErrNoPackets says that the packet path has no maps: it is off.
-var ErrNoPackets = errors.New("the packet path is off")

@@ -157,8 +157,14 @@ func TestUplinkMasqueradesFragmentsWhoseFirstIsLost(t *testing.T) {
 	})
 }
 
+// Neither where it has none at all, nor where it has one of the other family.
 func TestUplinkHasNoSourceForAnUnknownDevice(t *testing.T) {
 	eachFamily(t, Uplink{}, []Proto{TCP}, func(t *testing.T, r *uplinkRig, f family, p Proto) {
+		other := families[0]
+		if f.name == other.name {
+			other = families[1]
+		}
+		r.masquerade(t, other)
 		_, out := r.in(t, segment{src: f.client, dst: f.vip, proto: p, flags: flagSYN}.bytes(t))
 		v, _ := r.out(t, out)
 		wantVerdict(t, v, tcShot)
@@ -215,6 +221,26 @@ func TestUplinkBeginsAnewOnceAConnectionHasEnded(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A client may connect to an endpoint directly, from a port that it had for a Service before.
+func TestUplinkForgetsAnEndedFlowWhoseClientConnectsDirectly(t *testing.T) {
+	eachFamily(t, Uplink{}, []Proto{TCP}, func(t *testing.T, r *uplinkRig, f family, p Proto) {
+		r.in(t, segment{src: f.client, dst: f.vip, proto: p, flags: flagSYN}.bytes(t))
+		r.in(t, segment{src: f.client, dst: f.vip, proto: p, flags: flagFIN | flagACK}.bytes(t))
+		fin := segment{src: f.backend, dst: f.client, proto: p, flags: flagFIN | flagACK}
+		for range 2 { // one may be sent again
+			_, out := r.out(t, fin.bytes(t))
+			want := fin
+			want.src = f.vip
+			wantPacket(t, out, want)
+		}
+		for _, flags := range []uint8{flagSYN | flagACK, flagACK} {
+			s := segment{src: f.backend, dst: f.client, proto: p, flags: flags}
+			_, out := r.out(t, s.bytes(t))
+			wantPacket(t, out, s)
+		}
+	})
 }
 
 func TestUplinkRejectsWhatNothingServes(t *testing.T) {

@@ -32,6 +32,7 @@ type Values struct {
 	KernelsBelow511  bool    `json:"kernelsBelow511"`
 	HostProc         bool    `json:"hostProc"`
 	LocalhostSeccomp string  `json:"localhostSeccomp"`
+	PacketPath       bool    `json:"packetPath"`
 	Metrics          Metrics `json:"metrics"`
 }
 

@@ -135,6 +135,16 @@ func Run(c Config) ([]Result, error) {
 	return results, nil
 }
 
+// Ask asks the kernel for one feature, by its name. One that is forbidden, unknown or could not be told is not had.
+func Ask(c Config, name string) bool {
+	for _, p := range Probes() {
+		if p.Name == name {
+			return p.ask(c, c.refusesBPF()).Answer == Yes
+		}
+	}
+	return false
+}
+
 // ask runs one probe and sorts its error.
 func (p Probe) ask(c Config, noRights bool) Result {
 	switch {

@@ -92,6 +92,7 @@ func (r *run) adminStatus(since time.Time) admin.Status {
 	st.Proof = r.reporter.lastProof()
 	st.NodeError = r.loop.NodeMissing()
 	st.Sockets = adminSockets(r.sockets.Status())
+	st.PacketPath = adminPacketPath(r.packets.status())
 	for _, s := range r.reporter.servers {
 		p := s.Status()
 		st.Ports = append(st.Ports, admin.Port{For: p.Name, Addr: p.Addr, Listening: p.Listening, Holder: p.Holder, Error: p.Err})

@@ -11,6 +11,7 @@ import (
 	"github.com/firsthop/firsthop/natinit/apiserver/sources"
 	"github.com/firsthop/firsthop/natinit/sysctl"
 	"github.com/firsthop/firsthop/runtime/dataplane"
+	"github.com/firsthop/firsthop/runtime/devices"
 	"github.com/firsthop/firsthop/runtime/services"
 )
 
@@ -58,6 +59,11 @@ type Config struct {
 	// EndTCP ends TCP connections when their Service does not have their backend any more:
 	// a client then needs no timeout to notice. UDP sockets are moved or ended always.
 	EndTCP bool
+
+	// PacketPath serves clients outside of the cluster: programs at the devices that lead off the node.
+	PacketPath bool
+	// Uplinks names devices that are, or are not, such whatever their addresses and routes say.
+	Uplinks devices.Names
 
 	// Where to listen; empty for not at all.
 	HealthAddr   string   // /healthz and /livez, for load balancers: ":10256"

@@ -18,6 +18,7 @@ import (
 	"github.com/firsthop/firsthop/runtime/metrics"
 	"github.com/firsthop/firsthop/runtime/nodestatus"
 	"github.com/firsthop/firsthop/runtime/sockets"
+	"github.com/firsthop/firsthop/runtime/uplinks"
 )
 
 // reporter is what others see of the runtime: health, metrics, the Node's label
@@ -57,7 +58,8 @@ func newReporter(r *run) *reporter {
 			return metrics.ReadCounters(r.data.Counters(), r.data.Features().Batch, r.writer.Indexes)(each)
 		},
 		Indexes: r.writer.Indexes, PerService: r.cfg.ServiceMetrics, NoLocal: r.loop.NoLocal,
-		Sockets: func() sockets.Status { return r.sockets.Status() }, // made when the table is taken over
+		Sockets:    func() sockets.Status { return r.sockets.Status() }, // made when the table is taken over
+		PacketPath: func() *uplinks.Status { return r.packets.status() },
 	})
 	o.metrics = m
 	o.proxy = health.NewProxy(health.ProxyConfig{Waiting: r.loop.Liveness().Late, Applied: r.loop.Liveness().Applied, Serving: r.data.Attached, Proven: o.notProven, Answered: m.Answered})

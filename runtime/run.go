@@ -71,6 +71,9 @@ func (r *run) takeOver(ctx context.Context) error {
 	r.writer.SetStore(r.data.Store())
 	r.followPods()
 	r.followSockets()
+	if r.cfg.PacketPath {
+		r.packets = newPacketPath(r)
+	}
 	r.subscribe()
 	return nil
 }
@@ -104,6 +107,7 @@ func (r *run) run(ctx context.Context) error {
 	group.Go(func() { r.followConntrack(ctx) })
 	group.Go(func() { r.until(ctx, "workloads", r.workloads.Run) })
 	group.Go(func() { r.until(ctx, "sockets", r.sockets.Run) })
+	group.Go(func() { r.packets.serve(ctx) })
 	group.Go(func() { r.loop.Liveness().Watchdog(ctx, r.cfg.Watchdog, func() { r.cfg.Notify("WATCHDOG=1") }) })
 	group.Go(func() { r.serveAdmin(ctx) })
 	group.Go(func() { r.reporter.serve(ctx) })

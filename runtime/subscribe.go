@@ -18,6 +18,9 @@ func (r *run) subscribe() {
 	r.loop.Subscribe(r.toWorkloads)
 	r.loop.Subscribe(r.reporter.toHealth)
 	r.loop.Subscribe(toMetrics(r.reporter.metrics))
+	if r.packets != nil {
+		r.loop.Subscribe(r.packets.observe)
+	}
 	written := r.cfg.Written
 	r.loop.Subscribe(func(e sync.Event) {
 		switch e := e.(type) {

@@ -34,6 +34,7 @@ type run struct {
 
 	workloads *workloads.Reconciler
 	sockets   *sockets.Reconciler
+	packets   *packetPath // nil: it is off
 	clients   watch.Clients
 	reporter  *reporter
 	instance  runtimeLock
@@ -63,6 +64,7 @@ func (r *run) grow(ctx context.Context, short writer.Short) error {
 	if err != nil {
 		return err
 	}
+	r.packets.grown(ctx)
 	r.writer.SetStore(store)
 	return nil
 }

@@ -37,6 +37,27 @@ type RuntimeStatus struct {
 	Servers    []RuntimeServer `json:"api_servers,omitempty"` // as it sees them
 	Sockets    RuntimeSockets  `json:"sockets,omitzero"`      // on backends that went: what became of them since its start
 	Claims     []string        `json:"claims,omitempty"`      // of Problems, claims of Services on addresses of API servers
+
+	PacketPath *RuntimePacketPath `json:"packet_path,omitempty"` // absent: it is off
+}
+
+// RuntimePacketPath is how clients outside of the cluster are served.
+type RuntimePacketPath struct {
+	Sentence string            `json:"sentence"`
+	Error    string            `json:"error,omitempty"` // why not, or not by all devices
+	Uplinks  []RuntimeUplink   `json:"uplinks"`
+	Left     []string          `json:"left,omitempty"` // devices that one could expect among the uplinks, and why they are none
+	Ports    string            `json:"masquerade_ports,omitempty"`
+	Packets  map[string]uint64 `json:"packets,omitempty"`
+}
+
+// RuntimeUplink is a device that leads off the node.
+type RuntimeUplink struct {
+	Device   string `json:"device"`
+	Why      string `json:"why"`
+	Attached bool   `json:"attached"`
+	By       string `json:"by,omitempty"`
+	Error    string `json:"error,omitempty"`
 }
 
 // RuntimeSockets counts sockets whose Service lost their backend.

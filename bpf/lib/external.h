@@ -4,18 +4,17 @@
 #define FIRSTHOP_LIB_EXTERNAL_H
 
 #include "conntrack.h"
-#include "count.h"
 #include "lb.h"
 #include "source_range.h"
 
 /* How many backends are tried for a client that has the same connection already, by another frontend. */
 #define BACKEND_TRIES 4
 
+/* What became of it; else it is dropped, for this reason (enum packet_count). */
 enum begun {
-	BEGUN_NOT,    /* no Service's packet */
-	BEGUN_FLOW,   /* its entries are written */
-	BEGUN_REJECT, /* nothing serves it */
-	BEGUN_DROP,   /* counted */
+	BEGUN_NOT = -1,    /* no Service's packet */
+	BEGUN_FLOW = -2,   /* its entries are written */
+	BEGUN_REJECT = -3, /* nothing serves it */
 };
 
 /* Who a client is, for backends that clients keep. The highest bit keeps it apart from cookies of network namespaces. */
@@ -95,11 +94,11 @@ static __always_inline bool write_flow(const __u64 *key, const struct frontend *
 	return !bpf_map_update_elem(&fh_conntrack, key, value, BPF_ANY);
 }
 
-/* Begins the flow that a packet asks for; its backend is in *to then. */
-static __noinline enum begun begin_flow(const __u64 *key, struct backend *to)
+/* Begins the flow that a packet asks for; its backend is in *to then. Who calls counts: see enum begun. */
+static __noinline int begin_flow(const __u64 *key, struct backend *to)
 {
-	__u64 now = bpf_ktime_get_ns(), client = client_of(key);
 	struct frontend fe;
+	__u64 now, client;
 
 	if (!find_external(key, &fe) || !(fe.flags & FRONTEND_EXTERNAL))
 		return BEGUN_NOT;
@@ -108,12 +107,13 @@ static __noinline enum begun begin_flow(const __u64 *key, struct backend *to)
 		return BEGUN_REJECT;
 	}
 	if (fe.flags & (FRONTEND_SOURCE_RANGE | FRONTEND_EXTERNAL_RANGE) && !in_ranges(fe.index, key)) {
-		count_packet(COUNT_SOURCE_RANGE);
 		count(fe.index, false);
-		return BEGUN_DROP;
+		return COUNT_SOURCE_RANGE;
 	}
 	if (fe.flags & FRONTEND_EXTERNAL_LOCAL)
 		fe.flags |= FRONTEND_LOCAL_POLICY;
+	now = bpf_ktime_get_ns();
+	client = client_of(key);
 	for (__u64 i = 0; i < BACKEND_TRIES; i++) {
 		struct backend be = {};
 
@@ -123,19 +123,13 @@ static __noinline enum begun begin_flow(const __u64 *key, struct backend *to)
 		if (write_flow(key, &fe, &be, now)) {
 			*to = be;
 			count(fe.index, true);
-			count_packet(COUNT_FLOW);
 			return BEGUN_FLOW;
 		}
-		if (i == BACKEND_TRIES - 1) {
-			count_packet(COUNT_CLASH);
-			return BEGUN_DROP;
-		}
+		if (i == BACKEND_TRIES - 1)
+			return COUNT_CLASH;
 	}
 	count(fe.index, false);
-	if (!has_backends_elsewhere(&fe))
-		return BEGUN_REJECT;
-	count_packet(COUNT_NO_LOCAL);
-	return BEGUN_DROP;
+	return has_backends_elsewhere(&fe) ? COUNT_NO_LOCAL : BEGUN_REJECT;
 }
 
 #endif

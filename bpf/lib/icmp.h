@@ -125,7 +125,7 @@ static __noinline int translate_error(struct __sk_buff *skb, struct packet *p)
 	if (!f || f->flags & FLOW_STACK || !f->port)
 		return TC_ACT_UNSPEC;
 	if (is_redirect(p))
-		return drop(COUNT_REDIRECT);
+		return drop(p->key, COUNT_REDIRECT);
 	flow_addr(f, to);
 	port = f->port;
 	if (way == WAY_IN)
@@ -133,7 +133,7 @@ static __noinline int translate_error(struct __sk_buff *skb, struct packet *p)
 	else
 		done = rewrite_quoted(skb, p, &quoted, DST, to, port) &&
 		       ((p->key[SRC] ^ key[SRC]) | (p->key[SRC + 1] ^ key[SRC + 1]) || rewrite_error(skb, p, SRC, to));
-	return done ? TC_ACT_UNSPEC : drop(COUNT_MALFORMED);
+	return done ? TC_ACT_UNSPEC : drop(p->key, COUNT_MALFORMED);
 }
 
 #endif

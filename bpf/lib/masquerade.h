@@ -20,7 +20,7 @@ static __noinline enum packet_count masquerade(const struct packet *p, __u32 ifi
 	struct address *addr = bpf_map_lookup_elem(&fh_masquerade, lookup);
 	struct packet_control *ctl = bpf_map_lookup_elem(&fh_packet_ctl, &zero);
 
-	if (!addr)
+	if (!addr || is_v4(addr) != p->v4) /* what is said of ::/0 holds for v4-mapped addresses, too */
 		return COUNT_NO_SOURCE;
 	if (!ctl || !ctl->ports)
 		return COUNT_NO_PORT;

@@ -100,35 +100,51 @@ static __always_inline bool has_ports(__u8 proto)
 	return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP;
 }
 
-/* Reads as much of the transport header as is asked for. False: the packet ends before. */
-static __always_inline bool parse_transport(struct __sk_buff *skb, struct packet *p, enum way way)
+/* How many bytes of a transport header tell all that is asked for. */
+#define TRANSPORT 14
+
+#define TCP_FLAGS 13
+#define SCTP_CHUNK 12
+
+/* Reads the transport header where it is not within reach. False: the packet ends before. */
+static __noinline bool load_transport(struct __sk_buff *skb, struct packet *p)
 {
 	__be16 ports[2] = {};
 	__u32 signals = 0;
 
 	switch (p->proto) {
 	case IPPROTO_TCP:
-		signals = 13;
+		signals = TCP_FLAGS;
 		break;
 	case IPPROTO_SCTP:
-		signals = 12;
+		signals = SCTP_CHUNK;
 		break;
 	case IPPROTO_UDP:
 		break;
 	case IPPROTO_ICMP:
 	case IPPROTO_ICMPV6:
-		p->key[REST] = FLOW_REST(0, 0, p->proto, way);
 		return p->fragment != LATER_FRAGMENT && !bpf_skb_load_bytes(skb, p->l4, &p->signals, 1);
 	default:
 		return false;
 	}
-	if (p->fragment != LATER_FRAGMENT) {
-		if (bpf_skb_load_bytes(skb, p->l4, ports, sizeof(ports)))
-			return false;
-		if (signals && bpf_skb_load_bytes(skb, p->l4 + signals, &p->signals, 1))
-			return false;
-	}
-	p->key[REST] = FLOW_REST(ports[0], ports[1], p->proto, way);
+	if (p->fragment == LATER_FRAGMENT)
+		return true;
+	if (bpf_skb_load_bytes(skb, p->l4, ports, sizeof(ports)))
+		return false;
+	p->key[REST] |= ports[0] | (__u64)ports[1] << 16;
+	return !signals || !bpf_skb_load_bytes(skb, p->l4 + signals, &p->signals, 1);
+}
+
+/* Reads as much of the transport header as is asked for; *l4 is where it is if that is known, else 0. */
+static __always_inline bool parse_transport(struct __sk_buff *skb, struct packet *p, enum way way, void *l4, void *end)
+{
+	__u8 *bytes = l4;
+
+	p->key[REST] = FLOW_REST(0, 0, p->proto, way);
+	if (unlikely(!l4 || l4 + TRANSPORT > end || p->fragment == LATER_FRAGMENT || !has_ports(p->proto)))
+		return load_transport(skb, p);
+	p->key[REST] |= *(__u32 *)l4;
+	p->signals = p->proto == IPPROTO_TCP ? bytes[TCP_FLAGS] : bytes[SCTP_CHUNK];
 	return true;
 }
 
@@ -155,7 +171,7 @@ static __always_inline bool parse_v4(struct __sk_buff *skb, struct packet *p, en
 	}
 	if (unlikely(ip->version_ihl >> 4 != 4 || (ip->version_ihl & 0xf) < 5))
 		return false;
-	return parse_transport(skb, p, way);
+	return parse_transport(skb, p, way, (void *)ip + (ip->version_ihl & 0xf) * 4, end);
 }
 
 /* Goes from header to header until there is one that has ports, or of ICMP. False: there is none. */
@@ -204,9 +220,10 @@ static __always_inline bool parse_v6(struct __sk_buff *skb, struct packet *p, en
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct ipv6hdr *ip = data + p->l3;
+	void *l4 = ip + 1;
 	__u8 next;
 
-	if ((void *)(ip + 1) > end)
+	if (l4 > end)
 		return false;
 	p->key[SRC] = half(&ip->saddr, 0);
 	p->key[SRC + 1] = half(&ip->saddr, 1);
@@ -215,11 +232,11 @@ static __always_inline bool parse_v6(struct __sk_buff *skb, struct packet *p, en
 	p->l4 = p->l3 + sizeof(*ip);
 	p->end = p->l4 + bpf_htons(ip->payload_len);
 	next = ip->nexthdr;
-	if (likely(has_ports(next)))
+	if (likely(has_ports(next))) {
 		p->proto = next;
-	else if (!skip_extensions(skb, p, next))
-		return false;
-	return parse_transport(skb, p, way);
+		return parse_transport(skb, p, way, l4, end);
+	}
+	return skip_extensions(skb, p, next) && parse_transport(skb, p, way, 0, 0);
 }
 
 /*

@@ -122,19 +122,19 @@ static __always_inline __u32 sequence_length(const struct packet *p, const struc
 static __always_inline bool answer_tcp(struct __sk_buff *skb, const struct packet *p)
 {
 	bool partial = is_partial(skb, p->l4 + 16);
-	struct tcphdr tcp, rst = {.doff = 5 << 4, .flags = TCP_RST};
+	struct tcphdr tcp, rst = {};
 	__u32 sum;
 
 	if (bpf_skb_load_bytes(skb, p->l4, &tcp, sizeof(tcp)))
 		return false;
+	rst.doff = sizeof(rst) / 4 << 4;
+	rst.flags = tcp.flags & TCP_ACK ? TCP_RST : TCP_RST | TCP_ACK;
 	rst.source = tcp.dest;
 	rst.dest = tcp.source;
-	if (tcp.flags & TCP_ACK) {
+	if (tcp.flags & TCP_ACK)
 		rst.seq = tcp.ack_seq;
-	} else {
-		rst.flags |= TCP_ACK;
+	else
 		rst.ack_seq = bpf_htonl(bpf_htonl(tcp.seq) + sequence_length(p, &tcp));
-	}
 	sum = pseudo_sum(p, IPPROTO_TCP, sizeof(rst));
 	if (partial)
 		rst.check = fold(sum); /* the device adds the rest */
@@ -200,16 +200,16 @@ static __noinline int reject(struct __sk_buff *skb, const struct packet *p)
 	__u32 header = p->v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
 
 	if (p->l4 != p->l3 + header || p->fragment)
-		return drop(COUNT_REJECT_FAILED);
+		return drop(p->key, COUNT_REJECT_FAILED);
 	if (p->proto == IPPROTO_TCP && p->signals & TCP_RST)
 		return TC_ACT_SHOT;
 	if (!may_answer())
-		return drop(COUNT_REJECT_LIMITED);
+		return drop(p->key, COUNT_REJECT_LIMITED);
 	if (p->proto == IPPROTO_TCP ? !answer_tcp(skb, p) : !answer_icmp(skb, p))
-		return drop(COUNT_REJECT_FAILED);
+		return drop(p->key, COUNT_REJECT_FAILED);
 	if (!swap_link_addresses(skb))
-		return drop(COUNT_REJECT_FAILED);
-	count_packet(COUNT_REJECTED);
+		return drop(p->key, COUNT_REJECT_FAILED);
+	count_packet(p->key, COUNT_REJECTED, 0, 0);
 	return bpf_redirect(skb->ifindex, 0);
 }
 

@@ -13,8 +13,8 @@ import (
 const description = `firsthop makes one thing true before anything else on a node needs it: a
 connection to the kubernetes Service IP reaches a live API server.
 
-Nouns read (check, status, doctor, discover, nat, conntrack, units), verbs change (init, run,
-install, uninstall). cluster is about all nodes at once.
+Nouns read (check, status, doctor, discover, nat, conntrack, monitor, units), verbs
+change (init, run, install, uninstall). cluster is about all nodes at once.
 
 Exit codes: 0 done, 1 internal error, missing rights or a refusal, 2 bpffs,
 3 cgroup2, 4 seed or attach, 5 kernel not supported and no kube-proxy to fall
@@ -42,6 +42,7 @@ func newApp(e env) *cli.App {
 			runCommand(e),
 			natCommand(e),
 			conntrackCommand(e),
+			monitorCommand(e),
 			unitsCommand(e),
 			installCommand(e),
 			uninstallCommand(e),

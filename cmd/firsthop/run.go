@@ -18,6 +18,7 @@ import (
 
 	"github.com/firsthop/firsthop/bootstrap"
 	"github.com/firsthop/firsthop/runtime"
+	"github.com/firsthop/firsthop/runtime/devices"
 	"github.com/firsthop/firsthop/runtime/services"
 )
 
@@ -47,6 +48,9 @@ it the settings that init has (scope, udp, directories).`,
 			boolFlag("end-tcp", false, "end TCP connections whose Service does not have their backend any more; connected UDP sockets are moved, or ended, always"),
 			boolFlag("deny-node-external-ips", false, "do not serve external and load balancer IPs of Services that are addresses of this node"),
 			boolFlag("cluster-ips-outside", false, "let clients outside the cluster use cluster IPs too, if their packets are routed to this node; needs the packet path"),
+			boolFlag("packet-path", false, "serve clients outside of the cluster, too, by programs at the network devices that lead off the node; not for production yet"),
+			&cli.StringSliceFlag{Name: "uplinks", Usage: "`DEVICES` that lead off the node whatever their addresses and routes say, as eth0 or ens*; comma-separated, repeatable", EnvVars: envVar("uplinks")},
+			&cli.StringSliceFlag{Name: "not-uplinks", Usage: "`DEVICES` that don't; comma-separated, repeatable", EnvVars: envVar("not-uplinks")},
 			boolFlag("pods", true, "watch this node's pods: they can opt out, and source ranges judge them; needs more than system:node-proxier"),
 		}, conntrackFlags(), kernelFlags(), without("timeout", addressFlags()), without("log-level", commonFlags()), []cli.Flag{
 			stringFlag("log-level", "info", "`LEVEL` of the log on stderr: debug, info, warn, error", categoryOutput),
@@ -74,6 +78,11 @@ func runConfig(c *call) (cfg runtime.Config, err error) {
 		Kubeconfig: c.String("kubeconfig"), Pod: pod(c.env), Pods: c.Bool("pods"), EndTCP: c.Bool("end-tcp"),
 		DenyNodeExternalIPs: c.Bool("deny-node-external-ips"), ClusterIPsOutside: c.Bool("cluster-ips-outside"),
 		ServiceMetrics: c.Bool("service-metrics"), NodeStatus: c.Bool("node-status"),
+		PacketPath: c.Bool("packet-path"),
+		Uplinks:    devices.Names{Include: atCommas(c.StringSlice("uplinks")), Exclude: atCommas(c.StringSlice("not-uplinks"))},
+	}
+	if err := cfg.Uplinks.Validate(); err != nil {
+		return cfg, usagef("--uplinks and --not-uplinks: %w", err)
 	}
 	given, scope, err := c.shared().Parse()
 	if err != nil {

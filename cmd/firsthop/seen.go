@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/firsthop/firsthop/bootstrap/diagnose"
+	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/runtime/admin"
 	"github.com/firsthop/firsthop/runtime/services"
 	"github.com/firsthop/firsthop/runtime/watch"
@@ -136,8 +137,47 @@ func runtimeStatus(st *admin.Status, now time.Time) *diagnose.RuntimeStatus {
 	k := &st.Sockets
 	r.Sockets = diagnose.RuntimeSockets{Moved: k.Moved, EndedUDP: k.EndedUDP, EndedTCP: k.EndedTCP, Left: k.Left, Hung: k.Hung, Swept: k.Swept}
 	r.Troubles = append(r.Troubles, socketTroubles(k)...)
+	if st.PacketPath != nil {
+		r.PacketPath = packetPathStatus(st.PacketPath)
+		if e := r.PacketPath.Error; e != "" && st.Adopted {
+			r.Troubles = append(r.Troubles, "clients outside of the cluster are not all served: "+e)
+		}
+	}
 	if st.APIServers.SaveError != "" {
 		r.Troubles = append(r.Troubles, "the API servers' addresses can't be saved: "+st.APIServers.SaveError)
 	}
 	return r
+}
+
+func packetPathStatus(st *admin.PacketPath) *diagnose.RuntimePacketPath {
+	p := &diagnose.RuntimePacketPath{Error: st.Error, Uplinks: []diagnose.RuntimeUplink{}, Ports: st.Ports, Packets: st.Counts}
+	var by []string
+	for _, u := range st.Uplinks {
+		p.Uplinks = append(p.Uplinks, diagnose.RuntimeUplink{Device: u.Device, Why: u.Why, Attached: u.Attached, By: u.By, Error: u.Error})
+		if u.Attached {
+			by = append(by, u.Device+" ("+u.By+")")
+		}
+	}
+	for _, l := range st.Left {
+		p.Left = append(p.Left, l.Device+": "+l.Reason)
+	}
+	p.Sentence = "clients outside of the cluster are not served"
+	if len(by) > 0 {
+		p.Sentence = fmt.Sprintf("clients outside of the cluster are served at %s; %d connections so far", strings.Join(by, ", "), st.Counts["flow"])
+	}
+	if dropped := droppedPackets(st.Counts); dropped != "" {
+		p.Sentence += "; dropped: " + dropped
+	}
+	return p
+}
+
+// droppedPackets is "3 for source-range, 1 for malformed".
+func droppedPackets(counts map[string]uint64) string {
+	var out []string
+	for _, c := range bpf.PacketCounts() {
+		if n := counts[c.String()]; c.Dropped() && n > 0 {
+			out = append(out, fmt.Sprintf("%d for %s", n, c))
+		}
+	}
+	return strings.Join(out, ", ")
 }

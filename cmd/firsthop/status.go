@@ -47,6 +47,10 @@ func statusText(p *printer, st *diagnose.Status) {
 		for _, held := range st.Runtime.Held {
 			p.item("port    ", 8, held)
 		}
+		if path := st.Runtime.PacketPath; path != nil {
+			p.item("packets ", 8, path.Sentence)
+			listText(p, "no uplinks", path.Left)
+		}
 		listText(p, "not served as Services ask", st.Runtime.Problems)
 	}
 	if others := st.Services - len(st.Table); others > 0 {

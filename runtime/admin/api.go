@@ -49,8 +49,9 @@ type Status struct {
 	Proof      Proof            `json:"proof"`
 	NodeError  string           `json:"node_error,omitempty"` // why the Node object is not followed
 	Sockets    Sockets          `json:"sockets"`
-	Ports      []Port           `json:"ports,omitempty"`    // of /healthz and metrics
-	Problems   []Problem        `json:"problems,omitempty"` // of objects
+	PacketPath *PacketPath      `json:"packet_path,omitempty"` // absent: it is off
+	Ports      []Port           `json:"ports,omitempty"`       // of /healthz and metrics
+	Problems   []Problem        `json:"problems,omitempty"`    // of objects
 }
 
 // Port is one at which the runtime answers, or wants to.
@@ -73,6 +74,31 @@ type Sockets struct {
 	MoveError  string `json:"move_error,omitempty"` // why they are ended, not moved
 	Error      string `json:"error,omitempty"`      // of the last look
 	SweepError string `json:"sweep_error,omitempty"`
+}
+
+// PacketPath is how clients outside of the cluster are served.
+type PacketPath struct {
+	Error   string            `json:"error,omitempty"` // why not, or not by all devices
+	Uplinks []Uplink          `json:"uplinks,omitempty"`
+	Left    []LeftDevice      `json:"left,omitempty"`             // devices that one could expect among the uplinks
+	Ports   string            `json:"masquerade_ports,omitempty"` // for connections to endpoints on other nodes: "1024-29999"
+	Counts  map[string]uint64 `json:"packets,omitempty"`          // what became of those that were not simply passed on
+}
+
+// Uplink is a device that leads off the node.
+type Uplink struct {
+	Device   string `json:"device"`
+	Index    int    `json:"index"`
+	Why      string `json:"why"`
+	Attached bool   `json:"attached"`
+	By       string `json:"by,omitempty"` // tcx, clsact
+	Error    string `json:"error,omitempty"`
+}
+
+// LeftDevice is one that is no uplink.
+type LeftDevice struct {
+	Device string `json:"device"`
+	Reason string `json:"reason"`
 }
 
 // Dataplane is what the programs and the table depend on.

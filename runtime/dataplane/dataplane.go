@@ -303,6 +303,25 @@ func (d *Dataplane) attach(j *instance.Journal) error {
 	return d.seen.attached(held)
 }
 
+// Locked calls its argument with the locks that a change of pins and programs takes, the journal of what a reboot undoes
+// (nil where that can't be used), and the table's pins.
+func (d *Dataplane) Locked(ctx context.Context, do func(*instance.Journal, bpf.Pins) error) error {
+	return d.locked(ctx, func(j *instance.Journal) error {
+		d.mu.Lock()
+		pins := d.usablePins()
+		d.mu.Unlock()
+		return do(j, pins)
+	})
+}
+
+// Links says how the machine's links are listed.
+func (d *Dataplane) Links() objects.Links { return d.links }
+
+// Has asks the kernel for a feature.
+func (d *Dataplane) Has(feature string) bool {
+	return kernel.Ask(kernel.Config{Root: d.cfg.HostRoot, Forbid: d.cfg.Forbid}, feature)
+}
+
 // Store is what to write to, until Grow.
 func (d *Dataplane) Store() *nat.Kernel { return d.store }
 

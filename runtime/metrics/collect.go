@@ -42,6 +42,11 @@ func (m *Metrics) parts(p *Page) {
 	if m.cfg.Sockets != nil {
 		writeSockets(p, m.cfg.Sockets())
 	}
+	if m.cfg.PacketPath != nil {
+		if st := m.cfg.PacketPath(); st != nil {
+			writePacketPath(p, st)
+		}
+	}
 	if m.cfg.Unserved != nil {
 		p.Gauge("firsthop_health_check_node_ports_unserved", "Addresses of healthCheckNodePorts that could not be had.", float64(len(m.cfg.Unserved())))
 	}

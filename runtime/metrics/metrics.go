@@ -18,6 +18,7 @@ import (
 	"github.com/firsthop/firsthop/runtime/health"
 	"github.com/firsthop/firsthop/runtime/services"
 	"github.com/firsthop/firsthop/runtime/sockets"
+	"github.com/firsthop/firsthop/runtime/uplinks"
 	"github.com/firsthop/firsthop/runtime/watch"
 	"github.com/firsthop/firsthop/runtime/writer"
 )
@@ -37,6 +38,8 @@ type Config struct {
 	// NoLocal is how many Service ports have no local endpoint where a Local policy wants one.
 	NoLocal func() (internal, external int)
 	Sockets func() sockets.Status
+	// PacketPath is nil where it is off, as is what it returns before it is on.
+	PacketPath func() *uplinks.Status
 
 	// SocketMaps are the maps in which programs remember sockets, clients and pods (bpf.Maps.Usage).
 	SocketMaps func() ([]bpf.MapUsage, error)

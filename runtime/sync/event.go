@@ -30,6 +30,11 @@ type (
 	}
 	// NodePortAddrs are the addresses that node ports are served on, where an option selects them.
 	NodePortAddrs []netip.Addr
+	// NodeAddrs are the addresses of another node; none: it is gone.
+	NodeAddrs struct {
+		Node  string
+		Addrs []netip.Addr
+	}
 	// SourceRanges says whether any Service has source ranges.
 	SourceRanges bool
 	// PodsReady says, once, that all is known that decides what the programs must know of pods.

@@ -37,6 +37,7 @@ func (l *Loop) observeOther(ev *watch.Event) {
 	obj, _ := ev.Object.(*corev1.Node)
 	if obj == nil {
 		delete(o.ips, name)
+		l.publish(NodeAddrs{Node: name})
 	} else {
 		l.serveAtNodes(true)
 		ips := services.NodeIPs(obj)
@@ -44,6 +45,7 @@ func (l *Loop) observeOther(ev *watch.Event) {
 			return
 		}
 		o.ips[name] = ips
+		l.publish(NodeAddrs{Node: name, Addrs: ips})
 	}
 	l.selectNode(name)
 	l.rangeChanged()

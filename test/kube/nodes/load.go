@@ -6,9 +6,12 @@ import (
 	"encoding/json"
 	"io"
 	"maps"
+	"net"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/vishvananda/netlink"
 
 	"github.com/firsthop/firsthop/test/lab"
 )
@@ -21,7 +24,7 @@ type Count struct {
 
 // Load connects to targets all the time.
 type Load struct {
-	n    *Node
+	c    *Cluster
 	cmd  *lab.Cmd
 	stop io.Closer
 	done chan struct{}
@@ -44,13 +47,37 @@ func (c *Cluster) Load(targets ...string) *Load {
 // Load is Cluster.Load from a node of choice.
 func (n *Node) Load(targets ...string) *Load {
 	n.c.t.Helper()
-	l := &Load{n: n, cmd: n.enter(context.Background(), "exec load run "+strings.Join(targets, " ")), done: make(chan struct{}), counts: make(map[string]Count)}
+	return n.c.start(n.enter(context.Background(), "exec load run "+strings.Join(targets, " ")))
+}
+
+// LoadOutside is Cluster.Load from a host that is no node, on the nodes' network: for node ports, external and load balancer IPs.
+func (c *Cluster) LoadOutside(targets ...string) *Load {
+	c.t.Helper()
+	return c.start(c.hub.Command(context.Background(), c.Program("load"), append([]string{"run"}, targets...)...))
+}
+
+// RouteOutside has that host send packets for an address to a node.
+func (c *Cluster) RouteOutside(addr string, by *Node) {
+	c.t.Helper()
+	c.must(c.hub.Link(func(nl *netlink.Handle) error {
+		dst, err := netlink.ParseIPNet(addr + "/32")
+		if err != nil {
+			return err
+		}
+		return nl.RouteReplace(&netlink.Route{Dst: dst, Gw: net.ParseIP(by.IP)})
+	}))
+}
+
+// start runs a load until the test ends.
+func (c *Cluster) start(cmd *lab.Cmd) *Load {
+	c.t.Helper()
+	l := &Load{c: c, cmd: cmd, done: make(chan struct{}), counts: make(map[string]Count)}
 	in, err := l.cmd.StdinPipe()
-	n.c.must(err)
+	c.must(err)
 	out, err := l.cmd.StdoutPipe()
-	n.c.must(err)
+	c.must(err)
 	l.stop = in
-	n.c.must(l.cmd.Start())
+	c.must(l.cmd.Start())
 	go func() {
 		defer close(l.done)
 		for lines := bufio.NewScanner(out); lines.Scan(); {
@@ -62,7 +89,7 @@ func (n *Node) Load(targets ...string) *Load {
 			}
 		}
 	}()
-	n.c.t.Cleanup(func() { l.end() })
+	c.t.Cleanup(func() { l.end() })
 	return l
 }
 
@@ -75,7 +102,7 @@ func (l *Load) Counts() map[string]Count {
 
 // Await waits for n more connections to each connect target, and one more answer of each other.
 func (l *Load) Await(n int) {
-	l.n.c.t.Helper()
+	l.c.t.Helper()
 	before := l.Counts()
 	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
 		now := l.Counts()
@@ -92,11 +119,11 @@ func (l *Load) Await(n int) {
 		}
 		select {
 		case <-l.done:
-			l.n.c.t.Fatalf("the load ended: %v", now)
+			l.c.t.Fatalf("the load ended: %v", now)
 		default:
 		}
 		if time.Now().After(end) {
-			l.n.c.t.Fatalf("waited %s in vain for %d more of each: %v", patience, n, now)
+			l.c.t.Fatalf("waited %s in vain for %d more of each: %v", patience, n, now)
 		}
 	}
 }
@@ -119,14 +146,14 @@ func (l *Load) end() {
 
 // Unbroken stops the load and fails the test where an attempt failed, or where there were fewer connects than a thousand.
 func (l *Load) Unbroken() {
-	l.n.c.t.Helper()
+	l.c.t.Helper()
 	for target, count := range l.Stop() {
-		l.n.c.t.Logf("%s: %d succeeded, %d failed", target, count.OK, count.Failed)
+		l.c.t.Logf("%s: %d succeeded, %d failed", target, count.OK, count.Failed)
 		if count.Failed > 0 {
-			l.n.c.t.Errorf("%s: %d of %d failed: %q", target, count.Failed, count.OK+count.Failed, count.Errors)
+			l.c.t.Errorf("%s: %d of %d failed: %q", target, count.Failed, count.OK+count.Failed, count.Errors)
 		}
 		if strings.HasPrefix(target, "connect=") && count.OK < 1000 {
-			l.n.c.t.Errorf("%s: only %d connects", target, count.OK)
+			l.c.t.Errorf("%s: only %d connects", target, count.OK)
 		}
 	}
 }
