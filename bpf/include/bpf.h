@@ -173,7 +173,8 @@ static void *(*const bpf_sk_storage_get)(void *map, void *sk, void *value, __u64
  * everywhere: a constant that guards the call would not do, as kernels before
  * 5.5 verify dead branches too.
  */
-static long (*const bpf_ringbuf_output)(void *map, void *value, __u64 size, __u64 flags) = (void *)130; /* 5.8; else no effect */
+static long (*const bpf_ringbuf_output)(void *map, void *value, __u64 size,
+                                        __u64 flags) = (void *)130;  /* 5.8; else no effect */
 static __u64 (*const bpf_get_netns_cookie)(void *ctx) = (void *)122; /* 5.7; else 0 */
 static int (*const bpf_set_retval)(int retval) = (void *)187;        /* 5.18, in these programs 6.1; else no effect */
 

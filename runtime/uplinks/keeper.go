@@ -21,6 +21,9 @@ import (
 const (
 	// verifyInterval is how often it is looked whether the programs are where they belong, and first.
 	verifyInterval = 5 * time.Second
+	// linger is how long programs stay at a device that is no uplink any more: an address may be gone for a moment, as while it is
+	// renewed, and flows with it.
+	linger = 30 * time.Second
 	// lockWait bounds how long an init stage that is at work is waited for.
 	lockWait = 30 * time.Second
 )
@@ -45,8 +48,9 @@ type Config struct {
 
 // Keeper keeps the programs on the uplinks. Its methods are safe for concurrent use; Run is called once.
 type Keeper struct {
-	cfg  Config
-	wake chan struct{}
+	cfg    Config
+	wake   chan struct{}
+	linger time.Duration // tests have their own
 
 	wanted struct {
 		sync.Mutex
@@ -59,7 +63,7 @@ type Keeper struct {
 	packet   *bpf.PacketMaps
 	loaded   map[bpf.Uplink]map[string]*ebpf.Program // for the table that programs were loaded for
 	table    *bpf.Maps
-	attached map[int]devices.Uplink // by index
+	attached map[int]held // by index
 	sources  map[bpf.MasqueradeKey]bpf.Address
 	ready    bool // Before has been called
 
@@ -69,9 +73,15 @@ type Keeper struct {
 	}
 }
 
+// held is a device that has the programs.
+type held struct {
+	devices.Uplink
+	since time.Time // it is no uplink any more; zero: it is one
+}
+
 // New makes a Keeper. It changes nothing.
 func New(cfg Config) *Keeper {
-	return &Keeper{cfg: cfg, wake: make(chan struct{}, 1), attached: map[int]devices.Uplink{}, sources: map[bpf.MasqueradeKey]bpf.Address{}}
+	return &Keeper{cfg: cfg, wake: make(chan struct{}, 1), attached: map[int]held{}, linger: linger, sources: map[bpf.MasqueradeKey]bpf.Address{}}
 }
 
 // Set says which devices are uplinks now. It does not wait.
@@ -222,7 +232,7 @@ func (k *Keeper) attach(j *instance.Journal, pins bpf.Pins, u devices.Uplink, st
 	if err != nil {
 		err = fmt.Errorf("device %s: %w", u.Name, err)
 	} else {
-		k.attached[u.Index] = u
+		k.attached[u.Index] = held{Uplink: u}
 	}
 	d.Error = err
 	st.Devices = append(st.Devices, d)
@@ -236,14 +246,21 @@ func byOf(hooks []attach.Result) attach.By {
 	return hooks[0].By
 }
 
-// removeOthers detaches from devices that are no uplinks any more.
+// removeOthers detaches from devices that have been no uplinks for a while.
 func (k *Keeper) removeOthers(j *instance.Journal, pins bpf.Pins, uplinks []devices.Uplink) error {
 	var errs []error
 	for index, u := range k.attached {
 		if slices.ContainsFunc(uplinks, func(w devices.Uplink) bool { return w.Index == index && w.L3 == u.L3 }) {
 			continue
 		}
-		if err := attach.Detach(k.attachConfig(j, pins, u)); err != nil {
+		if u.since.IsZero() {
+			u.since = time.Now()
+			k.attached[index] = u
+		}
+		if time.Since(u.since) < k.linger {
+			continue
+		}
+		if err := attach.Detach(k.attachConfig(j, pins, u.Uplink)); err != nil {
 			errs = append(errs, fmt.Errorf("detach from device %s, which is no uplink any more: %w", u.Name, err))
 			continue
 		}

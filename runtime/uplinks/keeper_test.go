@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -54,6 +55,7 @@ func (r *rig) restart() {
 		must(r.t, r.Close())
 	}
 	r.Keeper = New(r.cfg)
+	r.linger = 0
 }
 
 func (r *rig) ensure() error {
@@ -141,6 +143,12 @@ func TestKeeperAttachesToUplinksAndLeavesOthers(t *testing.T) {
 	}
 
 	r.Set([]devices.Uplink{b}, []devices.Left{{Name: "up0", Reason: "test"}})
+	r.linger = time.Hour
+	must(t, r.ensure())
+	if got := r.programs(a); len(got) != 2 {
+		t.Errorf("a device that was an uplink until now has %v", got)
+	}
+	r.linger = 0
 	must(t, r.ensure())
 	if got := r.programs(a); len(got) != 0 {
 		t.Errorf("a former uplink has %v", got)
