@@ -48,3 +48,12 @@ func (p Pins) AllMapPins() []string {
 	}
 	return pins
 }
+
+// PacketMapPins are the paths of the pins of the packet path's maps.
+func (p Pins) PacketMapPins() []string {
+	var pins []string
+	for _, info := range packetTable {
+		pins = append(pins, p.Map(info.Name))
+	}
+	return pins
+}

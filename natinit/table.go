@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/kernel/privileges"
@@ -82,7 +83,7 @@ func Pinned(pins bpf.Pins) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	candidates = append(append(candidates, devices...), pins.AllMapPins()...)
+	candidates = slices.Concat(candidates, devices, pins.PacketMapPins(), pins.AllMapPins())
 	var out []string
 	for _, path := range candidates {
 		_, err := os.Lstat(path)
@@ -120,7 +121,7 @@ func Remove(cfg attach.Config) error {
 		}
 		table.Maps = maps
 	}
-	if err := attach.DetachDevices(devices(cfg)); err != nil {
+	if err := RemovePackets(cfg); err != nil {
 		return err
 	}
 	cfg.Programs = table
@@ -134,6 +135,15 @@ func Remove(cfg attach.Config) error {
 		return err
 	}
 	return left
+}
+
+// RemovePackets takes the packet path away: its programs from all devices of the network namespace, and its maps with the flows in them. cfg
+// needs neither target nor programs. Errors are those of attach.DetachDevices and bpf.RemovePacketMaps.
+func RemovePackets(cfg attach.Config) error {
+	if err := attach.DetachDevices(devices(cfg)); err != nil || cfg.Pins.Dir == "" {
+		return err
+	}
+	return bpf.RemovePacketMaps(cfg.Pins)
 }
 
 // CheckRemove finds out, without any change, whether Remove can find everything.

@@ -10,6 +10,9 @@ import (
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/kernel"
 	"github.com/firsthop/firsthop/kernel/memory"
+	"github.com/firsthop/firsthop/natinit"
+	"github.com/firsthop/firsthop/natinit/attach"
+	"github.com/firsthop/firsthop/natinit/instance"
 	"github.com/firsthop/firsthop/runtime/admin"
 	"github.com/firsthop/firsthop/runtime/devices"
 	"github.com/firsthop/firsthop/runtime/sync"
@@ -37,6 +40,13 @@ func newPacketPath(r *run) *packetPath {
 		}),
 		nodes: map[string][]netip.Addr{},
 	}
+}
+
+// withoutPackets takes away what a former runtime has left of a packet path that is off now.
+func (r *run) withoutPackets(ctx context.Context) error {
+	return r.data.Locked(ctx, func(j *instance.Journal, pins bpf.Pins) error {
+		return natinit.RemovePackets(attach.Config{Pins: pins, Journal: j, Links: r.data.Links(), Proc: r.cfg.Proc})
+	})
 }
 
 // serve follows the devices and keeps the programs on them until ctx ends.
@@ -97,7 +107,7 @@ func adminPacketPath(st *uplinks.Status) *admin.PacketPath {
 		out.Ports = st.Ports.String()
 	}
 	for _, d := range st.Devices {
-		u := admin.Uplink{Device: d.Name, Index: d.Index, Why: d.Why, Attached: d.Attached, By: string(d.By)}
+		u := admin.Uplink{Device: d.Name, Index: d.Index, Why: d.Why, Attached: d.Attached, By: string(d.By), Ahead: d.Ahead}
 		if d.Error != nil {
 			u.Error = d.Error.Error()
 		}

@@ -73,6 +73,8 @@ func (r *run) takeOver(ctx context.Context) error {
 	r.followSockets()
 	if r.cfg.PacketPath {
 		r.packets = newPacketPath(r)
+	} else if err := r.withoutPackets(ctx); err != nil {
+		r.cfg.Log.Warn("programs of a packet path that is off now are still attached", "err", err)
 	}
 	r.subscribe()
 	return nil

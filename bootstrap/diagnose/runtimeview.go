@@ -53,11 +53,12 @@ type RuntimePacketPath struct {
 
 // RuntimeUplink is a device that leads off the node.
 type RuntimeUplink struct {
-	Device   string `json:"device"`
-	Why      string `json:"why"`
-	Attached bool   `json:"attached"`
-	By       string `json:"by,omitempty"`
-	Error    string `json:"error,omitempty"`
+	Device   string   `json:"device"`
+	Why      string   `json:"why"`
+	Attached bool     `json:"attached"`
+	By       string   `json:"by,omitempty"`
+	Ahead    []string `json:"ahead,omitempty"` // programs of others that packets pass before ours
+	Error    string   `json:"error,omitempty"`
 }
 
 // RuntimeSockets counts sockets whose Service lost their backend.

@@ -153,7 +153,7 @@ func packetPathStatus(st *admin.PacketPath) *diagnose.RuntimePacketPath {
 	p := &diagnose.RuntimePacketPath{Error: st.Error, Uplinks: []diagnose.RuntimeUplink{}, Ports: st.Ports, Packets: st.Counts}
 	var by []string
 	for _, u := range st.Uplinks {
-		p.Uplinks = append(p.Uplinks, diagnose.RuntimeUplink{Device: u.Device, Why: u.Why, Attached: u.Attached, By: u.By, Error: u.Error})
+		p.Uplinks = append(p.Uplinks, diagnose.RuntimeUplink{Device: u.Device, Why: u.Why, Attached: u.Attached, By: u.By, Ahead: u.Ahead, Error: u.Error})
 		if u.Attached {
 			by = append(by, u.Device+" ("+u.By+")")
 		}

@@ -87,12 +87,13 @@ type PacketPath struct {
 
 // Uplink is a device that leads off the node.
 type Uplink struct {
-	Device   string `json:"device"`
-	Index    int    `json:"index"`
-	Why      string `json:"why"`
-	Attached bool   `json:"attached"`
-	By       string `json:"by,omitempty"` // tcx, clsact
-	Error    string `json:"error,omitempty"`
+	Device   string   `json:"device"`
+	Index    int      `json:"index"`
+	Why      string   `json:"why"`
+	Attached bool     `json:"attached"`
+	By       string   `json:"by,omitempty"`    // tcx, clsact
+	Ahead    []string `json:"ahead,omitempty"` // programs of others that packets pass before ours
+	Error    string   `json:"error,omitempty"`
 }
 
 // LeftDevice is one that is no uplink.

@@ -65,7 +65,8 @@ type Keeper struct {
 	table    *bpf.Maps
 	attached map[int]held // by index
 	sources  map[bpf.MasqueradeKey]bpf.Address
-	ready    bool // Before has been called
+	order    attach.Keeper
+	ready    bool // what a former runtime left is known, and Before has been called
 
 	state struct {
 		sync.Mutex
@@ -127,7 +128,7 @@ func (k *Keeper) Ensure(ctx context.Context) error {
 	defer cancel()
 	st := Status{Left: left}
 	err := k.cfg.Locked(ctx, func(j *instance.Journal, pins bpf.Pins) error {
-		if err := k.prepare(ctx, pins); err != nil {
+		if err := k.prepare(ctx, j, pins); err != nil {
 			return err
 		}
 		var errs []error
@@ -143,7 +144,7 @@ func (k *Keeper) Ensure(ctx context.Context) error {
 }
 
 // prepare makes the maps, and has programs for the table that is there.
-func (k *Keeper) prepare(ctx context.Context, pins bpf.Pins) error {
+func (k *Keeper) prepare(ctx context.Context, j *instance.Journal, pins bpf.Pins) error {
 	if k.packet == nil {
 		packet, err := bpf.EnsurePacketMaps(pins, k.cfg.Flows)
 		if err != nil {
@@ -158,12 +159,36 @@ func (k *Keeper) prepare(ctx context.Context, pins bpf.Pins) error {
 		k.unload()
 		k.table = table
 	}
-	if !k.ready && k.cfg.Before != nil {
+	if k.ready {
+		return nil
+	}
+	if err := k.adopt(j, pins); err != nil {
+		return err
+	}
+	if k.cfg.Before != nil {
 		if err := k.cfg.Before(ctx, k.packet); err != nil {
 			return fmt.Errorf("look for flows of another service proxy: %w", err)
 		}
 	}
 	k.ready = true
+	return nil
+}
+
+// adopt looks where a former runtime has attached programs, and cleans up after devices that went since.
+func (k *Keeper) adopt(j *instance.Journal, pins bpf.Pins) error {
+	cfg := k.attachConfig(j, pins, devices.Uplink{})
+	if _, err := attach.DetachGone(cfg); err != nil {
+		return fmt.Errorf("clean up after devices that are gone: %w", err)
+	}
+	found, err := attach.InspectDevices(cfg)
+	if err != nil {
+		return fmt.Errorf("look where programs are attached: %w", err)
+	}
+	for _, d := range found {
+		if len(d.Hooks) > 0 {
+			k.attached[d.Index] = held{Uplink: devices.Uplink{Name: d.Device, Index: d.Index}}
+		}
+	}
 	return nil
 }
 
@@ -221,13 +246,16 @@ func (k *Keeper) attach(j *instance.Journal, pins bpf.Pins, u devices.Uplink, st
 	cfg := k.attachConfig(j, pins, u)
 	a, err := attach.Attach(cfg)
 	if err == nil {
-		d.Attached, d.By = len(a.Hooks) > 0, byOf(a.Hooks)
+		d.Attached, d.By = !a.Gone, byOf(a.Hooks)
 		for _, h := range a.Hooks {
 			if h.Change != attach.Kept {
 				k.cfg.Log.Info("attached", "device", u.Name, "hook", h.Hook, "by", h.By, "change", h.Change, "program", h.Program, "note", h.Note)
 			}
 		}
 		err = errors.Join(a.Commit(), a.Close())
+	}
+	if err == nil {
+		err = k.putFirst(cfg, u, &d)
 	}
 	if err != nil {
 		err = fmt.Errorf("device %s: %w", u.Name, err)
@@ -236,6 +264,23 @@ func (k *Keeper) attach(j *instance.Journal, pins bpf.Pins, u devices.Uplink, st
 	}
 	d.Error = err
 	st.Devices = append(st.Devices, d)
+	return err
+}
+
+// putFirst has ours before the programs of others.
+func (k *Keeper) putFirst(cfg attach.Config, u devices.Uplink, d *Device) error {
+	// The kernel does not take a program twice at a hook, so they are loaded anew.
+	cfg.Programs = attach.Uplink{Uplink: bpf.Uplink{L3: u.L3}, Table: k.table, Packet: k.packet}
+	r, err := k.order.Restore(cfg)
+	for _, p := range r.Found {
+		for _, other := range p.Ahead {
+			d.Ahead = append(d.Ahead, p.Hook+": "+other.String())
+		}
+	}
+	if len(r.Hooks) > 0 {
+		k.cfg.Log.Warn("programs of others came before ours, which are the first again", "device", u.Name, "were", d.Ahead)
+		d.Ahead = nil
+	}
 	return err
 }
 
@@ -250,7 +295,7 @@ func byOf(hooks []attach.Result) attach.By {
 func (k *Keeper) removeOthers(j *instance.Journal, pins bpf.Pins, uplinks []devices.Uplink) error {
 	var errs []error
 	for index, u := range k.attached {
-		if slices.ContainsFunc(uplinks, func(w devices.Uplink) bool { return w.Index == index && w.L3 == u.L3 }) {
+		if slices.ContainsFunc(uplinks, func(w devices.Uplink) bool { return w.Index == index }) {
 			continue
 		}
 		if u.since.IsZero() {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 
@@ -233,5 +234,49 @@ func TestKeeperFollowsATableThatHasGrown(t *testing.T) {
 	defer p.Close()
 	if _, current, err := (bpf.Uplink{}).Inspect(p, grown, r.Packet()); err != nil || !current {
 		t.Errorf("the program does not use the table: %v, %v", current, err)
+	}
+}
+
+// What a killed runtime has attached to a device that is none now is detached by the next.
+func TestKeeperDetachesFromFormerUplinksOfAKilledOne(t *testing.T) {
+	r := newRig(t)
+	a, b := r.device("up0"), r.device("up1")
+	r.Set([]devices.Uplink{a, b}, nil)
+	must(t, r.ensure())
+	r.restart()
+	r.Set([]devices.Uplink{b}, nil)
+	must(t, r.ensure())
+	if got := r.programs(a); len(got) != 0 {
+		t.Errorf("a former uplink has %v", got)
+	}
+	if got := r.programs(b); len(got) != 2 {
+		t.Errorf("the other one has %v", got)
+	}
+}
+
+func TestKeeperPutsProgramsBeforeThoseOfOthers(t *testing.T) {
+	lab.NeedsLinux(t, 6, 6, "tcx")
+	r := newRig(t)
+	a := r.device("up0")
+	r.Set([]devices.Uplink{a}, nil)
+	must(t, r.ensure())
+	other, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}})
+	must(t, err)
+	defer other.Close()
+	var theirs link.Link
+	must(t, r.lab.Do(func() (err error) {
+		theirs, err = link.AttachTCX(link.TCXOptions{Interface: a.Index, Program: other, Attach: ebpf.AttachTCXIngress, Anchor: link.Head()})
+		return err
+	}))
+	defer theirs.Close()
+	info, err := other.Info()
+	must(t, err)
+	id, _ := info.ID()
+	if got := r.programs(a); got[0] != id {
+		t.Fatalf("programs are %v, want %d first", got, id)
+	}
+	must(t, r.ensure())
+	if got := r.programs(a); len(got) != 3 || got[1] != id {
+		t.Errorf("programs are %v, want %d after ours", got, id)
 	}
 }

@@ -23,6 +23,7 @@ type Device struct {
 	Why      string
 	Attached bool
 	By       attach.By
+	Ahead    []string // of others, that packets pass before ours
 	Error    error
 }
 
