@@ -405,6 +405,23 @@ func TestUplinkKeepsPolicies(t *testing.T) {
 		want.dst = local
 		wantPacket(t, out, want)
 	})
+	t.Run("local for who is inside only", func(t *testing.T) { // a cluster IP that is an external IP, too
+		r := newUplinkRig(t, Uplink{})
+		r.service(t, testIndex, FrontendKeyOf(f.vip, TCP), FrontendExternal|FrontendLocalPolicy, []netip.AddrPort{f.backend}, []netip.AddrPort{local})
+		_, out := r.in(t, syn.bytes(t))
+		want := syn
+		want.dst = f.backend
+		wantPacket(t, out, want)
+	})
+	t.Run("for who is inside only, at an address that is outside's", func(t *testing.T) {
+		r := newUplinkRig(t, Uplink{})
+		r.service(t, testIndex, FrontendKeyOf(f.vip, TCP), 0, []netip.AddrPort{f.backend}, nil)
+		if err := r.table.Map(MapFrontend).Put(ExternalVIPKeyOf(f.vip.Addr()), Frontend{Flags: FrontendVIP | FrontendExternal}); err != nil {
+			t.Fatal(err)
+		}
+		v, _ := r.in(t, syn.bytes(t))
+		wantVerdict(t, v, tcRedirect)
+	})
 	t.Run("none local", func(t *testing.T) {
 		r := newUplinkRig(t, Uplink{})
 		r.service(t, testIndex, FrontendKeyOf(f.vip, TCP), FrontendExternal|FrontendExternalLocal, []netip.AddrPort{f.backend}, nil)

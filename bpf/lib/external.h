@@ -38,7 +38,7 @@ static __always_inline bool find_external(const __u64 *key, struct frontend *fe)
 	__u64 rest = FRONTEND_KEY(dport_of(key), key[REST] >> 32 & 0xff, 0);
 	__u64 at[3] = {key[DST], key[DST + 1], rest};
 
-	if (read_frontend(bpf_map_lookup_elem(&fh_frontend, at), fe))
+	if (read_frontend(bpf_map_lookup_elem(&fh_frontend, at), fe) && fe->flags & FRONTEND_EXTERNAL)
 		return true;
 	return external_vip(key, fe);
 }
@@ -100,7 +100,7 @@ static __noinline int begin_flow(const __u64 *key, struct backend *to)
 	struct frontend fe;
 	__u64 now, client;
 
-	if (!find_external(key, &fe) || !(fe.flags & FRONTEND_EXTERNAL))
+	if (!find_external(key, &fe))
 		return BEGUN_NOT;
 	if (fe.flags & FRONTEND_VIP) {
 		count(0, false);
@@ -110,6 +110,8 @@ static __noinline int begin_flow(const __u64 *key, struct backend *to)
 		count(fe.index, false);
 		return COUNT_SOURCE_RANGE;
 	}
+	/* What connect time goes by is none of a client's outside: the address may be a cluster IP and an external IP. */
+	fe.flags &= ~FRONTEND_LOCAL_POLICY;
 	if (fe.flags & FRONTEND_EXTERNAL_LOCAL)
 		fe.flags |= FRONTEND_LOCAL_POLICY;
 	now = bpf_ktime_get_ns();

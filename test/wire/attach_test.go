@@ -69,17 +69,8 @@ func (l *loaded) close() {
 }
 
 func (p programs) Inspect(prog *ebpf.Program) (attach.Known, error) {
-	info, err := prog.Info()
-	if err != nil {
-		return attach.Known{}, err
-	}
-	for _, h := range bpf.UplinkHooks() {
-		if h.Program() == info.Name {
-			l, current, err := p.uplink.Inspect(prog, h, p.maps, p.packet)
-			return attach.Known{ID: l.ID, Name: l.Name, Ours: l.Ours, Current: current && !p.stale}, err
-		}
-	}
-	return attach.Known{Name: info.Name}, nil
+	l, current, err := p.uplink.Inspect(prog, p.maps, p.packet)
+	return attach.Known{ID: l.ID, Name: l.Name, Ours: l.Ours, Current: current && !p.stale}, err
 }
 
 // uplinks are the devices of a node that get programs.
