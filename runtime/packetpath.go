@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	gosync "sync"
+	"sync/atomic"
 
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/kernel"
@@ -13,33 +14,84 @@ import (
 	"github.com/firsthop/firsthop/natinit"
 	"github.com/firsthop/firsthop/natinit/attach"
 	"github.com/firsthop/firsthop/natinit/instance"
+	"github.com/firsthop/firsthop/natinit/sysctl"
 	"github.com/firsthop/firsthop/runtime/admin"
+	"github.com/firsthop/firsthop/runtime/conntrack"
 	"github.com/firsthop/firsthop/runtime/devices"
+	"github.com/firsthop/firsthop/runtime/services"
 	"github.com/firsthop/firsthop/runtime/sync"
 	"github.com/firsthop/firsthop/runtime/uplinks"
 )
 
 // packetPath is what serves clients outside of the cluster. Its methods do nothing on nil, where it is off.
 type packetPath struct {
-	run      *run
-	follower *devices.Follower
-	keeper   *uplinks.Keeper
-	nodes    map[string][]netip.Addr // addresses of the other nodes; the loop's lock guards it
+	run       *run
+	follower  *devices.Follower
+	keeper    *uplinks.Keeper
+	ready     chan struct{}                       // closed once the maps are made
+	collector atomic.Pointer[conntrack.Collector] // nil before the maps are made
+	nodes     map[string][]netip.Addr             // addresses of the other nodes; the loop's lock guards it and the next
+	changed   bool                                // ports of UDP, since the last flush
 }
 
 func newPacketPath(r *run) *packetPath {
 	total := memory.Total(r.cfg.HostRoot)
 	limit, _ := memory.Limit("")
-	return &packetPath{
-		run:      r,
-		follower: devices.New(devices.Config{Log: r.cfg.Log, Names: r.cfg.Uplinks}),
-		keeper: uplinks.New(uplinks.Config{
-			Log: r.cfg.Log, Table: r.data.Maps, Locked: r.data.Locked, TCX: r.data.Has(kernel.FeatureTCX), Links: r.data.Links(),
-			Proc: r.cfg.Proc, Flows: bpf.NodeFlows(total, limit),
-			Ports: func() (devices.Ports, error) { return devices.PortRange(r.cfg.Proc, devices.DefaultNodePorts) },
-		}),
-		nodes: map[string][]netip.Addr{},
+	p := &packetPath{run: r, ready: make(chan struct{}), nodes: map[string][]netip.Addr{}}
+	p.follower = devices.New(devices.Config{Log: r.cfg.Log, Names: r.cfg.Uplinks})
+	p.keeper = uplinks.New(uplinks.Config{
+		Log: r.cfg.Log, Table: r.data.Maps, Locked: r.data.Locked, TCX: r.data.Has(kernel.FeatureTCX), Links: r.data.Links(),
+		Proc: r.cfg.Proc, Flows: bpf.NodeFlows(total, limit),
+		Ports:  func() (devices.Ports, error) { return devices.PortRange(r.cfg.Proc, devices.DefaultNodePorts) },
+		Before: func(_ context.Context, packet *bpf.PacketMaps) error { return p.takeOver(packet) },
+	})
+	return p
+}
+
+// flows are the flows in the packet path's maps.
+func (p *packetPath) flows(packet *bpf.PacketMaps) conntrack.Table {
+	return conntrack.Table{Map: packet.Map(bpf.MapConntrack), Batch: p.run.data.Features().Batch}
+}
+
+func (p *packetPath) handover(packet *bpf.PacketMaps) *conntrack.Handover {
+	return &conntrack.Handover{Log: p.run.cfg.Log, Table: p.flows(packet), Loaded: sysctl.Of(p.run.cfg.HostRoot).ConntrackLoaded}
+}
+
+// takeOver leaves flows that another service proxy has begun to the stack, before the first program is attached.
+func (p *packetPath) takeOver(packet *bpf.PacketMaps) error {
+	n, err := p.handover(packet).LeaveTranslated(p.isFrontend)
+	if err != nil { // such flows are begun anew, which is no reason to serve nobody
+		p.run.cfg.Log.Warn("UDP and SCTP flows that another service proxy has begun may be led to other endpoints", "err", err)
 	}
+	if n > 0 {
+		p.run.cfg.Log.Info("flows that another service proxy has begun are left to it", "flows", n)
+	}
+	close(p.ready)
+	return nil
+}
+
+// isFrontend reports whether clients outside may use an address and port.
+func (p *packetPath) isFrontend(a netip.AddrPort, proto bpf.Proto) bool {
+	var f bpf.Frontend
+	err := p.run.data.Maps().Map(bpf.MapFrontend).Lookup(bpf.FrontendKeyOf(a, proto), &f)
+	return err == nil && f.Flags&bpf.FrontendExternal != 0
+}
+
+// collect removes flows that have ended, until ctx ends.
+func (p *packetPath) collect(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-p.ready:
+	}
+	packet := p.keeper.Packet()
+	collector := conntrack.New(conntrack.Config{Log: p.run.cfg.Log, Table: p.flows(packet), Gone: p.run.sockets.Directory().Gone})
+	p.collector.Store(collector)
+	var group gosync.WaitGroup
+	group.Go(func() { p.handover(packet).Follow(ctx) })
+	collector.Run(ctx)
+	group.Wait()
+	return nil
 }
 
 // withoutPackets takes away what a former runtime has left of a packet path that is off now.
@@ -59,6 +111,7 @@ func (p *packetPath) serve(ctx context.Context) {
 		p.run.until(ctx, "devices", func(ctx context.Context) error { return p.follower.Run(ctx, p.keeper.Set) })
 	})
 	group.Go(func() { p.run.until(ctx, "packet path", p.keeper.Run) })
+	group.Go(func() { p.run.until(ctx, "flows", p.collect) })
 	group.Wait()
 }
 
@@ -74,6 +127,17 @@ func (p *packetPath) grown(ctx context.Context) {
 
 // observe takes what the loop publishes.
 func (p *packetPath) observe(e sync.Event) {
+	if done, ok := e.(sync.FlushDone); ok && done.Err == nil {
+		if c := p.collector.Load(); c != nil && p.changed {
+			p.changed = false
+			c.EndpointsGone()
+		}
+		return
+	}
+	if ports, ok := e.(sync.PortsChanged); ok {
+		p.changed = p.changed || len(ports.Ports) == 0 || slices.ContainsFunc(ports.Ports, func(port services.Port) bool { return port.Key.Proto == bpf.UDP })
+		return
+	}
 	other, ok := e.(sync.NodeAddrs)
 	if !ok || other.Node == p.run.cfg.NodeName {
 		return

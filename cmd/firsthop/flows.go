@@ -97,7 +97,7 @@ func flowSubcommand(e env, cmd *cli.Command, readOnly bool, do func(*call, connt
 			if cmd.Name == "flush" && which.Empty() != k.Bool("all") {
 				return usagef("conntrack flush wants either --all, or which flows: `firsthop conntrack flush --help` lists the flags")
 			}
-			maps, err := openFlows(k.dirs, readOnly)
+			maps, err := diagnose.OpenPackets(k.dirs, readOnly)
 			if err != nil {
 				return err
 			}
@@ -106,22 +106,6 @@ func flowSubcommand(e env, cmd *cli.Command, readOnly bool, do func(*call, connt
 		})(c)
 	}
 	return cmd
-}
-
-// openFlows opens the maps of the packet path. Its error matches bpf.ErrNoPackets where there are none.
-func openFlows(d mounts.Dirs, readOnly bool) (*bpf.PacketMaps, error) {
-	mount, err := mounts.FindBPFFS(d.ForBPFFS())
-	if err == nil {
-		err = mount.Err()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", bpf.ErrNoPackets, err)
-	}
-	maps, err := bpf.OpenPacketMaps(bpf.PinsBelow(mount.Path), readOnly)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%w: there are no maps of flows below %s", bpf.ErrNoPackets, bpf.PinsBelow(mount.HostPath).Dir)
-	}
-	return maps, err
 }
 
 // serviceNames are the names that the runtime knows, by index.
