@@ -1,4 +1,10 @@
 package lab
 
 // LeaksNow is Snapshot.Leaks without the wait.
-func (s *Snapshot) LeaksNow() ([]string, error) { return s.leaksNow(true) }
+func (s *Snapshot) LeaksNow() ([]string, error) {
+	asked, err := bpfObjects()
+	if err != nil {
+		return nil, err
+	}
+	return s.leaksNow(asked, true)
+}

@@ -41,16 +41,26 @@ func Take() (*Snapshot, error) {
 // Leaks waits until everything that came since the snapshot is gone, and describes what is still there when it has
 // waited long enough. BPF objects that another process holds, or that are pinned or attached elsewhere, are not ours:
 // other tests run at the same time. Goroutines are compared as well, so nothing else may run in this process.
-func (s *Snapshot) Leaks() ([]string, error) { return poll(s.leaksNow) }
+func (s *Snapshot) Leaks() ([]string, error) {
+	asked, err := bpfObjects()
+	if err != nil {
+		return nil, err
+	}
+	return poll(func(askOthers bool) ([]string, error) { return s.leaksNow(asked, askOthers) })
+}
 
 // ObjectLeaks is Leaks for BPF objects alone: it can be asked while a lab is in use.
 func (s *Snapshot) ObjectLeaks() ([]string, error) {
+	asked, err := bpfObjects()
+	if err != nil {
+		return nil, err
+	}
 	return poll(func(askOthers bool) ([]string, error) {
 		objects, err := bpfObjects()
 		if err != nil {
 			return nil, err
 		}
-		return s.objectLeaks(objects, askOthers)
+		return s.objectLeaks(objects, asked, askOthers)
 	})
 }
 
@@ -66,7 +76,7 @@ func poll(leaksNow func(askOthers bool) ([]string, error)) ([]string, error) {
 	}
 }
 
-func (s *Snapshot) leaksNow(askOthers bool) ([]string, error) {
+func (s *Snapshot) leaksNow(asked map[bpfObject]bool, askOthers bool) ([]string, error) {
 	now, err := Take()
 	if err != nil {
 		return nil, err
@@ -82,7 +92,7 @@ func (s *Snapshot) leaksNow(askOthers bool) ([]string, error) {
 			leaks = append(leaks, stack)
 		}
 	}
-	objects, err := s.objectLeaks(now.objects, askOthers)
+	objects, err := s.objectLeaks(now.objects, asked, askOthers)
 	if err != nil {
 		return nil, err
 	}
@@ -91,11 +101,11 @@ func (s *Snapshot) leaksNow(askOthers bool) ([]string, error) {
 	return leaks, nil
 }
 
-// objectLeaks describes those of the objects that came since the snapshot and belong to no other process. It changes the map.
-func (s *Snapshot) objectLeaks(objects map[bpfObject]bool, askOthers bool) ([]string, error) {
-	for o := range s.objects {
-		delete(objects, o)
-	}
+// objectLeaks describes those of the objects that came since the snapshot and belong to no other process. It changes the
+// map. What was not there yet when leaks were asked for is another process's, even if that is gone by now: the kernel frees
+// a program's maps a while after the program.
+func (s *Snapshot) objectLeaks(objects, asked map[bpfObject]bool, askOthers bool) ([]string, error) {
+	maps.DeleteFunc(objects, func(o bpfObject, _ bool) bool { return s.objects[o] || !asked[o] })
 	if len(objects) > 0 && askOthers {
 		if err := forgetHeldElsewhere(objects); err != nil {
 			return nil, err

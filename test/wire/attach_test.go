@@ -130,6 +130,23 @@ func (u *uplinks) each(do func(attach.Config) error) error {
 	})
 }
 
+// upgrade exchanges the programs for new ones, as a new version does.
+func (u *uplinks) upgrade(t testing.TB) {
+	t.Helper()
+	u.progs.stale = true
+	u.progs.loaded.close()
+	u.attach(t)
+	u.progs.stale = false
+}
+
+// exchangeWays attaches by the other means than before, as after an upgrade of the kernel.
+func (u *uplinks) exchangeWays(t testing.TB) {
+	t.Helper()
+	u.tcx = !u.tcx
+	u.progs.loaded.close()
+	u.attach(t)
+}
+
 // attacherEnv makes this test binary a process that attaches programs, and waits for its end.
 const attacherEnv = "FIRSTHOP_WIRE_ATTACH"
 
