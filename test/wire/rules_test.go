@@ -94,19 +94,25 @@ var ruleSets = []ruleSet{
 // netfilter has the node's netfilter do what a rule set says.
 func (b *bench) netfilter(t testing.TB, set ruleSet) {
 	t.Helper()
+	b.nft(t, set.rules)
+	b.masquerades.Store(set.masquerades)
+	// It is another node now: a CNI that masquerades to any port may choose one of a flow that has ended.
+	b.flush(t)
+	must(t, b.node.Do(func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) }))
+}
+
+// nft replaces all rules.
+func (b *bench) nft(t testing.TB, rules string) {
+	t.Helper()
 	nft, err := exec.LookPath("nft")
 	if err != nil {
 		t.Skip("needs nft, of package nftables")
 	}
 	cmd := b.node.Command(t.Context(), nft, "-f", "-")
-	cmd.Stdin = strings.NewReader("flush ruleset\n" + set.rules + "\n")
+	cmd.Stdin = strings.NewReader("flush ruleset\n" + rules + "\n")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("nft: %v\n%s", err, out)
 	}
-	b.masquerades.Store(set.masquerades)
-	// It is another node now: a CNI that masquerades to any port may choose one of a flow that has ended.
-	b.flush(t)
-	must(t, b.node.Do(func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) }))
 }
 
 // rpFilter sets the reverse path filter of the node, for all devices or for each one.
