@@ -58,7 +58,7 @@ func onDevice(t *testing.T, device string, l3 bool, among []family, join func(t 
 func needsKind(t testing.TB, what string, err error) {
 	t.Helper()
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENODEV) {
-		t.Skipf("needs %s, which this kernel lacks: make test-vm", what)
+		t.Skipf("needs %s, which this kernel lacks", what)
 	}
 	must(t, err)
 }
@@ -178,7 +178,7 @@ func openTun(t testing.TB, m machine) (f *os.File) {
 func TestSCTPReachesBackends(t *testing.T) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_SCTP)
 	if err != nil {
-		t.Skipf("needs SCTP, which this kernel lacks (%v): make test-vm", err)
+		t.Skipf("needs SCTP, which this kernel lacks (%v)", err)
 	}
 	unix.Close(fd)
 	b := newBench(t)

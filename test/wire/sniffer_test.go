@@ -250,7 +250,7 @@ func isOf(a netip.Addr, addrs ...netip.Addr) bool {
 
 // atClient judges what a client outside gets: from Services, by their addresses and ports, errors by routers, too.
 func atClient(f frame) error {
-	if f.out || !isPlanned(f.src.Addr()) || !isPlanned(f.dst.Addr()) {
+	if f.out || !isPlanned(f.dst.Addr()) || !isPlanned(f.src.Addr()) && f.icmp != 137 {
 		return nil
 	}
 	for _, fam := range families {
@@ -261,6 +261,9 @@ func atClient(f frame) error {
 		}
 	}
 	if isICMP(f.proto) {
+		if f.icmp == 137 && f.proto == unix.IPPROTO_ICMPV6 || f.icmp == 5 && f.proto == unix.IPPROTO_ICMP {
+			return errors.New("a redirect: it would lead the client past the node")
+		}
 		return nil
 	}
 	for _, fam := range families {

@@ -164,7 +164,7 @@ func onEachWay(t *testing.T, test func(t *testing.T, b *bench)) {
 	for _, tcx := range []bool{true, false} {
 		t.Run(map[bool]string{true: "tcx", false: "clsact"}[tcx], func(t *testing.T) {
 			if tcx && !haveTCX() {
-				t.Skip("needs tcx, of Linux 6.6: make test-vm")
+				t.Skip("needs tcx, of Linux 6.6")
 			}
 			t.Parallel()
 			b := newTopology(t)
