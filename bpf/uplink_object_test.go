@@ -9,6 +9,8 @@ import (
 
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/ringbuf"
+
+	"github.com/firsthop/firsthop/test/lab"
 )
 
 // uplinkHelpers are what programs at uplinks may call on the floor, and which kernel brought each to tc programs.
@@ -88,10 +90,8 @@ func TestUplinkKnowsItsPrograms(t *testing.T) {
 }
 
 func TestUplinkTellsWhoListens(t *testing.T) {
+	lab.NeedsLinux(t, 5, 8, "ring buffers")
 	r, f := newUplinkRig(t, Uplink{}), families[1]
-	if r.packet.Map(MapEvents) == nil {
-		t.Skip("this kernel has no ring buffers (Linux 5.8)")
-	}
 	events, err := ringbuf.NewReader(r.packet.Map(MapEvents))
 	if err != nil {
 		t.Fatal(err)

@@ -47,6 +47,35 @@ func newUplinkRig(t testing.TB, u Uplink) *uplinkRig {
 	return r
 }
 
+// reset empties the maps.
+func (r *uplinkRig) reset(t testing.TB) {
+	t.Helper()
+	hashes := []*ebpf.Map{r.table.Map(MapFrontend), r.table.Map(MapBackend), r.table.Map(MapAffinity), r.table.Map(MapSourceRange),
+		r.packet.Map(MapConntrack), r.packet.Map(MapFragment), r.packet.Map(MapMasquerade)}
+	for _, m := range hashes {
+		for {
+			key, err := m.NextKeyBytes(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if key == nil {
+				break
+			}
+			if err := m.Delete(key); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, c := range PacketCounts() {
+		if err := r.packet.Map(MapPackets).Put(uint32(c), uint64(0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.packet.Map(MapPacketControl).Put(uint32(0), PacketControl{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // service puts a frontend to the table, with its backends in one set for each policy.
 func (r *uplinkRig) service(t testing.TB, index uint32, f FrontendKey, flags FrontendFlags, cluster, local []netip.AddrPort) {
 	t.Helper()

@@ -29,12 +29,14 @@ var families = []family{
 
 const testIndex = 3
 
-// eachFamily runs a test for both families and the given protocols, on a service with one backend.
+// eachFamily runs a test for both families and the given protocols, on a service with one backend. The programs are loaded once:
+// that takes seconds in an emulated machine.
 func eachFamily(t *testing.T, u Uplink, protos []Proto, test func(t *testing.T, r *uplinkRig, f family, p Proto)) {
+	r := newUplinkRig(t, u)
 	for _, f := range families {
 		for _, p := range protos {
 			t.Run(fmt.Sprintf("%s/%s", f.name, p), func(t *testing.T) {
-				r := newUplinkRig(t, u)
+				r.reset(t)
 				r.service(t, testIndex, FrontendKeyOf(f.vip, p), FrontendExternal, []netip.AddrPort{f.backend}, nil)
 				test(t, r, f, p)
 			})
@@ -62,23 +64,21 @@ func TestVerifierWalksThroughUplinks(t *testing.T) {
 }
 
 func TestUplinkTranslatesInAndOut(t *testing.T) {
-	for _, u := range []Uplink{{}} {
-		eachFamily(t, u, allProtos, func(t *testing.T, r *uplinkRig, f family, p Proto) {
-			for _, payload := range [][]byte{nil, []byte("x"), bytes.Repeat([]byte("firsthop"), 150)} {
-				first := segment{src: f.client, dst: f.vip, proto: p, flags: flagSYN, payload: payload, l3: u.L3}
-				v, out := r.in(t, first.bytes(t))
-				wantVerdict(t, v, tcUnspec)
-				first.dst = f.backend
-				wantPacket(t, out, first)
+	eachFamily(t, Uplink{}, allProtos, func(t *testing.T, r *uplinkRig, f family, p Proto) {
+		for _, payload := range [][]byte{nil, []byte("x"), bytes.Repeat([]byte("firsthop"), 150)} {
+			first := segment{src: f.client, dst: f.vip, proto: p, flags: flagSYN, payload: payload}
+			v, out := r.in(t, first.bytes(t))
+			wantVerdict(t, v, tcUnspec)
+			first.dst = f.backend
+			wantPacket(t, out, first)
 
-				back := first.reply()
-				v, out = r.out(t, back.bytes(t))
-				wantVerdict(t, v, tcUnspec)
-				back.src = f.vip
-				wantPacket(t, out, back)
-			}
-		})
-	}
+			back := first.reply()
+			v, out = r.out(t, back.bytes(t))
+			wantVerdict(t, v, tcUnspec)
+			back.src = f.vip
+			wantPacket(t, out, back)
+		}
+	})
 }
 
 func (r *uplinkRig) masquerade(t testing.TB, f family) {
@@ -244,25 +244,18 @@ func TestUplinkForgetsAnEndedFlowWhoseClientConnectsDirectly(t *testing.T) {
 }
 
 func TestUplinkRejectsWhatNothingServes(t *testing.T) {
-	for _, u := range []Uplink{{}} {
-		for _, f := range families {
-			for _, p := range allProtos {
-				t.Run(fmt.Sprintf("%s/%s/%+v", f.name, p, u), func(t *testing.T) {
-					r := newUplinkRig(t, u)
-					r.service(t, testIndex, FrontendKeyOf(f.vip, p), FrontendExternal, nil, nil)
-					if err := r.table.Map(MapFrontend).Put(ExternalVIPKeyOf(f.vip.Addr()), Frontend{Flags: FrontendVIP | FrontendExternal}); err != nil {
-						t.Fatal(err)
-					}
-					for _, port := range []uint16{f.vip.Port(), 81} {
-						s := segment{src: f.client, dst: netip.AddrPortFrom(f.vip.Addr(), port), proto: p, flags: flagSYN, payload: []byte("payload"), l3: u.L3}
-						v, out := r.in(t, s.bytes(t))
-						wantVerdict(t, v, tcRedirect)
-						wantAnswer(t, out, s)
-					}
-				})
-			}
+	eachFamily(t, Uplink{}, allProtos, func(t *testing.T, r *uplinkRig, f family, p Proto) {
+		r.service(t, testIndex, FrontendKeyOf(f.vip, p), FrontendExternal, nil, nil)
+		if err := r.table.Map(MapFrontend).Put(ExternalVIPKeyOf(f.vip.Addr()), Frontend{Flags: FrontendVIP | FrontendExternal}); err != nil {
+			t.Fatal(err)
 		}
-	}
+		for _, port := range []uint16{f.vip.Port(), 81} {
+			s := segment{src: f.client, dst: netip.AddrPortFrom(f.vip.Addr(), port), proto: p, flags: flagSYN, payload: []byte("payload")}
+			v, out := r.in(t, s.bytes(t))
+			wantVerdict(t, v, tcRedirect)
+			wantAnswer(t, out, s)
+		}
+	})
 }
 
 // wantAnswer checks that a packet is the answer to s that says that nothing serves it, with all its checksums.
@@ -397,8 +390,9 @@ func TestUplinkKeepsPolicies(t *testing.T) {
 	f := families[0]
 	local := ap("10.1.0.9:8080")
 	syn := segment{src: f.client, dst: f.vip, proto: TCP, flags: flagSYN}
+	r := newUplinkRig(t, Uplink{})
 	t.Run("local", func(t *testing.T) {
-		r := newUplinkRig(t, Uplink{})
+		r.reset(t)
 		r.service(t, testIndex, FrontendKeyOf(f.vip, TCP), FrontendExternal|FrontendExternalLocal, []netip.AddrPort{f.backend}, []netip.AddrPort{local})
 		_, out := r.in(t, syn.bytes(t))
 		want := syn
@@ -406,7 +400,7 @@ func TestUplinkKeepsPolicies(t *testing.T) {
 		wantPacket(t, out, want)
 	})
 	t.Run("local for who is inside only", func(t *testing.T) { // a cluster IP that is an external IP, too
-		r := newUplinkRig(t, Uplink{})
+		r.reset(t)
 		r.service(t, testIndex, FrontendKeyOf(f.vip, TCP), FrontendExternal|FrontendLocalPolicy, []netip.AddrPort{f.backend}, []netip.AddrPort{local})
 		_, out := r.in(t, syn.bytes(t))
 		want := syn
@@ -414,7 +408,7 @@ func TestUplinkKeepsPolicies(t *testing.T) {
 		wantPacket(t, out, want)
 	})
 	t.Run("for who is inside only, at an address that is outside's", func(t *testing.T) {
-		r := newUplinkRig(t, Uplink{})
+		r.reset(t)
 		r.service(t, testIndex, FrontendKeyOf(f.vip, TCP), 0, []netip.AddrPort{f.backend}, nil)
 		if err := r.table.Map(MapFrontend).Put(ExternalVIPKeyOf(f.vip.Addr()), Frontend{Flags: FrontendVIP | FrontendExternal}); err != nil {
 			t.Fatal(err)
@@ -423,7 +417,7 @@ func TestUplinkKeepsPolicies(t *testing.T) {
 		wantVerdict(t, v, tcRedirect)
 	})
 	t.Run("none local", func(t *testing.T) {
-		r := newUplinkRig(t, Uplink{})
+		r.reset(t)
 		r.service(t, testIndex, FrontendKeyOf(f.vip, TCP), FrontendExternal|FrontendExternalLocal, []netip.AddrPort{f.backend}, nil)
 		v, _ := r.in(t, syn.bytes(t))
 		wantVerdict(t, v, tcShot)
@@ -433,7 +427,7 @@ func TestUplinkKeepsPolicies(t *testing.T) {
 	})
 	for _, flag := range []FrontendFlags{FrontendSourceRange, FrontendExternalRange} {
 		t.Run(fmt.Sprintf("source range %#x", flag), func(t *testing.T) {
-			r := newUplinkRig(t, Uplink{})
+			r.reset(t)
 			r.service(t, testIndex, FrontendKeyOf(f.vip, TCP), FrontendExternal|flag, []netip.AddrPort{f.backend}, nil)
 			v, _ := r.in(t, syn.bytes(t))
 			wantVerdict(t, v, tcShot)
@@ -545,7 +539,7 @@ func mutations(t *testing.T) int {
 	if testing.Short() {
 		return 2_000
 	}
-	return 50_000
+	return 10_000
 }
 
 // Packets that are no Service's are not changed by a byte, whatever is in them: random bytes in packets of both families.
