@@ -18,7 +18,6 @@ import (
 	"github.com/firsthop/firsthop/runtime/admin"
 	"github.com/firsthop/firsthop/runtime/conntrack"
 	"github.com/firsthop/firsthop/runtime/devices"
-	"github.com/firsthop/firsthop/runtime/services"
 	"github.com/firsthop/firsthop/runtime/sync"
 	"github.com/firsthop/firsthop/runtime/uplinks"
 )
@@ -125,19 +124,18 @@ func (p *packetPath) grown(ctx context.Context) {
 	}
 }
 
+// endpointsGone says that UDP frontends for clients outside may have lost backends, and that this is written.
+func (p *packetPath) endpointsGone() {
+	if p == nil {
+		return
+	}
+	if c := p.collector.Load(); c != nil {
+		c.EndpointsGone()
+	}
+}
+
 // observe takes what the loop publishes.
 func (p *packetPath) observe(e sync.Event) {
-	if done, ok := e.(sync.FlushDone); ok && done.Err == nil {
-		if c := p.collector.Load(); c != nil && p.changed {
-			p.changed = false
-			c.EndpointsGone()
-		}
-		return
-	}
-	if ports, ok := e.(sync.PortsChanged); ok {
-		p.changed = p.changed || len(ports.Ports) == 0 || slices.ContainsFunc(ports.Ports, func(port services.Port) bool { return port.Key.Proto == bpf.UDP })
-		return
-	}
 	other, ok := e.(sync.NodeAddrs)
 	if !ok || other.Node == p.run.cfg.NodeName {
 		return

@@ -35,7 +35,9 @@ func (r *run) subscribe() {
 		case sync.FlushBegun:
 			r.sockets.Begin()
 		case sync.FlushDone:
-			r.sockets.Done(e.Err)
+			if r.sockets.Done(e.Err).Gone {
+				r.packets.endpointsGone()
+			}
 			if e.Err == nil && written != nil {
 				written()
 				written = nil
