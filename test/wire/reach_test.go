@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -64,6 +65,31 @@ func TestClientsReachBackends(t *testing.T) {
 	b.watch(t)
 	for name, m := range map[string]machine{"a client behind a router": b.client, "a client of the segment": b.neighbour} {
 		t.Run(name, func(t *testing.T) { must(t, b.tryAll(m, everyAddress)) })
+	}
+	if dropped := b.dropped(t, bpf.CountRedirect); len(dropped) > 0 {
+		t.Errorf("dropped %v", dropped)
+	}
+}
+
+// Pods of other nodes whose CNI keeps their addresses, and those nodes, are clients from outside, by whichever uplink they
+// come; also where the backend is one of their own.
+func TestPodsOfOtherNodesAreClients(t *testing.T) {
+	b := newBench(t)
+	b.serve(t)
+	b.offloads(t, false, setTxChecksum, setRxChecksum) // of what comes out of a tunnel, the kernel has a complete sum then
+	for name, gateways := range map[string][]netip.Addr{
+		"by the segment":       {v4.node, v6.node},
+		"by the second uplink": {v4.nodeSecond, v6.nodeSecond},
+		"by the tunnel":        {v4.nodeOverlay, v6.nodeOverlay},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for i, f := range families {
+				route(t, b.peer, bits(f.vip), gateways[i].String())
+			}
+			must(t, eachKind(func(f family, k kind, to netip.AddrPort) error {
+				return errors.Join(b.tryTCP(f, b.peer, k, to), b.tryUDP(f, b.peer, k, to, 3, 1000))
+			}))
+		})
 	}
 	if dropped := b.dropped(t, bpf.CountRedirect); len(dropped) > 0 {
 		t.Errorf("dropped %v", dropped)
