@@ -29,8 +29,7 @@ type packetPath struct {
 	keeper    *uplinks.Keeper
 	ready     chan struct{}                       // closed once the maps are made
 	collector atomic.Pointer[conntrack.Collector] // nil before the maps are made
-	nodes     map[string][]netip.Addr             // addresses of the other nodes; the loop's lock guards it and the next
-	changed   bool                                // ports of UDP, since the last flush
+	nodes     map[string][]netip.Addr             // addresses of the other nodes; the loop's lock guards it
 }
 
 func newPacketPath(r *run) *packetPath {
