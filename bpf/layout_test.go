@@ -67,7 +67,6 @@ var goTwins = map[string]any{
 	"packet_control":    PacketControl{},
 	"reject_limit":      RejectLimit{},
 	"uplink_config":     UplinkSettings{},
-	"event":             Event{},
 }
 
 func TestLayoutOfGoTypesIsThatOfTheObjects(t *testing.T) {

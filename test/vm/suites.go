@@ -23,7 +23,7 @@ const fillsMaps = "fills maps of sockets, or copies them: minutes in an emulated
 // Suites are run on every kernel, in this order.
 var Suites = []Suite{
 	{Name: "node", Package: "test/vm/inside", Seconds: 600},
-	{Name: "bpf", Package: "bpf", Seconds: 360, Files: []string{"bpf/lib", "bpf/include"}},
+	{Name: "bpf", Package: "bpf", Seconds: 600, Files: []string{"bpf/lib", "bpf/include"}},
 	{Name: "nat", Package: "bpf/nat", Seconds: 600, Without: map[string]string{
 		"TestPlannerWithRandomHistories": "long, and no matter of the kernel's",
 	}},

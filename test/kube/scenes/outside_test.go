@@ -2,7 +2,6 @@ package scenes
 
 import (
 	"fmt"
-	"strings"
 	"testing"
 
 	"github.com/firsthop/firsthop/test/kube/nodes"
@@ -28,15 +27,13 @@ func TestClientsOutside(t *testing.T) {
 	n.Put("/root/outside.yaml", outsideYAML)
 	n.Sh("kubectl apply -f /root/outside.yaml && kubectl -n kube-system label pod -l app=echo --field-selector spec.nodeName=n2 one=yes")
 	c.RouteOutside(externalIP, n)
-	targets := []string{}
-	for _, host := range []string{n.IP, w.IP} {
-		targets = append(targets, fmt.Sprintf("connect=%s:30007", host), fmt.Sprintf("echo=%s:30008", host))
-	}
-	targets = append(targets, "connect="+externalIP+":7", "echo="+externalIP+":7")
-	for _, target := range targets {
-		_, addr, _ := strings.Cut(target, "=")
-		host, port, _ := strings.Cut(addr, ":")
-		w.Await("the runtime has "+addr, fmt.Sprintf("firsthop nat | grep -q '%s:%s'", host, port))
+	targets := []string{"connect=" + externalIP + ":7", "echo=" + externalIP + ":7"}
+	n.Await("the external IP is served", "firsthop nat | grep -q "+externalIP+":7")
+	for _, node := range []*nodes.Node{n, w} {
+		for _, port := range []string{"30007", "30008"} {
+			node.Await("node port "+port+" is served", fmt.Sprintf("firsthop nat lookup --from-outside 192.0.2.1 %s:%s | grep -q 10.244.", node.IP, port))
+		}
+		targets = append(targets, fmt.Sprintf("connect=%s:30007", node.IP), fmt.Sprintf("echo=%s:30008", node.IP))
 	}
 	load := c.LoadOutside(targets...)
 	load.Await(1000)
