@@ -704,3 +704,55 @@ func TestUplinkDropsRedirectsOfFlows(t *testing.T) {
 		wantVerdict(t, v, tc.want)
 	}
 }
+
+// An error goes to who sent the packet that it quotes. Others quote flows only to have errors go astray.
+func TestUplinkLeavesErrorsToOthersAlone(t *testing.T) {
+	eachFamily(t, Uplink{}, []Proto{UDP}, func(t *testing.T, r *uplinkRig, f family, p Proto) {
+		r.in(t, segment{src: f.client, dst: f.vip, proto: p}.bytes(t))
+		answer := segment{src: f.vip, dst: f.client, proto: p}.bytes(t)[14:]
+		request := segment{src: f.client, dst: f.backend, proto: p}.bytes(t)[14:]
+		for hook, in := range map[string][]byte{
+			"from_uplink": icmpError(t, f.client.Addr(), f.node.Addr(), answer),
+			"to_uplink":   icmpError(t, f.backend.Addr(), f.node.Addr(), request),
+		} {
+			v, out := r.run(t, hook, in)
+			wantVerdict(t, v, tcUnspec)
+			if !bytes.Equal(in, out) {
+				t.Errorf("%s has changed an error to somebody else", hook)
+			}
+		}
+	})
+}
+
+// Keys have IPv4 addresses as v4-mapped ones: packets of IPv6 with such addresses are of none of their flows.
+func TestUplinkLeavesMappedAddressesAlone(t *testing.T) {
+	f := families[0]
+	r := newUplinkRig(t, Uplink{})
+	mapped := func(a netip.AddrPort) netip.AddrPort {
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr().As16()), a.Port())
+	}
+	for _, p := range allProtos {
+		r.service(t, testIndex, FrontendKeyOf(f.vip, p), FrontendExternal, []netip.AddrPort{f.backend}, nil)
+		for _, s := range []segment{
+			{src: mapped(f.client), dst: mapped(f.vip), proto: p, flags: flagSYN},
+			{src: families[1].client, dst: mapped(f.vip), proto: p, flags: flagSYN},
+		} {
+			in := s.bytes(t)
+			v, out := r.in(t, in)
+			wantVerdict(t, v, tcUnspec)
+			if !bytes.Equal(in, out) {
+				t.Errorf("%s from %s is translated", p, s.src)
+			}
+		}
+		r.in(t, segment{src: f.client, dst: f.vip, proto: p, flags: flagSYN}.bytes(t))
+		back := segment{src: mapped(f.backend), dst: mapped(f.client), proto: p, flags: flagACK, chunk: 3}.bytes(t)
+		if _, out := r.out(t, back); !bytes.Equal(back, out) {
+			t.Errorf("%s: an answer is translated", p)
+		}
+		quoted := segment{src: mapped(f.vip), dst: mapped(f.client), proto: p, flags: flagACK, chunk: 3}.bytes(t)[14:]
+		in := icmpError(t, families[1].client.Addr(), mapped(f.vip).Addr(), quoted)
+		if _, out := r.in(t, in); !bytes.Equal(in, out) {
+			t.Errorf("%s: an error is translated", p)
+		}
+	}
+}

@@ -57,6 +57,8 @@ static __always_inline bool parse_quoted(struct __sk_buff *skb, const struct pac
 		quoted->key[SRC + 1] = half(&ip.saddr, 1);
 		quoted->key[DST] = half(&ip.daddr, 0);
 		quoted->key[DST + 1] = half(&ip.daddr, 1);
+		if (is_mapped(&quoted->key[SRC]) || is_mapped(&quoted->key[DST]))
+			return false;
 		quoted->l4 = quoted->l3 + sizeof(ip);
 		if (!skip_extensions(skb, quoted, ip.nexthdr) || quoted->fragment == LATER_FRAGMENT)
 			return false;
@@ -107,6 +109,9 @@ static __always_inline bool rewrite_error(struct __sk_buff *skb, struct packet *
  * In: it quotes what went out, with its source translated, and goes to that source. Out: it quotes what came in, with its
  * destination translated; if the destination itself complains, it does so by the name that its peer knows.
  *
+ * Errors go to who sent the packet that they quote. One that goes to anybody else is none that a host or router makes: it
+ * is left alone, as by netfilter (nf_conntrack_inet_error).
+ *
  * A redirect is dropped, as by netfilter (nf_nat_icmp_reply_translation): its receiver would go past this node.
  */
 static __noinline int translate_error(struct __sk_buff *skb, struct packet *p)
@@ -119,6 +124,8 @@ static __noinline int translate_error(struct __sk_buff *skb, struct packet *p)
 	bool done;
 
 	if (p->fragment || !parse_quoted(skb, p, &quoted))
+		return TC_ACT_UNSPEC;
+	if ((p->key[DST] ^ quoted.key[SRC]) | (p->key[DST + 1] ^ quoted.key[SRC + 1]))
 		return TC_ACT_UNSPEC;
 	answers_of(&quoted, key, way);
 	f = bpf_map_lookup_elem(&fh_conntrack, key);

@@ -29,6 +29,8 @@ struct ipv6hdr {
 	struct address daddr;
 };
 
+#define VLAN_ID 0xfff
+
 #define IP_MORE_FRAGMENTS 0x2000
 #define IP_OFFSET 0x1fff
 #define IP6_MORE_FRAGMENTS 1
@@ -93,6 +95,12 @@ static __always_inline __be16 sport_of(const __u64 *key)
 static __always_inline __be16 dport_of(const __u64 *key)
 {
 	return key[REST] >> 16;
+}
+
+/* Whether an IPv6 address is a v4-mapped one: keys have IPv4 addresses so, and no packet on the wire has any business with them. */
+static __always_inline bool is_mapped(const __u64 *addr)
+{
+	return !addr[0] && (__u32)addr[1] == bpf_htonl(0xffff);
 }
 
 static __always_inline bool has_ports(__u8 proto)
@@ -229,6 +237,8 @@ static __always_inline bool parse_v6(struct __sk_buff *skb, struct packet *p, en
 	p->key[SRC + 1] = half(&ip->saddr, 1);
 	p->key[DST] = half(&ip->daddr, 0);
 	p->key[DST + 1] = half(&ip->daddr, 1);
+	if (unlikely(is_mapped(&p->key[SRC]) || is_mapped(&p->key[DST])))
+		return false;
 	p->l4 = p->l3 + sizeof(*ip);
 	p->end = p->l4 + bpf_htons(ip->payload_len);
 	next = ip->nexthdr;
@@ -242,12 +252,17 @@ static __always_inline bool parse_v6(struct __sk_buff *skb, struct packet *p, en
 /*
  * Reads a packet, which *p is for; zero before. False: no packet that a program at an uplink could have something to do
  * with. The network header is made linear, which it nearly always is.
+ *
+ * Frames of a VLAN pass the device below, too, while their tag is beside them: they are the VLAN's device's, which may be in
+ * another network namespace. A tag without a VLAN has a priority only.
  */
 static __always_inline bool parse(struct __sk_buff *skb, struct packet *p, enum way way)
 {
 	__u32 need;
 	bool v4;
 
+	if (unlikely(skb->vlan_present) && skb->vlan_tci & VLAN_ID)
+		return false;
 	if (skb->protocol == bpf_htons(ETH_P_IP))
 		v4 = true;
 	else if (skb->protocol == bpf_htons(ETH_P_IPV6))

@@ -6,13 +6,19 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"testing"
+	"time"
 	"unsafe"
 
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/firsthop/firsthop/bpf"
 )
 
 // ofDevice are the addresses of the device of a test: the node's and the neighbour's.
@@ -254,4 +260,67 @@ func ofSockaddr(sa unix.Sockaddr) netip.AddrPort {
 		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port))
 	}
 	return netip.AddrPort{}
+}
+
+// Frames of a VLAN pass the device below the VLAN's own, with the tag beside them: there, they are nobody's. The VLAN may be a pod's, or
+// a virtual machine's.
+func TestUplinkLeavesVLANsAboveItAlone(t *testing.T) {
+	b := newBench(t)
+	link := func(m machine) (dev netlink.Link) {
+		must(t, m.Link(func(nl *netlink.Handle) (err error) {
+			dev, err = nl.LinkByName("eth0")
+			return err
+		}))
+		return dev
+	}
+	from, to := link(b.neighbour), link(b.node)
+	var fd int
+	must(t, b.neighbour.Do(func() (err error) {
+		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		return err
+	}))
+	defer unix.Close(fd)
+	answered := func() uint64 {
+		counts, err := b.packet.Counts()
+		must(t, err)
+		return counts[bpf.CountRejected]
+	}
+	for _, f := range families {
+		for _, tag := range []struct {
+			name    string
+			bytes   []byte
+			answers uint64
+		}{{"none", nil, 1}, {"a priority", []byte{0x81, 0, 0xe0, 0}, 1}, {"a VLAN", []byte{0x81, 0, 0, 5}, 0}} {
+			src, dst := netip.AddrPortFrom(f.neighbour, 40000), netip.AddrPortFrom(f.vip, unserved)
+			frame := slices.Concat(to.Attrs().HardwareAddr, from.Attrs().HardwareAddr, tag.bytes, syn(t, src, dst))
+			before := answered()
+			must(t, unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: from.Attrs().Index}))
+			for end := time.Now().Add(time.Second); answered() == before && time.Now().Before(end); {
+				time.Sleep(10 * time.Millisecond)
+			}
+			if n := answered() - before; n != tag.answers {
+				t.Errorf("%s, a frame with a tag of %s: %d answers, want %d", f.name, tag.name, n, tag.answers)
+			}
+		}
+	}
+}
+
+// syn builds a frame that asks for a connection, from its Ethernet type on.
+func syn(t testing.TB, src, dst netip.AddrPort) []byte {
+	t.Helper()
+	tcp := &layers.TCP{SrcPort: layers.TCPPort(src.Port()), DstPort: layers.TCPPort(dst.Port()), SYN: true, Window: 512, DataOffset: 5}
+	var network gopacket.SerializableLayer
+	kind := []byte{8, 0}
+	if src.Addr().Is4() {
+		ip := &layers.IPv4{Version: 4, IHL: 5, TTL: 60, Protocol: layers.IPProtocolTCP, SrcIP: src.Addr().AsSlice(), DstIP: dst.Addr().AsSlice()}
+		must(t, tcp.SetNetworkLayerForChecksum(ip))
+		network = ip
+	} else {
+		ip := &layers.IPv6{Version: 6, HopLimit: 60, NextHeader: layers.IPProtocolTCP, SrcIP: src.Addr().AsSlice(), DstIP: dst.Addr().AsSlice()}
+		must(t, tcp.SetNetworkLayerForChecksum(ip))
+		network, kind = ip, []byte{0x86, 0xdd}
+	}
+	buf := gopacket.NewSerializeBuffer()
+	must(t, gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, network, tcp))
+	return append(kind, buf.Bytes()...)
 }
