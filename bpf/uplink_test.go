@@ -756,3 +756,31 @@ func TestUplinkLeavesMappedAddressesAlone(t *testing.T) {
 		}
 	}
 }
+
+// Nobody gets an answer whose address is of no single host: it would go to many, or to the client's own sockets.
+func TestUplinkAnswersSingleHostsOnly(t *testing.T) {
+	r := newUplinkRig(t, Uplink{})
+	for i, sources := range [][]string{
+		{"0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"},
+		{"::", "::1", "ff02::1"},
+	} {
+		f := families[i]
+		for _, p := range allProtos {
+			r.service(t, testIndex, FrontendKeyOf(f.vip, p), FrontendExternal, nil, nil)
+			for _, source := range sources {
+				s := segment{src: netip.AddrPortFrom(netip.MustParseAddr(source), 40000), dst: f.vip, proto: p, flags: flagSYN}
+				v, _ := r.in(t, s.bytes(t))
+				if v != tcShot {
+					t.Errorf("%s from %s: verdict %d, want %d", p, source, v, tcShot)
+				}
+			}
+			s := segment{src: f.client, dst: f.vip, proto: p, flags: flagSYN}.bytes(t)
+			s[6] |= 1 // to all of the segment
+			v, _ := r.in(t, s)
+			wantVerdict(t, v, tcShot)
+		}
+	}
+	if c := r.counts(t); c[CountRejected] != 0 || c[CountRejectFailed] != 27 {
+		t.Errorf("counts are %v", c)
+	}
+}

@@ -49,6 +49,16 @@ static __always_inline bool may_answer(void)
 	return true;
 }
 
+/* Whether an address can be a single host's elsewhere: nobody else gets an answer (RFC 1122, 3.2.2; RFC 4443, 2.4). */
+static __always_inline bool is_host(const __u64 *addr, bool v4)
+{
+	__u8 first = v4 ? addr[1] >> 32 : addr[0];
+
+	if (v4) /* this network, loopback, multicast and broadcast */
+		return first != 0 && first != 127 && first < 224;
+	return first != 0xff && (addr[0] || addr[1] & ~(1ull << 56));
+}
+
 static __always_inline bool swap_link_addresses(struct __sk_buff *skb)
 {
 	__u8 mac[12], back[12];
@@ -56,6 +66,8 @@ static __always_inline bool swap_link_addresses(struct __sk_buff *skb)
 	if (!network_offset())
 		return true;
 	if (bpf_skb_load_bytes(skb, 0, mac, sizeof(mac)))
+		return false;
+	if (mac[6] & 1) /* to all of a segment */
 		return false;
 	__builtin_memcpy(back, mac + 6, 6);
 	__builtin_memcpy(back + 6, mac, 6);
@@ -203,6 +215,8 @@ static __noinline int reject(struct __sk_buff *skb, const struct packet *p)
 		return drop(p->key, COUNT_REJECT_FAILED);
 	if (p->proto == IPPROTO_TCP && p->signals & TCP_RST)
 		return TC_ACT_SHOT;
+	if (!is_host(&p->key[SRC], p->v4))
+		return drop(p->key, COUNT_REJECT_FAILED);
 	if (!may_answer())
 		return drop(p->key, COUNT_REJECT_LIMITED);
 	if (p->proto == IPPROTO_TCP ? !answer_tcp(skb, p) : !answer_icmp(skb, p))
