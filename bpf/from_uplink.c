@@ -60,12 +60,24 @@ static __noinline int without_ports(struct packet *p)
 	return external_vip(p->key, &fe) ? drop(p->key, COUNT_FRAGMENT) : TC_ACT_UNSPEC;
 }
 
+/* A packet of the stack's. If it is in fragments, the others are, too: see without_ports(). */
+static __noinline int leave(struct packet *p)
+{
+	struct frontend fe;
+
+	if (p->fragment == FIRST_FRAGMENT && external_vip(p->key, &fe))
+		fragment_remember(p);
+	return TC_ACT_UNSPEC;
+}
+
 SEC("tc")
 int fh_from_uplink(struct __sk_buff *skb)
 {
 	struct packet p = {};
 	struct flow *f;
 	__u64 addr[2];
+	__be16 port;
+	bool stack;
 
 	/* Frames to others, as with a device in promiscuous mode, and broadcasts are no Service's. */
 	if (skb->pkt_type != PACKET_HOST || !parse(skb, &p, WAY_IN))
@@ -76,18 +88,21 @@ int fh_from_uplink(struct __sk_buff *skb)
 		return without_ports(&p);
 	f = bpf_map_lookup_elem(&fh_conntrack, p.key);
 	if (!f || unlikely(flow_ended(f))) {
-		int verdict = begins_flow(&p) ? begin(skb, &p) : f ? GO_ON : TC_ACT_UNSPEC;
+		int verdict = begins_flow(&p) ? begin(skb, &p) : f ? GO_ON : leave(&p);
 
 		if (unlikely(verdict == ANSWER))
 			return reject(skb, &p);
 		if (verdict != GO_ON)
 			return verdict;
 	}
-	flow_touch(&p, f, WAY_IN);
-	if (unlikely(f->flags & FLOW_STACK))
-		return TC_ACT_UNSPEC;
+	/* Before the flow's partner is made anew, which may evict the entry. */
 	flow_addr(f, addr);
-	return to_destination(skb, &p, addr, f->port);
+	port = f->port;
+	stack = f->flags & FLOW_STACK;
+	flow_touch(&p, f, WAY_IN);
+	if (unlikely(stack))
+		return leave(&p);
+	return to_destination(skb, &p, addr, port);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

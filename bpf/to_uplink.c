@@ -45,9 +45,9 @@ int fh_to_uplink(struct __sk_buff *skb)
 		if (why != COUNT_FLOW)
 			return drop(p.key, why);
 	} else {
-		flow_touch(&p, f, WAY_OUT);
-		flow_addr(f, source);
+		flow_addr(f, source); /* before the flow's partner is made anew, which may evict the entry */
 		source[2] = f->port;
+		flow_touch(&p, f, WAY_OUT);
 	}
 	if (unlikely(p.fragment == FIRST_FRAGMENT))
 		fragment_remember(&p);

@@ -784,3 +784,29 @@ func TestUplinkAnswersSingleHostsOnly(t *testing.T) {
 		t.Errorf("counts are %v", c)
 	}
 }
+
+// A flow that is the stack's is so with all of its fragments, at addresses that only Services have, too.
+func TestUplinkLeavesAllFragmentsOfAnotherProxysFlow(t *testing.T) {
+	eachFamily(t, Uplink{}, []Proto{UDP}, func(t *testing.T, r *uplinkRig, f family, p Proto) {
+		if err := r.table.Map(MapFrontend).Put(ExternalVIPKeyOf(f.vip.Addr()), Frontend{Flags: FrontendVIP | FrontendExternal}); err != nil {
+			t.Fatal(err)
+		}
+		late := segment{src: f.client, dst: f.vip, proto: p, payload: make([]byte, 24), fragment: laterFragment}
+		v, _ := r.in(t, late.bytes(t))
+		wantVerdict(t, v, tcShot) // its first one has not come
+		if c := r.counts(t); c[CountFragment] != 1 {
+			t.Errorf("counts are %v", c)
+		}
+		if err := r.packet.Map(MapConntrack).Put(FlowKeyOf(f.client, f.vip, p, WayIn), Flow{Flags: FlowStack}); err != nil {
+			t.Fatal(err)
+		}
+		for _, part := range []part{firstFragment, laterFragment} {
+			s := segment{src: f.client, dst: f.vip, proto: p, payload: make([]byte, 24), fragment: part}.bytes(t)
+			v, out := r.in(t, s)
+			wantVerdict(t, v, tcUnspec)
+			if !bytes.Equal(s, out) {
+				t.Error("changed")
+			}
+		}
+	})
+}
