@@ -103,7 +103,7 @@ type FragmentKey struct {
 type Fragment struct {
 	Sport Port
 	Dport Port
-	Pad   uint32
+	At    uint32 // when the first one came: the monotonic clock in units of 2^30 ns
 }
 
 // MasqueradeKey is a device and a destination: a key of an LPM trie.

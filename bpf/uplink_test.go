@@ -810,3 +810,37 @@ func TestUplinkLeavesAllFragmentsOfAnotherProxysFlow(t *testing.T) {
 		}
 	})
 }
+
+// Packets have the same id again after a while: their fragments are none of the former's.
+func TestUplinkForgetsFragments(t *testing.T) {
+	eachFamily(t, Uplink{}, []Proto{UDP}, func(t *testing.T, r *uplinkRig, f family, p Proto) {
+		r.in(t, segment{src: f.client, dst: f.vip, proto: p, payload: make([]byte, 24), fragment: firstFragment}.bytes(t))
+		late := segment{src: f.client, dst: f.vip, proto: p, payload: make([]byte, 24), fragment: laterFragment}.bytes(t)
+		if _, out := r.in(t, late); bytes.Equal(out, late) {
+			t.Error("a fragment is not translated")
+		}
+		m := r.packet.Map(MapFragment)
+		var keys []FragmentKey
+		var key FragmentKey
+		var value Fragment
+		entries := m.Iterate()
+		for entries.Next(&key, &value) {
+			keys = append(keys, key)
+		}
+		if err := entries.Err(); err != nil || len(keys) != 2 {
+			t.Fatalf("%d fragmented packets, %v", len(keys), err)
+		}
+		for _, key := range keys {
+			if err := m.Lookup(key, &value); err != nil {
+				t.Fatal(err)
+			}
+			value.At -= 30
+			if err := m.Put(key, value); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, out := r.in(t, late); !bytes.Equal(out, late) {
+			t.Error("a fragment is taken for one of a packet of long ago")
+		}
+	})
+}

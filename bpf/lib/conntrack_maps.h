@@ -77,7 +77,7 @@ _Static_assert(sizeof(struct fragment_key) == 40, "layout");
 struct fragment {
 	__be16 sport;
 	__be16 dport;
-	__u32 pad;
+	__u32 at; /* when the first one came: the monotonic clock in units of 2^30 ns */
 };
 _Static_assert(sizeof(struct fragment) == 8, "layout");
 

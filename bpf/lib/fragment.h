@@ -5,6 +5,17 @@
 
 #include "packet.h"
 
+/*
+ * How long the other fragments of a packet may take, in units of 2^30 ns: as long as receivers wait for them (ipfrag_time). After
+ * 65,536 packets of IPv4 there is another one with the same id.
+ */
+#define FRAGMENT_TIME 28
+
+static __always_inline __u32 fragment_clock(void)
+{
+	return bpf_ktime_get_ns() >> 30;
+}
+
 static __always_inline void fragment_key(__u64 *key, const struct packet *p, enum way way)
 {
 	key[0] = p->key[SRC];
@@ -18,10 +29,10 @@ static __always_inline void fragment_key(__u64 *key, const struct packet *p, enu
 static __noinline int fragment_remember(const struct packet *p)
 {
 	enum way way = p->key[REST] >> 40 & 0xff;
-	__u64 key[5], ports = (__u32)p->key[REST];
+	__u64 key[5], value = (__u32)p->key[REST] | (__u64)fragment_clock() << 32;
 
 	fragment_key(key, p, way);
-	return bpf_map_update_elem(&fh_fragment, key, &ports, BPF_ANY);
+	return bpf_map_update_elem(&fh_fragment, key, &value, BPF_ANY);
 }
 
 /*
@@ -46,7 +57,7 @@ static __noinline bool fragment_ports(struct packet *p)
 
 	fragment_key(key, p, way);
 	first = bpf_map_lookup_elem(&fh_fragment, key);
-	if (!first)
+	if (!first || (__s32)(fragment_clock() - first->at) > FRAGMENT_TIME)
 		return false;
 	p->key[REST] = FLOW_REST(first->sport, first->dport, p->proto, way);
 	return true;
