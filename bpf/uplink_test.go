@@ -8,10 +8,12 @@ import (
 	"os"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
+	"golang.org/x/sys/unix"
 
 	"github.com/firsthop/firsthop/test/lab"
 )
@@ -841,6 +843,156 @@ func TestUplinkForgetsFragments(t *testing.T) {
 		}
 		if _, out := r.in(t, late); !bytes.Equal(out, late) {
 			t.Error("a fragment is taken for one of a packet of long ago")
+		}
+	})
+}
+
+// What has ended is in nobody's way: a client may use the same port for another frontend of a backend then.
+func TestUplinkBeginsByAnotherFrontendOnceAFlowIsOver(t *testing.T) {
+	eachFamily(t, Uplink{}, []Proto{TCP, UDP}, func(t *testing.T, r *uplinkRig, f family, p Proto) {
+		other := netip.AddrPortFrom(f.vip.Addr(), 443)
+		r.service(t, testIndex+1, FrontendKeyOf(other, p), FrontendExternal, []netip.AddrPort{f.backend}, nil)
+		first := segment{src: f.client, dst: f.vip, proto: p, flags: flagSYN}
+		second := segment{src: f.client, dst: other, proto: p, flags: flagSYN}
+		r.in(t, first.bytes(t))
+		v, _ := r.in(t, second.bytes(t))
+		wantVerdict(t, v, tcShot)
+		if p == TCP {
+			first.flags = flagRST
+			r.in(t, first.bytes(t))
+		} else {
+			var way Flow
+			key := FlowKeyOf(f.backend, f.client, p, WayOut)
+			if err := r.packet.Map(MapConntrack).Lookup(key, &way); err != nil {
+				t.Fatal(err)
+			}
+			var now unix.Timespec
+			if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+				t.Fatal(err)
+			}
+			if now.Nano() < int64(200*time.Second) {
+				t.Skip("the machine has not run for long enough")
+			}
+			way.Seen = uint64(now.Nano() - int64(200*time.Second))
+			if err := r.packet.Map(MapConntrack).Put(key, way); err != nil {
+				t.Fatal(err)
+			}
+		}
+		v, out := r.in(t, second.bytes(t))
+		wantVerdict(t, v, tcUnspec)
+		second.dst = f.backend
+		wantPacket(t, out, second)
+		back := second.reply()
+		_, out = r.out(t, back.bytes(t))
+		back.src = other
+		wantPacket(t, out, back)
+	})
+}
+
+// What is not chosen yet, or is the stack's, translates no errors.
+func TestUplinkLeavesErrorsOfTheStacksFlowsAlone(t *testing.T) {
+	eachFamily(t, Uplink{}, []Proto{UDP}, func(t *testing.T, r *uplinkRig, f family, p Proto) {
+		ct := r.packet.Map(MapConntrack)
+		for name, value := range map[string]Flow{
+			"of the stack": {Addr: AddressOf(f.backend.Addr()), Port: PortOf(f.backend.Port()), Flags: FlowStack},
+			"a marker":     {Flags: FlowMasquerade},
+		} {
+			for hook, key := range map[string]FlowKey{"from_uplink": FlowKeyOf(f.client, f.vip, p, WayIn), "to_uplink": FlowKeyOf(f.client, f.vip, p, WayOut)} {
+				if err := ct.Put(key, value); err != nil {
+					t.Fatal(err)
+				}
+				in := icmpError(t, f.client.Addr(), f.vip.Addr(), segment{src: f.vip, dst: f.client, proto: p}.bytes(t)[14:])
+				v, out := r.run(t, hook, in)
+				wantVerdict(t, v, tcUnspec)
+				if !bytes.Equal(in, out) {
+					t.Errorf("%s, %s: changed", name, hook)
+				}
+			}
+		}
+	})
+}
+
+// No more than what an error quotes of a later fragment tells its ports.
+func TestUplinkLeavesErrorsAboutLaterFragmentsAlone(t *testing.T) {
+	eachFamily(t, Uplink{}, []Proto{UDP}, func(t *testing.T, r *uplinkRig, f family, p Proto) {
+		r.in(t, segment{src: f.client, dst: f.vip, proto: p}.bytes(t))
+		ports := []byte{byte(f.vip.Port() >> 8), byte(f.vip.Port()), byte(f.client.Port() >> 8), byte(f.client.Port()), 0, 0, 0, 0}
+		late := segment{src: f.vip, dst: f.client, proto: p, payload: ports, fragment: laterFragment}.bytes(t)[14:]
+		in := icmpError(t, f.client.Addr(), f.vip.Addr(), late)
+		v, out := r.in(t, in)
+		wantVerdict(t, v, tcUnspec)
+		if !bytes.Equal(in, out) {
+			t.Error("changed")
+		}
+	})
+}
+
+// The other fragments would be dropped: an answer to the first one is none to the packet.
+func TestUplinkAnswersNoFragment(t *testing.T) {
+	eachFamily(t, Uplink{}, []Proto{UDP}, func(t *testing.T, r *uplinkRig, f family, p Proto) {
+		r.service(t, testIndex, FrontendKeyOf(f.vip, p), FrontendExternal, nil, nil)
+		v, _ := r.in(t, segment{src: f.client, dst: f.vip, proto: p, payload: make([]byte, 24), fragment: firstFragment}.bytes(t))
+		wantVerdict(t, v, tcShot)
+		if c := r.counts(t); c[CountRejectFailed] != 1 {
+			t.Errorf("counts are %v", c)
+		}
+	})
+}
+
+// A checksum of zero says that there is none: it stays so.
+func TestUplinkMakesNoChecksumOfUDP(t *testing.T) {
+	eachFamily(t, Uplink{}, []Proto{UDP}, func(t *testing.T, r *uplinkRig, f family, p Proto) {
+		at := 14 + 20 + 6
+		if f.client.Addr().Is6() {
+			at += 20
+		}
+		s := segment{src: f.client, dst: f.vip, proto: p, payload: []byte("x")}
+		in := s.bytes(t)
+		in[at], in[at+1] = 0, 0
+		v, out := r.in(t, in)
+		wantVerdict(t, v, tcUnspec)
+		s.dst = f.backend
+		want := s.bytes(t)
+		want[at], want[at+1] = 0, 0
+		if !bytes.Equal(out, want) {
+			t.Errorf("got  %x\nwant %x", out, want)
+		}
+	})
+}
+
+// Who has an endpoint on this node has no mark for masquerade: its packets do not leave it.
+func TestUplinkMarksFlowsToOtherNodesOnly(t *testing.T) {
+	eachFamily(t, Uplink{}, []Proto{TCP}, func(t *testing.T, r *uplinkRig, f family, p Proto) {
+		for flags, want := range map[BackendFlags]bool{0: true, BackendLocal: false} {
+			be := Backend{Addr: AddressOf(f.backend.Addr()), Port: PortOf(f.backend.Port()), ID: BackendMember | 1, Flags: flags}
+			if err := r.table.Map(MapBackend).Put(BackendKey{10 * testIndex, 0}, be); err != nil {
+				t.Fatal(err)
+			}
+			r.in(t, segment{src: f.client, dst: f.vip, proto: p, flags: flagSYN}.bytes(t))
+			var mark Flow
+			err := r.packet.Map(MapConntrack).Lookup(FlowKeyOf(f.client, f.backend, p, WayOut), &mark)
+			if marked := err == nil; marked != want {
+				t.Errorf("flags %#x: marked %v, want %v", flags, marked, want)
+			}
+			r.reset(t)
+			r.service(t, testIndex, FrontendKeyOf(f.vip, p), FrontendExternal, []netip.AddrPort{f.backend}, nil)
+		}
+	})
+}
+
+// An association is over once one side aborts it, or confirms its end.
+func TestUplinkKnowsHowSCTPEnds(t *testing.T) {
+	eachFamily(t, Uplink{}, []Proto{SCTP}, func(t *testing.T, r *uplinkRig, f family, p Proto) {
+		for _, chunk := range []uint8{6, 14} { // ABORT, SHUTDOWN COMPLETE
+			r.in(t, segment{src: f.client, dst: f.vip, proto: p}.bytes(t))
+			r.in(t, segment{src: f.client, dst: f.vip, proto: p, chunk: chunk}.bytes(t))
+			var way Flow
+			if err := r.packet.Map(MapConntrack).Lookup(FlowKeyOf(f.backend, f.client, p, WayOut), &way); err != nil {
+				t.Fatal(err)
+			}
+			if !way.Flags.Ended() {
+				t.Errorf("chunk %d: flags are %#x", chunk, way.Flags)
+			}
 		}
 	})
 }
