@@ -873,9 +873,15 @@ func TestUplinkBeginsByAnotherFrontendOnceAFlowIsOver(t *testing.T) {
 			if now.Nano() < int64(200*time.Second) {
 				t.Skip("the machine has not run for long enough")
 			}
-			way.Seen = uint64(now.Nano() - int64(200*time.Second))
-			if err := r.packet.Map(MapConntrack).Put(key, way); err != nil {
-				t.Fatal(err)
+			for _, age := range []time.Duration{170 * time.Second, 200 * time.Second} { // the first one is not over yet
+				way.Seen = uint64(now.Nano() - int64(age))
+				if err := r.packet.Map(MapConntrack).Put(key, way); err != nil {
+					t.Fatal(err)
+				}
+				if age < 180*time.Second {
+					v, _ := r.in(t, second.bytes(t))
+					wantVerdict(t, v, tcShot)
+				}
 			}
 		}
 		v, out := r.in(t, second.bytes(t))
@@ -993,6 +999,25 @@ func TestUplinkKnowsHowSCTPEnds(t *testing.T) {
 			if !way.Flags.Ended() {
 				t.Errorf("chunk %d: flags are %#x", chunk, way.Flags)
 			}
+		}
+	})
+}
+
+func TestUplinkNotesAnswers(t *testing.T) {
+	eachFamily(t, Uplink{}, allProtos, func(t *testing.T, r *uplinkRig, f family, p Proto) {
+		r.in(t, segment{src: f.client, dst: f.vip, proto: p, flags: flagSYN}.bytes(t))
+		keys := []FlowKey{FlowKeyOf(f.client, f.vip, p, WayIn), FlowKeyOf(f.backend, f.client, p, WayOut)}
+		for _, answered := range []bool{false, true} {
+			for _, key := range keys {
+				var half Flow
+				if err := r.packet.Map(MapConntrack).Lookup(key, &half); err != nil {
+					t.Fatal(err)
+				}
+				if is := half.Flags&FlowReplied != 0; is != answered {
+					t.Errorf("way %v: answered %v, want %v", key.Way, is, answered)
+				}
+			}
+			r.out(t, segment{src: f.backend, dst: f.client, proto: p, flags: flagSYN | flagACK, chunk: 2}.bytes(t))
 		}
 	})
 }
