@@ -10,13 +10,24 @@
 #include "lib/masquerade.h"
 #include "lib/rewrite.h"
 
-/*
- * Whether a packet of a flow that has ended is of a connection that begins now: one that came by no frontend, as that would have
- * begun the flow anew. Its client asks for the backend directly, from the port that it had before.
- */
-static __always_inline bool answers_other(const struct packet *p)
+/* Whether a packet accepts a connection. */
+static __always_inline bool accepts(const struct packet *p)
 {
 	return p->proto == IPPROTO_TCP && (p->signals & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK);
+}
+
+/* Takes a flow for one that was not cut off: the reset was late, and of the connection before. */
+static __noinline int flow_revive(const __u64 *key, struct flow *f)
+{
+	struct flow *partner;
+	__u64 other[5];
+
+	f->flags &= ~FLOW_RESET;
+	partner_key(other, key, f, key[REST] >> 40 & 0xff);
+	partner = bpf_map_lookup_elem(&fh_conntrack, other);
+	if (partner)
+		partner->flags &= ~FLOW_RESET;
+	return 0;
 }
 
 SEC("tc")
@@ -35,9 +46,16 @@ int fh_to_uplink(struct __sk_buff *skb)
 	f = bpf_map_lookup_elem(&fh_conntrack, p.key);
 	if (!f || f->flags & FLOW_STACK)
 		return TC_ACT_UNSPEC;
-	if (unlikely(flow_ended(f)) && answers_other(&p)) {
-		bpf_map_delete_elem(&fh_conntrack, p.key);
-		return TC_ACT_UNSPEC;
+	if (unlikely(flow_ended(f)) && accepts(&p)) {
+		/*
+		 * Both sides had ended it: the client has connected to the backend directly, from the port that it had before. By a
+		 * frontend, it would have begun the flow anew.
+		 */
+		if (!(f->flags & FLOW_RESET)) {
+			bpf_map_delete_elem(&fh_conntrack, p.key);
+			return TC_ACT_UNSPEC;
+		}
+		flow_revive(p.key, f);
 	}
 	if (unlikely(!f->port)) {
 		enum packet_count why = masquerade(&p, skb->ifindex, f->index, source);

@@ -245,6 +245,35 @@ func TestUplinkForgetsAnEndedFlowWhoseClientConnectsDirectly(t *testing.T) {
 	})
 }
 
+// A reset of the connection before may come when the client has its port anew: from either side, before or after the answer.
+func TestUplinkOutlivesALateReset(t *testing.T) {
+	eachFamily(t, Uplink{}, []Proto{TCP}, func(t *testing.T, r *uplinkRig, f family, p Proto) {
+		syn := segment{src: f.client, dst: f.vip, proto: p, flags: flagSYN}
+		answer := segment{src: f.backend, dst: f.client, proto: p, flags: flagSYN | flagACK}
+		reset := segment{src: f.backend, dst: f.client, proto: p, flags: flagRST}
+		wantAnswer := func() {
+			t.Helper()
+			_, out := r.out(t, answer.bytes(t))
+			want := answer
+			want.src = f.vip
+			wantPacket(t, out, want)
+		}
+		r.in(t, syn.bytes(t))
+		wantAnswer()
+		r.out(t, reset.bytes(t))
+		r.in(t, syn.bytes(t)) // anew
+		r.out(t, reset.bytes(t))
+		r.in(t, segment{src: f.client, dst: f.vip, proto: p, flags: flagRST}.bytes(t))
+		wantAnswer()
+		r.out(t, reset.bytes(t))
+		wantAnswer() // again, as its first one was lost
+		ack := segment{src: f.client, dst: f.vip, proto: p, flags: flagACK}
+		_, out := r.in(t, ack.bytes(t))
+		ack.dst = f.backend
+		wantPacket(t, out, ack)
+	})
+}
+
 func TestUplinkRejectsWhatNothingServes(t *testing.T) {
 	eachFamily(t, Uplink{}, allProtos, func(t *testing.T, r *uplinkRig, f family, p Proto) {
 		r.service(t, testIndex, FrontendKeyOf(f.vip, p), FrontendExternal, nil, nil)
@@ -991,6 +1020,7 @@ func TestUplinkKnowsHowSCTPEnds(t *testing.T) {
 	eachFamily(t, Uplink{}, []Proto{SCTP}, func(t *testing.T, r *uplinkRig, f family, p Proto) {
 		for _, chunk := range []uint8{6, 14} { // ABORT, SHUTDOWN COMPLETE
 			r.in(t, segment{src: f.client, dst: f.vip, proto: p}.bytes(t))
+			r.out(t, segment{src: f.backend, dst: f.client, proto: p, chunk: 2}.bytes(t)) // INIT ACK
 			r.in(t, segment{src: f.client, dst: f.vip, proto: p, chunk: chunk}.bytes(t))
 			var way Flow
 			if err := r.packet.Map(MapConntrack).Lookup(FlowKeyOf(f.backend, f.client, p, WayOut), &way); err != nil {
