@@ -152,7 +152,8 @@ func (k *Keeper) prepare(ctx context.Context, j *instance.Journal, pins bpf.Pins
 		}
 		k.packet = packet
 		if err := k.readSources(); err != nil {
-			return err
+			k.packet = nil
+			return errors.Join(err, packet.Close())
 		}
 	}
 	if table := k.cfg.Table(); table != k.table {

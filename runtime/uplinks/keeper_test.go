@@ -145,6 +145,7 @@ func TestKeeperAttachesToUplinksAndLeavesOthers(t *testing.T) {
 
 	r.Set([]devices.Uplink{b}, []devices.Left{{Name: "up0", Reason: "test"}})
 	r.linger = time.Hour
+	must(t, r.Packet().Map(bpf.MapMasquerade).Delete(bpf.MasqueradeKeyOf(a.Index, netip.MustParsePrefix("::/0")))) // by somebody else
 	must(t, r.ensure())
 	if got := r.programs(a); len(got) != 2 {
 		t.Errorf("a device that was an uplink until now has %v", got)

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/firsthop/firsthop/bpf"
 	"github.com/firsthop/firsthop/runtime/devices"
 )
@@ -60,7 +62,7 @@ func (k *Keeper) writeSources(uplinks []devices.Uplink) error {
 		if _, ok := want[key]; ok {
 			continue
 		}
-		if err := m.Delete(key); err != nil {
+		if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) { // somebody may have removed it
 			errs = append(errs, fmt.Errorf("remove a former address of this node: %w", err))
 			continue
 		}
