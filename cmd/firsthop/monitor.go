@@ -21,7 +21,7 @@ func monitorCommand(e env) *cli.Command {
 dropped, until it is interrupted. Packets of connections that are known are not
 shown. It needs the packet path (firsthop run --packet-path) and Linux 5.8. With
 -o json, each line is an object.`,
-		Flags: join([]cli.Flag{boolFlag("drops", false, "only what is refused or dropped")}, commonFlags(), []cli.Flag{outputFlag()}),
+		Flags: join([]cli.Flag{&cli.BoolFlag{Name: "drops", Usage: "only what is refused or dropped", DisableDefaultText: true}}, commonFlags(), []cli.Flag{outputFlag()}),
 		Action: action(e, func(c *call) error {
 			packet, err := diagnose.OpenPackets(c.dirs, false)
 			if err != nil {
