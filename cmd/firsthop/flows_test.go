@@ -122,7 +122,7 @@ func TestConntrackFlush(t *testing.T) {
 func TestConntrackRefuses(t *testing.T) {
 	n := newNode(t)
 	for _, verb := range []string{"list", "count"} {
-		n.run("conntrack", verb).exits(bootstrap.ExitInternal).says("the packet path is off", "no maps of flows below")
+		n.run("conntrack", verb).exits(bootstrap.ExitInternal).says("the packet path is off", "firsthop run --packet-path")
 		n.run("conntrack", verb, "-o", "json").exits(bootstrap.ExitInternal).says(`"exit_code": 1`)
 	}
 	n.run("conntrack", "flush", "--all").exits(bootstrap.ExitInternal).says("the packet path is off")
