@@ -27,6 +27,8 @@ type packetPath struct {
 	run       *run
 	follower  *devices.Follower
 	keeper    *uplinks.Keeper
+	start     chan struct{}                       // closed once programs may be attached
+	starts    gosync.Once                         // closes start
 	ready     chan struct{}                       // closed once the maps are made
 	collector atomic.Pointer[conntrack.Collector] // nil before the maps are made
 	nodes     map[string][]netip.Addr             // addresses of the other nodes; the loop's lock guards it
@@ -35,7 +37,10 @@ type packetPath struct {
 func newPacketPath(r *run) *packetPath {
 	total := memory.Total(r.cfg.HostRoot)
 	limit, _ := memory.Limit("")
-	p := &packetPath{run: r, ready: make(chan struct{}), nodes: map[string][]netip.Addr{}}
+	p := &packetPath{run: r, start: make(chan struct{}), ready: make(chan struct{}), nodes: map[string][]netip.Addr{}}
+	if p.attachedBefore() {
+		p.starts.Do(func() { close(p.start) })
+	}
 	p.follower = devices.New(devices.Config{Log: r.cfg.Log, Names: r.cfg.Uplinks})
 	p.keeper = uplinks.New(uplinks.Config{
 		Log: r.cfg.Log, Table: r.data.Maps, Locked: r.data.Locked, TCX: r.data.Has(kernel.FeatureTCX), Links: r.data.Links(),
@@ -44,6 +49,23 @@ func newPacketPath(r *run) *packetPath {
 		Before: func(_ context.Context, packet *bpf.PacketMaps) error { return p.takeOver(packet) },
 	})
 	return p
+}
+
+// attachedBefore reports whether a former runtime has attached programs: they serve, and flows of another proxy are left to it already.
+// Otherwise the table has to be written first: which flows are another proxy's, its frontends say.
+func (p *packetPath) attachedBefore() bool {
+	pins, err := attach.DevicePins(bpf.Pins{Dir: p.run.data.Dir()}, bpf.UplinkHooks())
+	return err == nil && len(pins) > 0
+}
+
+// started reports whether programs may be attached.
+func (p *packetPath) started() bool {
+	select {
+	case <-p.start:
+		return true
+	default:
+		return false
+	}
 }
 
 // flows are the flows in the packet path's maps.
@@ -108,14 +130,24 @@ func (p *packetPath) serve(ctx context.Context) {
 	group.Go(func() {
 		p.run.until(ctx, "devices", func(ctx context.Context) error { return p.follower.Run(ctx, p.keeper.Set) })
 	})
-	group.Go(func() { p.run.until(ctx, "packet path", p.keeper.Run) })
+	group.Go(func() { p.run.until(ctx, "packet path", p.keep) })
 	group.Go(func() { p.run.until(ctx, "flows", p.collect) })
 	group.Wait()
 }
 
+// keep keeps the programs on the uplinks, once they may be attached.
+func (p *packetPath) keep(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-p.start:
+	}
+	return p.keeper.Run(ctx)
+}
+
 // grown has the programs read the table that has grown, which is written from now on.
 func (p *packetPath) grown(ctx context.Context) {
-	if p == nil {
+	if p == nil || !p.started() {
 		return
 	}
 	if err := p.keeper.Ensure(ctx); err != nil {
@@ -135,6 +167,10 @@ func (p *packetPath) endpointsGone() {
 
 // observe takes what the loop publishes.
 func (p *packetPath) observe(e sync.Event) {
+	if done, ok := e.(sync.FlushDone); ok && done.Err == nil {
+		p.starts.Do(func() { close(p.start) })
+		return
+	}
 	other, ok := e.(sync.NodeAddrs)
 	if !ok || other.Node == p.run.cfg.NodeName {
 		return

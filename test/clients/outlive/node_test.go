@@ -67,7 +67,8 @@ type node struct {
 	*lab.Lab
 	objects *standin.Objects
 	backend map[string]*backend
-	program string // firsthop
+	program string   // firsthop
+	flags   []string // of the runtime, besides those that say where its API is
 	runtime *lab.Cmd
 	log     *os.File
 }
@@ -149,7 +150,8 @@ func (n *node) init() {
 // start starts the runtime, and waits until the table has what the API says.
 func (n *node) start() {
 	n.Helper()
-	n.runtime = n.command("run", "--kubeconfig", n.Dir+"/kubeconfig", "--node-name", nodeName, "--node-status=false", "--endpoints", apiServer, "--service-ips", apiIP+":443")
+	args := []string{"run", "--kubeconfig", n.Dir + "/kubeconfig", "--node-name", nodeName, "--node-status=false", "--endpoints", apiServer, "--service-ips", apiIP + ":443"}
+	n.runtime = n.command(append(args, n.flags...)...)
 	n.runtime.Stderr = n.log
 	n.must(n.runtime.Start())
 }
