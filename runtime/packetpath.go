@@ -2,9 +2,7 @@ package runtime
 
 import (
 	"context"
-	"maps"
 	"net/netip"
-	"slices"
 	gosync "sync"
 	"sync/atomic"
 
@@ -31,13 +29,12 @@ type packetPath struct {
 	starts    gosync.Once                         // closes start
 	ready     chan struct{}                       // closed once the maps are made
 	collector atomic.Pointer[conntrack.Collector] // nil before the maps are made
-	nodes     map[string][]netip.Addr             // addresses of the other nodes; the loop's lock guards it
 }
 
 func newPacketPath(r *run) *packetPath {
 	total := memory.Total(r.cfg.HostRoot)
 	limit, _ := memory.Limit("")
-	p := &packetPath{run: r, start: make(chan struct{}), ready: make(chan struct{}), nodes: map[string][]netip.Addr{}}
+	p := &packetPath{run: r, start: make(chan struct{}), ready: make(chan struct{})}
 	if p.attachedBefore() {
 		p.starts.Do(func() { close(p.start) })
 	}
@@ -175,11 +172,7 @@ func (p *packetPath) observe(e sync.Event) {
 	if !ok || other.Node == p.run.cfg.NodeName {
 		return
 	}
-	delete(p.nodes, other.Node)
-	if len(other.Addrs) > 0 {
-		p.nodes[other.Node] = other.Addrs
-	}
-	p.follower.SetPeers(devices.Peers{Nodes: slices.Concat(slices.Collect(maps.Values(p.nodes))...)})
+	p.follower.SetNode(other.Node, other.Addrs)
 }
 
 // status is nil where the packet path is off.

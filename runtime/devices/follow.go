@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -40,19 +41,51 @@ type Config struct {
 // called once.
 type Follower struct {
 	cfg   Config
-	wake  chan struct{} // peers have changed
-	mu    sync.Mutex    // guards peers
+	wake  chan struct{} // peers or nodes have changed
+	mu    sync.Mutex    // guards peers and nodes
 	peers Peers
+	nodes map[string][]netip.Addr // of SetNode
 }
 
 // New makes a Follower.
-func New(cfg Config) *Follower { return &Follower{cfg: cfg, wake: make(chan struct{}, 1)} }
+func New(cfg Config) *Follower {
+	return &Follower{cfg: cfg, wake: make(chan struct{}, 1), nodes: map[string][]netip.Addr{}}
+}
 
 // SetPeers says what the cluster has besides this node. The slices must not change afterwards. It does not wait.
 func (f *Follower) SetPeers(p Peers) {
 	f.mu.Lock()
 	f.peers = p
 	f.mu.Unlock()
+	f.notify()
+}
+
+// SetNode says which addresses another node has, in addition to those of SetPeers; none: it is gone. The slice must not
+// change afterwards. It does not wait, and costs the same however many nodes there are.
+func (f *Follower) SetNode(name string, addrs []netip.Addr) {
+	f.mu.Lock()
+	if len(addrs) > 0 {
+		f.nodes[name] = addrs
+	} else {
+		delete(f.nodes, name)
+	}
+	f.mu.Unlock()
+	f.notify()
+}
+
+// allPeers are those of SetPeers and SetNode.
+func (f *Follower) allPeers() Peers {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p := f.peers
+	p.Nodes = slices.Clone(p.Nodes)
+	for _, addrs := range f.nodes {
+		p.Nodes = append(p.Nodes, addrs...)
+	}
+	return p
+}
+
+func (f *Follower) notify() {
 	select {
 	case f.wake <- struct{}{}:
 	default:
@@ -304,9 +337,7 @@ func (l *looker) report(p *part, err error) {
 func (l *looker) tell() {
 	l.choice.begin(nil)
 	began := time.Now()
-	l.mu.Lock()
-	l.state.Peers = l.peers
-	l.mu.Unlock()
+	l.state.Peers = l.allPeers()
 	l.state.Names = l.cfg.Names
 	uplinks, left := Choose(l.state)
 	l.choice.end(began, nil)

@@ -26,7 +26,7 @@ func TestRunFollowsAddressesAndRoutes(t *testing.T) {
 	r.veth("eth0")
 	r.addr("eth0", "192.0.2.11/24")
 	s.await("an address is not enough for a veth", "-eth0: "+workloadReason)
-	s.SetPeers(Peers{Nodes: []netip.Addr{netip.MustParseAddr("192.0.2.12")}})
+	s.SetNode("node-b", []netip.Addr{netip.MustParseAddr("192.0.2.12")})
 	s.await("another node comes", "eth0: route to another node")
 	r.route("default", "eth0", via("192.0.2.1"))
 	s.await("a default route comes", "eth0: default route")
@@ -42,7 +42,7 @@ func TestRunFollowsAddressesAndRoutes(t *testing.T) {
 	r.delRoute("default", "eth0")
 	s.await("the default route goes", "eth0: route to another node")
 	r.delRoute("10.0.0.0/8", "eth0")
-	s.SetPeers(Peers{})
+	s.SetNode("node-b", nil)
 	s.await("the other node goes", "-eth0: "+workloadReason)
 }
 

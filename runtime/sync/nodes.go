@@ -27,6 +27,9 @@ func newOtherNodes() otherNodes {
 func (l *Loop) observeOther(ev *watch.Event) {
 	o := &l.node.others
 	if ev.Absent {
+		for name := range o.ips {
+			l.publish(NodeAddrs{Node: name})
+		}
 		o.ips = map[string][]netip.Addr{}
 		l.serveAtNodes(false)
 		l.selectNodes()

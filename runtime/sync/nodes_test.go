@@ -56,6 +56,14 @@ func TestLoopServesNodePortsAtOtherNodes(t *testing.T) {
 		t.Errorf("%d addresses are marked: the host's own has frontends", n)
 	}
 
+	var addrs []string
+	for _, e := range published[NodeAddrs](r) {
+		addrs = append(addrs, fmt.Sprint(e.Node, e.Addrs))
+	}
+	if want := "[node-a[192.0.2.1] node-b[192.0.2.2]]"; fmt.Sprint(addrs) != want {
+		t.Errorf("told %v, want %s", addrs, want)
+	}
+
 	writes, queued, seen := r.f.writes(), len(published[Queued](r)), len(published[Observed](r))
 	for range 3 {
 		r.l.Handle([]watch.Event{nodeOf("node-a", "192.0.2.1"), nodeOf("node-b", "192.0.2.2")})
@@ -127,6 +135,10 @@ func TestLoopWithoutTheListOfNodes(t *testing.T) {
 	r.flush()
 	r.want("192.0.2.2:30080", "not a frontend")
 	r.want("192.0.2.1:30080", "[10.0.0.1:80]")
+	told := published[NodeAddrs](r)
+	if last := told[len(told)-1]; last.Node != "node-b" || last.Addrs != nil {
+		t.Errorf("told last %+v, want that node-b is gone", last)
+	}
 }
 
 // What a former runtime knew of the nodes stays until all of them are known.
