@@ -193,21 +193,25 @@ func Inspect(p *ebpf.Program, m *Maps) (Loaded, error) {
 	if err != nil {
 		return Loaded{}, err
 	}
-	var rodata ebpf.MapID
-	others := 0
-	for _, id := range ids {
-		if own[id] {
-			l.Ours = true
-		} else {
-			rodata = id
-			others++
-		}
-	}
-	if !l.Ours || others != 1 { // more: it uses a map that is no longer of this table
+	var others []ebpf.MapID
+	l.Ours, others = usesOf(ids, func(id ebpf.MapID) bool { return own[id] })
+	if !l.Ours || len(others) != 1 { // more: it uses a map that is no longer of this table
 		return l, nil
 	}
-	l.Settings, err = readRodata[Settings](rodata)
+	l.Settings, err = readRodata[Settings](others[0])
 	return l, err
+}
+
+// usesOf reports whether a program uses maps of ours, and lists the others that it uses: its .rodata, as a rule.
+func usesOf(used []ebpf.MapID, own func(ebpf.MapID) bool) (ours bool, others []ebpf.MapID) {
+	for _, id := range used {
+		if own(id) {
+			ours = true
+		} else {
+			others = append(others, id)
+		}
+	}
+	return ours, others
 }
 
 // Current reports whether a loaded program is the one that LoadPrograms would
@@ -221,15 +225,20 @@ func (m *Maps) ids() (map[ebpf.MapID]bool, error) {
 	if m.known != nil {
 		return m.known, nil
 	}
+	ids, err := idsOf(m.byName)
+	m.known = ids
+	return ids, err
+}
+
+func idsOf(maps map[MapName]*ebpf.Map) (map[ebpf.MapID]bool, error) {
 	ids := map[ebpf.MapID]bool{}
-	for _, bm := range m.byName {
+	for _, bm := range maps {
 		id, err := mapID(bm)
 		if err != nil {
 			return nil, err
 		}
 		ids[id] = true
 	}
-	m.known = ids
 	return ids, nil
 }
 

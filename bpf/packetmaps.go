@@ -67,7 +67,8 @@ func NodeFlows(memory, limit uint64) uint32 {
 // PacketMaps are the open maps of the packet path. Not safe for concurrent use.
 type PacketMaps struct {
 	byName map[MapName]*ebpf.Map
-	made   []string // pins that EnsurePacketMaps made
+	known  map[ebpf.MapID]bool // see ids
+	made   []string            // pins that EnsurePacketMaps made
 }
 
 // Map is an open map; nil: MapEvents, where the kernel has no ring buffers (Linux 5.8).
@@ -142,6 +143,26 @@ func (m *PacketMaps) ensure(pins Pins, flows uint32) error {
 		m.byName[info.Name] = bm
 	}
 	return nil
+}
+
+// Repin pins those maps again that have lost their pins, and reports which. What is pinned in their place is left alone.
+//
+// The caller holds the instance's lock.
+func (m *PacketMaps) Repin(pins Pins) (repinned []MapName, err error) {
+	for _, info := range packetTable {
+		bm, pin := m.Map(info.Name), pins.Map(info.Name)
+		if _, err := os.Lstat(pin); bm == nil || !errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err := errors.Join(EnsureDir(pins.Dir), EnsureDir(pins.Maps())); err != nil {
+			return repinned, err
+		}
+		if err := pinMap(bm, pin); err != nil {
+			return repinned, err
+		}
+		repinned = append(repinned, info.Name)
+	}
+	return repinned, nil
 }
 
 // OpenPacketMaps opens the pinned maps of the packet path. Its error matches os.ErrNotExist where one is missing: then

@@ -34,18 +34,23 @@ func isContextSock(ins asm.Instruction) bool {
 // into dead branches too. Objects of their own for each combination would be a
 // matrix. The library does the same for bpf_probe_read_kernel.
 func substitute(prog *ebpf.ProgramSpec, f Features) error {
+	for i := range prog.Instructions {
+		if ins := &prog.Instructions[i]; isContextSock(*ins) && !f.ContextSock {
+			*ins = asm.Mov.Imm(ins.Dst, 0).WithMetadata(ins.Metadata)
+		}
+	}
 	newer := newerHelpers(f)
+	return replaceCalls(prog, func(fn asm.BuiltinFunc) bool {
+		have, known := newer[fn]
+		return known && !have
+	})
+}
+
+// replaceCalls replaces each call of a helper for which lacks reports true by "r0 = 0".
+func replaceCalls(prog *ebpf.ProgramSpec, lacks func(asm.BuiltinFunc) bool) error {
 	for i := range prog.Instructions {
 		ins := &prog.Instructions[i]
-		if isContextSock(*ins) && !f.ContextSock {
-			*ins = asm.Mov.Imm(ins.Dst, 0).WithMetadata(ins.Metadata)
-			continue
-		}
-		if !ins.IsBuiltinCall() {
-			continue
-		}
-		have, known := newer[asm.BuiltinFunc(ins.Constant)]
-		if !known || have {
+		if !ins.IsBuiltinCall() || !lacks(asm.BuiltinFunc(ins.Constant)) {
 			continue
 		}
 		zero := asm.Mov.Imm(asm.R0, 0).WithMetadata(ins.Metadata)

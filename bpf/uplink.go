@@ -89,7 +89,9 @@ func (u Uplink) load(h Hook, table *Maps, packet *PacketMaps) (*ebpf.Program, er
 		}
 	}
 	if packet.Map(MapEvents) == nil {
-		withoutEvents(spec)
+		if err := withoutEvents(spec); err != nil {
+			return nil, err
+		}
 	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: replace})
 	if err != nil {
@@ -99,19 +101,18 @@ func (u Uplink) load(h Hook, table *Maps, packet *PacketMaps) (*ebpf.Program, er
 	return coll.DetachProgram(h.Program()), nil
 }
 
-// withoutEvents has programs tell nobody what happens: Linux below 5.8 has no ring buffers. See substitute.
-func withoutEvents(spec *ebpf.CollectionSpec) {
+// withoutEvents has programs tell nobody what happens: Linux below 5.8 has no ring buffers.
+func withoutEvents(spec *ebpf.CollectionSpec) error {
 	spec.Maps[MapEvents.Info().Kernel] = &ebpf.MapSpec{Name: MapEvents.Info().Kernel, Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1}
 	for _, p := range spec.Programs {
-		for i := range p.Instructions {
-			if ins := &p.Instructions[i]; ins.IsBuiltinCall() && asm.BuiltinFunc(ins.Constant) == asm.FnRingbufOutput {
-				*ins = asm.Mov.Imm(asm.R0, 0).WithMetadata(ins.Metadata)
-			}
+		if err := replaceCalls(p, func(fn asm.BuiltinFunc) bool { return fn == asm.FnRingbufOutput }); err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
-// Inspect asks the kernel what a program is: ours if it uses the flows of packet, which names and tags could not tell.
+// Inspect asks the kernel what a program is: ours if it uses maps of packet, which names and tags could not tell.
 // current: it is what Load would load for a hook. table and packet may be nil: then no program is ours.
 func (u Uplink) Inspect(p *ebpf.Program, table *Maps, packet *PacketMaps) (is Loaded, current bool, err error) {
 	info, err := p.Info()
@@ -124,27 +125,21 @@ func (u Uplink) Inspect(p *ebpf.Program, table *Maps, packet *PacketMaps) (is Lo
 	if table == nil || packet == nil || !ok {
 		return is, false, nil
 	}
-	flows, err := mapID(packet.Map(MapConntrack))
-	if err != nil {
-		return Loaded{}, false, err
-	}
 	known, err := table.ids()
 	if err != nil {
 		return Loaded{}, false, err
 	}
-	var rodata []ebpf.MapID
-	for _, id := range used {
-		if id == flows {
-			is.Ours = true
-		}
-		if !known[id] && !packet.has(id) {
-			rodata = append(rodata, id)
-		}
+	flows, err := packet.ids()
+	if err != nil {
+		return Loaded{}, false, err
 	}
-	if !is.Ours || len(rodata) != 1 { // more: it uses a map that is no longer of this table
+	ours, others := usesOf(used, func(id ebpf.MapID) bool { return flows[id] })
+	is.Ours = ours
+	_, others = usesOf(others, func(id ebpf.MapID) bool { return known[id] })
+	if !ours || len(others) != 1 { // more: it uses a map that is no longer of this table
 		return is, false, nil
 	}
-	s, err := readRodata[UplinkSettings](rodata[0])
+	s, err := readRodata[UplinkSettings](others[0])
 	if err != nil {
 		return is, false, err
 	}
@@ -160,12 +155,12 @@ func (u Uplink) Inspect(p *ebpf.Program, table *Maps, packet *PacketMaps) (is Lo
 	return is, false, nil
 }
 
-// has reports whether a map is one of these.
-func (m *PacketMaps) has(id ebpf.MapID) bool {
-	for _, bm := range m.byName {
-		if is, err := mapID(bm); err == nil && is == id {
-			return true
-		}
+// ids are the kernel's ids of the maps, asked for once.
+func (m *PacketMaps) ids() (map[ebpf.MapID]bool, error) {
+	if m.known != nil {
+		return m.known, nil
 	}
-	return false
+	ids, err := idsOf(m.byName)
+	m.known = ids
+	return ids, err
 }

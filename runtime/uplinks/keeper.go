@@ -40,7 +40,7 @@ type Config struct {
 	Links  objects.Links // of the machine
 	Proc   string        // where owners of programs are looked up, for messages
 	Flows  uint32        // entries of the map of flows, where it is created
-	// Ports are those for masquerade; asked for every minute, as sysctls change.
+	// Ports are those for masquerade. They are asked for at each look, as sysctls change.
 	Ports func() (devices.Ports, error)
 	// Before is called once, before programs are attached to the first device: for flows that another proxy has begun. nil: nothing is.
 	Before func(context.Context, *bpf.PacketMaps) error
@@ -100,9 +100,11 @@ func (k *Keeper) Set(uplinks []devices.Uplink, left []devices.Left) {
 func (k *Keeper) Run(ctx context.Context) error {
 	tick := time.NewTicker(verifyInterval)
 	defer tick.Stop()
+	said := ""
 	for {
-		if err := k.Ensure(ctx); err != nil && ctx.Err() == nil {
-			k.cfg.Log.Error("the packet path is not as it should be", "err", err)
+		err := k.Ensure(ctx)
+		if ctx.Err() == nil {
+			said = k.say(said, err)
 		}
 		select {
 		case <-ctx.Done():
@@ -111,6 +113,19 @@ func (k *Keeper) Run(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// say logs what is wrong where that is not what was said last, and returns what is said.
+func (k *Keeper) say(said string, err error) string {
+	switch {
+	case err != nil && err.Error() != said:
+		k.cfg.Log.Error("the packet path is not as it should be", "err", err)
+		return err.Error()
+	case err == nil && said != "":
+		k.cfg.Log.Info("the packet path is as it should be again")
+		return ""
+	}
+	return said
 }
 
 // Ensure has everything as it should be now: what Run does again and again. Where the table has grown, call it before anything
@@ -126,7 +141,7 @@ func (k *Keeper) Ensure(ctx context.Context) error {
 	defer k.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
-	st := Status{Left: left}
+	st := Status{Left: left, looked: true}
 	err := k.cfg.Locked(ctx, func(j *instance.Journal, pins bpf.Pins) error {
 		if err := k.prepare(ctx, j, pins); err != nil {
 			return err
@@ -155,6 +170,13 @@ func (k *Keeper) prepare(ctx context.Context, j *instance.Journal, pins bpf.Pins
 			k.packet = nil
 			return errors.Join(err, packet.Close())
 		}
+	}
+	repinned, err := k.packet.Repin(pins)
+	if len(repinned) > 0 {
+		k.cfg.Log.Warn("pins of maps of the packet path were gone, and are there again", "maps", repinned)
+	}
+	if err != nil {
+		return err
 	}
 	if table := k.cfg.Table(); table != k.table {
 		k.unload()

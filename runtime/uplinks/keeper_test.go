@@ -281,3 +281,52 @@ func TestKeeperPutsProgramsBeforeThoseOfOthers(t *testing.T) {
 		t.Errorf("programs are %v, want %d after ours", got, id)
 	}
 }
+
+func TestKeeperPinsMapsAgain(t *testing.T) {
+	r := newRig(t)
+	r.Set([]devices.Uplink{r.device("up0")}, nil)
+	must(t, r.ensure())
+	pin := bpf.PinsBelow(r.lab.BPFFS).Map(bpf.MapConntrack)
+	must(t, os.Remove(pin))
+	must(t, r.ensure())
+	again, err := ebpf.LoadPinnedMap(pin, nil)
+	must(t, err)
+	defer again.Close()
+	key := bpf.FlowKeyOf(netip.MustParseAddrPort("192.0.2.9:1"), netip.MustParseAddrPort("192.0.2.1:2"), bpf.TCP, bpf.WayIn)
+	must(t, again.Put(key, bpf.Flow{Port: bpf.PortOf(1)}))
+	var f bpf.Flow
+	must(t, r.Packet().Map(bpf.MapConntrack).Lookup(key, &f))
+}
+
+// What is wrong is said once, also where it is looked at every few seconds.
+func TestKeeperSaysOnceWhatIsWrong(t *testing.T) {
+	r := newRig(t)
+	log, said := lab.NewLog()
+	r.cfg.Log = log
+	broken := r.cfg
+	broken.Ports = func() (devices.Ports, error) { return devices.Ports{}, errors.New("no ports") }
+	k := New(broken)
+	defer k.Close()
+	if err := k.Status().Served(); !errors.Is(err, errNotYet) {
+		t.Errorf("before the first look: %v", err)
+	}
+	k.Set(nil, nil)
+	text := ""
+	must(t, r.lab.Do(func() error {
+		for range 3 {
+			text = k.say(text, k.Ensure(context.Background()))
+		}
+		return nil
+	}))
+	if n := said.Count("ERROR"); n != 1 || text != k.Status().Served().Error() {
+		t.Errorf("said %d times, last %q", n, text)
+	}
+	k.cfg.Ports = r.cfg.Ports
+	must(t, r.lab.Do(func() error { text = k.say(text, k.Ensure(context.Background())); return nil }))
+	if text != "" || said.Count("INFO") != 1 {
+		t.Errorf("after it was repaired: %q\n%s", text, said)
+	}
+	if err := k.Status().Served(); !errors.Is(err, errNoUplink) {
+		t.Errorf("without a device: %v", err)
+	}
+}

@@ -13,6 +13,8 @@ type Status struct {
 	Ports   devices.Ports  // for masquerade
 	Counts  map[bpf.PacketCount]uint64
 	Error   error // of the last look; nil: all is as it should be
+
+	looked bool
 }
 
 // Device is an uplink.
@@ -30,6 +32,8 @@ type Device struct {
 // Served is why packets from outside are not served; nil: they are, by every uplink.
 func (s Status) Served() error {
 	switch {
+	case !s.looked:
+		return errNotYet
 	case s.Error != nil:
 		return s.Error
 	case len(s.Devices) == 0:
