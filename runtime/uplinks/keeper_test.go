@@ -3,6 +3,7 @@ package uplinks
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -328,5 +329,23 @@ func TestKeeperSaysOnceWhatIsWrong(t *testing.T) {
 	}
 	if err := k.Status().Served(); !errors.Is(err, errNoUplink) {
 		t.Errorf("without a device: %v", err)
+	}
+}
+
+// BenchmarkEnsure is what a look takes that finds all as it should be, every few seconds.
+func BenchmarkEnsure(b *testing.B) {
+	for _, n := range []int{1, 10} {
+		b.Run(fmt.Sprint(n, " devices"), func(b *testing.B) {
+			r := newRig(b)
+			var uplinks []devices.Uplink
+			for i := range n {
+				uplinks = append(uplinks, r.device(fmt.Sprint("up", i)))
+			}
+			r.Set(uplinks, nil)
+			must(b, r.ensure())
+			for b.Loop() {
+				must(b, r.ensure())
+			}
+		})
 	}
 }
