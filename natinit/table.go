@@ -96,7 +96,7 @@ func Pinned(pins bpf.Pins) ([]string, error) {
 	return out, nil
 }
 
-// devices is for everything of an instance that is at devices.
+// devices is a configuration for all that an instance has attached to devices.
 func devices(cfg attach.Config) attach.Config {
 	cfg.Programs = attach.ByName(bpf.UplinkHooks())
 	return cfg

@@ -28,9 +28,9 @@
  *
  * For clients outside, an address has a mark of its own, with proto zero and
  * port FRONTEND_MARK_PORT: FRONTEND_VIP | FRONTEND_EXTERNAL, all ports that are
- * not served to them are refused. Load balancer and external IPs have this mark
- * and not the other: for clients inside their other ports are left alone.
- * Connect time never looks this key up.
+ * not served to them are refused. Load balancer IPs have this mark and not the
+ * other: for clients inside their other ports are left alone. External IPs have
+ * neither. Connect time never looks this key up.
  */
 struct frontend_key {
 	struct address addr;

@@ -10,6 +10,7 @@
 #include "count.h"
 #include "packet.h"
 #include "reject_maps.h"
+#include "rewrite.h"
 
 /* One answer a millisecond and CPU, and so many at once. As the kernel's own (icmp_msgs_per_sec, icmp_msgs_burst). */
 #define REJECT_INTERVAL 1000000ull
@@ -133,7 +134,7 @@ static __always_inline __u32 sequence_length(const struct packet *p, const struc
 
 static __always_inline bool answer_tcp(struct __sk_buff *skb, const struct packet *p)
 {
-	bool partial = is_partial(skb, p->l4 + 16);
+	bool partial = is_partial(skb, p->l4 + TCP_CHECK);
 	struct tcphdr tcp, rst = {};
 	__u32 sum;
 
@@ -176,7 +177,7 @@ static __always_inline bool answer_icmp(struct __sk_buff *skb, const struct pack
 		__u32 unused;
 		__u8 quoted[sizeof(struct ipv6hdr) + QUOTED_TRANSPORT];
 	} icmp = {.type = p->v4 ? 3 : 1, .code = p->v4 ? 3 : 4};
-	bool partial = p->proto == IPPROTO_UDP && is_partial(skb, p->l4 + 6);
+	bool partial = p->proto == IPPROTO_UDP && is_partial(skb, p->l4 + UDP_CHECK);
 
 	if (p->v4 ? bpf_skb_load_bytes(skb, p->l3, icmp.quoted, sizeof(struct iphdr) + QUOTED_TRANSPORT)
 	          : bpf_skb_load_bytes(skb, p->l3, icmp.quoted, sizeof(icmp.quoted)))

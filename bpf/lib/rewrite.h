@@ -13,7 +13,6 @@
 
 #define UDP_CHECK 6
 #define TCP_CHECK 16
-#define ICMP_CHECK 2
 
 /* The sum of what an IPv6 address changes by. */
 static __always_inline __u32 address_diff(__u64 *from, __u64 *to)

@@ -127,7 +127,7 @@ func (c *chooser) eachAnswer(families map[int]*[2]answers, fn func(*answers, ans
 	})
 }
 
-// compact returns the sources without those that a shorter prefix says too, and with one for everything.
+// compact leaves out sources that a shorter prefix implies, and ends with the one of the zero prefix.
 func (s *answers) compact(all netip.Prefix) []Source {
 	if !s.whole.Addr.IsValid() {
 		return nil

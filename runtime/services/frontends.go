@@ -188,10 +188,11 @@ func (c *compiler) flagsOfKinds(limited, internalLocal bool) (f kindFlags) {
 }
 
 // externalVIPs are the addresses of a port whose unserved ports are refused to clients outside. Those of this node
-// belong to the node itself: one that node ports are served at, or that is an external IP, keeps its other ports.
+// belong to the node itself: one that node ports are served at keeps its other ports. So does an external IP anywhere:
+// who may write a Service may write any address there, as that of somebody else's pod, and kube-proxy takes one port of it only.
 func (c *compiler) externalVIPs(p *Port) (out []netip.Addr) {
-	for _, k := range p.Frontends {
-		if a := k.Addr.Addr(); p.Flags[k]&bpf.FrontendExternal != 0 && !c.node.owns(a) {
+	for i, k := range p.Frontends {
+		if a := k.Addr.Addr(); p.Flags[k]&bpf.FrontendExternal != 0 && p.Kinds[i] != ExternalIP && !c.node.owns(a) {
 			out = append(out, a)
 		}
 	}

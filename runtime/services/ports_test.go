@@ -112,7 +112,7 @@ func TestPortsWithExternalTrafficPolicy(t *testing.T) {
 				{"a port of the load balancer that no Service has", pod, "1.2.3.4:81/tcp", "not ours"},
 				{"a port of the external IP that no Service has", pod, "192.168.99.11:81/tcp", "not ours"},
 				{"the same for outside: the load balancer", outside, "1.2.3.4:81/tcp", "rejected"},
-				{"the same for outside: the external IP", outside, "192.168.99.11:81/udp", "rejected"},
+				{"the same for outside: the external IP", outside, "192.168.99.11:81/udp", "not ours"},
 				{"the same for outside: the node", outside, "192.168.0.2:3002/tcp", "not ours"},
 			}.run(t, tableOf(thisNode(), tc.svc, endpoints))
 		})

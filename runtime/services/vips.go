@@ -5,7 +5,7 @@ import "github.com/firsthop/firsthop/bpf"
 // vips know which addresses are cluster IPs, whose unserved ports are refused:
 // also of another Service that has such an address as an external IP, with ports
 // of its own. Likewise, they know which addresses are to be marked for clients outside:
-// also of the Service whose cluster IP one is.
+// also of the Service whose cluster IP or external IP one is.
 type vips struct {
 	cluster map[bpf.Address]owner          // cluster IPs
 	guests  map[bpf.Address]map[*entry]int // external and load balancer IPs, by who has how many frontends there
@@ -68,6 +68,11 @@ func (c *claims) countOutside(e *entry, a bpf.Address, by int, affected []*entry
 	}
 	if before != 0 && before+by != 0 {
 		return affected
+	}
+	for guest := range c.guests[a] {
+		if guest != e {
+			affected = append(affected, guest)
+		}
 	}
 	switch o := c.cluster[a]; {
 	case o.contested:

@@ -19,7 +19,7 @@ func Ours(w *World) Result {
 	return out
 }
 
-// asKubeProxy is a node with the settings that have us do what kube-proxy does: cluster IPs are for whoever's packets come.
+// asKubeProxy is a node with the settings that have us do what kube-proxy does: cluster IPs are for all clients whose packets come.
 func asKubeProxy(node services.Node) services.Node {
 	node.ClusterIPsOutside = true
 	return node
