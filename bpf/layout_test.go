@@ -255,6 +255,7 @@ func TestLayoutConstantsAreThoseOfTheHeaders(t *testing.T) {
 		"FLOW_RESET":              uint64(FlowReset),
 		"FLOW_STACK":              uint64(FlowStack),
 		"FLOW_MASQUERADE":         uint64(FlowMasquerade),
+		"FLOW_CUT":                uint64(FlowCut),
 		"WAY_IN":                  uint64(WayIn),
 		"WAY_OUT":                 uint64(WayOut),
 		"IPPROTO_SCTP":            uint64(SCTP),

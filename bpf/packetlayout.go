@@ -58,9 +58,10 @@ const (
 	FlowReset
 	FlowStack
 	FlowMasquerade
+	FlowCut
 )
 
-// Ended reports whether both sides have ended a flow, or one has cut it off.
+// Ended reports whether both sides have ended a flow, or the backend has cut it off.
 func (f FlowFlags) Ended() bool {
 	return f&FlowReset != 0 || f&(FlowFin|FlowFinOther) == FlowFin|FlowFinOther
 }

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -195,7 +196,7 @@ func TestUplinkBeginsAnewOnceAConnectionHasEnded(t *testing.T) {
 	for _, end := range []struct {
 		name    string
 		in, out uint8
-	}{{"FIN", flagFIN | flagACK, flagFIN | flagACK}, {"RST by the client", flagRST, 0}, {"RST by the backend", 0, flagRST}} {
+	}{{"FIN", flagFIN | flagACK, flagFIN | flagACK}, {"RST by the backend", 0, flagRST}} {
 		t.Run(end.name, func(t *testing.T) {
 			eachFamily(t, Uplink{}, []Proto{TCP}, func(t *testing.T, r *uplinkRig, f family, p Proto) {
 				syn := segment{src: f.client, dst: f.vip, proto: p, flags: flagSYN}
@@ -243,6 +244,71 @@ func TestUplinkForgetsAnEndedFlowWhoseClientConnectsDirectly(t *testing.T) {
 			wantPacket(t, out, s)
 		}
 	})
+}
+
+// Who knows the addresses and ports of a connection can send a reset. That must neither lead the client to another endpoint, nor have
+// the connection be forgotten while it is in use.
+func TestUplinkDoesNotBelieveAResetFromOutside(t *testing.T) {
+	eachFamily(t, Uplink{}, []Proto{TCP}, func(t *testing.T, r *uplinkRig, f family, p Proto) {
+		syn := segment{src: f.client, dst: f.vip, proto: p, flags: flagSYN}
+		r.in(t, syn.bytes(t))
+		r.out(t, segment{src: f.backend, dst: f.client, proto: p, flags: flagSYN | flagACK}.bytes(t))
+		r.service(t, testIndex, FrontendKeyOf(f.vip, p), FrontendExternal, []netip.AddrPort{netip.AddrPortFrom(f.backend.Addr(), 9090)}, nil)
+		r.in(t, segment{src: f.client, dst: f.vip, proto: p, flags: flagRST}.bytes(t))
+		_, out := r.in(t, syn.bytes(t))
+		syn.dst = f.backend
+		wantPacket(t, out, syn)
+
+		halves := []FlowKey{FlowKeyOf(f.client, f.vip, p, WayIn), FlowKeyOf(f.backend, f.client, p, WayOut)}
+		cut := func() (flags []FlowFlags) {
+			for _, key := range halves {
+				var half Flow
+				if err := r.packet.Map(MapConntrack).Lookup(key, &half); err != nil {
+					t.Fatal(err)
+				}
+				flags = append(flags, half.Flags&(FlowCut|FlowReset))
+				half.Seen = 1 // long ago
+				if err := r.packet.Map(MapConntrack).Put(key, half); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return flags
+		}
+		if got := cut(); !slices.Equal(got, []FlowFlags{FlowCut, FlowCut}) {
+			t.Errorf("after the reset: %v", got)
+		}
+		r.out(t, segment{src: f.backend, dst: f.client, proto: p, flags: flagACK}.bytes(t))
+		if got := cut(); !slices.Equal(got, []FlowFlags{0, 0}) {
+			t.Errorf("after a packet that came later: %v", got)
+		}
+	})
+}
+
+// A client that cut off a connection may use its port for another frontend of the endpoint, once nothing has come of the former for
+// two seconds.
+func TestUplinkGivesAPortBackThatWasCutOff(t *testing.T) {
+	f := families[0]
+	other := ap("192.0.2.11:80")
+	r := newUplinkRig(t, Uplink{})
+	r.service(t, 3, FrontendKeyOf(f.vip, TCP), FrontendExternal, []netip.AddrPort{f.backend}, nil)
+	r.service(t, 4, FrontendKeyOf(other, TCP), FrontendExternal, []netip.AddrPort{f.backend}, nil)
+	r.in(t, segment{src: f.client, dst: f.vip, proto: TCP, flags: flagSYN}.bytes(t))
+	r.out(t, segment{src: f.backend, dst: f.client, proto: TCP, flags: flagSYN | flagACK}.bytes(t))
+	r.in(t, segment{src: f.client, dst: f.vip, proto: TCP, flags: flagRST}.bytes(t))
+	syn := segment{src: f.client, dst: other, proto: TCP, flags: flagSYN}.bytes(t)
+	v, _ := r.in(t, syn)
+	wantVerdict(t, v, tcShot)
+	key := FlowKeyOf(f.backend, f.client, TCP, WayOut)
+	var half Flow
+	if err := r.packet.Map(MapConntrack).Lookup(key, &half); err != nil {
+		t.Fatal(err)
+	}
+	half.Seen = 1
+	if err := r.packet.Map(MapConntrack).Put(key, half); err != nil {
+		t.Fatal(err)
+	}
+	v, _ = r.in(t, syn)
+	wantVerdict(t, v, tcUnspec)
 }
 
 // A reset of the connection before may come when the client has its port anew: from either side, before or after the answer.
@@ -887,8 +953,9 @@ func TestUplinkBeginsByAnotherFrontendOnceAFlowIsOver(t *testing.T) {
 		v, _ := r.in(t, second.bytes(t))
 		wantVerdict(t, v, tcShot)
 		if p == TCP {
-			first.flags = flagRST
+			first.flags = flagFIN | flagACK
 			r.in(t, first.bytes(t))
+			r.out(t, segment{src: f.backend, dst: f.client, proto: p, flags: flagFIN | flagACK}.bytes(t))
 		} else {
 			var way Flow
 			key := FlowKeyOf(f.backend, f.client, p, WayOut)
@@ -899,11 +966,8 @@ func TestUplinkBeginsByAnotherFrontendOnceAFlowIsOver(t *testing.T) {
 			if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
 				t.Fatal(err)
 			}
-			if now.Nano() < int64(200*time.Second) {
-				t.Skip("the machine has not run for long enough")
-			}
 			for _, age := range []time.Duration{170 * time.Second, 200 * time.Second} { // the first one is not over yet
-				way.Seen = uint64(now.Nano() - int64(age))
+				way.Seen = uint64(now.Nano() - int64(age)) // wraps where the machine has not run for so long, as the program's difference does
 				if err := r.packet.Map(MapConntrack).Put(key, way); err != nil {
 					t.Fatal(err)
 				}
@@ -1015,19 +1079,25 @@ func TestUplinkMarksFlowsToOtherNodesOnly(t *testing.T) {
 	})
 }
 
-// An association is over once one side aborts it, or confirms its end.
+// An association is over once the backend aborts it, or confirms its end. What comes from outside may be anybody's.
 func TestUplinkKnowsHowSCTPEnds(t *testing.T) {
 	eachFamily(t, Uplink{}, []Proto{SCTP}, func(t *testing.T, r *uplinkRig, f family, p Proto) {
 		for _, chunk := range []uint8{6, 14} { // ABORT, SHUTDOWN COMPLETE
 			r.in(t, segment{src: f.client, dst: f.vip, proto: p}.bytes(t))
 			r.out(t, segment{src: f.backend, dst: f.client, proto: p, chunk: 2}.bytes(t)) // INIT ACK
-			r.in(t, segment{src: f.client, dst: f.vip, proto: p, chunk: chunk}.bytes(t))
-			var way Flow
-			if err := r.packet.Map(MapConntrack).Lookup(FlowKeyOf(f.backend, f.client, p, WayOut), &way); err != nil {
-				t.Fatal(err)
-			}
-			if !way.Flags.Ended() {
-				t.Errorf("chunk %d: flags are %#x", chunk, way.Flags)
+			for _, outside := range []bool{true, false} {
+				if outside {
+					r.in(t, segment{src: f.client, dst: f.vip, proto: p, chunk: chunk}.bytes(t))
+				} else {
+					r.out(t, segment{src: f.backend, dst: f.client, proto: p, chunk: chunk}.bytes(t))
+				}
+				var way Flow
+				if err := r.packet.Map(MapConntrack).Lookup(FlowKeyOf(f.backend, f.client, p, WayOut), &way); err != nil {
+					t.Fatal(err)
+				}
+				if way.Flags&FlowCut == 0 || way.Flags.Ended() == outside {
+					t.Errorf("chunk %d, from outside %v: flags are %#x", chunk, outside, way.Flags)
+				}
 			}
 		}
 	})

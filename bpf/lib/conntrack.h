@@ -11,7 +11,10 @@
 /* How far behind the last packet flow.seen may be. */
 #define FLOW_PRECISION 1000000000ull
 
-/* Whether both sides have ended a flow, or one of them has cut it off: the next one with this key is another. */
+/* How long nothing may come of a flow that was cut off from outside until that is believed. */
+#define FLOW_CUT_TIME (2 * FLOW_PRECISION)
+
+/* Whether both sides have ended a flow, or the backend has cut it off: the next one with this key is another. */
 static __always_inline bool flow_ended(const struct flow *f)
 {
 	return f->flags & FLOW_RESET || (f->flags & (FLOW_FIN | FLOW_FIN_OTHER)) == (FLOW_FIN | FLOW_FIN_OTHER);
@@ -20,7 +23,8 @@ static __always_inline bool flow_ended(const struct flow *f)
 /* Whether the entry of a flow is in nobody's way any more. */
 static __always_inline bool flow_over(const struct flow *f, __u8 proto, __u64 now)
 {
-	return flow_ended(f) || (proto != IPPROTO_TCP && now - f->seen > FLOW_IDLE);
+	return flow_ended(f) || (f->flags & FLOW_CUT && now - f->seen > FLOW_CUT_TIME) ||
+	       (proto != IPPROTO_TCP && now - f->seen > FLOW_IDLE);
 }
 
 /* An entry, whole words at a time: see half(). */
@@ -70,15 +74,18 @@ static __always_inline void restore_partner(const __u64 *partner, const __u64 *k
 	bpf_map_update_elem(&fh_conntrack, partner, value, BPF_NOEXIST);
 }
 
-/* Notes a packet in its entry and the entry's partner. */
+/* Notes a packet in its entry and the entry's partner. A flow that has packets a while after it was cut off was not. */
 static __noinline int flow_note(const __u64 *key, struct flow *f, __u64 now, __u16 flags)
 {
+	__u16 kept = ~0;
 	enum way way = key[REST] >> 40 & 0xff;
 	struct flow *partner;
 	__u64 other[5];
 
+	if (!(flags & FLOW_CUT) && now - f->seen > FLOW_PRECISION)
+		kept = ~FLOW_CUT;
 	f->seen = now;
-	f->flags |= flags;
+	f->flags = (f->flags & kept) | flags;
 	if (f->flags & FLOW_STACK)
 		return 0;
 	partner_key(other, key, f, way);
@@ -90,7 +97,7 @@ static __noinline int flow_note(const __u64 *key, struct flow *f, __u64 now, __u
 	partner->seen = now;
 	if (flags & FLOW_FIN)
 		partner->flags |= FLOW_FIN_OTHER;
-	partner->flags |= flags & (FLOW_RESET | FLOW_REPLIED);
+	partner->flags = (partner->flags & kept) | (flags & (FLOW_RESET | FLOW_CUT | FLOW_REPLIED));
 	return 0;
 }
 
@@ -119,6 +126,12 @@ static __always_inline void flow_touch(const struct packet *p, struct flow *f, e
 	__u64 now = bpf_ktime_get_ns();
 	__u16 flags = signals_of(p);
 
+	/*
+	 * Sequence numbers, which would tell, are not followed. So what comes from outside does not end a flow at once: its client's
+	 * next packets still go to the same backend, which knows.
+	 */
+	if (unlikely(flags & FLOW_RESET && (way == WAY_IN || f->flags & FLOW_MASQUERADE)))
+		flags = FLOW_CUT;
 	if (way == WAY_OUT)
 		flags |= FLOW_REPLIED;
 	if (unlikely(now - f->seen > FLOW_PRECISION || flags & ~f->flags))

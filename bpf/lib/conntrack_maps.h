@@ -34,9 +34,10 @@ enum flow_flags {
 	FLOW_REPLIED = 1 << 0,    /* packets went out, too */
 	FLOW_FIN = 1 << 1,        /* this way has ended: TCP FIN, SCTP SHUTDOWN */
 	FLOW_FIN_OTHER = 1 << 2,  /* the other way has */
-	FLOW_RESET = 1 << 3,      /* TCP RST, SCTP ABORT, by either side */
+	FLOW_RESET = 1 << 3,      /* TCP RST, SCTP ABORT, by the backend */
 	FLOW_STACK = 1 << 4,      /* was begun under another service proxy: it is left to the stack */
 	FLOW_MASQUERADE = 1 << 5, /* packets get a source of this node; while port is zero, it is not chosen yet */
+	FLOW_CUT = 1 << 6,        /* the same from outside: by anybody who knows addresses and ports */
 };
 
 /*

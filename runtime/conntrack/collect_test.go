@@ -61,7 +61,7 @@ func TestPassRemovesFlowsThatHaveEnded(t *testing.T) {
 		{"ended by the client", []step{in(begins), answer(begins), in(fin)}, 3, ages{bpf.TCP: time.Hour, bpf.SCTP: 210 * time.Second}},
 		{"ended by the backend", []step{in(begins), answer(begins), answer(fin)}, 3, ages{bpf.TCP: time.Hour, bpf.SCTP: 210 * time.Second}},
 		{"ended by both", []step{in(begins), answer(begins), in(fin), answer(fin)}, 3, ages{bpf.TCP: 2 * time.Minute, bpf.SCTP: 2 * time.Minute}},
-		{"cut off by the client", []step{in(begins), answer(begins), in(rst)}, 3, ages{bpf.TCP: 10 * time.Second, bpf.SCTP: 10 * time.Second}},
+		{"cut off from outside", []step{in(begins), answer(begins), in(rst)}, 3, ages{bpf.TCP: 2 * time.Minute, bpf.SCTP: 2 * time.Minute}},
 		{"cut off by the backend", []step{in(begins), answer(rst)}, 3, ages{bpf.TCP: 10 * time.Second, bpf.SCTP: 10 * time.Second}},
 		{"elsewhere, no answer", []step{in(begins), leave(begins)}, 4, ages{bpf.TCP: time.Minute, bpf.UDP: 30 * time.Second, bpf.SCTP: time.Minute}},
 		{"elsewhere, answered", []step{in(begins), leave(begins), comeBack(begins)}, 4, ages{bpf.TCP: day, bpf.UDP: 3 * time.Minute, bpf.SCTP: 210 * time.Second}},
@@ -152,7 +152,7 @@ func TestPassLeavesEntriesToTheFlowThatHasThemNow(t *testing.T) {
 		r.in(r.frontend, begins)
 		r.leave(begins)
 		r.comeBack(begins)
-		r.in(r.frontend, rst)
+		r.comeBack(rst)
 		r.in(r.other, begins)
 		r.answer(begins)
 		c := r.collector(Config{})
@@ -162,10 +162,10 @@ func TestPassLeavesEntriesToTheFlowThatHasThemNow(t *testing.T) {
 			t.Errorf("at first: %v", got)
 		}
 		c.passAfter(11 * time.Second)
-		now["in b>n c"] = Unanswered // it was cut off by a packet that did not pass there
+		now["in b>n c"] = Closed // the reset came in there
 		r.want("after the former flow's end", now)
 		delete(now, "in b>n c")
-		c.passAfter(61 * time.Second)
+		c.passAfter(121 * time.Second)
 		r.want("after the former flow's time", now)
 		c.passAfter(day + time.Minute)
 		r.want("after all", map[string]State{})

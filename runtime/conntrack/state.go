@@ -16,8 +16,8 @@ const (
 	Unanswered  State = iota // no packet has come back yet
 	Established              // packets went both ways
 	Closing                  // one side has ended it: TCP FIN, SCTP SHUTDOWN
-	Closed                   // both sides have
-	Reset                    // one side has cut it off: TCP RST, SCTP ABORT
+	Closed                   // both sides have, or it was cut off from outside, which anybody could have done
+	Reset                    // the backend has cut it off: TCP RST, SCTP ABORT
 	Stack                    // another service proxy began it: it is left to the stack
 	Waiting                  // the mark of packets that get a source when they leave this node: none has yet
 	states
@@ -42,7 +42,7 @@ func StateOf(f bpf.Flow) State {
 		return Waiting
 	case f.Flags&bpf.FlowReset != 0:
 		return Reset
-	case f.Flags.Ended():
+	case f.Flags.Ended(), f.Flags&bpf.FlowCut != 0:
 		return Closed
 	case f.Flags&(bpf.FlowFin|bpf.FlowFinOther) != 0:
 		return Closing
